@@ -1,0 +1,28 @@
+"""Alignment losses between modalities: tensors in, scalar out."""
+
+from losses.base import AlignmentLoss, LossOutput
+from losses.coral import CORALLoss, LogCORALLoss
+from losses.cs import CSLoss
+from losses.gcs import GCSLoss
+from losses.infonce import InfoNCELoss
+from losses.kl import CMPMKLLoss, KLLoss
+from losses.mmd import MMDLoss
+from losses.pairwise import PairwiseLoss
+from losses.registry import available_losses, build_loss, register_loss
+
+__all__ = [
+    "AlignmentLoss",
+    "CMPMKLLoss",
+    "CORALLoss",
+    "CSLoss",
+    "GCSLoss",
+    "InfoNCELoss",
+    "KLLoss",
+    "LogCORALLoss",
+    "LossOutput",
+    "MMDLoss",
+    "PairwiseLoss",
+    "available_losses",
+    "build_loss",
+    "register_loss",
+]

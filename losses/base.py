@@ -1,0 +1,192 @@
+"""What every alignment loss shares: its input, how a batch is gathered across processes, and its output."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from losses.gather import gather, require_equal_batches, world
+from losses.matching import log_target_from_labels, log_target_from_weights, unit
+
+
+class LossOutput(NamedTuple):
+    """Value of an alignment loss.
+
+    Args:
+        total: scalar to differentiate, the sum of the parts.
+        parts: name of each term ("image->text", "clockwise", ...) -> detached scalar.
+    """
+
+    total: Tensor
+    parts: dict[str, Tensor]
+
+
+class AlignmentLoss(nn.Module, ABC):
+    """Base of the registered losses: ``loss(embeddings, labels) -> LossOutput``.
+
+    Embeddings are checked, raised to at least float32 and gathered across processes before the loss is computed, with
+    automatic mixed precision switched off. Losses that are means over rows compare this process's rows with the
+    columns of all processes; losses over whole samples see the whole gathered batch. In both cases gradients flow
+    through the gather, and the average over processes (what DistributedDataParallel computes) of values and of
+    parameter gradients equals value and gradient of one process on the global batch.
+    """
+
+    def forward(self, embeddings: Mapping[str, Tensor], labels: Tensor | None = None) -> LossOutput:
+        """Compute the loss of one batch.
+
+        Args:
+            embeddings: modality -> (B, D) floating tensor, row i of every modality describing item i; the order of
+                the mapping is the order of the modalities.
+            labels: (B,) integers; (B, C) integers or bool, multi-hot; (B, B) floating target weights, whose
+                normalised rows are the target of the first direction and the normalised rows of whose transpose that
+                of the other, (B_local, B_global) on several processes; None where the loss needs none.
+
+        Returns:
+            LossOutput of scalars in float32 or wider.
+
+        Raises:
+            ValueError: an embedding is no (B, D) floating tensor, not finite or of another shape than the first; the
+                batch is empty; labels are missing or do not fit; the number of modalities does not suit the loss.
+        """
+        _check_embeddings(embeddings)
+        first = next(iter(embeddings.values()))
+        with torch.autocast(first.device.type, enabled=False):
+            terms = self.terms(GatheredBatch(embeddings, labels))
+            total = torch.stack(list(terms.values())).sum()
+        return LossOutput(total, {name: term.detach() for name, term in terms.items()})
+
+    @abstractmethod
+    def terms(self, batch: GatheredBatch) -> dict[str, Tensor]:
+        """Name of each term -> scalar with gradient, for one gathered batch."""
+
+
+class GatheredBatch:
+    """One batch with the rows of this process and, as columns, the rows of all processes.
+
+    Args:
+        embeddings: modality -> (B, D), already checked.
+        labels: as in :meth:`AlignmentLoss.forward`.
+    """
+
+    def __init__(self, embeddings: Mapping[str, Tensor], labels: Tensor | None):
+        self.rank, self.processes = world()
+        first = next(iter(embeddings.values()))
+        if self.processes > 1:
+            require_equal_batches(len(first), first.device)
+        dtype = torch.promote_types(first.dtype, torch.float32)
+        self.rows = {name: tensor.to(dtype) for name, tensor in embeddings.items()}
+        self.columns = {name: gather(tensor) for name, tensor in self.rows.items()}
+        self.offset = self.rank * len(first)
+        self.labels = labels
+        self._cosines: dict[tuple[str, str], Tensor] = {}
+        self._units: dict[str, Tensor] = {}
+        self._log_targets: dict[bool, Tensor] = {}
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """Names in the order of the embeddings."""
+        return tuple(self.rows)
+
+    def two(self, loss: nn.Module) -> tuple[str, str]:
+        """Names of the two modalities, for a loss that takes exactly two."""
+        if len(self.rows) != 2:
+            raise ValueError(
+                f"{type(loss).__name__} takes two modalities, got {len(self.rows)} ({', '.join(self.rows)}); "
+                "`pairwise` applies it to all pairs, and `gcs` takes three and more"
+            )
+        return self.modalities
+
+    def select(self, names: Sequence[str]) -> GatheredBatch:
+        """The same batch with some of its modalities, sharing what is computed already."""
+        batch = object.__new__(GatheredBatch)
+        batch.__dict__.update(self.__dict__)
+        batch.rows = {name: self.rows[name] for name in names}
+        batch.columns = {name: self.columns[name] for name in names}
+        return batch
+
+    def cosine(self, a: str, b: str) -> Tensor:
+        """(B_local, B_global) cosines of this process's rows of ``a`` with every row of ``b``."""
+        if self.processes == 1 and (b, a) in self._cosines:
+            return self._cosines[b, a].T
+        if (a, b) not in self._cosines:
+            self._cosines[a, b] = self.unit_rows(a) @ self.unit_columns(b).T
+        return self._cosines[a, b]
+
+    def unit_columns(self, name: str) -> Tensor:
+        """(B_global, D) embeddings of all processes, scaled to length one."""
+        if name not in self._units:
+            self._units[name] = unit(self.columns[name])
+        return self._units[name]
+
+    def unit_rows(self, name: str) -> Tensor:
+        """(B_local, D) embeddings of this process, scaled to length one."""
+        return self.unit_columns(name) if self.processes == 1 else unit(self.rows[name])
+
+    def log_matching(self, a: str, b: str, temperature: float) -> Tensor:
+        """Log matching distributions of this process's rows of ``a``: log softmax_j( cos(a_i, b_j) / temperature )."""
+        return torch.log_softmax(self.cosine(a, b) / temperature, dim=1)
+
+    def log_target(self, reverse: bool = False) -> Tensor:
+        """Log target of this process's rows, (B_local, B_global); ``reverse`` takes the transpose of soft weights."""
+        reverse = reverse and self._soft_target
+        if reverse not in self._log_targets:
+            self._log_targets[reverse] = self._compute_log_target(reverse)
+        return self._log_targets[reverse]
+
+    @property
+    def _soft_target(self) -> bool:
+        return self.labels is not None and self.labels.is_floating_point()
+
+    def _compute_log_target(self, reverse: bool) -> Tensor:
+        labels, local = self.labels, len(next(iter(self.rows.values())))
+        total = local * self.processes
+        if labels is None:
+            raise ValueError("this loss needs labels: (B,) integers, (B, C) multi-hot or (B, B) floating weights")
+        dtype = next(iter(self.rows.values())).dtype
+        if self._soft_target:
+            if tuple(labels.shape) != (local, total):
+                raise ValueError(f"target weights have shape {tuple(labels.shape)}, expected ({local}, {total})")
+            weights = labels.detach().to(dtype)
+            if reverse:
+                weights = gather(weights)[:, self.offset : self.offset + local].T
+            return log_target_from_weights(weights)
+        if labels.ndim not in (1, 2) or len(labels) != local or labels.is_complex():
+            raise ValueError(
+                f"labels have shape {tuple(labels.shape)}; expected ({local},) integers, ({local}, C) multi-hot or "
+                f"({local}, {total}) floating weights"
+            )
+        # Collectives of bool tensors are not supported by every backend.
+        labels = labels.to(torch.uint8) if labels.dtype == torch.bool else labels
+        return log_target_from_labels(labels, gather(labels), self.offset, dtype)
+
+
+def check_temperature(temperature: float) -> float:
+    """Return ``temperature``, refusing what is not positive and finite with a ValueError."""
+    if not 0 < temperature < float("inf"):
+        raise ValueError(f"temperature must be positive and finite, got {temperature}")
+    return temperature
+
+
+def _check_embeddings(embeddings: Mapping[str, Tensor]) -> None:
+    if not isinstance(embeddings, Mapping) or len(embeddings) < 2:
+        names = list(embeddings) if isinstance(embeddings, Mapping) else type(embeddings).__name__
+        raise ValueError(f"embeddings must map at least two modalities to (B, D) tensors, got {names}")
+    shape = None
+    for name, tensor in embeddings.items():
+        if not isinstance(tensor, Tensor) or tensor.ndim != 2 or not tensor.is_floating_point():
+            got = f"{tuple(tensor.shape)} {tensor.dtype}" if isinstance(tensor, Tensor) else type(tensor).__name__
+            raise ValueError(f"embeddings of {name!r} must be a (B, D) floating tensor, got {got}")
+        if tensor.numel() == 0:
+            raise ValueError(f"embeddings of {name!r} are empty: shape {tuple(tensor.shape)}")
+        shape = shape or tensor.shape
+        if tensor.shape != shape:
+            raise ValueError(
+                f"embeddings of {name!r} have shape {tuple(tensor.shape)}, but {next(iter(embeddings))!r} has "
+                f"{tuple(shape)}; all modalities need the same rows and dimension"
+            )
+        if not bool(tensor.isfinite().all()):
+            raise ValueError(f"embeddings of {name!r} contain NaN or infinity")

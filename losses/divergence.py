@@ -1,0 +1,91 @@
+"""Divergences between discrete distributions, computed from log-probabilities without any epsilon."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+def cs_divergence(log_p: Tensor, log_q: Tensor) -> Tensor:
+    r"""Cauchy-Schwarz divergence between two distributions.
+
+    D(p, q) = -log( sum_j p_j q_j / (|p|_2 |q|_2) ): symmetric, non-negative, zero iff p is proportional to q, and
+    invariant to the scale of either argument. It is the generalised divergence of two arguments.
+
+    Args:
+        log_p: (..., n) log-probabilities; they need not be normalised, -inf is allowed.
+        log_q: (..., n) log-probabilities, broadcast against ``log_p``.
+
+    Returns:
+        (...,) divergences, in float32 or wider; +inf with zero gradient where the supports are disjoint.
+
+    Raises:
+        ValueError: the last dimensions differ.
+
+    Source: Zhang, Yin and Yu, ACM MM 2025; numerics in log space are this suite's.
+    """
+    return gcs_divergence([log_p, log_q])
+
+
+def gcs_divergence(log_ps: Sequence[Tensor]) -> Tensor:
+    r"""Generalised Cauchy-Schwarz divergence among K distributions, from Hoelder's inequality.
+
+    D(p_1, ..., p_K) = -log sum_j prod_k p_kj + (1/K) sum_k log sum_j p_kj^K. Each term is a log-sum-exp of
+    log-probabilities, so no product underflows and no logarithm meets a zero that the supports do not force.
+
+    Args:
+        log_ps: K >= 2 tensors of shape (..., n), broadcast against each other; they need not be normalised, -inf is
+            allowed.
+
+    Returns:
+        (...,) divergences, in float32 or wider; +inf with zero gradient where no entry is positive in all arguments.
+
+    Raises:
+        ValueError: fewer than two distributions, or their last dimensions differ.
+
+    Source: Zhang, Yin and Yu, ACM MM 2025; numerics in log space are this suite's.
+    """
+    if len(log_ps) < 2:
+        raise ValueError(f"a divergence needs at least two distributions, got {len(log_ps)}")
+    if len({log_p.shape[-1] for log_p in log_ps}) > 1:
+        raise ValueError(f"distributions differ in length: {[tuple(log_p.shape) for log_p in log_ps]}")
+    order = len(log_ps)
+    log_ps = torch.broadcast_tensors(*[_at_least_float32(log_p) for log_p in log_ps])
+    disjoint = torch.isneginf(sum(log_ps)).all(dim=-1)
+    # The gradient of log-sum-exp over nothing but -inf is NaN: such rows are computed on zeros and replaced below.
+    log_ps = [log_p.masked_fill(disjoint.unsqueeze(-1), 0.0) for log_p in log_ps]
+    norms = sum(torch.logsumexp(order * log_p, dim=-1) for log_p in log_ps) / order
+    divergence = norms - torch.logsumexp(sum(log_ps), dim=-1)
+    return divergence.masked_fill(disjoint, math.inf)
+
+
+def kl_divergence(log_p: Tensor, log_q: Tensor) -> Tensor:
+    r"""Kullback-Leibler divergence of normalised distributions.
+
+    KL(p || q) = sum_j p_j (log p_j - log q_j); entries with p_j = 0 contribute nothing, in value and gradient.
+
+    Args:
+        log_p: (..., n) log-probabilities, -inf allowed.
+        log_q: (..., n) log-probabilities, broadcast against ``log_p``; -inf where p is positive gives +inf.
+
+    Returns:
+        (...,) divergences, in float32 or wider.
+
+    Raises:
+        ValueError: the last dimensions differ.
+
+    Source: Kullback and Leibler, 1951.
+    """
+    if log_p.shape[-1] != log_q.shape[-1]:
+        raise ValueError(f"distributions differ in length: {tuple(log_p.shape)} and {tuple(log_q.shape)}")
+    log_p, log_q = torch.broadcast_tensors(_at_least_float32(log_p), _at_least_float32(log_q))
+    outside = torch.isneginf(log_p)
+    ratio = log_p.masked_fill(outside, 0.0) - log_q.masked_fill(outside, 0.0)
+    return (log_p.exp() * ratio).sum(dim=-1)
+
+
+def _at_least_float32(tensor: Tensor) -> Tensor:
+    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor

@@ -1,0 +1,66 @@
+"""Gathering a batch across processes, with the gradient that makes N processes equal to one."""
+
+from __future__ import annotations
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+def world() -> tuple[int, int]:
+    """Rank of this process and number of processes; (0, 1) where no process group is running."""
+    if dist.is_available() and dist.is_initialized():
+        return dist.get_rank(), dist.get_world_size()
+    return 0, 1
+
+
+def require_equal_batches(rows: int, device: torch.device) -> None:
+    """Refuse batches of different sizes, for which the average over processes is not the average over rows.
+
+    Args:
+        rows: items in this process's batch.
+        device: where the batch lies.
+
+    Raises:
+        ValueError: on every process, naming the sizes.
+    """
+    _, processes = world()
+    sizes = [torch.zeros(1, dtype=torch.int64, device=device) for _ in range(processes)]
+    dist.all_gather(sizes, torch.tensor([rows], device=device))
+    sizes = [int(size) for size in sizes]
+    if len(set(sizes)) > 1:
+        raise ValueError(
+            f"processes hold batches of different sizes {sizes}; use a sampler that gives every process the same "
+            "number of items, or drop_last=True"
+        )
+
+
+def gather(tensor: Tensor) -> Tensor:
+    """Concatenate the rows of all processes, in rank order; gradients flow back to the process that owns each row.
+
+    The backward pass sums over processes what each of them contributes to a row, so that the average of parameter
+    gradients over processes is the gradient of the average loss.
+
+    Args:
+        tensor: (B_local, ...) with the same shape on every process.
+
+    Returns:
+        (B_global, ...) tensor.
+    """
+    return _Gather.apply(tensor) if world()[1] > 1 else tensor
+
+
+class _Gather(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, tensor: Tensor) -> Tensor:
+        ctx.rank, processes = world()
+        ctx.rows = tensor.shape[0]
+        received = [torch.empty_like(tensor) for _ in range(processes)]
+        dist.all_gather(received, tensor.contiguous())
+        return torch.cat(received)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> Tensor:
+        gradient = gradient.contiguous().clone()
+        dist.all_reduce(gradient)
+        return gradient.narrow(0, ctx.rank * ctx.rows, ctx.rows)

@@ -1,0 +1,36 @@
+"""InfoNCE for two modalities."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from losses.base import AlignmentLoss, GatheredBatch, check_temperature
+from losses.registry import register_loss
+
+
+@register_loss("infonce")
+class InfoNCELoss(AlignmentLoss):
+    """Cross-entropy of every item against its own pair among the batch, both directions added.
+
+    sum over directions of mean_i -log softmax_j( cos(x_i, z_j) / temperature )_i. Labels are not used: items of the
+    same class count as negatives.
+
+    Processes: rows of this process against the columns of all, gradient through the gather.
+
+    Args:
+        temperature: tau > 0.
+
+    Source: van den Oord, Li and Vinyals, 2018; the two-directional form of Radford et al., ICML 2021, as a sum.
+    """
+
+    def __init__(self, temperature: float = 0.1):
+        super().__init__()
+        self.temperature = check_temperature(temperature)
+
+    def terms(self, batch: GatheredBatch) -> dict[str, Tensor]:
+        a, b = batch.two(self)
+        rows = batch.rows[a]
+        pair = torch.arange(len(rows), device=rows.device) + batch.offset
+        return {f"{x}->{z}": F.cross_entropy(batch.cosine(x, z) / self.temperature, pair) for x, z in ((a, b), (b, a))}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from functools import reduce
 from typing import NamedTuple
 
 import torch
@@ -77,7 +78,7 @@ class GatheredBatch:
         first = next(iter(embeddings.values()))
         if self.processes > 1:
             require_equal_batches(len(first), first.device)
-        dtype = torch.promote_types(first.dtype, torch.float32)
+        dtype = reduce(torch.promote_types, (x.dtype for x in embeddings.values()), torch.float32)
         self.rows = {name: tensor.to(dtype) for name, tensor in embeddings.items()}
         self.columns = {name: gather(tensor) for name, tensor in self.rows.items()}
         self.offset = self.rank * len(first)
@@ -139,13 +140,16 @@ class GatheredBatch:
 
     @property
     def _soft_target(self) -> bool:
-        return self.labels is not None and self.labels.is_floating_point()
+        return isinstance(self.labels, Tensor) and self.labels.is_floating_point()
 
     def _compute_log_target(self, reverse: bool) -> Tensor:
         labels, local = self.labels, len(next(iter(self.rows.values())))
         total = local * self.processes
-        if labels is None:
-            raise ValueError("this loss needs labels: (B,) integers, (B, C) multi-hot or (B, B) floating weights")
+        if not isinstance(labels, Tensor):
+            raise ValueError(
+                "this loss needs labels, a tensor: (B,) integers, (B, C) multi-hot or (B, B) floating weights; "
+                f"got {type(labels).__name__}"
+            )
         dtype = next(iter(self.rows.values())).dtype
         if self._soft_target:
             if tuple(labels.shape) != (local, total):
@@ -158,6 +162,11 @@ class GatheredBatch:
             raise ValueError(
                 f"labels have shape {tuple(labels.shape)}; expected ({local},) integers, ({local}, C) multi-hot or "
                 f"({local}, {total}) floating weights"
+            )
+        if labels.ndim == 2 and bool(((labels != 0) & (labels != 1)).any()):
+            raise ValueError(
+                f"labels of shape {tuple(labels.shape)} are multi-hot and hold only 0 and 1; "
+                f"class numbers have shape ({local},)"
             )
         # Collectives of bool tensors are not supported by every backend.
         labels = labels.to(torch.uint8) if labels.dtype == torch.bool else labels

@@ -49,8 +49,8 @@ class LogCORALLoss(AlignmentLoss):
 
     def __init__(self, ridge: float = 0.0):
         super().__init__()
-        if not ridge >= 0:
-            raise ValueError(f"ridge must not be negative, got {ridge}")
+        if not 0 <= ridge < float("inf"):
+            raise ValueError(f"ridge must be finite and not negative, got {ridge}")
         self.ridge = ridge
 
     def terms(self, batch: GatheredBatch) -> dict[str, Tensor]:
@@ -97,8 +97,13 @@ class _SymmetricLog(torch.autograd.Function):
     @staticmethod
     def forward(ctx, matrix: Tensor) -> Tensor:
         eigenvalues, vectors = torch.linalg.eigh(matrix)
-        if bool(eigenvalues[0] <= 0):
-            raise ValueError("a covariance is singular, so it has no logarithm; use a positive ridge such as 1e-3")
+        # Below this the smallest eigenvalue is rounding error, and so would be its logarithm.
+        rounding = eigenvalues[-1] * len(matrix) * torch.finfo(matrix.dtype).eps
+        if bool(eigenvalues[0] <= rounding):
+            raise ValueError(
+                f"a covariance is singular to rounding (eigenvalues {float(eigenvalues[0]):.3g} to "
+                f"{float(eigenvalues[-1]):.3g}), so its logarithm is not defined; use a larger ridge, such as 1e-3"
+            )
         ctx.save_for_backward(eigenvalues, vectors)
         return (vectors * eigenvalues.log()) @ vectors.T
 

@@ -34,8 +34,8 @@ class MMDLoss(AlignmentLoss):
     def __init__(self, sigma: float | Sequence[float] = JFSE_SIGMAS):
         super().__init__()
         self.sigma = tuple(sigma) if isinstance(sigma, Sequence) else (sigma,)
-        if not self.sigma or not all(s > 0 for s in self.sigma):
-            raise ValueError(f"sigma must be one or more positive bandwidths, got {sigma}")
+        if not self.sigma or not all(0 < s < float("inf") for s in self.sigma):
+            raise ValueError(f"sigma must be one or more positive, finite bandwidths, got {sigma}")
 
     def terms(self, batch: GatheredBatch) -> dict[str, Tensor]:
         a, b = batch.two(self)

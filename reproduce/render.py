@@ -1,0 +1,182 @@
+"""A result table as Markdown: one section per data set and protocol, methods down, numbers across."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+from reproduce.published import load_sources
+from reproduce.schema import METRICS, Row, read_table, replace_file
+
+SECTION = ("dataset", "features", "split", "gallery", "protocol", "scale", "data_kind")
+SYNTHETIC = "SYNTHETIC DATA"
+
+
+def section_name(row: Row) -> str:
+    """What the numbers of a section have in common, in words."""
+    name = (
+        f"{row.dataset}, features {row.features}, split {row.split}, gallery {row.gallery}, protocol {row.protocol}, "
+        f"scale {row.scale}"
+    )
+    return f"{SYNTHETIC}: {name}" if row.data_kind == "synthetic" else name
+
+
+def column_name(row: Row) -> str:
+    """Direction and metric with its cut-off, as in "image->text R@10"."""
+    return f"{row.direction} {row.metric.replace('k', str(row.k)) if isinstance(row.k, int) else row.metric}"
+
+
+def format_value(row: Row, value: float | None = None) -> str:
+    """A value of the row's metric: fractions to three decimals, ranks to two; the row's own with its deviation."""
+    digits = 3 if METRICS[row.metric].fraction else 2
+    if value is not None:
+        return f"{value:.{digits}f}"
+    return f"{row.value:.{digits}f}" + ("" if row.std is None else f" ± {row.std:.{digits}f}")
+
+
+def write_markdown(csv_path: str | Path, title: str | None = None) -> Path:
+    """Writes the Markdown of a table beside its CSV file, under the same name ending in .md.
+
+    Raises:
+        TableError: the table cannot be read or the Markdown cannot be written.
+    """
+    return replace_file(Path(csv_path).with_suffix(".md"), render_markdown(csv_path, title))
+
+
+def render_markdown(csv_path: str | Path, title: str | None = None) -> str:
+    """Renders a table: heading, origin of its numbers, a section per data set and protocol, and what is missing.
+
+    The best number of a column is bold, all of them where several show the same digits. Published numbers stand beside
+    the column they match. A YAML file of the same name beside the CSV file is named as its configuration.
+
+    Args:
+        csv_path: a table written by `reproduce.schema.write_table`.
+        title: the heading; by default the name of the table.
+
+    Raises:
+        TableError: the table cannot be read.
+    """
+    path = Path(csv_path)
+    rows = read_table(path)
+    sections: dict[tuple, list[Row]] = {}
+    for row in rows:
+        if row.status == "ok":
+            sections.setdefault(tuple(getattr(row, name) for name in SECTION), []).append(row)
+    parts = [f"# {_escape(title or ', '.join(_distinct(row.table for row in rows)))}"]
+    if any(row.data_kind == "synthetic" for row in rows):
+        parts.append(
+            f"> **{SYNTHETIC}.** The numbers marked so come from generated data. They show that the pipeline runs and "
+            "say nothing about any benchmark or method."
+        )
+    parts.append(_origin(rows, path))
+    parts += [_section(section) for section in sections.values()]
+    parts += _missing(rows)
+    return "\n\n".join(parts) + "\n"
+
+
+def _distinct(values: Iterable) -> list:
+    """The non-empty values, each once, in order of first appearance."""
+    return [value for value in dict.fromkeys(values) if value not in ("", None)]
+
+
+def _escape(text: str) -> str:
+    """Text that Markdown shows as it is; underscores inside words need nothing."""
+    return re.sub(r"([\\|*<`\[\]]|(?<!\w)_|_(?!\w))", r"\\\1", text)
+
+
+def _origin(rows: list[Row], path: Path) -> str:
+    numbers = [row for row in rows if row.status == "ok"]
+    seeds = sorted({seed for row in numbers for seed in row.seeds})
+    facts = {
+        "Data": _distinct(f"{row.dataset} ({row.data_kind})" for row in numbers),
+        "Scale": _distinct(row.scale for row in rows),
+        "Seeds": [" ".join(map(str, seeds))] if seeds else [],
+        "Device": _distinct(row.device for row in numbers),
+        "Versions": _distinct(f"torch {row.torch}" for row in numbers),
+        "Commit": _distinct(row.git_commit for row in numbers),
+    }
+    lines = [f"- {name}: {_escape(', '.join(values))}" for name, values in facts.items() if values]
+    files = [f"numbers `{path.name}`"]
+    if path.with_suffix(".yaml").exists():
+        files.append(f"configuration `{path.with_suffix('.yaml').name}`")
+    lines.append(f"- Files: {', '.join(files)}")
+    if any(row.std is not None for row in numbers):
+        lines.append("- Cells: mean over seeds ± standard deviation (n - 1); best of a column in bold")
+    return "\n".join(lines)
+
+
+def _section(rows: list[Row]) -> str:
+    columns = {column_name(row): row for row in rows}
+    cells = {(row.method, column_name(row)): row for row in rows}
+    methods = _distinct(row.method for row in rows)
+    best = {name: _best([row for row in rows if column_name(row) == name]) for name in columns}
+    header, body = ["method"], [[_escape(method)] for method in methods]
+    for name in columns:
+        column = [cells.get((method, name)) for method in methods]
+        header.append(name)
+        for line, row in zip(body, column, strict=True):
+            line.append("–" if row is None else _bold(format_value(row), format_value(row, row.value) == best[name]))
+        if any(row is not None and row.published is not None for row in column):
+            header.append(f"published {name}")
+            for line, row in zip(body, column, strict=True):
+                line.append("–" if row is None or row.published is None else format_value(row, row.published))
+    seconds = [_distinct(row.train_seconds for row in rows if row.method == method) for method in methods]
+    if any(seconds):
+        header.append("train seconds")
+        for line, value in zip(body, seconds, strict=True):
+            line.append(f"{value[0]:.1f}" if value else "–")
+    table = [header, ["---"] + ["---:"] * (len(header) - 1), *body]
+    parts = [f"## {_escape(section_name(rows[0]))}", "\n".join(f"| {' | '.join(line)} |" for line in table)]
+    return "\n\n".join(parts + _below(rows))
+
+
+def _best(rows: list[Row]) -> str | None:
+    """The best number as shown, or None where a single method has nothing to be compared with."""
+    if len(rows) < 2:
+        return None
+    choose = max if METRICS[rows[0].metric].higher_is_better else min
+    return format_value(rows[0], choose(row.value for row in rows))
+
+
+def _bold(text: str, bold: bool) -> str:
+    return f"**{text}**" if bold else text
+
+
+def _below(rows: list[Row]) -> list[str]:
+    """Gallery sizes, notes and citations of a section, each once."""
+    sizes: dict[str, list[str]] = {}
+    for row in rows:
+        if row.n_queries and row.n_gallery:
+            sizes.setdefault(f"{row.n_queries} queries, {row.n_gallery} in the gallery", []).append(row.direction)
+    if len(sizes) == 1:
+        lines = [f"- Sizes: {next(iter(sizes))}"]
+    else:
+        lines = [f"- Sizes, {', '.join(_distinct(directions))}: {size}" for size, directions in sizes.items()]
+    notes: dict[str, list[str]] = {}
+    for row in rows:
+        if row.note:
+            notes.setdefault(row.note, []).append(row.method)
+    lines += [f"- {_escape(', '.join(_distinct(methods)))}: {_escape(note)}" for note, methods in notes.items()]
+    for reference in _distinct(row.published_source for row in rows):
+        lines.append(
+            f"- Published: {_escape(reference)}. {load_sources().get(reference.partition(',')[0], '')}".rstrip()
+        )
+    return ["\n".join(lines)] if lines else []
+
+
+def _missing(rows: list[Row]) -> list[str]:
+    """One section per status with the rows that have no number: each method once, under its reason."""
+    parts = []
+    for status, heading in (("not_run", "Not run"), ("failed", "Failed")):
+        reasons: dict[tuple[str, str], list[str]] = {}
+        for row in rows:
+            if row.status == status:
+                reasons.setdefault((section_name(row), row.note), []).append(row.method)
+        lines = [
+            f"- {_escape(section)}: {_escape(', '.join(_distinct(methods)))}. Reason: {_escape(note)}"
+            for (section, note), methods in reasons.items()
+        ]
+        if lines:
+            parts.append(f"## {heading}\n\n" + "\n".join(lines))
+    return parts

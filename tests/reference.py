@@ -1,0 +1,186 @@
+"""Plain NumPy float64 references of the divergences and the losses, written from their formulas."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from scipy.linalg import logm
+
+JFSE_SIGMAS = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1, 5, 10, 15, 20, 25, 30, 35, 100, 1e3, 1e4, 1e5, 1e6)
+
+Embeddings = Mapping[str, np.ndarray]
+
+
+def kl(p: np.ndarray, q: np.ndarray) -> np.ndarray:
+    """KL(p || q) of the rows, with 0 log 0 = 0."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(p > 0, p * np.log(p / q), 0.0).sum(-1)
+
+
+def cs(p: np.ndarray, q: np.ndarray) -> np.ndarray:
+    """-log( <p, q> / (|p|_2 |q|_2) ) of the rows."""
+    with np.errstate(divide="ignore"):
+        return -np.log((p * q).sum(-1) / np.sqrt((p**2).sum(-1) * (q**2).sum(-1)))
+
+
+def gcs(distributions: Sequence[np.ndarray]) -> np.ndarray:
+    """-log sum_j prod_k p_k[j] + (1/K) sum_k log sum_j p_k[j]^K of the rows."""
+    count = len(distributions)
+    with np.errstate(divide="ignore"):
+        joint = np.log(np.prod(distributions, axis=0).sum(-1))
+    return -joint + sum(np.log((p**count).sum(-1)) for p in distributions) / count
+
+
+def unit_rows(x: np.ndarray) -> np.ndarray:
+    """Rows divided by their Euclidean norm; a zero row stays zero."""
+    norm = np.linalg.norm(x, axis=-1, keepdims=True)
+    return np.divide(x, norm, out=np.zeros_like(x), where=norm > 0)
+
+
+def softmax(scores: np.ndarray) -> np.ndarray:
+    """exp(s) / sum exp(s) of the rows."""
+    weights = np.exp(scores - scores.max(-1, keepdims=True))
+    return weights / weights.sum(-1, keepdims=True)
+
+
+def cosine_matching(x: np.ndarray, z: np.ndarray, temperature: float) -> np.ndarray:
+    """p_ij = softmax_j( cos(x_i, z_j) / tau )."""
+    return softmax(unit_rows(x) @ unit_rows(z).T / temperature)
+
+
+def true_matching(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The true matching distributions of the two directions, from class, multi-hot or soft labels."""
+    if labels.ndim == 1:
+        match = (labels[:, None] == labels[None, :]).astype(float)
+    elif np.issubdtype(labels.dtype, np.floating):
+        match = labels
+    else:
+        shared = labels.astype(int) @ labels.astype(int).T > 0
+        match = (shared | np.eye(len(labels), dtype=bool)).astype(float)
+    return match / match.sum(1, keepdims=True), match.T / match.T.sum(1, keepdims=True)
+
+
+def both_directions(embeddings: Embeddings) -> list[tuple[str, np.ndarray, np.ndarray]]:
+    """(part name, query, gallery) of the two directions of two modalities."""
+    (a, x), (b, z) = embeddings.items()
+    return [(f"{a}->{b}", x, z), (f"{b}->{a}", z, x)]
+
+
+def cmpm_kl_parts(embeddings: Embeddings, labels: np.ndarray) -> dict[str, float]:
+    """sum_j p_ij log( p_ij / (q_ij + 1e-8) ), p_ij = softmax_j( x_i . z_j/|z_j| )."""
+    parts = {}
+    for (name, x, z), q in zip(both_directions(embeddings), true_matching(labels), strict=True):
+        p = softmax(x @ unit_rows(z).T)
+        parts[name] = (p * np.log(p / (q + 1e-8))).sum(1).mean()
+    return parts
+
+
+def kl_parts(
+    embeddings: Embeddings, labels: np.ndarray, temperature: float = 0.1, direction: str = "forward"
+) -> dict[str, float]:
+    """Forward: KL(q || p); reverse: KL(p || q)."""
+    parts = {}
+    for (name, x, z), q in zip(both_directions(embeddings), true_matching(labels), strict=True):
+        p = cosine_matching(x, z, temperature)
+        parts[name] = (kl(q, p) if direction == "forward" else kl(p, q)).mean()
+    return parts
+
+
+def cs_parts(embeddings: Embeddings, labels: np.ndarray, temperature: float = 0.1) -> dict[str, float]:
+    """Cauchy-Schwarz divergence of the two directions from their targets."""
+    targets = true_matching(labels)
+    return {
+        name: cs(cosine_matching(x, z, temperature), q).mean()
+        for (name, x, z), q in zip(both_directions(embeddings), targets, strict=True)
+    }
+
+
+def infonce_parts(
+    embeddings: Embeddings, labels: np.ndarray | None = None, temperature: float = 0.1
+) -> dict[str, float]:
+    """Cross-entropy of the matching distribution with the pair as the only positive."""
+    return {
+        name: -np.log(np.diag(cosine_matching(x, z, temperature))).mean() for name, x, z in both_directions(embeddings)
+    }
+
+
+def mmd_parts(
+    embeddings: Embeddings, labels: np.ndarray | None = None, sigma: float | Sequence[float] = JFSE_SIGMAS
+) -> dict[str, float]:
+    """E k(x,x') + E k(z,z') - 2 E k(x,z), k = sum over sigma of exp(-d^2 / (2 sigma)), plain means."""
+
+    def mean_kernel(u: np.ndarray, v: np.ndarray) -> float:
+        squared = ((u[:, None, :] - v[None, :, :]) ** 2).sum(-1)
+        return sum(np.exp(-squared / (2 * s)).mean() for s in np.atleast_1d(sigma))
+
+    (a, x), (b, z) = embeddings.items()
+    return {f"{a}<->{b}": mean_kernel(x, x) + mean_kernel(z, z) - 2 * mean_kernel(x, z)}
+
+
+def covariance(x: np.ndarray) -> np.ndarray:
+    """Covariance of the columns, normalised by n - 1."""
+    centred = x - x.mean(0)
+    return centred.T @ centred / (len(x) - 1)
+
+
+def coral_parts(embeddings: Embeddings, labels: np.ndarray | None = None) -> dict[str, float]:
+    """Mean squared difference of the two covariance matrices."""
+    (a, x), (b, z) = embeddings.items()
+    return {f"{a}<->{b}": ((covariance(x) - covariance(z)) ** 2).mean()}
+
+
+def log_coral_parts(embeddings: Embeddings, labels: np.ndarray | None = None, ridge: float = 0.0) -> dict[str, float]:
+    """Mean squared difference of the matrix logarithms of the two covariance matrices plus ridge."""
+    (a, x), (b, z) = embeddings.items()
+    eye = np.eye(x.shape[1])
+    difference = logm(covariance(x) + ridge * eye) - logm(covariance(z) + ridge * eye)
+    return {f"{a}<->{b}": (difference.real**2).mean()}
+
+
+def ring_sets(names: Sequence[str], scheme: str) -> dict[str, list[tuple[str, str]]]:
+    """Edge sets of a circular matching scheme; the second set of a pair of sets is the first one reversed."""
+    ring = [(names[k], names[(k + 1) % len(names)]) for k in range(len(names))]
+    if scheme == "mixed":
+        ring[-1] = ring[-1][::-1]
+        return {"forward": ring, "reversed": [edge[::-1] for edge in ring]}
+    sets = {"clockwise": ring, "counterclockwise": [edge[::-1] for edge in ring]}
+    return sets if scheme == "bidirectional" else {scheme: sets[scheme]}
+
+
+def gcs_parts(
+    embeddings: Embeddings,
+    labels: np.ndarray | None = None,
+    temperature: float = 0.1,
+    scheme: str = "bidirectional",
+    use_target: bool = True,
+) -> dict[str, float]:
+    """Generalised Cauchy-Schwarz divergence of every edge set and its target."""
+    parts = {}
+    for name, edges in ring_sets(list(embeddings), scheme).items():
+        rows = [cosine_matching(embeddings[a], embeddings[b], temperature) for a, b in edges]
+        if use_target:
+            rows.append(true_matching(labels)[name in ("counterclockwise", "reversed")])
+        parts[name] = gcs(rows).mean()
+    return parts
+
+
+LOSSES = {
+    "cmpm_kl": cmpm_kl_parts,
+    "kl": kl_parts,
+    "cs": cs_parts,
+    "infonce": infonce_parts,
+    "mmd": mmd_parts,
+    "coral": coral_parts,
+    "log_coral": log_coral_parts,
+    "gcs": gcs_parts,
+}
+
+
+def pairwise_parts(embeddings: Embeddings, labels: np.ndarray | None, divergence: str, **keywords) -> dict[str, float]:
+    """A two-modality loss over all pairs of modalities."""
+    parts = {}
+    for a, b in itertools.combinations(embeddings, 2):
+        parts |= LOSSES[divergence]({a: embeddings[a], b: embeddings[b]}, labels, **keywords)
+    return parts

@@ -1,0 +1,209 @@
+"""What a reader sees of a table: the comparison with published numbers, and the Markdown."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from reproduce.compare import compare, format_comparisons, main
+from reproduce.published import with_published
+from reproduce.render import render_markdown, write_markdown
+from reproduce.schema import Row, TableError, write_table
+
+ROW = Row(
+    table="table3",
+    method="JFSE + CMPM-KL",
+    dataset="wikipedia",
+    features="roph",
+    split="standard",
+    gallery="full",
+    protocol="honest",
+    direction="average",
+    metric="MAP",
+    k="all",
+    value=0.389,
+    std=0.004,
+    seeds=(0, 1, 2),
+    n_queries=693,
+    n_gallery=700,
+    status="ok",
+    data_kind="real",
+    scale="quick",
+    train_seconds=12.34,
+    device="cpu, 2 threads",
+    git_commit="0f0f0f0",
+    torch="2.11.0",
+    config_hash="a1b2",
+)
+SAME_AS_PUBLISHED = replace(ROW, features="cnn4096-doc300", protocol="as_published")
+NOT_RUN = replace(
+    ROW, method="JFSE + CS", dataset="nus_wide", status="not_run", value=None, std=None, seeds=(), note="a|b is absent"
+)
+
+
+def _cells(markdown: str, method: str) -> list[str]:
+    line = next(line for line in markdown.splitlines() if line.startswith(f"| {method} "))
+    return [cell.strip() for cell in line.strip("|").split("|")]
+
+
+def _table(tmp_path: Path, *rows: Row) -> Path:
+    return write_table(rows, tmp_path / "table3.csv")
+
+
+def test_compare_gives_the_difference_only_for_the_same_thing(tmp_path: Path) -> None:
+    other_method = replace(SAME_AS_PUBLISHED, method="JFSE + CS")
+    unpublished = replace(ROW, dataset="utd_mhad", direction="text->motion")
+    items = compare([_table(tmp_path, ROW, SAME_AS_PUBLISHED, other_method, unpublished, NOT_RUN)])
+    assert [item.row for item in items] == [ROW, SAME_AS_PUBLISHED, other_method, unpublished]
+    assert [item.differs for item in items] == [("features", "protocol"), (), ("method",), ()]
+    assert [item.delta for item in items] == [None, pytest.approx(0.389 - 0.506), None, None]
+    assert [item.other and item.other.value for item in items] == [0.506, 0.506, 0.506, None]
+
+
+def test_comparison_as_text(tmp_path: Path) -> None:
+    zero_shot = replace(SAME_AS_PUBLISHED, split="unseen", method="CCA")
+    unpublished = replace(ROW, dataset="utd_mhad", direction="text->motion")
+    text = format_comparisons(compare([_table(tmp_path, ROW, SAME_AS_PUBLISHED, zero_shot, unpublished)]))
+    near, same, unseen, alone = (" ".join(block.split()) for block in text.split("\n\n"))
+    assert near.startswith("table3: wikipedia, features roph, split standard, gallery full, protocol honest")
+    assert "JFSE + CMPM-KL average MAP 0.389 ± 0.004 nearest: jfse, Table 4: JFSE 0.506 [1]" in near
+    assert near.endswith(
+        "[1] not comparable, differs in features (cnn4096-doc300, ours roph), protocol (as_published, ours honest)"
+    )
+    assert same.endswith("0.389 ± 0.004 0.506 -0.117 jfse, Table 4: JFSE")
+    assert unseen.endswith("[1] the class split of the published number is not public")
+    assert alone.endswith("nothing is published for this data set and metric.")
+
+
+def test_synthetic_numbers_are_not_compared(tmp_path: Path) -> None:
+    items = compare([_table(tmp_path, replace(SAME_AS_PUBLISHED, data_kind="synthetic"))])
+    assert items[0].other is None
+    assert items[0].delta is None
+    text = format_comparisons(items)
+    assert "SYNTHETIC DATA" in text
+    assert "0.506" not in text
+
+
+def test_main_prints_every_table_and_reports_a_broken_one(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    _table(tmp_path, SAME_AS_PUBLISHED)
+    write_table([NOT_RUN], tmp_path / "table4.csv")
+    assert main(["--out", str(tmp_path)]) == 0
+    shown = capsys.readouterr().out
+    assert "-0.117" in shown
+    assert "table4.csv: no number of status ok" in shown
+    (tmp_path / "a_broken.csv").write_text("nothing")
+    assert main(["--out", str(tmp_path)]) == 1
+    shown = capsys.readouterr()
+    assert "-0.117" in shown.out
+    assert "a_broken.csv, line 1" in shown.err
+
+
+def test_main_without_tables_says_what_to_do(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    assert main(["--out", str(tmp_path / "nowhere")]) == 1
+    assert "run a table first" in capsys.readouterr().err
+
+
+def test_the_origin_of_the_numbers_is_above_them(tmp_path: Path) -> None:
+    path = _table(tmp_path, ROW, replace(ROW, method="CCA", seeds=(7,), std=None))
+    markdown = render_markdown(path)
+    head = markdown.split("\n## ")[0].splitlines()
+    assert head[0] == "# table3"
+    assert head[2:9] == [
+        "- Data: wikipedia (real)",
+        "- Scale: quick",
+        "- Seeds: 0 1 2 7",
+        "- Device: cpu, 2 threads",
+        "- Versions: torch 2.11.0",
+        "- Commit: 0f0f0f0",
+        "- Files: numbers `table3.csv`",
+    ]
+    (tmp_path / "table3.yaml").write_text("table: table3\n")
+    assert "- Files: numbers `table3.csv`, configuration `table3.yaml`" in render_markdown(path)
+    assert render_markdown(path, "Table 3: Wikipedia").startswith("# Table 3: Wikipedia\n")
+    assert "- Sizes: 693 queries, 700 in the gallery" in markdown
+    assert "SYNTHETIC" not in markdown
+
+
+def test_methods_down_and_numbers_across(tmp_path: Path) -> None:
+    rank = {"metric": "MedR", "k": None}
+    markdown = render_markdown(
+        _table(
+            tmp_path,
+            ROW,
+            replace(ROW, method="CCA", value=0.3, std=None, seeds=(0,), train_seconds=None),
+            replace(ROW, metric="R@k", k=10, value=0.5),
+            replace(ROW, **rank, value=3.456, std=0.5),
+            replace(ROW, method="CCA", **rank, value=2.5, train_seconds=None),
+        )
+    )
+    assert _cells(markdown, "method") == ["method", "average MAP", "average R@10", "average MedR", "train seconds"]
+    assert _cells(markdown, "JFSE + CMPM-KL") == [
+        "JFSE + CMPM-KL",
+        "**0.389 ± 0.004**",
+        "0.500 ± 0.004",
+        "3.46 ± 0.50",
+        "12.3",
+    ]
+    assert _cells(markdown, "CCA") == ["CCA", "0.300", "–", "**2.50 ± 0.00**", "–"]
+
+
+def test_ties_as_shown_are_all_bold(tmp_path: Path) -> None:
+    methods = {"a": 0.38904, "b": 0.38896, "c": 0.3884}
+    markdown = render_markdown(_table(tmp_path, *(replace(ROW, method=m, value=v) for m, v in methods.items())))
+    assert [_cells(markdown, method)[1].startswith("**") for method in methods] == [True, True, False]
+
+
+def test_sections_keep_protocols_and_galleries_apart(tmp_path: Path) -> None:
+    rows = (ROW, replace(ROW, protocol="as_published"), replace(ROW, gallery="batches-32"), replace(ROW, scale="paper"))
+    titles = [line for line in render_markdown(_table(tmp_path, *rows)).splitlines() if line.startswith("## ")]
+    assert len(set(titles)) == len(titles) == 4
+
+
+def test_a_published_column_stands_only_where_something_is_published(tmp_path: Path) -> None:
+    rows = [with_published(SAME_AS_PUBLISHED), replace(SAME_AS_PUBLISHED, method="JFSE + CS"), ROW]
+    same, own = render_markdown(_table(tmp_path, *rows)).split("\n## ")[1:]
+    assert _cells(same, "method") == ["method", "average MAP", "published average MAP", "train seconds"]
+    assert _cells(same, "JFSE + CMPM-KL")[2] == "0.506"
+    assert _cells(same, "JFSE + CS")[2] == "–"
+    assert "- Published: jfse, Table 4. X. Xu, K. Lin" in same
+    assert "ublished" not in own
+
+
+def test_what_is_missing_is_listed_once_with_its_reason(tmp_path: Path) -> None:
+    other = {"direction": "image->text"}
+    failed = replace(NOT_RUN, method="LAVIMO", status="failed", note="loss is NaN at step 3")
+    rows = [ROW, NOT_RUN, replace(NOT_RUN, **other), replace(NOT_RUN, method="JFSE + GCS"), failed]
+    markdown = render_markdown(_table(tmp_path, *rows))
+    missing = markdown.split("## Not run\n\n")[1]
+    assert missing.count("nus_wide") == 2
+    assert r"JFSE + CS, JFSE + GCS. Reason: a\|b is absent" in missing
+    assert "## Failed" in missing
+    assert "LAVIMO. Reason: loss is NaN at step 3" in missing
+    assert "nus_wide" not in markdown.split("## Not run")[0]
+
+
+def test_synthetic_data_is_announced_at_the_top_and_in_every_title(tmp_path: Path) -> None:
+    rows = [replace(row, data_kind="synthetic") for row in (ROW, replace(ROW, dataset="nus_wide"))]
+    markdown = render_markdown(_table(tmp_path, *rows))
+    assert markdown.splitlines()[2].startswith("> **SYNTHETIC DATA.**")
+    titles = [line for line in markdown.splitlines() if line.startswith("## ")]
+    assert len(titles) == 2
+    assert all(title.startswith("## SYNTHETIC DATA: ") for title in titles)
+    assert "- Data: wikipedia (synthetic), nus_wide (synthetic)" in markdown
+
+
+def test_notes_of_numbers_and_special_characters_are_shown(tmp_path: Path) -> None:
+    markdown = render_markdown(_table(tmp_path, replace(ROW, method="a|b*", note="see <x> of nus_wide and _y")))
+    assert r"| a\|b\* |" in markdown
+    assert r"- a\|b\*: see \<x> of nus_wide and \_y" in markdown
+
+
+def test_markdown_is_written_beside_the_table(tmp_path: Path) -> None:
+    path = write_markdown(_table(tmp_path, ROW), "Table 3")
+    assert path == tmp_path / "table3.md"
+    assert path.read_text(encoding="utf-8") == render_markdown(tmp_path / "table3.csv", "Table 3")
+    with pytest.raises(TableError, match=r"absent\.csv"):
+        write_markdown(tmp_path / "absent.csv")
+    assert not (tmp_path / "absent.md").exists()

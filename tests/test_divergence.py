@@ -1,0 +1,313 @@
+"""Divergences on log-probabilities: values, properties and edge cases."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import reference
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.autograd import gradcheck
+
+from losses.divergence import cs_divergence, gcs_divergence, kl_divergence
+
+INF = float("inf")
+HALF = [torch.float16, torch.bfloat16]
+
+properties = settings(max_examples=60, deadline=None, derandomize=True)
+
+
+def gcs_of(*arguments: torch.Tensor) -> torch.Tensor:
+    return gcs_divergence(list(arguments))
+
+
+def random_log_probabilities(count: int, shape: tuple[int, ...] = (5, 7), spread: float = 2.0, seed: int = 0):
+    generator = torch.Generator().manual_seed(seed)
+    return [
+        (spread * torch.randn(shape, generator=generator, dtype=torch.float64)).log_softmax(-1) for _ in range(count)
+    ]
+
+
+def assert_close(actual, expected, rtol: float = 1e-9, atol: float = 1e-12) -> None:
+    actual = actual.detach().numpy() if isinstance(actual, torch.Tensor) else actual
+    np.testing.assert_allclose(actual, expected, rtol=rtol, atol=atol)
+
+
+@st.composite
+def log_measures(draw, count: int | None = None, zeros: bool = True):
+    """`count` unnormalised log-measures over 1..6 points, some points with no mass, none of them empty."""
+    count = draw(st.integers(2, 5)) if count is None else count
+    size = draw(st.integers(1, 6))
+    finite = st.floats(-20, 20)
+    entry = st.one_of(finite, finite, st.just(-INF)) if zeros else finite
+    rows = [draw(st.lists(entry, min_size=size, max_size=size)) for _ in range(count)]
+    for row in rows:
+        if max(row) == -INF:
+            row[draw(st.integers(0, size - 1))] = draw(finite)
+    return [torch.tensor(row, dtype=torch.float64) for row in rows]
+
+
+# Values
+
+
+@pytest.mark.parametrize("shape", [(7,), (5, 7), (2, 3, 4), (3, 1)])
+def test_values_match_the_formulas(shape):
+    log_p, log_q = random_log_probabilities(2, shape)
+    p, q = log_p.exp().numpy(), log_q.exp().numpy()
+    assert cs_divergence(log_p, log_q).shape == shape[:-1]
+    assert_close(cs_divergence(log_p, log_q), reference.cs(p, q))
+    assert_close(kl_divergence(log_p, log_q), reference.kl(p, q))
+
+
+@pytest.mark.parametrize("count", [2, 3, 4, 6])
+def test_gcs_value_matches_the_formula(count):
+    logs = random_log_probabilities(count)
+    value = gcs_divergence(logs)
+    assert value.shape == (5,)
+    assert_close(value, reference.gcs([log.exp().numpy() for log in logs]))
+
+
+def test_values_with_zero_entries_match_the_formulas():
+    p = np.array([[0.5, 0.5, 0.0, 0.0], [0.25, 0.25, 0.25, 0.25], [0.0, 0.0, 1.0, 0.0]])
+    q = np.array([[0.1, 0.0, 0.9, 0.0], [0.0, 0.3, 0.3, 0.4], [0.0, 0.5, 0.5, 0.0]])
+    r = np.array([[0.7, 0.1, 0.1, 0.1], [0.0, 0.0, 1.0, 0.0], [0.2, 0.2, 0.2, 0.4]])
+    log_p, log_q, log_r = (torch.from_numpy(x).log() for x in (p, q, r))
+    assert_close(cs_divergence(log_p, log_q), reference.cs(p, q))
+    assert_close(gcs_of(log_p, log_q, log_r), reference.gcs([p, q, r]))
+    assert_close(kl_divergence(log_p, log_r), reference.kl(p, r))
+
+
+def test_kl_is_infinite_where_the_prediction_misses_target_mass():
+    target = torch.tensor([[0.5, 0.5, 0.0], [1.0, 0.0, 0.0]], dtype=torch.float64)
+    prediction = torch.tensor([[1.0, 0.0, 0.0], [0.5, 0.5, 0.0]], dtype=torch.float64)
+    value = kl_divergence(target.log(), prediction.log())
+    assert value[0] == INF
+    assert_close(value[1], np.log(2))
+
+
+def test_far_apart_distributions_do_not_saturate():
+    """Exact where a clamp at 1e-8 would answer about 18."""
+    logits = torch.tensor([60.0, 0.0], dtype=torch.float64)
+    value = cs_divergence(logits.log_softmax(0), logits.flip(0).log_softmax(0))
+    assert_close(value, 60 - np.log(2), rtol=1e-12)
+
+
+@pytest.mark.parametrize(("divergence", "count"), [(cs_divergence, 2), (gcs_of, 3), (gcs_of, 4), (kl_divergence, 2)])
+def test_gradcheck(divergence, count):
+    logits = [x.requires_grad_() for x in random_log_probabilities(count, (3, 4), seed=1)]
+    assert gradcheck(divergence, logits)
+
+
+@pytest.mark.parametrize(("divergence", "count"), [(cs_divergence, 2), (gcs_of, 2), (gcs_of, 4)])
+def test_gradcheck_with_zero_entries_in_one_argument(divergence, count):
+    """The finite arguments keep their exact gradient, the entries of zero mass get zero."""
+    *logs, last = random_log_probabilities(count, (2, 4), seed=2)
+    target = last.clone()
+    target[0, 1:] = -INF
+    target[1, 2] = -INF
+    logs = [x.requires_grad_() for x in logs]
+    assert gradcheck(lambda *args: divergence(*args, target), logs)
+    target.requires_grad_()
+    divergence(*logs, target).sum().backward()
+    assert torch.isfinite(target.grad).all()
+    assert (target.grad[target.isinf()] == 0).all()
+
+
+def test_kl_gradient_with_zero_target_entries():
+    log_prediction = random_log_probabilities(1, (2, 4), seed=3)[0].requires_grad_()
+    target = torch.tensor([[0.5, 0.5, 0.0, 0.0], [0.0, 1.0, 0.0, 0.0]], dtype=torch.float64)
+    kl_divergence(target.log(), log_prediction).sum().backward()
+    assert_close(log_prediction.grad, -target.numpy())
+
+
+# Properties
+
+
+@properties
+@given(log_measures())
+def test_gcs_is_not_negative(logs):
+    value = gcs_divergence(logs)
+    assert value >= -1e-12
+    assert not value.isnan()
+
+
+@properties
+@given(log_measures(count=2))
+def test_cs_is_not_negative_and_symmetric(logs):
+    value = cs_divergence(*logs)
+    assert value >= -1e-12
+    assert_close(cs_divergence(*reversed(logs)), value.numpy())
+
+
+@properties
+@given(log_measures(), st.randoms(use_true_random=False))
+def test_gcs_is_permutation_invariant(logs, random):
+    shuffled = random.sample(logs, len(logs))
+    assert_close(gcs_divergence(shuffled), gcs_divergence(logs).numpy())
+
+
+@properties
+@given(log_measures(count=2))
+def test_gcs_of_two_is_cs(logs):
+    assert_close(gcs_divergence(logs), cs_divergence(*logs).numpy())
+
+
+@properties
+@given(log_measures(), st.lists(st.floats(-20, 20), min_size=5, max_size=5))
+def test_scale_invariance(logs, shifts):
+    scaled = [log + shift for log, shift in zip(logs, shifts, strict=False)]
+    assert_close(gcs_divergence(scaled), gcs_divergence(logs).numpy(), atol=4e-12)
+    assert_close(cs_divergence(*scaled[:2]), cs_divergence(*logs[:2]).numpy(), atol=4e-12)
+
+
+@properties
+@given(log_measures(count=1), st.lists(st.floats(-10, 10), min_size=2, max_size=5))
+def test_zero_between_proportional_measures(logs, shifts):
+    proportional = [logs[0] + shift for shift in shifts]
+    assert_close(gcs_divergence(proportional), 0.0, atol=4e-12)
+    assert_close(cs_divergence(*proportional[:2]), 0.0, atol=4e-12)
+
+
+@properties
+@given(
+    st.lists(st.floats(-1, 1), min_size=2, max_size=6),
+    st.floats(0.5, 2),
+    st.integers(0, 5),
+    st.integers(2, 5),
+)
+def test_positive_unless_proportional(logits, change, position, count):
+    log_p = torch.tensor(logits, dtype=torch.float64)
+    log_q = log_p.clone()
+    log_q[position % len(logits)] += change
+    assert cs_divergence(log_p, log_q) > 1e-6
+    assert gcs_divergence([log_p] * (count - 1) + [log_q]) > 1e-6
+
+
+@properties
+@given(log_measures(count=2, zeros=False))
+def test_kl_of_normalised_distributions_is_not_negative(logs):
+    log_p, log_q = (log.log_softmax(0) for log in logs)
+    assert kl_divergence(log_p, log_q) >= -1e-12
+    assert_close(kl_divergence(log_p, log_p), 0.0)
+
+
+# Edge cases
+
+
+def check_disjoint(divergence, measures: list[torch.Tensor], disjoint: list[bool]) -> None:
+    """Disjoint rows: +inf and zero gradient; other rows: the value and gradient they have on their own."""
+    mask = torch.tensor(disjoint)
+    logs = [m.log().requires_grad_() for m in measures]
+    value = divergence(*logs)
+    assert (value[mask] == INF).all()
+    assert torch.isfinite(value[~mask]).all()
+    value.sum().backward()
+    alone = [m[~mask].log().requires_grad_() for m in measures]
+    divergence(*alone).sum().backward()
+    for log, other in zip(logs, alone, strict=True):
+        assert (log.grad[mask] == 0).all()
+        assert torch.isfinite(other.grad).all()
+        assert_close(log.grad[~mask], other.grad.numpy())
+
+
+@pytest.mark.parametrize("divergence", [cs_divergence, gcs_of])
+def test_disjoint_supports_of_two(divergence):
+    p = torch.tensor([[1.0, 0.0, 0.0], [0.5, 0.5, 0.0], [0.2, 0.3, 0.5], [0.0, 0.0, 1.0]], dtype=torch.float64)
+    q = torch.tensor([[0.0, 1.0, 0.0], [0.0, 0.5, 0.5], [0.0, 1.0, 0.0], [0.4, 0.6, 0.0]], dtype=torch.float64)
+    check_disjoint(divergence, [p, q], [True, False, False, True])
+    check_disjoint(divergence, [p[[0, 3]], q[[0, 3]]], [True, True])
+
+
+def test_disjoint_supports_of_three():
+    """Row 0: every two overlap, the three together do not."""
+    p = torch.tensor([[0.5, 0.5, 0.0], [0.2, 0.3, 0.5]], dtype=torch.float64)
+    q = torch.tensor([[0.0, 0.5, 0.5], [0.1, 0.9, 0.0]], dtype=torch.float64)
+    r = torch.tensor([[0.5, 0.0, 0.5], [0.3, 0.3, 0.4]], dtype=torch.float64)
+    check_disjoint(gcs_of, [p, q, r], [True, False])
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, *HALF])
+def test_disjoint_supports_in_every_precision(dtype):
+    log_p = torch.tensor([0.0, -INF], dtype=dtype, requires_grad=True)
+    log_q = torch.tensor([-INF, 0.0], dtype=dtype, requires_grad=True)
+    value = cs_divergence(log_p, log_q)
+    value.backward()
+    assert value == INF
+    assert (log_p.grad == 0).all()
+    assert (log_q.grad == 0).all()
+
+
+def test_disjoint_row_sends_no_nan_through_log_softmax():
+    logits = torch.zeros(2, 2, dtype=torch.float64, requires_grad=True)
+    mask = torch.tensor([[0.0, -INF], [0.0, 0.0]], dtype=torch.float64)
+    target = torch.tensor([[-INF, 0.0], [0.0, -INF]], dtype=torch.float64)
+    cs_divergence(logits.log_softmax(-1) + mask, target).mean().backward()
+    assert torch.isfinite(logits.grad).all()
+    assert (logits.grad[0] == 0).all()
+    assert (logits.grad[1] != 0).all()
+
+
+EXTREMES = torch.tensor(
+    [
+        [1e4, -1e4, 0.0, 3.0],
+        [-1e4, 1e4, 1e4, -1e4],
+        [0.0, 0.0, 0.0, 0.0],
+        [1e4, 1e4, 1e4, 1e4],
+        [-1e4, -1e4, -1e4, -1e4],
+        [1e4, 0.0, 0.0, 0.0],
+    ]
+)
+
+
+def extreme_arguments(dtype: torch.dtype, count: int) -> list[torch.Tensor]:
+    """Saturated, uniform and one-hot rows, met in different combinations by every argument."""
+    one_hot = torch.eye(4)[[1, 0, 2, 3, 0, 1]].log().to(dtype)
+    uniform = torch.zeros(6, 4, dtype=dtype)
+    logits = [EXTREMES.roll(shift, 0).to(dtype).log_softmax(-1) for shift in range(count - 2)]
+    return [*logits, EXTREMES.flip(0).to(dtype).log_softmax(-1), one_hot if count % 2 == 0 else uniform]
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, *HALF])
+@pytest.mark.parametrize(("divergence", "count"), [(cs_divergence, 2), (gcs_of, 2), (gcs_of, 3), (gcs_of, 4)])
+def test_saturated_distributions_stay_finite_and_exact(dtype, divergence, count):
+    arguments = extreme_arguments(dtype, count)
+    expected = divergence(*(x.double() for x in arguments))
+    leaves = [x.clone().requires_grad_() for x in arguments]
+    value = divergence(*leaves)
+    assert torch.isfinite(value).all()
+    rounding = torch.finfo(value.dtype).eps
+    assert_close(value.double(), expected.numpy(), rtol=8 * rounding, atol=1e4 * torch.finfo(torch.float32).eps)
+    value.float().sum().backward()
+    assert all(torch.isfinite(x.grad).all() for x in leaves)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, *HALF])
+def test_forward_kl_of_saturated_predictions_is_finite(dtype):
+    prediction = EXTREMES.to(dtype).log_softmax(-1).requires_grad_()
+    for target in (torch.eye(4)[[1, 0, 2, 3, 0, 1]], torch.full((6, 4), 0.25)):
+        prediction.grad = None
+        value = kl_divergence(target.log().to(dtype), prediction)
+        value.float().sum().backward()
+        assert torch.isfinite(value).all()
+        assert torch.isfinite(prediction.grad).all()
+
+
+@pytest.mark.parametrize("dtype", HALF)
+def test_half_precision_input_is_reduced_in_float32(dtype):
+    logs = [x.to(dtype) for x in random_log_probabilities(4, (8, 512))]
+    for divergence, count in ((cs_divergence, 2), (gcs_of, 4), (kl_divergence, 2)):
+        value = divergence(*logs[:count])
+        full = divergence(*(x.float() for x in logs[:count]))
+        assert_close(value.float(), full.numpy(), rtol=torch.finfo(value.dtype).eps, atol=1e-6)
+
+
+def test_float32_close_to_zero_divergence():
+    logs = [x.float() for x in random_log_probabilities(1, (50, 20), spread=5.0)]
+    assert (cs_divergence(logs[0], logs[0]).abs() <= 1e-6).all()
+    assert (gcs_divergence(logs * 4).abs() <= 1e-6).all()
+
+
+def test_one_distribution_is_refused():
+    with pytest.raises(ValueError, match="two"):
+        gcs_divergence(random_log_probabilities(1))

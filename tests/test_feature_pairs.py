@@ -1,0 +1,512 @@
+"""Readers of published feature layouts: equal content from each, refusals that name the file, no code from pickles."""
+
+from __future__ import annotations
+
+import builtins
+import os
+import pickle
+import struct
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import scipy.io
+import scipy.sparse
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from datamodules.feature_files import load_mat, load_pickle, read_feature_pairs
+from datamodules.feature_pairs import FeaturePairs
+from datamodules.features import DataError
+
+CLASSES, TRAIN, TEST = 3, 9, 6
+ROWS = {"train": TRAIN, "test": TEST}
+
+
+def make_parts(seed: int = 0) -> dict[str, dict[str, np.ndarray]]:
+    """Image, text and label of each split; every class occurs in both."""
+    rng = np.random.default_rng(seed)
+    return {
+        split: {
+            "image": rng.standard_normal((rows, 5)).astype(np.float32),
+            "text": rng.standard_normal((rows, 4)).astype(np.float32),
+            "label": rng.permutation(np.arange(rows) % CLASSES),
+        }
+        for split, rows in ROWS.items()
+    }
+
+
+def dump(folder: Path, name: str, value: object, protocol: int = 2) -> Path:
+    file = folder / name
+    file.write_bytes(pickle.dumps(value, protocol))
+    return file
+
+
+def write_pickles(folder: Path, parts: dict, image: str, text: str, label=lambda x: x) -> None:
+    for split, part in parts.items():
+        dump(folder, f"{split}_{image}.pkl", part["image"])
+        dump(folder, f"{split}_{text}.pkl", list(part["text"]))
+        dump(folder, f"{split}_labels.pkl", label(part["label"]))
+
+
+def write_jfse(folder: Path, parts: dict) -> None:
+    write_pickles(folder, parts, "img_files", "txt_files", lambda label: np.eye(CLASSES)[label])
+
+
+def write_acmr(folder: Path, parts: dict) -> None:
+    write_pickles(folder, parts, "img_feats", "txt_vecs", lambda label: (label + 1).tolist())
+    for split, part in parts.items():  # the authors' folder holds lists of file names under the names of JFSE
+        for modality in ("img", "txt"):
+            dump(folder, f"{split}_{modality}_files.pkl", [f"{i}.jpg" for i in range(len(part["label"]))])
+
+
+def write_dscmr(folder: Path, parts: dict) -> None:
+    for split, part in parts.items():
+        for name, array in (("img", part["image"]), ("txt", part["text"]), ("img_lab", part["label"][:, None] + 1.0)):
+            scipy.io.savemat(folder / f"{split}_{name}.mat", {f"{split}_{name}": array})
+
+
+def joined(parts: dict) -> dict[str, np.ndarray]:
+    arrays = {name: np.concatenate([part[name] for part in parts.values()]) for name in ("image", "text", "label")}
+    return arrays | {"split": np.repeat(list(parts), [len(part["label"]) for part in parts.values()])}
+
+
+def write_npz(folder: Path, parts: dict) -> None:
+    np.savez(folder / "pairs.npz", **joined(parts))
+
+
+def save(tmp_path: Path, drop: tuple[str, ...] = (), **changes: np.ndarray) -> Path:
+    """An .npz file of the parts above with some arrays left out, changed or added."""
+    arrays = {name: array for name, array in (joined(make_parts()) | changes).items() if name not in drop}
+    np.savez(tmp_path / "pairs.npz", **arrays)
+    return tmp_path / "pairs.npz"
+
+
+WRITERS = {"jfse": write_jfse, "acmr": write_acmr, "dscmr": write_dscmr, "npz": write_npz}
+
+
+@pytest.mark.parametrize("layout", WRITERS)
+def test_every_layout_gives_the_same_items(tmp_path, layout):
+    parts = make_parts()
+    WRITERS[layout](tmp_path, parts)
+    data = read_feature_pairs(tmp_path)
+    expected = joined(parts)
+    for name in ("image", "text"):
+        np.testing.assert_array_equal(data.features[name], expected[name])
+        assert data.features[name].dtype == np.float32
+    np.testing.assert_array_equal(data.label, expected["label"])
+    np.testing.assert_array_equal(data.split, expected["split"])
+    assert data.class_names == tuple(f"class {c + (layout in ('acmr', 'dscmr'))}" for c in range(CLASSES))
+    assert data.class_embedding is None
+
+
+# Labels ---------------------------------------------------------------------------------------------------------------
+
+
+def test_shifted_labels_are_announced(tmp_path, monkeypatch):
+    said = []
+    monkeypatch.setattr("datamodules.feature_files.rank_zero_info", said.append)
+    read_feature_pairs(save(tmp_path))
+    assert said == []
+    data = read_feature_pairs(save(tmp_path, label=joined(make_parts())["label"] + 1))
+    np.testing.assert_array_equal(data.label, joined(make_parts())["label"])
+    assert len(said) == 1
+    assert "pairs.npz" in said[0]
+    assert "start at 1" in said[0]
+
+
+def test_labels_from_one_stay_where_the_class_list_has_a_class_zero(tmp_path):
+    label = np.maximum(joined(make_parts())["label"], 1)
+    data = read_feature_pairs(save(tmp_path, label=label, class_names=np.array(["a", "b", "c"])))
+    np.testing.assert_array_equal(data.label, label)
+
+
+def test_class_names_as_labels(tmp_path):
+    label = joined(make_parts())["label"]
+    names = np.array(["whale", "castle", "river"])
+    data = read_feature_pairs(save(tmp_path, label=names[label]))
+    assert data.class_names == ("castle", "river", "whale")
+    assert [data.class_names[c] for c in data.label] == names[label].tolist()
+    data = read_feature_pairs(save(tmp_path, label=names[label].astype("S"), class_names=names))
+    assert data.class_names == tuple(names)
+    np.testing.assert_array_equal(data.label, label)
+
+
+def test_label_matrix(tmp_path):
+    label = joined(make_parts())["label"]
+    one_hot = np.eye(CLASSES, dtype=np.uint8)[label]
+    np.testing.assert_array_equal(read_feature_pairs(save(tmp_path, label=one_hot)).label, label)
+    one_hot[0] = 1
+    data = read_feature_pairs(save(tmp_path, label=one_hot))
+    assert data.label.dtype == bool
+    np.testing.assert_array_equal(data.label, one_hot)
+
+
+@pytest.mark.parametrize(
+    ("label", "message"),
+    [
+        (np.zeros(15) + 0.5, "labels are float64"),
+        (np.full(15, np.nan), "labels are float64"),
+        (np.zeros((15, 2, 2)), "labels are float64 of shape"),
+        (np.arange(15) - 1, "run from -1 to 13"),
+        (np.arange(15) * 1000, "number the classes"),
+        (np.full((15, 3), 2), "zeros and ones only"),
+        (np.zeros((15, 3), dtype=bool), "no class"),
+        (np.zeros(14, dtype=int), "row counts differ"),
+        (np.zeros(15, dtype="datetime64[s]"), "labels are datetime64"),
+    ],
+)
+@pytest.mark.parametrize("drop", [(), ("split",)])
+def test_bad_labels_are_refused(tmp_path, label, message, drop):
+    with pytest.raises(DataError, match=r"pairs\.npz") as error:
+        read_feature_pairs(save(tmp_path, drop, label=label))
+    assert message in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "label", [np.eye(3, dtype=int)[np.arange(15) % 3], np.array(["a", "b", "z"])[np.arange(15) % 3]]
+)
+def test_labels_outside_the_class_names_are_refused(tmp_path, label):
+    with pytest.raises(DataError, match="class_names"):
+        read_feature_pairs(save(tmp_path, label=label, class_names=np.array(["a", "b", "c", "d"])))
+
+
+# One .npz file --------------------------------------------------------------------------------------------------------
+
+
+def test_drawn_split_is_stratified_and_seeded(tmp_path):
+    label = np.repeat(np.arange(4), 10)
+    features = np.random.default_rng(0).standard_normal((40, 3))
+    file = save(tmp_path, ("split",), image=features, text=features, label=label)
+    first, again, other = (read_feature_pairs(file, 0.3, seed) for seed in (0, 0, 1))
+    assert np.bincount(label[first.split == "test"]).tolist() == [3, 3, 3, 3]
+    assert set(first.split) == {"train", "test"}
+    np.testing.assert_array_equal(first.split, again.split)
+    assert (first.split != other.split).any()
+
+
+def test_class_embedding_comes_along(tmp_path):
+    table = np.random.default_rng(0).standard_normal((CLASSES, 7))
+    data = read_feature_pairs(save(tmp_path, class_embedding=table))
+    np.testing.assert_array_equal(data.class_embedding, table.astype(np.float32))
+    with pytest.raises(DataError, match="class_embedding"):
+        read_feature_pairs(save(tmp_path, class_embedding=table[1:]))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"audio": np.zeros((15, 2)), "depth": np.zeros((15, 2))}, "unknown array audio, depth"),
+        ({"image": np.array([{}] * 15)}, "Object arrays cannot be loaded"),
+        ({"image": np.zeros(15)}, "expected numbers of shape"),
+        ({"text": np.array([["a"]] * 15)}, "expected numbers of shape"),
+        ({"text": np.full((15, 2), 1e300)}, "NaN or infinite"),
+        ({"text": np.zeros((14, 2))}, "row counts differ"),
+        ({"split": np.zeros(15)}, "split holds float64"),
+        ({"split": np.array(["train"] * 14 + ["dev"])}, "'dev' is unknown"),
+        ({"class_names": np.arange(3)}, "class_names holds int64"),
+        ({"class_names": np.array(["a", "a", "b"])}, "listed more than once"),
+    ],
+)
+def test_bad_arrays_are_refused(tmp_path, changes, message):
+    with pytest.raises(DataError, match=r"pairs\.npz") as error:
+        read_feature_pairs(save(tmp_path, **changes))
+    assert message in str(error.value)
+
+
+def test_missing_array_is_named(tmp_path):
+    with pytest.raises(DataError, match="holds image, split; add text, label"):
+        read_feature_pairs(save(tmp_path, ("text", "label")))
+
+
+# Finding the layout ---------------------------------------------------------------------------------------------------
+
+
+def test_unknown_places_list_the_accepted_layouts(tmp_path):
+    (tmp_path / "note.txt").write_text("hello")
+    for path, message in (
+        (tmp_path, "no known layout"),
+        (tmp_path / "x", "does not exist"),
+        (tmp_path / "note.txt", "not an .npz"),
+    ):
+        with pytest.raises(DataError) as error:
+            read_feature_pairs(path)
+        for expected in (
+            str(path),
+            message,
+            ".npz file",
+            "train_img_files.pkl",
+            "train_img_feats.pkl",
+            "train_img_lab.mat",
+        ):
+            assert expected in str(error.value)
+
+
+def test_several_data_sets_in_one_folder_are_refused(tmp_path):
+    write_jfse(tmp_path, make_parts())
+    write_npz(tmp_path, make_parts())
+    with pytest.raises(DataError, match=r"JFSE pickles, pairs\.npz"):
+        read_feature_pairs(tmp_path)
+    assert len(read_feature_pairs(tmp_path / "pairs.npz")) == TRAIN + TEST
+
+
+@pytest.mark.parametrize(
+    ("layout", "missing"), [("jfse", "test_txt_files.pkl"), ("jfse", "train_labels.pkl"), ("dscmr", "test_img_lab.mat")]
+)
+def test_missing_file_is_named(tmp_path, layout, missing):
+    WRITERS[layout](tmp_path, make_parts())
+    (tmp_path / missing).unlink()
+    with pytest.raises(DataError, match=f"lacks {missing}; add"):
+        read_feature_pairs(tmp_path)
+
+
+# Folders --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["test_txt_files.pkl", "test_labels.pkl"])
+def test_row_counts_are_compared_within_each_split(tmp_path, name):
+    write_jfse(tmp_path, make_parts())
+    dump(tmp_path, name, load_pickle(tmp_path / name)[1:])
+    with pytest.raises(DataError, match=rf"{name}: has 5 rows but .*test_img_files\.pkl has 6"):
+        read_feature_pairs(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("train_txt_files.pkl", np.zeros((TRAIN, 3))),
+        ("train_labels.pkl", ["a"] * TRAIN),
+        ("train_labels.pkl", [0] * TRAIN),
+    ],
+)
+def test_splits_of_different_form_are_refused(tmp_path, name, value):
+    write_jfse(tmp_path, make_parts())
+    dump(tmp_path, name, value)
+    with pytest.raises(DataError, match="only the number of rows may differ"):
+        read_feature_pairs(tmp_path)
+
+
+@pytest.mark.parametrize("value", [[[1.0, 2.0], [3.0]], {"features": 1}, [{"a": 1}] * TRAIN, 3.0, ["a"] * TRAIN, None])
+def test_pickle_of_something_else_is_refused(tmp_path, value):
+    write_jfse(tmp_path, make_parts())
+    dump(tmp_path, "train_img_files.pkl", value)
+    with pytest.raises(DataError, match=r"train_img_files\.pkl"):
+        read_feature_pairs(tmp_path)
+
+
+def test_class_embedding_per_item_becomes_one_per_class(tmp_path):
+    parts = make_parts()
+    write_jfse(tmp_path, parts)
+    label, table = parts["train"]["label"], np.random.default_rng(1).standard_normal((CLASSES, 6)).astype(np.float32)
+    dump(tmp_path, "train_attribute.pkl", list(table[label]))
+    np.testing.assert_array_equal(read_feature_pairs(tmp_path).class_embedding, table)
+    dump(tmp_path, "train_attribute.pkl", table)
+    with pytest.raises(DataError, match=r"train_attribute\.pkl: has 3 rows"):
+        read_feature_pairs(tmp_path)
+    changed = table[label]
+    changed[-1] += 1
+    dump(tmp_path, "train_attribute.pkl", changed)
+    with pytest.raises(DataError, match="row 8 differs"):
+        read_feature_pairs(tmp_path)
+
+
+def test_class_without_training_item_leaves_no_class_embedding(tmp_path):
+    parts = make_parts()
+    parts["train"]["label"] = parts["train"]["label"] % (CLASSES - 1)
+    write_jfse(tmp_path, parts)
+    dump(tmp_path, "train_attribute.pkl", np.ones((TRAIN, 2)))
+    with pytest.warns(UserWarning, match="covers 2 of 3 classes"):
+        assert read_feature_pairs(tmp_path).class_embedding is None
+    for split, rows in ROWS.items():
+        dump(tmp_path, f"{split}_labels.pkl", np.ones((rows, CLASSES)))
+    with pytest.warns(UserWarning, match="several classes"):
+        assert read_feature_pairs(tmp_path).class_embedding is None
+
+
+def test_matlab_files(tmp_path):
+    file = tmp_path / "train_txt.mat"
+    scipy.io.savemat(file, {"train_txt": scipy.sparse.csc_matrix(np.eye(3))})
+    np.testing.assert_array_equal(load_mat(file), np.eye(3))
+    scipy.io.savemat(file, {"features": np.eye(3)})
+    with pytest.raises(DataError, match=r"train_txt\.mat: holds features; expected the variable train_txt"):
+        load_mat(file)
+    scipy.io.savemat(file, {"train_txt": np.array(["a", 1], dtype=object)})
+    with pytest.raises(DataError, match=r"train_txt\.mat: holds object"):
+        load_mat(file)
+    file.write_bytes(b"MATLAB 7.3 MAT-file".ljust(124) + struct.pack("<H", 0x0200) + b"IM" + bytes(400))
+    with pytest.raises(DataError, match="MATLAB file of version 7 or older"):
+        load_mat(file)
+
+
+@pytest.mark.parametrize("layout", WRITERS)
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.9])
+def test_truncated_file_is_named(tmp_path, layout, share):
+    parts = make_parts()
+    WRITERS[layout](tmp_path, parts)
+    file = next(
+        tmp_path / name
+        for name in ("pairs.npz", "test_txt_vecs.pkl", "test_txt_files.pkl", "test_txt.mat")
+        if (tmp_path / name).exists()
+    )
+    whole = file.read_bytes()
+    file.write_bytes(whole[: int(share * len(whole))])
+    with pytest.raises(DataError, match=f"{file.name}: cannot be read as"):
+        read_feature_pairs(tmp_path)
+
+
+# Pickles --------------------------------------------------------------------------------------------------------------
+
+ARRAYS = hnp.arrays(
+    dtype=hnp.floating_dtypes(sizes=(32, 64)) | hnp.integer_dtypes() | hnp.boolean_dtypes(),
+    shape=hnp.array_shapes(min_dims=1, max_dims=2, max_side=4),
+)
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    array=ARRAYS, protocol=st.integers(0, pickle.HIGHEST_PROTOCOL), form=st.sampled_from(["array", "fortran", "list"])
+)
+def test_pickles_round_trip(tmp_path_factory, array, protocol, form):
+    value = {"array": array, "fortran": np.asfortranarray(array), "list": list(array)}[form]
+    file = dump(tmp_path_factory.getbasetemp(), "train_img_files.pkl", value, protocol)
+    np.testing.assert_array_equal(load_pickle(file), array)
+
+
+def python2_pickle(array: np.ndarray) -> bytes:
+    """The bytes that Python 2 writes for a list of the array's rows: protocol 2, strings as SHORT_BINSTRING."""
+
+    def string(raw: bytes) -> bytes:
+        return b"U" + bytes([len(raw)]) + raw
+
+    def row(values: np.ndarray) -> bytes:
+        kind = np.dtype(values.dtype).str
+        dtype = b"cnumpy\ndtype\n" + string(kind[1:].encode()) + b"K\x00K\x01\x87R"
+        dtype += b"(K\x03" + string(kind[0].encode()) + b"NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb"
+        new = b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85" + string(b"b") + b"\x87R"
+        return new + b"(K\x01K" + bytes([len(values)]) + b"\x85" + dtype + b"\x89" + string(values.tobytes()) + b"tb"
+
+    return b"\x80\x02](" + b"".join(row(values) for values in array) + b"e."
+
+
+@pytest.mark.parametrize("dtype", ["<f4", ">f8", "<i8"])
+def test_python2_pickle(tmp_path, dtype):
+    array = np.array([[1.5, -2.0, 200.25], [4.0, 1e9, -6.5]]).astype(dtype)
+    file = tmp_path / "train_img_feats.pkl"
+    file.write_bytes(python2_pickle(array))
+    assert pickle.loads(file.read_bytes(), encoding="latin1")[1].tolist() == array[1].tolist()
+    np.testing.assert_array_equal(load_pickle(file), array)
+
+
+class Call:
+    """Pickles as a call of a function."""
+
+    def __init__(self, function, *arguments):
+        self.call = (function, arguments)
+
+    def __reduce__(self):
+        return self.call
+
+
+def payloads(marker: Path) -> dict[str, object]:
+    write = f"open({str(marker)!r}, 'w').close()"
+    return {
+        f"{os.system.__module__}.system": Call(os.system, f"touch {marker}"),
+        "builtins.eval": Call(builtins.eval, write),
+        "builtins.exec": [np.zeros(2), Call(builtins.exec, write)],
+        "builtins.getattr": Call(getattr, np.zeros(2), "tofile"),
+        "functools.partial": Call(partial, os.system, f"touch {marker}"),
+        "datamodules.feature_files.load_pickle": Call(load_pickle, marker),
+    }
+
+
+@pytest.mark.parametrize("protocol", [0, 2, 4])
+@pytest.mark.parametrize("name", payloads(Path("x")))
+def test_code_in_pickles_is_refused_and_not_run(tmp_path, name, protocol):
+    marker = tmp_path / "executed"
+    file = dump(tmp_path, "train_labels.pkl", payloads(marker)[name], protocol)
+    with pytest.raises(DataError, match="refused") as error:
+        load_pickle(file)
+    assert str(file) in str(error.value)
+    assert name.removeprefix("builtins.") in str(error.value)
+    assert not marker.exists()
+
+
+def test_the_payloads_do_run_outside_the_reader(tmp_path):
+    """Without this, the test above could pass with harmless payloads."""
+    for i, name in enumerate((f"{os.system.__module__}.system", "builtins.eval")):
+        marker = tmp_path / f"executed-{i}"
+        pickle.loads(pickle.dumps(payloads(marker)[name]))
+        assert marker.exists()
+
+
+def test_object_arrays_in_pickles_are_refused(tmp_path):
+    marker = tmp_path / "executed"
+    inner = np.array([Call(os.system, f"touch {marker}"), None], dtype=object)
+    for value in (inner, np.array([1, None], dtype=object), np.zeros(2, dtype="f4,i4")):
+        file = dump(tmp_path, "train_img_files.pkl", value)
+        with pytest.raises(DataError, match=r"train_img_files\.pkl"):
+            load_pickle(file)
+    assert not marker.exists()
+
+
+def test_damaged_memo_index_claims_no_memory(tmp_path):
+    file = tmp_path / "train_labels.pkl"
+    for index in (1, 2**20):
+        file.write_bytes(b"\x80\x02]r" + struct.pack("<I", index) + b"(K\x00K\x01e.")
+        if index == 1:
+            np.testing.assert_array_equal(load_pickle(file), [0, 1])
+    with pytest.raises(DataError, match="memo index 1048576"):
+        load_pickle(file)
+
+
+@settings(max_examples=200, deadline=None)
+@given(data=st.data())
+def test_damaged_pickles_give_an_array_or_a_data_error(tmp_path_factory, data):
+    protocol = data.draw(st.sampled_from([0, 2, 4, 5]))
+    raw = bytearray(pickle.dumps([np.arange(3.0), np.arange(3.0)], protocol))
+    for _ in range(data.draw(st.integers(1, 3))):
+        raw[data.draw(st.integers(0, len(raw) - 1))] = data.draw(st.integers(0, 255))
+    file = tmp_path_factory.getbasetemp() / "damaged.pkl"
+    file.write_bytes(raw[: data.draw(st.integers(0, len(raw)))])
+    try:
+        outcome = load_pickle(file)
+    except DataError as error:
+        outcome = str(error)
+    assert isinstance(outcome, np.ndarray) or "damaged.pkl" in outcome
+
+
+# The datamodule -------------------------------------------------------------------------------------------------------
+
+
+def test_datamodule_hands_out_the_features(tmp_path):
+    write_jfse(tmp_path, make_parts())
+    module = FeaturePairs(tmp_path, dataset="mine", batch_size=4, validation_fraction=0.34, class_encoder="one-hot")
+    assert (module.dataset, module.features, module.data_kind) == ("mine", "own", "real")
+    assert module.dims == {"image": 5, "text": 4, "class_embedding": CLASSES}
+    parts = [module.indices(name) for name in ("train", "validation", "standard")]
+    np.testing.assert_array_equal(np.sort(np.concatenate(parts)), np.arange(TRAIN + TEST))
+    (batch,) = list(module.test_dataloader()[0])
+    np.testing.assert_array_equal(batch["image"], make_parts()["test"]["image"])
+    np.testing.assert_array_equal(batch["label"], make_parts()["test"]["label"])
+
+
+def test_datamodule_draws_the_split_by_its_seed(tmp_path):
+    file = save(tmp_path, ("split",))
+    tests = [
+        FeaturePairs(file, test_fraction=0.4, split_seed=seed, class_encoder="one-hot").indices("standard").tolist()
+        for seed in (0, 0, 1)
+    ]
+    assert len(tests[0]) == 6
+    assert tests[0] == tests[1] != tests[2]
+
+
+def test_datamodule_refusals(tmp_path):
+    for fraction in (0, 1, -0.1, 20):
+        with pytest.raises(ValueError, match="test_fraction is"):
+            FeaturePairs(save(tmp_path), test_fraction=fraction).data  # noqa: B018
+    with pytest.raises(DataError, match="does not exist"):
+        FeaturePairs(tmp_path / "nowhere").data  # noqa: B018
+    with pytest.raises(TypeError, match="batchsize"):
+        FeaturePairs(tmp_path, batchsize=3)

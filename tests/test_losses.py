@@ -1,0 +1,536 @@
+"""Losses against their NumPy references, their gradients, their registry and their refusals."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+import reference
+import torch
+from torch import nn
+from torch.autograd import gradcheck
+
+from losses import LossOutput, available_losses, build_loss, register_loss
+
+# scipy warns from an estimated error of 2e-13 on, far below the tolerance here.
+pytestmark = pytest.mark.filterwarnings("ignore:logm result may be inaccurate:RuntimeWarning")
+
+NAMES = ["image", "text", "audio", "video"]
+BATCH, WIDTH = 6, 4
+
+PAIR_LOSSES = {
+    "cmpm_kl": [{}],
+    "kl": [{}, {"temperature": 0.3}],
+    "cs": [{}, {"temperature": 0.3}],
+    "infonce": [{}, {"temperature": 0.3}],
+    "mmd": [{}, {"sigma": 2.0}],
+    "coral": [{}],
+    "log_coral": [{}, {"ridge": 0.5}],
+}
+PAIR_CASES = [(name, keywords) for name, cases in PAIR_LOSSES.items() for keywords in cases]
+SCHEMES = ["clockwise", "counterclockwise", "bidirectional", "mixed"]
+NEED_LABELS = ["cmpm_kl", "kl", "cs", "gcs"]
+PAIRWISE = ["kl", "cs", "cmpm_kl", "mmd", "coral", "infonce"]
+
+
+def make_embeddings(modalities: int = 2, seed: int = 0, batch: int = BATCH, width: int = WIDTH):
+    """Embeddings of unequal norms, between about 0.2 and 5."""
+    generator = torch.Generator().manual_seed(seed)
+    embeddings = {}
+    for name in NAMES[:modalities]:
+        norms = torch.logspace(-0.7, 0.7, batch, dtype=torch.float64)[torch.randperm(batch, generator=generator)]
+        directions = torch.randn(batch, width, generator=generator, dtype=torch.float64)
+        embeddings[name] = norms[:, None] * directions
+    return embeddings
+
+
+def as_arrays(embeddings):
+    return {name: x.detach().numpy() for name, x in embeddings.items()}
+
+
+def soft_target(zeros: bool = True) -> torch.Tensor:
+    """An asymmetric target with rows of different sums and a positive diagonal."""
+    generator = torch.Generator().manual_seed(7)
+    target = torch.rand(BATCH, BATCH, generator=generator, dtype=torch.float64) + 0.1
+    if zeros:
+        target[torch.rand(BATCH, BATCH, generator=generator) < 0.4] = 0.0
+        target += torch.eye(BATCH, dtype=torch.float64)
+    return target * torch.linspace(0.3, 4, BATCH, dtype=torch.float64)[:, None]
+
+
+MULTI_HOT = torch.tensor([[1, 1, 0], [0, 1, 0], [0, 0, 0], [0, 0, 1], [1, 0, 1], [0, 0, 0]])
+LABELS = {
+    "integer": torch.tensor([0, 1, 0, 2, 1, 0]),
+    "int32": torch.tensor([0, 1, 0, 2, 1, 0], dtype=torch.int32),
+    "distinct": torch.arange(BATCH),
+    "one class": torch.zeros(BATCH, dtype=torch.long),
+    "multi-hot": MULTI_HOT,
+    "bool multi-hot": MULTI_HOT.bool(),
+    "square multi-hot": torch.cat([MULTI_HOT, MULTI_HOT.flip(1)], dim=1),
+    "soft": soft_target(),
+    "positive soft": soft_target(zeros=False),
+}
+
+
+def assert_matches(output: LossOutput, parts: dict[str, float]) -> None:
+    assert isinstance(output, LossOutput)
+    assert list(output.parts) == list(parts)
+    assert output.total.shape == ()
+    for name, value in output.parts.items():
+        assert value.shape == ()
+        assert not value.requires_grad
+        np.testing.assert_allclose(value.numpy(), parts[name], rtol=1e-9, atol=1e-12, err_msg=name)
+    np.testing.assert_allclose(output.total.detach().numpy(), sum(parts.values()), rtol=1e-9, atol=1e-12)
+
+
+# Values
+
+
+@pytest.mark.parametrize("labels", LABELS)
+@pytest.mark.parametrize(("name", "keywords"), PAIR_CASES)
+def test_two_modality_loss_matches_reference(name, keywords, labels):
+    embeddings = make_embeddings()
+    output = build_loss(name, **keywords)(embeddings, LABELS[labels])
+    assert_matches(output, reference.LOSSES[name](as_arrays(embeddings), LABELS[labels].numpy(), **keywords))
+
+
+@pytest.mark.parametrize("labels", ["positive soft", "one class"])
+def test_reverse_kl_matches_reference(labels):
+    embeddings = make_embeddings()
+    output = build_loss("kl", temperature=0.2, direction="reverse")(embeddings, LABELS[labels])
+    expected = reference.kl_parts(as_arrays(embeddings), LABELS[labels].numpy(), 0.2, "reverse")
+    assert_matches(output, expected)
+
+
+@pytest.mark.parametrize("labels", LABELS)
+@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize("modalities", [2, 3, 4])
+def test_gcs_matches_reference(modalities, scheme, labels):
+    embeddings = make_embeddings(modalities)
+    output = build_loss("gcs", temperature=0.2, scheme=scheme)(embeddings, LABELS[labels])
+    assert_matches(output, reference.gcs_parts(as_arrays(embeddings), LABELS[labels].numpy(), 0.2, scheme))
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize("modalities", [2, 3, 4])
+def test_gcs_without_target_matches_reference(modalities, scheme):
+    embeddings = make_embeddings(modalities)
+    output = build_loss("gcs", scheme=scheme, use_target=False)(embeddings)
+    assert_matches(output, reference.gcs_parts(as_arrays(embeddings), None, 0.1, scheme, use_target=False))
+
+
+def test_gcs_defaults():
+    embeddings = make_embeddings(3)
+    output = build_loss("gcs")(embeddings, LABELS["integer"])
+    assert_matches(output, reference.gcs_parts(as_arrays(embeddings), LABELS["integer"].numpy()))
+
+
+@pytest.mark.parametrize("name", ["infonce", "mmd", "coral", "log_coral"])
+def test_losses_that_need_no_labels(name):
+    embeddings = make_embeddings()
+    assert_matches(build_loss(name)(embeddings), reference.LOSSES[name](as_arrays(embeddings)))
+
+
+@pytest.mark.parametrize("sigma", reference.JFSE_SIGMAS)
+def test_mmd_of_close_samples_at_every_bandwidth(sigma):
+    """Distances of the order of the bandwidth, where the kernel is neither 0 nor 1."""
+    embeddings = {name: x * math.sqrt(sigma) for name, x in make_embeddings().items()}
+    assert_matches(build_loss("mmd", sigma=sigma)(embeddings), reference.mmd_parts(as_arrays(embeddings), sigma=sigma))
+
+
+@pytest.mark.parametrize("name", ["cmpm_kl", "kl", "cs", "infonce", "gcs"])
+def test_zero_vector_has_cosine_zero(name):
+    embeddings = make_embeddings(3 if name == "gcs" else 2)
+    embeddings["text"][2] = 0.0
+    embeddings["image"][4] = 0.0
+    leaves = {key: x.clone().requires_grad_() for key, x in embeddings.items()}
+    output = build_loss(name)(leaves, LABELS["integer"])
+    assert_matches(output, reference.LOSSES[name](as_arrays(embeddings), LABELS["integer"].numpy()))
+    output.total.backward()
+    assert all(torch.isfinite(x.grad).all() for x in leaves.values())
+
+
+def test_order_of_the_mapping_is_the_order_of_the_ring():
+    embeddings = make_embeddings(4)
+    reordered = {name: embeddings[name] for name in ("text", "image", "audio", "video")}
+    output = build_loss("gcs", scheme="clockwise")(reordered, LABELS["integer"])
+    expected = reference.gcs_parts(as_arrays(reordered), LABELS["integer"].numpy(), scheme="clockwise")
+    assert_matches(output, expected)
+    other = build_loss("gcs", scheme="clockwise")(embeddings, LABELS["integer"])
+    assert abs(output.total - other.total) > 1e-6
+
+
+# Gradients
+
+
+@pytest.mark.parametrize("labels", ["integer", "soft"])
+@pytest.mark.parametrize(
+    ("name", "keywords", "modalities"),
+    [(name, keywords, 2) for name, keywords in PAIR_CASES]
+    + [("gcs", {"scheme": scheme}, 3) for scheme in SCHEMES]
+    + [("gcs", {"use_target": False}, 3), ("pairwise", {"divergence": "cs"}, 3)],
+)
+def test_gradcheck(name, keywords, modalities, labels):
+    loss = build_loss(name, **keywords)
+    embeddings = make_embeddings(modalities, seed=1)
+
+    def total(*tensors):
+        return loss(dict(zip(embeddings, tensors, strict=True)), LABELS[labels]).total
+
+    assert gradcheck(total, [x.requires_grad_() for x in embeddings.values()])
+
+
+def test_gradcheck_of_reverse_kl():
+    loss = build_loss("kl", direction="reverse", temperature=0.5)
+    leaves = [x.requires_grad_() for x in make_embeddings().values()]
+    assert gradcheck(lambda a, b: loss({"image": a, "text": b}, LABELS["positive soft"]).total, leaves)
+
+
+def test_log_coral_with_fewer_items_than_dimensions():
+    """The ridge makes every eigenvalue outside the sample's span equal; the gradient stays exact."""
+    embeddings = make_embeddings(batch=3, width=6)
+    loss = build_loss("log_coral", ridge=0.3)
+    assert_matches(loss(embeddings), reference.log_coral_parts(as_arrays(embeddings), ridge=0.3))
+    leaves = [x.requires_grad_() for x in embeddings.values()]
+    assert gradcheck(lambda a, b: loss({"image": a, "text": b}).total, leaves)
+
+
+@pytest.mark.parametrize(
+    ("name", "keywords", "modalities"),
+    [(name, {"ridge": 0.1} if name == "log_coral" else {}, 2) for name in PAIR_LOSSES]
+    + [("kl", {"direction": "reverse"}, 2), ("gcs", {"use_target": False}, 3)]
+    + [("gcs", {"scheme": scheme}, modalities) for scheme in SCHEMES for modalities in (2, 3)]
+    + [("pairwise", {"divergence": name}, 3) for name in PAIRWISE],
+)
+def test_loss_falls_over_twenty_steps(name, keywords, modalities):
+    generator = torch.Generator().manual_seed(3)
+    embeddings = {key: nn.Parameter(torch.randn(12, 8, generator=generator)) for key in NAMES[:modalities]}
+    labels = torch.arange(12) % 4
+    if keywords.get("direction") == "reverse":
+        labels = 0.1 + (labels[:, None] == labels).float()
+    loss = build_loss(name, **keywords)
+    optimiser = torch.optim.Adam(embeddings.values(), lr=0.05)
+    totals = []
+    for _ in range(20):
+        optimiser.zero_grad()
+        total = loss(embeddings, labels).total
+        total.backward()
+        optimiser.step()
+        totals.append(total.item())
+    assert loss(embeddings, labels).total.item() < 0.95 * totals[0]
+    assert np.isfinite(totals).all()
+
+
+# One-hot targets: every item its own class
+
+
+def cross_entropy(x: np.ndarray, z: np.ndarray, temperature: float) -> np.ndarray:
+    """CE of the rows of cos / temperature with the diagonal as the target."""
+    return -np.log(np.diag(reference.cosine_matching(x, z, temperature)))
+
+
+@pytest.mark.parametrize("temperature", [0.1, 0.5])
+def test_cs_with_one_hot_target_is_half_the_cross_entropy_at_half_the_temperature(temperature):
+    embeddings = make_embeddings()
+    total = build_loss("cs", temperature=temperature)(embeddings, torch.arange(BATCH)).total
+    x, z = as_arrays(embeddings).values()
+    expected = 0.5 * (cross_entropy(x, z, temperature / 2) + cross_entropy(z, x, temperature / 2)).mean()
+    np.testing.assert_allclose(total, expected, rtol=1e-9, atol=1e-12)
+    infonce = build_loss("infonce", temperature=temperature / 2)(embeddings).total
+    np.testing.assert_allclose(total, 0.5 * infonce, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize("temperature", [0.2, 0.8])
+def test_gcs_with_one_hot_target_is_a_quarter_of_the_cross_entropies_at_a_quarter_of_the_temperature(
+    temperature, scheme
+):
+    embeddings = make_embeddings(3)
+    total = build_loss("gcs", temperature=temperature, scheme=scheme)(embeddings, torch.arange(BATCH)).total
+    arrays = as_arrays(embeddings)
+    sets = reference.ring_sets(NAMES[:3], scheme).values()
+    edges = [(arrays[a], arrays[b]) for edge_set in sets for a, b in edge_set]
+    expected = sum(cross_entropy(x, z, temperature / 4).mean() for x, z in edges) / 4
+    np.testing.assert_allclose(total, expected, rtol=1e-9, atol=1e-12)
+
+
+# Small temperatures and low precision
+
+
+LOW_PRECISION = [(name, {}, 2) for name in ("cs", "kl", "infonce")] + [
+    ("gcs", {"scheme": scheme}, modalities) for scheme in SCHEMES for modalities in (2, 3)
+]
+
+
+@pytest.mark.parametrize("labels", ["integer", "distinct", "one class", "multi-hot", "soft"])
+@pytest.mark.parametrize(("name", "keywords", "modalities"), LOW_PRECISION)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_saturated_matching_is_finite_in_value_and_gradient(dtype, name, keywords, modalities, labels):
+    """Temperature 1e-4: logits between -1e4 and 1e4, the pair among the least similar."""
+    embeddings = {key: 10 * x.to(dtype) for key, x in make_embeddings(modalities).items()}
+    embeddings["text"] = -embeddings["image"]
+    leaves = {key: x.clone().requires_grad_() for key, x in embeddings.items()}
+    target = LABELS[labels].float() if labels == "soft" else LABELS[labels]
+    output = build_loss(name, temperature=1e-4, **keywords)(leaves, target)
+    assert torch.isfinite(output.total)
+    output.total.backward()
+    assert all(torch.isfinite(x.grad).all() and x.grad.dtype == dtype for x in leaves.values())
+
+
+@pytest.mark.parametrize("temperature", [1e-4, 0.1])
+@pytest.mark.parametrize(("name", "keywords", "modalities"), LOW_PRECISION)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_value_is_the_float32_value(dtype, name, keywords, modalities, temperature):
+    embeddings = {key: x.to(dtype) for key, x in make_embeddings(modalities).items()}
+    loss = build_loss(name, temperature=temperature, **keywords)
+    low = loss(embeddings, LABELS["integer"]).total
+    full = loss({key: x.float() for key, x in embeddings.items()}, LABELS["integer"]).total
+    assert full.dtype == torch.float32
+    np.testing.assert_allclose(low.float(), full, rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["cmpm_kl", "kl", "cs", "infonce", "gcs", "mmd", "coral"])
+def test_automatic_mixed_precision_does_not_lower_the_precision_of_a_loss(name):
+    embeddings = {key: x.float() for key, x in make_embeddings().items()}
+    loss = build_loss(name)
+    full = loss(embeddings, LABELS["integer"]).total
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        mixed = loss(embeddings, LABELS["integer"]).total
+    np.testing.assert_allclose(mixed, full, rtol=1e-6)
+
+
+def test_collapsed_embeddings_match_uniformly():
+    ones = torch.ones(BATCH, WIDTH, dtype=torch.float64)
+    total = build_loss("gcs", use_target=False)(dict.fromkeys(NAMES[:3], ones)).total
+    np.testing.assert_allclose(total, 0.0, atol=1e-12)
+    total = build_loss("cs")({"image": ones, "text": ones}, torch.arange(BATCH)).total
+    np.testing.assert_allclose(total, np.log(BATCH), rtol=1e-12)
+
+
+# Pairwise
+
+
+@pytest.mark.parametrize("labels", ["integer", "multi-hot", "soft"])
+@pytest.mark.parametrize("modalities", [2, 3, 4])
+@pytest.mark.parametrize("name", PAIRWISE)
+def test_pairwise_is_the_sum_over_pairs(name, modalities, labels):
+    embeddings = make_embeddings(modalities)
+    output = build_loss("pairwise", divergence=name)(embeddings, LABELS[labels])
+    assert_matches(output, reference.pairwise_parts(as_arrays(embeddings), LABELS[labels].numpy(), name))
+    single = build_loss(name)
+    pairs = [
+        single({a: embeddings[a], b: embeddings[b]}, LABELS[labels]).total
+        for a, b in itertools.combinations(embeddings, 2)
+    ]
+    torch.testing.assert_close(output.total, sum(pairs), rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize(
+    "keywords", [{"divergence": "kl", "temperature": 0.4}, {"divergence": "mmd", "sigma": 3.0}, {}]
+)
+def test_pairwise_passes_keywords_on(keywords):
+    embeddings = make_embeddings(3)
+    output = build_loss("pairwise", **keywords)(embeddings, LABELS["integer"])
+    keywords = {"divergence": "kl"} | keywords
+    assert_matches(output, reference.pairwise_parts(as_arrays(embeddings), LABELS["integer"].numpy(), **keywords))
+
+
+@pytest.mark.parametrize(("divergence", "keyword"), [("kl", "sigma"), ("mmd", "temperature"), ("coral", "temperature")])
+def test_pairwise_refuses_a_keyword_of_another_loss(divergence, keyword):
+    with pytest.raises(TypeError, match=keyword):
+        build_loss("pairwise", divergence=divergence, **{keyword: 0.5})
+
+
+def test_pairwise_refuses_an_unknown_divergence():
+    with pytest.raises(ValueError, match="coral"):
+        build_loss("pairwise", divergence="corral")
+
+
+# Registry
+
+
+def test_available_losses_are_sorted_and_complete():
+    names = list(available_losses())
+    assert names == sorted(names)
+    assert set(names) >= {*PAIR_LOSSES, "gcs", "pairwise"}
+
+
+@pytest.mark.parametrize(("wrong", "nearest"), [("infonec", "infonce"), ("log-coral", "log_coral"), ("GCS", "gcs")])
+def test_unknown_loss_names_the_nearest(wrong, nearest):
+    with pytest.raises(ValueError, match=nearest) as caught:
+        build_loss(wrong)
+    assert wrong in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong", "nearest"),
+    [
+        ("cs", "temprature", "temperature"),
+        ("gcs", "use_targets", "use_target"),
+        ("gcs", "shceme", "scheme"),
+        ("mmd", "sigmas", "sigma"),
+        ("kl", "directoin", "direction"),
+        ("log_coral", "rigde", "ridge"),
+        ("pairwise", "divergance", "divergence"),
+    ],
+)
+def test_unknown_keyword_names_the_nearest(name, wrong, nearest):
+    with pytest.raises(TypeError, match=rf"\b{nearest}\b") as caught:
+        build_loss(name, **{wrong: 1})
+    assert wrong in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["cmpm_kl", "coral"])
+def test_keyword_of_a_loss_without_any(name):
+    with pytest.raises(TypeError, match="temperature"):
+        build_loss(name, temperature=0.1)
+
+
+def test_registered_loss_can_be_built_and_not_registered_twice():
+    @register_loss("norm_gap_of_the_tests")
+    class NormGap(nn.Module):
+        def __init__(self, weight: float = 1.0) -> None:
+            super().__init__()
+            self.weight = weight
+
+        def forward(self, embeddings, labels=None):
+            a, b = embeddings.values()
+            gap = self.weight * (a.norm() - b.norm()) ** 2
+            return LossOutput(total=gap, parts={"gap": gap.detach()})
+
+    assert "norm_gap_of_the_tests" in available_losses()
+    assert isinstance(build_loss("norm_gap_of_the_tests", weight=2.0), NormGap)
+    for name in ("norm_gap_of_the_tests", "cs"):
+        with pytest.raises(ValueError, match=name):
+            register_loss(name)(NormGap)
+    assert not isinstance(build_loss("cs"), NormGap)
+
+
+@pytest.mark.parametrize(
+    ("name", "keywords"),
+    [
+        ("gcs", {"scheme": "clockwize"}),
+        ("kl", {"direction": "sideways"}),
+        *[(name, {"temperature": value}) for name in ("kl", "cs", "gcs", "infonce") for value in (0.0, -0.1)],
+        ("mmd", {"sigma": 0.0}),
+        ("mmd", {"sigma": []}),
+        ("log_coral", {"ridge": -1.0}),
+    ],
+)
+def test_impossible_setting_is_refused_when_the_loss_is_built(name, keywords):
+    with pytest.raises(ValueError, match=next(iter(keywords))):
+        build_loss(name, **keywords)
+
+
+# Bad input
+
+
+ALL_LOSSES = [*PAIR_LOSSES, "gcs", "pairwise"]
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        pytest.param(lambda x: x.index_fill(0, torch.tensor([3]), float("nan")), id="nan"),
+        pytest.param(lambda x: x.index_fill(0, torch.tensor([3]), float("inf")), id="inf"),
+        pytest.param(lambda x: x[:-1], id="rows"),
+        pytest.param(lambda x: x[:, :-1], id="columns"),
+        pytest.param(lambda x: x[:, 0], id="1-D"),
+        pytest.param(lambda x: x[None], id="3-D"),
+        pytest.param(lambda x: x.long(), id="integer"),
+        pytest.param(lambda x: x[:0], id="no rows"),
+    ],
+)
+@pytest.mark.parametrize("name", ALL_LOSSES)
+def test_bad_embeddings_name_the_modality(name, bad):
+    embeddings = make_embeddings(3 if name in ("gcs", "pairwise") else 2)
+    last = list(embeddings)[-1]
+    embeddings[last] = bad(embeddings[last])
+    with pytest.raises(ValueError, match=last):
+        build_loss(name)(embeddings, LABELS["integer"])
+
+
+@pytest.mark.parametrize("name", ALL_LOSSES)
+def test_empty_batch_is_refused(name):
+    embeddings = {key: x[:0] for key, x in make_embeddings().items()}
+    with pytest.raises(ValueError, match="image"):
+        build_loss(name)(embeddings, torch.zeros(0, dtype=torch.long))
+
+
+@pytest.mark.parametrize("name", ALL_LOSSES)
+def test_one_modality_is_refused(name):
+    with pytest.raises(ValueError, match="image"):
+        build_loss(name)(make_embeddings(1), LABELS["integer"])
+    with pytest.raises(ValueError, match="modalit"):
+        build_loss(name)({}, LABELS["integer"])
+
+
+@pytest.mark.parametrize("name", PAIR_LOSSES)
+def test_two_modality_loss_refuses_three_and_names_what_takes_three(name):
+    with pytest.raises(ValueError, match=r"pairwise|gcs"):
+        build_loss(name)(make_embeddings(3), LABELS["integer"])
+
+
+@pytest.mark.parametrize("name", [*NEED_LABELS, "pairwise"])
+def test_missing_labels_are_named(name):
+    with pytest.raises(ValueError, match=r"needs.*labels|labels.*need"):
+        build_loss(name)(make_embeddings())
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        pytest.param(LABELS["integer"][:-1], id="integer rows"),
+        pytest.param(MULTI_HOT[:-1], id="multi-hot rows"),
+        pytest.param(soft_target()[:-1], id="soft rows"),
+        pytest.param(soft_target()[:, :-1], id="soft columns"),
+        pytest.param(torch.zeros(BATCH, BATCH, 1), id="3-D"),
+        pytest.param(torch.tensor(0), id="0-D"),
+        pytest.param(soft_target().index_fill(0, torch.tensor([1]), 0.0), id="zero row"),
+        pytest.param(soft_target().index_fill(1, torch.tensor([1]), 0.0), id="zero column"),
+        pytest.param(soft_target() - 0.5, id="negative weights"),
+        pytest.param(soft_target().index_fill(0, torch.tensor([1]), float("nan")), id="nan"),
+        pytest.param(soft_target().index_fill(0, torch.tensor([1]), float("inf")), id="inf"),
+    ],
+)
+@pytest.mark.parametrize("name", NEED_LABELS)
+def test_bad_labels_are_refused(name, labels):
+    with pytest.raises(ValueError, match=r"label|target"):
+        build_loss(name)(make_embeddings(), labels)
+
+
+@pytest.mark.parametrize("labels", ["integer", "multi-hot", "soft"])
+def test_reverse_kl_refuses_zero_targets_and_names_cmpm_kl(labels):
+    with pytest.raises(ValueError, match="cmpm_kl"):
+        build_loss("kl", direction="reverse")(make_embeddings(), LABELS[labels])
+
+
+def test_log_coral_of_a_singular_covariance_names_the_ridge():
+    embeddings = make_embeddings(batch=4, width=6)
+    with pytest.raises(ValueError, match="ridge"):
+        build_loss("log_coral")(embeddings)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("defect", ["constant column", "repeated column", "repeated rows"])
+@pytest.mark.parametrize("seed", range(8))
+def test_log_coral_of_a_singular_covariance_of_many_items_names_the_ridge(defect, dtype, seed):
+    """Rounding leaves the smallest eigenvalue near, not at, zero; its logarithm would be noise."""
+    embeddings = make_embeddings(batch=12, seed=seed)
+    text = embeddings["text"]
+    if defect == "constant column":
+        text[:, 1] = 0.3
+    elif defect == "repeated column":
+        text[:, 1] = text[:, 2]
+    else:
+        text[:] = text[:3].repeat(4, 1)
+    with pytest.raises(ValueError, match="ridge"):
+        build_loss("log_coral")({key: x.to(dtype) for key, x in embeddings.items()})
+
+
+@pytest.mark.parametrize("name", ["coral", "log_coral"])
+def test_covariance_of_one_item_is_refused(name):
+    with pytest.raises(ValueError, match=r"two|at least 2|batch"):
+        build_loss(name, **({"ridge": 0.1} if name == "log_coral" else {}))(make_embeddings(batch=1))

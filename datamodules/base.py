@@ -75,6 +75,8 @@ class FeatureDataModule(L.LightningDataModule):
         class_encoder: "one-hot", "all-MiniLM-L6-v2" (installed with the suite), "from-data" (the embedding that came
             with the data), or the name or local folder of another sentence-transformers model.
         shuffle_seed: draws the training order; the order depends on this seed and the epoch alone.
+        as_published: as the public code of JFSE does, train on all training items in their fixed order and validate on
+            the test items, so that they choose the epoch. For comparison with published numbers only.
 
     Raises:
         ValueError: an argument outside its range.
@@ -94,6 +96,7 @@ class FeatureDataModule(L.LightningDataModule):
         class_seed: int = 0,
         class_encoder: str = "all-MiniLM-L6-v2",
         shuffle_seed: int = 0,
+        as_published: bool = False,
     ) -> None:
         super().__init__()
         if batch_size < 1:
@@ -105,6 +108,9 @@ class FeatureDataModule(L.LightningDataModule):
         for name, seed in (("split_seed", split_seed), ("class_seed", class_seed), ("shuffle_seed", shuffle_seed)):
             if seed < 0:
                 raise ValueError(f"{name} is {seed}; expected 0 or more.")
+        if as_published and class_split != "standard":
+            raise ValueError("as_published goes with class_split 'standard': the public code has no zero-shot split.")
+        self.as_published = as_published
         self.batch_size = batch_size
         self.validation_fraction = validation_fraction
         self.split_seed = split_seed
@@ -220,13 +226,15 @@ class FeatureDataModule(L.LightningDataModule):
         )
         parts = {"train": train, "validation": validation}
         parts |= {name: np.flatnonzero(test[name]) for name in self.test_splits}
+        if self.as_published:
+            parts["validation"] = parts["standard"]
         for name, index in parts.items():
             if not len(index) and name != "validation":
                 raise DataError(f"{self.data.origin}: no items in the {name} part of the {self.class_split} split.")
         return parts
 
     def _training_parts(self, train: np.ndarray, validation: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        if self.validation_fraction == 0:
+        if self.validation_fraction == 0 or self.as_published:
             return np.union1d(train, validation), np.arange(0)
         if len(validation):
             return train, validation
@@ -249,7 +257,7 @@ class FeatureDataModule(L.LightningDataModule):
         world, rank = (self.trainer.world_size, self.trainer.global_rank) if self.trainer is not None else (1, 0)
         # Dropping the remainder keeps an item from standing twice in one global batch, as its own false negative.
         sampler = DistributedSampler(
-            items, world, rank, shuffle=True, seed=self.shuffle_seed, drop_last=len(items) >= world
+            items, world, rank, not self.as_published, seed=self.shuffle_seed, drop_last=len(items) >= world
         )
         drop_last = len(sampler) > self.batch_size
         return DataLoader(items, self.batch_size, sampler=sampler, drop_last=drop_last, collate_fn=_unchanged)

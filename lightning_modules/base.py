@@ -1,0 +1,94 @@
+"""What every retrieval model shares: how it is evaluated, what it logs and what it predicts."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from itertools import permutations
+
+import lightning as L
+import torch
+from torch import Tensor
+
+from lightning_modules.metrics import CrossModalRetrieval
+
+Batch = Mapping[str, Tensor]
+View = Callable[[Batch], dict[str, Tensor]]
+
+
+class RetrievalModule(L.LightningModule):
+    """Base of the models: evaluates ``embed(batch)`` over the whole gallery, in every direction between modalities.
+
+    Logged are ``val/<direction>/<metric>`` and ``test/<split>/<direction>/<metric>``, with direction "image->text",
+    ..., "average" and the metrics of :class:`lightning_modules.metrics.CrossModalRetrieval`.
+
+    Every epoch draws from a generator state that depends on the seed and the epoch alone, so that a run resumed from
+    the checkpoint of an epoch continues with the same numbers.
+
+    ``sizes`` holds, for every split evaluated last, direction -> (queries, gallery items).
+
+    Args:
+        modalities: names of the modalities, as in the batches.
+        protocol: "honest" or "as_published", handed to the metric.
+    """
+
+    def __init__(self, modalities: Sequence[str], protocol: str):
+        super().__init__()
+        self.modalities = tuple(modalities)
+        self.protocol = protocol
+        self._metrics: dict[tuple[str, str], CrossModalRetrieval] = {}
+        self.sizes: dict[str, dict[str, tuple[int, int]]] = {}
+        # A buffer, so that a resumed run keeps the seed it was started with.
+        self.register_buffer("run_seed", torch.tensor(torch.initial_seed() % 2**31))
+
+    @abstractmethod
+    def embed(self, batch: Batch) -> dict[str, Tensor]:
+        """Modality -> (B, D) retrieval embedding of a batch."""
+
+    def views(self, split: str) -> dict[str, View]:
+        """Ways to embed a split, by name; where there are several, the one with the largest average MAP is reported."""
+        return {"": self.embed}
+
+    def on_train_epoch_start(self) -> None:
+        torch.manual_seed(int(self.run_seed) * 100_003 + self.current_epoch * 1_009 + self.global_rank)
+
+    def on_validation_epoch_start(self) -> None:
+        self._start(["validation"])
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        self._update("validation", batch)
+
+    def on_validation_epoch_end(self) -> None:
+        self._report("validation", "val")
+
+    def on_test_epoch_start(self) -> None:
+        self._start(self.trainer.datamodule.test_splits)
+
+    def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
+        self._update(self.trainer.datamodule.test_splits[dataloader_idx], batch)
+
+    def on_test_epoch_end(self) -> None:
+        for split in self.trainer.datamodule.test_splits:
+            self._report(split, f"test/{split}")
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
+        return {**self.embed(batch), "label": batch["label"], "id": batch["id"]}
+
+    def _start(self, splits: Sequence[str]) -> None:
+        directions = list(permutations(self.modalities, 2))
+        self._metrics = {
+            (split, view): CrossModalRetrieval(directions, protocol=self.protocol).to(self.device)
+            for split in splits
+            for view in self.views(split)
+        }
+
+    def _update(self, split: str, batch: Batch) -> None:
+        for view, embed in self.views(split).items():
+            self._metrics[split, view].update(embed(batch), batch["label"], batch["id"], batch["query"])
+
+    def _report(self, split: str, prefix: str) -> None:
+        metrics = [metric for (of, _), metric in self._metrics.items() if of == split]
+        best = max((metric.compute() for metric in metrics), key=lambda scores: float(scores["average/MAP"]))
+        self.sizes[split] = metrics[0].sizes()
+        self.log_dict({f"{prefix}/{name}": value for name, value in best.items() if name != "average/MAP"})
+        self.log(f"{prefix}/average/MAP", best["average/MAP"], prog_bar=True)

@@ -1,0 +1,112 @@
+"""``python -m reproduce tableN``: regenerate a table; ``python -m reproduce compare``: set it beside published numbers."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+import torch
+
+from datamodules import DataError
+from reproduce import compare
+from reproduce.cells import CellStore, quiet
+from reproduce.published import PublishedError
+from reproduce.report import write_results
+from reproduce.runner import SYNTHETIC, Run, duration, estimate_seconds
+from reproduce.schema import TableError, replace_file
+from reproduce.spec import SpecError, available_tables, load_table
+
+ONLY = ("dataset", "features", "method", "protocol")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line.
+
+    Args:
+        argv: words after ``python -m reproduce``; by default those of the process.
+
+    Returns:
+        0; 1 where a cell failed; 2 where data, arguments or folders do not allow the run.
+    """
+    argv = sys.argv[1:] if argv is None else argv
+    if argv[:1] == ["compare"]:
+        return compare.main(argv[1:])
+    arguments = _parse(argv)
+    try:
+        return _regenerate(arguments, argv)
+    except (DataError, SpecError, TableError, PublishedError) as error:
+        print(f"reproduce: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\nreproduce: stopped; finished cells are kept, the same command goes on from them", file=sys.stderr)
+        return 130
+
+
+def _parse(argv: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m reproduce",
+        description="Regenerate a table into CSV, Markdown and YAML. 'compare' instead of a table name sets the tables "
+        "in a folder beside published numbers.",
+    )
+    parser.add_argument("table", choices=available_tables(), metavar="table", help=", ".join(available_tables()))
+    parser.add_argument("--scale", default="quick", help="quick (default, for a CPU) or paper (for a GPU)")
+    parser.add_argument("--data-root", help="folder of the data sets; by default CSD_DATA, else data/")
+    parser.add_argument("--out", default="results", type=Path, help="folder for the results (default: results)")
+    parser.add_argument("--seeds", type=int, nargs="+", help="seeds to average over (default: those of the scale)")
+    parser.add_argument(
+        "--only",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help=f"only rows with this value, the others stay as they are; KEY is one of {', '.join(ONLY)}",
+    )
+    parser.add_argument("--offline", action="store_true", help="never fetch data")
+    arguments = parser.parse_args(argv)
+    pairs = [pair.partition("=") for pair in arguments.only]
+    for key, equals, value in pairs:
+        if key not in ONLY or not equals or not value:
+            parser.error(f"--only {key}{equals}{value}: expected KEY=VALUE with KEY one of {', '.join(ONLY)}")
+    arguments.only = {key: value for key, _, value in pairs}
+    if arguments.seeds and (min(arguments.seeds) < 0 or len(set(arguments.seeds)) < len(arguments.seeds)):
+        parser.error(f"--seeds {arguments.seeds}: expected different integers, none negative")
+    return arguments
+
+
+def _regenerate(arguments: argparse.Namespace, argv: list[str]) -> int:
+    table = load_table(arguments.table)
+    if arguments.scale not in table.scales:
+        raise SpecError(f"{table.name} has no scale {arguments.scale!r}; there are {', '.join(table.scales)}")
+    quiet(threads=1)
+    run = Run(
+        table,
+        arguments.scale,
+        arguments.data_root,
+        arguments.seeds or table.scales[arguments.scale].seeds,
+        CellStore(arguments.out / "runs" / "cells"),
+        arguments.offline,
+        arguments.only,
+    )
+    datasets, absent = run.available()
+    for dataset, reason in absent.items():
+        print(f"{dataset.dataset}/{dataset.features} is not run: {reason}")
+    folder = arguments.out
+    if datasets == [SYNTHETIC]:
+        folder = arguments.out / "synthetic"
+        print(f"NO DATA SET FOUND: {table.name} runs on SYNTHETIC data into {folder}/; its numbers compare to nothing")
+    replace_file(folder / f".{table.name}.writable", "").unlink()  # refused now rather than after the training
+    if arguments.scale == "paper" and not torch.cuda.is_available():
+        seconds = estimate_seconds(run, datasets)
+        print(f"paper scale is a GPU's work: on this CPU it takes about {duration(seconds)}", flush=True)
+    finals = run.execute(datasets)
+    if not finals and not run.errors:
+        raise SpecError(f"--only {arguments.only} leaves no row of {table.name}")
+    path = write_results(run, finals, absent, folder, f"python -m reproduce {' '.join(argv)}")
+    print(f"wrote {path}, {path.with_suffix('.md')} and {path.with_suffix('.yaml')}")
+    for error in run.errors.values():
+        print(f"failed: {error}", file=sys.stderr)
+    return 1 if run.errors else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

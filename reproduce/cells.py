@@ -1,0 +1,235 @@
+"""One cell: a single training and its evaluation, keyed by everything that its numbers depend on."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import platform
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Iterable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+
+import datamodules
+import lightning_modules
+from lightning_modules.metrics import CrossModalRetrieval
+from losses import build_loss
+from reproduce.baselines import BASELINES
+from reproduce.schema import replace_file
+
+PACKAGES = ("losses", "datamodules", "lightning_modules", "reproduce")
+Config = dict[str, Any]
+
+
+def build_data(config: Config, data_root: str | None, offline: bool = False) -> datamodules.FeatureDataModule:
+    """The cell's data module, reading from the data root (None: as the data module does by itself)."""
+    arguments = dict(config["data"]["init_args"])
+    name = config["data"]["class_path"]
+    if name == "Wikipedia":
+        arguments |= {"data_root": data_root, "offline": offline}
+    if name == "FeaturePairs":
+        arguments["path"] = str(datamodules.data_root(data_root) / arguments["dataset"])
+    return getattr(datamodules, name)(**arguments)
+
+
+def cell_hash(config: Config, digest: str) -> str:
+    """First 16 hex digits of the sha256 over configuration, data and source code of a cell.
+
+    Args:
+        config: the resolved configuration.
+        digest: sha256 of the data, as the data module gives it.
+    """
+    roots = [getattr(datamodules, config["data"]["class_path"]), CrossModalRetrieval, run_cell]
+    model = config["model"]
+    roots.append(BASELINES.get(model["class_path"]) or getattr(lightning_modules, model["class_path"]))
+    if model["alignment"]:
+        roots.append(type(build_loss(**model["alignment"])))
+    sources = {path.name: _digest(path) for path in source_files(roots)}
+    text = json.dumps([config, digest, sources], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def source_files(roots: Iterable[Any]) -> list[Path]:
+    """Files of this suite that define the given classes and functions, and whatever these import from the suite."""
+    found: dict[str, Path] = {}
+    pending = [root.__module__ for root in roots]
+    while pending:
+        name = pending.pop()
+        if name in found or name.split(".")[0] not in PACKAGES:
+            continue
+        module = sys.modules[name]
+        found[name] = Path(module.__file__)
+        for value in vars(module).values():
+            pending.append(value.__name__ if isinstance(value, type(sys)) else getattr(value, "__module__", None) or "")
+        pending += [
+            base.__module__ for value in vars(module).values() if isinstance(value, type) for base in value.__mro__
+        ]
+    return [found[name] for name in sorted(found)]
+
+
+@cache
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def run_cell(config: Config, data_root: str | None) -> dict[str, Any]:
+    """Train and evaluate one cell.
+
+    Args:
+        config: "data" and "model" (class_path, init_args; the model's also alignment), "max_epochs", "seed" and
+            "evaluate" ("validation" or "test").
+        data_root: the data root, or None.
+
+    Returns:
+        "scores": split -> "<direction>/<metric>" -> number; "sizes": split -> direction -> (queries, gallery items);
+        "train_seconds"; and where and with what it ran.
+    """
+    L.seed_everything(config["seed"], verbose=False)
+    data = build_data(config, data_root)
+    start = time.perf_counter()
+    train = _fit_baseline if config["model"]["class_path"] in BASELINES else _fit_model
+    scores, sizes, train_seconds = train(config, data, start)
+    return {
+        "scores": scores,
+        "sizes": sizes,
+        "train_seconds": train_seconds,
+        "seen_classes": data.seen_classes,
+        "unseen_classes": data.unseen_classes,
+        "device": device_name(),
+        "git_commit": git_commit(),
+        "torch": torch.__version__,
+    }
+
+
+def _fit_baseline(config: Config, data: datamodules.FeatureDataModule, start: float) -> tuple[dict, dict, float]:
+    model = BASELINES[config["model"]["class_path"]](**config["model"]["init_args"])
+    model.fit(*data.arrays("train"))
+    seconds = time.perf_counter() - start
+    loaders = [data.val_dataloader()] if config["evaluate"] == "validation" else data.test_dataloader()
+    splits = ("validation",) if config["evaluate"] == "validation" else data.test_splits
+    scores, sizes = {}, {}
+    for split, loader in zip(splits, loaders, strict=True):
+        directions = [(a, b) for a in data.modalities for b in data.modalities if a != b]
+        metric = CrossModalRetrieval(directions)
+        for batch in loader:
+            embedded = model.embed({name: batch[name].numpy() for name in data.modalities})
+            rows = {name: torch.from_numpy(x) for name, x in embedded.items()}
+            metric.update(rows, batch["label"], batch["id"], batch["query"])
+        scores[split] = {name: float(value) for name, value in metric.compute().items()}
+        sizes[split] = metric.sizes()
+    return scores, sizes, seconds
+
+
+def _fit_model(config: Config, data: datamodules.FeatureDataModule, start: float) -> tuple[dict, dict, float]:
+    alignment = config["model"]["alignment"]
+    model = getattr(lightning_modules, config["model"]["class_path"])(
+        dims=data.dims,
+        alignment=build_loss(**alignment) if alignment else None,
+        **config["model"]["init_args"],
+    )
+    as_published = model.protocol == "as_published"
+    best = _BestEpoch()
+    trainer = L.Trainer(
+        max_epochs=config["max_epochs"],
+        limit_train_batches=config.get("limit_train_batches", 1.0),
+        # The public code looks at its test items after every second epoch; otherwise only the last epoch counts.
+        check_val_every_n_epoch=2 if as_published else config["max_epochs"],
+        callbacks=[best],
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        devices=1,
+    )
+    trainer.fit(model, data)
+    seconds = time.perf_counter() - start
+    if as_published:
+        return {data.test_splits[0]: best.scores}, {data.test_splits[0]: model.sizes["validation"]}, seconds
+    if config["evaluate"] == "validation":
+        return {"validation": best.scores}, {"validation": model.sizes["validation"]}, seconds
+    trainer.test(model, data, verbose=False)
+    scores: dict[str, dict[str, float]] = {split: {} for split in data.test_splits}
+    for name, value in trainer.callback_metrics.items():
+        _, split, key = name.split("/", 2)
+        scores[split][key] = float(value)
+    return scores, {split: model.sizes[split] for split in data.test_splits}, seconds
+
+
+class _BestEpoch(L.Callback):
+    """Keeps the validation scores of the epoch with the largest average MAP."""
+
+    def __init__(self) -> None:
+        self.scores: dict[str, float] = {}
+
+    def on_train_epoch_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        metrics = trainer.callback_metrics
+        now = {name.removeprefix("val/"): float(v) for name, v in metrics.items() if name.startswith("val/")}
+        if now and (not self.scores or now["average/MAP"] > self.scores["average/MAP"]):
+            self.scores = now
+
+
+def quiet(threads: int) -> None:
+    """Prepare a worker process: a fixed number of threads, and none of Lightning's hints about loaders and loggers."""
+    torch.set_num_threads(threads)
+    warnings.filterwarnings("ignore", module="lightning")
+    warnings.filterwarnings("ignore", message=".*isinstance.treespec.*")
+    for name in ("lightning", "lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+
+class CellStore:
+    """Finished cells on disk, one JSON file each, written under a temporary name and renamed.
+
+    Args:
+        folder: where the files are.
+    """
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+
+    def load(self, key: str) -> dict[str, Any] | None:
+        """The result of a finished cell; None where it is missing or unreadable."""
+        try:
+            return json.loads((self.folder / f"{key}.json").read_text(encoding="utf-8"))["result"]
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+    def save(self, key: str, config: Config, result: dict[str, Any]) -> None:
+        """Keep a result for good."""
+        replace_file(self.folder / f"{key}.json", json.dumps({"config": config, "result": result}, indent=1) + "\n")
+
+
+@cache
+def device_name() -> str:
+    """The device a cell runs on: the GPU's name, or the processor's and the number of threads."""
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    name = platform.processor() or platform.machine()
+    if Path("/proc/cpuinfo").exists():
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        name = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), name)
+    return f"{name} CPU, {torch.get_num_threads()} thread" + "s" * (torch.get_num_threads() > 1)
+
+
+@cache
+def git_commit() -> str:
+    """Commit of the source, with "-dirty" where files differ from it; "unknown" outside a git checkout."""
+    here = Path(__file__).parent
+    run = {"cwd": here, "capture_output": True, "text": True, "env": {**os.environ, "GIT_OPTIONAL_LOCKS": "0"}}
+    try:
+        commit = subprocess.run(["git", "rev-parse", "--short=10", "HEAD"], check=True, **run).stdout.strip()
+        code = ["--", *(f":/{package}/*.py" for package in PACKAGES)]
+        changed = subprocess.run(["git", "status", "--porcelain", *code], check=True, **run).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return commit + "-dirty" * bool(changed)

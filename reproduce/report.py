@@ -1,0 +1,174 @@
+"""From finished cells to a table's files: rows of the CSV, the Markdown and the YAML of what was chosen."""
+
+from __future__ import annotations
+
+import re
+import statistics
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from reproduce.published import with_published
+from reproduce.render import write_markdown
+from reproduce.runner import Cell, Run
+from reproduce.schema import IDENTITY, Row, read_table, replace_file, write_table
+from reproduce.spec import DataSet, Method
+
+Finals = dict[tuple[DataSet, Method], list[tuple[Cell, dict | None]]]
+SPLITS = {"standard": ("standard",), "zero-shot": ("seen", "unseen", "generalised")}
+
+
+def write_results(run: Run, finals: Finals, absent: dict[DataSet, str], folder: Path, command: str) -> Path:
+    """Write <table>.csv, <table>.yaml and <table>.md of a run.
+
+    Args:
+        run: the run, after ``execute``.
+        finals: what ``execute`` returned.
+        absent: data sets that could not be read, with reasons.
+        folder: where the files go.
+        command: the command that regenerates them, for the YAML.
+
+    Returns:
+        Path of the CSV.
+
+    Raises:
+        TableError: the folder cannot be written, or holds a file in a table's place that is none.
+    """
+    path = folder / f"{run.table.name}.csv"
+    rows = [row for key, cells in finals.items() for row in _rows(run, *key, cells)]
+    rows += [row for key, choice in run.choices.items() if choice is None for row in _failed(run, *key)]
+    if run.only:
+        rows = _merge(read_table(path) if path.exists() else [], rows)
+    else:
+        rows += [row for dataset, reason in absent.items() for row in _not_run(run, dataset, reason)]
+    write_table(rows, path)
+    if not run.only:
+        replace_file(path.with_suffix(".yaml"), _companion(run, finals, command))
+    write_markdown(path, title=run.table.title)
+    return path
+
+
+def _rows(run: Run, dataset: DataSet, method: Method, cells: list[tuple[Cell, dict | None]]) -> list[Row]:
+    broken = [cell for cell, result in cells if result is None]
+    if broken:
+        reason = f"seed {broken[0].config['seed']}: {run.errors[broken[0].key]}"
+        return [_empty(run, dataset, method, split, "failed", reason) for split in SPLITS[run.table.class_split]]
+    results = [result for _, result in cells]
+    directions = [*results[0]["sizes"][next(iter(results[0]["sizes"]))], "average"]
+    return [
+        _number(run, dataset, method, cells, split, direction, name)
+        for split in results[0]["scores"]
+        for direction in directions
+        for name in run.table.metrics
+    ]
+
+
+def _number(
+    run: Run, dataset: DataSet, method: Method, cells: list[tuple[Cell, dict]], split: str, direction: str, name: str
+) -> Row:
+    results = [result for _, result in cells]
+    values = [result["scores"][split][f"{direction}/{name}"] for result in results]
+    sizes = [result["sizes"][split].get(direction) for result in results]
+    # The sizes of a zero-shot split differ between class splits; a mean of them would be the size of none.
+    same = sizes[0] if sizes[0] and all(size == sizes[0] for size in sizes) else (None, None)
+    metric, k = (name, "all") if name == "MAP" else _metric_and_cutoff(name)
+    row = Row(
+        **_identity(run, dataset, method, split),
+        direction=direction,
+        metric=metric,
+        k=k,
+        value=statistics.mean(values),
+        std=statistics.stdev(values) if len(values) > 1 else None,
+        seeds=tuple(run.seeds),
+        n_queries=same[0],
+        n_gallery=same[1],
+        status="ok",
+        train_seconds=statistics.mean(result["train_seconds"] for result in results),
+        device=_joined(results, "device"),
+        git_commit=_joined(results, "git_commit"),
+        torch=_joined(results, "torch"),
+        config_hash=cells[0][0].key,
+        note=_note(sizes) if same == (None, None) and sizes[0] else "",
+    )
+    return with_published(row)
+
+
+def _metric_and_cutoff(name: str) -> tuple[str, int | None]:
+    match = re.fullmatch(r"([RP]@)(\d+)", name)
+    return (f"{match[1]}k", int(match[2])) if match else (name, None)
+
+
+def _note(sizes: list[tuple[int, int]]) -> str:
+    return "queries and gallery items by seed: " + ", ".join(f"{queries} of {gallery}" for queries, gallery in sizes)
+
+
+def _joined(results: list[dict[str, Any]], name: str) -> str:
+    return ", ".join(dict.fromkeys(result[name] for result in results))
+
+
+def _identity(run: Run, dataset: DataSet, method: Method, split: str) -> dict[str, Any]:
+    return {
+        "table": run.table.name,
+        "method": method.method,
+        "dataset": dataset.dataset,
+        "features": dataset.features,
+        "split": split,
+        "gallery": "full",
+        "protocol": method.preset,
+        "scale": run.scale,
+        "data_kind": "synthetic" if dataset.class_path == "Synthetic" else "real",
+    }
+
+
+def _empty(run: Run, dataset: DataSet, method: Method, split: str, status: str, note: str) -> Row:
+    return Row(**_identity(run, dataset, method, split), status=status, note=note)
+
+
+def _failed(run: Run, dataset: DataSet, method: Method) -> list[Row]:
+    note = "a tuning trial failed: " + next(iter(run.errors.values()))
+    return [_empty(run, dataset, method, split, "failed", note) for split in SPLITS[run.table.class_split]]
+
+
+def _not_run(run: Run, dataset: DataSet, reason: str) -> list[Row]:
+    splits = SPLITS[run.table.class_split]
+    return [_empty(run, dataset, m, split, "not_run", reason) for m in run.table.methods for split in splits]
+
+
+def _merge(old: list[Row], new: list[Row]) -> list[Row]:
+    """Old rows in their places, replaced where they were made anew; rows that were not there come last."""
+
+    def whole(row: Row) -> tuple:
+        return tuple(getattr(row, name) for name in IDENTITY if name not in ("direction", "metric", "k"))
+
+    made = {whole(row): [r for r in new if whole(r) == whole(row)] for row in new}
+    merged: list[Row] = []
+    for row in old:
+        merged += made.pop(whole(row), []) if whole(row) in made else []
+        if whole(row) not in {whole(r) for r in new}:
+            merged.append(row)
+    return merged + [row for rows in made.values() for row in rows]
+
+
+def _companion(run: Run, finals: Finals, command: str) -> str:
+    chosen: dict[str, dict] = {}
+    classes: dict[str, dict] = {}
+    for (dataset, method), choice in run.choices.items():
+        name = f"{dataset.dataset}/{dataset.features}"
+        if choice and choice["trials"]:
+            entry = {"chosen": choice["setting"], "trials": choice["trials"]}
+            chosen.setdefault(name, {})[method.method] = entry
+        for cell, result in finals.get((dataset, method), []):
+            if result and result["unseen_classes"]:
+                split = {"seen": list(result["seen_classes"]), "unseen": list(result["unseen_classes"])}
+                classes.setdefault(dataset.dataset, {})[cell.config["seed"]] = split
+    content = {
+        "table": run.table.name,
+        "command": command,
+        "scale": {run.scale: vars(run.table.scales[run.scale])},
+        "chosen_on_validation": chosen,
+    }
+    if classes:
+        content["class_split_by_seed"] = classes
+    header = "# Settings chosen on validation data (mean over directions of MAP), and what the runs were given.\n"
+    return header + yaml.safe_dump(content, sort_keys=False, width=120)

@@ -1,0 +1,232 @@
+"""Regenerating a table: which cells it needs, running the missing ones, choosing settings, writing the rows."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import time
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from datamodules import DataError, DataMissing, FeatureDataModule, data_root, root_is_named
+from reproduce.cells import CellStore, Config, build_data, cell_hash, quiet, run_cell
+from reproduce.spec import DataSet, Method, Scale, Table
+
+SYNTHETIC = DataSet(dataset="synthetic", features="synthetic", class_path="Synthetic")
+# A baseline's cost in training steps, for the estimate of the time left.
+BASELINE_STEPS = 40
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One training: what it is for, its configuration, key and cost in training steps."""
+
+    dataset: DataSet
+    method: Method
+    trial: int | None
+    config: Config
+    key: str
+    steps: int
+
+    @property
+    def name(self) -> str:
+        what = f"trial {self.trial + 1}" if self.trial is not None else f"seed {self.config['seed']}"
+        preset = ", as published" if self.method.preset == "as_published" else ""
+        return f"{self.dataset.dataset}/{self.dataset.features} {self.method.method}{preset}, {what}"
+
+
+@dataclass
+class Run:
+    """Regenerates one table: ``available`` says on what, ``execute`` does it.
+
+    Args:
+        table: the table.
+        scale: key of ``table.scales``.
+        root: data root given by the user, or None.
+        seeds: seeds to average over.
+        store: where finished cells are kept.
+        offline: never fetch data.
+        only: column -> value; cells of other rows are left out.
+    """
+
+    table: Table
+    scale: str
+    root: str | None
+    seeds: Sequence[int]
+    store: CellStore
+    offline: bool = False
+    only: dict[str, str] = field(default_factory=dict)
+    errors: dict[str, str] = field(default_factory=dict)  # key of a failed cell -> what went wrong
+    choices: dict[tuple[DataSet, Method], dict[str, Any] | None] = field(default_factory=dict)
+    modules: dict[str, FeatureDataModule] = field(default_factory=dict)
+
+    def available(self) -> tuple[list[DataSet], dict[DataSet, str]]:
+        """Data sets that can be read, and the reason for each one that cannot; synthetic data where none can.
+
+        Raises:
+            DataError: the user named a data root, and it holds none of the data sets, or a broken one.
+        """
+        present, absent = [], {}
+        for dataset in self.table.datasets:
+            reason = self._reason_absent(dataset)
+            if reason:
+                absent[dataset] = reason
+            else:
+                present.append(dataset)
+        if not present and root_is_named(self.root):
+            folders = ", ".join(f"{name}/" for name in dict.fromkeys(d.dataset for d in self.table.datasets))
+            raise DataError(f"{data_root(self.root)} holds none of the data sets of {self.table.name}: {folders}.")
+        return present or [SYNTHETIC], absent
+
+    def _reason_absent(self, dataset: DataSet) -> str:
+        named = root_is_named(self.root)
+        if not (data_root(self.root) / dataset.dataset).exists() and (named or dataset.class_path == "FeaturePairs"):
+            kind = "one .npz file, or the ACMR, JFSE or DSCMR layout" * (dataset.class_path == "FeaturePairs")
+            return f"no folder {dataset.dataset}/ under the data root" + f" (with {kind})" * bool(kind)
+        try:
+            self._data(self._config(dataset, Method("CCA", "CCA"), {}, None))._parts  # noqa: B018
+        except DataMissing as error:
+            return str(error)
+        return ""
+
+    def execute(self, datasets: Iterable[DataSet]) -> dict[tuple[DataSet, Method], list[tuple[Cell, dict | None]]]:
+        """Run every missing cell: first the trials, then, with the best setting of each row, the seeds.
+
+        Returns:
+            (data set, method) -> final cells with their results, None where a cell failed.
+        """
+        rows = [(d, m) for d in datasets for m in self.table.methods if self._wanted(d, m)]
+        trials = {row: [self._trial(*row, number) for number in range(len(row[1].trials))] for row in rows}
+        results = self._run("validation", [cell for cells in trials.values() for cell in cells])
+        self.choices = {row: self._choose(cells, results) for row, cells in trials.items()}
+        finals = {
+            (d, m): [self._final(d, m, self.choices[d, m]["setting"], seed) for seed in self.seeds]
+            for d, m in rows
+            if self.choices[d, m] is not None
+        }
+        results |= self._run("test", [cell for cells in finals.values() for cell in cells])
+        return {row: [(cell, results.get(cell.key)) for cell in cells] for row, cells in finals.items()}
+
+    def _wanted(self, dataset: DataSet, method: Method) -> bool:
+        row = {"dataset": dataset.dataset, "features": dataset.features, "method": method.method}
+        row |= {"protocol": method.preset}
+        return all(row[column] == value for column, value in self.only.items())
+
+    def _choose(self, cells: list[Cell], results: dict[str, dict]) -> dict[str, Any] | None:
+        if not cells:
+            return {"setting": {}, "trials": []}
+        scores = [(results[c.key]["scores"]["validation"]["average/MAP"] if c.key in results else None) for c in cells]
+        if None in scores:
+            return None
+        settings = cells[0].method.trials
+        trials = [
+            {**setting, "validation MAP": round(score, 6)} for setting, score in zip(settings, scores, strict=True)
+        ]
+        return {"setting": settings[scores.index(max(scores))], "trials": trials}
+
+    def _trial(self, dataset: DataSet, method: Method, number: int) -> Cell:
+        return self._cell(dataset, method, self._config(dataset, method, method.trials[number], None), number)
+
+    def _final(self, dataset: DataSet, method: Method, setting: dict, seed: int) -> Cell:
+        return self._cell(dataset, method, self._config(dataset, method, setting, seed), None)
+
+    def _config(self, dataset: DataSet, method: Method, setting: dict, seed: int | None) -> Config:
+        """Configuration of a cell; without a seed that of a trial, on seed 0 and the validation part."""
+        scale: Scale = self.table.scales[self.scale]
+        data = {**dataset.init_args, "class_split": self.table.class_split, "class_seed": seed or 0}
+        data |= {"validation_fraction": 0.15 if seed is None else 0.0, "shuffle_seed": seed or 0}
+        if dataset.class_path == "FeaturePairs":
+            data |= {"dataset": dataset.dataset, "features": dataset.features}
+        setting = dict(setting)
+        alignment = {"name": method.alignment, **setting.pop("alignment", {})} if method.alignment else None
+        arguments = setting
+        if method.model == "JFSE":
+            arguments = {**scale.model, "preset": method.preset, **setting}
+            data["as_published"] = method.preset == "as_published"
+        return {
+            "data": {"class_path": dataset.class_path, "init_args": data},
+            "model": {"class_path": method.model, "init_args": arguments, "alignment": alignment},
+            "max_epochs": scale.max_epochs if method.model == "JFSE" else None,
+            "seed": seed or 0,
+            "evaluate": "validation" if seed is None else "test",
+        }
+
+    def _data(self, config: Config) -> FeatureDataModule:
+        key = str(config["data"])
+        if key not in self.modules:
+            self.modules[key] = build_data(config, self.root, self.offline)
+        return self.modules[key]
+
+    def _cell(self, dataset: DataSet, method: Method, config: Config, trial: int | None) -> Cell:
+        data = self._data(config)
+        steps = BASELINE_STEPS
+        if config["max_epochs"]:
+            steps = config["max_epochs"] * max(len(data.indices("train")) // data.batch_size, 1)
+        return Cell(dataset, method, trial, config, cell_hash(config, data.digest), steps)
+
+    def _run(self, stage: str, cells: list[Cell]) -> dict[str, dict]:
+        unique = {cell.key: cell for cell in cells}
+        results = {key: result for key in unique if (result := self.store.load(key)) is not None}
+        missing = [cell for key, cell in unique.items() if key not in results]
+        if not missing:
+            return results
+        workers = 1 if torch.cuda.is_available() else min(len(os.sched_getaffinity(0)), len(missing))
+        print(
+            f"{self.table.name}: {len(missing)} cells to train for {stage}, {len(results)} finished before", flush=True
+        )
+        total, done, start = sum(cell.steps for cell in missing), 0, time.monotonic()
+        context = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(workers, mp_context=context, initializer=quiet, initargs=(1,)) as pool:
+            futures = {pool.submit(run_cell, cell.config, self.root): cell for cell in missing}
+            for number, future in enumerate(as_completed(futures), 1):
+                cell = futures[future]
+                done += cell.steps
+                left = (time.monotonic() - start) / done * (total - done)
+                outcome = self._collect(cell, future, results)
+                print(f"[{number}/{len(missing)}] {cell.name}: {outcome}; {duration(left)} left", flush=True)
+        return results
+
+    def _collect(self, cell: Cell, future: Any, results: dict[str, dict]) -> str:
+        try:
+            result = future.result()
+        except Exception as error:  # one broken cell is reported in its row and does not stop the others
+            self.errors[cell.key] = f"{type(error).__name__}: {error}"
+            return f"failed, {self.errors[cell.key]}"
+        results[cell.key] = result
+        self.store.save(cell.key, cell.config, result)
+        scores = ", ".join(f"{split} {s['average/MAP']:.3f}" for split, s in result["scores"].items())
+        return f"MAP {scores} in {duration(result['train_seconds'])}"
+
+
+def estimate_seconds(run: Run, datasets: Sequence[DataSet]) -> float:
+    """Seconds that the table's JFSE cells would take here, from ten measured training steps; 0 where none is missing.
+
+    Args:
+        run: the table to regenerate; settings not chosen yet count as the first ones.
+        datasets: the data sets that can be read.
+    """
+    cells = []
+    for dataset in datasets:
+        for method in run.table.methods:
+            if method.model == "JFSE" and run._wanted(dataset, method):
+                cells += [run._trial(dataset, method, number) for number in range(len(method.trials))]
+                setting = method.trials[0] if method.trials else {}
+                cells += [run._final(dataset, method, setting, seed) for seed in run.seeds]
+    missing = [cell for cell in cells if run.store.load(cell.key) is None]
+    if not missing:
+        return 0.0
+    few = {**missing[0].config, "max_epochs": 1, "limit_train_batches": 10}
+    seconds = run_cell(few, run.root)["train_seconds"]
+    workers = len(os.sched_getaffinity(0))
+    return sum(cell.steps for cell in missing) * seconds / 10 / workers
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a person says them: "8 s", "12 min", "3.5 h"."""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

@@ -1,0 +1,367 @@
+"""Splits, batches, and what is refused."""
+
+from __future__ import annotations
+
+import logging
+
+import lightning as L
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from jsonargparse import ArgumentParser
+
+from datamodules import DataError, FeatureDataModule, FeatureSet
+from datamodules.splits import carve_validation, seen_unseen
+
+
+def feature_set(multi_hot: bool = False, **changed) -> FeatureSet:
+    """210 items of seven classes, every third one a test item."""
+    rng = np.random.default_rng(0)
+    label = np.arange(210) % 7
+    if multi_hot:
+        label = np.eye(7, dtype=bool)[label]
+        label[::5, 0] = True
+    given_parts = {
+        "features": {"image": rng.normal(size=(210, 5)), "text": rng.normal(size=(210, 3)).astype(np.float32)},
+        "label": label,
+        "split": np.where(np.arange(210) % 3 == 2, "test", "train"),
+        "class_names": tuple("abcdefg"),
+        "origin": "tiny.npz",
+    }
+    return FeatureSet(**(given_parts | changed))
+
+
+class Tiny(FeatureDataModule):
+    dataset = "tiny"
+    features = "noise"
+    data_kind = "synthetic"
+
+    def __init__(self, content: FeatureSet | None = None, **kwargs) -> None:
+        super().__init__(**({"class_encoder": "one-hot", "batch_size": 16} | kwargs))
+        self.content = content if content is not None else feature_set()
+        self.times_read = 0
+
+    def read(self) -> FeatureSet:
+        self.times_read += 1
+        return self.content
+
+
+class Recorder(L.LightningModule):
+    """Keeps the ids of every training batch, by epoch, and of every evaluation batch, by loader."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = torch.nn.Linear(5, 1)
+        self.trained: dict[int, list[int]] = {}
+        self.evaluated: dict[int, list[int]] = {}
+
+    def training_step(self, batch, batch_idx):
+        self.trained.setdefault(self.current_epoch, []).extend(batch["id"].tolist())
+        return self.layer(batch["image"]).square().mean()
+
+    def validation_step(self, batch, batch_idx):
+        self.log("val", self.layer(batch["image"]).mean())
+
+    def test_step(self, batch, batch_idx, dataloader_idx=0):
+        self.evaluated.setdefault(dataloader_idx, []).extend(batch["id"].tolist())
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), 0.01)
+
+
+def trainer(folder, **kwargs) -> L.Trainer:
+    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}
+    return L.Trainer(default_root_dir=folder, enable_checkpointing=False, **quiet, **kwargs)
+
+
+# Splits -------------------------------------------------------------------------------------------------------------
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    label=st.lists(st.integers(0, 4), min_size=1, max_size=80),
+    fraction=st.floats(0.01, 0.9),
+    seed=st.integers(0, 10),
+)
+def test_validation_is_a_stratified_part_of_the_training_items(label, fraction, seed):
+    label = np.array(label)
+    index = np.flatnonzero(np.arange(len(label)) % 4 != 3)
+    train, validation = carve_validation(label, index, fraction, seed)
+    np.testing.assert_array_equal(np.sort(np.concatenate([train, validation])), index)
+    for c in np.unique(label[index]):
+        count, held_out = (label[index] == c).sum(), (label[validation] == c).sum()
+        assert held_out == (0 if count == 1 else np.clip(round(fraction * count), 1, count - 1))
+    again = carve_validation(label, index, fraction, seed)
+    np.testing.assert_array_equal(validation, again[1])
+
+
+def test_validation_draw_of_a_class_ignores_the_other_classes():
+    label = np.arange(120) % 3
+    everything = carve_validation(label, np.arange(120), 0.2, 5)[1]
+    alone = carve_validation(label, np.flatnonzero(label == 1), 0.2, 5)[1]
+    np.testing.assert_array_equal(everything[label[everything] == 1], alone)
+    assert not np.array_equal(everything, carve_validation(label, np.arange(120), 0.2, 6)[1])
+
+
+def test_classes_are_drawn_independently_of_each_other():
+    label = np.repeat([0, 1], 100)
+    _, validation = carve_validation(label, np.arange(200), 0.2, 0)
+    first, second = validation[validation < 100], validation[validation >= 100] - 100
+    assert not np.array_equal(first, second)
+
+
+def test_multi_hot_items_are_stratified_by_their_rarest_class():
+    kinds = np.array([[1, 0, 0], [0, 1, 1], [1, 0, 1]], dtype=bool)  # 50, 10 and 20 items of the three classes
+    kind = np.repeat([0, 1, 2], [40, 10, 10])
+    for seed in range(5):
+        _, validation = carve_validation(kinds[kind], np.arange(60), 0.2, seed)
+        assert np.bincount(kind[validation]).tolist() == [8, 2, 2]
+
+
+@pytest.mark.parametrize(("classes", "sizes"), [(2, (1, 1)), (10, (5, 5)), (7, (4, 3))])
+def test_half_of_the_classes_is_seen_the_larger_of_an_odd_number(classes, sizes):
+    seen, unseen = seen_unseen(classes, 3)
+    assert (len(seen), len(unseen)) == sizes
+    assert sorted([*seen, *unseen]) == list(range(classes))
+    np.testing.assert_array_equal(seen, seen_unseen(classes, 3)[0])
+    assert len({tuple(seen_unseen(classes, seed)[0]) for seed in range(30)}) > 1
+
+
+# Batches ------------------------------------------------------------------------------------------------------------
+
+
+def test_batch_holds_the_rows_its_ids_name():
+    data = feature_set()
+    batch = next(iter(Tiny(data).train_dataloader()))
+    row = batch["id"].numpy()
+    assert {name: value.dtype for name, value in batch.items()} == {
+        "image": torch.float32,
+        "text": torch.float32,
+        "label": torch.int64,
+        "id": torch.int64,
+        "class_embedding": torch.float32,
+        "query": torch.bool,
+    }
+    np.testing.assert_array_equal(batch["image"], data.features["image"][row].astype(np.float32))
+    np.testing.assert_array_equal(batch["text"], data.features["text"][row])
+    np.testing.assert_array_equal(batch["label"], data.label[row])
+    np.testing.assert_array_equal(batch["class_embedding"], np.eye(7)[data.label[row]])
+    assert batch["query"].all()
+
+
+def test_class_embedding_of_a_multi_hot_item_is_the_mean_over_its_classes():
+    embedding = np.random.default_rng(1).normal(size=(7, 4))
+    module = Tiny(feature_set(multi_hot=True, class_embedding=embedding), class_encoder="from-data")
+    (loader,) = module.test_dataloader()
+    batch = next(iter(loader))
+    assert batch["label"].dtype == torch.bool
+    expected = [embedding[label].mean(axis=0) for label in batch["label"].numpy()]
+    np.testing.assert_allclose(batch["class_embedding"], np.array(expected), rtol=0, atol=1e-6)
+    assert module.dims == {"image": 5, "text": 3, "class_embedding": 4}
+    assert module.train_features()["class_embedding"].shape == (len(module.indices("train")), 4)
+
+
+def test_parts_are_disjoint_and_data_are_read_once():
+    module = Tiny(validation_fraction=0.2)
+    train, validation, test = (module.indices(name) for name in ("train", "validation", "standard"))
+    assert (len(train), len(validation), len(test)) == (112, 28, 70)
+    np.testing.assert_array_equal(np.sort(np.concatenate([train, validation, test])), np.arange(210))
+    np.testing.assert_array_equal(np.bincount(module.data.label[validation]), np.full(7, 4))
+    list(module.train_dataloader())
+    assert len(module.predict_dataloader().dataset) == 70
+    assert module.times_read == 1
+    assert Tiny(validation_fraction=0.2, split_seed=1).indices("train").tolist() != train.tolist()
+
+
+def test_without_a_validation_part_everything_but_the_test_items_is_trained_on():
+    split = np.array(["train", "validation", "test"])[np.arange(210) % 3]
+    module = Tiny(feature_set(split=split), validation_fraction=0)
+    np.testing.assert_array_equal(module.indices("train"), np.flatnonzero(split != "test"))
+    assert module.val_dataloader() == []
+    own = Tiny(feature_set(split=split))
+    np.testing.assert_array_equal(own.indices("validation"), np.flatnonzero(split == "validation"))
+
+
+def test_training_drops_a_short_last_batch_only_where_another_is_left():
+    assert {len(batch["id"]) for batch in Tiny(batch_size=50).train_dataloader()} == {50}
+    whole = list(Tiny(batch_size=500).train_dataloader())
+    assert [len(batch["id"]) for batch in whole] == [len(Tiny().indices("train"))]
+
+
+def test_arrays_and_train_features_are_the_rows_of_the_split():
+    module = Tiny()
+    features, label = module.arrays("standard")
+    index = module.indices("standard")
+    np.testing.assert_array_equal(features["image"], module.data.features["image"][index].astype(np.float32))
+    np.testing.assert_array_equal(label, module.data.label[index])
+    train = module.train_features()
+    assert set(train) == {"image", "text", "class_embedding"}
+    np.testing.assert_array_equal(train["text"], module.data.features["text"][module.indices("train")])
+
+
+def test_digest_follows_data_and_encoder():
+    assert Tiny().digest == Tiny(batch_size=3).digest
+    moved = feature_set()
+    moved.features["image"][0, 0] += 1e-9
+    assert Tiny(moved).digest != Tiny().digest
+    from_data = Tiny(feature_set(class_embedding=np.eye(7)), class_encoder="from-data")
+    assert from_data.digest != Tiny(feature_set(class_embedding=np.eye(7))).digest
+
+
+# Zero-shot ----------------------------------------------------------------------------------------------------------
+
+
+def test_zero_shot_trains_on_seen_classes_and_tests_on_seen_unseen_and_both():
+    module = Tiny(class_split="zero-shot", class_seed=2)
+    name = np.array(module.class_names)[module.data.label]
+    seen, unseen = np.isin(name, module.seen_classes), np.isin(name, module.unseen_classes)
+    assert (len(module.seen_classes), len(module.unseen_classes)) == (4, 3)
+    fitted = np.concatenate([module.indices("train"), module.indices("validation")])
+    np.testing.assert_array_equal(np.sort(fitted), np.flatnonzero(seen & (module.data.split == "train")))
+    assert module.test_splits == ("seen", "unseen", "generalised")
+    test = module.data.split == "test"
+    for loader, rows in zip(module.test_dataloader(), (test & seen, test & unseen, test), strict=True):
+        (batch,) = list(loader)
+        np.testing.assert_array_equal(batch["id"], np.flatnonzero(rows))
+    np.testing.assert_array_equal(batch["query"], unseen[test])
+    other = {Tiny(class_split="zero-shot", class_seed=seed).seen_classes for seed in range(9)}
+    assert len(other) > 1
+
+
+def test_zero_shot_leaves_out_items_of_both_kinds_and_says_how_many(caplog):
+    module = Tiny(feature_set(multi_hot=True), class_split="zero-shot")
+    seen = np.isin(module.class_names, module.seen_classes)
+    label = module.data.label
+    mixed = label[:, seen].any(axis=1) & label[:, ~seen].any(axis=1)
+    assert mixed.any()
+    with caplog.at_level(logging.INFO):
+        parts = [module.indices(name) for name in ("train", "validation", *module.test_splits)]
+    assert f"tiny: {mixed.sum()} items with both seen and unseen classes are left out" in caplog.text
+    assert not mixed[np.concatenate(parts)].any()
+    assert not label[parts[0]][:, ~seen].any()
+
+
+# With a Trainer -----------------------------------------------------------------------------------------------------
+
+
+def test_training_order_changes_by_epoch_and_a_resumed_run_repeats_it(tmp_path):
+    whole, first, second = Recorder(), Recorder(), Recorder()
+    trainer(tmp_path, max_epochs=3).fit(whole, datamodule=Tiny())
+    begun = trainer(tmp_path, max_epochs=1)
+    begun.fit(first, datamodule=Tiny())
+    begun.save_checkpoint(tmp_path / "begun.ckpt")
+    trainer(tmp_path, max_epochs=3).fit(second, datamodule=Tiny(), ckpt_path=tmp_path / "begun.ckpt")
+    assert whole.trained[0] != whole.trained[1]
+    assert whole.trained == first.trained | second.trained
+    other = Recorder()
+    trainer(tmp_path, max_epochs=1).fit(other, datamodule=Tiny(shuffle_seed=1))
+    assert other.trained[0] != whole.trained[0]
+
+
+def test_trainer_runs_without_validation_and_over_three_test_loaders(tmp_path):
+    module = Tiny(class_split="zero-shot", validation_fraction=0)
+    recorder = Recorder()
+    runner = trainer(tmp_path, max_epochs=1)
+    runner.fit(recorder, datamodule=module)
+    assert "val" not in runner.callback_metrics
+    runner.test(recorder, datamodule=module, verbose=False)
+    assert recorder.evaluated == {i: module.indices(name).tolist() for i, name in enumerate(module.test_splits)}
+
+
+class FileRecorder(Recorder):
+    """Writes what each process has met, since a process started for training returns nothing."""
+
+    def __init__(self, folder) -> None:
+        super().__init__()
+        self.folder = folder
+
+    def validation_step(self, batch, batch_idx):
+        self.evaluated.setdefault(0, []).extend(batch["id"].tolist())
+
+    def on_train_end(self):
+        np.savez(self.folder / f"{self.global_rank}.npz", train=self.trained[0], validation=self.evaluated[0])
+
+
+@pytest.mark.slow
+def test_two_processes_share_the_training_items_and_cover_the_validation_items(tmp_path):
+    module = Tiny(batch_size=7, validation_fraction=0.2)
+    runner = trainer(tmp_path, max_epochs=1, devices=2, strategy="ddp_spawn", num_sanity_val_steps=0)
+    runner.fit(FileRecorder(tmp_path), datamodule=module)
+    met = [np.load(tmp_path / f"{rank}.npz") for rank in (0, 1)]
+    np.testing.assert_array_equal(np.sort(np.concatenate([m["train"] for m in met])), module.indices("train"))
+    assert set(met[0]["validation"]) | set(met[1]["validation"]) == set(module.indices("validation"))
+    assert len(met[0]["validation"]) == len(met[1]["validation"]) == 14
+
+
+def test_command_line_knows_every_argument():
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_subclass_arguments(FeatureDataModule, "data")
+    chosen = parser.parse_args(["--data=Wikipedia", "--data.features=sift-lda", "--data.class_split=zero-shot"])
+    module = parser.instantiate(chosen).data
+    assert (module.features, module.class_split, module.batch_size) == ("sift-lda", "zero-shot", 64)
+
+
+# Refusals -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ({"batch_size": 0}, "batch_size is 0; expected at least 1"),
+        ({"validation_fraction": 1.0}, "validation_fraction is 1.0"),
+        ({"validation_fraction": -0.1}, "validation_fraction is -0.1"),
+        ({"validation_fraction": float("nan")}, "validation_fraction is nan"),
+        ({"class_split": "few-shot"}, "expected 'standard' or 'zero-shot'"),
+        ({"split_seed": -1}, "split_seed is -1"),
+    ],
+)
+def test_arguments_out_of_range_are_refused_at_once(argument, message):
+    with pytest.raises(ValueError, match=message):
+        Tiny(**argument)
+
+
+def test_class_with_one_training_item_cannot_be_divided():
+    label = feature_set().label.copy()
+    label[label == 3] = 0
+    label[0] = 3
+    with pytest.raises(DataError, match=r"class 'd' has one training item: .* set validation_fraction to 0"):
+        Tiny(feature_set(label=label)).indices("train")
+    assert 0 in Tiny(feature_set(label=label), validation_fraction=0).indices("train")
+
+
+def test_data_that_do_not_allow_what_is_asked_are_refused():
+    one_class = feature_set(label=np.zeros(210, dtype=int), class_names=("a",))
+    with pytest.raises(DataError, match="at least 2 classes"):
+        Tiny(one_class, class_split="zero-shot").indices("train")
+    with pytest.raises(DataError, match="bring no class embedding"):
+        _ = Tiny(class_encoder="from-data").class_embedding
+    with pytest.raises(DataError, match=r"tiny.npz: no items in the standard part"):
+        Tiny(feature_set(split=np.repeat("train", 210))).indices("train")
+    with pytest.raises(ValueError, match="'test' is unknown; tiny has train, validation, standard"):
+        Tiny().indices("test")
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"features": {"image": np.zeros((210, 2))}}, "expected two or more"),
+        ({"features": {"image": np.zeros((210, 2)), "label": np.zeros((210, 2))}}, "none of them called"),
+        ({"features": {"image": np.zeros((210, 2)), "text": np.zeros((209, 2))}}, "image 210, text 209"),
+        ({"features": {"image": np.zeros((210, 2)), "text": np.zeros(210)}}, r"text has shape \(210,\)"),
+        ({"features": {"image": np.zeros((210, 2)), "text": np.zeros((210, 2), int)}}, "floating point"),
+        ({"features": {"image": np.zeros((210, 2)), "text": np.full((210, 2), 1e300)}}, "infinite in 210 row"),
+        ({"label": np.zeros(210)}, "integers 0..6"),
+        ({"label": np.full(210, 7)}, "label 7 in row 0 lies outside"),
+        ({"label": np.zeros((210, 7), bool)}, r"210 item\(s\) have no class"),
+        ({"label": np.ones((210, 6), bool)}, r"expected \(items, 7\) bool"),
+        ({"split": np.repeat("dev", 210)}, "split 'dev' is unknown"),
+        ({"class_names": tuple("aacdefg")}, "class 'a' is listed more than once"),
+        ({"class_embedding": np.eye(6)}, "6 rows; expected one for each of the 7 classes"),
+        ({"class_embedding": np.full((7, 2), np.nan)}, "class_embedding is NaN"),
+    ],
+)
+def test_feature_set_refuses_what_cannot_be_paired_features(changed, message):
+    with pytest.raises(DataError, match=message):
+        feature_set(**changed)

@@ -1,0 +1,215 @@
+"""The Wikipedia reader and `python -m datamodules check wikipedia`, on written and on real files."""
+
+from __future__ import annotations
+
+import runpy
+
+import numpy as np
+import pytest
+import scipy.io
+import scipy.sparse
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from datamodules import DataError, Wikipedia
+from datamodules.__main__ import main, repeated_rows
+from datamodules.sources import SOURCES, data_root, missing_files
+from datamodules.wikipedia import CLASS_NAMES, FEATURE_FILES, ITEMS, TEST_LIST, TRAIN_LIST
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*is not the known copy")
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    """A data root whose wikipedia/ holds random values in the published shapes."""
+    folder = tmp_path_factory.mktemp("root") / "wikipedia"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    label = rng.integers(10, size=sum(ITEMS.values()))
+    for name, part in ((TRAIN_LIST, label[:2173]), (TEST_LIST, label[2173:])):
+        (folder / name).write_text("".join(f"text-{i}\timage-{i}\t{c + 1}\n" for i, c in enumerate(part)))
+    sift = {
+        f"{m}_{s}": rng.normal(size=(n, d)) for m, d in (("I", 128), ("T", 10)) for s, n in (("tr", 2173), ("te", 693))
+    }
+    scipy.io.savemat(folder / "raw_features.mat", sift, do_compression=True)
+    roph = {"X1": rng.normal(size=(128, 2866)), "X2": rng.normal(size=(100, 2866))}
+    roph["Y"] = scipy.sparse.csc_matrix(np.eye(10)[label].T)
+    scipy.io.savemat(folder / "wiki_roph.mat", {"data": roph}, do_compression=True)
+    return folder.parent, label, sift, roph
+
+
+@pytest.fixture
+def copy(written, tmp_path):
+    """A copy of the written files, free to be broken."""
+    folder = tmp_path / "wikipedia"
+    folder.mkdir()
+    for path in (written[0] / "wikipedia").iterdir():
+        (folder / path.name).write_bytes(path.read_bytes())
+    return folder
+
+
+@pytest.mark.parametrize("features", FEATURE_FILES)
+def test_wikipedia_rows_follow_the_lists(written, features):
+    root, label, sift, roph = written
+    data = Wikipedia(data_root=root, features=features).data
+    np.testing.assert_array_equal(data.label, label)
+    np.testing.assert_array_equal(np.flatnonzero(data.split == "test"), np.arange(2173, 2866))
+    if features == "roph":
+        expected = {"image": roph["X1"].T, "text": roph["X2"].T}
+    else:
+        expected = {"image": np.vstack([sift["I_tr"], sift["I_te"]]), "text": np.vstack([sift["T_tr"], sift["T_te"]])}
+    for name, array in expected.items():
+        np.testing.assert_array_equal(data.features[name], array)
+
+
+def test_another_copy_of_a_file_is_used_with_a_warning(written):
+    with pytest.warns(UserWarning, match=r"wiki_roph.mat is not the known copy \(sha256"):
+        _ = Wikipedia(data_root=written[0]).data
+
+
+def refused(root, features="roph") -> str:
+    with pytest.raises(DataError) as error:
+        _ = Wikipedia(data_root=root, features=features).data
+    return str(error.value)
+
+
+@pytest.mark.parametrize(("features", "file"), FEATURE_FILES.items())
+@pytest.mark.parametrize("keep", [0, 50, 0.5, -1])
+def test_truncated_file_is_named_with_remedy(copy, features, file, keep):
+    content = (copy / file).read_bytes()
+    (copy / file).write_bytes(content[: int(len(content) * keep) if isinstance(keep, float) else keep])
+    message = refused(copy.parent, features)
+    assert message.startswith(f"{copy / file}: ")
+    assert SOURCES["wikipedia"].file(file).url in message
+    assert "python -m datamodules check wikipedia" in message
+
+
+def test_missing_file_of_a_named_root_is_an_error(copy):
+    (copy / TEST_LIST).unlink()
+    assert refused(copy.parent).startswith(f"{copy / TEST_LIST} is missing. Expected: list of text id")
+    assert "name the one above it" in refused(copy)
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        (TRAIN_LIST, lambda text: text.split("\n", 1)[1], "has 2172 lines instead of 2173"),
+        (TEST_LIST, lambda text: text.replace("\t", " ", 1).replace("\t", "", 1), "line 1 is"),
+        (TEST_LIST, lambda text: text.rsplit("\t", 1)[0] + "\t11\n", "line 693 is"),
+    ],
+)
+def test_broken_list_is_refused(copy, name, change, message):
+    (copy / name).write_text(change((copy / name).read_text()))
+    assert message in refused(copy.parent)
+
+
+def test_list_that_is_not_text_is_refused(copy):
+    (copy / TRAIN_LIST).write_bytes(b"\xff\xfe\x00")
+    assert "cannot be read as text" in refused(copy.parent)
+
+
+def test_rows_in_another_order_than_the_lists_are_refused(copy):
+    lines = (copy / TRAIN_LIST).read_text().splitlines()
+    (copy / TRAIN_LIST).write_text("\n".join(reversed(lines)) + "\n")
+    assert "its rows do not follow the lists" in refused(copy.parent)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        (
+            {"X1": np.zeros((64, 2866))},
+            "X1 has shape (64, 2866)",
+        ),
+        ({"X2": "text"}, "X2 has shape ()"),
+        ({"X2": np.full((100, 2866), np.nan)}, "text is NaN or infinite in 2866 row(s)"),
+        ({"Y": np.zeros((9, 2866))}, "Y has shape (9, 2866)"),
+    ],
+)
+def test_wrong_content_of_roph_is_refused(written, copy, changed, message):
+    scipy.io.savemat(copy / "wiki_roph.mat", {"data": written[3] | changed})
+    assert message in refused(copy.parent)
+
+
+def test_mat_file_without_the_arrays_is_refused(copy):
+    for file in FEATURE_FILES.values():
+        scipy.io.savemat(copy / file, {"other": np.zeros(3)})
+    assert "holds no structure named data" in refused(copy.parent)
+    assert "I_tr is missing" in refused(copy.parent, "sift-lda")
+
+
+def test_unknown_features_are_refused_at_once():
+    with pytest.raises(ValueError, match="'cnn'; expected 'roph' or 'sift-lda'"):
+        Wikipedia(features="cnn")
+
+
+def test_check_reports_other_missing_and_broken_files(copy, capsys):
+    (copy / TEST_LIST).unlink()
+    assert main(["check", "wikipedia", "--data-root", str(copy.parent)]) == 1
+    report = capsys.readouterr().out
+    assert report.count("OTHER ") == 3
+    assert f"MISSING  {copy / TEST_LIST}" in report
+    assert main(["check", "wikipedia", "--data-root", str(copy.parent / "nowhere")]) == 1
+    assert "does not exist" in capsys.readouterr().out
+
+
+def test_check_reports_unreadable_and_nan_content(written, copy, capsys):
+    (copy / "raw_features.mat").write_bytes(b"not a MATLAB file")
+    scipy.io.savemat(copy / "wiki_roph.mat", {"data": written[3] | {"X2": np.full((100, 2866), np.nan)}})
+    assert main(["check", "wikipedia", "--data-root", str(copy.parent)]) == 1
+    report = capsys.readouterr().out
+    assert "is not a readable MATLAB file" in report
+    assert "text is NaN or infinite" in report
+
+
+def test_repeated_rows_counts_test_rows_found_in_training():
+    train = np.arange(12.0).reshape(4, 3)
+    test = np.vstack([train[2], train[2], train[0] + 0.5])
+    assert repeated_rows(train, test) == 2
+
+
+# The real files -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def real_root():
+    try:
+        root = data_root()
+    except DataError as error:
+        pytest.skip(str(error))
+    if missing_files("wikipedia", root):
+        pytest.skip("CSD_DATA has no complete wikipedia/")
+    return root
+
+
+def test_real_wikipedia_has_its_published_sizes(real_root):
+    counts = {}
+    for features, dims in (("roph", (128, 100)), ("sift-lda", (128, 10))):
+        module = Wikipedia(data_root=real_root, features=features, class_encoder="one-hot", validation_fraction=0)
+        assert module.dims == {"image": dims[0], "text": dims[1], "class_embedding": 10}
+        assert (len(module.indices("train")), len(module.indices("standard"))) == (2173, 693)
+        counts[features] = np.bincount(module.data.label[module.indices("standard")]).tolist()
+        assert module.class_names == CLASS_NAMES
+    assert counts["roph"] == counts["sift-lda"]
+    assert max(counts["roph"]) == counts["roph"][CLASS_NAMES.index("warfare")] == 104
+
+
+@pytest.mark.filterwarnings("ignore:.*found in sys.modules:RuntimeWarning")
+def test_check_accepts_the_real_files(real_root, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["datamodules", "check", "wikipedia", "--data-root", str(real_root)])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_module("datamodules", run_name="__main__")
+    report = capsys.readouterr().out
+    assert ended.value.code == 0, report
+    assert report.count("2173 training and 693 test items") == 2
+    assert report.count("stand in the training part: image 3, text 0, the pair 0") == 2
+
+
+def test_real_features_carry_the_classes(real_root):
+    """A linear classifier on each modality is far above the chance of 0.15 (the largest class)."""
+    module = Wikipedia(data_root=real_root, class_encoder="one-hot", validation_fraction=0)
+    (train, label), (test, expected) = module.arrays("train"), module.arrays("standard")
+    for name in module.modalities:
+        model = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, max_iter=500)).fit(train[name], label)
+        assert model.score(test[name], expected) > 0.4

@@ -260,7 +260,10 @@ class FeatureDataModule(L.LightningDataModule):
             items, world, rank, not self.as_published, seed=self.shuffle_seed, drop_last=len(items) >= world
         )
         drop_last = len(sampler) > self.batch_size
-        return DataLoader(items, self.batch_size, sampler=sampler, drop_last=drop_last, collate_fn=_unchanged)
+        # By keyword throughout: Lightning rebuilds loaders, and finds only keywords again.
+        return DataLoader(
+            items, batch_size=self.batch_size, sampler=sampler, drop_last=drop_last, collate_fn=_unchanged
+        )
 
     def val_dataloader(self) -> DataLoader | list[DataLoader]:
         return self._evaluation_loader("validation") if len(self.indices("validation")) else []
@@ -274,7 +277,7 @@ class FeatureDataModule(L.LightningDataModule):
         return self._evaluation_loader(self.test_splits[-1])
 
     def _evaluation_loader(self, split: str) -> DataLoader:
-        return DataLoader(self._items(split), EVALUATION_BATCH_SIZE, collate_fn=_unchanged)
+        return DataLoader(self._items(split), batch_size=EVALUATION_BATCH_SIZE, collate_fn=_unchanged)
 
     def _items(self, split: str) -> PairedItems:
         index = self.indices(split)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import permutations
 
 import lightning as L
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -22,8 +23,8 @@ class RetrievalModule(L.LightningModule):
     Logged are ``val/<direction>/<metric>`` and ``test/<split>/<direction>/<metric>``, with direction "image->text",
     ..., "average" and the metrics of :class:`lightning_modules.metrics.CrossModalRetrieval`.
 
-    Every epoch draws from a generator state that depends on the seed and the epoch alone, so that a run resumed from
-    the checkpoint of an epoch continues with the same numbers.
+    Every batch draws from a generator state that depends on the seed, the epoch and the batch's place in it alone, so
+    that a run resumed from a checkpoint continues with the same numbers.
 
     ``sizes`` holds, for every split evaluated last, direction -> (queries, gallery items).
 
@@ -49,8 +50,9 @@ class RetrievalModule(L.LightningModule):
         """Ways to embed a split, by name; where there are several, the one with the largest average MAP is reported."""
         return {"": self.embed}
 
-    def on_train_epoch_start(self) -> None:
-        torch.manual_seed(int(self.run_seed) * 100_003 + self.current_epoch * 1_009 + self.global_rank)
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        position = (int(self.run_seed), self.current_epoch, batch_idx, self.global_rank)
+        torch.manual_seed(int(np.random.SeedSequence(position).generate_state(1)[0]))
 
     def on_validation_epoch_start(self) -> None:
         self._start(["validation"])

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+import difflib
+import inspect
+import re
 import sys
+import warnings
+from typing import Any, NoReturn
 
+from lightning import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
 from datamodules import DataError, FeatureDataModule
 from lightning_modules.base import RetrievalModule
+from lightning_modules.installation import check_installation
 from lightning_modules.predictions import EmbeddingWriter
+from losses import AlignmentLoss
 
-TRAINER_DEFAULTS = {
-    "max_epochs": 500,
-    "default_root_dir": "results/runs/fit",
-    "logger": [
-        {"class_path": "CSVLogger", "init_args": {"save_dir": "results/runs/fit", "name": "csv"}},
-        {"class_path": "TensorBoardLogger", "init_args": {"save_dir": "results/runs/fit", "name": "tensorboard"}},
-    ],
-}
+TRAINER_DEFAULTS = {"max_epochs": 500, "default_root_dir": "results/runs/fit", "log_every_n_steps": 1}
 CHECKPOINT_DEFAULTS = {
     "checkpoint.monitor": "val/average/MAP",
     "checkpoint.mode": "max",
@@ -26,6 +28,45 @@ CHECKPOINT_DEFAULTS = {
     "checkpoint.filename": "best-epoch{epoch}",
     "checkpoint.auto_insert_metric_name": False,
 }
+
+
+class _Parser(LightningArgumentParser):
+    """A parser that answers a wrong word with what was wrong and the nearest right words, not with all its options."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        if not self.exit_on_error:  # parsing the arguments of a class, for the parser of the command
+            super().error(message, ex)
+        lines = _essential(message)
+        known = {*(action.dest for action in self._actions), *_class_words()}
+        for found in WRONG_WORD.finditer(message):
+            word = next(group for group in found.groups() if group).removeprefix("--")
+            close = difflib.get_close_matches(word, sorted(known), n=3, cutoff=0.6)
+            lines += [f"{word}: nearest: {', '.join(close)}"] * bool(close)
+        _exit("\n".join(dict.fromkeys(lines)) + "\nAll options: csd fit --help; of a class: csd fit --model.help JFSE")
+
+
+# What jsonargparse adds about types that were never meant: every argument may also be None.
+NOISE = re.compile(
+    r"NoneType|Subtypes:|Union subtypes|Given value|Errors:$|Expected a path but|Expected a <class 'str'>"
+)
+WRONG_WORD = re.compile(
+    r"Option '([^']+)' is not accepted|unrecognized arguments: (\S+)|has no attribute '([^']+)'|"
+    r"Expected a dot import path string: (\S+)|[Kk]ey '([^']+)' is not expected"
+)
+
+
+def _essential(message: str) -> list[str]:
+    return [line for line in message.splitlines() if line.strip() and not NOISE.search(line)]
+
+
+def _class_words() -> set[str]:
+    """Names of the models, data modules and losses, and of their arguments."""
+    words, pending = set(), [RetrievalModule, FeatureDataModule, AlignmentLoss]
+    while pending:
+        kind = pending.pop()
+        pending += kind.__subclasses__()
+        words |= {kind.__name__, *inspect.signature(kind).parameters}
+    return words
 
 
 class RetrievalCLI(LightningCLI):
@@ -37,6 +78,22 @@ class RetrievalCLI(LightningCLI):
         parser.add_lightning_class_args(EmbeddingWriter, "embeddings")
         parser.set_defaults(CHECKPOINT_DEFAULTS)
 
+    def instantiate_classes(self) -> None:
+        """Build data, model and trainer; what they refuse is said without the stack of calls that led there."""
+        try:
+            super().instantiate_classes()
+        except (ValueError, TypeError) as error:
+            while error.__cause__ is not None and not isinstance(error, DataError):
+                error = error.__cause__
+            _exit("\n".join(_essential(str(error))))
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """The trainer, with CSV and TensorBoard logs in its default_root_dir unless the configuration names loggers."""
+        root = self._get(self.config_init, "trainer.default_root_dir")
+        if self._get(self.config_init, "trainer.logger") is None:
+            kwargs["logger"] = [CSVLogger(root, name="csv"), TensorBoardLogger(root, name="tensorboard")]
+        return super().instantiate_trainer(**kwargs)
+
 
 def main(args: list[str] | None = None) -> None:
     """Run the command line.
@@ -47,6 +104,9 @@ def main(args: list[str] | None = None) -> None:
     Raises:
         SystemExit: with status 2 and a message for data, arguments or a disk that do not allow the run.
     """
+    check_installation()
+    # Said by Lightning about its own calls; a user can do nothing about it.
+    warnings.filterwarnings("ignore", message=".*isinstance.treespec.*")
     try:
         RetrievalCLI(
             RetrievalModule,
@@ -54,6 +114,10 @@ def main(args: list[str] | None = None) -> None:
             subclass_mode_model=True,
             subclass_mode_data=True,
             seed_everything_default=0,
+            parser_class=_Parser,
+            parser_kwargs={"allow_abbrev": False},
+            auto_configure_optimizers=False,
+            save_config_kwargs={"overwrite": True},
             trainer_defaults=TRAINER_DEFAULTS,
             args=args,
         )
@@ -71,7 +135,7 @@ def _dims(data: FeatureDataModule) -> dict[str, int]:
     return data.dims
 
 
-def _exit(message: str) -> None:
+def _exit(message: str) -> NoReturn:
     print(f"csd: {message}", file=sys.stderr)
     raise SystemExit(2)
 

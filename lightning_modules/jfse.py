@@ -170,8 +170,15 @@ class JFSE(RetrievalModule):
         noise = {name: torch.randn(len(a), NOISE_DIM, device=a.device, dtype=a.dtype) for name in self.modalities}
         synthetic = {name: g(torch.cat([a, noise[name]], dim=1)) for name, g in self.generators.items()}
         critic_loss = self._train_critics(x, {name: s.detach() for name, s in synthetic.items()})
-        parts = self._train_others(x, synthetic, batch["label"])
-        self.log_dict({"train/critic": critic_loss, **parts}, on_step=False, on_epoch=True, batch_size=len(a))
+        parts = {"train/critic": critic_loss, **self._train_others(x, synthetic, batch["label"])}
+        self._part_names, values = list(parts), torch.stack([part.detach().float() for part in parts.values()])
+        self._part_sums = values if batch_idx == 0 else self._part_sums + values
+        self._part_count = batch_idx + 1
+
+    def on_train_epoch_end(self) -> None:
+        # Logged once an epoch: a call of log for every part and step costs as much as a small step itself.
+        means = self._part_sums / self._part_count
+        self.log_dict(dict(zip(self._part_names, means, strict=True)), sync_dist=True)
 
     def _train_critics(self, x: Batch, synthetic: Batch) -> Tensor:
         optimizer, a = self.optimizers()[0], x["class_embedding"]
@@ -181,12 +188,12 @@ class JFSE(RetrievalModule):
                 mix = torch.rand(len(a), 1, device=a.device, dtype=a.dtype)
                 loss = loss + critic.loss(x[name], synthetic[name], a, mix)
             self._step(optimizer, loss)
-        return loss.detach()
+        return loss
 
     def _train_others(self, x: Batch, synthetic: Batch, labels: Tensor) -> dict[str, Tensor]:
         a, strength = x["class_embedding"], self._reversal_strength()
-        real = {name: r(x[name]) for name, r in self.regressors.items()}
-        cycled = {name: r(synthetic[name]) for name, r in self.regressors.items()}
+        both = {name: r(torch.cat([x[name], synthetic[name]])).chunk(2) for name, r in self.regressors.items()}
+        real, cycled = ({name: halves[i] for name, halves in both.items()} for i in (0, 1))
         original = sum(F.mse_loss(real[name], a) for name in self.modalities)
         cycle = sum(F.mse_loss(cycled[name], a) for name in self.modalities)
         adversarial_real = self.modality_classifier.loss(*real.values(), strength)
@@ -206,13 +213,13 @@ class JFSE(RetrievalModule):
         for optimizer in (generators, regressors, classifier):
             optimizer.step()
         return {
-            "train/generator": generator_loss.detach(),
-            "train/regressor": regressor_loss.detach(),
-            "train/modality_classifier": classifier_loss.detach(),
-            "train/original": original.detach(),
-            "train/cycle": cycle.detach(),
-            "train/align_real": align_real.detach(),
-            "train/align_synthetic": align_synthetic.detach(),
+            "train/generator": generator_loss,
+            "train/regressor": regressor_loss,
+            "train/modality_classifier": classifier_loss,
+            "train/original": original,
+            "train/cycle": cycle,
+            "train/align_real": align_real,
+            "train/align_synthetic": align_synthetic,
         }
 
     def _align(self, embeddings: Mapping[str, Tensor], labels: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""``python -m reproduce tableN``: regenerate a table; ``python -m reproduce compare``: set it beside published numbers."""
+"""``python -m reproduce tableN`` regenerates a table; ``compare`` sets tables beside published numbers."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from datamodules import DataError
+from lightning_modules.installation import check_installation
 from reproduce import compare
 from reproduce.cells import CellStore, quiet
 from reproduce.published import PublishedError
@@ -29,6 +30,7 @@ def main(argv: list[str] | None = None) -> int:
     Returns:
         0; 1 where a cell failed; 2 where data, arguments or folders do not allow the run.
     """
+    check_installation()
     argv = sys.argv[1:] if argv is None else argv
     if argv[:1] == ["compare"]:
         return compare.main(argv[1:])

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
+import threading
 import time
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -180,14 +182,21 @@ class Run:
         )
         total, done, start = sum(cell.steps for cell in missing), 0, time.monotonic()
         context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(workers, mp_context=context, initializer=quiet, initargs=(1,)) as pool:
-            futures = {pool.submit(run_cell, cell.config, self.root): cell for cell in missing}
+        pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker)
+        futures = {pool.submit(run_cell, cell.config, self.root): cell for cell in missing}
+        try:
             for number, future in enumerate(as_completed(futures), 1):
                 cell = futures[future]
                 done += cell.steps
                 left = (time.monotonic() - start) / done * (total - done)
                 outcome = self._collect(cell, future, results)
                 print(f"[{number}/{len(missing)}] {cell.name}: {outcome}; {duration(left)} left", flush=True)
+        except BaseException:
+            for process in list(pool._processes.values()):
+                process.terminate()
+            raise
+        finally:
+            pool.shutdown(cancel_futures=True)
         return results
 
     def _collect(self, cell: Cell, future: Any, results: dict[str, dict]) -> str:
@@ -200,6 +209,18 @@ class Run:
         self.store.save(cell.key, cell.config, result)
         scores = ", ".join(f"{split} {s['average/MAP']:.3f}" for split, s in result["scores"].items())
         return f"MAP {scores} in {duration(result['train_seconds'])}"
+
+
+def _start_worker() -> None:
+    """One thread each, and none outlives the process that started it, however that one ended."""
+    quiet(threads=1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which ends its workers
+
+    def follow_parent() -> None:
+        multiprocessing.parent_process().join()
+        os._exit(1)
+
+    threading.Thread(target=follow_parent, daemon=True).start()
 
 
 def estimate_seconds(run: Run, datasets: Sequence[DataSet]) -> float:

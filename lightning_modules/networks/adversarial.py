@@ -63,13 +63,17 @@ class Critic(nn.Module):
 
     def __init__(self, feature_dim: int, class_dim: int, width: int):
         super().__init__()
-        self.feature_dim = feature_dim
-        self.hidden = nn.Linear(feature_dim + class_dim, width)
+        # One dense layer on the concatenation, kept as two weights because the loss uses its halves separately.
+        self.feature = nn.Linear(feature_dim, width)
+        self.condition = nn.Linear(class_dim, width, bias=False)
         self.score = nn.Linear(width, 1)
+        bound = (feature_dim + class_dim) ** -0.5
+        for parameter in (self.feature.weight, self.feature.bias, self.condition.weight):
+            nn.init.uniform_(parameter, -bound, bound)
 
     def forward(self, feature: Tensor, class_embedding: Tensor) -> Tensor:
         """Scores (B,) of features (B, d) given class embeddings (B, E)."""
-        hidden = self.hidden(torch.cat([feature, class_embedding], dim=1))
+        hidden = self.feature(feature) + self.condition(class_embedding)
         return self.score(F.leaky_relu(hidden, self.slope)).squeeze(1)
 
     def loss(self, real: Tensor, fake: Tensor, class_embedding: Tensor, mix: Tensor) -> Tensor:
@@ -91,16 +95,13 @@ class Critic(nn.Module):
 
         Source: Gulrajani et al., NeurIPS 2017; the penalty concerns the feature alone (public JFSE code).
         """
-        feature_weight = self.hidden.weight[:, : self.feature_dim]
-        condition = F.linear(class_embedding, self.hidden.weight[:, self.feature_dim :], self.hidden.bias)
-        at_real = F.linear(real, feature_weight) + condition
-        at_fake = F.linear(fake, feature_weight) + condition
-        slopes = torch.where(mix * at_real + (1 - mix) * at_fake > 0, 1.0, self.slope).to(at_real)
-        gradient = (slopes * self.score.weight) @ feature_weight
+        at_both = self.feature(torch.cat([real, fake])) + self.condition(class_embedding).repeat(2, 1)
+        at_real, at_fake = at_both.chunk(2)
+        slopes = torch.where(mix * at_real + (1 - mix) * at_fake > 0, 1.0, self.slope).to(at_real.dtype)
+        gradient = (slopes * self.score.weight) @ self.feature.weight
         penalty = (torch.linalg.vector_norm(gradient.float(), dim=1) - 1).square().mean()
-        # The output bias cancels in the difference.
-        difference = F.leaky_relu(at_fake, self.slope).mean(dim=0) - F.leaky_relu(at_real, self.slope).mean(dim=0)
-        return F.linear(difference, self.score.weight).sum() + GRADIENT_PENALTY * penalty
+        score_real, score_fake = self.score(F.leaky_relu(at_both, self.slope)).chunk(2)
+        return score_fake.mean() - score_real.mean() + GRADIENT_PENALTY * penalty
 
 
 class ModalityClassifier(nn.Module):

@@ -59,6 +59,12 @@ def _essential(message: str) -> list[str]:
     return [line for line in message.splitlines() if line.strip() and not NOISE.search(line)]
 
 
+def _innermost(error: BaseException) -> str:
+    """What the first error of a chain said, less what was added about types that were never meant."""
+    cause = _innermost(error.__cause__) if error.__cause__ is not None else ""
+    return cause or "\n".join(_essential(str(error)))
+
+
 def _class_words() -> set[str]:
     """Names of the models, data modules and losses, and of their arguments."""
     words, pending = set(), [RetrievalModule, FeatureDataModule, AlignmentLoss]
@@ -83,9 +89,7 @@ class RetrievalCLI(LightningCLI):
         try:
             super().instantiate_classes()
         except (ValueError, TypeError) as error:
-            while error.__cause__ is not None and not isinstance(error, DataError):
-                error = error.__cause__
-            _exit("\n".join(_essential(str(error))))
+            _exit(_innermost(error))
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """The trainer, with CSV and TensorBoard logs in its default_root_dir unless the configuration names loggers."""

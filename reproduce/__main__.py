@@ -104,7 +104,7 @@ def _regenerate(arguments: argparse.Namespace, argv: list[str]) -> int:
     if not finals and not run.errors:
         raise SpecError(f"--only {arguments.only} leaves no row of {table.name}")
     path = write_results(run, finals, absent, folder, f"python -m reproduce {' '.join(argv)}")
-    print(f"wrote {path}, {path.with_suffix('.md')} and {path.with_suffix('.yaml')}")
+    print(f"wrote {path}, and beside it .md, .png and .yaml")
     for error in run.errors.values():
         print(f"failed: {error}", file=sys.stderr)
     return 1 if run.errors else 0

@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from reproduce.figures import draw_table
 from reproduce.published import with_published
 from reproduce.render import write_markdown
 from reproduce.runner import Cell, Run
@@ -20,7 +21,7 @@ SPLITS = {"standard": ("standard",), "zero-shot": ("seen", "unseen", "generalise
 
 
 def write_results(run: Run, finals: Finals, absent: dict[DataSet, str], folder: Path, command: str) -> Path:
-    """Write <table>.csv, <table>.yaml and <table>.md of a run.
+    """Write <table>.csv, <table>.yaml, <table>.md and <table>.png of a run.
 
     Args:
         run: the run, after ``execute``.
@@ -46,6 +47,7 @@ def write_results(run: Run, finals: Finals, absent: dict[DataSet, str], folder: 
     if not run.only:
         replace_file(path.with_suffix(".yaml"), _companion(run, finals, command))
     write_markdown(path, title=run.table.title)
+    draw_table(path, run.table.title)
     return path
 
 

@@ -136,6 +136,7 @@ class JFSE(RetrievalModule):
         if self.preset == "as_published":
             return
         for name, rows in self.trainer.datamodule.train_features().items():
+            rows = rows.double()  # in float32 a constant column seems to vary, by the rounding of its mean
             getattr(self, f"{name}_mean").copy_(rows.mean(dim=0))
             if name == "class_embedding":
                 centred = rows - rows.mean(dim=0)

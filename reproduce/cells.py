@@ -95,6 +95,7 @@ def run_cell(config: Config, data_root: str | None) -> dict[str, Any]:
     """
     L.seed_everything(config["seed"], verbose=False)
     data = build_data(config, data_root)
+    data.prepare_data()
     start = time.perf_counter()
     train = _fit_baseline if config["model"]["class_path"] in BASELINES else _fit_model
     scores, sizes, train_seconds = train(config, data, start)

@@ -72,7 +72,7 @@ def _draw_panel(axes: Axes, name: tuple[str, ...], rows: list[Row]) -> None:
             xerr=[row.std or 0.0 for row in chosen],
             fmt=marker,
             color=colour,
-            markersize=6 if direction == "average" else 4,
+            markersize=6,
             linewidth=1.2,
             capsize=2,
             label=direction,

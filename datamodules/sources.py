@@ -6,6 +6,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pooch
 import requests
@@ -218,7 +219,11 @@ def _fetch_one(dataset: str, file: SourceFile, folder: Path) -> None:
             downloader=pooch.HTTPDownloader(progressbar=False, timeout=TIMEOUT),
         )
     except (requests.RequestException, OSError, ValueError) as error:
-        reason = "other bytes than expected" if isinstance(error, ValueError) else type(error).__name__
+        reason = f"{type(error).__name__}: {error}"
+        if isinstance(error, requests.ConnectionError):
+            reason = f"no connection to {urlsplit(file.url).netloc}"
+        elif isinstance(error, ValueError):
+            reason = f"other bytes than expected: {error}"
         raise DataMissing(
-            f"{folder / file.name} could not be fetched ({reason}: {error}). {advice(dataset, file)}"
+            f"{folder / file.name} could not be fetched ({reason}). {advice(dataset, file)}"
         ) from None  # the causes are a hundred lines of three libraries and add nothing

@@ -60,6 +60,10 @@ class AlignmentLoss(nn.Module, ABC):
             total = torch.stack(list(terms.values())).sum()
         return LossOutput(total, {name: term.detach() for name, term in terms.items()})
 
+    def extra_repr(self) -> str:
+        settings = {name: value for name, value in vars(self).items() if name != "training" and name[0] != "_"}
+        return ", ".join(f"{name}={value!r}" for name, value in settings.items())
+
     @abstractmethod
     def terms(self, batch: GatheredBatch) -> dict[str, Tensor]:
         """Name of each term -> scalar with gradient, for one gathered batch."""

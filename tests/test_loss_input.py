@@ -1,0 +1,197 @@
+"""The registry of losses, and what losses refuse."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from test_losses import BATCH, LABELS, MULTI_HOT, NEED_LABELS, PAIR_LOSSES, make_embeddings, soft_target
+from torch import nn
+
+from losses import LossOutput, available_losses, build_loss, register_loss
+
+# Registry
+
+
+def test_available_losses_are_sorted_and_complete():
+    names = list(available_losses())
+    assert names == sorted(names)
+    assert set(names) >= {*PAIR_LOSSES, "gcs", "pairwise"}
+
+
+@pytest.mark.parametrize(("wrong", "nearest"), [("infonec", "infonce"), ("log-coral", "log_coral"), ("GCS", "gcs")])
+def test_unknown_loss_names_the_nearest(wrong, nearest):
+    with pytest.raises(ValueError, match=nearest) as caught:
+        build_loss(wrong)
+    assert wrong in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong", "nearest"),
+    [
+        ("cs", "temprature", "temperature"),
+        ("gcs", "use_targets", "use_target"),
+        ("gcs", "shceme", "scheme"),
+        ("mmd", "sigmas", "sigma"),
+        ("kl", "directoin", "direction"),
+        ("log_coral", "rigde", "ridge"),
+        ("pairwise", "divergance", "divergence"),
+    ],
+)
+def test_unknown_keyword_names_the_nearest(name, wrong, nearest):
+    with pytest.raises(TypeError, match=rf"\b{nearest}\b") as caught:
+        build_loss(name, **{wrong: 1})
+    assert wrong in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["cmpm_kl", "coral"])
+def test_keyword_of_a_loss_without_any(name):
+    with pytest.raises(TypeError, match="temperature"):
+        build_loss(name, temperature=0.1)
+
+
+def test_registered_loss_can_be_built_and_not_registered_twice():
+    @register_loss("norm_gap_of_the_tests")
+    class NormGap(nn.Module):
+        def __init__(self, weight: float = 1.0) -> None:
+            super().__init__()
+            self.weight = weight
+
+        def forward(self, embeddings, labels=None):
+            a, b = embeddings.values()
+            gap = self.weight * (a.norm() - b.norm()) ** 2
+            return LossOutput(total=gap, parts={"gap": gap.detach()})
+
+    assert "norm_gap_of_the_tests" in available_losses()
+    assert isinstance(build_loss("norm_gap_of_the_tests", weight=2.0), NormGap)
+    for name in ("norm_gap_of_the_tests", "cs"):
+        with pytest.raises(ValueError, match=name):
+            register_loss(name)(NormGap)
+    assert not isinstance(build_loss("cs"), NormGap)
+
+
+@pytest.mark.parametrize(
+    ("name", "keywords"),
+    [
+        ("gcs", {"scheme": "clockwize"}),
+        ("kl", {"direction": "sideways"}),
+        *[(name, {"temperature": value}) for name in ("kl", "cs", "gcs", "infonce") for value in (0.0, -0.1)],
+        ("mmd", {"sigma": 0.0}),
+        ("mmd", {"sigma": []}),
+        ("log_coral", {"ridge": -1.0}),
+    ],
+)
+def test_impossible_setting_is_refused_when_the_loss_is_built(name, keywords):
+    with pytest.raises(ValueError, match=next(iter(keywords))):
+        build_loss(name, **keywords)
+
+
+# Bad input
+
+
+ALL_LOSSES = [*PAIR_LOSSES, "gcs", "pairwise"]
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        pytest.param(lambda x: x.index_fill(0, torch.tensor([3]), float("nan")), id="nan"),
+        pytest.param(lambda x: x.index_fill(0, torch.tensor([3]), float("inf")), id="inf"),
+        pytest.param(lambda x: x[:-1], id="rows"),
+        pytest.param(lambda x: x[:, :-1], id="columns"),
+        pytest.param(lambda x: x[:, 0], id="1-D"),
+        pytest.param(lambda x: x[None], id="3-D"),
+        pytest.param(lambda x: x.long(), id="integer"),
+        pytest.param(lambda x: x[:0], id="no rows"),
+    ],
+)
+@pytest.mark.parametrize("name", ALL_LOSSES)
+def test_bad_embeddings_name_the_modality(name, bad):
+    embeddings = make_embeddings(3 if name in ("gcs", "pairwise") else 2)
+    last = list(embeddings)[-1]
+    embeddings[last] = bad(embeddings[last])
+    with pytest.raises(ValueError, match=last):
+        build_loss(name)(embeddings, LABELS["integer"])
+
+
+@pytest.mark.parametrize("name", ALL_LOSSES)
+def test_empty_batch_is_refused(name):
+    embeddings = {key: x[:0] for key, x in make_embeddings().items()}
+    with pytest.raises(ValueError, match="image"):
+        build_loss(name)(embeddings, torch.zeros(0, dtype=torch.long))
+
+
+@pytest.mark.parametrize("name", ALL_LOSSES)
+def test_one_modality_is_refused(name):
+    with pytest.raises(ValueError, match="image"):
+        build_loss(name)(make_embeddings(1), LABELS["integer"])
+    with pytest.raises(ValueError, match="modalit"):
+        build_loss(name)({}, LABELS["integer"])
+
+
+@pytest.mark.parametrize("name", PAIR_LOSSES)
+def test_two_modality_loss_refuses_three_and_names_what_takes_three(name):
+    with pytest.raises(ValueError, match=r"pairwise|gcs"):
+        build_loss(name)(make_embeddings(3), LABELS["integer"])
+
+
+@pytest.mark.parametrize("name", [*NEED_LABELS, "pairwise"])
+def test_missing_labels_are_named(name):
+    with pytest.raises(ValueError, match=r"needs.*labels|labels.*need"):
+        build_loss(name)(make_embeddings())
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        pytest.param(LABELS["integer"][:-1], id="integer rows"),
+        pytest.param(MULTI_HOT[:-1], id="multi-hot rows"),
+        pytest.param(soft_target()[:-1], id="soft rows"),
+        pytest.param(soft_target()[:, :-1], id="soft columns"),
+        pytest.param(torch.zeros(BATCH, BATCH, 1), id="3-D"),
+        pytest.param(torch.tensor(0), id="0-D"),
+        pytest.param(soft_target().index_fill(0, torch.tensor([1]), 0.0), id="zero row"),
+        pytest.param(soft_target().index_fill(1, torch.tensor([1]), 0.0), id="zero column"),
+        pytest.param(soft_target() - 0.5, id="negative weights"),
+        pytest.param(soft_target().index_fill(0, torch.tensor([1]), float("nan")), id="nan"),
+        pytest.param(soft_target().index_fill(0, torch.tensor([1]), float("inf")), id="inf"),
+    ],
+)
+@pytest.mark.parametrize("name", NEED_LABELS)
+def test_bad_labels_are_refused(name, labels):
+    with pytest.raises(ValueError, match=r"label|target"):
+        build_loss(name)(make_embeddings(), labels)
+
+
+@pytest.mark.parametrize("labels", ["integer", "multi-hot", "soft"])
+def test_reverse_kl_refuses_zero_targets_and_names_cmpm_kl(labels):
+    with pytest.raises(ValueError, match="cmpm_kl"):
+        build_loss("kl", direction="reverse")(make_embeddings(), LABELS[labels])
+
+
+def test_log_coral_of_a_singular_covariance_names_the_ridge():
+    embeddings = make_embeddings(batch=4, width=6)
+    with pytest.raises(ValueError, match="ridge"):
+        build_loss("log_coral")(embeddings)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("defect", ["constant column", "repeated column", "repeated rows"])
+@pytest.mark.parametrize("seed", range(8))
+def test_log_coral_of_a_singular_covariance_of_many_items_names_the_ridge(defect, dtype, seed):
+    """Rounding leaves the smallest eigenvalue near, not at, zero; its logarithm would be noise."""
+    embeddings = make_embeddings(batch=12, seed=seed)
+    text = embeddings["text"]
+    if defect == "constant column":
+        text[:, 1] = 0.3
+    elif defect == "repeated column":
+        text[:, 1] = text[:, 2]
+    else:
+        text[:] = text[:3].repeat(4, 1)
+    with pytest.raises(ValueError, match="ridge"):
+        build_loss("log_coral")({key: x.to(dtype) for key, x in embeddings.items()})
+
+
+@pytest.mark.parametrize("name", ["coral", "log_coral"])
+def test_covariance_of_one_item_is_refused(name):
+    with pytest.raises(ValueError, match=r"two|at least 2|batch"):
+        build_loss(name, **({"ridge": 0.1} if name == "log_coral" else {}))(make_embeddings(batch=1))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -183,6 +184,11 @@ def _warn_if_other(path: Path, file: SourceFile) -> None:
         )
 
 
+@cache
+def _say_once(line: str) -> None:
+    print(line, flush=True)  # a caller that asks again after a failure has been told already
+
+
 def fetch(source: Source, files: Sequence[SourceFile], folder: Path) -> None:
     """Fetch files into `folder`; each appears there whole and with its sha256 verified, or not at all.
 
@@ -190,11 +196,10 @@ def fetch(source: Source, files: Sequence[SourceFile], folder: Path) -> None:
         DataMissing: no network, no such file, a broken-off transfer, or other bytes than expected.
     """
     size = sum(file.size for file in files) / 1e6
-    print(
+    _say_once(
         f"Fetching {', '.join(file.name for file in files)} ({size:.1f} MB) of {source.dataset} from "
         f"{' and '.join(sorted({file.url.rsplit('/', 1)[0] for file in files}))} into {folder} "
-        f"(licence: {source.licence}; cite {source.citation}).",
-        flush=True,
+        f"(licence: {source.licence}; cite {source.citation})."
     )
     created = [path for path in (folder, *folder.parents) if not path.exists()]
     pooch.get_logger().setLevel("WARNING")

@@ -1,5 +1,9 @@
 """Lightning modules of the retrieval models, their metrics and their command line."""
 
-from lightning_modules.jfse import JFSE
+from lightning_modules.installation import check_installation
+
+check_installation()  # before the first import of a package that something else could shadow
+
+from lightning_modules.jfse import JFSE  # noqa: E402
 
 __all__ = ["JFSE"]

@@ -3,28 +3,33 @@
 from __future__ import annotations
 
 import difflib
+import errno
 import inspect
 import re
 import sys
 import warnings
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, NoReturn
 
+import torch
 from lightning import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from datamodules import DataError, FeatureDataModule
 from lightning_modules.base import RetrievalModule
-from lightning_modules.installation import check_installation
 from lightning_modules.predictions import EmbeddingWriter
 from losses import AlignmentLoss
 
 TRAINER_DEFAULTS = {"max_epochs": 500, "default_root_dir": "results/runs/fit", "log_every_n_steps": 1}
+# Beside the best checkpoint, that of the last epoch, to resume from.
+LAST_CHECKPOINT = {"filename": "last", "enable_version_counter": False}
 CHECKPOINT_DEFAULTS = {
     "checkpoint.monitor": "val/average/MAP",
     "checkpoint.mode": "max",
-    "checkpoint.save_last": True,
     "checkpoint.filename": "best-epoch{epoch}",
     "checkpoint.auto_insert_metric_name": False,
 }
@@ -37,7 +42,7 @@ class _Parser(LightningArgumentParser):
         if not self.exit_on_error:  # parsing the arguments of a class, for the parser of the command
             super().error(message, ex)
         lines = _essential(message)
-        known = {*(action.dest for action in self._actions), *_class_words()}
+        known = {*_option_names(self), *_class_words()}
         for found in WRONG_WORD.finditer(message):
             word = next(group for group in found.groups() if group).removeprefix("--")
             close = difflib.get_close_matches(word, sorted(known), n=3, cutoff=0.6)
@@ -45,14 +50,23 @@ class _Parser(LightningArgumentParser):
         _exit("\n".join(dict.fromkeys(lines)) + "\nAll options: csd fit --help; of a class: csd fit --model.help JFSE")
 
 
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # What jsonargparse adds about types that were never meant: every argument may also be None.
 NOISE = re.compile(
     r"NoneType|Subtypes:|Union subtypes|Given value|Errors:$|Expected a path but|Expected a <class 'str'>"
 )
 WRONG_WORD = re.compile(
-    r"Option '([^']+)' is not accepted|unrecognized arguments: (\S+)|has no attribute '([^']+)'|"
-    r"Expected a dot import path string: (\S+)|[Kk]ey '([^']+)' is not expected"
+    r"Option '([^']+)' is not accepted|does not accept option '([^']+)'|unrecognized arguments: (\S+)|"
+    r"has no attribute '([^']+)'|Expected a dot import path string: (\S+)|[Kk]ey '([^']+)' is not expected"
 )
+
+
+def _option_names(parser: LightningArgumentParser) -> Iterator[str]:
+    for action in parser._actions:
+        yield action.dest
+        if isinstance(action.choices, dict):  # the parsers of the commands
+            for command in action.choices.values():
+                yield from _option_names(command)
 
 
 def _essential(message: str) -> list[str]:
@@ -84,6 +98,13 @@ class RetrievalCLI(LightningCLI):
         parser.add_lightning_class_args(EmbeddingWriter, "embeddings")
         parser.set_defaults(CHECKPOINT_DEFAULTS)
 
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parse, and refuse a checkpoint that cannot be read before anything is built."""
+        super().parse_arguments(parser, args)
+        path = self.config.get(self.config.subcommand).get("ckpt_path")
+        if path and path not in ("best", "last", "hpc"):
+            _check_checkpoint(Path(path))
+
     def instantiate_classes(self) -> None:
         """Build data, model and trainer; what they refuse is said without the stack of calls that led there."""
         try:
@@ -93,10 +114,27 @@ class RetrievalCLI(LightningCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """The trainer, with CSV and TensorBoard logs in its default_root_dir unless the configuration names loggers."""
-        root = self._get(self.config_init, "trainer.default_root_dir")
+        root = Path(self._get(self.config_init, "trainer.default_root_dir")).resolve()
         if self._get(self.config_init, "trainer.logger") is None:
             kwargs["logger"] = [CSVLogger(root, name="csv"), TensorBoardLogger(root, name="tensorboard")]
-        return super().instantiate_trainer(**kwargs)
+        trainer = super().instantiate_trainer(**kwargs)
+        if self.subcommand == "fit" and (path := self._get(self.config, "ckpt_path")) and Path(path).is_file():
+            for callback in trainer.checkpoint_callbacks:  # elsewhere they would forget the best one so far
+                callback.dirpath = callback.dirpath or str(Path(path).resolve().parent)
+        return trainer
+
+    def _parse_ckpt_path(self) -> None:
+        before = self._model_arguments()
+        super()._parse_ckpt_path()
+        after = self._model_arguments()
+        differing = [name for name, value in before.items() if value is not None and value != after.get(name)]
+        held = [f"{name} {after[name]!r} (not {before[name]!r})" for name in differing]
+        if held:
+            print(f"csd: settings of the checkpoint hold: {', '.join(held)}", file=sys.stderr)
+
+    def _model_arguments(self) -> dict[str, Any]:
+        model = self.config.get(self.config.subcommand).get("model")
+        return vars(model.get("init_args").clone()) if model and model.get("init_args") else {}
 
 
 def main(args: list[str] | None = None) -> None:
@@ -108,7 +146,6 @@ def main(args: list[str] | None = None) -> None:
     Raises:
         SystemExit: with status 2 and a message for data, arguments or a disk that do not allow the run.
     """
-    check_installation()
     # Said by Lightning about its own calls; a user can do nothing about it.
     warnings.filterwarnings("ignore", message=".*isinstance.treespec.*")
     try:
@@ -122,17 +159,29 @@ def main(args: list[str] | None = None) -> None:
             parser_kwargs={"allow_abbrev": False},
             auto_configure_optimizers=False,
             save_config_kwargs={"overwrite": True},
-            trainer_defaults=TRAINER_DEFAULTS,
+            trainer_defaults={**TRAINER_DEFAULTS, "callbacks": [ModelCheckpoint(**LAST_CHECKPOINT)]},
             args=args,
         )
-    except DataError as error:
+    except (DataError, MisconfigurationException) as error:
         _exit(str(error))
     except OSError as error:
         where = f" ({error.filename})" if error.filename else ""
+        remedy = "free space or " * (error.errno in FULL)
         _exit(
             f"{error.strerror or error}{where}: nothing more could be written. Checkpoints written before are intact; "
-            "free space or name another folder with --trainer.default_root_dir, and resume with --ckpt_path."
+            f"{remedy}name another folder with --trainer.default_root_dir, and resume with --ckpt_path."
         )
+
+
+def _check_checkpoint(path: Path) -> None:
+    try:
+        readable = "state_dict" in torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch, zipfile and pickle each have their own ways of refusing a file
+        readable, reason = False, f" ({type(error).__name__})"
+    else:
+        reason = ""
+    if not readable:
+        _exit(f"--ckpt_path {path} is not a checkpoint that can be read{reason}; name a .ckpt that csd fit wrote")
 
 
 def _dims(data: FeatureDataModule) -> dict[str, int]:

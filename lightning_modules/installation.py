@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import importlib
+import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 PACKAGES = ("losses", "datamodules", "lightning_modules", "reproduce")
@@ -18,10 +19,11 @@ def check_installation() -> None:
     """
     home = Path(__file__).resolve().parent.parent
     for name in PACKAGES:
-        module = importlib.import_module(name)
-        found = Path(module.__file__).resolve() if module.__file__ else None
+        # Packages that are imported already are taken as they are; the others are looked up, not imported.
+        origin = sys.modules[name].__file__ if name in sys.modules else getattr(find_spec(name), "origin", None)
+        found = Path(origin).resolve() if origin else None
         if found != home / name / "__init__.py":
             raise ImportError(
-                f"package {name!r} is imported from {found or 'a folder without __init__.py'}, not from {home / name}: "
-                "rename what shadows it, or run from another folder"
+                f"package {name!r} is imported from {found or 'a folder without __init__.py'}, not from "
+                f"{home / name}: rename what shadows it, or run from another folder"
             )

@@ -83,7 +83,8 @@ class JFSE(RetrievalModule):
         learning_rate: of the four Adam optimisers (beta1 0.5).
 
     Raises:
-        ValueError: ``dims`` does not name two modalities and "class_embedding", or the preset is unknown.
+        ValueError: ``dims`` does not name two modalities and "class_embedding", the preset is unknown, or a width,
+            dropout or learning rate is out of range.
 
     Source: Xu et al., IEEE TPAMI 44(6), 2022, and its public code.
     """
@@ -103,6 +104,11 @@ class JFSE(RetrievalModule):
             raise ValueError(f"JFSE takes two modalities and 'class_embedding', got dims {dict(dims)}")
         if preset not in PRESETS:
             raise ValueError(f"unknown preset {preset!r}; choose one of {', '.join(PRESETS)}")
+        if width < 1 or learning_rate < 0 or not 0 <= (dropout or 0) < 1:
+            raise ValueError(
+                f"width is {width}, learning_rate {learning_rate} and dropout {dropout}; expected a width of at least "
+                "1, no negative learning rate and a dropout in [0, 1)"
+            )
         super().__init__(names, protocol=preset)
         # A loss module inside the hyperparameters could not be unpickled safely from a checkpoint.
         self.save_hyperparameters(ignore=[] if isinstance(alignment, str | None) else ["alignment"])
@@ -112,6 +118,8 @@ class JFSE(RetrievalModule):
         defaults = PRESETS[preset]
         self.alignment_weight = defaults.alignment_weight if alignment_weight is None else alignment_weight
         self.learning_rate = learning_rate
+        self._part_sums: float | Tensor = 0.0
+        self._part_count = 0
         self._build(dims, width, defaults.dropout if dropout is None else dropout, defaults.output)
 
     def _build(self, dims: Mapping[str, int], width: int, dropout: float, output: type[nn.Module]) -> None:
@@ -134,6 +142,7 @@ class JFSE(RetrievalModule):
         return [torch.optim.Adam(p.parameters(), lr=self.learning_rate, betas=(0.5, 0.999), fused=True) for p in parts]
 
     def on_fit_start(self) -> None:
+        self._part_sums, self._part_count = 0.0, 0
         if self.preset == "as_published":
             return
         for name, rows in self.trainer.datamodule.train_features().items():
@@ -181,14 +190,15 @@ class JFSE(RetrievalModule):
         synthetic = {name: g(torch.cat([a, noise[name]], dim=1)) for name, g in self.generators.items()}
         critic_loss = self._train_critics(x, {name: s.detach() for name, s in synthetic.items()})
         parts = {"train/critic": critic_loss, **self._train_others(x, synthetic, batch["label"])}
-        self._part_names, values = list(parts), torch.stack([part.detach().float() for part in parts.values()])
-        self._part_sums = values if batch_idx == 0 else self._part_sums + values
-        self._part_count = batch_idx + 1
+        self._part_names = list(parts)
+        self._part_sums = self._part_sums + torch.stack([part.detach().float() for part in parts.values()])
+        self._part_count += 1
 
     def on_train_epoch_end(self) -> None:
         # Logged once an epoch: a call of log for every part and step costs as much as a small step itself.
         means = self._part_sums / self._part_count
         self.log_dict(dict(zip(self._part_names, means, strict=True)), sync_dist=True)
+        self._part_sums, self._part_count = 0.0, 0
 
     def _train_critics(self, x: Batch, synthetic: Batch) -> Tensor:
         optimizer, a = self.optimizers()[0], x["class_embedding"]

@@ -35,7 +35,10 @@ class EmbeddingWriter(BasePredictionWriter):
         path = Path(self.output or Path(trainer.default_root_dir) / "embeddings.npz")
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(f"{path.name}.partial")
-        with partial.open("wb") as file:
-            np.savez(file, **arrays)
-        os.replace(partial, path)
+        try:
+            with partial.open("wb") as file:
+                np.savez(file, **arrays)
+            os.replace(partial, path)
+        finally:
+            partial.unlink(missing_ok=True)
         print(f"wrote embeddings of {len(arrays['id'])} items to {path}")

@@ -202,4 +202,6 @@ def _check_embeddings(embeddings: Mapping[str, Tensor]) -> None:
                 f"{tuple(shape)}; all modalities need the same rows and dimension"
             )
         if not bool(tensor.isfinite().all()):
-            raise ValueError(f"embeddings of {name!r} contain NaN or infinity")
+            raise ValueError(
+                f"embeddings of {name!r} contain NaN or infinity; check the features, or lower the learning rate"
+            )

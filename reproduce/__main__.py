@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 from pathlib import Path
 
 import torch
 
 from datamodules import DataError
-from lightning_modules.installation import check_installation
 from reproduce import compare
 from reproduce.cells import CellStore, quiet
 from reproduce.published import PublishedError
@@ -30,7 +30,6 @@ def main(argv: list[str] | None = None) -> int:
     Returns:
         0; 1 where a cell failed; 2 where data, arguments or folders do not allow the run.
     """
-    check_installation()
     argv = sys.argv[1:] if argv is None else argv
     if argv[:1] == ["compare"]:
         return compare.main(argv[1:])
@@ -70,6 +69,8 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         if key not in ONLY or not equals or not value:
             parser.error(f"--only {key}{equals}{value}: expected KEY=VALUE with KEY one of {', '.join(ONLY)}")
     arguments.only = {key: value for key, _, value in pairs}
+    if len(arguments.only) < len(pairs):
+        parser.error("--only: each KEY once; run the command once per value")
     if arguments.seeds and (min(arguments.seeds) < 0 or len(set(arguments.seeds)) < len(arguments.seeds)):
         parser.error(f"--seeds {arguments.seeds}: expected different integers, none negative")
     return arguments
@@ -96,14 +97,15 @@ def _regenerate(arguments: argparse.Namespace, argv: list[str]) -> int:
     if datasets == [SYNTHETIC]:
         folder = arguments.out / "synthetic"
         print(f"NO DATA SET FOUND: {table.name} runs on SYNTHETIC data into {folder}/; its numbers compare to nothing")
-    replace_file(folder / f".{table.name}.writable", "").unlink()  # refused now rather than after the training
+    for place in (folder, run.store.folder):
+        replace_file(place / f".{table.name}.writable", "").unlink()  # refused now rather than after the training
     if arguments.scale == "paper" and not torch.cuda.is_available():
         seconds = estimate_seconds(run, datasets)
         print(f"paper scale is a GPU's work: on this CPU it takes about {duration(seconds)}", flush=True)
     finals = run.execute(datasets)
     if not finals and not run.errors:
         raise SpecError(f"--only {arguments.only} leaves no row of {table.name}")
-    path = write_results(run, finals, absent, folder, f"python -m reproduce {' '.join(argv)}")
+    path = write_results(run, finals, absent, folder, f"python -m reproduce {shlex.join(argv)}")
     print(f"wrote {path}, and beside it .md, .png and .yaml")
     for error in run.errors.values():
         print(f"failed: {error}", file=sys.stderr)

@@ -15,7 +15,9 @@ Features = Mapping[str, np.ndarray]
 
 
 class LinearCCA:
-    """Projections of both modalities with maximal correlation, on features standardised by the training items.
+    """Projections of both modalities with maximal correlation and unit variance, on standardised features.
+
+    Means and variances are those of the training items.
 
     Args:
         components: number of projections.
@@ -34,13 +36,20 @@ class LinearCCA:
         self.cca = CCA(n_components=min(self.components, limit), max_iter=2000)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)
-            self.cca.fit(*(features[name].astype(np.float64) for name in self.modalities))
+            self.cca.fit(*self._double(features))
+        self.scales = [projected.std(axis=0) for projected in self.cca.transform(*self._double(features))]
         return self
 
     def embed(self, features: Features) -> dict[str, np.ndarray]:
         """(N, components) projections per modality."""
-        projected = self.cca.transform(*(features[name].astype(np.float64) for name in self.modalities))
-        return dict(zip(self.modalities, projected, strict=True))
+        projected = self.cca.transform(*self._double(features))
+        return {
+            name: x / np.where(scale > 0, scale, 1)
+            for name, x, scale in zip(self.modalities, projected, self.scales, strict=True)
+        }
+
+    def _double(self, features: Features) -> list[np.ndarray]:
+        return [features[name].astype(np.float64) for name in self.modalities]
 
 
 class SemanticMatching:

@@ -52,14 +52,14 @@ def cell_hash(config: Config, digest: str) -> str:
     model = config["model"]
     roots.append(BASELINES.get(model["class_path"]) or getattr(lightning_modules, model["class_path"]))
     if model["alignment"]:
-        roots.append(type(build_loss(**model["alignment"])))
-    sources = {path.name: _digest(path) for path in source_files(roots)}
+        roots += [type(part) for part in build_loss(**model["alignment"]).modules()]
+    sources = {str(path.relative_to(Path(__file__).parents[1])): _digest(path) for path in source_files(roots)}
     text = json.dumps([config, digest, sources], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def source_files(roots: Iterable[Any]) -> list[Path]:
-    """Files of this suite that define the given classes and functions, and whatever these import from the suite."""
+    """Files of this suite that define the given classes and functions, and the classes and functions these import."""
     found: dict[str, Path] = {}
     pending = [root.__module__ for root in roots]
     while pending:
@@ -68,11 +68,10 @@ def source_files(roots: Iterable[Any]) -> list[Path]:
             continue
         module = sys.modules[name]
         found[name] = Path(module.__file__)
-        for value in vars(module).values():
-            pending.append(value.__name__ if isinstance(value, type(sys)) else getattr(value, "__module__", None) or "")
-        pending += [
-            base.__module__ for value in vars(module).values() if isinstance(value, type) for base in value.__mro__
-        ]
+        # Not modules: which of them are attributes of a package depends on what has been imported elsewhere.
+        values = [value for value in vars(module).values() if not isinstance(value, type(sys))]
+        pending += [getattr(value, "__module__", None) or "" for value in values]
+        pending += [base.__module__ for value in values if isinstance(value, type) for base in value.__mro__]
     return [found[name] for name in sorted(found)]
 
 
@@ -143,7 +142,7 @@ def _fit_model(config: Config, data: datamodules.FeatureDataModule, start: float
         max_epochs=config["max_epochs"],
         limit_train_batches=config.get("limit_train_batches", 1.0),
         # The public code looks at its test items after every second epoch; otherwise only the last epoch counts.
-        check_val_every_n_epoch=2 if as_published else config["max_epochs"],
+        check_val_every_n_epoch=min(2, config["max_epochs"]) if as_published else config["max_epochs"],
         callbacks=[best],
         logger=False,
         enable_checkpointing=False,

@@ -41,7 +41,7 @@ def write_results(run: Run, finals: Finals, absent: dict[DataSet, str], folder: 
     rows += [row for key, choice in run.choices.items() if choice is None for row in _failed(run, *key)]
     if run.only:
         rows = _merge(read_table(path) if path.exists() else [], rows)
-    else:
+    elif not any(row.data_kind == "synthetic" for row in rows):  # else every row of the real table would be not_run
         rows += [row for dataset, reason in absent.items() for row in _not_run(run, dataset, reason)]
     write_table(rows, path)
     if not run.only:
@@ -128,7 +128,8 @@ def _empty(run: Run, dataset: DataSet, method: Method, split: str, status: str, 
 
 
 def _failed(run: Run, dataset: DataSet, method: Method) -> list[Row]:
-    note = "a tuning trial failed: " + next(iter(run.errors.values()))
+    keys = [run._trial(dataset, method, n).key for n in range(len(method.trials))]
+    note = "a tuning trial failed: " + next(run.errors[k] for k in keys if k in run.errors)
     return [_empty(run, dataset, method, split, "failed", note) for split in SPLITS[run.table.class_split]]
 
 

@@ -7,8 +7,9 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterable, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -181,34 +182,54 @@ class Run:
             f"{self.table.name}: {len(missing)} cells to train for {stage}, {len(results)} finished before", flush=True
         )
         total, done, start = sum(cell.steps for cell in missing), 0, time.monotonic()
-        context = multiprocessing.get_context("spawn")
-        pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker)
-        futures = {pool.submit(run_cell, cell.config, self.root): cell for cell in missing}
-        try:
-            for number, future in enumerate(as_completed(futures), 1):
-                cell = futures[future]
-                done += cell.steps
-                left = (time.monotonic() - start) / done * (total - done)
-                outcome = self._collect(cell, future, results)
-                print(f"[{number}/{len(missing)}] {cell.name}: {outcome}; {duration(left)} left", flush=True)
-        except BaseException:
-            for process in list(pool._processes.values()):
-                process.terminate()
-            raise
-        finally:
-            pool.shutdown(cancel_futures=True)
+        for number, (cell, future) in enumerate(_train(missing, self.root, workers), 1):
+            done += cell.steps
+            left = (time.monotonic() - start) / done * (total - done)
+            outcome = self._collect(cell, future, results)
+            print(f"[{number}/{len(missing)}] {cell.name}: {outcome}; {duration(left)} left", flush=True)
         return results
 
-    def _collect(self, cell: Cell, future: Any, results: dict[str, dict]) -> str:
+    def _collect(self, cell: Cell, future: Future, results: dict[str, dict]) -> str:
         try:
             result = future.result()
         except Exception as error:  # one broken cell is reported in its row and does not stop the others
             self.errors[cell.key] = f"{type(error).__name__}: {error}"
             return f"failed, {self.errors[cell.key]}"
-        results[cell.key] = result
         self.store.save(cell.key, cell.config, result)
+        results[cell.key] = result = self.store.load(cell.key)
         scores = ", ".join(f"{split} {s['average/MAP']:.3f}" for split, s in result["scores"].items())
         return f"MAP {scores} in {duration(result['train_seconds'])}"
+
+
+def _train(cells: Sequence[Cell], root: str | None, workers: int) -> Iterator[tuple[Cell, Future]]:
+    """Each cell with its finished future, as they finish.
+
+    Every worker process is a pool of its own: one that is killed, say for want of memory, takes only its cell along.
+    """
+    pools = [_pool() for _ in range(workers)]
+    queue, running = list(reversed(cells)), {}
+    try:
+        while queue or running:
+            idle = set(range(workers)) - {slot for _, slot in running.values()}
+            for slot in sorted(idle)[: len(queue)]:
+                cell = queue.pop()
+                running[pools[slot].submit(run_cell, cell.config, root)] = (cell, slot)
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                cell, slot = running.pop(future)
+                if isinstance(future.exception(), BrokenProcessPool):
+                    pools[slot] = _pool()
+                yield cell, future
+    except BaseException:
+        for process in [process for pool in pools for process in list(pool._processes.values())]:
+            process.kill()
+        raise
+    finally:
+        for pool in pools:
+            pool.shutdown(cancel_futures=True)
+
+
+def _pool() -> ProcessPoolExecutor:
+    return ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"), initializer=_start_worker)
 
 
 def _start_worker() -> None:
@@ -240,10 +261,12 @@ def estimate_seconds(run: Run, datasets: Sequence[DataSet]) -> float:
     missing = [cell for cell in cells if run.store.load(cell.key) is None]
     if not missing:
         return 0.0
-    few = {**missing[0].config, "max_epochs": 1, "limit_train_batches": 10}
+    first = missing[0]
+    steps = min(10, first.steps // first.config["max_epochs"])  # an epoch may have fewer
+    few = {**first.config, "max_epochs": 1, "limit_train_batches": steps}
     seconds = run_cell(few, run.root)["train_seconds"]
     workers = len(os.sched_getaffinity(0))
-    return sum(cell.steps for cell in missing) * seconds / 10 / workers
+    return sum(cell.steps for cell in missing) * seconds / steps / workers
 
 
 def duration(seconds: float) -> str:

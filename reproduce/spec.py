@@ -97,7 +97,10 @@ def load_table(name: str, folder: Path = FOLDER) -> Table:
         )
     own = _mapping(path)
     base = _mapping(folder / own.pop("extends")) if "extends" in own else {}
-    merged = base | own | {"methods": base.get("methods", []) + own.get("methods", [])}
+    merged = base | own | {"methods": (base.get("methods") or []) + (own.get("methods") or [])}
+    for key in ("methods", "datasets", "scales"):
+        if not merged.get(key):
+            raise SpecError(f"{path.name} has no {key}; a table needs at least one")
     scales = {key: _build(Scale, value, path) for key, value in merged.pop("scales", {}).items()}
     methods = [_build(Method, value, path) for value in merged.pop("methods")]
     datasets = [_build(DataSet, value, path) for value in merged.pop("datasets", [])]

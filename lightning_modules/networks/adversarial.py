@@ -99,7 +99,8 @@ class Critic(nn.Module):
         at_real, at_fake = at_both.chunk(2)
         slopes = torch.where(mix * at_real + (1 - mix) * at_fake > 0, 1.0, self.slope).to(at_real.dtype)
         gradient = (slopes * self.score.weight) @ self.feature.weight
-        penalty = (torch.linalg.vector_norm(gradient.float(), dim=1) - 1).square().mean()
+        norm = torch.linalg.vector_norm(gradient.to(torch.promote_types(gradient.dtype, torch.float32)), dim=1)
+        penalty = (norm - 1).square().mean()
         score_real, score_fake = self.score(F.leaky_relu(at_both, self.slope)).chunk(2)
         return score_fake.mean() - score_real.mean() + GRADIENT_PENALTY * penalty
 

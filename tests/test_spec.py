@@ -1,0 +1,134 @@
+"""The tables as data: what the shipped files hold, and what a broken one is told."""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+
+import pytest
+
+import datamodules
+from lightning_modules import JFSE
+from losses import build_loss
+from reproduce.baselines import BASELINES
+from reproduce.schema import METRICS
+from reproduce.spec import FOLDER, SpecError, Table, available_tables, load_table
+
+METHODS = {"CCA", "semantic matching", "JFSE", "JFSE + CMPM-KL", "JFSE + MMD", "JFSE + CORAL", "JFSE + CS"}
+MINIMAL = """
+title: A table
+class_split: standard
+metrics: [MAP]
+datasets: [{dataset: wikipedia, features: roph, class_path: Wikipedia}]
+methods: [{method: JFSE, model: JFSE}]
+scales: {quick: {seeds: [0], max_epochs: 1, model: {width: 8}}}
+"""
+
+
+@pytest.fixture(params=["table2", "table3"])
+def table(request: pytest.FixtureRequest) -> Table:
+    return load_table(request.param)
+
+
+def _write(folder: Path, text: str, name: str = "table9") -> None:
+    (folder / f"{name}.yaml").write_text(text, encoding="utf-8")
+
+
+def test_every_shipped_table_loads() -> None:
+    assert {"table2", "table3"} <= set(available_tables())
+    assert [load_table(name).name for name in available_tables()] == available_tables()
+
+
+def test_the_shipped_tables_name_the_methods_and_the_split(table: Table) -> None:
+    assert {method.method for method in table.methods if method.preset == "honest"} == METHODS
+    assert table.class_split == {"table2": "standard", "table3": "zero-shot"}[table.name]
+    names = [(method.method, method.preset) for method in table.methods]
+    assert len(set(names)) == len(names)
+    assert {name.removesuffix("k").split("@")[0] for name in table.metrics} <= {name.split("@")[0] for name in METRICS}
+
+
+def test_every_alignment_has_as_many_trials_as_the_others(table: Table) -> None:
+    trials = {m.method: m.trials for m in table.methods if m.alignment and m.preset == "honest"}
+    assert len(trials) == 4
+    assert len({len(settings) for settings in trials.values()}) == 1
+    for settings in trials.values():
+        assert all(settings.count(setting) == 1 for setting in settings)
+
+
+def test_every_setting_is_one_its_model_and_loss_take(table: Table) -> None:
+    arguments = inspect.signature(JFSE).parameters
+    for method in table.methods:
+        for setting in method.trials or [{}]:
+            own = {key: value for key, value in setting.items() if key != "alignment"}
+            if method.model == "JFSE":
+                assert set(own) <= set(arguments)
+            else:
+                BASELINES[method.model](**own)
+            if method.alignment:
+                build_loss(method.alignment, **setting.get("alignment", {}))
+    for scale in table.scales.values():
+        assert set(scale.model) <= set(arguments)
+
+
+def test_every_data_set_is_one_a_data_module_reads(table: Table) -> None:
+    for dataset in table.datasets:
+        path = {"path": dataset.dataset} if dataset.class_path == "FeaturePairs" else {}
+        getattr(datamodules, dataset.class_path)(**path, **dataset.init_args, class_split=table.class_split)
+    keys = [(dataset.dataset, dataset.features) for dataset in table.datasets]
+    assert len(set(keys)) == len(keys)
+
+
+def test_the_scales_are_quick_and_paper(table: Table) -> None:
+    assert set(table.scales) == {"quick", "paper"}
+    assert table.scales["quick"].model["width"] <= 512
+    assert table.scales["paper"].model["width"] == 4096
+    assert table.scales["quick"].max_epochs < table.scales["paper"].max_epochs
+    assert all(len(set(scale.seeds)) == 3 for scale in table.scales.values())
+
+
+def test_as_published_rows_are_not_tuned_and_stand_in_the_standard_split_only(table: Table) -> None:
+    as_published = [method for method in table.methods if method.preset == "as_published"]
+    assert bool(as_published) == (table.class_split == "standard")
+    assert not any(method.trials for method in as_published)
+
+
+def test_a_table_adds_its_methods_to_those_it_extends_and_replaces_the_rest(tmp_path: Path) -> None:
+    _write(tmp_path, MINIMAL)
+    _write(tmp_path, "extends: table9.yaml\ntitle: Other\nmethods: [{method: CCA, model: CCA}]\n", "table10")
+    own, base = load_table("table10", tmp_path), load_table("table9", tmp_path)
+    assert [method.method for method in own.methods] == ["JFSE", "CCA"]
+    assert (own.name, own.title, base.title) == ("table10", "Other", "A table")
+    assert own.scales == base.scales
+
+
+def test_an_unknown_table_is_told_which_there_are(tmp_path: Path) -> None:
+    _write(tmp_path, MINIMAL)
+    with pytest.raises(SpecError, match=r"no table7; there are table9"):
+        load_table("table7", tmp_path)
+    assert (FOLDER / "table2.yaml").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (("title: A table", "titel: A table"), r"table9\.yaml: unknown key 'titel'.*nearest: title"),
+        (("title: A table\n", ""), r"table9\.yaml: .*title"),
+        (("max_epochs: 1, ", ""), r"table9\.yaml: .*max_epochs"),
+        (("model: JFSE", "model: JSFE"), r"table9\.yaml: JFSE has model 'JSFE'; nearest: JFSE"),
+        (("model: JFSE", "modle: JFSE"), r"unknown key 'modle'.*nearest: model"),
+        (("[{method: JFSE, model: JFSE}]", "[JFSE]"), r"expected a mapping with method, model.*got 'JFSE'"),
+        (("{width: 8}}}", "{width: 8}"), r"table9\.yaml cannot be read"),
+        (("title: A table", "extends: nothing.yaml"), r"nothing\.yaml cannot be read"),
+    ],
+)
+def test_a_broken_table_is_told_what_is_wrong(tmp_path: Path, change: tuple[str, str], message: str) -> None:
+    assert change[0] in MINIMAL
+    _write(tmp_path, MINIMAL.replace(*change))
+    with pytest.raises(SpecError, match=message):
+        load_table("table9", tmp_path)
+
+
+def test_a_table_that_is_no_mapping_is_refused(tmp_path: Path) -> None:
+    _write(tmp_path, "- JFSE\n")
+    with pytest.raises(SpecError, match=r"table9\.yaml must be a mapping, got list"):
+        load_table("table9", tmp_path)

@@ -1,4 +1,4 @@
-"""`python -m datamodules check wikipedia`: is a data set's copy on this machine the known one, and what is in it."""
+"""`python -m datamodules check <data set>`: is a data set's copy on this machine the known one, and what is in it."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from datamodules.check import ITEM_MODULES, check_items
 from datamodules.features import DataError, FeatureSet
 from datamodules.sources import SOURCES, advice, data_root, missing_files, sha256_of
 from datamodules.wikipedia import FEATURE_FILES, ITEMS, Wikipedia
@@ -74,11 +75,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m datamodules", description="Look after the data sets' files.")
     commands = parser.add_subparsers(dest="command", required=True)
     check = commands.add_parser("check", help="verify a data set's files and print what they hold")
-    check.add_argument("dataset", choices=["wikipedia"])
+    check.add_argument("dataset", choices=["wikipedia", *ITEM_MODULES])
     check.add_argument("--data-root", help="folder that holds the data set's folder (default: CSD_DATA, else data/)")
     chosen = parser.parse_args(arguments)
     try:
-        trouble = check_wikipedia(data_root(chosen.data_root))
+        root = data_root(chosen.data_root)
+        trouble = check_wikipedia(root) if chosen.dataset == "wikipedia" else check_items(chosen.dataset, root)
     except DataError as error:
         print(f"BROKEN   {error}")
         trouble = 1

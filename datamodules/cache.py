@@ -1,0 +1,35 @@
+"""Files kept on disk between runs: written whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import BinaryIO
+
+import pooch
+from lightning.pytorch.utilities import rank_zero_warn
+
+
+def cache_folder() -> Path:
+    """The user's cache folder of this suite."""
+    return Path(pooch.os_cache("csd-retrieval"))
+
+
+def keep(path: Path, write: Callable[[BinaryIO], object]) -> None:
+    """Write under a temporary name and rename, so that a reader never meets half a file.
+
+    Where that fails, a warning says so and nothing is kept.
+    """
+    temporary = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".part")
+        with os.fdopen(handle, "wb") as file:
+            write(file)
+        os.replace(temporary, path)
+    except OSError as error:
+        if temporary is not None:
+            Path(temporary).unlink(missing_ok=True)
+        rank_zero_warn(f"{path.name} cannot be kept in {path.parent} ({error}); it is computed on each run.")

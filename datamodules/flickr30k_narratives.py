@@ -1,0 +1,161 @@
+"""Flickr30K with Localized Narratives (Pont-Tuset et al., ECCV 2020): images described by voice, with transcripts."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from datamodules.features import DataError
+from datamodules.items import Files, ItemSet, Modality
+from datamodules.layouts import broken, find_folder, read_lines, require
+from datamodules.media import read_image, read_sound, sound_rate
+from datamodules.multimodal import ItemDataModule
+
+MODALITIES = ("image", "text", "audio")
+# Our split -> the word in the file names.
+SPLIT_FILES = {"train": "train", "validation": "val", "test": "test"}
+
+
+@dataclass(frozen=True)
+class Narrative:
+    """One description of one image: transcript and, if there is one, the recording's path below `voice-recordings/`."""
+
+    image_id: str
+    caption: str
+    voice_recording: str | None
+
+
+class Flickr30kNarratives(ItemDataModule):
+    """Images, narratives and voice recordings in the published splits.
+
+    An item is an image and matches only itself; several narratives of one image are several texts and several sounds
+    of one item, and so match each other. In training a text and a sound of an image are drawn independently.
+
+    Args:
+        data_root: folder that holds `flickr30k/`; by default the environment variable CSD_DATA, else `data/`. Of each
+            split `flickr30k_<split>_localized_narratives.jsonl` or `flickr30k_<split>_captions.jsonl` is read; the
+            latter have no voice recordings.
+        **kwargs: see ItemDataModule.
+
+    Raises:
+        DataError: on first use, if a file is missing or is not what it should be.
+    """
+
+    dataset = "flickr30k"
+    features = "raw, Localized Narratives"
+    data_kind = "real"
+    test_split = "standard"
+
+    def __init__(self, data_root: str | Path | None = None, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.data_root = data_root
+
+    def read(self) -> ItemSet:
+        """Read the narratives of every split there is, and look which images and recordings there are."""
+        folder = find_folder(self.dataset, self.data_root)
+        wanted = self.wanted(MODALITIES)
+        narratives, split = read_splits(folder, voice="audio" in wanted)
+        names = list(split)
+        item = {name: number for number, name in enumerate(names)}
+        narratives.sort(key=lambda narrative: item[narrative.image_id])  # stable: in the order of the files
+        modalities = {}
+        if "image" in wanted:
+            modalities["image"] = _images(folder, names)
+        if "text" in wanted:
+            owner = np.array([item[narrative.image_id] for narrative in narratives])
+            modalities["text"] = Modality([narrative.caption for narrative in narratives], owner)
+        if "audio" in wanted:
+            modalities["audio"] = _recordings(folder, narratives, item)
+        return ItemSet(
+            {name: modalities[name] for name in wanted},
+            label=np.arange(len(names)),
+            split=np.array(list(split.values())),
+            names=names,
+            origin=str(folder),
+        )
+
+
+def read_splits(folder: Path, voice: bool) -> tuple[list[Narrative], dict[str, str]]:
+    """Narratives of all splits, and image id -> split.
+
+    Args:
+        folder: with the .jsonl files.
+        voice: whether voice recordings are needed; where not, the far smaller captions files are preferred.
+
+    Raises:
+        DataError: no file at all, a file without voice recordings where they are needed, or an image in two splits.
+    """
+    narratives: list[Narrative] = []
+    split: dict[str, str] = {}
+    contents = ("localized_narratives", "captions") if voice else ("captions", "localized_narratives")
+    for name, word in SPLIT_FILES.items():
+        paths = [folder / f"flickr30k_{word}_{content}.jsonl" for content in contents]
+        path = next((path for path in paths if path.is_file()), None)
+        if path is None:
+            continue
+        found = read_narratives(path)
+        if voice and not any(narrative.voice_recording for narrative in found):
+            what = "has no voice_recording; expected flickr30k_<split>_localized_narratives.jsonl, or modalities"
+            raise broken(path, f"{what} without audio", "flickr30k")
+        for narrative in found:
+            other = split.setdefault(narrative.image_id, name)
+            if other != name:
+                raise broken(path, f"image {narrative.image_id} is in the {other} part too", "flickr30k")
+        narratives += found
+    if not narratives:
+        raise broken(folder, "has no narratives flickr30k_<split>_*.jsonl", "flickr30k")
+    return narratives, split
+
+
+def read_narratives(path: Path) -> list[Narrative]:
+    """Narratives of one .jsonl file.
+
+    Raises:
+        DataError: a line that is not a JSON object with image_id and caption.
+    """
+    narratives = []
+    for number, line in enumerate(read_lines(path, "flickr30k"), start=1):
+        if not line.strip():
+            continue
+        try:
+            fields = json.loads(line)
+        except ValueError:
+            fields = None
+        fields = fields if isinstance(fields, dict) else {}
+        image_id, caption, voice = (fields.get(name) for name in ("image_id", "caption", "voice_recording"))
+        if not (isinstance(image_id, str) and image_id and isinstance(caption, str) and caption.strip()) or not (
+            voice is None or isinstance(voice, str)
+        ):
+            what = f"line {number} is {line[:80]!r}; expected a JSON object with image_id and caption, both text"
+            raise broken(path, what, "flickr30k")
+        narratives.append(Narrative(image_id, caption.strip(), voice))
+    return narratives
+
+
+def _images(folder: Path, names: list[str]) -> Modality:
+    images = require(folder / "flickr30k-images", "flickr30k")
+    there = {path.stem: path for path in images.glob("*.jpg")}
+    owner = np.array([item for item, name in enumerate(names) if name in there], dtype=np.int64)
+    return Modality(Files(tuple(there[names[i]] for i in owner), partial(read_image, dataset="flickr30k")), owner)
+
+
+def _recordings(folder: Path, narratives: list[Narrative], item: dict[str, int]) -> Modality:
+    """Recordings that are there; they must all be of the rate that the first readable one has."""
+    recordings = require(folder / "voice-recordings", "flickr30k")
+    paths = [(item[n.image_id], recordings / n.voice_recording) for n in narratives if n.voice_recording]
+    there = [(owner, path) for owner, path in paths if path.is_file()]
+    rate = None
+    for _, path in there:
+        try:
+            rate = sound_rate(path, "flickr30k")
+        except DataError:
+            continue  # found again, and named, when every file is checked
+        break
+    decode = partial(read_sound, rate=rate, dataset="flickr30k")
+    owner = np.array([owner for owner, _ in there], dtype=np.int64)
+    return Modality(Files(tuple(path for _, path in there), decode), owner, rate)

@@ -1,0 +1,123 @@
+"""Flickr8k triples: a thousand images, five captions each, and the first caption spoken by a speech synthesiser."""
+
+from __future__ import annotations
+
+import csv
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from lightning.pytorch.utilities import rank_zero_warn
+
+from datamodules.items import Files, ItemSet, Modality
+from datamodules.layouts import broken, find_folder, read_lines, require
+from datamodules.media import read_image, read_sound
+from datamodules.multimodal import ItemDataModule
+
+MODALITIES = ("image", "text", "audio")
+CAPTIONS = 5
+RATE = 24_000
+HELD_OUT = 200
+
+
+class Flickr8kTriples(ItemDataModule):
+    """Images, captions and synthetic speech; an item is an image, and matches only itself.
+
+    The 200 test items are the first of `numpy.random.default_rng(0).permutation` of all names in sorted order: they
+    stay the same for every seed. The sounds are named .wav and hold MP3; they are read by content.
+
+    Args:
+        data_root: folder that holds `flickr8k_tri/`; by default the environment variable CSD_DATA, else `data/`.
+        captions: "all": five captions per image. "spoken": the first alone, said to be the one that is spoken. The
+            length of the sounds follows the length of the first caption and of no other; that they say its words
+            was not verified.
+        **kwargs: see ItemDataModule.
+
+    Raises:
+        ValueError: an argument outside its range.
+        DataError: on first use, if a file is missing or is not what it should be.
+    """
+
+    dataset = "flickr8k_tri"
+    data_kind = "real"
+    test_split = f"held-out-{HELD_OUT}"
+
+    def __init__(
+        self, data_root: str | Path | None = None, captions: Literal["all", "spoken"] = "all", **kwargs: Any
+    ) -> None:
+        super().__init__(**kwargs)
+        if captions not in ("all", "spoken"):
+            raise ValueError(f"captions is {captions!r}; expected 'all' or 'spoken'.")
+        self.data_root = data_root
+        self.captions = captions
+        self.features = "raw" if captions == "all" else "raw, spoken caption"
+
+    def read(self) -> ItemSet:
+        """Read the captions and look which images and sounds there are."""
+        folder = find_folder(self.dataset, self.data_root)
+        wanted = self.wanted(MODALITIES)
+        captions = read_captions(folder / "captions.txt")
+        names = sorted(captions)
+        if len(names) <= HELD_OUT:
+            what = f"names {len(names)} images; expected more than the {HELD_OUT} that are held out"
+            raise broken(folder / "captions.txt", what, self.dataset)
+        modalities = {}
+        if "image" in wanted:
+            decode = partial(read_image, dataset=self.dataset)
+            modalities["image"] = _files(folder / "images", ".jpg", names, decode)
+        if "text" in wanted:
+            kept = 1 if self.captions == "spoken" else CAPTIONS
+            texts = [caption for name in names for caption in captions[name][:kept]]
+            modalities["text"] = Modality(texts, np.repeat(np.arange(len(names)), kept))
+        if "audio" in wanted:
+            decode = partial(read_sound, rate=RATE, dataset=self.dataset)
+            modalities["audio"] = _files(folder / "audio", ".wav", names, decode, RATE)
+        return ItemSet(
+            {name: modalities[name] for name in wanted},
+            label=np.arange(len(names)),
+            split=held_out(len(names)),
+            names=names,
+            origin=str(folder),
+        )
+
+
+def held_out(count: int) -> np.ndarray:
+    """(count,) "train" or "test": the fixed draw of the test items."""
+    split = np.full(count, "train", dtype="U5")
+    split[np.random.default_rng(0).permutation(count)[:HELD_OUT]] = "test"
+    return split
+
+
+def read_captions(path: Path) -> dict[str, list[str]]:
+    """Image name without its ending -> its five captions, in the order of the file.
+
+    Raises:
+        DataError: not CSV text, another header, a line without two fields, or another number of captions of an image.
+    """
+    try:
+        header, *lines = list(csv.reader(read_lines(path, "flickr8k_tri"), strict=True)) or [[]]
+    except csv.Error as error:
+        raise broken(path, f"is not CSV text ({error})", "flickr8k_tri") from error
+    if header != ["image", "caption"]:
+        raise broken(path, f"starts with {','.join(header)[:80]!r}; expected the header image,caption", "flickr8k_tri")
+    captions: dict[str, list[str]] = {}
+    for number, line in enumerate(lines, start=2):
+        if len(line) != 2 or not line[0].endswith(".jpg") or not line[1].strip():
+            what = f"entry {number} is {','.join(line)[:80]!r}; expected <name>.jpg,<caption>"
+            raise broken(path, what, "flickr8k_tri")
+        captions.setdefault(line[0].removesuffix(".jpg"), []).append(line[1].strip())
+    for name, found in captions.items():
+        if len(found) != CAPTIONS:
+            raise broken(path, f"has {len(found)} captions of {name}.jpg; expected {CAPTIONS}", "flickr8k_tri")
+    return captions
+
+
+def _files(folder: Path, ending: str, names: list[str], decode: partial, rate: int | None = None) -> Modality:
+    """Files of a folder by item; those that no caption names are left out with a warning."""
+    there = {path.stem: path for path in require(folder, "flickr8k_tri").glob(f"*{ending}")}
+    other = sorted(set(there) - set(names))
+    if other:
+        rank_zero_warn(f"{folder}: {len(other)} file(s) are not in captions.txt and not used, first {other[0]}{ending}")
+    owner = np.array([item for item, name in enumerate(names) if name in there], dtype=np.int64)
+    return Modality(Files(tuple(there[names[item]] for item in owner), decode), owner, rate)

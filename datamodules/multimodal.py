@@ -1,0 +1,353 @@
+"""Items of several raw modalities as padded batches: what the data sets of LAVIMO share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+from typing import Any, Literal
+
+import lightning as L
+import numpy as np
+import torch
+from lightning.pytorch.utilities import rank_zero_warn
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, DistributedSampler
+
+from datamodules.derived import FrontEnd, broken_files, derive
+from datamodules.features import DataError
+from datamodules.items import ItemSet, Modality
+from datamodules.splits import carve_groups
+
+EVALUATION_BATCH_SIZE = 256
+
+
+class Entries:
+    """Entries of one modality as tensors, handed out by number and padded to the longest of those asked for.
+
+    Args:
+        modality: the entries; texts and files are handed out as lists, for they have no tensor until a front end made
+            one.
+    """
+
+    def __init__(self, modality: Modality):
+        self.owner = torch.from_numpy(modality.owners())
+        self.first = torch.searchsorted(self.owner, torch.arange(int(self.owner[-1]) + 1))
+        self.count = torch.bincount(self.owner)
+        self.kind, self.entries = modality.kind, modality.entries
+        if self.kind == "vector":
+            self.entries = _tensor(modality.entries)
+        if self.kind == "sequence":
+            self.entries = [_tensor(entry) for entry in modality.entries]
+            if len({len(entry) for entry in self.entries}) == 1:
+                self.entries = torch.stack(self.entries)
+
+    def rows(self, index: Tensor) -> tuple[Any, Tensor | None]:
+        """Entries by number, (n, ...), and for sequences the mask (n, T), True where a step is not padding."""
+        if self.kind in ("text", "file"):
+            return [self.entries[i] for i in index.tolist()], None
+        if isinstance(self.entries, Tensor):
+            rows = self.entries[index]
+            return rows, torch.ones(rows.shape[:2], dtype=torch.bool) if self.kind == "sequence" else None
+        rows = [self.entries[i] for i in index.tolist()]
+        length = torch.tensor([len(row) for row in rows])
+        mask = torch.arange(int(length.max())) < length[:, None]
+        return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True), mask
+
+
+def _tensor(array: np.ndarray) -> Tensor:
+    wanted = array.astype(np.float32, copy=False) if array.dtype.kind == "f" else array
+    return torch.from_numpy(np.ascontiguousarray(wanted))
+
+
+class TrainingItems(Dataset):
+    """Items with one entry of every modality each, drawn anew in every epoch where an item has several.
+
+    Args:
+        entries: name -> Entries; those named in ``drawn_with`` follow another modality's draw.
+        drawn_with: name -> modality whose draw it follows.
+        label: (N,) labels of the whole data set.
+        index: (n,) items of this part.
+        seed: of the draws.
+    """
+
+    def __init__(
+        self, entries: Mapping[str, Entries], drawn_with: Mapping[str, str], label: Tensor, index: Tensor, seed: int
+    ):
+        self.entries, self.drawn_with, self.label, self.index, self.seed = entries, drawn_with, label, index, seed
+        self.epoch = 0
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def __getitems__(self, positions: list[int]) -> dict[str, Any]:
+        items = self.index[torch.as_tensor(positions)]
+        # From seed, epoch and items alone, so that a resumed run draws what an uninterrupted one would have.
+        generator = np.random.default_rng((self.seed, self.epoch, *items[:2].tolist()))
+        batch: dict[str, Any] = {"label": self.label[items], "id": items, "masks": {}}
+        drawn: dict[str, Tensor] = {}
+        for name, entries in self.entries.items():
+            source = self.drawn_with.get(name, name)
+            if source not in drawn:
+                offset = torch.from_numpy(generator.random(len(items))) * entries.count[items]
+                drawn[source] = entries.first[items] + offset.long()
+            batch[name], mask = entries.rows(drawn[source])
+            if mask is not None:
+                batch["masks"][name] = mask
+        return batch
+
+
+class _EpochSampler(DistributedSampler):
+    """A distributed sampler that tells the data set which epoch it is."""
+
+    def set_epoch(self, epoch: int) -> None:
+        super().set_epoch(epoch)
+        self.dataset.epoch = epoch
+
+
+class EvaluationItems(Dataset):
+    """Items with all entries of every modality; labels and ids are mappings, for modalities differ in number.
+
+    Args:
+        entries: name -> Entries.
+        label: (N,) labels of the whole data set.
+        index: (n,) items of this part.
+    """
+
+    def __init__(self, entries: Mapping[str, Entries], label: Tensor, index: Tensor):
+        self.entries, self.label, self.index = entries, label, index
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def __getitems__(self, positions: list[int]) -> dict[str, Any]:
+        items = self.index[torch.as_tensor(positions)]
+        batch: dict[str, Any] = {"label": {}, "id": {}, "masks": {}, "item": {}}
+        for name, entries in self.entries.items():
+            rows = [
+                torch.arange(n) + first for first, n in zip(entries.first[items], entries.count[items], strict=True)
+            ]
+            index = torch.cat(rows)
+            batch[name], mask = entries.rows(index)
+            owner = entries.owner[index]
+            batch["label"][name], batch["id"][name], batch["item"][name] = self.label[owner], index, owner
+            if mask is not None:
+                batch["masks"][name] = mask
+        return batch
+
+
+def _unchanged(batch: dict[str, Any]) -> dict[str, Any]:
+    return batch
+
+
+class ItemDataModule(L.LightningDataModule):
+    """Items of several raw modalities, split into training, validation and test parts.
+
+    A subclass sets `dataset`, `features`, `data_kind` and `test_split`, and implements `read`. Data are read once, on
+    first use. A training batch maps modality -> tensor (B, ...), "label" and "id" -> (B,), and "masks" -> {modality ->
+    (B, T) bool} for sequences, with one entry per item. In evaluation an item brings all its entries: there "label",
+    "id" and "item" are mappings modality -> (n,), the item being the one that an entry belongs to. A model hands in
+    the fixed part of an encoder with `derive`; texts and files are then batches of what it returns.
+
+    Args:
+        modalities: those to use, in the order of the ring; all by default.
+        batch_size: items per training batch and process.
+        validation_fraction: share of the training items carved off for validation, in whole groups where the data have
+            groups (subjects). A data set with validation items of its own keeps those. 0: train on training and
+            validation items, validate on none.
+        split_seed: draws the validation items, and the test items of a data set without a split.
+        shuffle_seed: draws the training order and, where an item has several entries of a modality, one of them.
+        on_missing: "refuse" or "drop" items that lack a modality.
+        on_broken: "refuse" or "drop" items with a file that cannot be read; all are read before training.
+
+    Raises:
+        ValueError: an argument outside its range.
+        DataError: on first use of data that do not allow what is asked for.
+    """
+
+    dataset: str
+    features: str
+    data_kind: Literal["real", "synthetic"]
+    test_split: str
+
+    def __init__(
+        self,
+        modalities: Sequence[str] | None = None,
+        batch_size: int = 64,
+        validation_fraction: float = 0.15,
+        split_seed: int = 0,
+        shuffle_seed: int = 0,
+        on_missing: Literal["refuse", "drop"] = "refuse",
+        on_broken: Literal["refuse", "drop"] = "refuse",
+    ) -> None:
+        super().__init__()
+        if batch_size < 1:
+            raise ValueError(f"batch_size is {batch_size}; expected at least 1.")
+        if not 0 <= validation_fraction < 1:
+            raise ValueError(f"validation_fraction is {validation_fraction}; expected 0 (no validation part) up to 1.")
+        for name, seed in (("split_seed", split_seed), ("shuffle_seed", shuffle_seed)):
+            if seed < 0:
+                raise ValueError(f"{name} is {seed}; expected 0 or more.")
+        for name, choice in (("on_missing", on_missing), ("on_broken", on_broken)):
+            if choice not in ("refuse", "drop"):
+                raise ValueError(f"{name} is {choice!r}; expected 'refuse' or 'drop'.")
+        self.chosen = None if modalities is None else tuple(modalities)
+        self.batch_size = batch_size
+        self.validation_fraction = validation_fraction
+        self.split_seed = split_seed
+        self.shuffle_seed = shuffle_seed
+        self.on_missing = on_missing
+        self.on_broken = on_broken
+        self._unreadable: dict[str, str] = {}
+        self._derived: dict[str, tuple[str, FrontEnd]] = {}
+        self._entries: dict[str, Entries] = {}
+
+    def read(self) -> ItemSet:
+        """Read the whole data set; implemented by each data set, called once."""
+        raise NotImplementedError(f"{type(self).__name__} must implement read() -> ItemSet.")
+
+    def wanted(self, available: Sequence[str]) -> tuple[str, ...]:
+        """Modalities that `read` should read, in order: those chosen, of those that the data set has.
+
+        Raises:
+            DataError: one that the data set does not have.
+        """
+        chosen = tuple(available) if self.chosen is None else self.chosen
+        absent = [name for name in chosen if name not in available]
+        if absent:
+            raise DataError(f"{self.dataset} has no modality {absent[0]!r}; it has {', '.join(available)}.")
+        return chosen
+
+    def attempt(self, item: str, function: Callable[..., Any], *arguments: Any) -> Any:
+        """What a function that reads a file returns; None where it raises DataError: the item then counts as broken."""
+        try:
+            return function(*arguments)
+        except DataError as error:
+            self._unreadable[item] = str(error)
+            rank_zero_warn(str(error))
+            return None
+
+    # What the data are ------------------------------------------------------------------------------------------
+
+    def inspect(self) -> tuple[ItemSet, dict[str, str]]:
+        """The chosen modalities as they were read, and item -> what is wrong where a file of it cannot be read."""
+        self._unreadable.clear()
+        data = self.read().select(self.chosen)
+        return data, self._unreadable | broken_files(data)
+
+    @cached_property
+    def data(self) -> ItemSet:
+        """The chosen modalities of the data set, read on first use, without what is to be dropped."""
+        data, broken = self.inspect()
+        if broken and self.on_broken == "refuse":
+            first = next(iter(broken.values()))
+            raise DataError(f"{len(broken)} item(s) with a broken file: {first} Or set on_broken to 'drop'.")
+        if broken:
+            data = data.without(set(broken))
+        return data.complete(self.on_missing)
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        return tuple(self.data.modalities)
+
+    @property
+    def dims(self) -> dict[str, dict[str, Any]]:
+        """Modality -> "kind" (text, vector, sequence or file), "shape" of a vector or of one step, and "rate" (Hz)."""
+        return {
+            name: {"kind": modality.kind, "shape": list(modality.shape), "rate": modality.rate}
+            for name, modality in self.data.modalities.items()
+        }
+
+    @property
+    def test_splits(self) -> tuple[str, ...]:
+        return (self.test_split,)
+
+    @cached_property
+    def digest(self) -> str:
+        """sha256 of the data."""
+        return self.data.digest()
+
+    def derive(self, name: str, front_end: FrontEnd, source: str | None = None) -> None:
+        """Put what a front end returns for every entry into the batches, from the disk where it was computed before.
+
+        Args:
+            name: key in the batches.
+            front_end: the fixed part of an encoder.
+            source: modality whose entries it reads; by default the one called ``name``, whose place it takes.
+        """
+        self._derived[name] = (source or name, front_end)
+        self._entries.pop(name, None)
+
+    def entries(self, name: str) -> Entries:
+        """Entries of a modality, or of what was derived from one."""
+        if name not in self._entries:
+            source, front_end = self._derived.get(name, (name, None))
+            modality = self.data.modalities[source]
+            self._entries[name] = Entries(derive(modality, front_end) if front_end else modality)
+        return self._entries[name]
+
+    def train_entries(self, name: str) -> Any:
+        """Entries of a modality that belong to training items, as `Entries.rows` gives them with their mask."""
+        entries = self.entries(name)
+        return entries.rows(torch.isin(entries.owner, self._index("train")).nonzero()[:, 0])
+
+    # Which items belong where -----------------------------------------------------------------------------------
+
+    def indices(self, split: str) -> np.ndarray:
+        """Items of "train", "validation" or the test split, ascending."""
+        if split not in self._parts:
+            raise ValueError(f"split {split!r} is unknown; {self.dataset} has {', '.join(self._parts)}.")
+        return self._parts[split]
+
+    @cached_property
+    def _parts(self) -> dict[str, np.ndarray]:
+        train, validation, test = (np.flatnonzero(self.data.split == s) for s in ("train", "validation", "test"))
+        if self.validation_fraction == 0:
+            train, validation = np.union1d(train, validation), np.arange(0)
+        elif not len(validation):
+            group = np.arange(len(self.data)) if self.data.group is None else self.data.group
+            train, validation = carve_groups(group, train, self.validation_fraction, self.split_seed)
+        parts = {"train": train, "validation": validation, self.test_split: test}
+        for name, index in parts.items():
+            if not len(index) and name != "validation":
+                raise DataError(f"{self.data.origin}: no items in the {name} part.")
+        return parts
+
+    def _index(self, split: str) -> Tensor:
+        return torch.from_numpy(self.indices(split))
+
+    # Batches ----------------------------------------------------------------------------------------------------
+
+    def prepare_data(self) -> None:
+        """Read, and check files, in one process before the others do."""
+        _ = self.data
+
+    def train_dataloader(self) -> DataLoader:
+        entries = {name: self.entries(name) for name in dict.fromkeys((*self.modalities, *self._derived))}
+        drawn_with = {name: source for name, (source, _) in self._derived.items()}
+        items = TrainingItems(entries, drawn_with, self._label, self._index("train"), self.shuffle_seed)
+        world, rank = (self.trainer.world_size, self.trainer.global_rank) if self.trainer is not None else (1, 0)
+        # Dropping the remainder keeps an item from standing twice in one global batch, as its own false negative.
+        sampler = _EpochSampler(items, world, rank, seed=self.shuffle_seed, drop_last=len(items) >= world)
+        drop_last = len(sampler) > self.batch_size
+        return DataLoader(
+            items, batch_size=self.batch_size, sampler=sampler, drop_last=drop_last, collate_fn=_unchanged
+        )
+
+    def val_dataloader(self) -> DataLoader | list[DataLoader]:
+        return self._evaluation_loader("validation") if len(self.indices("validation")) else []
+
+    def test_dataloader(self) -> list[DataLoader]:
+        """One loader: the test split."""
+        return [self._evaluation_loader(self.test_split)]
+
+    def predict_dataloader(self) -> DataLoader:
+        """All test items, in order."""
+        return self._evaluation_loader(self.test_split)
+
+    def _evaluation_loader(self, split: str) -> DataLoader:
+        items = EvaluationItems({n: self.entries(n) for n in self.modalities}, self._label, self._index(split))
+        return DataLoader(items, batch_size=EVALUATION_BATCH_SIZE, collate_fn=_unchanged)
+
+    @cached_property
+    def _label(self) -> Tensor:
+        return torch.from_numpy(self.data.label.astype(np.int64))

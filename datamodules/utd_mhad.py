@@ -1,0 +1,216 @@
+"""UTD-MHAD (Chen et al., ICIP 2015): 27 actions by 8 subjects as text, depth video, skeleton motion, inertial data."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import scipy.io
+
+from datamodules.features import DataError
+from datamodules.items import ItemSet, Modality
+from datamodules.layouts import broken, find_folder, read_lines, require
+from datamodules.multimodal import ItemDataModule
+
+MODALITIES = ("text", "video", "motion", "inertial")
+CLASSES = 27
+REDUCED = "utd_mhad_depth_skeleton_inertial_16f.npz"
+CLIP = re.compile(r"a(\d+)_s(\d+)_t(\d+)")
+# Third joint of a skeleton ("spine" in Skeleton_joint_order.txt), the origin of every frame in the reduced file.
+ORIGIN_JOINT = 2
+# Depth is in millimetres; the reduced file has blocks of 8 x 8 pixels in units of four metres.
+BLOCK, DEPTH_UNIT = 8, 4000.0
+
+
+class UTDMHAD(ItemDataModule):
+    """UTD-MHAD: 861 clips; odd subjects train and validate, even subjects test.
+
+    An item is a clip; clips of one action match each other. Skeletons are relative to the spine joint of their frame,
+    in metres; depth frames are means over 8 x 8 pixels (missing depth counts as 0) in units of 4 m; inertial data are
+    acceleration (g) and angular velocity (degrees per second).
+
+    Args:
+        data_root: folder that holds `utd_mhad/`; by default the environment variable CSD_DATA, else `data/`.
+        features: "16f": clips reduced to 16 frames, motion (16, 20, 3), video (16, 30, 40), inertial (32, 6), from
+            one .npz file. "raw": every frame of the published files, motion (T, 20, 3), video (T, 30, 40), inertial
+            (T', 6); of a clip without a file that modality is missing.
+        validation_fraction: share of the four training subjects held out for validation, in whole subjects.
+        **kwargs: see ItemDataModule.
+
+    Raises:
+        ValueError: an argument outside its range.
+        DataError: on first use, if a file is missing or is not what it should be.
+    """
+
+    dataset = "utd_mhad"
+    data_kind = "real"
+    test_split = "cross-subject"
+
+    def __init__(
+        self,
+        data_root: str | Path | None = None,
+        features: Literal["16f", "raw"] = "16f",
+        validation_fraction: float = 0.25,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(validation_fraction=validation_fraction, **kwargs)
+        if features not in ("16f", "raw"):
+            raise ValueError(f"features is {features!r}; expected '16f' or 'raw'.")
+        self.data_root = data_root
+        self.features = features
+
+    def read(self) -> ItemSet:
+        """Read the class names and either the reduced file or the published ones."""
+        folder = find_folder(self.dataset, self.data_root)
+        wanted = self.wanted(MODALITIES)
+        phrases = read_classes(folder / "class_names.txt")
+        if self.features == "16f":
+            origin = folder / REDUCED
+            names, modalities = read_reduced(origin)
+        else:
+            origin = folder
+            names, modalities = self._read_raw(folder, wanted)
+        action, subject, _ = np.array([_clip(name, origin) for name in names]).reshape(-1, 3).T
+        modalities["text"] = Modality([phrases[a - 1] for a in action])
+        return ItemSet(
+            {name: modalities[name] for name in wanted},
+            label=action - 1,
+            split=np.where(subject % 2 == 1, "train", "test"),
+            names=names,
+            origin=str(origin),
+            group=subject,
+        )
+
+    def _read_raw(self, folder: Path, wanted: tuple[str, ...]) -> tuple[list[str], dict[str, Modality]]:
+        files = {name: _clip_files(folder, name) for name in wanted if name in RAW}
+        names = sorted(set().union(*files.values()))
+        modalities = {}
+        for name, paths in files.items():
+            entries, owner = [], []
+            for item, clip in enumerate(names):
+                entry = self.attempt(clip, read_clip, paths[clip], name) if clip in paths else None
+                if entry is not None:
+                    entries.append(entry)
+                    owner.append(item)
+            modalities[name] = Modality(entries, np.array(owner, dtype=np.int64))
+        return names, modalities
+
+
+def _clip(name: str, origin: Path) -> tuple[int, int, int]:
+    """Action 1..27, subject 1..8 and trial that a clip's name says."""
+    match = CLIP.fullmatch(name)
+    action, subject, trial = map(int, match.groups()) if match else (0, 0, 0)
+    if not (1 <= action <= CLASSES and 1 <= subject <= 8):
+        raise broken(origin, f"has a clip called {name!r}; expected a1_s1_t1 to a27_s8_t4", "utd_mhad")
+    return action, subject, trial
+
+
+def read_classes(path: Path) -> list[str]:
+    """The 27 action phrases, in the order of the labels.
+
+    Raises:
+        DataError: the file is missing, not text, or has another number of phrases.
+    """
+    phrases = [line.strip() for line in read_lines(path, "utd_mhad") if line.strip()]
+    if len(phrases) != CLASSES:
+        raise broken(path, f"has {len(phrases)} phrases; expected {CLASSES}, one per line", "utd_mhad")
+    return phrases
+
+
+# The reduced file ---------------------------------------------------------------------------------------------------
+
+
+def read_reduced(path: Path) -> tuple[list[str], dict[str, Modality]]:
+    """Clip names and the three recorded modalities of the reduced file.
+
+    Raises:
+        DataError: the file is missing, truncated, lacks an array, or its labels are not those its names say.
+    """
+    shapes = {"depth30x40": (16, 30, 40), "skeleton": (16, 20, 3), "inertial": (32, 6)}
+    try:
+        with np.load(require(path, "utd_mhad"), allow_pickle=False) as file:
+            arrays = {name: file[name] for name in (*shapes, "name", "label", "subject")}
+    except DataError:
+        raise
+    except Exception as error:  # a truncated archive surfaces as errors of many kinds, from zipfile's to zlib's
+        raise broken(path, f"is not a readable .npz file ({type(error).__name__}: {error})", "utd_mhad") from error
+    names = [str(name) for name in arrays["name"]]
+    for name, shape in shapes.items():
+        if arrays[name].shape != (len(names), *shape) or arrays[name].dtype.kind != "f":
+            what = f"{name} has shape {arrays[name].shape} and type {arrays[name].dtype}"
+            raise broken(path, f"{what}; expected floating {(len(names), *shape)}", "utd_mhad")
+    said = [_clip(name, path)[:2] for name in names]
+    for name, found, expected in zip(names, zip(arrays["label"], arrays["subject"], strict=True), said, strict=True):
+        if tuple(found) != expected:
+            raise broken(path, f"gives clip {name} label and subject {tuple(map(int, found))}", "utd_mhad")
+    video, motion, inertial = (arrays[name].astype(np.float32) for name in shapes)
+    return names, {"video": Modality(video), "motion": Modality(motion), "inertial": Modality(inertial)}
+
+
+# The published files ------------------------------------------------------------------------------------------------
+
+
+def reduce_depth(depth: np.ndarray) -> np.ndarray:
+    """(240, 320, T) millimetres to (T, 30, 40): means over blocks of pixels, in units of four metres."""
+    rows, columns, steps = depth.shape
+    blocks = np.moveaxis(depth, 2, 0).reshape(steps, rows // BLOCK, BLOCK, columns // BLOCK, BLOCK)
+    return (blocks.mean(axis=(2, 4), dtype=np.float64) / DEPTH_UNIT).astype(np.float32)
+
+
+def centre_skeleton(skeleton: np.ndarray) -> np.ndarray:
+    """(20, 3, T) metres to (T, 20, 3), relative to the spine joint of each frame."""
+    frames = np.moveaxis(skeleton, 2, 0)
+    return (frames - frames[:, ORIGIN_JOINT : ORIGIN_JOINT + 1]).astype(np.float32)
+
+
+def _as_float32(inertial: np.ndarray) -> np.ndarray:
+    return inertial.astype(np.float32)
+
+
+# Modality -> folder, ending of the file name, variable, its shape (None: any length), and what is made of it.
+RAW: dict[str, tuple[str, str, str, tuple[int | None, ...], Callable[[np.ndarray], np.ndarray]]] = {
+    "video": ("Depth", "_depth.mat", "d_depth", (240, 320, None), reduce_depth),
+    "motion": ("Skeleton", "_skeleton.mat", "d_skel", (20, 3, None), centre_skeleton),
+    "inertial": ("Inertial", "_inertial.mat", "d_iner", (None, 6), _as_float32),
+}
+
+
+def _clip_files(folder: Path, modality: str) -> dict[str, Path]:
+    """Clip name -> file of a modality.
+
+    Raises:
+        DataError: the folder is missing, or holds no such file.
+    """
+    where, ending, *_ = RAW[modality]
+    files = {path.name.removesuffix(ending): path for path in require(folder / where, "utd_mhad").glob(f"*{ending}")}
+    if not files:
+        raise broken(folder / where, f"holds no file *{ending}", "utd_mhad")
+    return files
+
+
+def read_clip(path: Path, modality: str) -> np.ndarray:
+    """One published file as a sequence of float32.
+
+    Raises:
+        DataError: the file is not a MATLAB file, or holds no finite array of the expected shape, at least a step long.
+    """
+    *_, variable, shape, convert = RAW[modality]
+    try:
+        found = scipy.io.loadmat(path, variable_names=[variable]).get(variable)
+    except Exception as error:  # a truncated file surfaces as errors of many kinds, from zlib's to MemoryError
+        raise broken(path, f"is not a readable MATLAB file ({type(error).__name__}: {error})", "utd_mhad") from error
+    if found is not None and found.ndim == 2 and len(shape) == 3:
+        found = found[..., None]  # MATLAB writes one frame without the last axis
+    expected = f"{variable} of numbers, {' x '.join('T' if n is None else str(n) for n in shape)}, T at least 1"
+    if found is None or found.dtype.kind not in "fiu":
+        raise broken(path, f"holds no {expected}", "utd_mhad")
+    fits = found.ndim == len(shape) and all(n in (None, m) for n, m in zip(shape, found.shape, strict=True))
+    if not fits or not found.size:
+        raise broken(path, f"{variable} has shape {found.shape}; expected {expected}", "utd_mhad")
+    sequence = convert(found)
+    if not np.isfinite(sequence).all():
+        raise broken(path, f"{variable} is NaN or infinite somewhere", "utd_mhad")
+    return sequence

@@ -1,0 +1,107 @@
+"""What a front end makes of a modality's entries, kept on disk."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from tiny_items import CAPTION_OWNER, Tiny, epoch_of, modalities
+
+from datamodules import DataError
+from datamodules.derived import derive
+from datamodules.items import Modality
+
+
+@pytest.fixture(autouse=True)
+def cache(monkeypatch, tmp_path):
+    """A cache folder of the test's own."""
+    folder = tmp_path / "cache"
+    monkeypatch.setattr("datamodules.derived.cache_folder", lambda: folder)
+    return folder
+
+
+class Lengths:
+    """A front end that counts its calls: a text's letters as a vector, or its words as a sequence of numbers."""
+
+    def __init__(self, key: str = "lengths 1", tokens: bool = False) -> None:
+        self.key, self.tokens, self.calls = key, tokens, 0
+
+    def __call__(self, entries, rate) -> list[np.ndarray]:
+        self.calls += 1
+        if self.tokens:
+            return [np.array([len(word) for word in entry.split()]) for entry in entries]
+        return [np.array([len(entry), len(entry.split())], dtype=np.float32) for entry in entries]
+
+
+@pytest.mark.parametrize("tokens", [False, True])
+def test_derived_entries_are_kept_on_disk(cache, tokens):
+    text, front_end = modalities()["text"], Lengths(tokens=tokens)
+    first = derive(text, front_end)
+    second = derive(text, front_end)
+    assert front_end.calls == 1
+    assert first.kind == second.kind == ("sequence" if tokens else "vector")
+    for a, b, entry in zip(first.entries, second.entries, front_end(text.entries, None), strict=True):
+        np.testing.assert_array_equal(a, entry)
+        np.testing.assert_array_equal(b, entry)
+        assert a.dtype == b.dtype
+    np.testing.assert_array_equal(second.owners(), text.owners())
+    assert [path.suffix for path in cache.iterdir()] == [".npz"]
+
+
+def test_another_key_or_other_entries_are_computed_anew(cache):
+    text, front_end = modalities()["text"], Lengths()
+    derive(text, front_end)
+    other = Lengths("lengths 2")
+    derive(text, other)
+    derive(Modality([*text.entries[:-1], "another"], text.owner), front_end)
+    assert (front_end.calls, other.calls) == (2, 1)
+    assert len(list(cache.iterdir())) == 3
+
+
+@pytest.mark.parametrize("keep", [0, 20, 0.5, -1])
+def test_a_damaged_cache_is_computed_again_with_a_warning(cache, keep):
+    text, front_end = modalities()["text"], Lengths()
+    expected = derive(text, front_end).entries
+    (path,) = cache.iterdir()
+    content = path.read_bytes()
+    path.write_bytes(content[: int(keep * len(content)) if isinstance(keep, float) else keep])
+    with pytest.warns(UserWarning, match="is damaged: its content is computed again"):
+        np.testing.assert_array_equal(derive(text, front_end).entries, expected)
+    assert front_end.calls == 2
+    derive(text, front_end)
+    assert front_end.calls == 2, "the new file is whole"
+
+
+def test_a_front_end_that_returns_nan_is_refused_and_nothing_is_kept(cache):
+    def broken(entries, rate):
+        return [np.array([np.nan]) for _ in entries]
+
+    broken.key = "broken 1"
+    with pytest.raises(DataError, match="broken returns NaN or infinite values"):
+        derive(modalities()["text"], broken)
+    assert not cache.exists()
+
+
+class Numbers:
+    """A front end that returns which caption it was given, as a vector or as a sequence of one step."""
+
+    def __init__(self, dtype: type) -> None:
+        self.key, self.dtype = f"numbers {dtype.__name__}", dtype
+
+    def __call__(self, entries, rate) -> list[np.ndarray]:
+        return [np.array([int(entry.split()[1])], dtype=self.dtype) for entry in entries]
+
+
+def test_derived_batches_take_the_modalitys_place_or_stand_beside_it():
+    module = Tiny()
+    module.derive("text", Numbers(float))
+    module.derive("tokens", Numbers(int), source="text")
+    for epoch in range(3):
+        for batch in epoch_of(module, epoch):
+            assert batch["masks"]["tokens"].all()
+            np.testing.assert_array_equal(batch["text"], batch["tokens"])  # both of the caption that was drawn
+            np.testing.assert_array_equal(CAPTION_OWNER[batch["tokens"][:, 0]], batch["id"])
+    (evaluated,) = module.test_dataloader()
+    batch = next(iter(evaluated))
+    np.testing.assert_array_equal(
+        batch["text"][:, 0], np.flatnonzero(np.isin(CAPTION_OWNER, module.indices("standard")))
+    )

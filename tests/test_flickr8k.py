@@ -1,0 +1,243 @@
+"""The Flickr8k triples: captions, the fixed held-out part, and images and sounds decoded by content."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from PIL import Image
+
+from datamodules import DataError, Flickr8kTriples
+from datamodules.__main__ import main
+from datamodules.flickr8k import HELD_OUT, RATE, held_out, read_captions
+from datamodules.media import read_image, read_sound, sound_rate
+
+COUNT = HELD_OUT + 8
+NAMES = [f"name{i:03d}" for i in range(COUNT)]
+
+
+@pytest.fixture(autouse=True)
+def cache(monkeypatch, tmp_path):
+    """A cache folder of the test's own."""
+    monkeypatch.setattr("datamodules.derived.cache_folder", lambda: tmp_path / "cache")
+
+
+def write_sound(path: Path, seconds: float = 0.1, rate: int = RATE, form: str = "MP3", channels: int = 1) -> None:
+    wave = 0.5 * np.sin(2 * np.pi * 440 * np.arange(round(seconds * rate)) / rate)
+    soundfile.write(path, np.stack([wave] * channels, axis=1), rate, format=form)
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    """A data root with 208 items, captions in reverse order of the names."""
+    folder = tmp_path_factory.mktemp("root") / "flickr8k_tri"
+    for part in ("images", "audio"):
+        (folder / part).mkdir(parents=True)
+    write_sound(folder / "sound")
+    lines = ["image,caption"]
+    for number, name in reversed(list(enumerate(NAMES))):
+        lines += [f'{name}.jpg,"Caption {k} of {name} , with a comma ."' for k in range(5)]
+        Image.fromarray(np.full((6, 8, 3), number, dtype=np.uint8)).save(folder / "images" / f"{name}.jpg")
+        shutil.copy(folder / "sound", folder / "audio" / f"{name}.wav")
+    (folder / "captions.txt").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+@pytest.fixture
+def copy(written, tmp_path):
+    """A copy of the written files, free to be broken."""
+    return Path(shutil.copytree(written, tmp_path / "root" / "flickr8k_tri"))
+
+
+# What is read -------------------------------------------------------------------------------------------------------
+
+
+def test_items_have_an_image_five_captions_and_a_sound(written):
+    module = Flickr8kTriples(written.parent)
+    data = module.data
+    assert list(data.modalities) == ["image", "text", "audio"]
+    assert list(data.names) == NAMES
+    np.testing.assert_array_equal(data.label, np.arange(COUNT))
+    assert [len(data.modalities[m].entries) for m in data.modalities] == [COUNT, 5 * COUNT, COUNT]
+    for entry, owner in enumerate(data.modalities["text"].owners()):
+        assert data.modalities["text"].entries[entry] == f"Caption {entry % 5} of {NAMES[owner]} , with a comma ."
+    image, sound = (data.modalities[m].entries[7] for m in ("image", "audio"))
+    assert image.shape == (6, 8, 3)
+    assert image.dtype == np.uint8
+    assert np.abs(image.astype(int) - 7).max() <= 2  # JPEG
+    assert sound.ndim == 1
+    assert sound.dtype == np.float32
+    assert module.dims["audio"] == {"kind": "file", "shape": [], "rate": 24_000}
+
+
+def test_spoken_captions_are_the_first_ones(written):
+    data = Flickr8kTriples(written.parent, captions="spoken", modalities=["text", "audio"]).data
+    assert data.modalities["text"].entries == [f"Caption 0 of {name} , with a comma ." for name in NAMES]
+    with pytest.raises(ValueError, match="captions is 'first'; expected 'all' or 'spoken'"):
+        Flickr8kTriples(captions="first")
+
+
+def test_the_held_out_items_never_move(written):
+    expected = np.sort(np.random.default_rng(0).permutation(COUNT)[:HELD_OUT])
+    validation = set()
+    for seed in (0, 1):
+        module = Flickr8kTriples(written.parent, split_seed=seed, modalities=["text", "image"])
+        np.testing.assert_array_equal(module.indices("held-out-200"), expected)
+        parts = [module.indices(part) for part in ("train", "validation", "held-out-200")]
+        np.testing.assert_array_equal(np.sort(np.concatenate(parts)), np.arange(COUNT))
+        validation.add(tuple(parts[1]))
+    assert len(validation) == 2
+    assert np.count_nonzero(held_out(1000) == "test") == 200
+
+
+# Sounds and images by content ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("form", ["MP3", "WAV", "FLAC", "OGG"])
+def test_sounds_are_read_by_content(tmp_path, form):
+    path = tmp_path / "misnamed.wav"
+    write_sound(path, seconds=0.5, form=form, channels=2)
+    wave = read_sound(path, RATE, "flickr8k_tri")
+    assert wave.shape == (12_000,)
+    assert wave.dtype == np.float32
+    assert sound_rate(path, "flickr8k_tri") == RATE
+    middle = wave[2000:10_000]
+    assert np.abs(np.fft.rfft(middle)).argmax() == pytest.approx(440 * len(middle) / RATE, abs=1)
+    assert np.abs(middle).max() == pytest.approx(0.5, abs=0.05)
+
+
+def test_grey_and_palette_images_become_colour(tmp_path):
+    for mode in ("L", "P", "RGBA", "CMYK"):
+        path = tmp_path / f"{mode}.jpg"
+        Image.new(mode, (5, 4)).save(path, format="PNG" if mode in ("P", "RGBA") else "JPEG")
+        assert read_image(path, "flickr8k_tri").shape == (4, 5, 3)
+
+
+# What is refused ----------------------------------------------------------------------------------------------------
+
+
+def refused(folder: Path, **kwargs) -> str:
+    with pytest.raises(DataError) as error:
+        _ = Flickr8kTriples(folder.parent, **kwargs).data
+    assert "python -m datamodules check flickr8k_tri" in str(error.value)
+    return str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda path: write_sound(path, rate=16_000, form="WAV"), "has 16000 samples per second; expected 24000"),
+        (lambda path: soundfile.write(path, np.zeros(0), RATE, format="WAV"), "has 0 samples"),
+        (lambda path: path.write_text("no sound"), "is not a readable sound"),
+        (lambda path: path.write_bytes(b""), "is not a readable sound"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_broken_sounds_are_refused_or_dropped_by_name(copy, damage, message):
+    path = copy / "audio" / f"{NAMES[3]}.wav"
+    damage(path)
+    said = refused(copy)
+    assert message in said
+    assert str(path) in said
+    assert len(Flickr8kTriples(copy.parent, modalities=["image", "text"]).data) == COUNT
+    data = Flickr8kTriples(copy.parent, on_broken="drop").data
+    assert data.names == [name for name in NAMES if name != NAMES[3]]
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_truncated_images_are_refused_or_dropped_by_name_and_the_held_out_items_stay(copy):
+    path = copy / "images" / f"{NAMES[3]}.jpg"
+    path.write_bytes(path.read_bytes()[:-20])
+    assert f"{path}: is not a readable image" in refused(copy)
+    module, whole = (Flickr8kTriples(copy.parent, on_broken="drop", modalities=m) for m in (None, ["text", "audio"]))
+    test = [{m.data.names[i] for i in m.indices("held-out-200")} for m in (module, whole)]
+    assert test[0] == test[1] - {NAMES[3]}
+
+
+def test_missing_and_unknown_files_are_said(copy, capsys):
+    (copy / "audio" / f"{NAMES[5]}.wav").unlink()
+    shutil.copy(copy / "images" / f"{NAMES[0]}.jpg", copy / "images" / "extra.jpg")
+    with (
+        pytest.warns(UserWarning, match=r"1 file\(s\) are not in captions.txt and not used, first extra.jpg"),
+        pytest.raises(DataError, match=f"audio is missing from 1: {NAMES[5]}"),
+    ):
+        _ = Flickr8kTriples(copy.parent).data
+    assert main(["check", "flickr8k_tri", "--data-root", str(copy.parent)]) == 1
+    said = capsys.readouterr().out
+    assert f"{COUNT} items (8 train, 0 validation, 200 test)" in said
+    assert f"MISSING  raw: audio of 1 of {COUNT} items: {NAMES[5]}" in said
+    shutil.rmtree(copy / "audio")
+    assert f"{copy / 'audio'} is missing" in refused(copy)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("", "expected the header image,caption"),
+        ("a.jpg,caption\n", "expected the header image,caption"),
+        ("image,caption\na.jpg,one,two\n", "entry 2 is 'a.jpg,one,two'; expected <name>.jpg,<caption>"),
+        ("image,caption\na.jpg, \n", "entry 2 is"),
+        ("image,caption\na.png,one\n", "entry 2 is"),
+        ("image,caption\n" + "a.jpg,one\n" * 4, "has 4 captions of a.jpg; expected 5"),
+        ("image,caption\n" + "a.jpg,one\n" * 5, "names 1 images; expected more than the 200"),
+        (b"image,caption\n\xff\xfe\n", "cannot be read as text"),
+        ('image,caption\na.jpg,"one\n', "is not CSV text"),
+    ],
+)
+def test_captions_of_another_form_are_refused(copy, content, message):
+    content = content.encode() if isinstance(content, str) else content
+    (copy / "captions.txt").write_bytes(content)
+    said = refused(copy)
+    assert message in said
+    assert str(copy / "captions.txt") in said
+
+
+# The real data ------------------------------------------------------------------------------------------------------
+
+REAL = Path(os.environ.get("CSD_DATA") or "nowhere") / "flickr8k_tri"
+real = pytest.mark.skipif(not (REAL / "captions.txt").is_file(), reason="CSD_DATA is unset or has no flickr8k_tri/")
+
+
+@real
+def test_real_sounds_are_as_long_as_the_first_caption_and_no_other():
+    """The sounds have a constant bit rate, so that a file's size is its duration."""
+    captions = read_captions(REAL / "captions.txt")
+    size = [(REAL / "audio" / f"{name}.wav").stat().st_size for name in captions]
+    letters = np.array([[len(caption) for caption in found] for found in captions.values()])
+    correlation = np.corrcoef(letters.T, size)[-1, :5]
+    assert correlation[0] > 0.97
+    assert (correlation[1:] < 0.2).all()
+
+
+@real
+def test_some_real_items(tmp_path):
+    names = sorted(read_captions(REAL / "captions.txt"))
+    folder = tmp_path / "root" / "flickr8k_tri"
+    for part, ending in (("images", ".jpg"), ("audio", ".wav")):
+        (folder / part).mkdir(parents=True)
+        for name in names[:12]:
+            (folder / part / f"{name}{ending}").symlink_to(REAL / part / f"{name}{ending}")
+    shutil.copy(REAL / "captions.txt", folder)
+    with pytest.warns(UserWarning, match="988 of 1000 items are left out"):
+        data = Flickr8kTriples(folder.parent, on_missing="drop").data
+    assert data.names == names[:12]
+    np.testing.assert_array_equal(data.split, held_out(1000)[:12])
+    for image, sound in zip(data.modalities["image"].entries, data.modalities["audio"].entries, strict=True):
+        assert image.ndim == 3
+        assert image.shape[2] == 3
+        assert min(image.shape[:2]) >= 100
+        assert 1 < len(sound) / RATE < 12
+        assert 0.05 < np.abs(sound).max() <= 1.1
+
+
+@real
+@pytest.mark.slow
+def test_every_real_file_can_be_read():
+    data, broken = Flickr8kTriples(REAL.parent).inspect()
+    assert broken == {}
+    assert len(data) == 1000
+    assert not any(data.missing().values())

@@ -1,0 +1,204 @@
+"""Items of several raw modalities: what is missing, broken or refused."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from PIL import Image
+from tiny_items import CAPTION_OWNER, N, Tiny, epoch_of, item_set, modalities, with_modality
+
+from datamodules import DataError
+from datamodules.items import Files, ItemSet, Modality
+from datamodules.media import read_image
+
+
+@pytest.fixture(autouse=True)
+def cache(monkeypatch, tmp_path):
+    """A cache folder of the test's own."""
+    folder = tmp_path / "cache"
+    monkeypatch.setattr("datamodules.derived.cache_folder", lambda: folder)
+    return folder
+
+
+# What is missing or broken ------------------------------------------------------------------------------------------
+
+
+def lacking() -> ItemSet:
+    """Items 3 and 4 have no text, item 5 no motion."""
+    kept = ~np.isin(CAPTION_OWNER, (3, 4))
+    parts = modalities()
+    rows = np.flatnonzero(np.arange(N) != 5)
+    parts["text"] = Modality([t for t, k in zip(parts["text"].entries, kept, strict=True) if k], CAPTION_OWNER[kept])
+    parts["motion"] = Modality([parts["motion"].entries[row] for row in rows], rows)
+    return item_set(modalities=parts)
+
+
+def test_missing_entries_are_refused_with_count_and_names():
+    with pytest.raises(DataError, match="text is missing from 2: item-3, item-4; motion is missing from 1: item-5"):
+        _ = Tiny(lacking()).data
+    assert len(Tiny(lacking(), modalities=["motion", "code"], on_missing="drop").data) == N - 1
+    assert len(Tiny(lacking(), modalities=["code", "text"], on_missing="drop").data) == N - 2
+
+
+def test_missing_entries_are_dropped_with_a_warning_and_the_rest_is_unchanged():
+    with pytest.warns(UserWarning, match=f"item-5; 3 of {N} items are left out"):
+        data = Tiny(lacking(), on_missing="drop").data
+    whole = item_set()
+    kept = [i for i in range(N) if i not in (3, 4, 5)]
+    assert data.names == [whole.names[i] for i in kept]
+    np.testing.assert_array_equal(data.label, whole.label[kept])
+    np.testing.assert_array_equal(data.group, whole.group[kept])
+    np.testing.assert_array_equal(data.modalities["code"].entries, whole.modalities["code"].entries[kept])
+    for text, owner in zip(data.modalities["text"].entries, data.modalities["text"].owners(), strict=True):
+        assert text.endswith(f"of {data.names[owner].replace('-', ' ')}")
+
+
+def test_a_modality_without_any_entry_is_missing_from_every_item():
+    content = with_modality("motion", Modality([], np.arange(0)))
+    with pytest.raises(DataError, match=r"motion is missing from 24: item-0.* and 14 more"):
+        _ = Tiny(content).data
+    with pytest.raises(DataError, match="no item is left"), pytest.warns(UserWarning, match="24 of 24"):
+        _ = Tiny(content, on_missing="drop").data
+
+
+class Counted:
+    """read_image, counting its calls."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def __call__(self, path):
+        self.calls += 1
+        return read_image(path, "flickr8k_tri")
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    """An item set with an image file per item; those of items 7 and 8 are truncated and no image."""
+    paths = [tmp_path / f"{i}.png" for i in range(N)]
+    for i, path in enumerate(paths):
+        Image.fromarray(np.full((4, 5, 3), i, dtype=np.uint8)).save(path)
+    paths[7].write_bytes(paths[7].read_bytes()[:40])
+    paths[8].write_text("no image")
+    decode = Counted()
+    return with_modality("image", Modality(Files(tuple(paths), decode))), decode, paths
+
+
+@pytest.mark.filterwarnings("ignore:.*is not a readable image")
+def test_broken_files_are_refused_by_name(pictures):
+    with pytest.raises(DataError, match=r"2 item\(s\) with a broken file: .*7\.png: .*Or set on_broken to 'drop'"):
+        _ = Tiny(pictures[0]).data
+    assert len(Tiny(pictures[0], modalities=["text", "code"]).data) == N, "what is not chosen does not matter"
+
+
+def test_broken_files_are_dropped_each_with_a_warning_and_files_are_checked_once(pictures):
+    content, decode, paths = pictures
+    with pytest.warns(UserWarning, match="is not a readable image") as warned:
+        data = Tiny(content, on_broken="drop").data
+    said = " ".join(str(w.message) for w in warned)
+    assert str(paths[7]) in said
+    assert str(paths[8]) in said
+    assert data.names == [f"item-{i}" for i in range(N) if i not in (7, 8)]
+    assert decode.calls == N
+    module = Tiny(content, on_broken="drop")
+    with pytest.warns(UserWarning, match="is not a readable image"):
+        assert len(module.data) == N - 2
+    assert decode.calls == N, "remembered"
+    batch = epoch_of(module, 0)[0]
+    for image, item in zip(batch["image"], batch["id"].tolist(), strict=True):
+        assert (image == int(module.data.names[item].removeprefix("item-"))).all()
+
+
+def test_a_reader_that_cannot_read_a_file_leaves_the_item_to_on_broken():
+    def fails():
+        raise DataError("clip.mat is broken.")
+
+    class Failing(Tiny):
+        def read(self) -> ItemSet:
+            assert self.attempt("item-2", fails) is None
+            assert self.attempt("item-3", int, "7") == 7
+            return self.content
+
+    with pytest.warns(UserWarning, match=r"clip.mat is broken"):
+        data = Failing(on_broken="drop").data
+    assert len(data) == N - 1
+    assert "item-2" not in data.names
+    with pytest.raises(DataError, match=r"1 item\(s\) with a broken file: clip.mat"), pytest.warns(match="clip.mat"):
+        _ = Failing().data
+
+
+# What an item set refuses -------------------------------------------------------------------------------------------
+
+MOTION = modalities()["motion"].entries
+
+
+def changed_motion(item: int, entry: np.ndarray) -> Modality:
+    return Modality([entry if i == item else motion for i, motion in enumerate(MOTION)])
+
+
+@pytest.mark.parametrize(
+    ("name", "modality", "message"),
+    [
+        ("label", Modality(["a"] * N), "none of them called label, id, class_embedding"),
+        ("masks", Modality(["a"] * N), "none of them called"),
+        ("text", Modality(["a"] * 3 + [" \t"] + ["b"] * (N - 4)), "text of item item-3 is an empty text"),
+        ("motion", changed_motion(2, np.zeros((0, 3))), "motion of item item-2 is of zero length"),
+        ("motion", changed_motion(4, np.full((2, 3), np.nan)), "motion of item item-4 is NaN or infinite"),
+        ("motion", changed_motion(6, np.zeros((2, 4))), r"item-6 has shape \(2, 4\); expected \(T, ...\) with \(3,\)"),
+        ("code", Modality(np.where(np.eye(N, 4), np.inf, 0)), "code of item item-0 is NaN or infinite"),
+        (
+            "code",
+            Modality(np.zeros((N, 4)), np.arange(N)[::-1]),
+            "code has 24 entries and 24 owners; expected an owner",
+        ),
+        ("code", Modality(np.zeros((N, 4)), np.arange(N - 1)), "code has 24 entries and 23 owners"),
+        ("code", Modality(np.zeros((N, 4)), np.arange(1, N + 1)), "code has an entry of item 24; there are 24 items"),
+    ],
+)
+def test_modalities_that_cannot_be_used_are_refused(name, modality, message):
+    with pytest.raises(DataError, match=f"tiny: .*{message}"):
+        with_modality(name, modality)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"modalities": {"text": modalities()["text"]}}, "modalities are text; expected two or more"),
+        ({"label": np.arange(3)}, "row counts are .*'label': 3"),
+        ({"split": np.full(N, "dev")}, "split 'dev' is unknown"),
+        ({"names": ["same"] * N}, "two items are called 'same'"),
+    ],
+)
+def test_item_sets_that_do_not_fit_together_are_refused(changed, message):
+    with pytest.raises(DataError, match=message):
+        item_set(**changed)
+
+
+def test_unknown_modalities_and_arguments_are_refused():
+    with pytest.raises(DataError, match="tiny has no modality 'sound'; it has text, motion, code"):
+        _ = Tiny(modalities=["text", "sound"]).data
+    with pytest.raises(DataError, match="tiny has no modality 'sound'; it has text, motion"):
+        Tiny(modalities=["text", "sound"]).wanted(("text", "motion"))
+    assert Tiny(modalities=["code", "text"]).modalities == ("code", "text")
+    for changed in ({"batch_size": 0}, {"validation_fraction": 1}, {"split_seed": -1}, {"on_missing": "ignore"}):
+        with pytest.raises(ValueError, match=re.escape(next(iter(changed)))):
+            Tiny(**changed)
+
+
+def test_digest_follows_contents_and_not_the_folder(tmp_path, pictures):
+    content, _, paths = pictures
+    digest = content.digest()
+    moved = tmp_path / "moved"
+    moved.mkdir()
+    copies = tuple(moved / path.name for path in paths)
+    for path, copy in zip(paths, copies, strict=True):
+        copy.write_bytes(path.read_bytes())
+    parts = content.modalities | {"image": Modality(Files(copies, read_image))}
+    assert replace(content, modalities=parts).digest() == digest
+    copies[0].write_bytes(copies[1].read_bytes())
+    assert replace(content, modalities=parts).digest() != digest
+    assert replace(content, group=np.arange(N)).digest() != digest
+    assert replace(content, label=content.label + 1).digest() != digest

@@ -1,0 +1,187 @@
+"""Batches and splits of items of several raw modalities."""
+
+from __future__ import annotations
+
+import lightning as L
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from lightning.pytorch.callbacks import ModelCheckpoint
+from tiny_items import N, Tiny, drawn, epoch_of, item_set, with_modality
+
+from datamodules import DataError
+from datamodules import multimodal as multimodal_module
+from datamodules.items import Modality
+from datamodules.splits import carve_groups
+
+
+class Recorder(L.LightningModule):
+    """Keeps item and text of every training batch, by epoch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = torch.nn.Linear(4, 1)
+        self.trained: dict[int, list[tuple[int, str]]] = {}
+
+    def training_step(self, batch, batch_idx):
+        rows = list(zip(batch["id"].tolist(), batch["text"], strict=True))
+        self.trained.setdefault(self.current_epoch, []).extend(rows)
+        return self.layer(batch["code"]).square().mean()
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.01)
+
+
+# Training batches ---------------------------------------------------------------------------------------------------
+
+
+def test_training_batch_pads_sequences_and_masks_say_where():
+    module = Tiny()
+    content, seen = module.content, []
+    for batch in epoch_of(module, 0):
+        ids, mask = batch["id"].tolist(), batch["masks"]["motion"]
+        seen += ids
+        assert set(batch["masks"]) == {"motion"}
+        assert mask.dtype == torch.bool
+        assert mask.shape == batch["motion"].shape[:2]
+        assert mask.any(dim=0).all(), "no step is padding for every item"
+        assert batch["motion"].dtype == batch["code"].dtype == torch.float32
+        assert (batch["motion"][~mask] == 0).all()
+        np.testing.assert_array_equal(batch["label"], content.label[ids])
+        np.testing.assert_allclose(batch["code"], content.modalities["code"].entries[ids], rtol=1e-6)
+        for row, item in enumerate(ids):
+            expected = content.modalities["motion"].entries[item]
+            assert mask[row].tolist() == [True] * len(expected) + [False] * (mask.shape[1] - len(expected))
+            np.testing.assert_allclose(batch["motion"][row, : len(expected)], expected, rtol=1e-6)
+            assert batch["text"][row].endswith(f"of item {item}")
+    assert len(set(seen)) == len(seen)
+    assert set(seen) <= set(module.indices("train").tolist())
+
+
+def test_sequences_of_one_length_have_a_full_mask():
+    motion = Modality(np.zeros((N, 7, 2, 3), dtype=np.float16))
+    batch = epoch_of(Tiny(with_modality("motion", motion)), 0)[0]
+    assert batch["motion"].shape == (5, 7, 2, 3)
+    assert batch["masks"]["motion"].shape == (5, 7)
+    assert batch["masks"]["motion"].all()
+
+
+@settings(deadline=None, max_examples=10)
+@given(seed=st.integers(0, 2**31), epoch=st.integers(0, 50))
+def test_draws_depend_on_seed_epoch_and_items_alone(seed, epoch):
+    expected = drawn(Tiny(shuffle_seed=seed), epoch)
+    used = Tiny(shuffle_seed=seed)
+    drawn(used, epoch + 1)
+    assert drawn(used, epoch) == expected
+    assert drawn(used, epoch + 1) != expected
+
+
+def test_every_caption_is_drawn_in_the_long_run_and_evenly():
+    module = Tiny(batch_size=1)
+    rows = [row for epoch in range(150) for row in drawn(module, epoch)]
+    for item in module.indices("train").tolist():
+        texts = [text for owner, text in rows if owner == item]
+        counts = [texts.count(text) for text in sorted(set(texts))]
+        assert len(counts) == item % 3 + 1
+        assert min(counts) > 0.6 * len(texts) / len(counts), counts
+
+
+def test_a_resumed_run_draws_what_an_uninterrupted_one_does(tmp_path):
+    def fit(epochs: int, ckpt_path=None) -> Recorder:
+        model, keep = Recorder(), ModelCheckpoint(tmp_path / str(epochs), save_last=True)
+        options = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+        trainer = L.Trainer(max_epochs=epochs, accelerator="cpu", callbacks=[keep], limit_val_batches=0, **options)
+        trainer.fit(model, datamodule=Tiny(validation_fraction=0), ckpt_path=ckpt_path)
+        return model
+
+    whole = fit(3).trained
+    fit(1)
+    resumed = fit(3, tmp_path / "1" / "last.ckpt").trained
+    assert set(resumed) == {1, 2}
+    assert all(resumed[epoch] == whole[epoch] for epoch in resumed)
+    assert whole[0] != whole[1]
+
+
+# Evaluation batches -------------------------------------------------------------------------------------------------
+
+
+def test_evaluation_carries_every_entry_with_label_id_and_item(monkeypatch):
+    monkeypatch.setattr(multimodal_module, "EVALUATION_BATCH_SIZE", 3)
+    module = Tiny()
+    (loader,) = module.test_dataloader()
+    batches, content = list(loader), module.content
+    assert len(batches) == 3
+    for name, modality in content.modalities.items():
+        ids, items, labels = (torch.cat([b[key][name] for b in batches]).numpy() for key in ("id", "item", "label"))
+        owners = modality.owners()
+        np.testing.assert_array_equal(ids, np.flatnonzero(content.split[owners] == "test"))
+        np.testing.assert_array_equal(items, owners[ids])
+        np.testing.assert_array_equal(labels, content.label[items])
+    texts = [text for batch in batches for text in batch["text"]]
+    assert texts == [content.modalities["text"].entries[i] for i in ids_of(batches, "text")]
+    for batch in batches:
+        for row, entry in enumerate(batch["id"]["motion"].tolist()):
+            found = batch["motion"][row][batch["masks"]["motion"][row]]
+            np.testing.assert_allclose(found, content.modalities["motion"].entries[entry], rtol=1e-6)
+
+
+def ids_of(batches: list[dict], name: str) -> list[int]:
+    return torch.cat([batch["id"][name] for batch in batches]).tolist()
+
+
+def test_train_entries_are_those_of_training_items():
+    module = Tiny(validation_fraction=0)
+    rows, mask = module.train_entries("motion")
+    lengths = [len(module.content.modalities["motion"].entries[i]) for i in module.indices("train")]
+    assert mask.sum(dim=1).tolist() == lengths
+    assert len(rows) == len(lengths)
+    assert all("item" in text for text in module.train_entries("text")[0])
+
+
+# Splits -------------------------------------------------------------------------------------------------------------
+
+
+def test_groups_stay_together_and_the_test_part_is_never_touched():
+    for seed in range(5):
+        module = Tiny(validation_fraction=0.25, split_seed=seed)
+        train, validation, test = (module.indices(part) for part in ("train", "validation", "standard"))
+        group = module.content.group
+        assert not set(group[train]) & set(group[validation])
+        assert len(np.unique(group[validation])) == 1
+        np.testing.assert_array_equal(np.union1d(train, validation), np.flatnonzero(np.arange(N) % 3 < 2))
+        np.testing.assert_array_equal(test, np.flatnonzero(np.arange(N) % 3 == 2))
+    with pytest.raises(ValueError, match="split 'other' is unknown; tiny has train, validation, standard"):
+        module.indices("other")
+
+
+@settings(deadline=None, max_examples=50)
+@given(
+    group=st.lists(st.integers(0, 6), min_size=2, max_size=40).map(np.array),
+    fraction=st.floats(0.01, 0.99),
+    seed=st.integers(0, 100),
+)
+def test_carving_groups_is_a_partition_into_whole_groups(group, fraction, seed):
+    index = np.arange(len(group))
+    groups = np.unique(group)
+    if len(groups) < 2:
+        with pytest.raises(DataError, match="belong to one group; set validation_fraction to 0"):
+            carve_groups(group, index, fraction, seed)
+        return
+    train, validation = carve_groups(group, index, fraction, seed)
+    np.testing.assert_array_equal(np.sort(np.concatenate([train, validation])), index)
+    assert not set(group[train]) & set(group[validation])
+    held_out = len(np.unique(group[validation]))
+    assert held_out == min(max(round(fraction * len(groups)), 1), len(groups) - 1)
+
+
+def test_validation_items_of_the_data_are_kept_or_trained_on():
+    split = np.array(["train", "validation", "test"] * (N // 3))
+    content = item_set(split=split)
+    np.testing.assert_array_equal(Tiny(content).indices("validation"), np.flatnonzero(split == "validation"))
+    merged = Tiny(content, validation_fraction=0)
+    np.testing.assert_array_equal(merged.indices("train"), np.flatnonzero(split != "test"))
+    assert merged.val_dataloader() == []
+    with pytest.raises(DataError, match="tiny: no items in the standard part"):
+        Tiny(item_set(split=np.full(N, "train"))).indices("train")

@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-TABLES := table2 table3
+TABLES := table2 table3 table5 table6 table7
 # What a table command is given, e.g. `make table3 ARGS="--scale paper --seeds 0 1 2"`.
 ARGS ?=
 
@@ -11,7 +11,7 @@ ARGS ?=
 .PHONY: help install test lint tables compare $(TABLES) clean-cells
 
 help:  ## list the targets
-	@grep -hE '^[a-zA-Z0-9$$()_-]+:.*## ' $(MAKEFILE_LIST) | sed -e 's/^\$$(TABLES):/table2 table3:/' | \
+	@grep -hE '^[a-zA-Z0-9$$()_-]+:.*## ' $(MAKEFILE_LIST) | sed -e 's/^\$$(TABLES):/$(TABLES):/' | \
 		awk -F ':.*## ' '{printf "  %-16s %s\n", $$1, $$2}'
 
 install: $(STAMP)  ## make the virtual environment .venv with pinned versions

@@ -5,10 +5,12 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from itertools import permutations
+from typing import Any
 
 import lightning as L
 import numpy as np
 import torch
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from lightning_modules.metrics import CrossModalRetrieval
@@ -26,17 +28,21 @@ class RetrievalModule(L.LightningModule):
     Every batch draws from a generator state that depends on the seed, the epoch and the batch's place in it alone, so
     that a run resumed from a checkpoint continues with the same numbers.
 
+    A checkpoint remembers the ``alignment`` it was trained with, and loading it into a model with another one warns.
+
     ``sizes`` holds, for every split evaluated last, direction -> (queries, gallery items).
 
     Args:
         modalities: names of the modalities, as in the batches.
         protocol: "honest" or "as_published", handed to the metric.
+        ks: cut-offs of the metric.
     """
 
-    def __init__(self, modalities: Sequence[str], protocol: str):
+    def __init__(self, modalities: Sequence[str], protocol: str, ks: Sequence[int] = (1, 5, 10)):
         super().__init__()
         self.modalities = tuple(modalities)
         self.protocol = protocol
+        self.ks = tuple(ks)
         self._metrics: dict[tuple[str, str], CrossModalRetrieval] = {}
         self.sizes: dict[str, dict[str, tuple[int, int]]] = {}
         # A buffer, so that a resumed run keeps the seed it was started with.
@@ -49,6 +55,18 @@ class RetrievalModule(L.LightningModule):
     def views(self, split: str) -> dict[str, View]:
         """Ways to embed a split, by name; where there are several, the one with the largest average MAP is reported."""
         return {"": self.embed}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["alignment"] = repr(self.alignment)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        trained_with = checkpoint.get("alignment")
+        if trained_with != repr(self.alignment):
+            rank_zero_warn(f"the checkpoint was trained with alignment {trained_with}, this model has {self.alignment}")
+
+    def evaluated(self, batch: Batch) -> Batch:
+        """The part of an evaluation batch that is evaluated."""
+        return batch
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         position = (int(self.run_seed), self.current_epoch, batch_idx, self.global_rank)
@@ -74,19 +92,21 @@ class RetrievalModule(L.LightningModule):
             self._report(split, f"test/{split}")
 
     def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
-        return {**self.embed(batch), "label": batch["label"], "id": batch["id"]}
+        batch = self.evaluated(batch)
+        return {**self.embed(batch), **{name: batch[name] for name in ("label", "id", "item") if name in batch}}
 
     def _start(self, splits: Sequence[str]) -> None:
         directions = list(permutations(self.modalities, 2))
         self._metrics = {
-            (split, view): CrossModalRetrieval(directions, protocol=self.protocol).to(self.device)
+            (split, view): CrossModalRetrieval(directions, ks=self.ks, protocol=self.protocol).to(self.device)
             for split in splits
             for view in self.views(split)
         }
 
     def _update(self, split: str, batch: Batch) -> None:
+        batch = self.evaluated(batch)
         for view, embed in self.views(split).items():
-            self._metrics[split, view].update(embed(batch), batch["label"], batch["id"], batch["query"])
+            self._metrics[split, view].update(embed(batch), batch["label"], batch["id"], batch.get("query"))
 
     def _report(self, split: str, prefix: str) -> None:
         metrics = [metric for (of, _), metric in self._metrics.items() if of == split]

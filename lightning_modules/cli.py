@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
-from lightning import Trainer
+from lightning import LightningDataModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-from datamodules import DataError, FeatureDataModule
+from datamodules import DataError, FeatureDataModule, ItemDataModule
 from lightning_modules.base import RetrievalModule
 from lightning_modules.predictions import EmbeddingWriter
 from losses import AlignmentLoss
@@ -81,7 +81,7 @@ def _innermost(error: BaseException) -> str:
 
 def _class_words() -> set[str]:
     """Names of the models, data modules and losses, and of their arguments."""
-    words, pending = set(), [RetrievalModule, FeatureDataModule, AlignmentLoss]
+    words, pending = set(), [RetrievalModule, FeatureDataModule, ItemDataModule, AlignmentLoss]
     while pending:
         kind = pending.pop()
         pending += kind.__subclasses__()
@@ -151,7 +151,7 @@ def main(args: list[str] | None = None) -> None:
     try:
         RetrievalCLI(
             RetrievalModule,
-            FeatureDataModule,
+            LightningDataModule,
             subclass_mode_model=True,
             subclass_mode_data=True,
             seed_everything_default=0,
@@ -184,7 +184,7 @@ def _check_checkpoint(path: Path) -> None:
         _exit(f"--ckpt_path {path} is not a checkpoint that can be read{reason}; name a .ckpt that csd fit wrote")
 
 
-def _dims(data: FeatureDataModule) -> dict[str, int]:
+def _dims(data: FeatureDataModule | ItemDataModule) -> dict[str, Any]:
     return data.dims
 
 

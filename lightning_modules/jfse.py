@@ -5,10 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
-from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -154,14 +153,6 @@ class JFSE(RetrievalModule):
             else:
                 scale = rows.std(dim=0)
             getattr(self, f"{name}_scale").copy_(torch.where(scale > 0, scale, torch.ones_like(scale)))
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["alignment"] = repr(self.alignment)
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        trained_with = checkpoint.get("alignment")
-        if trained_with != repr(self.alignment):
-            rank_zero_warn(f"the checkpoint was trained with alignment {trained_with}, this model has {self.alignment}")
 
     def embed(self, batch: Batch) -> dict[str, Tensor]:
         """Retrieval embeddings R(x), (B, E) per modality; as_published takes the features as they come."""

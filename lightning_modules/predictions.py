@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,8 @@ from lightning.pytorch.callbacks import BasePredictionWriter
 
 class EmbeddingWriter(BasePredictionWriter):
     """Write the embeddings of ``csd predict`` to one .npz: an array per modality, and ``label`` and ``id``.
+
+    Where modalities differ in their number of entries these are ``label/<modality>`` and ``id/<modality>``.
 
     Args:
         output: the file; by default embeddings.npz in the trainer's default_root_dir.
@@ -29,9 +31,7 @@ class EmbeddingWriter(BasePredictionWriter):
     ) -> None:
         if not trainer.is_global_zero:
             return
-        batches = [batch for loader in predictions for batch in (loader if isinstance(loader, list) else [loader])]
-        arrays = {name: torch.cat([b[name].cpu() for b in batches]).float().numpy() for name in batches[0]}
-        arrays |= {name: arrays[name].astype(np.int64) for name in ("label", "id")}
+        arrays = flat_predictions(predictions)
         path = Path(self.output or Path(trainer.default_root_dir) / "embeddings.npz")
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(f"{path.name}.partial")
@@ -41,4 +41,24 @@ class EmbeddingWriter(BasePredictionWriter):
             os.replace(partial, path)
         finally:
             partial.unlink(missing_ok=True)
-        print(f"wrote embeddings of {len(arrays['id'])} items to {path}")
+        counted = ", ".join(f"{len(arrays[name])} {name}" for name in module.modalities)
+        print(f"wrote embeddings to {path}: {counted}")
+
+
+def flat_predictions(predictions: Sequence[Any]) -> dict[str, np.ndarray]:
+    """What a model predicted, batches joined: name -> array, and "<name>/<modality>" where it is a mapping.
+
+    Args:
+        predictions: a list of batches, or one such list per loader.
+    """
+    batches = [batch for loader in predictions for batch in (loader if isinstance(loader, list) else [loader])]
+    batches = [_flat(batch) for batch in batches]
+    rows = {name: torch.cat([batch[name].cpu() for batch in batches]) for name in batches[0]}
+    return {name: (x.float() if x.is_floating_point() else x.long()).numpy() for name, x in rows.items()}
+
+
+def _flat(batch: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+    flat = {}
+    for name, value in batch.items():
+        flat |= {f"{name}/{key}": x for key, x in value.items()} if isinstance(value, Mapping) else {name: value}
+    return flat

@@ -14,7 +14,7 @@ from reproduce import compare
 from reproduce.cells import CellStore, quiet
 from reproduce.published import PublishedError
 from reproduce.report import write_results
-from reproduce.runner import SYNTHETIC, Run, duration, estimate_seconds
+from reproduce.runner import Run, duration, estimate_seconds
 from reproduce.schema import TableError, replace_file
 from reproduce.spec import SpecError, available_tables, load_table
 
@@ -94,7 +94,7 @@ def _regenerate(arguments: argparse.Namespace, argv: list[str]) -> int:
     for dataset, reason in absent.items():
         print(f"{dataset.dataset}/{dataset.features} is not run: {reason}")
     folder = arguments.out
-    if datasets == [SYNTHETIC]:
+    if datasets == [table.synthetic]:
         folder = arguments.out / "synthetic"
         print(f"NO DATA SET FOUND: {table.name} runs on SYNTHETIC data into {folder}/; its numbers compare to nothing")
     for place in (folder, run.store.folder):

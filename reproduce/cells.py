@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 import logging
 import os
@@ -17,28 +18,35 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+import numpy as np
 import torch
 
 import datamodules
 import lightning_modules
+from datamodules.cache import keep
+from datamodules.class_embeddings import embed_classes
 from lightning_modules.metrics import CrossModalRetrieval
+from lightning_modules.metrics.galleries import Evaluated, GalleryUndefined, score_gallery
+from lightning_modules.predictions import flat_predictions
 from losses import build_loss
 from reproduce.baselines import BASELINES
 from reproduce.schema import replace_file
 
 PACKAGES = ("losses", "datamodules", "lightning_modules", "reproduce")
 Config = dict[str, Any]
+Data = datamodules.FeatureDataModule | datamodules.ItemDataModule
 
 
-def build_data(config: Config, data_root: str | None, offline: bool = False) -> datamodules.FeatureDataModule:
+def build_data(config: Config, data_root: str | None, offline: bool = False) -> Data:
     """The cell's data module, reading from the data root (None: as the data module does by itself)."""
     arguments = dict(config["data"]["init_args"])
-    name = config["data"]["class_path"]
-    if name == "Wikipedia":
-        arguments |= {"data_root": data_root, "offline": offline}
-    if name == "FeaturePairs":
+    kind = getattr(datamodules, config["data"]["class_path"])
+    known = inspect.signature(kind).parameters
+    arguments |= {"data_root": data_root} if "data_root" in known else {}
+    arguments |= {"offline": offline} if "offline" in known else {}
+    if config["data"]["class_path"] == "FeaturePairs":
         arguments["path"] = str(datamodules.data_root(data_root) / arguments["dataset"])
-    return getattr(datamodules, name)(**arguments)
+    return kind(**arguments)
 
 
 def cell_hash(config: Config, digest: str) -> str:
@@ -84,33 +92,33 @@ def run_cell(config: Config, data_root: str | None) -> dict[str, Any]:
     """Train and evaluate one cell.
 
     Args:
-        config: "data" and "model" (class_path, init_args; the model's also alignment), "max_epochs", "seed" and
-            "evaluate" ("validation" or "test").
+        config: "data" and "model" (class_path, init_args; the model's also alignment), "max_epochs", "seed",
+            "evaluate" ("validation" or "test") and "galleries", those scored beside the whole one.
         data_root: the data root, or None.
 
     Returns:
         "scores": split -> "<direction>/<metric>" -> number; "sizes": split -> direction -> (queries, gallery items);
-        "train_seconds"; and where and with what it ran.
+        "galleries": gallery -> its "scores" and "sizes", or the "reason" why the data do not have it; "embeddings":
+        arrays of the test items, where they are to be kept; "train_seconds"; and where and with what it ran.
     """
     L.seed_everything(config["seed"], verbose=False)
     data = build_data(config, data_root)
     data.prepare_data()
     start = time.perf_counter()
     train = _fit_baseline if config["model"]["class_path"] in BASELINES else _fit_model
-    scores, sizes, train_seconds = train(config, data, start)
     return {
-        "scores": scores,
-        "sizes": sizes,
-        "train_seconds": train_seconds,
-        "seen_classes": data.seen_classes,
-        "unseen_classes": data.unseen_classes,
+        "galleries": {},
+        "embeddings": None,
+        **train(config, data, start),
+        "seen_classes": getattr(data, "seen_classes", ()),
+        "unseen_classes": getattr(data, "unseen_classes", ()),
         "device": device_name(),
         "git_commit": git_commit(),
         "torch": torch.__version__,
     }
 
 
-def _fit_baseline(config: Config, data: datamodules.FeatureDataModule, start: float) -> tuple[dict, dict, float]:
+def _fit_baseline(config: Config, data: datamodules.FeatureDataModule, start: float) -> dict[str, Any]:
     model = BASELINES[config["model"]["class_path"]](**config["model"]["init_args"])
     model.fit(*data.arrays("train"))
     seconds = time.perf_counter() - start
@@ -126,23 +134,23 @@ def _fit_baseline(config: Config, data: datamodules.FeatureDataModule, start: fl
             metric.update(rows, batch["label"], batch["id"], batch["query"])
         scores[split] = {name: float(value) for name, value in metric.compute().items()}
         sizes[split] = metric.sizes()
-    return scores, sizes, seconds
+    return {"scores": scores, "sizes": sizes, "train_seconds": seconds}
 
 
-def _fit_model(config: Config, data: datamodules.FeatureDataModule, start: float) -> tuple[dict, dict, float]:
+def _fit_model(config: Config, data: Data, start: float) -> dict[str, Any]:
     alignment = config["model"]["alignment"]
     model = getattr(lightning_modules, config["model"]["class_path"])(
         dims=data.dims,
         alignment=build_loss(**alignment) if alignment else None,
         **config["model"]["init_args"],
     )
-    as_published = model.protocol == "as_published"
+    selects_on_test = getattr(data, "as_published", False)
     best = _BestEpoch()
     trainer = L.Trainer(
         max_epochs=config["max_epochs"],
         limit_train_batches=config.get("limit_train_batches", 1.0),
         # The public code looks at its test items after every second epoch; otherwise only the last epoch counts.
-        check_val_every_n_epoch=min(2, config["max_epochs"]) if as_published else config["max_epochs"],
+        check_val_every_n_epoch=min(2, config["max_epochs"]) if selects_on_test else config["max_epochs"],
         callbacks=[best],
         logger=False,
         enable_checkpointing=False,
@@ -153,16 +161,44 @@ def _fit_model(config: Config, data: datamodules.FeatureDataModule, start: float
     )
     trainer.fit(model, data)
     seconds = time.perf_counter() - start
-    if as_published:
-        return {data.test_splits[0]: best.scores}, {data.test_splits[0]: model.sizes["validation"]}, seconds
-    if config["evaluate"] == "validation":
-        return {"validation": best.scores}, {"validation": model.sizes["validation"]}, seconds
+    if selects_on_test or config["evaluate"] == "validation":
+        split = data.test_splits[0] if selects_on_test else "validation"
+        sizes = {split: model.sizes["validation"]}
+        return {"scores": {split: best.scores}, "sizes": sizes, "train_seconds": seconds}
     trainer.test(model, data, verbose=False)
     scores: dict[str, dict[str, float]] = {split: {} for split in data.test_splits}
     for name, value in trainer.callback_metrics.items():
         _, split, key = name.split("/", 2)
         scores[split][key] = float(value)
-    return scores, {split: model.sizes[split] for split in data.test_splits}, seconds
+    sizes = {split: model.sizes[split] for split in data.test_splits}
+    found = {"scores": scores, "sizes": sizes, "train_seconds": seconds}
+    if isinstance(data, datamodules.ItemDataModule):
+        predicted = flat_predictions(trainer.predict(model, data))
+        found["embeddings"] = predicted
+        found["galleries"] = {name: _gallery(name, predicted, model, data) for name in config["galleries"]}
+    return found
+
+
+def _gallery(
+    name: str, predicted: dict[str, np.ndarray], model: L.LightningModule, data: datamodules.ItemDataModule
+) -> dict[str, Any]:
+    first = model.modalities[0]
+    label, item = predicted[f"label/{first}"], predicted[f"item/{first}"]
+    if any(not np.array_equal(predicted[f"item/{other}"], item) for other in model.modalities):
+        return {"reason": "some items have several entries of a modality"}
+    rows = {modality: torch.from_numpy(predicted[modality]) for modality in model.modalities}
+    text = data.data.modalities.get("text")
+    if text is not None and text.kind == "text":
+        vectors = torch.from_numpy(embed_classes([text.entries[i] for i in predicted["id/text"]]))
+        vectors = torch.nn.functional.normalize(vectors, dim=1)
+    else:
+        vectors = None
+    evaluated = Evaluated(rows, torch.from_numpy(label), vectors, model.ks, model.protocol)
+    try:
+        scores, sizes = score_gallery(name, evaluated)
+    except GalleryUndefined as error:
+        return {"reason": str(error)}
+    return {"scores": scores, "sizes": sizes}
 
 
 class _BestEpoch(L.Callback):
@@ -205,8 +241,20 @@ class CellStore:
             return None
 
     def save(self, key: str, config: Config, result: dict[str, Any]) -> None:
-        """Keep a result for good."""
+        """Keep a result for good, its embeddings in a file of their own beside it."""
+        result = dict(result)
+        if (embeddings := result.pop("embeddings", None)) is not None:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            keep(self.folder / f"{key}.npz", lambda file: np.savez(file, **embeddings))
         replace_file(self.folder / f"{key}.json", json.dumps({"config": config, "result": result}, indent=1) + "\n")
+
+    def embeddings(self, key: str) -> dict[str, np.ndarray] | None:
+        """Embeddings of the test items of a finished cell; None where they were not kept."""
+        try:
+            with np.load(self.folder / f"{key}.npz", allow_pickle=False) as kept:
+                return dict(kept)
+        except (OSError, ValueError):
+            return None
 
 
 @cache

@@ -1,4 +1,7 @@
-"""A table as a picture: every method's MAP with its deviation over seeds, a panel per data set, split and protocol."""
+"""A table as a picture: every method's MAP with its deviation over seeds, a panel per data set, split and protocol.
+
+Smaller galleries than the whole one stay in the table.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +36,7 @@ def draw_table(csv_path: str | Path, title: str) -> Path | None:
         TableError: the table cannot be read.
     """
     path = Path(csv_path)
-    rows = [row for row in read_table(path) if row.status == "ok" and row.metric == "MAP"]
+    rows = [row for row in read_table(path) if (row.status, row.metric, row.gallery) == ("ok", "MAP", "full")]
     panels: dict[tuple[str, ...], list[Row]] = {}
     for row in rows:
         panels.setdefault(tuple(getattr(row, name) for name in PANEL), []).append(row)
@@ -49,7 +52,7 @@ def draw_table(csv_path: str | Path, title: str) -> Path | None:
     for axes in grid.flat[len(panels) :]:
         axes.set_axis_off()
     handles, labels = grid.flat[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False)
+    figure.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 2 * columns), frameon=False)
     synthetic = "SYNTHETIC DATA: " if any(row.data_kind == "synthetic" for row in rows) else ""
     figure.suptitle(f"{synthetic}{title}")
     picture = path.with_suffix(".png")

@@ -111,24 +111,37 @@ def _section(rows: list[Row]) -> str:
     cells = {(row.method, column_name(row)): row for row in rows}
     methods = _distinct(row.method for row in rows)
     best = {name: _best([row for row in rows if column_name(row) == name]) for name in columns}
-    header, body = ["method"], [[_escape(method)] for method in methods]
-    for name in columns:
-        column = [cells.get((method, name)) for method in methods]
-        header.append(name)
+    parts = [f"## {_escape(section_name(rows[0]))}"]
+    # One block per metric where there are many numbers, for a table must fit on a page.
+    metrics = _distinct((row.metric, row.k) for row in rows) if len(columns) > 8 else [None]
+    for metric in metrics:
+        chosen = [name for name, row in columns.items() if metric in (None, (row.metric, row.k))]
+        header, body = ["method"], [[_escape(method)] for method in methods]
+        for name in chosen:
+            _column(header, body, name, [cells.get((method, name)) for method in methods], best[name])
+        if metric in (None, metrics[-1]):
+            _train_seconds(header, body, rows, methods)
+        table = [header, ["---"] + ["---:"] * (len(header) - 1), *body]
+        parts.append("\n".join(f"| {' | '.join(line)} |" for line in table))
+    return "\n\n".join(parts + _below(rows))
+
+
+def _column(header: list[str], body: list[list[str]], name: str, column: list[Row | None], best: str | None) -> None:
+    header.append(name)
+    for line, row in zip(body, column, strict=True):
+        line.append("–" if row is None else _bold(format_value(row), format_value(row, row.value) == best))
+    if any(row is not None and row.published is not None for row in column):
+        header.append(f"published {name}")
         for line, row in zip(body, column, strict=True):
-            line.append("–" if row is None else _bold(format_value(row), format_value(row, row.value) == best[name]))
-        if any(row is not None and row.published is not None for row in column):
-            header.append(f"published {name}")
-            for line, row in zip(body, column, strict=True):
-                line.append("–" if row is None or row.published is None else format_value(row, row.published))
+            line.append("–" if row is None or row.published is None else format_value(row, row.published))
+
+
+def _train_seconds(header: list[str], body: list[list[str]], rows: list[Row], methods: list[str]) -> None:
     seconds = [_distinct(row.train_seconds for row in rows if row.method == method) for method in methods]
     if any(seconds):
         header.append("train seconds")
         for line, value in zip(body, seconds, strict=True):
             line.append(f"{value[0]:.1f}" if value else "–")
-    table = [header, ["---"] + ["---:"] * (len(header) - 1), *body]
-    parts = [f"## {_escape(section_name(rows[0]))}", "\n".join(f"| {' | '.join(line)} |" for line in table)]
-    return "\n\n".join(parts + _below(rows))
 
 
 def _best(rows: list[Row]) -> str | None:

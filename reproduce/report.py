@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import re
 import statistics
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+import datamodules
 from reproduce.figures import draw_table
+from reproduce.projection import draw_projection
 from reproduce.published import with_published
 from reproduce.render import write_markdown
 from reproduce.runner import Cell, Run
@@ -18,6 +21,7 @@ from reproduce.spec import DataSet, Method
 
 Finals = dict[tuple[DataSet, Method], list[tuple[Cell, dict | None]]]
 SPLITS = {"standard": ("standard",), "zero-shot": ("seen", "unseen", "generalised")}
+EPOCH_SECONDS = "seconds/epoch"
 
 
 def write_results(run: Run, finals: Finals, absent: dict[DataSet, str], folder: Path, command: str) -> Path:
@@ -48,35 +52,73 @@ def write_results(run: Run, finals: Finals, absent: dict[DataSet, str], folder: 
         replace_file(path.with_suffix(".yaml"), _companion(run, finals, command))
     write_markdown(path, title=run.table.title)
     draw_table(path, run.table.title)
+    if run.table.projection:
+        _draw_projections(run, finals, folder)
     return path
+
+
+def _draw_projections(run: Run, finals: Finals, folder: Path) -> None:
+    for (dataset, method), cells in finals.items():
+        cell, result = cells[0]
+        if method.method == run.table.projection and method.preset == "honest" and result:
+            embeddings = run.store.embeddings(cell.key)
+            if embeddings is not None:
+                title = f"{dataset.dataset}, {method.method}, seed {cell.config['seed']}"
+                name = f"{run.table.name}_projection_{dataset.dataset}.png"
+                draw_projection(embeddings, folder / name, title)
 
 
 def _rows(run: Run, dataset: DataSet, method: Method, cells: list[tuple[Cell, dict | None]]) -> list[Row]:
     broken = [cell for cell, result in cells if result is None]
     if broken:
         reason = f"seed {broken[0].config['seed']}: {run.errors[broken[0].key]}"
-        return [_empty(run, dataset, method, split, "failed", reason) for split in SPLITS[run.table.class_split]]
-    results = [result for _, result in cells]
-    directions = [*results[0]["sizes"][next(iter(results[0]["sizes"]))], "average"]
-    return [
-        _number(run, dataset, method, cells, split, direction, name)
-        for split in results[0]["scores"]
-        for direction in directions
-        for name in run.table.metrics
-    ]
+        return [_empty(run, dataset, method, split, "failed", reason) for split in _splits(run, dataset)]
+    rows = []
+    for split in cells[0][1]["scores"]:
+        found = [{key: result[key][split] for key in ("scores", "sizes")} for _, result in cells]
+        rows += _gallery_rows(run, dataset, method, cells, split, "full", found)
+    for gallery, first in cells[0][1]["galleries"].items():
+        if "reason" in first:
+            row = _empty(run, dataset, method, split, "not_run", first["reason"])
+            rows.append(replace(row, gallery=gallery))
+            continue
+        found = [result["galleries"][gallery] for _, result in cells]
+        rows += _gallery_rows(run, dataset, method, cells, split, gallery, found)
+    return rows
+
+
+def _gallery_rows(
+    run: Run, dataset: DataSet, method: Method, cells: list[tuple[Cell, dict]], split: str, gallery: str, found: list
+) -> list[Row]:
+    whole = {**_identity(run, dataset, method, split), "gallery": gallery}
+    rows = []
+    for direction in [*found[0]["sizes"], "average"]:
+        for name in run.table.metrics:
+            if name != EPOCH_SECONDS:
+                values = [result["scores"][f"{direction}/{name}"] for result in found]
+                sizes = [result["sizes"].get(direction) for result in found]
+                rows.append(_number(run, whole, cells, direction, name, values, sizes))
+    if EPOCH_SECONDS in run.table.metrics and gallery == "full" and cells[0][0].config["max_epochs"]:
+        values = [result["train_seconds"] / cell.config["max_epochs"] for cell, result in cells]
+        rows.append(_number(run, whole, cells, "average", EPOCH_SECONDS, values, [None] * len(cells)))
+    return rows
 
 
 def _number(
-    run: Run, dataset: DataSet, method: Method, cells: list[tuple[Cell, dict]], split: str, direction: str, name: str
+    run: Run,
+    whole: dict[str, Any],
+    cells: list[tuple[Cell, dict]],
+    direction: str,
+    name: str,
+    values: list[float],
+    sizes: list,
 ) -> Row:
     results = [result for _, result in cells]
-    values = [result["scores"][split][f"{direction}/{name}"] for result in results]
-    sizes = [result["sizes"][split].get(direction) for result in results]
     # The sizes of a zero-shot split differ between class splits; a mean of them would be the size of none.
     same = sizes[0] if sizes[0] and all(size == sizes[0] for size in sizes) else (None, None)
     metric, k = (name, "all") if name == "MAP" else _metric_and_cutoff(name)
     row = Row(
-        **_identity(run, dataset, method, split),
+        **whole,
         direction=direction,
         metric=metric,
         k=k,
@@ -119,7 +161,7 @@ def _identity(run: Run, dataset: DataSet, method: Method, split: str) -> dict[st
         "gallery": "full",
         "protocol": method.preset,
         "scale": run.scale,
-        "data_kind": "synthetic" if dataset.class_path == "Synthetic" else "real",
+        "data_kind": getattr(datamodules, dataset.class_path).data_kind,
     }
 
 
@@ -130,12 +172,18 @@ def _empty(run: Run, dataset: DataSet, method: Method, split: str, status: str, 
 def _failed(run: Run, dataset: DataSet, method: Method) -> list[Row]:
     keys = [run._trial(dataset, method, n).key for n in range(len(method.trials))]
     note = "a tuning trial failed: " + next(run.errors[k] for k in keys if k in run.errors)
-    return [_empty(run, dataset, method, split, "failed", note) for split in SPLITS[run.table.class_split]]
+    return [_empty(run, dataset, method, split, "failed", note) for split in _splits(run, dataset)]
 
 
 def _not_run(run: Run, dataset: DataSet, reason: str) -> list[Row]:
-    splits = SPLITS[run.table.class_split]
+    splits = _splits(run, dataset)
     return [_empty(run, dataset, m, split, "not_run", reason) for m in run.table.methods for split in splits]
+
+
+def _splits(run: Run, dataset: DataSet) -> tuple[str, ...]:
+    if run.table.class_split is not None:
+        return SPLITS[run.table.class_split]
+    return (getattr(datamodules, dataset.class_path).test_split,)
 
 
 def _merge(old: list[Row], new: list[Row]) -> list[Row]:

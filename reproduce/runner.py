@@ -19,7 +19,7 @@ from datamodules import DataError, DataMissing, FeatureDataModule, data_root, ro
 from reproduce.cells import CellStore, Config, build_data, cell_hash, quiet, run_cell
 from reproduce.spec import DataSet, Method, Scale, Table
 
-SYNTHETIC = DataSet(dataset="synthetic", features="synthetic", class_path="Synthetic")
+TRAINED = ("JFSE", "LAVIMO")  # by gradient descent, for the epochs of the scale
 # A baseline's cost in training steps, for the estimate of the time left.
 BASELINE_STEPS = 40
 
@@ -83,7 +83,7 @@ class Run:
         if not present and root_is_named(self.root):
             folders = ", ".join(f"{name}/" for name in dict.fromkeys(d.dataset for d in self.table.datasets))
             raise DataError(f"{data_root(self.root)} holds none of the data sets of {self.table.name}: {folders}.")
-        return present or [SYNTHETIC], absent
+        return present or [self.table.synthetic], absent
 
     def _reason_absent(self, dataset: DataSet) -> str:
         named = root_is_named(self.root)
@@ -91,7 +91,7 @@ class Run:
             kind = "one .npz file, or the ACMR, JFSE or DSCMR layout" * (dataset.class_path == "FeaturePairs")
             return f"no folder {dataset.dataset}/ under the data root" + f" (with {kind})" * bool(kind)
         try:
-            self._data(self._config(dataset, Method("CCA", "CCA"), {}, None))._parts  # noqa: B018
+            self._data(self._config(dataset, Method("CCA", "CCA"), {}, None)).indices("train")
         except DataMissing as error:
             return str(error)
         return ""
@@ -140,22 +140,32 @@ class Run:
     def _config(self, dataset: DataSet, method: Method, setting: dict, seed: int | None) -> Config:
         """Configuration of a cell; without a seed that of a trial, on seed 0 and the validation part."""
         scale: Scale = self.table.scales[self.scale]
-        data = {**dataset.init_args, "class_split": self.table.class_split, "class_seed": seed or 0}
-        data |= {"validation_fraction": 0.15 if seed is None else 0.0, "shuffle_seed": seed or 0}
+        fraction = dataset.init_args.get("validation_fraction", 0.15) if seed is None else 0.0
+        data = {**dataset.init_args, "validation_fraction": fraction, "shuffle_seed": seed or 0}
+        if self.table.class_split is not None:
+            data |= {"class_split": self.table.class_split, "class_seed": seed or 0}
         if dataset.class_path == "FeaturePairs":
             data |= {"dataset": dataset.dataset, "features": dataset.features}
-        setting = dict(setting)
-        alignment = {"name": method.alignment, **setting.pop("alignment", {})} if method.alignment else None
-        arguments = setting
         if method.model == "JFSE":
-            arguments = {**scale.model, "preset": method.preset, **setting}
             data["as_published"] = method.preset == "as_published"
+        setting = dict(setting)
+        chosen = setting.pop("alignment", {})
+        alignment = {"name": method.alignment} if isinstance(method.alignment, str) else method.alignment
+        arguments = {**method.init_args, **setting}
+        trained = method.model in TRAINED
+        if trained:
+            arguments = {**scale.model, **dataset.model, "preset": method.preset, **arguments}
         return {
             "data": {"class_path": dataset.class_path, "init_args": data},
-            "model": {"class_path": method.model, "init_args": arguments, "alignment": alignment},
-            "max_epochs": scale.max_epochs if method.model == "JFSE" else None,
+            "model": {
+                "class_path": method.model,
+                "init_args": arguments,
+                "alignment": {**alignment, **chosen} if alignment else None,
+            },
+            "max_epochs": scale.max_epochs if trained else None,
             "seed": seed or 0,
             "evaluate": "validation" if seed is None else "test",
+            "galleries": [] if seed is None else self.table.galleries,
         }
 
     def _data(self, config: Config) -> FeatureDataModule:
@@ -245,7 +255,7 @@ def _start_worker() -> None:
 
 
 def estimate_seconds(run: Run, datasets: Sequence[DataSet]) -> float:
-    """Seconds that the table's JFSE cells would take here, from ten measured training steps; 0 where none is missing.
+    """Seconds that the table's trainings would take here, from ten measured training steps; 0 where none is missing.
 
     Args:
         run: the table to regenerate; settings not chosen yet count as the first ones.
@@ -254,7 +264,7 @@ def estimate_seconds(run: Run, datasets: Sequence[DataSet]) -> float:
     cells = []
     for dataset in datasets:
         for method in run.table.methods:
-            if method.model == "JFSE" and run._wanted(dataset, method):
+            if method.model in TRAINED and run._wanted(dataset, method):
                 cells += [run._trial(dataset, method, number) for number in range(len(method.trials))]
                 setting = method.trials[0] if method.trials else {}
                 cells += [run._final(dataset, method, setting, seed) for seed in run.seeds]

@@ -25,6 +25,7 @@ class Metric:
     k: str
     fraction: bool
     higher_is_better: bool
+    least: float = 0
 
     def takes(self, k: str | int | None) -> bool:
         """Whether `k` is what this metric's rows hold."""
@@ -40,7 +41,8 @@ METRICS = {
     "MAP": Metric(k="all", fraction=True, higher_is_better=True),
     "R@k": Metric(k="integer", fraction=True, higher_is_better=True),
     "P@k": Metric(k="integer", fraction=True, higher_is_better=True),
-    "MedR": Metric(k="none", fraction=False, higher_is_better=False),
+    "MedR": Metric(k="none", fraction=False, higher_is_better=False, least=1),
+    "seconds/epoch": Metric(k="none", fraction=False, higher_is_better=False),
 }
 VOCABULARY = {
     "protocol": ("honest", "as_published"),
@@ -76,8 +78,9 @@ class Row:
     empty where a whole training is missing. `delta` is `value - published`.
 
     Args:
-        k: "all" for MAP over the whole gallery, the cut-off for R@k and P@k, None for MedR.
-        value: mean over seeds; a fraction for MAP, R@k and P@k, a rank for MedR.
+        k: "all" for MAP over the whole gallery, the cut-off for R@k and P@k, None for MedR and seconds/epoch.
+        value: mean over seeds; a fraction for MAP, R@k and P@k, a rank for MedR, seconds of training for
+            seconds/epoch, whose direction is "average".
         std: standard deviation over seeds with n - 1; None for a single seed.
         seeds: the seeds averaged over.
         note: free text; line breaks become spaces.
@@ -205,8 +208,8 @@ def _check_metric(row: Row) -> None:
         return
     if metric.fraction and not 0 <= row.value <= 1:
         raise TableError(f"{row.metric} is {row.value}; expected a fraction in [0, 1] (divide a percentage by 100).")
-    if not metric.fraction and row.value < 1:
-        raise TableError(f"{row.metric} is {row.value}; expected a rank of at least 1.")
+    if row.value < metric.least:
+        raise TableError(f"{row.metric} is {row.value}; expected at least {metric.least}.")
 
 
 def _check_published(row: Row) -> None:

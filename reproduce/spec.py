@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 FOLDER = Path(__file__).with_name("tables")
-MODELS = ("JFSE", "CCA", "semantic matching")
+MODELS = ("JFSE", "LAVIMO", "CCA", "semantic matching")
 
 
 class SpecError(ValueError):
@@ -25,14 +25,16 @@ class Method:
         method: name in the table.
         model: one of ``MODELS``.
         preset: "honest" or "as_published", which is also the protocol of its rows.
-        alignment: name of the alignment loss, or None.
+        alignment: name of the alignment loss, or a mapping with "name" and its keywords; None for none.
+        init_args: arguments of the model that no trial changes.
         trials: settings to choose from; empty where there is nothing to choose.
     """
 
     method: str
     model: str
     preset: str = "honest"
-    alignment: str | None = None
+    alignment: str | dict[str, Any] | None = None
+    init_args: dict[str, Any] = field(default_factory=dict)
     trials: list[dict[str, Any]] = field(default_factory=list)
 
 
@@ -45,12 +47,14 @@ class DataSet:
         features: name of the features in the table.
         class_path: name of a data module.
         init_args: its arguments.
+        model: arguments that models take on it, such as encoders.
     """
 
     dataset: str
     features: str
     class_path: str
     init_args: dict[str, Any] = field(default_factory=dict)
+    model: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -64,15 +68,24 @@ class Scale:
 
 @dataclass(frozen=True)
 class Table:
-    """A table: its name and title, how classes are split, its metrics, data sets, methods and scales."""
+    """A table: its name and title, metrics, data sets with the one that stands in for all, methods and scales.
+
+    Args:
+        class_split: how the classes of paired features are split; None for data sets with a split of their own.
+        galleries: those scored beside the whole one.
+        projection: method whose embeddings are drawn; None for no such picture.
+    """
 
     name: str
     title: str
-    class_split: str
     metrics: list[str]
     datasets: list[DataSet]
+    synthetic: DataSet
     methods: list[Method]
     scales: dict[str, Scale]
+    class_split: str | None = None
+    galleries: list[str] = field(default_factory=list)
+    projection: str | None = None
 
 
 def available_tables() -> list[str]:
@@ -98,7 +111,7 @@ def load_table(name: str, folder: Path = FOLDER) -> Table:
     own = _mapping(path)
     base = _mapping(folder / own.pop("extends")) if "extends" in own else {}
     merged = base | own | {"methods": (base.get("methods") or []) + (own.get("methods") or [])}
-    for key in ("methods", "datasets", "scales"):
+    for key in ("methods", "datasets", "scales", "synthetic"):
         if not merged.get(key):
             raise SpecError(f"{path.name} has no {key}; a table needs at least one")
     scales = {key: _build(Scale, value, path) for key, value in merged.pop("scales", {}).items()}
@@ -109,7 +122,8 @@ def load_table(name: str, folder: Path = FOLDER) -> Table:
             raise SpecError(
                 f"{path.name}: {method.method} has model {method.model!r}; {_nearest(method.model, MODELS)}"
             )
-    entries = {"name": name, "datasets": datasets, "methods": methods, "scales": scales}
+    synthetic = _build(DataSet, merged["synthetic"], path)
+    entries = {"name": name, "datasets": datasets, "synthetic": synthetic, "methods": methods, "scales": scales}
     return _build(Table, merged | entries, path)
 
 

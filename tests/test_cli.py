@@ -167,7 +167,7 @@ def test_predict_writes_the_embeddings_of_all_test_items(copied, capsys):
         np.testing.assert_allclose(written[name], embedding.numpy(), atol=1e-5)
     assert np.array_equal(written["label"], label)
     assert np.array_equal(written["id"], dm.indices("standard"))
-    assert "24 items" in capsys.readouterr().out
+    assert "24 image, 24 text" in capsys.readouterr().out
     csd("predict", copied, "--ckpt_path", best, "--embeddings.output", copied / "new" / "mine.npz")
     assert np.load(copied / "new" / "mine.npz")["image"].shape == (24, 3)
     assert [path.name for path in (copied / "new").iterdir()] == ["mine.npz"]
@@ -252,8 +252,8 @@ def test_the_shipped_configurations_parse_with_everything_they_say(path, capsys)
     assert asked["trainer"].items() <= parsed["trainer"].items()
 
 
-def test_there_are_three_shipped_configurations():
-    assert len(CONFIGS) == 3
+def test_the_shipped_configurations_are_found():
+    assert len(CONFIGS) >= 5
 
 
 # Refusals -------------------------------------------------------------------------------------------------------

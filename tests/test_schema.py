@@ -113,7 +113,7 @@ def test_reading_gives_back_what_was_written(made: list[Row], tmp_path_factory: 
         ({"metric": "R@k"}, "k of R@k is 'all'; expected an integer"),
         ({"metric": "R@k", "k": 0}, "k holds 0"),
         ({"metric": "MedR", "value": 3.0}, "k of MedR is 'all'; expected an empty cell"),
-        ({"metric": "MedR", "k": None, "value": 0.5}, "expected a rank of at least 1"),
+        ({"metric": "MedR", "k": None, "value": 0.5}, "expected at least 1"),
         ({"metric": ""}, "metric is empty"),
         ({"value": 38.9}, r"expected a fraction in \[0, 1\] \(divide a percentage by 100\)"),
         ({"value": -0.1}, "expected a fraction"),

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 import datamodules
-from lightning_modules import JFSE
+from lightning_modules import JFSE, LAVIMO
+from lightning_modules.networks.encoders import ENCODERS
 from losses import build_loss
 from reproduce.baselines import BASELINES
 from reproduce.schema import METRICS
@@ -20,6 +21,7 @@ title: A table
 class_split: standard
 metrics: [MAP]
 datasets: [{dataset: wikipedia, features: roph, class_path: Wikipedia}]
+synthetic: {dataset: synthetic, features: synthetic, class_path: Synthetic}
 methods: [{method: JFSE, model: JFSE}]
 scales: {quick: {seeds: [0], max_epochs: 1, model: {width: 8}}}
 """
@@ -35,7 +37,7 @@ def _write(folder: Path, text: str, name: str = "table9") -> None:
 
 
 def test_every_shipped_table_loads() -> None:
-    assert {"table2", "table3"} <= set(available_tables())
+    assert {"table2", "table3", "table5", "table6", "table7"} <= set(available_tables())
     assert [load_table(name).name for name in available_tables()] == available_tables()
 
 
@@ -92,6 +94,38 @@ def test_as_published_rows_are_not_tuned_and_stand_in_the_standard_split_only(ta
     assert not any(method.trials for method in as_published)
 
 
+@pytest.mark.parametrize("name", ["table5", "table6", "table7"])
+def test_tables_of_three_modalities_tune_alike_and_compare_at_one_effective_temperature(name: str) -> None:
+    table = load_table(name)
+    honest = [method for method in table.methods if method.preset == "honest"]
+    tuned, matched = ([m for m in honest if bool(m.trials) == tried] for tried in (True, False))
+    assert [f"{m.method}, tau" for m in tuned] == [m.method.rpartition(" ")[0] for m in matched]
+    factor = {"kl": 1, "cs": 2, "gcs": len(table.datasets[0].init_args["modalities"]) + 1}
+    for method in honest:
+        kind = method.alignment.get("divergence", method.alignment["name"])
+        temperatures = [t["alignment"]["temperature"] for t in method.trials] or [method.alignment["temperature"]]
+        expected = [0.05, 0.1, 0.2] if method.trials else [0.1]
+        assert [t / factor[kind] for t in temperatures] == pytest.approx(expected)
+        assert method.init_args["alignment_weight"] == factor[kind]
+        build_loss(**{**method.alignment, "temperature": temperatures[0]})
+    assert table.projection in {m.method for m in tuned} | {None}
+    assert table.metrics[0] == "MAP"
+
+
+@pytest.mark.parametrize("name", ["table5", "table6", "table7"])
+def test_models_of_three_modalities_can_be_built_from_the_tables(name: str) -> None:
+    table = load_table(name)
+    arguments = inspect.signature(LAVIMO).parameters
+    for dataset in (*table.datasets, table.synthetic):
+        kind = getattr(datamodules, dataset.class_path)
+        modalities = kind(**dataset.init_args).chosen or dataset.init_args["names"]
+        assert set(dataset.model) <= set(arguments)
+        assert {*dataset.model.get("encoders", {}), dataset.model["reconstruct"]} <= set(modalities)
+        assert {encoder["name"] for encoder in dataset.model.get("encoders", {}).values()} <= set(ENCODERS)
+    assert set(table.scales) == {"quick", "paper"}
+    assert len(table.scales["quick"].seeds) == (5 if name == "table7" else 3)
+
+
 def test_a_table_adds_its_methods_to_those_it_extends_and_replaces_the_rest(tmp_path: Path) -> None:
     _write(tmp_path, MINIMAL)
     _write(tmp_path, "extends: table9.yaml\ntitle: Other\nmethods: [{method: CCA, model: CCA}]\n", "table10")
@@ -114,6 +148,8 @@ def test_an_unknown_table_is_told_which_there_are(tmp_path: Path) -> None:
         (("title: A table", "titel: A table"), r"table9\.yaml: unknown key 'titel'.*nearest: title"),
         (("title: A table\n", ""), r"table9\.yaml: .*title"),
         (("max_epochs: 1, ", ""), r"table9\.yaml: .*max_epochs"),
+        (("[{method: JFSE, model: JFSE}]", ""), r"table9\.yaml has no methods"),
+        (("datasets: [{dataset: wikipedia, features: roph, class_path: Wikipedia}]\n", ""), r"has no datasets"),
         (("model: JFSE", "model: JSFE"), r"table9\.yaml: JFSE has model 'JSFE'; nearest: JFSE"),
         (("model: JFSE", "modle: JFSE"), r"unknown key 'modle'.*nearest: model"),
         (("[{method: JFSE, model: JFSE}]", "[JFSE]"), r"expected a mapping with method, model.*got 'JFSE'"),

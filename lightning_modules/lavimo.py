@@ -1,0 +1,212 @@
+"""LAVIMO: a joint space for three modalities and more."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from lightning_modules.base import Batch, RetrievalModule
+from lightning_modules.networks.encoders import Encoder, build_encoder
+from lightning_modules.networks.encoders.text import SentenceEmbedding
+from lightning_modules.networks.fusion import CrossAttention, Reconstruction
+from losses import AlignmentLoss, build_loss
+from losses.gather import gather
+
+TARGET = "target_embedding"
+
+
+class LAVIMO(RetrievalModule):
+    """One encoder and projection per modality into a joint space, aligned by a loss of the registry.
+
+    e_m = LayerNorm(W_m encoder_m(x_m)); total = v alignment({e_m}, labels) + w MSE(decoder(fused), target), where fused
+    are the cross-attended embeddings of the item's modalities and target is the detached output of the encoder of the
+    reconstructed modality. The retrieval embedding is e_m: it knows one modality alone. Fusion serves training.
+
+    ``preset="as_published"`` aligns and evaluates the cross-attended embeddings instead, as the public code does: the
+    embedding of a query has then seen its own pair in every other modality, which no retrieval system has, so its
+    scores serve for comparison alone. Where an item has several entries of a modality, only its first is evaluated.
+    Of the public code's flaws it keeps this one alone.
+
+    Args:
+        dims: modality -> "kind", "shape" and "rate" of its entries, as `ItemDataModule.dims`; their order is the ring.
+        encoders: modality -> {"name": one of the encoders, and its settings}; precomputed features where it has none.
+        alignment: alignment loss, an instance or a name of :func:`losses.available_losses`.
+        preset: "honest" or "as_published".
+        alignment_weight: v.
+        dim: width of the joint space, a multiple of 8.
+        dropout: share of the encoders' outputs dropped before the projection.
+        reconstruct: modality that the fusion branch reconstructs; None for no such branch.
+        reconstruction_weight: w.
+        soft_targets: {"model": a sentence encoder, "threshold": eps}: the target of the alignment is then the cosine
+            of the items' sentence embeddings where it is at least eps, else 0 (negative filtering); None for labels.
+        learning_rate: of AdamW, reached in a tenth of the steps and then annealed to 0 by a cosine.
+        weight_decay: of AdamW.
+        ks: cut-offs of the logged R@k and P@k.
+
+    Raises:
+        ValueError: an encoder for a modality that the data do not have, a modality to reconstruct that they do not
+            have, soft targets without text, an unknown preset, encoder or loss, or a number outside its range.
+
+    Source: Yin et al., CVPR 2024 (LAVIMO), and the paper's tri-modal code, less its flaws: leaking and batch-dependent
+    evaluation, targets that train along, every row its own class, no validation.
+    """
+
+    def __init__(
+        self,
+        dims: Mapping[str, Mapping[str, Any]],
+        encoders: Mapping[str, Mapping[str, Any]] | None = None,
+        alignment: str | AlignmentLoss = "gcs",
+        preset: Literal["honest", "as_published"] = "honest",
+        alignment_weight: float = 1.0,
+        dim: int = 128,
+        dropout: float = 0.0,
+        reconstruct: str | None = None,
+        reconstruction_weight: float = 1.0,
+        soft_targets: Mapping[str, Any] | None = None,
+        learning_rate: float = 1e-3,
+        weight_decay: float = 0.01,
+        ks: Sequence[int] = (1, 3, 5, 10),
+    ):
+        encoders = encoders or {}
+        for name in [*encoders, *([reconstruct] if reconstruct else [])]:
+            if name not in dims:
+                raise ValueError(f"the data have no modality {name!r}; they have {', '.join(dims)}")
+        if soft_targets is not None:
+            _check_soft_targets(soft_targets, dims)
+        if preset not in ("honest", "as_published"):
+            raise ValueError(f"unknown preset {preset!r}; choose honest or as_published")
+        super().__init__(tuple(dims), protocol=preset, ks=ks)
+        # A loss module inside the hyperparameters could not be unpickled safely from a checkpoint.
+        self.save_hyperparameters(ignore=[] if isinstance(alignment, str) else ["alignment"])
+        self.preset = preset
+        self.alignment = build_loss(alignment) if isinstance(alignment, str) else alignment
+        self.alignment_weight = alignment_weight
+        self.reconstruct, self.reconstruction_weight = reconstruct, reconstruction_weight
+        self.learning_rate, self.weight_decay = learning_rate, weight_decay
+        self.threshold = float(soft_targets["threshold"]) if soft_targets else None
+        self._target_front_end = SentenceEmbedding(soft_targets["model"]) if soft_targets else None
+        self._build(dims, encoders, dim, dropout)
+
+    def _build(self, dims: Mapping[str, Any], encoders: Mapping[str, Any], dim: int, dropout: float) -> None:
+        self.encoders = nn.ModuleDict()
+        for name, source in dims.items():
+            settings = dict(encoders.get(name, {"name": "features"}))
+            try:
+                self.encoders[name] = build_encoder(settings.pop("name", ""), source, **settings)
+            except (ValueError, TypeError) as error:
+                raise type(error)(f"encoder of {name!r}: {error}") from error
+        self.projections = nn.ModuleDict(
+            {
+                name: nn.Sequential(nn.Dropout(dropout), nn.Linear(encoder.dim, dim), nn.LayerNorm(dim))
+                for name, encoder in self.encoders.items()
+            }
+        )
+        heads = 8
+        if dim % heads:
+            raise ValueError(f"dim is {dim}; expected a multiple of {heads}, the heads of the fusion")
+        fuses = self.preset == "as_published" or self.reconstruct is not None
+        self.fusion = CrossAttention(self.modalities, dim, heads) if fuses else None
+        self.decoder = Reconstruction(dim, heads, self.encoders[self.reconstruct].dim) if self.reconstruct else None
+
+    def prepare_data(self) -> None:
+        """Compute, once and in one process, what frozen encoders make of the data."""
+        self._derive(self.trainer.datamodule)
+
+    def setup(self, stage: str) -> None:
+        self._derive(self.trainer.datamodule)
+
+    def _derive(self, data: Any) -> None:
+        for name, encoder in self.encoders.items():
+            if encoder.front_end is not None:
+                data.derive(name, encoder.front_end)
+                data.entries(name)
+        if self._target_front_end is not None:
+            data.derive(TARGET, self._target_front_end, source="text")
+            data.entries(TARGET)
+
+    def on_fit_start(self) -> None:
+        for name, encoder in self.encoders.items():
+            if type(encoder).fit is not Encoder.fit:  # else the training entries need not be laid out at once
+                encoder.fit(*self.trainer.datamodule.train_entries(name))
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        trained = [p for p in self.parameters() if p.requires_grad]
+        optimizer = torch.optim.AdamW(trained, lr=self.learning_rate, weight_decay=self.weight_decay)
+        steps = int(self.trainer.estimated_stepping_batches)
+        warmup = max(steps // 10, 1)
+
+        def share(step: int) -> float:
+            progress = min(max(step - warmup, 0) / max(steps - warmup, 1), 1)
+            return min((step + 1) / warmup, 1) * (1 + math.cos(math.pi * progress)) / 2
+
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, share)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        encoded = self._encode(batch)
+        embeddings = self._project(encoded)
+        fused = self.fusion(embeddings) if self.fusion is not None else None
+        aligned = fused if self.preset == "as_published" else embeddings
+        output = self.alignment(aligned, self._targets(batch))
+        parts = {"train/alignment": output.total.detach()}
+        total = self.alignment_weight * output.total
+        if self.decoder is not None:
+            error = F.mse_loss(self.decoder(fused), encoded[self.reconstruct].detach())
+            parts["train/reconstruction"] = error.detach()
+            total = total + self.reconstruction_weight * error
+        self.log_dict(parts, on_step=False, on_epoch=True, batch_size=len(batch["id"]))
+        return total
+
+    def embed(self, batch: Batch) -> dict[str, Tensor]:
+        """Retrieval embeddings (n, D) of the modalities in the batch; as_published they need all of an item's."""
+        embeddings = self._project(self._encode(batch))
+        return self.fusion(embeddings) if self.preset == "as_published" else embeddings
+
+    def evaluated(self, batch: Batch) -> Batch:
+        """The batch itself; as_published, the first entry of every item in every modality."""
+        if self.preset == "honest":
+            return batch
+        chosen: dict[str, Any] = {"label": {}, "id": {}, "item": {}, "masks": {}}
+        for name in self.modalities:
+            item = batch["item"][name]
+            first = torch.cat([torch.ones_like(item[:1], dtype=torch.bool), item[1:] != item[:-1]])
+            chosen[name] = batch[name][first]
+            for key in ("label", "id", "item"):
+                chosen[key][name] = batch[key][name][first]
+            if name in batch["masks"]:
+                chosen["masks"][name] = batch["masks"][name][first]
+        return chosen
+
+    def _encode(self, batch: Batch) -> dict[str, Tensor]:
+        return {
+            name: self.encoders[name](batch[name], batch["masks"].get(name))
+            for name in self.modalities
+            if name in batch
+        }
+
+    def _project(self, encoded: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {name: self.projections[name](x) for name, x in encoded.items()}
+
+    def _targets(self, batch: Batch) -> Tensor:
+        if self.threshold is None:
+            return batch["label"]
+        unit = F.normalize(batch[TARGET], dim=1)
+        cosine = unit @ gather(unit).T
+        target = torch.where(cosine >= self.threshold, cosine, torch.zeros_like(cosine))
+        target.diagonal(offset=self.global_rank * len(unit)).fill_(1)  # exact, whatever the threshold
+        return target
+
+
+def _check_soft_targets(settings: Mapping[str, Any], dims: Mapping[str, Mapping[str, Any]]) -> None:
+    if set(settings) != {"model", "threshold"}:
+        raise ValueError(f"soft_targets has {', '.join(settings) or 'no settings'}; expected model and threshold")
+    if not 0 < settings["threshold"] <= 1:
+        raise ValueError(f"the threshold of soft_targets is {settings['threshold']}; expected above 0, at most 1")
+    if dims.get("text", {}).get("kind") != "text":
+        held = ", ".join(f"{name} ({source['kind']})" for name, source in dims.items())
+        raise ValueError(f"soft_targets compare texts, and the data have {held}")

@@ -1,0 +1,155 @@
+"""What every encoder is: a fixed part computed once, and a trained part from its output to one vector per entry."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from datamodules.derived import FrontEnd
+
+
+class Encoder(nn.Module):
+    """Entries of one modality (B, ...), with a mask (B, T) for sequences -> vectors (B, dim).
+
+    Args:
+        source: "kind", "shape" and "rate" of the modality, as `ItemDataModule.dims` gives them.
+
+    Raises:
+        ValueError: the encoder does not read entries of that kind.
+    """
+
+    kinds: ClassVar[tuple[str, ...]]
+    dim: int
+    # Computed once per entry and kept on disk; None where the entries come as they are.
+    front_end: FrontEnd | None = None
+
+    def __init__(self, source: Mapping[str, Any]):
+        super().__init__()
+        if source["kind"] not in self.kinds:
+            raise ValueError(
+                f"{type(self).__name__} reads {' or '.join(self.kinds)}, and the modality holds {source['kind']}"
+            )
+
+    def fit(self, rows: Tensor, mask: Tensor | None) -> None:
+        """Take what is fixed before training, such as means and scales, from the training entries."""
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        raise NotImplementedError
+
+
+class Standardise(nn.Module):
+    """(x - mean) / standard deviation of the training entries, over all but the last dimension, padding left out.
+
+    Args:
+        dim: size of the last dimension.
+    """
+
+    def __init__(self, dim: int):
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(dim))
+        self.register_buffer("scale", torch.ones(dim))
+
+    def fit(self, x: Tensor, mask: Tensor | None = None) -> None:
+        """Take mean and scale from entries (n, ..., dim); a constant column keeps scale 1."""
+        rows = (x if mask is None else x[mask]).flatten(0, -2).double()
+        scale = rows.std(dim=0)
+        self.mean.copy_(rows.mean(dim=0))
+        self.scale.copy_(torch.where(scale > 1e-8, scale, torch.ones_like(scale)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x - self.mean) / self.scale
+
+
+def pool(x: Tensor, mask: Tensor | None) -> Tensor:
+    """Mean and maximum over the valid steps: (B, T, d) -> (B, 2 d)."""
+    if mask is None:
+        return torch.cat([x.mean(dim=1), x.amax(dim=1)], dim=1)
+    keep = mask[..., None]
+    mean = (x * keep).sum(dim=1) / keep.sum(dim=1)
+    return torch.cat([mean, x.masked_fill(~keep, float("-inf")).amax(dim=1)], dim=1)
+
+
+class TemporalTransformer(nn.Module):
+    """Transformer over the steps of a sequence, with a class token: (B, T, dim) -> (B, dim).
+
+    Positions are sinusoidal, so that any length is accepted; padding is not attended to.
+
+    Args:
+        dim: width of a step, a multiple of ``heads``.
+        depth: layers.
+        heads: attention heads.
+        dropout: share of units dropped in training.
+
+    Raises:
+        ValueError: the width is no multiple of the heads.
+    """
+
+    def __init__(self, dim: int, depth: int, heads: int, dropout: float):
+        super().__init__()
+        if dim % heads:
+            raise ValueError(f"a transformer of width {dim} cannot have {heads} heads; choose a divisor of its width")
+        self.class_token = nn.Parameter(torch.zeros(1, 1, dim))
+        layer = nn.TransformerEncoderLayer(dim, heads, 2 * dim, dropout, "gelu", batch_first=True, norm_first=True)
+        self.layers = nn.TransformerEncoder(layer, depth, nn.LayerNorm(dim), enable_nested_tensor=False)
+
+    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        x = torch.cat([self.class_token.expand(len(x), -1, -1), x + _positions(x.shape[1], x.shape[2]).to(x)], dim=1)
+        padding = None if mask is None else nn.functional.pad(~mask, (1, 0), value=False)
+        return self.layers(x, src_key_padding_mask=padding)[:, 0]
+
+
+def _positions(length: int, dim: int) -> Tensor:
+    frequency = 10000.0 ** (-torch.arange(0, dim, 2) / dim)
+    angle = torch.arange(length)[:, None] * frequency
+    return torch.stack([angle.sin(), angle.cos()], dim=2).flatten(1)[:, :dim]
+
+
+class Convolutions(nn.Module):
+    """Temporal convolutions with group normalisation, ReLU and dropout: (B, T, input) -> (B, T', width).
+
+    Padding is zero before every layer and left out of the normalisation, so that an entry does not depend on the
+    lengths of the others in its batch.
+
+    Args:
+        input_dim: width of a step.
+        width: channels, a multiple of 8.
+        layers: their number; each has stride 2.
+        kernel: steps that a convolution sees, odd.
+        dropout: share of units dropped in training.
+        first_stride: stride of the first layer.
+    """
+
+    def __init__(self, input_dim: int, width: int, layers: int, kernel: int, dropout: float, first_stride: int = 2):
+        super().__init__()
+        strides = [first_stride, *[2] * (layers - 1)]
+        self.convolutions = nn.ModuleList(
+            nn.Conv1d(input_dim if i == 0 else width, width, kernel, stride, kernel // 2)
+            for i, stride in enumerate(strides)
+        )
+        self.norms = nn.ModuleList(nn.GroupNorm(8, width) for _ in strides)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+        """The sequence and its mask (B, T')."""
+        mask = torch.ones(x.shape[:2], dtype=torch.bool, device=x.device) if mask is None else mask
+        x = (x * mask[..., None]).transpose(1, 2)
+        for convolution, norm in zip(self.convolutions, self.norms, strict=True):
+            mask = mask[:, :: convolution.stride[0]]
+            x = self.dropout(_normalise(norm, convolution(x), mask).relu()) * mask[:, None]
+        return x.transpose(1, 2), mask
+
+
+def _normalise(norm: nn.GroupNorm, x: Tensor, mask: Tensor) -> Tensor:
+    """Group normalisation over the valid steps of (B, C, T)."""
+    dtype, x = x.dtype, x.to(torch.promote_types(x.dtype, torch.float32))  # half precision cannot count the steps
+    keep = mask[:, None].to(x.dtype)
+    grouped = (x * keep).view(len(x), norm.num_groups, -1, x.shape[2])
+    count = keep.sum(dim=2)[:, :, None, None] * grouped.shape[2]
+    mean = grouped.sum(dim=(2, 3), keepdim=True) / count
+    centred = (grouped - mean) * keep[:, None]
+    variance = centred.square().sum(dim=(2, 3), keepdim=True) / count
+    x = (centred / (variance + norm.eps).sqrt()).view_as(x)
+    return (x * norm.weight[:, None] + norm.bias[:, None]).to(dtype)

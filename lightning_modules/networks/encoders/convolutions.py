@@ -1,0 +1,202 @@
+"""Small convolutional encoders of short clips: poses, signals and depth video."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from lightning_modules.networks.encoders.base import Convolutions, Encoder, Standardise, pool
+
+# Steps between frames are small beside the values themselves.
+STEP_SCALE = 5.0
+
+
+class PoseConv(Encoder):
+    """Poses and their frame differences through three temporal convolutions, mean and maximum over time.
+
+    In training every clip is turned about the vertical axis, scaled, given other bone lengths and noise, and warped in
+    time.
+
+    Args:
+        source: of kind "sequence" of poses (joints, 3), the second coordinate upwards.
+        width: channels.
+        dropout: share of units dropped in training.
+        turn: largest angle, radians.
+    """
+
+    kinds = ("sequence",)
+
+    def __init__(self, source: Mapping[str, Any], width: int = 128, dropout: float = 0.3, turn: float = 0.5):
+        super().__init__(source)
+        shape = tuple(source["shape"])
+        if len(shape) != 2 or shape[1] != 3:
+            raise ValueError(f"PoseConv reads poses of shape (joints, 3), and the modality holds {shape}")
+        self.turn = turn
+        self.convolutions = Convolutions(6 * shape[0], width, 3, 3, dropout, first_stride=1)
+        self.dim = 2 * width
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        mask = _whole(x, mask)
+        if self.training:
+            x = warp_time(self._moved(x), mask, 0.1)
+        step = STEP_SCALE * F.pad(x[:, 1:] - x[:, :-1], (0, 0, 0, 0, 1, 0))
+        return pool(*self.convolutions(torch.cat([x, step], dim=-1).flatten(2), mask))
+
+    def _moved(self, x: Tensor) -> Tensor:
+        batch, _, joints, _ = x.shape
+        angle = (2 * torch.rand(batch, device=x.device) - 1) * self.turn
+        cos, sin, one, zero = angle.cos(), angle.sin(), torch.ones_like(angle), torch.zeros_like(angle)
+        turned = x @ torch.stack([cos, zero, sin, zero, one, zero, -sin, zero, cos], dim=1).view(-1, 1, 3, 3)
+        scale = 1 + 0.1 * torch.randn(batch, 1, 1, 1, device=x.device)
+        bones = 0.03 * torch.randn(batch, 1, joints, 3, device=x.device)
+        return turned * scale + bones + 0.01 * torch.randn_like(x)
+
+
+class SignalConv(Encoder):
+    """Signals of a sensor, standardised, through three temporal convolutions, mean and maximum over time.
+
+    In training every channel has its own gain, noise is added, and the signal is shifted and warped in time.
+
+    Args:
+        source: of kind "sequence" of (channels,).
+        width: channels of the convolutions.
+        dropout: share of units dropped in training.
+        shift: most samples to shift by, edges repeated.
+    """
+
+    kinds = ("sequence",)
+
+    def __init__(self, source: Mapping[str, Any], width: int = 96, dropout: float = 0.3, shift: int = 4):
+        super().__init__(source)
+        (channels,) = source["shape"]
+        self.shift = shift
+        self.standardise = Standardise(channels)
+        self.convolutions = Convolutions(channels, width, 3, 5, dropout, first_stride=1)
+        self.dim = 2 * width
+
+    def fit(self, rows: Tensor, mask: Tensor | None) -> None:
+        self.standardise.fit(rows, mask)
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        x, mask = self.standardise(x), _whole(x, mask)
+        return pool(*self.convolutions(self._moved(x, mask) if self.training else x, mask))
+
+    def _moved(self, x: Tensor, mask: Tensor) -> Tensor:
+        batch, steps, channels = x.shape
+        x = x * (1 + 0.1 * torch.randn(batch, 1, channels, device=x.device)) + 0.1 * torch.randn_like(x)
+        index = torch.arange(steps, device=x.device)
+        index = index + torch.randint(-self.shift, self.shift + 1, (batch, 1), device=x.device)
+        index = torch.minimum(index.clamp(min=0), mask.sum(dim=1, keepdim=True) - 1)
+        return warp_time(x, mask, 0.1).gather(1, index[..., None].expand_as(x))
+
+
+class DepthConv(Encoder):
+    """Depth clips as soft motion maps in relative time, through a two-dimensional convolution.
+
+    A clip, its background at depth 0, is cut to ``window`` columns about its foreground. With D_t = 5 (x_{t+1} - x_t)
+    and ``segments`` triangular windows w_s that overlap and sum to one over the clip, the maps are sum_t w_s(t) |D_t|
+    and sum_t w_s(t) D_t. In training the cut is shifted by up to ``shift`` pixels and stretched by up to ``stretch``.
+
+    Args:
+        source: of kind "sequence" of frames (H, W).
+        window: columns; 0 keeps all.
+        width: channels of the first convolution.
+        segments: windows in time, two or more.
+        dropout: share of units dropped in training.
+        shift: pixels.
+        stretch: share.
+
+    Source: a soft, ordered form of depth motion maps, Yang, Zhang and Tian, ACM Multimedia 2012.
+    """
+
+    kinds = ("sequence",)
+
+    def __init__(
+        self,
+        source: Mapping[str, Any],
+        window: int = 0,
+        width: int = 32,
+        segments: int = 4,
+        dropout: float = 0.3,
+        shift: int = 1,
+        stretch: float = 0.1,
+    ):
+        super().__init__(source)
+        if len(source["shape"]) != 2:
+            raise ValueError(f"DepthConv reads frames of shape (H, W), and the modality holds {tuple(source['shape'])}")
+        height, columns = source["shape"]
+        self.window, self.segments = window or columns, segments
+        self.shift, self.stretch = shift, stretch
+        layers: list[nn.Module] = []
+        for before, after, kernel in ((2 * segments, width, 5), (width, 2 * width, 3), (2 * width, 2 * width, 3)):
+            layers += [nn.Conv2d(before, after, kernel, 2, kernel // 2), nn.GroupNorm(8, after), nn.ReLU()]
+        layers.insert(6, nn.Dropout2d(dropout / 2))
+        self.layers = nn.Sequential(*layers, nn.Flatten(), nn.Dropout(dropout))
+        self.dim = 2 * width * math.ceil(height / 8) * math.ceil(self.window / 8)
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        return self.layers(self._maps(self._cut(x), _whole(x, mask)))
+
+    def _cut(self, x: Tensor) -> Tensor:
+        batch, frames, height, columns = x.shape
+        filled = (x > 0).sum(dim=(1, 2)).to(x.dtype)
+        place, total = torch.arange(columns, device=x.device, dtype=x.dtype), filled.sum(dim=1)
+        centre = torch.where(total > 0, (filled * place).sum(dim=1) / total.clamp(min=1), columns / 2)
+        left = (centre - self.window / 2).round().long()
+        down = self._axis(height, torch.zeros_like(left), height, torch.full_like(centre, height / 2)[:, None])
+        across = self._axis(self.window, left, columns, left[:, None] + (self.window - 1) / 2)
+        rows = torch.arange(batch, device=x.device)[:, None, None, None]
+        times = torch.arange(frames, device=x.device)[None, :, None, None]
+        return F.pad(x, (1, 1, 1, 1))[rows, times, down[:, None, :, None], across[:, None, None, :]]
+
+    def _axis(self, size: int, start: Tensor, length: int, centre: Tensor) -> Tensor:
+        """Indices (B, size) into an axis of ``length`` with a zero at both ends."""
+        index = start[:, None] + torch.arange(size, device=start.device)
+        if self.training:
+            batch = (len(start), 1)
+            index = index + torch.randint(-self.shift, self.shift + 1, batch, device=start.device)
+            factor = 1 + self.stretch * (2 * torch.rand(batch, device=start.device) - 1)
+            index = ((index - centre) * factor + centre).round().long()
+        return (index + 1).clamp(0, length + 1)
+
+    def _maps(self, x: Tensor, mask: Tensor) -> Tensor:
+        pair = (mask[:, 1:] & mask[:, :-1]).to(x.dtype)
+        position = (pair.cumsum(dim=1) - 0.5) / pair.sum(dim=1, keepdim=True).clamp(min=1)
+        knots = torch.linspace(0, 1, self.segments, device=x.device)[:, None]
+        weight = (1 - (position[:, None] - knots).abs() * (self.segments - 1)).clamp(min=0) * pair[:, None]
+        step = STEP_SCALE * (x[:, 1:] - x[:, :-1])
+        maps = torch.cat([weight @ step.abs().flatten(2), weight @ step.flatten(2)], dim=1)
+        return maps.unflatten(2, x.shape[2:])
+
+
+def _whole(x: Tensor, mask: Tensor | None) -> Tensor:
+    return torch.ones(x.shape[:2], dtype=torch.bool, device=x.device) if mask is None else mask
+
+
+def warp_time(x: Tensor, mask: Tensor, strength: float) -> Tensor:
+    """Resample the valid steps of every clip along a random crop and power of time; length and mask stay.
+
+    t(u) = (n - 1) (a + (b - a) u^g) with a, 1 - b ~ U[0, s], g ~ U[1 - 2 s, 1 + 2 s] and u = 0..1 over the n steps.
+
+    Args:
+        x: (B, T, ...).
+        mask: (B, T) bool, the valid steps first.
+        strength: s.
+    """
+    batch, steps = x.shape[:2]
+    if steps < 2:
+        return x
+    a, b, g = torch.rand(3, batch, 1, device=x.device)
+    last = mask.sum(dim=1, keepdim=True).to(x.dtype) - 1
+    u = (torch.arange(steps, device=x.device) / last.clamp(min=1)).clamp(max=1)
+    a, b = a * strength, 1 - b * strength
+    t = last * (a + (b - a) * u ** (1 + (2 * g - 1) * 2 * strength))
+    low = t.floor().long().clamp(max=steps - 2)
+    part = (t - low).view(batch, steps, *[1] * (x.ndim - 2))
+    rows = torch.arange(batch, device=x.device)[:, None]
+    return x[rows, low] * (1 - part) + x[rows, low + 1] * part

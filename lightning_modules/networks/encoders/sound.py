@@ -1,0 +1,154 @@
+"""Sound: log-mel spectrograms through a small network, and wav2vec 2.0 bundles."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import torchaudio
+from torch import Tensor
+
+from datamodules.features import DataError
+from datamodules.sources import sha256_of
+from lightning_modules.networks.encoders.base import Convolutions, Encoder, Standardise, TemporalTransformer, pool
+
+SAMPLE_RATE = 16000
+WINDOW, HOP = 400, 320  # samples: 25 ms every 20 ms
+
+
+class LogMelSpectrogram:
+    """Front end: waveform -> (T, mels) log-mel spectrogram, log(mel + 1e-6), windows of 25 ms every 20 ms at 16 kHz.
+
+    Args:
+        mels: bands.
+    """
+
+    def __init__(self, mels: int):
+        self.key = f"log-mel {mels} {WINDOW} {HOP} {SAMPLE_RATE}"
+        self.spectrogram = torchaudio.transforms.MelSpectrogram(SAMPLE_RATE, WINDOW, hop_length=HOP, n_mels=mels)
+
+    def __call__(self, entries: Sequence[np.ndarray], rate: int | None) -> list[np.ndarray]:
+        # By number: files are decoded one after the other.
+        waves = (resampled(entries[i], rate) for i in range(len(entries)))
+        return [(self.spectrogram(wave) + 1e-6).log().T.numpy().astype(np.float16) for wave in waves]
+
+
+def _require_sound(encoder: Encoder, source: Mapping[str, Any]) -> None:
+    if source["rate"] is None:
+        raise ValueError(f"{type(encoder).__name__} reads sound, and the modality holds files without a sampling rate")
+
+
+def resampled(wave: np.ndarray, rate: int) -> Tensor:
+    """A waveform (n,) at 16 kHz."""
+    return torchaudio.functional.resample(torch.from_numpy(wave.astype(np.float32)), rate, SAMPLE_RATE)
+
+
+class LogMel(Encoder):
+    """Log-mel spectrograms through temporal convolutions or a transformer, with bands and stretches masked in training.
+
+    Args:
+        source: of kind "file", decoded to a waveform.
+        network: "convolution" (three layers, mean and maximum over time) or "transformer" (two layers on steps of
+            80 ms).
+        mels: bands of the spectrogram.
+        width: channels.
+        dropout: share of units dropped in training.
+
+    Source of the masking: Park et al., Interspeech 2019 (SpecAugment).
+    """
+
+    kinds = ("file",)
+
+    def __init__(
+        self,
+        source: Mapping[str, Any],
+        network: Literal["convolution", "transformer"] = "convolution",
+        mels: int = 64,
+        width: int = 128,
+        dropout: float = 0.2,
+    ):
+        super().__init__(source)
+        _require_sound(self, source)
+        if network not in ("convolution", "transformer"):
+            raise ValueError(f"network is {network!r}; expected 'convolution' or 'transformer'")
+        self.front_end = LogMelSpectrogram(mels)
+        self.standardise = Standardise(mels)
+        layers = 3 if network == "convolution" else 2
+        self.convolutions = Convolutions(mels, width, layers, 5, dropout)
+        self.transformer = TemporalTransformer(width, 2, 4, dropout) if network == "transformer" else None
+        self.dim = width if network == "transformer" else 2 * width
+
+    def fit(self, rows: Tensor, mask: Tensor | None) -> None:
+        self.standardise.fit(rows, mask)
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        x = self.standardise(x)
+        x, mask = self.convolutions(_masked(x, mask) if self.training else x, mask)
+        return pool(x, mask) if self.transformer is None else self.transformer(x, mask)
+
+
+def _masked(x: Tensor, mask: Tensor | None) -> Tensor:
+    """Set a stretch of steps, up to a tenth of an entry's, and a band, up to 15% of all, to the mean of 0."""
+    steps = torch.full((len(x),), x.shape[1], device=x.device) if mask is None else mask.sum(dim=1)
+    bands = torch.full((len(x),), x.shape[2], device=x.device)
+    return x * _kept(steps, x.shape[1], 0.1)[:, :, None] * _kept(bands, x.shape[2], 0.15)[:, None]
+
+
+def _kept(length: Tensor, longest: int, most: float) -> Tensor:
+    """(B, longest), False in one stretch of each row, up to a share ``most`` of the row's length and within it."""
+    width = torch.rand(len(length), device=length.device) * most * length
+    start = torch.rand(len(length), device=length.device) * (length - width)
+    step = torch.arange(longest, device=length.device)
+    return (step < start[:, None]) | (step >= (start + width)[:, None])
+
+
+class Wav2Vec2(Encoder):
+    """Frozen wav2vec 2.0 features of a torchaudio bundle, computed once: the mean over time of the last layer.
+
+    Args:
+        source: of kind "file", decoded to a waveform.
+        weights: path of the bundle's state dictionary (a .pt or .pth file).
+        bundle: name of a bundle in ``torchaudio.pipelines``.
+
+    Raises:
+        ValueError: no such bundle.
+        DataError: the weights are missing or of another model.
+    """
+
+    kinds = ("file",)
+
+    def __init__(self, source: Mapping[str, Any], weights: str, bundle: str = "WAV2VEC2_BASE"):
+        super().__init__(source)
+        _require_sound(self, source)
+        found = getattr(torchaudio.pipelines, bundle, None)
+        if not isinstance(found, torchaudio.pipelines.Wav2Vec2Bundle) or found._model_type != "Wav2Vec2":
+            raise ValueError(f"torchaudio.pipelines has no wav2vec 2.0 bundle {bundle!r}, e.g. 'WAV2VEC2_BASE'")
+        self.dim = found._params["encoder_embed_dim"]
+        self.front_end = _Wav2Vec2FrontEnd(found, bundle, weights)
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        return x
+
+
+class _Wav2Vec2FrontEnd:
+    def __init__(self, bundle: torchaudio.pipelines.Wav2Vec2Bundle, name: str, weights: str):
+        self.bundle, self.weights = bundle, weights
+        self.key = f"wav2vec2 {name} {sha256_of(weights)}"
+
+    def __call__(self, entries: Sequence[np.ndarray], rate: int | None) -> list[np.ndarray]:
+        model = torchaudio.models.wav2vec2_model(**self.bundle._params)
+        try:
+            model.load_state_dict(torch.load(self.weights, map_location="cpu", weights_only=True))
+        except Exception as error:  # torch and pickle each refuse in their own way
+            raise DataError(f"{self.weights} does not hold the weights of {self.key.split()[1]} ({error})") from error
+        embedded = []
+        with torch.inference_mode():
+            for i in range(len(entries)):
+                wave = resampled(entries[i], rate)[None]
+                if self.bundle._normalize_waveform:
+                    wave = torch.nn.functional.layer_norm(wave, wave.shape)
+                features, _ = model.eval().extract_features(wave)
+                embedded.append(features[-1][0].mean(dim=0).numpy())
+        return embedded

@@ -1,0 +1,282 @@
+"""Encoders of raw modalities: what they return, padding, gradients, and the fixed parts of sound and text."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from lightning_modules.networks.encoders import Encoder, build_encoder
+from lightning_modules.networks.encoders.base import Standardise
+
+VECTOR = {"kind": "vector", "shape": [6], "rate": None}
+SEQUENCE = {"kind": "sequence", "shape": [6], "rate": None}
+POSES = {"kind": "sequence", "shape": [5, 3], "rate": None}
+DEPTH = {"kind": "sequence", "shape": [16, 12], "rate": None}
+COLOUR = {"kind": "sequence", "shape": [3, 16, 12], "rate": None}
+SOUND = {"kind": "file", "shape": [], "rate": 16000}
+IMAGE = {"kind": "file", "shape": [], "rate": None}
+TEXT = {"kind": "text", "shape": [], "rate": None}
+
+SMALL = {"mels": 8, "width": 16}
+FRAMES = {"model": "test_resnet", "depth": 2}
+TRANSFORMER = {"dim": 16, "depth": 2, "heads": 4}
+# name, settings, source, shape of a step as it reaches the encoder (None: whole numbers below 38), declared width
+CASES = {
+    "features": ("features", {}, SEQUENCE, (6,), 12),
+    "log_mel convolution": ("log_mel", SMALL, SOUND, (8,), 32),
+    "log_mel transformer": ("log_mel", {**SMALL, "network": "transformer"}, SOUND, (8,), 16),
+    "characters": ("characters", {"width": 16}, TEXT, None, 32),
+    "pose_transformer": ("pose_transformer", TRANSFORMER, POSES, (5, 3), 16),
+    "frames, depth": ("frames", FRAMES, DEPTH, (16, 12), 96),
+    "frames, colour": ("frames", FRAMES, COLOUR, (3, 16, 12), 96),
+    "tokens, frozen": ("tokens", {}, TEXT, (384,), 384),
+    "tokens, trained": ("tokens", {"frozen": False}, TEXT, None, 384),
+}
+TRAINED = [case for case in CASES if case not in ("features", "tokens, frozen")]
+RANDOM_IN_TRAINING = [case for case in TRAINED if not case.startswith("tokens")]
+
+
+def encoder(case: str) -> Encoder:
+    name, settings, source, _, _ = CASES[case]
+    torch.manual_seed(0)
+    return build_encoder(name, source, **settings)
+
+
+def entries(case: str, lengths: list[int]) -> tuple[Tensor, Tensor]:
+    """Entries of the given lengths with their mask; what stands in the padding is anything but zero."""
+    shape = CASES[case][3]
+    generator = torch.Generator().manual_seed(1)
+    size = (len(lengths), max(lengths))
+    if shape is None:
+        x = torch.randint(1, 38, size, generator=generator)
+    else:
+        x = 3 * torch.randn(*size, *shape, generator=generator) + 1
+    return x, torch.arange(size[1]) < torch.tensor(lengths)[:, None]
+
+
+def fitted(case: str, lengths: list[int]) -> tuple[Encoder, Tensor, Tensor]:
+    module, (x, mask) = encoder(case), entries(case, lengths)
+    module.fit(x, mask)
+    return module, x, mask
+
+
+# What every encoder does ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("lengths", [[7, 3, 5], [1], [2, 2]])
+def test_one_vector_of_the_declared_width_per_entry(case, lengths):
+    module, _, _ = fitted(case, [9, 4])
+    vectors = module.eval()(*entries(case, lengths))
+    assert vectors.shape == (len(lengths), CASES[case][4])
+    assert module.dim == CASES[case][4]
+    assert vectors.isfinite().all()
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_an_entry_does_not_depend_on_the_batch_it_is_padded_in(case):
+    lengths = [9, 4, 1, 6, 7]
+    module, x, mask = fitted(case, lengths)
+    module.eval()
+    together = module(x, mask)
+    for row, length in enumerate(lengths):
+        alone = module(x[row : row + 1, :length], mask[row : row + 1, :length])
+        torch.testing.assert_close(alone[0], together[row], rtol=1e-4, atol=1e-5)
+    longer = torch.cat([x, x], dim=1), torch.cat([mask, torch.zeros_like(mask)], dim=1)
+    torch.testing.assert_close(module(*longer), together, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if not case.startswith("tokens")])
+def test_without_a_mask_every_step_counts(case):
+    module, x, mask = fitted(case, [5, 5])
+    torch.testing.assert_close(module.eval()(x), module(x, mask))
+
+
+@pytest.mark.parametrize("case", TRAINED)
+def test_gradients_reach_every_trained_parameter(case):
+    module, x, mask = fitted(case, [9, 4, 6])
+    vectors = module.train()(x, mask)
+    (vectors * torch.randn(vectors.shape, generator=torch.Generator().manual_seed(2))).sum().backward()
+    parameters = dict(module.named_parameters())
+    assert parameters
+    assert [name for name, p in parameters.items() if p.grad is None] == []
+    # The last normalisation of a residual block starts at 0 in timm and hides what is below it.
+    own = {name: p for name, p in parameters.items() if not name.startswith("frame.")}
+    assert [name for name, p in own.items() if not p.grad.abs().sum() > 0] == []
+
+
+@pytest.mark.parametrize("case", ["features", "tokens, frozen"])
+def test_fixed_encoders_have_nothing_to_train(case):
+    assert list(encoder(case).parameters()) == []
+
+
+@pytest.mark.parametrize("case", TRAINED)
+def test_training_repeats_under_one_seed(case):
+    module, x, mask = fitted(case, [9, 4, 6])
+    module.train()
+
+    def run(seed: int) -> Tensor:
+        torch.manual_seed(seed)
+        return module(x, mask)
+
+    assert torch.equal(run(3), run(3))
+    if case in RANDOM_IN_TRAINING:
+        assert not torch.equal(run(3), run(4))
+
+
+@pytest.mark.parametrize("case", ["frames, depth", "frames, colour"])
+def test_padding_stays_out_of_the_batch_statistics_of_the_frames(case):
+    """A batch normalisation in training sees the frames of the batch: more padding must not change what it sees."""
+    module, x, mask = fitted(case, [5, 3])
+    states = []
+    for pad in (0, 6):
+        copy = encoder(case)
+        copy.load_state_dict(module.state_dict())
+        padded = nn.functional.pad(x, (0, 0) * (x.ndim - 2) + (0, pad)), nn.functional.pad(mask, (0, pad))
+        copy.train()(*padded)
+        states.append({name: value for name, value in copy.state_dict().items() if "running" in name})
+    assert states[0]
+    for name, value in states[0].items():
+        torch.testing.assert_close(states[1][name], value, msg=name)
+
+
+# Standardisation and pooling -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shape", [(4, 7, 5), (3, 6, 2, 5)])
+def test_standardise_leaves_padding_out(shape):
+    rng = np.random.default_rng(0)
+    x, mask = rng.normal(3, 5, shape), np.arange(shape[1]) < rng.integers(1, shape[1] + 1, (shape[0], 1))
+    x[..., 2] = 4.0
+    standardise = Standardise(5)
+    standardise.fit(torch.from_numpy(x).float(), torch.from_numpy(mask))
+    valid = x[mask].reshape(-1, 5)
+    scale = valid.std(axis=0, ddof=1)
+    scale[2] = 1
+    np.testing.assert_allclose(standardise.mean, valid.mean(axis=0), rtol=1e-5)
+    np.testing.assert_allclose(standardise.scale, scale, rtol=1e-5)
+    expected = (x - valid.mean(axis=0)) / scale
+    np.testing.assert_allclose(standardise(torch.from_numpy(x).float()), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_standardise_of_rows_without_a_mask():
+    x = np.random.default_rng(0).normal(2, 3, (20, 6))
+    module = build_encoder("features", VECTOR)
+    module.fit(torch.from_numpy(x).float(), None)
+    expected = (x - x.mean(axis=0)) / x.std(axis=0, ddof=1)
+    np.testing.assert_allclose(module(torch.from_numpy(x).float()), expected, rtol=1e-4, atol=1e-5)
+    assert module.dim == 6
+
+
+def test_features_of_a_sequence_are_mean_and_maximum():
+    module, x, mask = fitted("features", [7, 3, 5])
+    rows = x.double().numpy()
+    valid = rows[mask.numpy()]
+    rows = (rows - valid.mean(axis=0)) / valid.std(axis=0, ddof=1)
+    expected = [np.concatenate([r[:n].mean(axis=0), r[:n].max(axis=0)]) for r, n in zip(rows, (7, 3, 5), strict=True)]
+    np.testing.assert_allclose(module(x, mask), expected, rtol=1e-4, atol=1e-5)
+
+
+# Sound and characters --------------------------------------------------------------------------------------------
+
+
+def log_mel(wave: np.ndarray, mels: int) -> np.ndarray:
+    """log(mel power spectrum + 1e-6): windows of 400 samples every 320, Hann, mel = 2595 log10(1 + f/700)."""
+    padded = np.pad(wave, 200, mode="reflect")
+    window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(400) / 400)
+    frames = np.stack([padded[start : start + 400] * window for start in range(0, len(padded) - 399, 320)])
+    power = np.abs(np.fft.rfft(frames)) ** 2
+    top = 2595 * np.log10(1 + 8000 / 700)
+    corner = 700 * (10 ** (np.linspace(0, top, mels + 2) / 2595) - 1)
+    frequency = np.linspace(0, 8000, 201)[:, None]
+    rising = (frequency - corner[:-2]) / (corner[1:-1] - corner[:-2])
+    falling = (corner[2:] - frequency) / (corner[2:] - corner[1:-1])
+    return np.log(power @ np.clip(np.minimum(rising, falling), 0, None) + 1e-6)
+
+
+def test_log_mel_spectrogram_is_that_of_the_formula():
+    rng = np.random.default_rng(0)
+    waves = [rng.normal(0, 0.1, n).astype(np.float32) for n in (4000, 16000, 1601)]
+    found = build_encoder("log_mel", SOUND, mels=20).front_end(waves, 16000)
+    for wave, spectrogram in zip(waves, found, strict=True):
+        assert spectrogram.shape == (1 + len(wave) // 320, 20)
+        np.testing.assert_allclose(spectrogram, log_mel(wave.astype(np.float64), 20), atol=0.01)
+
+
+def test_sound_of_another_rate_is_resampled():
+    front_end = build_encoder("log_mel", SOUND, mels=40).front_end
+    tones = {rate: np.sin(2 * np.pi * 1000 * np.arange(rate) / rate).astype(np.float32) for rate in (8000, 16000)}
+    low, high = (front_end([tones[rate]], rate)[0] for rate in (8000, 16000))
+    assert low.shape == high.shape
+    assert (low[5:-5].argmax(axis=1) == high[5:-5].argmax(axis=1)).all()
+    np.testing.assert_allclose(low[5:-5].max(axis=1), high[5:-5].max(axis=1), atol=0.1)
+
+
+def test_masked_stretches_fit_the_entry_and_not_its_batch():
+    """Of every entry at most a tenth of its own steps and 15% of its bands are set to the mean."""
+    module = build_encoder("log_mel", SOUND, mels=40, width=16)
+    seen = []
+    module.convolutions.register_forward_pre_hook(lambda _, arguments: seen.append(arguments[0]))
+    lengths = torch.tensor([20, 200] * 50)
+    mask = torch.arange(200) < lengths[:, None]
+    torch.manual_seed(0)
+    module.train()(torch.ones(100, 200, 40), mask)
+    steps = ((seen[0].amax(dim=2) == 0) & mask).sum(dim=1) / lengths
+    bands = (seen[0][:, :20].amax(dim=1) == 0).sum(dim=1) / 40
+    assert steps.max() <= 0.1 + 1 / 20
+    assert bands.max() <= 0.15 + 1 / 40
+    assert all(share.unique().numel() > 2 for share in (steps[::2], steps[1::2], bands))
+    module.eval()(torch.ones(100, 200, 40), mask)
+    assert (seen[1] == 1).all()
+
+
+def test_characters_are_numbered():
+    front_end = build_encoder("characters", TEXT).front_end
+    (ids,) = front_end(["Az 90?é"], None)
+    assert ids.tolist() == [1, 26, 37, 36, 27, 0, 0]
+    assert ids.dtype == np.int64
+
+
+# What is refused ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "source", "settings", "message"),
+    [
+        ("sentense", TEXT, {}, "unknown encoder 'sentense'; nearest: sentence"),
+        ("xyz", TEXT, {}, "unknown encoder 'xyz'; there are: characters, .*wav2vec2"),
+        ("features", TEXT, {}, "Features reads vector or sequence, and the modality holds text"),
+        ("features", POSES, {}, r"Features reads vectors, and the steps have shape \(5, 3\)"),
+        ("sentence", VECTOR, {}, "Sentence reads text, and the modality holds vector"),
+        ("tokens", SOUND, {}, "Tokens reads text, and the modality holds file"),
+        ("characters", SEQUENCE, {}, "Characters reads text, and the modality holds sequence"),
+        ("timm", TEXT, {}, "TimmImage reads file, and the modality holds text"),
+        ("timm", SOUND, {}, "TimmImage reads images, and the modality holds sound"),
+        ("log_mel", SEQUENCE, {}, "LogMel reads file, and the modality holds sequence"),
+        ("log_mel", IMAGE, {}, "LogMel reads sound, and the modality holds files without a sampling rate"),
+        ("wav2vec2", IMAGE, {"weights": "w.pt"}, "Wav2Vec2 reads sound, and the modality holds files without"),
+        ("frames", TEXT, {}, "Frames reads sequence, and the modality holds text"),
+        ("frames", {**DEPTH, "shape": [4, 8, 8]}, {}, r"\(H, W\) or \(3, H, W\), and the modality holds \(4, 8, 8\)"),
+        ("frames", DEPTH, {"model": "test_resnet", "heads": 7}, "width 96 cannot have 7 heads"),
+        ("pose_transformer", VECTOR, {}, "PoseTransformer reads sequence, and the modality holds vector"),
+        ("pose_transformer", POSES, {"dim": 20, "heads": 8}, "width 20 cannot have 8 heads"),
+        ("log_mel", SOUND, {"network": "lstm"}, "network is 'lstm'; expected 'convolution' or 'transformer'"),
+    ],
+)
+def test_a_modality_or_value_that_does_not_fit_is_refused(name, source, settings, message):
+    with pytest.raises(ValueError, match=message):
+        build_encoder(name, source, **settings)
+
+
+@pytest.mark.parametrize(
+    ("name", "source", "setting", "message"),
+    [
+        ("log_mel", SOUND, "widht", "encoder 'log_mel' has no setting 'widht'; nearest: width"),
+        ("features", VECTOR, "dim", "encoder 'features' has no setting 'dim'; there are: none"),
+    ],
+)
+def test_an_unknown_setting_is_refused_with_the_nearest(name, source, setting, message):
+    with pytest.raises(TypeError, match=message):
+        build_encoder(name, source, **{setting: 1})

@@ -1,0 +1,164 @@
+"""The named galleries of motion retrieval against plain NumPy."""
+
+from __future__ import annotations
+
+from itertools import permutations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lightning_modules.metrics.galleries import Evaluated, GalleryUndefined, score_gallery
+
+N, NAMES = 23, ("text", "video", "motion")
+MEASURES = ("MAP", "R@1", "R@3", "P@3", "MedR")
+
+
+def unit(x: np.ndarray) -> np.ndarray:
+    return x / np.linalg.norm(x, axis=1, keepdims=True)
+
+
+def drawn(seed: int = 0, count: int = N) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]:
+    """Embeddings, labels and unit text vectors; some texts are near to one another, two are the same."""
+    rng = np.random.default_rng(seed)
+    label = rng.integers(0, 9, count)
+    common = rng.normal(size=(9, 6))[label]
+    rows = {name: (common + rng.normal(size=(count, 6))).astype(np.float32) for name in NAMES}
+    text = rng.normal(size=(5, 4))[rng.integers(0, 5, count)] + 0.15 * rng.normal(size=(count, 4))
+    text[1] = text[0]
+    return rows, label, unit(text).astype(np.float32)
+
+
+def evaluated(rows, label, text=None, protocol: str = "honest", ks=(1, 3)) -> Evaluated:
+    tensors = {name: torch.from_numpy(x) for name, x in rows.items()}
+    return Evaluated(tensors, torch.from_numpy(label), None if text is None else torch.from_numpy(text), ks, protocol)
+
+
+def measured(scores: np.ndarray, relevant: np.ndarray) -> dict[str, float]:
+    """Measures of score and relevance matrices (queries, gallery) without ties."""
+    order = np.argsort(-scores, axis=1)
+    hit = np.take_along_axis(relevant, order, axis=1)
+    place = np.arange(1, hit.shape[1] + 1)
+    found = {
+        "MAP": np.mean([(np.cumsum(row) / place)[row].mean() if row.any() else 0.0 for row in hit]),
+        "MedR": np.median([np.flatnonzero(row)[0] + 1 for row in hit]),
+    }
+    for k in (1, 3):
+        found |= {f"R@{k}": hit[:, :k].any(axis=1).mean(), f"P@{k}": hit[:, :k].sum(axis=1).mean() / k}
+    return found
+
+
+def expected(rows, relevant: np.ndarray, items: np.ndarray, z_score: bool = False) -> dict[str, float]:
+    """Every direction among some items, and the average over directions."""
+    chosen = {name: x[items].astype(np.float64) for name, x in rows.items()}
+    if z_score:
+        chosen = {name: (x - x.mean(axis=0)) / x.std(axis=0) for name, x in chosen.items()}
+    result = {}
+    for a, b in permutations(rows, 2):
+        found = measured(unit(chosen[a]) @ unit(chosen[b]).T, relevant[np.ix_(items, items)])
+        result |= {f"{a}->{b}/{measure}": value for measure, value in found.items()}
+    for measure in found:
+        values = [value for name, value in result.items() if name.endswith(f"/{measure}")]
+        result[f"average/{measure}"] = np.mean(values)
+    return result
+
+
+def assert_scores(found: dict[str, float], wanted: dict[str, float]) -> None:
+    assert set(wanted) <= set(found)
+    for name, value in wanted.items():
+        assert found[name] == pytest.approx(value, abs=1e-6), name
+
+
+@pytest.mark.parametrize(
+    ("size", "protocol"), [(2, "honest"), *((size, p) for size in (5, 7, N) for p in ("honest", "as_published"))]
+)
+def test_batches_are_drawn_with_seed_0_and_averaged(size, protocol):
+    rows, label, _ = drawn()
+    order = np.random.default_rng(0).permutation(N)
+    match = label[:, None] == label
+    batches = [order[start : start + size] for start in range(0, N, size) if start + size <= N]
+    assert len(batches) == N // size
+    each = [expected(rows, match, batch, protocol == "as_published") for batch in batches]
+    found, sizes = score_gallery(f"batches-{size}", evaluated(rows, label, protocol=protocol))
+    assert_scores(found, {name: np.mean([scores[name] for scores in each]) for name in each[0]})
+    assert sizes == dict.fromkeys((f"{a}->{b}" for a, b in permutations(NAMES, 2)), (size, size))
+    assert {f"average/{measure}" for measure in MEASURES} <= set(found)
+
+
+@pytest.mark.parametrize("threshold", ["0.5", "0.8", "0.95", "1.0"])
+def test_texts_within_the_threshold_match(threshold):
+    rows, label, text = drawn()
+    match = (label[:, None] == label) | (text @ text.T >= float(threshold))
+    found, sizes = score_gallery(f"threshold-{threshold}", evaluated(rows, label, text))
+    assert_scores(found, expected(rows, match, np.arange(N)))
+    assert set(sizes.values()) == {(N, N)}
+
+
+def test_a_lower_threshold_finds_more():
+    rows, _, text = drawn()
+    label = np.arange(N)
+    recall = [score_gallery(f"threshold-{t}", evaluated(rows, label, text))[0]["average/R@1"] for t in (0.2, 0.6, 0.95)]
+    assert recall[0] > recall[1] > recall[2]
+
+
+def farthest(text: np.ndarray, count: int) -> list[int]:
+    """One item after the other: the least near to all, then always that whose nearest chosen one is the farthest."""
+    cosine = text @ text.T
+    chosen = [int(np.argmin(cosine.mean(axis=1)))]
+    while len(chosen) < count:
+        left = [i for i in range(len(text)) if i not in chosen]
+        chosen.append(min(left, key=lambda i: (cosine[i, chosen].max(), i)))
+    return chosen
+
+
+@pytest.mark.parametrize("count", [2, 6, N - 1])
+def test_dissimilar_items_are_those_of_the_greedy_choice(count):
+    rows, label, text = drawn()
+    chosen = np.array(farthest(text, count))
+    found, sizes = score_gallery(f"dissimilar-{count}", evaluated(rows, label, text))
+    assert_scores(found, expected(rows, label[:, None] == label, chosen))
+    assert set(sizes.values()) == {(count, count)}
+
+
+@settings(deadline=None, max_examples=15)
+@given(seed=st.integers(0, 1000), count=st.integers(1, 12))
+def test_dissimilar_items_are_as_many_as_named_even_where_texts_are_almost_the_same(seed, count):
+    """Unit vectors a rounding apart: a text may be nearer to another than, in floating point, to itself."""
+    rng = np.random.default_rng(seed)
+    text = unit(np.repeat(rng.normal(size=(2, 4)), 10, axis=0) + 1e-7 * rng.normal(size=(20, 4))).astype(np.float32)
+    rows, label = drawn(seed, 20)[0], np.arange(20)
+    different = len(np.unique(text, axis=0))
+    if different < count:
+        with pytest.raises(GalleryUndefined, match="different texts, fewer than"):
+            score_gallery(f"dissimilar-{count}", evaluated(rows, label, text))
+        return
+    _, sizes = score_gallery(f"dissimilar-{count}", evaluated(rows, label, text))
+    assert set(sizes.values()) == {(count, count)}
+
+
+@pytest.mark.parametrize(
+    ("name", "with_text", "reason"),
+    [
+        ("batches-32", True, "the test set has 23 items, fewer than 32"),
+        ("threshold-0.95", False, "it compares texts, one per item, and these data have none or several per item"),
+        ("dissimilar-5", False, "it compares texts"),
+        ("dissimilar-100", True, "the test set has 22 different texts, fewer than 100"),
+    ],
+)
+def test_a_gallery_that_the_data_do_not_have_says_why(name, with_text, reason):
+    rows, label, text = drawn()
+    with pytest.raises(GalleryUndefined, match=reason):
+        score_gallery(name, evaluated(rows, label, text if with_text else None))
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["batch-32", "batches", "batches-0", "batches-2.5", "threshold-", "threshold-1.2.3", "dissimilar-0", "full", ""],
+)
+def test_an_unknown_gallery_is_refused(name):
+    rows, label, text = drawn()
+    with pytest.raises(ValueError, match=r"unknown gallery '.*'; expected full, batches-32, threshold-0.95") as refusal:
+        score_gallery(name, evaluated(rows, label, text))
+    assert not isinstance(refusal.value, GalleryUndefined)

@@ -1,0 +1,332 @@
+"""LAVIMO: its training step against plain NumPy, what evaluation may know of an item, and what is refused."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import reference
+import torch
+from lavimo_cases import ENCODERS, first_step, model, scores, trainer
+from tiny_items import CAPTION_OWNER, Tiny, item_set, with_modality
+from torch.autograd import grad
+from torch.nn import functional as F
+from torch.utils.data import DataLoader
+
+from datamodules import SyntheticItems
+from datamodules import multimodal as multimodal_module
+from datamodules.class_embeddings import embed_classes
+from datamodules.items import Modality
+from lightning_modules import LAVIMO
+from lightning_modules.networks.fusion import CrossAttention
+from losses import build_loss
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*isinstance.treespec.*"),
+    pytest.mark.filterwarnings("ignore:.*does not have many workers.*"),
+    pytest.mark.filterwarnings("ignore:.*The number of training batches.*"),
+    pytest.mark.filterwarnings("ignore:Total length of `.*` across ranks is zero"),
+]
+
+NAMES = ("text", "video", "motion")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cache(tmp_path_factory):
+    """A cache folder of this file's own."""
+    folder = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        for module in ("derived", "class_embeddings"):
+            patch.setattr(f"datamodules.{module}.cache_folder", lambda: folder)
+        yield folder
+
+
+# The training step, from the formulas -------------------------------------------------------------------------------
+
+
+def normalised(x: np.ndarray, w, name: str) -> np.ndarray:
+    """Layer normalisation."""
+    x = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-5)
+    return x * w[f"{name}.weight"] + w[f"{name}.bias"]
+
+
+def attended(query: np.ndarray, keys: np.ndarray, w, name: str, heads: int = 8) -> np.ndarray:
+    """Attention of one item's tokens (n, D) to others (m, D): softmax(Q K^T / sqrt(D/heads)) V per head."""
+    weight, bias = np.split(w[f"{name}.in_proj_weight"], 3), np.split(w[f"{name}.in_proj_bias"], 3)
+    q, k, v = (x @ a.T + b for x, a, b in zip((query, keys, keys), weight, bias, strict=True))
+    out = []
+    for rows in np.split(np.arange(q.shape[1]), heads):
+        out.append(reference.softmax(q[:, rows] @ k[:, rows].T / np.sqrt(len(rows))) @ v[:, rows])
+    return np.concatenate(out, 1) @ w[f"{name}.out_proj.weight"].T + w[f"{name}.out_proj.bias"]
+
+
+def fused(embeddings: dict[str, np.ndarray], w) -> dict[str, np.ndarray]:
+    """e_m + attention of e_m to the item's other modalities, item by item."""
+    result = {}
+    for name, rows in embeddings.items():
+        others = [z for other, z in embeddings.items() if other != name]
+        result[name] = np.stack(
+            [
+                x + attended(x[None], np.stack([z[i] for z in others]), w, f"fusion.attention.{name}")[0]
+                for i, x in enumerate(rows)
+            ]
+        )
+    return result
+
+
+def gelu(x: np.ndarray) -> np.ndarray:
+    return F.gelu(torch.from_numpy(x)).numpy()
+
+
+def reconstructed(tokens: dict[str, np.ndarray], w) -> np.ndarray:
+    items = [np.stack(rows) for rows in zip(*tokens.values(), strict=True)]
+    mean = np.stack([attended(x, x, w, "decoder.attention").mean(0) for x in items])
+    hidden = gelu(normalised(mean, w, "decoder.norm") @ w["decoder.decoder.0.weight"].T + w["decoder.decoder.0.bias"])
+    return hidden @ w["decoder.decoder.2.weight"].T + w["decoder.decoder.2.bias"]
+
+
+@pytest.mark.parametrize("preset", ["honest", "as_published"])
+@pytest.mark.parametrize("reconstruct", [None, "motion"])
+@pytest.mark.parametrize("alignment", ["gcs", "pairwise"])
+def test_the_loss_of_a_step_is_that_of_the_formulas(tmp_path, preset, reconstruct, alignment):
+    settings = {"preset": preset, "reconstruct": reconstruct, "alignment": alignment}
+    module, seen = first_step(
+        tmp_path, SyntheticItems(batch_size=24), alignment_weight=0.7, reconstruction_weight=0.3, **settings
+    )
+    w = {name: x.numpy() for name, x in module.state_dict().items()}
+    (batch,) = seen.batches
+    encoded = {
+        m: (batch[m].numpy() - w[f"encoders.{m}.standardise.mean"]) / w[f"encoders.{m}.standardise.scale"]
+        for m in NAMES
+    }
+    embeddings = {
+        m: normalised(x @ w[f"projections.{m}.1.weight"].T + w[f"projections.{m}.1.bias"], w, f"projections.{m}.2")
+        for m, x in encoded.items()
+    }
+    joined = fused(embeddings, w) if preset == "as_published" or reconstruct else None
+    aligned = joined if preset == "as_published" else embeddings
+    label = batch["label"].numpy()
+    parts = (
+        reference.gcs_parts(aligned, label) if alignment == "gcs" else reference.pairwise_parts(aligned, label, "kl")
+    )
+    expected = 0.7 * sum(parts.values())
+    if reconstruct:
+        expected += 0.3 * ((reconstructed(joined, w) - encoded["motion"]) ** 2).mean()
+    assert seen.losses == [pytest.approx(expected, rel=1e-9)]
+
+
+def test_standardisation_is_that_of_the_training_items(tmp_path):
+    data = SyntheticItems()
+    module, _ = first_step(tmp_path, data)
+    rows = data.data.modalities["video"].entries[data.indices("train")].astype(np.float64)
+    np.testing.assert_allclose(module.encoders["video"].standardise.mean, rows.mean(0), atol=1e-6)
+    np.testing.assert_allclose(module.encoders["video"].standardise.scale, rows.std(0, ddof=1), rtol=1e-5)
+
+
+def test_the_target_of_the_reconstruction_does_not_train_along(tmp_path):
+    """The encoder learns from what it gives to the fusion; that it is the target too adds nothing to its gradient."""
+    module, seen = first_step(tmp_path, Tiny(), alignment_weight=0.0, reconstruct="motion")
+    (batch,) = seen.batches
+    weights = dict(module.encoders["motion"].named_parameters())
+    found = [seen.gradients[f"encoders.motion.{name}"] for name in weights]
+    encoded = {m: module.encoders[m](batch[m], batch["masks"].get(m)) for m in module.modalities}
+    output = module.decoder(module.fusion({m: module.projections[m](x) for m, x in encoded.items()}))
+    constant = torch.tensor(encoded["motion"].tolist(), dtype=torch.float64)
+    expected = grad(((output - constant) ** 2).mean(), list(weights.values()), retain_graph=True)
+    trained_along = grad(((output - encoded["motion"]) ** 2).mean(), list(weights.values()))
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-9)
+    assert max((a - b).abs().max() for a, b in zip(found, trained_along, strict=True)) > 1e-3
+
+
+# Soft targets --------------------------------------------------------------------------------------------------------
+
+
+def soft_step(folder, threshold: float, alignment: str = "pairwise"):
+    data = Tiny(batch_size=8)
+    module, seen = first_step(
+        folder, data, alignment=alignment, soft_targets={"model": "all-MiniLM-L6-v2", "threshold": threshold}
+    )
+    return data, module, seen
+
+
+def test_soft_targets_are_cosines_of_texts_above_the_threshold(tmp_path):
+    losses = []
+    for threshold in (0.6, 0.75, 0.85, 1.0):
+        data, module, seen = soft_step(tmp_path, threshold)
+        (batch,) = seen.batches
+        # The caption that was drawn is recognised by its characters.
+        texts = {tuple(data.entries("text").entries[i].tolist()): i for i in range(len(CAPTION_OWNER))}
+        rows = zip(batch["text"], batch["masks"]["text"], strict=True)
+        captions = [data.content.modalities["text"].entries[texts[tuple(x[keep].tolist())]] for x, keep in rows]
+        vectors = reference.unit_rows(embed_classes(captions).astype(np.float64))
+        target = np.where(vectors @ vectors.T >= threshold, vectors @ vectors.T, 0)
+        np.fill_diagonal(target, 1)
+        with torch.no_grad():
+            embeddings = {m: x.numpy() for m, x in module.train().embed(batch).items()}
+        parts = reference.pairwise_parts(embeddings, target, "kl")
+        assert seen.losses == [pytest.approx(sum(parts.values()), rel=1e-6)], threshold
+        losses += seen.losses
+    assert len(set(losses)) == 4
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"threshold": 0.5}, "soft_targets has threshold; expected model and threshold"),
+        ({"model": "all-MiniLM-L6-v2", "threshold": 0.5, "epsilon": 1}, "epsilon; expected model and threshold"),
+        ({"model": "all-MiniLM-L6-v2", "threshold": 1.5}, "threshold of soft_targets is 1.5; expected above 0"),
+        ({"model": "all-MiniLM-L6-v2", "threshold": 0}, "threshold of soft_targets is 0; expected above 0"),
+        ({"model": "no-such-model", "threshold": 0.5}, "neither a folder nor a model on this machine"),
+    ],
+)
+def test_soft_targets_that_cannot_be_are_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        model(Tiny(), soft_targets=settings)
+
+
+@pytest.mark.parametrize("names", [("code", "video"), ("text", "video")])
+def test_soft_targets_need_texts(names):
+    """The second of these has a modality called text that holds vectors."""
+    with pytest.raises(ValueError, match=r"soft_targets compare texts, and the data have .* \(vector\)"):
+        model(SyntheticItems(names), soft_targets={"model": "all-MiniLM-L6-v2", "threshold": 0.5})
+
+
+# What evaluation may know --------------------------------------------------------------------------------------------
+
+
+class Repaired(SyntheticItems):
+    """The same test entries, each with its own label and id, beside another item's entries of the other modalities."""
+
+    def test_dataloader(self):
+        (loader,) = super().test_dataloader()
+        (batch,) = loader
+        for seed, name in enumerate(NAMES[1:]):
+            order = torch.from_numpy(np.random.default_rng(seed).permutation(len(batch[name])))
+            batch[name] = batch[name][order]
+            for key in ("label", "id", "item"):
+                batch[key][name] = batch[key][name][order]
+        return [DataLoader([batch], batch_size=None)]
+
+
+@pytest.fixture(scope="module", params=["honest", "as_published"])
+def trained(request, tmp_path_factory):
+    module, folder = model(SyntheticItems(), preset=request.param, reconstruct="motion"), tmp_path_factory.mktemp("run")
+    trainer(folder, max_epochs=5, limit_val_batches=0).fit(module, SyntheticItems())
+    return module, folder
+
+
+def test_only_the_published_evaluation_knows_an_items_other_modalities(trained):
+    module, folder = trained
+    paired, repaired = scores(folder, module, SyntheticItems()), scores(folder, module, Repaired())
+    if module.preset == "honest":
+        assert paired == repaired
+    else:
+        assert paired["average/MAP"] > repaired["average/MAP"] + 0.05
+
+
+@pytest.mark.parametrize("trained", ["honest"], indirect=True)
+def test_an_honest_embedding_needs_its_own_modality_alone(trained):
+    module, _ = trained
+    (batch,) = SyntheticItems().test_dataloader()[0]
+    with torch.no_grad():
+        whole = module.eval().embed(batch)
+        for name in NAMES:
+            (alone,) = module.embed({name: batch[name], "masks": {}}).values()
+            assert torch.equal(alone, whole[name])
+
+
+def predicted(folder, module, data) -> dict[str, np.ndarray]:
+    from lightning_modules.predictions import flat_predictions
+
+    return flat_predictions(trainer(folder).predict(module, data))
+
+
+@pytest.mark.parametrize("preset", ["honest", "as_published"])
+def test_evaluation_does_not_depend_on_the_batch(monkeypatch, tmp_path, preset):
+    module = model(Tiny(), preset=preset)
+    trainer(tmp_path, limit_val_batches=0).fit(module, Tiny())
+    found = []
+    for size in (256, 3, 1):
+        monkeypatch.setattr(multimodal_module, "EVALUATION_BATCH_SIZE", size)
+        found.append((predicted(tmp_path, module, Tiny()), scores(tmp_path, module, Tiny())))
+    for rows, tested in found[1:]:
+        assert list(rows) == list(found[0][0])
+        for name, x in found[0][0].items():
+            np.testing.assert_allclose(rows[name], x, rtol=1e-4, atol=1e-5, err_msg=name)
+        assert tested == pytest.approx(found[0][1], abs=1e-6)
+
+
+@pytest.mark.parametrize("preset", ["honest", "as_published"])
+def test_items_with_several_captions(tmp_path, preset):
+    data = Tiny()
+    module = model(data, preset=preset)
+    rows = predicted(tmp_path, module, data)
+    test = np.flatnonzero(np.arange(24) % 3 == 2)
+    captions = np.flatnonzero(np.isin(CAPTION_OWNER, test))
+    if preset == "as_published":
+        captions = np.array([CAPTION_OWNER.tolist().index(item) for item in test])
+    np.testing.assert_array_equal(rows["id/text"], captions)
+    np.testing.assert_array_equal(rows["item/text"], CAPTION_OWNER[captions])
+    np.testing.assert_array_equal(rows["label/text"], CAPTION_OWNER[captions] // 4)
+    assert rows["text"].shape == (len(captions), 16)
+    assert rows["motion"].shape == rows["code"].shape == (len(test), 16)
+    scores(tmp_path, module, data)
+    sizes = module.sizes["standard"]
+    assert sizes["text->motion"] == (len(captions), len(test))
+    assert sizes["motion->text"] == (len(test), len(captions))
+    assert len(sizes) == 6
+
+
+def test_cross_attention_stays_within_an_item():
+    torch.manual_seed(0)
+    fusion = CrossAttention(NAMES, 16, 8)
+    rows = {name: torch.randn(5, 16) for name in NAMES}
+    other = {name: torch.cat([x[:1], torch.randn(4, 16)]) for name, x in rows.items()}
+    for name in NAMES:
+        torch.testing.assert_close(fusion(rows)[name][0], fusion(other)[name][0])
+        changed = {**rows, name: rows[name] + 1}
+        assert all((fusion(changed)[n] != fusion(rows)[n]).all() for n in NAMES)
+
+
+# What is refused -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"encoders": {"audio": {"name": "features"}}}, "no modality 'audio'; they have text, motion, code"),
+        ({"reconstruct": "audio"}, "no modality 'audio'; they have text, motion, code"),
+        ({"preset": "published"}, "unknown preset 'published'; choose honest or as_published"),
+        ({"alignment": "gsc"}, "unknown loss 'gsc'; nearest: "),
+        ({"dim": 20}, "dim is 20; expected a multiple of 8"),
+        ({"encoders": {}}, "encoder of 'text': Features reads vector or sequence, and the modality holds text"),
+        ({"encoders": {"text": {"width": 16}}}, "encoder of 'text': unknown encoder ''; there are: characters"),
+        ({"encoders": {"text": {"name": "charcters"}}}, "encoder of 'text': unknown encoder .*; nearest: characters"),
+    ],
+)
+def test_settings_that_do_not_fit_are_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        model(Tiny(), **settings)
+
+
+def test_an_unknown_setting_of_an_encoder_is_refused():
+    with pytest.raises(TypeError, match="encoder of 'text': encoder 'characters' has no setting 'widht'"):
+        model(Tiny(), encoders=ENCODERS | {"text": {"name": "characters", "widht": 3}})
+
+
+def test_poses_without_an_encoder_are_refused():
+    poses = with_modality("motion", Modality([np.zeros((3, 5, 3)) for _ in range(24)]))
+    with pytest.raises(ValueError, match=r"encoder of 'motion': Features reads vectors, and the steps have shape"):
+        model(Tiny(poses), encoders={"text": ENCODERS["text"]})
+
+
+def test_a_loss_of_two_modalities_is_refused_for_three(tmp_path):
+    data = SyntheticItems()
+    with pytest.raises(ValueError, match=r"CSLoss takes two modalities, got 3 .*`pairwise` applies it to all pairs"):
+        trainer(tmp_path).fit(model(data, alignment=build_loss("cs")), data)
+
+
+def test_the_ring_is_the_order_of_the_data():
+    order = ("code", "text", "motion")
+    assert model(Tiny(item_set(), modalities=order)).modalities == order
+    assert isinstance(LAVIMO(SyntheticItems().dims, alignment="pairwise").alignment, type(build_loss("pairwise")))

@@ -1,0 +1,115 @@
+"""The command on tables of three modalities, from training to CSV and pictures, on generated items."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+import pytest
+from matplotlib.image import imread
+
+import reproduce.__main__ as command_line
+from reproduce.schema import Row, read_table
+from reproduce.spec import load_table
+
+TABLE = """
+title: Three modalities
+metrics: [MAP, R@3, MedR, seconds/epoch]
+galleries: [batches-32, batches-500, threshold-0.95]
+projection: GCS
+datasets:
+  - dataset: synthetic
+    features: synthetic
+    class_path: SyntheticItems
+    init_args: {names: [text, video, motion], batch_size: 60, validation_fraction: 0.25}
+    model: {reconstruct: motion}
+synthetic: {dataset: synthetic, features: synthetic, class_path: SyntheticItems}
+methods:
+  - method: GCS
+    model: LAVIMO
+    alignment: {name: gcs, scheme: mixed}
+    init_args: {alignment_weight: 4}
+    trials: [{alignment: {temperature: 0.2}}, {alignment: {temperature: 0.4}}]
+  - {method: KL, model: LAVIMO, alignment: {name: pairwise, divergence: kl, temperature: 0.1}}
+  - {method: KL, model: LAVIMO, preset: as_published, alignment: {name: pairwise, divergence: kl, temperature: 0.1}}
+scales:
+  quick: {seeds: [0, 1], max_epochs: 2, model: {dim: 16, learning_rate: 0.01}}
+"""
+SHARING = """
+extends: table6.yaml
+title: The same trainings, one seed more
+galleries: [batches-32, batches-500, threshold-0.95]
+scales:
+  quick: {seeds: [0, 1, 2], max_epochs: 2, model: {dim: 16, learning_rate: 0.01}}
+"""
+DIRECTIONS = [f"{a}->{b}" for a in ("text", "video", "motion") for b in ("text", "video", "motion") if a != b]
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Results of two tables that share trainings."""
+    folder = tmp_path_factory.mktemp("tables")
+    (folder / "table6.yaml").write_text(TABLE, encoding="utf-8")
+    (folder / "table7.yaml").write_text(SHARING, encoding="utf-8")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("CSD_DATA", raising=False)
+        patch.setattr(command_line, "load_table", partial(load_table, folder=folder))
+        patch.setattr(command_line, "available_tables", lambda: ["table6", "table7"])
+        for table in ("table6", "table7"):
+            assert command_line.main([table, "--out", str(folder / "results")]) == 0
+    return folder / "results"
+
+
+def rows(results: Path, table: str = "table6", **columns: object) -> list[Row]:
+    found = read_table(results / f"{table}.csv")
+    return [row for row in found if all(getattr(row, name) == value for name, value in columns.items())]
+
+
+@pytest.mark.slow
+def test_every_direction_metric_and_gallery_has_its_rows(results):
+    for method, protocol in (("GCS", "honest"), ("KL", "honest"), ("KL", "as_published")):
+        whole = rows(results, method=method, protocol=protocol, gallery="full")
+        expected = {(d, m) for d in (*DIRECTIONS, "average") for m in ("MAP", "R@k", "MedR")}
+        assert {(row.direction, row.metric) for row in whole} == expected | {("average", "seconds/epoch")}
+        assert {(row.n_queries, row.n_gallery) for row in whole if row.direction in DIRECTIONS} == {(120, 120)}
+        batches = rows(results, method=method, protocol=protocol, gallery="batches-32")
+        assert {(row.direction, row.metric) for row in batches} == expected
+        assert {(row.n_queries, row.n_gallery) for row in batches if row.direction in DIRECTIONS} == {(32, 32)}
+    assert all(row.data_kind == "synthetic" and row.published is None for row in rows(results))
+
+
+@pytest.mark.slow
+def test_a_gallery_that_the_data_do_not_have_says_why(results):
+    (large,) = rows(results, method="GCS", gallery="batches-500")
+    assert (large.status, large.note) == ("not_run", "the test set has 120 items, fewer than 500")
+    (texts,) = rows(results, method="GCS", gallery="threshold-0.95")
+    assert texts.status == "not_run"
+    assert "none or several per item" in texts.note
+
+
+@pytest.mark.slow
+def test_embeddings_that_saw_their_pair_score_higher(results):
+    (honest,) = rows(results, method="KL", protocol="honest", gallery="full", direction="average", metric="MAP")
+    (leaking,) = rows(results, method="KL", protocol="as_published", gallery="full", direction="average", metric="MAP")
+    assert leaking.value > honest.value
+
+
+@pytest.mark.slow
+def test_tables_share_their_trainings(results):
+    cells = list((results / "synthetic" / "runs").rglob("*.json")) or list((results / "runs").rglob("*.json"))
+    assert len(cells) == 2 + 3 * 3  # trials, then three methods with three seeds, two of them in both tables
+    for direction in (*DIRECTIONS, "average"):
+        one, other = (
+            [rows(results, table, method="KL", protocol="honest", direction=direction, metric="MAP", gallery="full")]
+            for table in ("table6", "table7")
+        )
+        assert one[0][0].config_hash == other[0][0].config_hash
+    assert rows(results, "table7")[0].seeds == (0, 1, 2)
+
+
+@pytest.mark.slow
+def test_the_picture_of_the_joint_space_is_drawn_once_for_all_modalities(results):
+    (picture,) = results.glob("table6_projection_*.png")
+    image = imread(picture)
+    assert image.shape[0] > 400
+    assert image[..., :3].std() > 0.01

@@ -178,18 +178,23 @@ def _below(rows: list[Row]) -> list[str]:
     return ["\n".join(lines)] if lines else []
 
 
+def _common(rows: list[Row]) -> str:
+    """Data, split, gallery, protocol, scale and methods of rows, each with all its values."""
+    synthetic = f"{SYNTHETIC}: " * any(row.data_kind == "synthetic" for row in rows)
+    names = ("dataset", "features", "split", "gallery", "protocol", "scale", "method")
+    parts = [(name, _distinct(getattr(row, name) for row in rows)) for name in names]
+    return synthetic + "; ".join(f"{name} {_escape(', '.join(values))}" for name, values in parts)
+
+
 def _missing(rows: list[Row]) -> list[str]:
-    """One section per status with the rows that have no number: each method once, under its reason."""
+    """One section per status with the rows that have no number: what they have in common, under their reason."""
     parts = []
     for status, heading in (("not_run", "Not run"), ("failed", "Failed")):
-        reasons: dict[tuple[str, str], list[str]] = {}
+        reasons: dict[str, list[Row]] = {}
         for row in rows:
             if row.status == status:
-                reasons.setdefault((section_name(row), row.note), []).append(row.method)
-        lines = [
-            f"- {_escape(section)}: {_escape(', '.join(_distinct(methods)))}. Reason: {_escape(note)}"
-            for (section, note), methods in reasons.items()
-        ]
+                reasons.setdefault(row.note, []).append(row)
+        lines = [f"- {_common(found)}. Reason: {_escape(note)}" for note, found in reasons.items()]
         if lines:
             parts.append(f"## {heading}\n\n" + "\n".join(lines))
     return parts

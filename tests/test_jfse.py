@@ -1,86 +1,23 @@
-"""JFSE: its training step against plain PyTorch, its presets, resumption, and the evaluation shared by all models."""
+"""JFSE: its training step against plain PyTorch, its optimisers and schedule, and what it refuses."""
 
 from __future__ import annotations
 
 import math
 
-import lightning as L
 import numpy as np
 import pytest
 import torch
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint
-from lightning.pytorch.loggers import CSVLogger
+from jfse_cases import IGNORED, MODALITIES, data, fit, min_max, prepared
+from lightning.pytorch.callbacks import Callback
 from torch.autograd import grad
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from datamodules import FeatureDataModule, FeatureSet, Synthetic
-from datamodules.synthetic import synthetic_features
 from lightning_modules.jfse import JFSE
-from losses import AlignmentLoss, CSLoss, GCSLoss, available_losses
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:.*isinstance.treespec.*"),
-    pytest.mark.filterwarnings("ignore:.*does not have many workers.*"),
-    pytest.mark.filterwarnings("ignore:.*The number of training batches.*"),
-    pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty"),
-    pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`, callbacks"),
-]
+pytestmark = IGNORED
 
 DIMS = {"image": 8, "text": 6, "class_embedding": 5}
-MODALITIES = ("image", "text")
-SMALL = {"classes": 4, "items": 128, "image_dim": 8, "text_dim": 6, "batch_size": 16, "class_encoder": "one-hot"}
-EASY = {"classes": 4, "items": 320, "image_dim": 16, "text_dim": 12, "difficulty": 0.1, "class_encoder": "one-hot"}
-
-
-def data(**changes) -> Synthetic:
-    return Synthetic(**{**SMALL, **changes})
-
-
-class Prepared(FeatureDataModule):
-    """A data module over a FeatureSet in memory."""
-
-    dataset, features, data_kind = "prepared", "prepared", "synthetic"
-
-    def __init__(self, content: FeatureSet, **kwargs) -> None:
-        super().__init__(**{"batch_size": 16, "class_encoder": "from-data", **kwargs})
-        self.content = content
-
-    def read(self) -> FeatureSet:
-        return self.content
-
-
-def prepared(label: np.ndarray | None = None, change=None, width: int = 5, **kwargs) -> Prepared:
-    """The small synthetic data with a class embedding of its own, other labels, or features changed in place."""
-    drawn = synthetic_features(4, 128, 8, 6)
-    if change is not None:
-        change(drawn)
-    embedding = np.random.default_rng(0).standard_normal((4, width)) * np.arange(1, width + 1) + 7
-    label = drawn.label if label is None else label
-    return Prepared(FeatureSet(drawn.features, label, drawn.split, drawn.class_names, "memory", embedding), **kwargs)
-
-
-def trainer(folder, **kwargs) -> L.Trainer:
-    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
-    defaults = {"accelerator": "cpu", "devices": 1, "max_epochs": 1, "enable_checkpointing": False}
-    return L.Trainer(**{**defaults, **quiet, "default_root_dir": folder, **kwargs})
-
-
-def model(dm: FeatureDataModule, alignment="cs", seed: int = 0, **kwargs) -> JFSE:
-    L.seed_everything(seed, verbose=False)
-    return JFSE(dm.dims, alignment, **{"width": 16, "learning_rate": 1e-3, **kwargs})
-
-
-def fit(folder, dm: FeatureDataModule, alignment="cs", epochs: int = 1, trainer_arguments=None, **kwargs) -> JFSE:
-    module = model(dm, alignment, **kwargs)
-    trainer(folder, max_epochs=epochs, **(trainer_arguments or {})).fit(module, dm)
-    return module
-
-
-def assert_same_weights(first: torch.nn.Module, second: torch.nn.Module) -> None:
-    one, other = first.state_dict(), second.state_dict()
-    assert list(one) == list(other)
-    assert [name for name in one if not torch.equal(one[name], other[name])] == []
 
 
 # The training step, from the formulas ---------------------------------------------------------------------------
@@ -227,11 +164,6 @@ class PlainJFSE:
         return {"critic": critic_loss.item(), **{group: loss.item() for group, loss in losses.items()}}
 
 
-def min_max(x, low=None, high=None):
-    low, high = (x.min(0) if low is None else low), (x.max(0) if high is None else high)
-    return (x - low) / np.where(high > low, high - low, 1)
-
-
 def standardised(module: JFSE, batch):
     names = (*MODALITIES, "class_embedding")
     return {n: (batch[n] - getattr(module, f"{n}_mean")) / getattr(module, f"{n}_scale") for n in names}
@@ -331,189 +263,6 @@ def test_reversal_follows_the_schedule_over_the_epochs(tmp_path):
     assert found[-1] > 0.99
 
 
-# Presets --------------------------------------------------------------------------------------------------------
-
-
-def test_standardisation_takes_its_statistics_from_training_rows_only(tmp_path):
-    def shift(drawn: FeatureSet) -> None:
-        for x in drawn.features.values():
-            x[drawn.split == "test"] += 1000
-
-    trained = [fit(tmp_path, dm, dropout=0.0) for dm in (prepared(), prepared(change=shift))]
-    assert_same_weights(*trained)
-    dm = prepared()
-    rows = dm.indices("train")
-    for name in MODALITIES:
-        x = dm.data.features[name][rows]
-        z = (x - getattr(trained[0], f"{name}_mean").numpy()) / getattr(trained[0], f"{name}_scale").numpy()
-        np.testing.assert_allclose(z.mean(axis=0), 0, atol=1e-5)
-        np.testing.assert_allclose(z.std(axis=0), 1, atol=0.02)
-    assert len(rows) < (dm.data.split == "train").sum()  # validation rows are not training rows
-
-
-def test_class_embeddings_are_centred_with_mean_square_one(tmp_path):
-    dm = prepared()
-    module = fit(tmp_path, dm)
-    rows = dm.data.class_embedding[dm.data.label[dm.indices("train")]]
-    z = (rows - module.class_embedding_mean.numpy()) / module.class_embedding_scale.numpy()
-    np.testing.assert_allclose(z.mean(axis=0), 0, atol=1e-5)
-    assert (z**2).mean() == pytest.approx(1, abs=1e-5)
-    assert z.std(axis=0)[4] / z.std(axis=0)[0] == pytest.approx(rows.std(axis=0)[4] / rows.std(axis=0)[0], rel=1e-4)
-
-
-def test_as_published_does_not_standardise_and_has_rectified_outputs_and_an_inert_weight(tmp_path):
-    dm = prepared()
-    module = fit(tmp_path, dm, preset="as_published")
-    for name in (*MODALITIES, "class_embedding"):
-        assert not getattr(module, f"{name}_mean").any()
-        assert (getattr(module, f"{name}_scale") == 1).all()
-    batch = next(iter(dm.train_dataloader()))
-    assert all((x >= 0).all() and (x == 0).any() for x in module.embed(batch).values())
-    for name, generate in module.generators.items():
-        assert (generate(torch.randn(50, 305)) >= 0).all(), name
-    assert module.alignment_weight == 1e-4
-    assert {layer.p for r in module.regressors.values() for layer in r if isinstance(layer, torch.nn.Dropout)} == {0.0}
-
-
-def test_honest_has_linear_outputs_weight_one_and_dropout(tmp_path):
-    dm = prepared()
-    module = fit(tmp_path, dm)
-    batch = next(iter(dm.train_dataloader()))
-    assert all((x < 0).any() for x in module.embed(batch).values())
-    assert module.alignment_weight == 1.0
-    for network in module.regressors.values():
-        assert [layer.p for layer in network if isinstance(layer, torch.nn.Dropout)] == pytest.approx([0.2, 0.5])
-
-
-def test_a_constant_feature_column_is_harmless(tmp_path):
-    def flatten(drawn: FeatureSet) -> None:
-        for x in drawn.features.values():
-            x[:, 0] = 3.0
-
-    for preset in ("honest", "as_published"):
-        module = fit(tmp_path, prepared(change=flatten), preset=preset)
-        assert all(tensor.isfinite().all() for tensor in module.state_dict().values())
-
-
-# Evaluation -----------------------------------------------------------------------------------------------------
-
-
-def mean_average_precision(query: np.ndarray, gallery: np.ndarray, label: np.ndarray) -> float:
-    """MAP by cosine over the whole gallery, of items that all have relevant ones."""
-    unit = [x / np.linalg.norm(x, axis=1, keepdims=True) for x in (query, gallery)]
-    relevant = (label[:, None] == label)[np.arange(len(label))[:, None], np.argsort(-(unit[0] @ unit[1].T), axis=1)]
-    precision = relevant.cumsum(axis=1) / np.arange(1, len(label) + 1)
-    return float(((precision * relevant).sum(axis=1) / relevant.sum(axis=1)).mean())
-
-
-def average_map(embeddings: dict[str, np.ndarray], label: np.ndarray, z_score: bool) -> float:
-    x, z = embeddings.values()
-    if z_score:
-        x, z = ((e - e.mean(0)) / np.where(e.std(0) > 0, e.std(0), 1) for e in (x, z))
-    return (mean_average_precision(x, z, label) + mean_average_precision(z, x, label)) / 2
-
-
-def embeddings_of(module: JFSE, features: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    module.eval()
-    with torch.no_grad():
-        return {n: r(torch.from_numpy(features[n])).double().numpy() for n, r in module.regressors.items()}
-
-
-def test_as_published_reports_the_best_of_four_post_processings(tmp_path):
-    dm = prepared(width=24, as_published=True)  # wide enough that no two rectified outputs are equal
-    module = model(dm, "kl", preset="as_published")
-    run = trainer(tmp_path, max_epochs=2)
-    run.fit(module, dm)
-    (logged,) = run.test(module, dm, verbose=False)
-    features, label = dm.arrays("standard")
-    scores = []
-    for x in (features, {name: min_max(x).astype(np.float32) for name, x in features.items()}):
-        plain = embeddings_of(module, x)
-        softmax = {n: np.exp(e) / np.exp(e).sum(1, keepdims=True) for n, e in plain.items()}
-        scores += [average_map(plain, label, z_score=True), average_map(softmax, label, z_score=True)]
-    assert len({round(score, 4) for score in scores}) == 4
-    assert logged["test/standard/average/MAP"] == pytest.approx(max(scores), abs=1e-6)
-    assert float(run.callback_metrics["test/standard/average/MAP"]) == pytest.approx(max(scores), abs=1e-6)
-
-
-def test_honest_reports_plain_cosine_retrieval(tmp_path):
-    dm = data()
-    module = fit(tmp_path, dm, epochs=2)
-    (logged,) = trainer(tmp_path).test(module, dm, verbose=False)
-    features, label = dm.arrays("standard")
-    z = {
-        name: (x - getattr(module, f"{name}_mean").numpy()) / getattr(module, f"{name}_scale").numpy()
-        for name, x in features.items()
-    }
-    embeddings = embeddings_of(module, z)
-    assert logged["test/standard/average/MAP"] == pytest.approx(average_map(embeddings, label, False), abs=1e-6)
-    one_way = mean_average_precision(embeddings["image"], embeddings["text"], label)
-    assert logged["test/standard/image->text/MAP"] == pytest.approx(one_way, abs=1e-6)
-    assert module.sizes["standard"] == {"image->text": (len(label),) * 2, "text->image": (len(label),) * 2}
-
-
-def test_zero_shot_reports_seen_unseen_and_generalised(tmp_path):
-    dm = data(classes=5, items=200, class_split="zero-shot", class_seed=1)
-    module = model(dm)
-    run = trainer(tmp_path)
-    run.fit(module, dm)
-    logged = {}
-    for result in run.test(module, dm, verbose=False):
-        logged |= result
-    seen = [dm.class_names.index(name) for name in dm.seen_classes]
-    test = dm.data.label[dm.data.split == "test"]
-    counts = (np.isin(test, seen).sum(), (~np.isin(test, seen)).sum())
-    expected = {"seen": (counts[0],) * 2, "unseen": (counts[1],) * 2, "generalised": (counts[1], sum(counts))}
-    assert len(seen) == 3
-    for split, sizes in expected.items():
-        assert module.sizes[split] == {"image->text": sizes, "text->image": sizes}
-        assert 0 < logged[f"test/{split}/average/MAP"] <= 1
-    assert logged["test/generalised/average/MAP"] < logged["test/unseen/average/MAP"]
-    assert {key.split("/")[1] for key in logged} == set(expected)
-
-
-@pytest.mark.parametrize(("alignment", "least"), [(None, 0.85), ("cs", 0.6), ("kl", 0.6)])
-def test_validation_map_rises_far_above_chance_on_easy_data(alignment, least, tmp_path):
-    dm = Synthetic(**EASY, batch_size=16)
-    module = fit(tmp_path, dm, alignment, epochs=6, width=32, learning_rate=5e-3)
-    assert float(module.trainer.callback_metrics["val/average/MAP"]) > least  # chance: 0.25
-
-
-# Losses, labels and precision -----------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("name", available_losses())
-def test_every_registered_loss_trains(name, tmp_path):
-    module = fit(tmp_path, data(), name, trainer_arguments={"limit_train_batches": 2, "limit_val_batches": 0})
-    logged = module.trainer.callback_metrics
-    assert all(tensor.isfinite().all() for tensor in module.state_dict().values())
-    assert all(value.isfinite() for value in logged.values())
-    assert logged["train/align_real"] != 0
-
-
-def test_no_alignment_logs_zero(tmp_path):
-    module = fit(tmp_path, data(), None, trainer_arguments={"limit_train_batches": 2, "limit_val_batches": 0})
-    assert module.trainer.callback_metrics["train/align_real"] == 0
-    assert module.trainer.callback_metrics["train/align_synthetic"] == 0
-
-
-def test_multi_hot_labels_train_and_are_evaluated(tmp_path):
-    label = np.eye(4, dtype=bool)[np.arange(128) % 4] | np.eye(4, dtype=bool)[np.arange(128) // 3 % 4]
-    dm = prepared(label)
-    module = fit(tmp_path, dm, epochs=2)
-    assert all(value.isfinite() for value in module.trainer.callback_metrics.values())
-    (logged,) = trainer(tmp_path).test(module, dm, verbose=False)
-    assert 0 < logged["test/standard/average/MAP"] <= 1
-
-
-@pytest.mark.filterwarnings("ignore:.*bf16.*")
-@pytest.mark.parametrize("preset", ["honest", "as_published"])
-def test_bf16_mixed_trains_on_the_cpu(preset, tmp_path):
-    module = fit(tmp_path, data(), epochs=2, preset=preset, trainer_arguments={"precision": "bf16-mixed"})
-    assert all(value.isfinite() for value in module.trainer.callback_metrics.values())
-    assert {p.dtype for p in module.parameters()} == {torch.float32}
-
-
 # Refusals -------------------------------------------------------------------------------------------------------
 
 
@@ -539,84 +288,3 @@ def test_an_unknown_preset_is_refused_with_the_known_ones():
 def test_an_unknown_loss_is_refused_with_the_nearest():
     with pytest.raises(ValueError, match=r"'cmpm_k'.*cmpm_kl"):
         JFSE(DIMS, "cmpm_k", width=16)
-
-
-# Same numbers again ---------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("dropout", [0.0, 0.5])
-def test_the_same_seed_gives_the_same_weights_and_another_seed_others(dropout, tmp_path):
-    first, second, other = (fit(tmp_path, data(), seed=seed, dropout=dropout) for seed in (3, 3, 4))
-    assert_same_weights(first, second)
-    assert not torch.equal(first.regressors["image"][1].weight, other.regressors["image"][1].weight)
-
-
-@pytest.mark.parametrize("preset", ["honest", "as_published"])
-def test_a_resumed_run_ends_with_the_weights_of_an_uninterrupted_one(preset, tmp_path):
-    """Bit for bit, with the preset's dropout, from any state of the random numbers at the time of resumption."""
-    keep = ModelCheckpoint(tmp_path, "{epoch}", save_top_k=-1)
-    whole = fit(
-        tmp_path, data(), epochs=3, preset=preset, trainer_arguments={"callbacks": [keep], "enable_checkpointing": True}
-    )
-    for epoch in (0, 1):
-        resumed = model(data(), seed=99, preset=preset)
-        torch.rand(17)
-        run = trainer(tmp_path, max_epochs=3)
-        run.fit(resumed, data(), ckpt_path=tmp_path / f"epoch={epoch}.ckpt")
-        assert_same_weights(whole, resumed)
-        assert run.callback_metrics["train/regressor"] == whole.trainer.callback_metrics["train/regressor"]
-
-
-@pytest.mark.filterwarnings("ignore:Using ModelCheckpoint with manual optimization")
-@pytest.mark.filterwarnings("ignore:You're resuming from a checkpoint that ended before the epoch")
-def test_a_run_resumes_from_the_middle_of_an_epoch(tmp_path):
-    """Eight optimiser steps a batch: a checkpoint after the second batch of five."""
-    keep = ModelCheckpoint(tmp_path, "{epoch}-{step}", every_n_train_steps=16, save_top_k=-1)
-    fit(tmp_path, data(), epochs=1, trainer_arguments={"callbacks": [keep], "enable_checkpointing": True})
-    resumed = model(data(), seed=99)
-    trainer(tmp_path, max_epochs=2).fit(resumed, data(), ckpt_path=tmp_path / "epoch=0-step=16.ckpt")
-    assert resumed.trainer.current_epoch == 2
-    assert all(value.isfinite() for value in resumed.trainer.callback_metrics.values())
-
-
-# Checkpoints ----------------------------------------------------------------------------------------------------
-
-
-class CountingLoss(AlignmentLoss):
-    """A loss of the user's own, which only this test knows."""
-
-    def terms(self, batch):
-        a, b = batch.two(self)
-        return {"distance": (batch.rows[a] - batch.rows[b]).square().mean()}
-
-
-ALIGNMENTS = {"name": "cs", "none": None, "module": CSLoss(0.2), "gcs": GCSLoss(), "own": CountingLoss()}
-
-
-@pytest.mark.parametrize("kind", ALIGNMENTS)
-def test_a_checkpoint_loads_and_is_tested_whatever_the_loss_was(kind, tmp_path):
-    alignment, dm = ALIGNMENTS[kind], data()
-    keep = ModelCheckpoint(tmp_path, "best", monitor="val/average/MAP", mode="max")
-    module = model(dm, alignment)
-    run = trainer(tmp_path, enable_checkpointing=True, callbacks=[keep], logger=CSVLogger(tmp_path))
-    run.fit(module, dm)
-    (best,) = run.test(module, dm, ckpt_path="best", verbose=False)
-    (by_path,) = trainer(tmp_path).test(model(dm, alignment, seed=5), dm, ckpt_path=keep.best_model_path, verbose=False)
-    assert best == by_path
-    again = {"alignment": alignment} if isinstance(alignment, AlignmentLoss) else {}
-    loaded = JFSE.load_from_checkpoint(keep.best_model_path, **again)
-    assert_same_weights(module, loaded)
-    assert type(loaded.alignment) is type(module.alignment)
-    (from_loaded,) = trainer(tmp_path).test(loaded, dm, verbose=False)
-    assert best == from_loaded
-
-
-def test_a_checkpoint_loaded_with_another_loss_says_so(tmp_path):
-    path = tmp_path / "trained.ckpt"
-    module = model(data(), CSLoss(0.2))
-    run = trainer(tmp_path)
-    run.fit(module, data())
-    run.save_checkpoint(path)
-    for other in ({}, {"alignment": CSLoss(0.3)}, {"alignment": "kl"}):
-        with pytest.warns(UserWarning, match=r"CSLoss\(temperature=0\.2\)"):
-            JFSE.load_from_checkpoint(path, **other)

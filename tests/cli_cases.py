@@ -1,0 +1,64 @@
+"""A small configuration, ``csd`` run on it, and the files of a run: what the tests of the command line share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import yaml
+
+from lightning_modules.cli import main
+
+# Warnings of small runs, which no test is about.
+IGNORED = [
+    pytest.mark.filterwarnings("ignore:LightningCLI's args parameter"),
+    pytest.mark.filterwarnings("ignore:.*isinstance.treespec.*"),
+    pytest.mark.filterwarnings("ignore:.*does not have many workers.*"),
+    pytest.mark.filterwarnings("ignore:The dirpath has changed"),
+]
+
+DATA = {"classes": 3, "items": 96, "image_dim": 8, "text_dim": 6, "batch_size": 16, "class_encoder": "one-hot"}
+CONFIG = {
+    "seed_everything": 7,
+    "model": {"class_path": "JFSE", "init_args": {"alignment": "cs", "width": 16, "learning_rate": 0.003}},
+    "data": {"class_path": "Synthetic", "init_args": DATA},
+    "trainer": {
+        "max_epochs": 2,
+        "accelerator": "cpu",
+        "devices": 1,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+    },
+}
+
+
+def write_config(folder: Path, **model) -> Path:
+    """The small configuration with some arguments of the model set."""
+    config = {**CONFIG, "model": {"class_path": "JFSE", "init_args": {**CONFIG["model"]["init_args"], **model}}}
+    path = folder / "config.yaml"
+    path.write_text(yaml.safe_dump(config))
+    return path
+
+
+def csd(command: str, folder: Path, *words: str, config: Path | None = None) -> None:
+    config = config or write_config(folder)
+    main([command, "--config", str(config), "--trainer.default_root_dir", str(folder / "run"), *map(str, words)])
+
+
+def metrics(folder: Path, version: int) -> pd.DataFrame:
+    return pd.read_csv(folder / "run" / "csv" / f"version_{version}" / "metrics.csv")
+
+
+def checkpoints(folder: Path, version: int) -> dict[str, Path]:
+    found = (folder / "run" / "csv" / f"version_{version}" / "checkpoints").glob("*.ckpt")
+    return {path.stem.split("-")[0]: path for path in found}
+
+
+# A test file takes the fixtures by assignment: imported, they would count as unused names.
+@pytest.fixture(scope="module")
+def fitted(tmp_path_factory) -> Path:
+    """A folder with the small configuration and one finished run of it; nothing else may be written into it."""
+    folder = tmp_path_factory.mktemp("fitted")
+    csd("fit", folder)
+    return folder

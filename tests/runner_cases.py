@@ -1,0 +1,118 @@
+"""Tiny tables, their data, and the command line run on them: what the tests of regenerating a table share."""
+
+from __future__ import annotations
+
+import csv
+import io
+import logging
+from collections.abc import Iterator
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from test_cells import write_pairs
+
+import reproduce.__main__ as command_line
+from reproduce.schema import Row
+from reproduce.spec import load_table
+
+TINY = """
+title: A tiny table
+class_split: standard
+metrics: [MAP, R@5]
+datasets:
+  - {dataset: tiny, features: own, class_path: FeaturePairs, init_args: {class_encoder: one-hot, batch_size: 16}}
+  - {dataset: absent, features: own, class_path: FeaturePairs, init_args: {class_encoder: one-hot}}
+synthetic: {dataset: synthetic, features: synthetic, class_path: Synthetic}
+methods:
+  - {method: CCA, model: CCA, trials: [{components: 1}, {components: 2}]}
+  - {method: semantic matching, model: semantic matching, trials: [{C: 0.01}, {C: 1.0}]}
+  - {method: JFSE, model: JFSE}
+  - method: JFSE + CS
+    model: JFSE
+    alignment: cs
+    trials: [{alignment_weight: 0.1}, {alignment_weight: 3.0, alignment: {temperature: 0.5}}]
+scales:
+  quick: {seeds: [0, 1], max_epochs: 1, model: {width: 8, learning_rate: 0.01}}
+  paper: {seeds: [0, 1], max_epochs: 30, model: {width: 8, learning_rate: 0.01}}
+"""
+# Zero-shot, and methods that cannot be trained, each for its own reason.
+BROKEN = """
+extends: base.yaml
+title: A broken table
+class_split: zero-shot
+methods:
+  - {method: broken width, model: JFSE, trials: [{width: -1}]}
+  - {method: broken rate, model: JFSE, trials: [{learning_rate: -1.0}]}
+  - {method: broken seeds, model: semantic matching}
+  - {method: JFSE, model: JFSE}
+"""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a call of the command line returned and printed."""
+
+    status: int
+    out: str
+    err: str
+
+
+# A test file takes the fixtures by assignment: imported, they would count as unused names.
+@pytest.fixture(scope="module", autouse=True)
+def undo_quiet() -> Iterator[None]:
+    """The command prepares its own process; here that is the one of all tests."""
+    threads = torch.get_num_threads()
+    names = ("lightning", "lightning.pytorch", "lightning.fabric")
+    levels = {name: logging.getLogger(name).level for name in names}
+    yield
+    torch.set_num_threads(threads)
+    for name, level in levels.items():
+        logging.getLogger(name).setLevel(level)
+
+
+@pytest.fixture(scope="module")
+def tables(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("tables")
+    (folder / "table2.yaml").write_text(TINY, encoding="utf-8")
+    base = yaml.safe_load(TINY)
+    (folder / "base.yaml").write_text(yaml.safe_dump({**base, "methods": []}), encoding="utf-8")
+    (folder / "table3.yaml").write_text(BROKEN, encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data")
+    write_pairs(folder / "tiny")
+    return folder
+
+
+def command(tables: Path, *argv: str | Path) -> Outcome:
+    """The command line, in this process, on the tables of a folder."""
+    out, err = io.StringIO(), io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
+        patch.setattr(command_line, "load_table", partial(load_table, folder=tables))
+        try:
+            status = command_line.main([str(word) for word in argv])
+        except SystemExit as stop:
+            status = stop.code
+    return Outcome(status, out.getvalue(), err.getvalue())
+
+
+def mtimes(folder: Path) -> dict[str, int]:
+    return {path.name: path.stat().st_mtime_ns for path in (folder / "runs" / "cells").glob("*.json")}
+
+
+def timeless(path: Path) -> list[dict[str, str]]:
+    """Every column but train_seconds."""
+    with path.open(encoding="utf-8", newline="") as file:
+        return [{key: cell for key, cell in row.items() if key != "train_seconds"} for row in csv.DictReader(file)]
+
+
+def rows_of(rows: list[Row], **values: object) -> list[Row]:
+    return [row for row in rows if all(getattr(row, name) == value for name, value in values.items())]

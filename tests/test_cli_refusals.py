@@ -1,0 +1,195 @@
+"""What the command line ``csd`` refuses: messages for people, and nothing spoilt that was finished."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+
+import cli_cases
+import numpy as np
+import pytest
+import torch
+from cli_cases import IGNORED, checkpoints, metrics, write_config
+
+from lightning_modules import JFSE
+from lightning_modules.cli import main
+
+pytestmark = IGNORED
+
+fitted = cli_cases.fitted
+
+
+def refused(capsys, command: str, *words: object) -> str:
+    """The message of a command that must end with status 2 and without a stack trace."""
+    with pytest.raises(SystemExit) as stop:
+        main([command, *map(str, words)])
+    message = capsys.readouterr().err
+    assert stop.value.code == 2
+    assert "csd: " in message
+    assert "Traceback" not in message
+    return message
+
+
+WRONG_WORDS = {
+    "option": (["--model.init_args.widht", "3"], "widht", "width"),
+    "short option": (["--model.widht", "3"], "widht", "width"),
+    "trainer option": (["--trainer.max_epoch", "3"], "max_epoch", "max_epochs"),
+    "top": (["--modle", "JFSE"], "modle", "model"),
+    "data option": (["--data.init_args.clases", "4"], "clases", "classes"),
+    "model": (["--model", "JFSEE"], "JFSEE", "JFSE"),
+    "data": (["--data", "Syntetic"], "Syntetic", "Synthetic"),
+    "loss": (["--model.init_args.alignment", "cmpm_lk"], "cmpm_lk", "cmpm_kl"),
+    "loss keyword": (
+        ["--model.init_args.alignment", "losses.CSLoss", "--model.init_args.alignment.temprature", "1"],
+        "temprature",
+        "temperature",
+    ),
+    "preset": (["--model.init_args.preset", "as_publshed"], "as_publshed", "as_published"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG_WORDS)
+def test_a_wrong_word_on_the_command_line_is_answered_with_the_nearest(case, tmp_path, capsys):
+    words, wrong, right = WRONG_WORDS[case]
+    message = refused(capsys, "fit", "--config", write_config(tmp_path), *words)
+    assert wrong in message
+    assert re.search(rf"\b{right}\b", message)
+    assert len(message.splitlines()) < 12
+
+
+WRONG_YAML = {
+    "model key": ("width:", "widht:", "width"),
+    "data key": ("classes:", "clases:", "classes"),
+    "trainer key": ("max_epochs:", "max_epoch:", "max_epochs"),
+    "top key": ("trainer:", "trianer:", "trainer"),
+    "loss": ("alignment: cs", "alignment: infonec", "infonce"),
+    "loss keyword": (
+        "alignment: cs",
+        "alignment: {class_path: losses.GCSLoss, init_args: {shceme: mixed}}",
+        "scheme",
+    ),
+    "loss class": ("alignment: cs", "alignment: {class_path: losses.GCSLos}", "GCSLoss"),
+    "model": ("class_path: JFSE", "class_path: JSFE", "JFSE"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG_YAML)
+def test_a_wrong_word_in_a_file_is_answered_with_the_nearest(case, tmp_path, capsys):
+    right, wrong, nearest = WRONG_YAML[case]
+    path = write_config(tmp_path)
+    text = path.read_text()
+    assert right in text
+    path.write_text(text.replace(right, wrong))
+    message = refused(capsys, "fit", "--config", path)
+    assert re.search(rf"\b{nearest}\b", message)
+    assert len(message.splitlines()) < 12
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path, capsys):
+    assert "absent.yaml" in refused(capsys, "fit", "--config", tmp_path / "absent.yaml")
+    own = ("--model", "JFSE", "--data", "FeaturePairs", "--data.init_args.path", tmp_path / "absent.npz")
+    assert str(tmp_path / "absent.npz") in refused(capsys, "fit", *own)
+
+
+@pytest.mark.parametrize("exists", [False, True])
+def test_a_data_root_without_the_data_is_refused(exists, tmp_path, capsys):
+    root = tmp_path / "root"
+    if exists:
+        root.mkdir()
+    words = ("--model", "JFSE", "--data", "Wikipedia", "--data.init_args.data_root", root)
+    assert str(root) in refused(capsys, "fit", *words)
+
+
+@pytest.mark.parametrize("words", [("--data.init_args.classes", "1"), ("--model.init_args.width", "wide")])
+def test_a_value_out_of_range_or_of_the_wrong_kind_is_refused(words, tmp_path, capsys):
+    message = refused(capsys, "fit", "--config", write_config(tmp_path), *words)
+    assert words[0].rsplit(".", 1)[1] in message
+    assert words[1] in message
+
+
+@pytest.mark.parametrize("kind", ["absent", "truncated", "not a checkpoint"])
+def test_a_checkpoint_that_cannot_be_read_is_named(kind, fitted, tmp_path, capsys):
+    path = tmp_path / "wanted.ckpt"
+    if kind != "absent":
+        whole = checkpoints(fitted, 0)["last"].read_bytes()
+        path.write_bytes(whole[:5000] if kind == "truncated" else b"no checkpoint")
+    config = write_config(tmp_path)
+    message = refused(capsys, "test", "--config", config, "--ckpt_path", path)
+    assert str(path) in message
+    assert "free space" not in message
+
+
+def test_a_root_that_is_a_file_is_refused(tmp_path, capsys):
+    blocked = tmp_path / "blocked"
+    blocked.write_text("")
+    message = refused(
+        capsys, "fit", "--config", write_config(tmp_path), "--trainer.default_root_dir", blocked / "deeper"
+    )
+    assert str(blocked) in message
+    assert "--trainer.default_root_dir" in message
+
+
+FULL_DISK = """
+import resource
+import sys
+
+from lightning.pytorch.callbacks import Callback
+
+from lightning_modules.cli import main
+
+
+def limit(size):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+
+
+class FullFromSecondEpoch(Callback):
+    def on_train_epoch_start(self, trainer, module):
+        if trainer.current_epoch == 1:
+            limit(20_000)
+
+
+class FullForEmbeddings(Callback):
+    def on_predict_epoch_start(self, trainer, module):
+        limit(300)
+
+
+def status(*words):
+    try:
+        main([*words])
+    except SystemExit as stop:
+        return stop.code
+    finally:
+        limit(resource.RLIM_INFINITY)
+    return 0
+
+
+if __name__ == "__main__":
+    config, root = sys.argv[1:]
+    sys.argv = sys.argv[:1]
+    given = ("--config", config, "--trainer.default_root_dir", root)
+    last = ("--ckpt_path", f"{root}/csv/version_0/checkpoints/last.ckpt")
+    codes = [
+        status("fit", *given, "--trainer.callbacks+=full_disk.FullFromSecondEpoch"),
+        status("predict", *given, *last),
+        status("predict", *given, *last, "--trainer.callbacks+=full_disk.FullForEmbeddings"),
+    ]
+    print("statuses", *codes)
+"""
+
+
+def test_a_full_disk_is_said_and_spoils_nothing_written_before(tmp_path):
+    """No file may grow beyond a limit from some moment on, which writing meets as it meets a full disk."""
+    (tmp_path / "full_disk.py").write_text(FULL_DISK)
+    words = [sys.executable, "full_disk.py", str(write_config(tmp_path)), str(tmp_path / "run")]
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert "statuses 2 0 2" in done.stdout, done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stderr.count("csd: ") == 2
+    assert "File too large" in done.stderr
+    for path in checkpoints(tmp_path, 0).values():
+        assert torch.load(path, weights_only=True)["epoch"] == 0
+        JFSE.load_from_checkpoint(path)
+    assert set(checkpoints(tmp_path, 0)) == {"best", "last"}
+    assert metrics(tmp_path, 0)["val/average/MAP"].notna().any()
+    assert np.load(tmp_path / "run" / "embeddings.npz")["image"].shape == (24, 3)

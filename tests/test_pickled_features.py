@@ -1,0 +1,138 @@
+"""Pickles of features: arrays of every Python, no code from them, and damage that is reported."""
+
+from __future__ import annotations
+
+import builtins
+import os
+import pickle
+import struct
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+from feature_pairs_cases import dump
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from datamodules.feature_files import load_pickle
+from datamodules.features import DataError
+
+ARRAYS = hnp.arrays(
+    dtype=hnp.floating_dtypes(sizes=(32, 64)) | hnp.integer_dtypes() | hnp.boolean_dtypes(),
+    shape=hnp.array_shapes(min_dims=1, max_dims=2, max_side=4),
+)
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    array=ARRAYS, protocol=st.integers(0, pickle.HIGHEST_PROTOCOL), form=st.sampled_from(["array", "fortran", "list"])
+)
+def test_pickles_round_trip(tmp_path_factory, array, protocol, form):
+    value = {"array": array, "fortran": np.asfortranarray(array), "list": list(array)}[form]
+    file = dump(tmp_path_factory.getbasetemp(), "train_img_files.pkl", value, protocol)
+    np.testing.assert_array_equal(load_pickle(file), array)
+
+
+def python2_pickle(array: np.ndarray) -> bytes:
+    """The bytes that Python 2 writes for a list of the array's rows: protocol 2, strings as SHORT_BINSTRING."""
+
+    def string(raw: bytes) -> bytes:
+        return b"U" + bytes([len(raw)]) + raw
+
+    def row(values: np.ndarray) -> bytes:
+        kind = np.dtype(values.dtype).str
+        dtype = b"cnumpy\ndtype\n" + string(kind[1:].encode()) + b"K\x00K\x01\x87R"
+        dtype += b"(K\x03" + string(kind[0].encode()) + b"NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb"
+        new = b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85" + string(b"b") + b"\x87R"
+        return new + b"(K\x01K" + bytes([len(values)]) + b"\x85" + dtype + b"\x89" + string(values.tobytes()) + b"tb"
+
+    return b"\x80\x02](" + b"".join(row(values) for values in array) + b"e."
+
+
+@pytest.mark.parametrize("dtype", ["<f4", ">f8", "<i8"])
+def test_python2_pickle(tmp_path, dtype):
+    array = np.array([[1.5, -2.0, 200.25], [4.0, 1e9, -6.5]]).astype(dtype)
+    file = tmp_path / "train_img_feats.pkl"
+    file.write_bytes(python2_pickle(array))
+    assert pickle.loads(file.read_bytes(), encoding="latin1")[1].tolist() == array[1].tolist()
+    np.testing.assert_array_equal(load_pickle(file), array)
+
+
+class Call:
+    """Pickles as a call of a function."""
+
+    def __init__(self, function, *arguments):
+        self.call = (function, arguments)
+
+    def __reduce__(self):
+        return self.call
+
+
+def payloads(marker: Path) -> dict[str, object]:
+    write = f"open({str(marker)!r}, 'w').close()"
+    return {
+        f"{os.system.__module__}.system": Call(os.system, f"touch {marker}"),
+        "builtins.eval": Call(builtins.eval, write),
+        "builtins.exec": [np.zeros(2), Call(builtins.exec, write)],
+        "builtins.getattr": Call(getattr, np.zeros(2), "tofile"),
+        "functools.partial": Call(partial, os.system, f"touch {marker}"),
+        "datamodules.feature_files.load_pickle": Call(load_pickle, marker),
+    }
+
+
+@pytest.mark.parametrize("protocol", [0, 2, 4])
+@pytest.mark.parametrize("name", payloads(Path("x")))
+def test_code_in_pickles_is_refused_and_not_run(tmp_path, name, protocol):
+    marker = tmp_path / "executed"
+    file = dump(tmp_path, "train_labels.pkl", payloads(marker)[name], protocol)
+    with pytest.raises(DataError, match="refused") as error:
+        load_pickle(file)
+    assert str(file) in str(error.value)
+    assert name.removeprefix("builtins.") in str(error.value)
+    assert not marker.exists()
+
+
+def test_the_payloads_do_run_outside_the_reader(tmp_path):
+    """Without this, the test above could pass with harmless payloads."""
+    for i, name in enumerate((f"{os.system.__module__}.system", "builtins.eval")):
+        marker = tmp_path / f"executed-{i}"
+        pickle.loads(pickle.dumps(payloads(marker)[name]))
+        assert marker.exists()
+
+
+def test_object_arrays_in_pickles_are_refused(tmp_path):
+    marker = tmp_path / "executed"
+    inner = np.array([Call(os.system, f"touch {marker}"), None], dtype=object)
+    for value in (inner, np.array([1, None], dtype=object), np.zeros(2, dtype="f4,i4")):
+        file = dump(tmp_path, "train_img_files.pkl", value)
+        with pytest.raises(DataError, match=r"train_img_files\.pkl"):
+            load_pickle(file)
+    assert not marker.exists()
+
+
+def test_damaged_memo_index_claims_no_memory(tmp_path):
+    file = tmp_path / "train_labels.pkl"
+    for index in (1, 2**20):
+        file.write_bytes(b"\x80\x02]r" + struct.pack("<I", index) + b"(K\x00K\x01e.")
+        if index == 1:
+            np.testing.assert_array_equal(load_pickle(file), [0, 1])
+    with pytest.raises(DataError, match="memo index 1048576"):
+        load_pickle(file)
+
+
+@settings(max_examples=200, deadline=None)
+@given(data=st.data())
+def test_damaged_pickles_give_an_array_or_a_data_error(tmp_path_factory, data):
+    protocol = data.draw(st.sampled_from([0, 2, 4, 5]))
+    raw = bytearray(pickle.dumps([np.arange(3.0), np.arange(3.0)], protocol))
+    for _ in range(data.draw(st.integers(1, 3))):
+        raw[data.draw(st.integers(0, len(raw) - 1))] = data.draw(st.integers(0, 255))
+    file = tmp_path_factory.getbasetemp() / "damaged.pkl"
+    file.write_bytes(raw[: data.draw(st.integers(0, len(raw)))])
+    try:
+        outcome = load_pickle(file)
+    except DataError as error:
+        outcome = str(error)
+    assert isinstance(outcome, np.ndarray) or "damaged.pkl" in outcome

@@ -1,0 +1,104 @@
+"""Arguments, data roots and results folders of regenerating a table: what is refused, and what runs without data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import runner_cases
+import yaml
+from runner_cases import TINY, command, rows_of
+from test_cells import write_pairs
+
+from reproduce.schema import read_table
+
+tables, root, undo_quiet = runner_cases.tables, runner_cases.root, runner_cases.undo_quiet
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["table7"], "table7"),
+        (["table2", "--scale", "huge"], "no scale 'huge'; there are quick, paper"),
+        (["table2", "--only", "method"], "expected KEY=VALUE"),
+        (["table2", "--only", "colour=red"], "expected KEY=VALUE with KEY one of dataset, features, method, protocol"),
+        (["table2", "--only", "method="], "expected KEY=VALUE"),
+        (["table2", "--only", "method=JSFE"], "leaves no row of table2"),
+        (["table2", "--seeds", "0", "0"], "expected different integers"),
+        (["table2", "--seeds", "-1"], "none negative"),
+        (["table2", "--seeds", "one"], "--seeds"),
+    ],
+)
+def test_bad_arguments_are_refused(tables: Path, root: Path, tmp_path: Path, argv: list[str], message: str) -> None:
+    outcome = command(tables, *argv, "--data-root", root, "--out", tmp_path)
+    assert outcome.status == 2
+    assert message in outcome.err
+    assert "to train" not in outcome.out
+    assert not list(tmp_path.glob("table*"))
+
+
+def test_a_named_data_root_that_is_missing_is_refused(tables: Path, tmp_path: Path) -> None:
+    outcome = command(tables, "table2", "--data-root", tmp_path / "nowhere", "--out", tmp_path / "out")
+    assert outcome.status == 2
+    assert "nowhere, the data root, does not exist" in outcome.err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_data_root_that_is_a_file_is_refused(tables: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    outcome = command(tables, "table2", "--data-root", tmp_path / "file", "--out", tmp_path / "out")
+    assert outcome.status == 2
+    assert "is not a folder" in outcome.err
+
+
+@pytest.mark.parametrize("by", ["argument", "environment"])
+def test_a_named_data_root_without_any_of_the_data_sets_is_refused(
+    tables: Path, tmp_path: Path, by: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "data").mkdir()
+    monkeypatch.setenv("CSD_DATA", str(tmp_path / "data"))
+    named = ["--data-root", tmp_path / "data"] if by == "argument" else []
+    outcome = command(tables, "table2", *named, "--out", tmp_path / "out")
+    assert outcome.status == 2
+    assert "holds none of the data sets of table2: tiny/, absent/" in outcome.err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_broken_data_set_is_an_error_and_not_a_missing_one(tables: Path, tmp_path: Path) -> None:
+    write_pairs(tmp_path / "data" / "tiny")
+    file = tmp_path / "data" / "tiny" / "pairs.npz"
+    file.write_bytes(file.read_bytes()[:500])
+    outcome = command(tables, "table2", "--data-root", tmp_path / "data", "--out", tmp_path / "out")
+    assert outcome.status == 2
+    assert "pairs.npz" in outcome.err
+
+
+@pytest.mark.parametrize("place", ["", "runs", "runs/cells"])
+def test_a_file_in_place_of_a_results_folder_is_refused_before_any_training(
+    tables: Path, root: Path, tmp_path: Path, place: str
+) -> None:
+    blocked = tmp_path / "out" / place
+    blocked.parent.mkdir(parents=True, exist_ok=True)
+    blocked.write_text("mine")
+    outcome = command(tables, "table2", "--data-root", root, "--out", tmp_path / "out", "--only", "method=JFSE")
+    assert outcome.status == 2
+    assert "is not a folder" in outcome.err
+    assert "to train" not in outcome.out
+    assert blocked.read_text() == "mine"
+
+
+def test_without_data_the_table_is_synthetic_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CSD_DATA", raising=False)
+    monkeypatch.chdir(tmp_path)
+    short = yaml.safe_load(TINY) | {"methods": [{"method": "JFSE", "model": "JFSE"}]}
+    (tmp_path / "table2.yaml").write_text(yaml.safe_dump(short))
+    outcome = command(tmp_path, "table2", "--offline", "--seeds", "0")
+    assert outcome.status == 0, outcome.err
+    assert "SYNTHETIC" in outcome.out
+    assert not list((tmp_path / "results").glob("table*"))
+    folder = tmp_path / "results" / "synthetic"
+    assert "SYNTHETIC DATA" in (folder / "table2.md").read_text(encoding="utf-8")
+    rows = read_table(folder / "table2.csv")
+    assert len(rows_of(rows, status="ok", dataset="synthetic")) == 3 * 2
+    assert {row.data_kind for row in rows} == {"synthetic"}
+    assert all(row.published is None and row.delta is None for row in rows)

@@ -30,7 +30,8 @@ class RetrievalModule(L.LightningModule):
 
     A checkpoint remembers the ``alignment`` it was trained with, and loading it into a model with another one warns.
 
-    ``sizes`` holds, for every split evaluated last, direction -> (queries, gallery items).
+    ``sizes`` holds, for every split evaluated last, direction -> (queries, gallery items), and ``average_precisions``
+    direction -> (ids of the queries, their average precisions).
 
     Args:
         modalities: names of the modalities, as in the batches.
@@ -45,6 +46,7 @@ class RetrievalModule(L.LightningModule):
         self.ks = tuple(ks)
         self._metrics: dict[tuple[str, str], CrossModalRetrieval] = {}
         self.sizes: dict[str, dict[str, tuple[int, int]]] = {}
+        self.average_precisions: dict[str, dict[str, tuple[Tensor, Tensor]]] = {}
         # A buffer, so that a resumed run keeps the seed it was started with.
         self.register_buffer("run_seed", torch.tensor(torch.initial_seed() % 2**31))
 
@@ -110,7 +112,8 @@ class RetrievalModule(L.LightningModule):
 
     def _report(self, split: str, prefix: str) -> None:
         metrics = [metric for (of, _), metric in self._metrics.items() if of == split]
-        best = max((metric.compute() for metric in metrics), key=lambda scores: float(scores["average/MAP"]))
-        self.sizes[split] = metrics[0].sizes()
-        self.log_dict({f"{prefix}/{name}": value for name, value in best.items() if name != "average/MAP"})
-        self.log(f"{prefix}/average/MAP", best["average/MAP"], prog_bar=True)
+        best = max(metrics, key=lambda metric: float(metric.compute()["average/MAP"]))
+        self.sizes[split], self.average_precisions[split] = best.sizes(), best.average_precisions()
+        scores = best.compute()
+        self.log_dict({f"{prefix}/{name}": value for name, value in scores.items() if name != "average/MAP"})
+        self.log(f"{prefix}/average/MAP", scores["average/MAP"], prog_bar=True)

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -98,8 +98,10 @@ def run_cell(config: Config, data_root: str | None) -> dict[str, Any]:
 
     Returns:
         "scores": split -> "<direction>/<metric>" -> number; "sizes": split -> direction -> (queries, gallery items);
-        "galleries": gallery -> its "scores" and "sizes", or the "reason" why the data do not have it; "embeddings":
-        arrays of the test items, where they are to be kept; "train_seconds"; and where and with what it ran.
+        "galleries": gallery -> its "scores" and "sizes", or the "reason" why the data do not have it; "arrays": for
+        every test split the average precision of each query, "AP/<split>/<direction>", and the item it belongs to,
+        "query/<split>/<direction>", and the embeddings of the test items, where they have more than two modalities;
+        "train_seconds"; and where and with what it ran.
     """
     L.seed_everything(config["seed"], verbose=False)
     data = build_data(config, data_root)
@@ -108,7 +110,7 @@ def run_cell(config: Config, data_root: str | None) -> dict[str, Any]:
     train = _fit_baseline if config["model"]["class_path"] in BASELINES else _fit_model
     return {
         "galleries": {},
-        "embeddings": None,
+        "arrays": {},
         **train(config, data, start),
         "seen_classes": getattr(data, "seen_classes", ()),
         "unseen_classes": getattr(data, "unseen_classes", ()),
@@ -124,7 +126,7 @@ def _fit_baseline(config: Config, data: datamodules.FeatureDataModule, start: fl
     seconds = time.perf_counter() - start
     loaders = [data.val_dataloader()] if config["evaluate"] == "validation" else data.test_dataloader()
     splits = ("validation",) if config["evaluate"] == "validation" else data.test_splits
-    scores, sizes = {}, {}
+    scores, sizes, arrays = {}, {}, {}
     for split, loader in zip(splits, loaders, strict=True):
         directions = [(a, b) for a in data.modalities for b in data.modalities if a != b]
         metric = CrossModalRetrieval(directions)
@@ -134,7 +136,19 @@ def _fit_baseline(config: Config, data: datamodules.FeatureDataModule, start: fl
             metric.update(rows, batch["label"], batch["id"], batch["query"])
         scores[split] = {name: float(value) for name, value in metric.compute().items()}
         sizes[split] = metric.sizes()
-    return {"scores": scores, "sizes": sizes, "train_seconds": seconds}
+        if split != "validation":
+            arrays |= _per_query(split, metric.average_precisions(), data)
+    return {"scores": scores, "sizes": sizes, "arrays": arrays, "train_seconds": seconds}
+
+
+def _per_query(split: str, found: Mapping[str, tuple[torch.Tensor, torch.Tensor]], data: Data) -> dict[str, np.ndarray]:
+    arrays = {}
+    for direction, (ids, precisions) in found.items():
+        query = ids.numpy()
+        if isinstance(data, datamodules.ItemDataModule):  # there an id is that of an entry
+            query = data.data.modalities[direction.partition("->")[0]].owners()[query]
+        arrays |= {f"AP/{split}/{direction}": precisions.numpy(), f"query/{split}/{direction}": query}
+    return arrays
 
 
 def _fit_model(config: Config, data: Data, start: float) -> dict[str, Any]:
@@ -163,18 +177,21 @@ def _fit_model(config: Config, data: Data, start: float) -> dict[str, Any]:
     seconds = time.perf_counter() - start
     if selects_on_test or config["evaluate"] == "validation":
         split = data.test_splits[0] if selects_on_test else "validation"
-        sizes = {split: model.sizes["validation"]}
-        return {"scores": {split: best.scores}, "sizes": sizes, "train_seconds": seconds}
+        found = {"scores": {split: best.scores}, "sizes": {split: model.sizes["validation"]}, "train_seconds": seconds}
+        return found | ({"arrays": _per_query(split, best.average_precisions, data)} if selects_on_test else {})
     trainer.test(model, data, verbose=False)
     scores: dict[str, dict[str, float]] = {split: {} for split in data.test_splits}
     for name, value in trainer.callback_metrics.items():
         _, split, key = name.split("/", 2)
         scores[split][key] = float(value)
     sizes = {split: model.sizes[split] for split in data.test_splits}
-    found = {"scores": scores, "sizes": sizes, "train_seconds": seconds}
+    arrays: dict[str, np.ndarray] = {}
+    for split in data.test_splits:
+        arrays |= _per_query(split, model.average_precisions[split], data)
+    found = {"scores": scores, "sizes": sizes, "arrays": arrays, "train_seconds": seconds}
     if isinstance(data, datamodules.ItemDataModule):
         predicted = flat_predictions(trainer.predict(model, data))
-        found["embeddings"] = predicted
+        arrays |= predicted
         found["galleries"] = {name: _gallery(name, predicted, model, data) for name in config["galleries"]}
     return found
 
@@ -202,16 +219,17 @@ def _gallery(
 
 
 class _BestEpoch(L.Callback):
-    """Keeps the validation scores of the epoch with the largest average MAP."""
+    """Keeps the validation scores, and the average precisions, of the epoch with the largest average MAP."""
 
     def __init__(self) -> None:
         self.scores: dict[str, float] = {}
+        self.average_precisions: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
 
     def on_train_epoch_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         metrics = trainer.callback_metrics
         now = {name.removeprefix("val/"): float(v) for name, v in metrics.items() if name.startswith("val/")}
         if now and (not self.scores or now["average/MAP"] > self.scores["average/MAP"]):
-            self.scores = now
+            self.scores, self.average_precisions = now, module.average_precisions["validation"]
 
 
 def quiet(threads: int) -> None:
@@ -234,22 +252,25 @@ class CellStore:
         self.folder = folder
 
     def load(self, key: str) -> dict[str, Any] | None:
-        """The result of a finished cell; None where it is missing or unreadable."""
+        """The result of a finished cell; None where it, or the file of its arrays, is missing or unreadable."""
         try:
-            return json.loads((self.folder / f"{key}.json").read_text(encoding="utf-8"))["result"]
-        except (OSError, ValueError, KeyError, TypeError):
+            result = json.loads((self.folder / f"{key}.json").read_text(encoding="utf-8"))["result"]
+            missing = result.get("arrays") and not (self.folder / f"{key}.npz").exists()
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return None
+        return None if missing else result
 
     def save(self, key: str, config: Config, result: dict[str, Any]) -> None:
-        """Keep a result for good, its embeddings in a file of their own beside it."""
-        result = dict(result)
-        if (embeddings := result.pop("embeddings", None)) is not None:
+        """Keep a result for good, its arrays in a file of their own beside it."""
+        arrays = result.get("arrays")
+        if arrays:
+            result = {**result, "arrays": sorted(arrays)}
             self.folder.mkdir(parents=True, exist_ok=True)
-            keep(self.folder / f"{key}.npz", lambda file: np.savez(file, **embeddings))
+            keep(self.folder / f"{key}.npz", lambda file: np.savez(file, **arrays))
         replace_file(self.folder / f"{key}.json", json.dumps({"config": config, "result": result}, indent=1) + "\n")
 
-    def embeddings(self, key: str) -> dict[str, np.ndarray] | None:
-        """Embeddings of the test items of a finished cell; None where they were not kept."""
+    def arrays(self, key: str) -> dict[str, np.ndarray] | None:
+        """Average precisions and embeddings of a finished cell; None where its file is missing or unreadable."""
         try:
             with np.load(self.folder / f"{key}.npz", allow_pickle=False) as kept:
                 return dict(kept)

@@ -61,7 +61,7 @@ def _draw_projections(run: Run, finals: Finals, folder: Path) -> None:
     for (dataset, method), cells in finals.items():
         cell, result = cells[0]
         if method.method == run.table.projection and method.preset == "honest" and result:
-            embeddings = run.store.embeddings(cell.key)
+            embeddings = run.store.arrays(cell.key)
             if embeddings is not None:
                 title = f"{dataset.dataset}, {method.method}, seed {cell.config['seed']}"
                 name = f"{run.table.name}_projection_{dataset.dataset}.png"

@@ -232,7 +232,7 @@ def test_a_cell_gives_scores_of_every_direction_and_the_sizes(config: Config, ro
         "text->image": (16, 16),
     }
     assert result["train_seconds"] >= 0
-    assert str(root) not in json.dumps([config, result])
+    assert str(root) not in json.dumps([config, {**result, "arrays": sorted(result["arrays"])}])
 
 
 @pytest.mark.parametrize("config", [_config("semantic matching"), CS], ids=["semantic matching", "JFSE + CS"])
@@ -278,6 +278,15 @@ def test_the_zero_shot_classes_follow_the_seed(root: Path) -> None:
     assert len({tuple(result["seen_classes"]) for result in results}) > 1
 
 
+@pytest.mark.parametrize("config", [_config("CCA"), CS], ids=["CCA", "JFSE + CS"])
+def test_a_cell_keeps_the_average_precision_of_every_query(config: Config, root: Path) -> None:
+    result = run_cell(config, str(root))
+    for direction in DIRECTIONS[:2]:
+        precisions = result["arrays"][f"AP/standard/{direction}"]
+        assert precisions.mean() == pytest.approx(result["scores"]["standard"][f"{direction}/MAP"], abs=1e-12)
+        np.testing.assert_array_equal(result["arrays"][f"query/standard/{direction}"], np.arange(4, 80, 5))
+
+
 @pytest.mark.parametrize("epochs", [1, 2])
 def test_as_published_chooses_its_epoch_on_the_test_items(epochs: int, root: Path) -> None:
     config = _config(as_published=True)
@@ -286,6 +295,8 @@ def test_as_published_chooses_its_epoch_on_the_test_items(epochs: int, root: Pat
     assert set(result["scores"]) == {"standard"}
     assert tuple(result["sizes"]["standard"]["image->text"]) == (16, 16)
     assert math.isfinite(result["scores"]["standard"]["average/MAP"])
+    means = [result["arrays"][f"AP/standard/{direction}"].mean() for direction in DIRECTIONS[:2]]
+    assert result["scores"]["standard"]["average/MAP"] == pytest.approx(np.mean(means), abs=1e-12)
 
 
 # The store ---------------------------------------------------------------------------------------------------------
@@ -298,6 +309,17 @@ def test_a_store_gives_back_what_it_was_given(tmp_path: Path) -> None:
     assert store.load("key") == {"scores": {"standard": {"average/MAP": 0.1 + 0.2}}}
     assert [path.name for path in store.folder.iterdir()] == ["key.json"]
     assert json.loads((store.folder / "key.json").read_text())["config"] == CS
+
+
+def test_a_store_keeps_arrays_beside_the_result_and_misses_a_cell_without_them(tmp_path: Path) -> None:
+    store = CellStore(tmp_path)
+    arrays = {"AP/standard/image->text": np.array([0.25, 1.0])}
+    store.save("key", CS, {"scores": {}, "arrays": arrays})
+    assert store.load("key") == {"scores": {}, "arrays": list(arrays)}
+    np.testing.assert_array_equal(store.arrays("key")["AP/standard/image->text"], [0.25, 1.0])
+    (tmp_path / "key.npz").unlink()
+    assert store.load("key") is None
+    assert store.arrays("key") is None
 
 
 def _cut(text: bytes) -> bytes:

@@ -327,6 +327,18 @@ def test_items_that_are_no_queries_stay_in_the_gallery():
         nobody.compute()
 
 
+def test_the_average_precision_of_every_query_comes_with_its_id():
+    embeddings, labels, ids = pairs()
+    metric = evaluate(embeddings, labels, ids)
+    metric.update({name: rows[5:20] for name, rows in embeddings.items()}, labels[5:20], ids[5:20])
+    order = ids.argsort()
+    for query, gallery in BOTH:
+        found_ids, found = metric.average_precisions()[f"{query}->{gallery}"]
+        expected = retrieval_scores(embeddings[query], embeddings[gallery], labels, labels)["AP"]
+        assert torch.equal(found_ids, ids[order])
+        assert torch.equal(found, expected[order])
+
+
 def test_as_published_is_the_z_score_of_the_evaluated_items():
     embeddings, labels, ids = pairs()
     embeddings["text"][:, 3] = 0.1  # a constant column

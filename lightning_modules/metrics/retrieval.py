@@ -81,6 +81,7 @@ class CrossModalRetrieval(Metric):
         self.ks, self.protocol, self.map_denominators = tuple(ks), protocol, tuple(map_denominators)
         self.modalities = list(dict.fromkeys(name for pair in self.directions for name in pair))
         self._sizes: dict[str, tuple[int, int]] = {}
+        self._per_query: dict[str, tuple[Tensor, Tensor]] = {}
         for modality in self.modalities:
             for field in _FIELDS:
                 self.add_state(_state(modality, field), default=[], dist_reduce_fx="cat")
@@ -132,20 +133,22 @@ class CrossModalRetrieval(Metric):
         """
         items = {modality: self._items(modality) for modality in self.modalities}
         result: dict[str, float] = {}
-        self._sizes = {}
+        self._sizes, self._per_query = {}, {}
         for query_modality, gallery_modality in self.directions:
             name = f"{query_modality}->{gallery_modality}"
-            query, query_labels, is_query = items[query_modality]
-            gallery, gallery_labels, _ = items[gallery_modality]
+            query, query_labels, query_ids, is_query = items[query_modality]
+            gallery, gallery_labels, _, _ = items[gallery_modality]
             if not bool(is_query.any()):
                 raise ValueError(f"{name}: modality {query_modality!r} has no query, is_query is False for every item")
             if not bool(is_query.all()):
                 parts = is_query.split([len(rows) for rows in query])
                 query = [rows[part] for rows, part in zip(query, parts, strict=True)]
-                query_labels = query_labels[is_query]
+                query_labels, query_ids = query_labels[is_query], query_ids[is_query]
             self._sizes[name] = (len(query_labels), len(gallery_labels))
             scores = retrieval_scores(query, gallery, query_labels, gallery_labels, self.ks, self.map_denominators)
             result.update({f"{name}/{measure}": value for measure, value in _averages(scores).items()})
+            query_ids, order = query_ids.cpu().sort()
+            self._per_query[name] = (query_ids, scores["AP"][order])
         if len(self.directions) > 1:
             for measure in [key.partition("/")[2] for key in result if key.startswith(f"{name}/")]:
                 values = [result[f"{query}->{gallery}/{measure}"] for query, gallery in self.directions]
@@ -159,6 +162,14 @@ class CrossModalRetrieval(Metric):
         """
         self.compute()
         return dict(self._sizes)
+
+    def average_precisions(self) -> dict[str, tuple[Tensor, Tensor]]:
+        """Direction -> (ids (Q,) of the queries in ascending order, their average precisions (Q,) in float64).
+
+        It calls :meth:`compute` as :meth:`sizes` does.
+        """
+        self.compute()
+        return dict(self._per_query)
 
     def _checked_embeddings(self, modality: str, rows: Tensor) -> Tensor:
         if rows.ndim != 2 or not rows.is_floating_point():
@@ -191,8 +202,8 @@ class CrossModalRetrieval(Metric):
             )
         return labels
 
-    def _items(self, modality: str) -> tuple[list[Tensor], Tensor, Tensor]:
-        """Blocks of embeddings, labels and query flags of one modality, each id once."""
+    def _items(self, modality: str) -> tuple[list[Tensor], Tensor, Tensor, Tensor]:
+        """Blocks of embeddings, labels, ids and query flags of one modality, each id once."""
         state = {field: getattr(self, _state(modality, field)) for field in _FIELDS}
         # A list of blocks before the processes are joined, one tensor afterwards.
         blocks = [state["embeddings"]] if isinstance(state["embeddings"], Tensor) else list(state["embeddings"])
@@ -203,8 +214,8 @@ class CrossModalRetrieval(Metric):
         )
         kept = _first_of_each(modality, blocks, labels, ids, is_query)
         if kept is not None:
-            blocks, labels, is_query = [torch.cat(blocks)[kept]], labels[kept], is_query[kept]
-        return (blocks if self.protocol == "honest" else standardise(blocks)), labels, is_query
+            blocks, labels, ids, is_query = [torch.cat(blocks)[kept]], labels[kept], ids[kept], is_query[kept]
+        return (blocks if self.protocol == "honest" else standardise(blocks)), labels, ids, is_query
 
 
 def _state(modality: str, field: str) -> str:

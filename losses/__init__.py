@@ -1,6 +1,7 @@
 """Alignment losses between modalities: tensors in, scalar out."""
 
 from losses.base import AlignmentLoss, LossOutput
+from losses.clamped import CSClampedLoss, GCSClampedLoss
 from losses.coral import CORALLoss, LogCORALLoss
 from losses.cs import CSLoss
 from losses.gcs import GCSLoss
@@ -14,7 +15,9 @@ __all__ = [
     "AlignmentLoss",
     "CMPMKLLoss",
     "CORALLoss",
+    "CSClampedLoss",
     "CSLoss",
+    "GCSClampedLoss",
     "GCSLoss",
     "InfoNCELoss",
     "KLLoss",

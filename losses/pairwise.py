@@ -7,6 +7,7 @@ from itertools import combinations
 from torch import Tensor
 
 from losses.base import AlignmentLoss, GatheredBatch
+from losses.gcs import GCSLoss
 from losses.registry import build_loss, register_loss
 
 
@@ -29,9 +30,9 @@ class PairwiseLoss(AlignmentLoss):
 
     def __init__(self, divergence: str = "kl", **kwargs):
         super().__init__()
-        if divergence in ("pairwise", "gcs"):
-            raise ValueError(f"pairwise sums a loss of two modalities, which {divergence!r} is not")
         self.divergence = build_loss(divergence, **kwargs)
+        if isinstance(self.divergence, GCSLoss | PairwiseLoss):
+            raise ValueError(f"pairwise sums a loss of two modalities, which {divergence!r} is not")
 
     def terms(self, batch: GatheredBatch) -> dict[str, Tensor]:
         terms = {}

@@ -63,7 +63,7 @@ def keywords(name: str) -> list[str]:
     if name not in _LOSSES:
         raise ValueError(f"unknown loss {name!r}; {_nearest(name, _LOSSES)}")
     parameters = inspect.signature(_LOSSES[name]).parameters.values()
-    return [p.name for p in parameters if p.kind is not p.VAR_KEYWORD]
+    return [p.name for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
 
 
 def _nearest(word: str, known: Iterable[str]) -> str:

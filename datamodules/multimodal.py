@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import Any, Literal
@@ -16,6 +17,7 @@ from torch.utils.data import DataLoader, Dataset, DistributedSampler
 from datamodules.derived import FrontEnd, broken_files, derive
 from datamodules.features import DataError
 from datamodules.items import ItemSet, Modality
+from datamodules.pseudo_labels import cluster_items
 from datamodules.splits import carve_groups
 
 EVALUATION_BATCH_SIZE = 256
@@ -158,6 +160,9 @@ class ItemDataModule(L.LightningDataModule):
         shuffle_seed: draws the training order and, where an item has several entries of a modality, one of them.
         on_missing: "refuse" or "drop" items that lack a modality.
         on_broken: "refuse" or "drop" items with a file that cannot be read; all are read before training.
+        train_labels: labels of the training batches: "class"; "instance", every item another; or "clusters-K", K
+            clusters of the training items (:func:`datamodules.pseudo_labels.cluster_items`). Validation and test keep
+            the classes.
 
     Raises:
         ValueError: an argument outside its range.
@@ -178,6 +183,7 @@ class ItemDataModule(L.LightningDataModule):
         shuffle_seed: int = 0,
         on_missing: Literal["refuse", "drop"] = "refuse",
         on_broken: Literal["refuse", "drop"] = "refuse",
+        train_labels: str = "class",
     ) -> None:
         super().__init__()
         if batch_size < 1:
@@ -190,6 +196,9 @@ class ItemDataModule(L.LightningDataModule):
         for name, choice in (("on_missing", on_missing), ("on_broken", on_broken)):
             if choice not in ("refuse", "drop"):
                 raise ValueError(f"{name} is {choice!r}; expected 'refuse' or 'drop'.")
+        named = re.fullmatch(r"class|instance|clusters-(\d+)", train_labels)
+        if not named or (named[1] and int(named[1]) < 2):
+            raise ValueError(f"train_labels is {train_labels!r}; expected class, instance or clusters-K, K at least 2.")
         self.chosen = None if modalities is None else tuple(modalities)
         self.batch_size = batch_size
         self.validation_fraction = validation_fraction
@@ -197,6 +206,7 @@ class ItemDataModule(L.LightningDataModule):
         self.shuffle_seed = shuffle_seed
         self.on_missing = on_missing
         self.on_broken = on_broken
+        self.train_labels = train_labels
         self._unreadable: dict[str, str] = {}
         self._derived: dict[str, tuple[str, FrontEnd]] = {}
         self._entries: dict[str, Entries] = {}
@@ -324,7 +334,7 @@ class ItemDataModule(L.LightningDataModule):
     def train_dataloader(self) -> DataLoader:
         entries = {name: self.entries(name) for name in dict.fromkeys((*self.modalities, *self._derived))}
         drawn_with = {name: source for name, (source, _) in self._derived.items()}
-        items = TrainingItems(entries, drawn_with, self._label, self._index("train"), self.shuffle_seed)
+        items = TrainingItems(entries, drawn_with, self._train_label, self._index("train"), self.shuffle_seed)
         world, rank = (self.trainer.world_size, self.trainer.global_rank) if self.trainer is not None else (1, 0)
         # Dropping the remainder keeps an item from standing twice in one global batch, as its own false negative.
         sampler = _EpochSampler(items, world, rank, seed=self.shuffle_seed, drop_last=len(items) >= world)
@@ -351,3 +361,14 @@ class ItemDataModule(L.LightningDataModule):
     @cached_property
     def _label(self) -> Tensor:
         return torch.from_numpy(self.data.label.astype(np.int64))
+
+    @cached_property
+    def _train_label(self) -> Tensor:
+        if self.train_labels == "class":
+            return self._label
+        if self.train_labels == "instance":
+            return torch.arange(len(self.data))
+        index, clusters = self.indices("train"), int(self.train_labels.removeprefix("clusters-"))
+        label = torch.full_like(self._label, -1)  # no other item has one
+        label[index] = torch.from_numpy(cluster_items(self.data, index, clusters))
+        return label

@@ -16,6 +16,14 @@ from datamodules.layouts import broken, find_folder, read_lines, require
 from datamodules.multimodal import ItemDataModule
 
 MODALITIES = ("text", "video", "motion", "inertial")
+# Further modalities that are parts of one of these: the modality, and which of its joints or channels. Of the joints
+# (Skeleton_joint_order.txt) 0 to 2 are head, shoulder centre and spine, 3 the hip centre, 4 to 11 arms, 12 to 19 legs.
+PARTS = {
+    "upper_body": ("motion", (0, 1, 2, *range(4, 12))),
+    "lower_body": ("motion", (3, *range(12, 20))),
+    "accelerometer": ("inertial", (0, 1, 2)),
+    "gyroscope": ("inertial", (3, 4, 5)),
+}
 CLASSES = 27
 REDUCED = "utd_mhad_depth_skeleton_inertial_16f.npz"
 CLIP = re.compile(r"a(\d+)_s(\d+)_t(\d+)")
@@ -31,6 +39,10 @@ class UTDMHAD(ItemDataModule):
     An item is a clip; clips of one action match each other. Skeletons are relative to the spine joint of their frame,
     in metres; depth frames are means over 8 x 8 pixels (missing depth counts as 0) in units of 4 m; inertial data are
     acceleration (g) and angular velocity (degrees per second).
+
+    For more than four modalities a recording may be taken in parts: `upper_body` (11 joints) and `lower_body` (9) of
+    the motion, `accelerometer` and `gyroscope` (3 channels each) of the inertial data. They are read only where
+    ``modalities`` names them.
 
     Args:
         data_root: folder that holds `utd_mhad/`; by default the environment variable CSD_DATA, else `data/`.
@@ -65,16 +77,18 @@ class UTDMHAD(ItemDataModule):
     def read(self) -> ItemSet:
         """Read the class names and either the reduced file or the published ones."""
         folder = find_folder(self.dataset, self.data_root)
-        wanted = self.wanted(MODALITIES)
+        wanted = MODALITIES if self.chosen is None else self.wanted((*MODALITIES, *PARTS))
         phrases = read_classes(folder / "class_names.txt")
         if self.features == "16f":
             origin = folder / REDUCED
             names, modalities = read_reduced(origin)
         else:
             origin = folder
-            names, modalities = self._read_raw(folder, wanted)
+            whole = dict.fromkeys(PARTS[name][0] if name in PARTS else name for name in wanted)
+            names, modalities = self._read_raw(folder, tuple(whole))
         action, subject, _ = np.array([_clip(name, origin) for name in names]).reshape(-1, 3).T
         modalities["text"] = Modality([phrases[a - 1] for a in action])
+        modalities |= {name: _part(modalities[PARTS[name][0]], PARTS[name][1]) for name in wanted if name in PARTS}
         return ItemSet(
             {name: modalities[name] for name in wanted},
             label=action - 1,
@@ -97,6 +111,13 @@ class UTDMHAD(ItemDataModule):
                     owner.append(item)
             modalities[name] = Modality(entries, np.array(owner, dtype=np.int64))
         return names, modalities
+
+
+def _part(modality: Modality, columns: tuple[int, ...]) -> Modality:
+    """Some joints or channels of every step."""
+    taken = [entry[:, columns] for entry in modality.entries]
+    same = isinstance(modality.entries, np.ndarray)
+    return Modality(np.stack(taken) if same else taken, modality.owner, modality.rate)
 
 
 def _clip(name: str, origin: Path) -> tuple[int, int, int]:

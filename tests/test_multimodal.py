@@ -5,6 +5,7 @@ from __future__ import annotations
 import lightning as L
 import numpy as np
 import pytest
+import tiny_items
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -14,6 +15,7 @@ from tiny_items import N, Tiny, drawn, epoch_of, item_set, with_modality
 from datamodules import DataError
 from datamodules import multimodal as multimodal_module
 from datamodules.items import Modality
+from datamodules.pseudo_labels import resample
 from datamodules.splits import carve_groups
 
 
@@ -102,6 +104,79 @@ def test_a_resumed_run_draws_what_an_uninterrupted_one_does(tmp_path):
     assert set(resumed) == {1, 2}
     assert all(resumed[epoch] == whole[epoch] for epoch in resumed)
     assert whole[0] != whole[1]
+
+
+# Labels of training batches -----------------------------------------------------------------------------------------
+
+
+def trained_on(module: Tiny) -> dict[int, int]:
+    """Training item -> its label in the batches."""
+    pairs = [zip(b["id"].tolist(), b["label"].tolist(), strict=True) for e in range(8) for b in epoch_of(module, e)]
+    return {item: label for pair in pairs for item, label in pair}
+
+
+@pytest.mark.parametrize("train_labels", ["class", "instance", "clusters-3"])
+def test_labels_of_training_batches_are_those_asked_for_and_evaluation_keeps_the_classes(train_labels):
+    module = Tiny(train_labels=train_labels, validation_fraction=0.25)
+    trained = trained_on(module)
+    assert set(trained) == set(module.indices("train").tolist())
+    classes = {item: int(module.content.label[item]) for item in trained}
+    if train_labels == "class":
+        assert trained == classes
+    elif train_labels == "instance":
+        assert len(set(trained.values())) == len(trained)
+    else:
+        assert set(trained.values()) == {0, 1, 2}
+    for loader in (module.val_dataloader(), *module.test_dataloader(), module.predict_dataloader()):
+        for batch in loader:
+            for name in module.modalities:
+                np.testing.assert_array_equal(batch["label"][name], module.content.label[batch["item"][name]])
+
+
+@settings(deadline=None, max_examples=10)
+@given(seed=st.integers(0, 2**31))
+def test_clusters_depend_on_the_recordings_of_training_items_alone(seed):
+    """Other texts, other labels and other held-out items leave them as they are."""
+    module = Tiny(train_labels="clusters-4", validation_fraction=0.25)
+    held_out = np.setdiff1d(np.arange(N), module.indices("train"))
+    rng, changed = np.random.default_rng(seed), tiny_items.modalities()
+    changed["text"] = Modality([f"another {i}" for i in range(N)])
+    changed["code"].entries[held_out] = 100 * rng.normal(size=(len(held_out), 4))
+    for item in held_out:
+        changed["motion"].entries[item] = 100 * rng.normal(size=(3, 3))
+    other = item_set(modalities=changed, label=rng.permutation(N))
+    assert trained_on(Tiny(other, train_labels="clusters-4", validation_fraction=0.25)) == trained_on(module)
+
+
+def test_clusters_find_items_that_were_recorded_alike():
+    label = np.arange(N) % 4
+    rng = np.random.default_rng(0)
+    code = 10 * np.eye(4)[label] + 0.1 * rng.normal(size=(N, 4))
+    motion = [np.full((2 + i % 5, 3), float(c)) for i, c in enumerate(label)]  # of different lengths
+    modalities = {"text": tiny_items.modalities()["text"], "code": Modality(code), "motion": Modality(motion)}
+    trained = trained_on(Tiny(item_set(modalities=modalities), train_labels="clusters-4", validation_fraction=0))
+    assert len(set(zip(trained.values(), label[list(trained)], strict=True))) == 4
+
+
+@settings(deadline=None, max_examples=30)
+@given(length=st.integers(1, 12), steps=st.integers(1, 20))
+def test_resampling_against_numpy(length, steps):
+    sequence = np.random.default_rng(length).normal(size=(length, 2, 3))
+    found = resample(sequence, steps)
+    for i, j in np.ndindex(2, 3):
+        expected = np.interp(np.linspace(0, length - 1, steps), np.arange(length), sequence[:, i, j])
+        np.testing.assert_allclose(found[:, i, j], expected, atol=1e-12)
+
+
+def test_train_labels_that_cannot_be_are_refused():
+    for wrong in ("classes", "clusters", "clusters-1", "clusters-x", ""):
+        with pytest.raises(ValueError, match="expected class, instance or clusters-K, K at least 2"):
+            Tiny(train_labels=wrong)
+    with pytest.raises(DataError, match="20 clusters need as many training items; there are 16"):
+        Tiny(train_labels="clusters-20", validation_fraction=0).train_dataloader()
+    texts = {name: Modality([f"{name} {i}" for i in range(N)]) for name in ("text", "title")}
+    with pytest.raises(DataError, match="clusters need a modality of vectors or sequences beside text, title"):
+        Tiny(item_set(modalities=texts), train_labels="clusters-2").train_dataloader()
 
 
 # Evaluation batches -------------------------------------------------------------------------------------------------

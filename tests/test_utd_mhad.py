@@ -12,7 +12,7 @@ import scipy.io
 
 from datamodules import UTDMHAD, DataError, DataMissing
 from datamodules.__main__ import main
-from datamodules.utd_mhad import RAW, REDUCED, centre_skeleton, read_clip, read_reduced, reduce_depth
+from datamodules.utd_mhad import PARTS, RAW, REDUCED, centre_skeleton, read_clip, read_reduced, reduce_depth
 
 # Three actions by four subjects, one trial; depth of subject 1 alone.
 CLIPS = [f"a{a}_s{s}_t1" for a in (1, 2, 27) for s in (1, 2, 3, 4)]
@@ -39,6 +39,11 @@ def save(folder: Path, name: str, modality: str, array: np.ndarray) -> Path:
     (folder / where).mkdir(exist_ok=True)
     scipy.io.savemat(folder / where / f"{name}{ending}", {variable: array}, do_compression=True)
     return folder / where / f"{name}{ending}"
+
+
+def recorded(root: Path, name: str, modality: str) -> Path:
+    where, ending, *_ = RAW[modality]
+    return root / "utd_mhad" / where / f"{name}{ending}"
 
 
 def reduced() -> dict[str, np.ndarray]:
@@ -99,6 +104,35 @@ def test_reduced_clips(root):
         "motion": [20, 3],
         "inertial": [6],
     }
+
+
+def test_parts_are_some_joints_or_channels_of_the_reduced_recordings(root):
+    module, expected = UTDMHAD(root, modalities=["text", *PARTS]), reduced()
+    assert module.modalities == ("text", *PARTS)
+    assert [what["shape"] for what in module.dims.values()] == [[], [11, 3], [9, 3], [3], [3]]
+    entries = {name: modality.entries for name, modality in module.data.modalities.items()}
+    skeleton, inertial = expected["skeleton"], expected["inertial"]
+    np.testing.assert_array_equal(entries["upper_body"], np.concatenate([skeleton[:, :, :3], skeleton[:, :, 4:12]], 2))
+    np.testing.assert_array_equal(entries["lower_body"], np.concatenate([skeleton[:, :, 3:4], skeleton[:, :, 12:]], 2))
+    np.testing.assert_array_equal(entries["accelerometer"], inertial[..., :3])
+    np.testing.assert_array_equal(entries["gyroscope"], inertial[..., 3:])
+    assert UTDMHAD(root).modalities == ("text", "video", "motion", "inertial")
+
+
+def test_parts_divide_joints_and_channels():
+    for modality, size in (("motion", 20), ("inertial", 6)):
+        assert sorted(i for whole, part in PARTS.values() if whole == modality for i in part) == list(range(size))
+
+
+def test_parts_of_the_published_files(root):
+    data = UTDMHAD(root, features="raw", modalities=["gyroscope", "upper_body", "lower_body"]).data
+    assert tuple(data.modalities) == ("gyroscope", "upper_body", "lower_body")
+    for row, name in enumerate(data.names):
+        motion, inertial = read_clip(recorded(root, name, "motion"), "motion"), recordings(name)["inertial"]
+        both = [data.modalities[part].entries[row] for part in ("upper_body", "lower_body")]
+        np.testing.assert_array_equal(both[0], motion[:, [0, 1, 2, 4, 5, 6, 7, 8, 9, 10, 11]])
+        np.testing.assert_array_equal(both[1], motion[:, [3, 12, 13, 14, 15, 16, 17, 18, 19]])
+        np.testing.assert_allclose(data.modalities["gyroscope"].entries[row], inertial[:, 3:], rtol=1e-6)
 
 
 @pytest.mark.parametrize("features", ["16f", "raw"])
@@ -269,6 +303,15 @@ def test_real_reduced_file():
     assert len(np.unique(module.data.label)) == 27
     assert len(set(module.data.modalities["text"].entries)) == 27
     assert (module.data.modalities["motion"].entries[:, :, 2] == 0).all()
+
+
+@real
+def test_real_skeletons_have_their_arms_above_their_legs():
+    """Joints are named by the published order alone; the second coordinate points upwards."""
+    parts = UTDMHAD(REAL.parent, modalities=["upper_body", "lower_body"]).data.modalities
+    upper, lower = (parts[name].entries[..., 1].mean(axis=(0, 1)) for name in ("upper_body", "lower_body"))
+    assert upper[0] == upper.max()  # the head
+    assert lower[-1] < lower[0] < upper[[0, 1, 3, 7]].min()  # a foot, the hip centre, head, neck and shoulders
 
 
 @real

@@ -3,15 +3,17 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-TABLES := table2 table3 table5 table6 table7
+TABLES := table1 table2 table3 table4 table5 table6 table7 table8
+EXPERIMENTS := temperature temperature-jfse sigma-sweep stability scaling dependency many-modalities unsupervised
 # What a table command is given, e.g. `make table3 ARGS="--scale paper --seeds 0 1 2"`.
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install test lint tables compare $(TABLES) clean-cells
+.PHONY: help install test lint tables compare claims report $(TABLES) $(EXPERIMENTS) clean-cells
 
 help:  ## list the targets
-	@grep -hE '^[a-zA-Z0-9$$()_-]+:.*## ' $(MAKEFILE_LIST) | sed -e 's/^\$$(TABLES):/$(TABLES):/' | \
+	@grep -hE '^[a-zA-Z0-9$$()_-]+:.*## ' $(MAKEFILE_LIST) | \
+		sed -e 's/^\$$(TABLES):/table1 to table8:/' -e 's/^\$$(EXPERIMENTS):/EXPERIMENT:/' | \
 		awk -F ':.*## ' '{printf "  %-16s %s\n", $$1, $$2}'
 
 install: $(STAMP)  ## make the virtual environment .venv with pinned versions
@@ -27,6 +29,18 @@ $(TABLES): table%: $(STAMP)  ## regenerate a table from data into results/ (ARGS
 	$(BIN)/python -m reproduce $@ $(ARGS)
 
 tables: $(TABLES)  ## regenerate every table
+
+$(EXPERIMENTS): %: $(STAMP)  ## one of temperature, temperature-jfse, sigma-sweep, stability, scaling, dependency, many-modalities, unsupervised
+	$(BIN)/python -m reproduce $@ $(ARGS)
+
+claims: $(STAMP)  ## say of every claim of the paper whether the results bear it out
+	$(BIN)/python -m reproduce claims $(ARGS)
+
+report: $(STAMP)  ## write results/report.html and results/README.md from the results
+	$(BIN)/python -m reproduce report $(ARGS)
+
+clean-cells: $(STAMP)  ## say which finished cells would be deleted (ARGS=--yes deletes them)
+	$(BIN)/python -m reproduce clean-cells $(ARGS)
 
 compare: $(STAMP)  ## set our numbers beside the published ones, and say what differs where they do not compare
 	$(BIN)/python -m reproduce compare $(ARGS)

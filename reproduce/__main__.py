@@ -1,4 +1,4 @@
-"""``python -m reproduce tableN`` regenerates a table; ``compare`` sets tables beside published numbers."""
+"""``python -m reproduce NAME`` regenerates a table or an experiment; other words are commands on what is there."""
 
 from __future__ import annotations
 
@@ -10,15 +10,26 @@ from pathlib import Path
 import torch
 
 from datamodules import DataError
-from reproduce import compare
+from reproduce import claims, compare, diff, numerics, page, plan, scaling
 from reproduce.cells import CellStore, quiet
+from reproduce.plan import cell_seconds, format_plan, missing_cells
 from reproduce.published import PublishedError
-from reproduce.report import write_results
-from reproduce.runner import Run, duration, estimate_seconds
+from reproduce.results import write_results
+from reproduce.runner import Run, duration, workers
 from reproduce.schema import TableError, replace_file
 from reproduce.spec import SpecError, available_tables, load_table
 
 ONLY = ("dataset", "features", "method", "protocol")
+# What does not train the cells of a YAML file: the first two measure the losses themselves.
+COMMANDS = {
+    "table1": numerics.main,
+    "scaling": scaling.main,
+    "claims": claims.main,
+    "compare": compare.main,
+    "diff": diff.main,
+    "report": page.main,
+    "clean-cells": plan.main,
+}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -31,11 +42,10 @@ def main(argv: list[str] | None = None) -> int:
         0; 1 where a cell failed; 2 where data, arguments or folders do not allow the run.
     """
     argv = sys.argv[1:] if argv is None else argv
-    if argv[:1] == ["compare"]:
-        return compare.main(argv[1:])
-    arguments = _parse(argv)
     try:
-        return _regenerate(arguments, argv)
+        if argv and argv[0] in COMMANDS:
+            return COMMANDS[argv[0]](argv[1:])
+        return _regenerate(_parse(argv), argv)
     except (DataError, SpecError, TableError, PublishedError) as error:
         print(f"reproduce: {error}", file=sys.stderr)
         return 2
@@ -47,10 +57,11 @@ def main(argv: list[str] | None = None) -> int:
 def _parse(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m reproduce",
-        description="Regenerate a table into CSV, Markdown and YAML. 'compare' instead of a table name sets the tables "
-        "in a folder beside published numbers.",
+        description="Regenerate a table or an experiment into CSV, Markdown, YAML and PNG. Instead of its name a "
+        f"command may stand: {', '.join(COMMANDS)}.",
     )
-    parser.add_argument("table", choices=available_tables(), metavar="table", help=", ".join(available_tables()))
+    names = available_tables()
+    parser.add_argument("table", choices=names, metavar="table", help=", ".join(names))
     parser.add_argument("--scale", default="quick", help="quick (default, for a CPU) or paper (for a GPU)")
     parser.add_argument("--data-root", help="folder of the data sets; by default CSD_DATA, else data/")
     parser.add_argument("--out", default="results", type=Path, help="folder for the results (default: results)")
@@ -63,6 +74,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         help=f"only rows with this value, the others stay as they are; KEY is one of {', '.join(ONLY)}",
     )
     parser.add_argument("--offline", action="store_true", help="never fetch data")
+    parser.add_argument("--dry-run", action="store_true", help="only list the cells, with an estimate of their time")
     arguments = parser.parse_args(argv)
     pairs = [pair.partition("=") for pair in arguments.only]
     for key, equals, value in pairs:
@@ -90,9 +102,19 @@ def _regenerate(arguments: argparse.Namespace, argv: list[str]) -> int:
         arguments.offline,
         arguments.only,
     )
+    command = f"python -m reproduce {shlex.join(argv)}"
+    if table.not_run:
+        path = write_results(run, {}, dict.fromkeys(table.datasets, table.not_run), arguments.out, command)
+        print(f"{table.name} is not run: {table.not_run}. Wrote {path}, .md and .yaml, which say so")
+        return 0
     datasets, absent = run.available()
     for dataset, reason in absent.items():
         print(f"{dataset.dataset}/{dataset.features} is not run: {reason}")
+    if not (cells := run.plan(datasets)):
+        raise SpecError(f"--only {arguments.only} leaves no row of {table.name}")
+    if arguments.dry_run:
+        print(format_plan(run, cells))
+        return 0
     folder = arguments.out
     if datasets == [table.synthetic]:
         folder = arguments.out / "synthetic"
@@ -100,12 +122,10 @@ def _regenerate(arguments: argparse.Namespace, argv: list[str]) -> int:
     for place in (folder, run.store.folder):
         replace_file(place / f".{table.name}.writable", "").unlink()  # refused now rather than after the training
     if arguments.scale == "paper" and not torch.cuda.is_available():
-        seconds = estimate_seconds(run, datasets)
+        seconds = sum(cell_seconds(run, missing_cells(run, cells)).values()) / workers()
         print(f"paper scale is a GPU's work: on this CPU it takes about {duration(seconds)}", flush=True)
     finals = run.execute(datasets)
-    if not finals and not run.errors:
-        raise SpecError(f"--only {arguments.only} leaves no row of {table.name}")
-    path = write_results(run, finals, absent, folder, f"python -m reproduce {shlex.join(argv)}")
+    path = write_results(run, finals, absent, folder, command)
     print(f"wrote {path}, and beside it .md, .png and .yaml")
     for error in run.errors.values():
         print(f"failed: {error}", file=sys.stderr)

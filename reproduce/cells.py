@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,6 @@ from lightning_modules.metrics.galleries import Evaluated, GalleryUndefined, sco
 from lightning_modules.predictions import flat_predictions
 from losses import build_loss
 from reproduce.baselines import BASELINES
-from reproduce.schema import replace_file
 
 PACKAGES = ("losses", "datamodules", "lightning_modules", "reproduce")
 Config = dict[str, Any]
@@ -93,7 +92,8 @@ def run_cell(config: Config, data_root: str | None) -> dict[str, Any]:
 
     Args:
         config: "data" and "model" (class_path, init_args; the model's also alignment), "max_epochs", "seed",
-            "evaluate" ("validation" or "test") and "galleries", those scored beside the whole one.
+            "evaluate" ("validation" or "test") and "galleries", those scored beside the whole one; with
+            "record_gradients" true the norms of the gradients are kept too.
         data_root: the data root, or None.
 
     Returns:
@@ -101,7 +101,8 @@ def run_cell(config: Config, data_root: str | None) -> dict[str, Any]:
         "galleries": gallery -> its "scores" and "sizes", or the "reason" why the data do not have it; "arrays": for
         every test split the average precision of each query, "AP/<split>/<direction>", and the item it belongs to,
         "query/<split>/<direction>", and the embeddings of the test items, where they have more than two modalities;
-        "train_seconds"; and where and with what it ran.
+        "train_seconds"; "gradients", where they are recorded: the "largest" norm, the "median" and the share of
+        "non-finite steps"; and where and with what it ran.
     """
     L.seed_everything(config["seed"], verbose=False)
     data = build_data(config, data_root)
@@ -160,12 +161,13 @@ def _fit_model(config: Config, data: Data, start: float) -> dict[str, Any]:
     )
     selects_on_test = getattr(data, "as_published", False)
     best = _BestEpoch()
+    gradients = _Gradients() if config.get("record_gradients") else None
     trainer = L.Trainer(
         max_epochs=config["max_epochs"],
         limit_train_batches=config.get("limit_train_batches", 1.0),
         # The public code looks at its test items after every second epoch; otherwise only the last epoch counts.
         check_val_every_n_epoch=min(2, config["max_epochs"]) if selects_on_test else config["max_epochs"],
-        callbacks=[best],
+        callbacks=[best, gradients] if gradients else [best],
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
@@ -174,10 +176,12 @@ def _fit_model(config: Config, data: Data, start: float) -> dict[str, Any]:
         devices=1,
     )
     trainer.fit(model, data)
-    seconds = time.perf_counter() - start
+    trained = {"train_seconds": time.perf_counter() - start}
+    if gradients:
+        trained["gradients"] = gradients.summary()
     if selects_on_test or config["evaluate"] == "validation":
         split = data.test_splits[0] if selects_on_test else "validation"
-        found = {"scores": {split: best.scores}, "sizes": {split: model.sizes["validation"]}, "train_seconds": seconds}
+        found = {"scores": {split: best.scores}, "sizes": {split: model.sizes["validation"]}, **trained}
         return found | ({"arrays": _per_query(split, best.average_precisions, data)} if selects_on_test else {})
     trainer.test(model, data, verbose=False)
     scores: dict[str, dict[str, float]] = {split: {} for split in data.test_splits}
@@ -188,7 +192,7 @@ def _fit_model(config: Config, data: Data, start: float) -> dict[str, Any]:
     arrays: dict[str, np.ndarray] = {}
     for split in data.test_splits:
         arrays |= _per_query(split, model.average_precisions[split], data)
-    found = {"scores": scores, "sizes": sizes, "arrays": arrays, "train_seconds": seconds}
+    found = {"scores": scores, "sizes": sizes, "arrays": arrays, **trained}
     if isinstance(data, datamodules.ItemDataModule):
         predicted = flat_predictions(trainer.predict(model, data))
         arrays |= predicted
@@ -206,8 +210,7 @@ def _gallery(
     rows = {modality: torch.from_numpy(predicted[modality]) for modality in model.modalities}
     text = data.data.modalities.get("text")
     if text is not None and text.kind == "text":
-        vectors = torch.from_numpy(embed_classes([text.entries[i] for i in predicted["id/text"]]))
-        vectors = torch.nn.functional.normalize(vectors, dim=1)
+        vectors = text_vectors([text.entries[i] for i in predicted["id/text"]])
     else:
         vectors = None
     evaluated = Evaluated(rows, torch.from_numpy(label), vectors, model.ks, model.protocol)
@@ -216,6 +219,13 @@ def _gallery(
     except GalleryUndefined as error:
         return {"reason": str(error)}
     return {"scores": scores, "sizes": sizes}
+
+
+def text_vectors(texts: Sequence[str]) -> torch.Tensor:
+    """Unit sentence embeddings (N, E) of N texts; equal texts have equal bits, whatever batch they are embedded in."""
+    different, place = np.unique(np.array(texts), return_inverse=True)
+    vectors = torch.from_numpy(embed_classes(different.tolist()))[torch.from_numpy(place)]
+    return torch.nn.functional.normalize(vectors, dim=1)
 
 
 class _BestEpoch(L.Callback):
@@ -230,6 +240,31 @@ class _BestEpoch(L.Callback):
         now = {name.removeprefix("val/"): float(v) for name, v in metrics.items() if name.startswith("val/")}
         if now and (not self.scores or now["average/MAP"] > self.scores["average/MAP"]):
             self.scores, self.average_precisions = now, module.average_precisions["validation"]
+
+
+class _Gradients(L.Callback):
+    """Keeps the norm of the gradient of all parameters at every step, and leaves out the steps where it is not finite.
+
+    An optimiser that took such a step would have no finite parameter left, and there would be nothing more to count.
+    """
+
+    def __init__(self) -> None:
+        self.norms: list[torch.Tensor] = []
+
+    def on_before_optimizer_step(self, trainer: L.Trainer, module: L.LightningModule, optimizer: Any) -> None:
+        norm = torch.nn.utils.get_total_norm([p.grad for p in module.parameters() if p.grad is not None])
+        self.norms.append(norm)
+        if not norm.isfinite():
+            optimizer.zero_grad()
+
+    def summary(self) -> dict[str, float]:
+        """Largest and median norm of the steps with a finite one, and the share of the others."""
+        norms = torch.stack(self.norms).cpu()
+        finite = norms[norms.isfinite()].numpy()
+        if not len(finite):
+            raise FloatingPointError("no training step had a finite gradient")
+        share = 1 - len(finite) / len(norms)
+        return {"largest": float(finite.max()), "median": float(np.median(finite)), "non-finite steps": share}
 
 
 def quiet(threads: int) -> None:
@@ -261,13 +296,24 @@ class CellStore:
         return None if missing else result
 
     def save(self, key: str, config: Config, result: dict[str, Any]) -> None:
-        """Keep a result for good, its arrays in a file of their own beside it."""
+        """Keep a result for good, its arrays in a file of their own beside it.
+
+        Raises:
+            DataError: it cannot be kept; what was there before stays.
+        """
         arrays = result.get("arrays")
         if arrays:
             result = {**result, "arrays": sorted(arrays)}
             self.folder.mkdir(parents=True, exist_ok=True)
             keep(self.folder / f"{key}.npz", lambda file: np.savez(file, **arrays))
-        replace_file(self.folder / f"{key}.json", json.dumps({"config": config, "result": result}, indent=1) + "\n")
+        path = self.folder / f"{key}.json"
+        text = json.dumps({"config": config, "result": result}, indent=1) + "\n"
+        keep(path, lambda file: file.write(text.encode()))
+        if self.load(key) is None or path.read_text(encoding="utf-8") != text:  # why, `keep` has said
+            raise datamodules.DataError(
+                f"{path}: a finished cell cannot be kept. Free space, or choose a folder that you may write to; the "
+                "same command then goes on from the cells finished before."
+            )
 
     def arrays(self, key: str) -> dict[str, np.ndarray] | None:
         """Average precisions and embeddings of a finished cell; None where its file is missing or unreadable."""

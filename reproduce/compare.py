@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,9 +13,12 @@ from reproduce.published import Published, PublishedError, find_published, neare
 from reproduce.render import SECTION, column_name, format_value, section_name
 from reproduce.schema import Row, TableError, read_table
 
+CLAIMS = "claims.csv"  # verdicts, beside the tables they are drawn from
+MOST_REASONS = 3
+
 
 @dataclass(frozen=True)
-class Comparison:
+class AgainstPublished:
     """One number of ours and the published number nearest to it.
 
     Args:
@@ -33,7 +37,7 @@ class Comparison:
         return None if self.other is None or self.differs else self.row.value - self.other.value
 
 
-def compare(paths: Iterable[str | Path]) -> list[Comparison]:
+def compare(paths: Iterable[str | Path]) -> list[AgainstPublished]:
     """Sets every number of the tables beside a published one.
 
     Args:
@@ -46,24 +50,24 @@ def compare(paths: Iterable[str | Path]) -> list[Comparison]:
     return [_compare_row(row) for path in paths for row in read_table(path) if row.status == "ok"]
 
 
-def _compare_row(row: Row) -> Comparison:
+def _compare_row(row: Row) -> AgainstPublished:
     if row.data_kind == "synthetic":
-        return Comparison(row, None)
+        return AgainstPublished(row, None)
     if (exact := find_published(row)) is not None:
-        return Comparison(row, exact)
+        return AgainstPublished(row, exact)
     nearest = nearest_published(row)
-    return Comparison(row, None) if nearest is None else Comparison(row, *nearest)
+    return AgainstPublished(row, None) if nearest is None else AgainstPublished(row, *nearest)
 
 
-def format_comparisons(comparisons: Iterable[Comparison]) -> str:
+def format_comparisons(comparisons: Iterable[AgainstPublished]) -> str:
     """The comparisons as text: a block per table and data set, and what differs once below the block."""
-    blocks: dict[tuple, list[Comparison]] = {}
+    blocks: dict[tuple, list[AgainstPublished]] = {}
     for item in comparisons:
         blocks.setdefault((item.row.table, *(getattr(item.row, name) for name in SECTION)), []).append(item)
     return "\n\n".join(_block(items) for items in blocks.values())
 
 
-def _block(items: list[Comparison]) -> str:
+def _block(items: list[AgainstPublished]) -> str:
     remarks: dict[str, str] = {}
     lines = [("method", "number", "ours", "published", "delta", "")]
     for item in items:
@@ -90,7 +94,7 @@ def _block(items: list[Comparison]) -> str:
     return "\n".join((f"{row.table}: {section_name(row)}", *("  " + line for line in text)))
 
 
-def _difference(item: Comparison) -> str:
+def _difference(item: AgainstPublished) -> str:
     """What differs; the nearest line itself shows the published method, so the remark only names that column."""
     parts = [
         name if name == "method" else f"{name} ({getattr(item.other, name)}, ours {getattr(item.row, name)})"
@@ -99,20 +103,50 @@ def _difference(item: Comparison) -> str:
     return "not comparable, differs in " + ", ".join(parts) + (f"; {item.other.note}" if item.other.note else "")
 
 
+def table_paths(folder: Path) -> list[Path]:
+    """The tables of a folder, those of the paper first: every CSV file but that of the claims."""
+    paths = [path for path in folder.glob("*.csv") if path.name != CLAIMS]
+    return sorted(paths, key=lambda path: (not path.name.startswith("table"), path.name))
+
+
+def format_count(comparisons: Iterable[AgainstPublished]) -> str:
+    """How many of our numbers have a comparable published one, and the most frequent reasons of the others."""
+    comparisons = list(comparisons)
+    reasons = Counter(_reason(item) for item in comparisons if item.delta is None)
+    count = sum(item.delta is not None for item in comparisons)
+    text = f"{count} of {len(comparisons)} numbers have a comparable published one, {reasons.total()} have none"
+    named = [f"{times} {reason}" for reason, times in reasons.most_common(MOST_REASONS)]
+    others = reasons.total() - sum(times for _, times in reasons.most_common(MOST_REASONS))
+    named += [f"{others} for other reasons"] if others else []
+    return f"{text}: {'; '.join(named)}." if named else f"{text}."
+
+
+def _reason(item: AgainstPublished) -> str:
+    if item.row.data_kind == "synthetic":
+        return "on synthetic data"
+    if item.other is None:
+        return "where nothing is published for the data set and metric"
+    return f"where the nearest differs in {', '.join(item.differs)}"
+
+
 def main(argv: list[str] | None = None) -> int:
     """Prints the comparison of every table in a folder; returns 1 where there is none or one cannot be read."""
     parser = argparse.ArgumentParser(prog="python -m reproduce compare", description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("results"), help="folder of the tables (default: results)")
     folder = parser.parse_args(argv).out
-    paths = sorted(folder.glob("*.csv"))
+    paths = table_paths(folder)
     if not paths:
         print(f"{folder}: no tables (*.csv); run a table first, or name its folder with --out.", file=sys.stderr)
         return 1
-    code = 0
+    code, found = 0, []
     for path in paths:
         try:
-            print(format_comparisons(compare([path])) or f"{path}: no number of status ok.", end="\n\n")
+            comparisons = compare([path])
         except (TableError, PublishedError) as error:
             print(error, file=sys.stderr)
             code = 1
+            continue
+        found += comparisons
+        print(format_comparisons(comparisons) or f"{path}: no number of status ok.", end="\n\n")
+    print(format_count(found))
     return code

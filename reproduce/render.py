@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
+from reproduce.comparisons import Comparison, read_comparisons
 from reproduce.published import load_sources
 from reproduce.schema import METRICS, Row, read_table, replace_file
 
@@ -28,11 +29,11 @@ def column_name(row: Row) -> str:
 
 
 def format_value(row: Row, value: float | None = None) -> str:
-    """A value of the row's metric: fractions to three decimals, ranks to two; the row's own with its deviation."""
-    digits = 3 if METRICS[row.metric].fraction else 2
+    """A value of the row's metric as people read it; the row's own with its deviation."""
+    text = METRICS[row.metric].text
     if value is not None:
-        return f"{value:.{digits}f}"
-    return f"{row.value:.{digits}f}" + ("" if row.std is None else f" ± {row.std:.{digits}f}")
+        return text(value)
+    return text(row.value) + ("" if row.std is None else f" ± {text(row.std)}")
 
 
 def write_markdown(csv_path: str | Path, title: str | None = None) -> Path:
@@ -48,7 +49,8 @@ def render_markdown(csv_path: str | Path, title: str | None = None) -> str:
     """Renders a table: heading, origin of its numbers, a section per data set and protocol, and what is missing.
 
     The best number of a column is bold, all of them where several show the same digits. Published numbers stand beside
-    the column they match. A YAML file of the same name beside the CSV file is named as its configuration.
+    the column they match. A YAML file of the same name beside the CSV file is named as its configuration, and the
+    comparisons of methods in comparisons/ are listed.
 
     Args:
         csv_path: a table written by `reproduce.schema.write_table`.
@@ -63,7 +65,7 @@ def render_markdown(csv_path: str | Path, title: str | None = None) -> str:
     for row in rows:
         if row.status == "ok":
             sections.setdefault(tuple(getattr(row, name) for name in SECTION), []).append(row)
-    parts = [f"# {_escape(title or ', '.join(_distinct(row.table for row in rows)))}"]
+    parts = [f"# {escape(title or ', '.join(distinct(row.table for row in rows)))}"]
     if any(row.data_kind == "synthetic" for row in rows):
         parts.append(
             f"> **{SYNTHETIC}.** The numbers marked so come from generated data. They show that the pipeline runs and "
@@ -71,16 +73,18 @@ def render_markdown(csv_path: str | Path, title: str | None = None) -> str:
         )
     parts.append(_origin(rows, path))
     parts += [_section(section) for section in sections.values()]
+    beside = path.parent / "comparisons" / path.name
+    parts += _comparisons(read_comparisons(beside)) if beside.exists() else []
     parts += _missing(rows)
     return "\n\n".join(parts) + "\n"
 
 
-def _distinct(values: Iterable) -> list:
+def distinct(values: Iterable) -> list:
     """The non-empty values, each once, in order of first appearance."""
     return [value for value in dict.fromkeys(values) if value not in ("", None)]
 
 
-def _escape(text: str) -> str:
+def escape(text: str) -> str:
     """Text that Markdown shows as it is; underscores inside words need nothing."""
     return re.sub(r"([\\|*<`\[\]]|(?<!\w)_|_(?!\w))", r"\\\1", text)
 
@@ -89,14 +93,14 @@ def _origin(rows: list[Row], path: Path) -> str:
     numbers = [row for row in rows if row.status == "ok"]
     seeds = sorted({seed for row in numbers for seed in row.seeds})
     facts = {
-        "Data": _distinct(f"{row.dataset} ({row.data_kind})" for row in numbers),
-        "Scale": _distinct(row.scale for row in rows),
+        "Data": distinct(f"{row.dataset} ({row.data_kind})" for row in numbers),
+        "Scale": distinct(row.scale for row in rows),
         "Seeds": [" ".join(map(str, seeds))] if seeds else [],
-        "Device": _distinct(row.device for row in numbers),
-        "Versions": _distinct(f"torch {row.torch}" for row in numbers),
-        "Commit": _distinct(row.git_commit for row in numbers),
+        "Device": distinct(row.device for row in numbers),
+        "Versions": distinct(f"torch {row.torch}" for row in numbers),
+        "Commit": distinct(row.git_commit for row in numbers),
     }
-    lines = [f"- {name}: {_escape(', '.join(values))}" for name, values in facts.items() if values]
+    lines = [f"- {name}: {escape(', '.join(values))}" for name, values in facts.items() if values]
     files = [f"numbers `{path.name}`"]
     if path.with_suffix(".yaml").exists():
         files.append(f"configuration `{path.with_suffix('.yaml').name}`")
@@ -109,14 +113,14 @@ def _origin(rows: list[Row], path: Path) -> str:
 def _section(rows: list[Row]) -> str:
     columns = {column_name(row): row for row in rows}
     cells = {(row.method, column_name(row)): row for row in rows}
-    methods = _distinct(row.method for row in rows)
+    methods = distinct(row.method for row in rows)
     best = {name: _best([row for row in rows if column_name(row) == name]) for name in columns}
-    parts = [f"## {_escape(section_name(rows[0]))}"]
+    parts = [f"## {escape(section_name(rows[0]))}"]
     # One block per metric where there are many numbers, for a table must fit on a page.
-    metrics = _distinct((row.metric, row.k) for row in rows) if len(columns) > 8 else [None]
+    metrics = distinct((row.metric, row.k) for row in rows) if len(columns) > 8 else [None]
     for metric in metrics:
         chosen = [name for name, row in columns.items() if metric in (None, (row.metric, row.k))]
-        header, body = ["method"], [[_escape(method)] for method in methods]
+        header, body = ["method"], [[escape(method)] for method in methods]
         for name in chosen:
             _column(header, body, name, [cells.get((method, name)) for method in methods], best[name])
         if metric in (None, metrics[-1]):
@@ -137,7 +141,7 @@ def _column(header: list[str], body: list[list[str]], name: str, column: list[Ro
 
 
 def _train_seconds(header: list[str], body: list[list[str]], rows: list[Row], methods: list[str]) -> None:
-    seconds = [_distinct(row.train_seconds for row in rows if row.method == method) for method in methods]
+    seconds = [distinct(row.train_seconds for row in rows if row.method == method) for method in methods]
     if any(seconds):
         header.append("train seconds")
         for line, value in zip(body, seconds, strict=True):
@@ -165,25 +169,42 @@ def _below(rows: list[Row]) -> list[str]:
     if len(sizes) == 1:
         lines = [f"- Sizes: {next(iter(sizes))}"]
     else:
-        lines = [f"- Sizes, {', '.join(_distinct(directions))}: {size}" for size, directions in sizes.items()]
+        lines = [f"- Sizes, {', '.join(distinct(directions))}: {size}" for size, directions in sizes.items()]
     notes: dict[str, list[str]] = {}
     for row in rows:
         if row.note:
             notes.setdefault(row.note, []).append(row.method)
-    lines += [f"- {_escape(', '.join(_distinct(methods)))}: {_escape(note)}" for note, methods in notes.items()]
-    for reference in _distinct(row.published_source for row in rows):
+    lines += [f"- {escape(', '.join(distinct(methods)))}: {escape(note)}" for note, methods in notes.items()]
+    for reference in distinct(row.published_source for row in rows):
         lines.append(
-            f"- Published: {_escape(reference)}. {load_sources().get(reference.partition(',')[0], '')}".rstrip()
+            f"- Published: {escape(reference)}. {load_sources().get(reference.partition(',')[0], '')}".rstrip()
         )
     return ["\n".join(lines)] if lines else []
+
+
+def _comparisons(found: list[Comparison]) -> list[str]:
+    if not found:
+        return []
+    lines = ["| data | method | against | difference in MAP | 95% interval | p, corrected | |", "|" + " --- |" * 7]
+    for item in found:
+        data = f"{item.dataset}, {item.features}, {item.split}"
+        words = [escape(data), escape(item.method), escape(item.baseline), f"{item.difference:+.3f}"]
+        words += [f"{item.low:+.3f} to {item.high:+.3f}", f"{item.p_holm:.3f}", "*" * item.significant]
+        lines.append(f"| {' | '.join(words)} |".replace(" * |", " \\* |"))
+    seeds = max(len(item.seeds) for item in found)
+    text = (
+        "Average over directions, protocol honest, paired by seed and query: a bootstrap over seeds and, within a "
+        f"seed, items. p is corrected over the rows of this list (Holm); \\* marks p < 0.05. {seeds} seeds."
+    )
+    return [f"## Method against method\n\n{text}", "\n".join(lines)]
 
 
 def _common(rows: list[Row]) -> str:
     """Data, split, gallery, protocol, scale and methods of rows, each with all its values."""
     synthetic = f"{SYNTHETIC}: " * any(row.data_kind == "synthetic" for row in rows)
     names = ("dataset", "features", "split", "gallery", "protocol", "scale", "method")
-    parts = [(name, _distinct(getattr(row, name) for row in rows)) for name in names]
-    return synthetic + "; ".join(f"{name} {_escape(', '.join(values))}" for name, values in parts)
+    parts = [(name, distinct(getattr(row, name) for row in rows)) for name in names]
+    return synthetic + "; ".join(f"{name} {escape(', '.join(values))}" for name, values in parts)
 
 
 def _missing(rows: list[Row]) -> list[str]:
@@ -194,7 +215,7 @@ def _missing(rows: list[Row]) -> list[str]:
         for row in rows:
             if row.status == status:
                 reasons.setdefault(row.note, []).append(row)
-        lines = [f"- {_common(found)}. Reason: {_escape(note)}" for note, found in reasons.items()]
+        lines = [f"- {_common(found)}. Reason: {escape(note)}" for note, found in reasons.items()]
         if lines:
             parts.append(f"## {heading}\n\n" + "\n".join(lines))
     return parts

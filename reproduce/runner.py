@@ -42,6 +42,9 @@ class Cell:
         return f"{self.dataset.dataset}/{self.dataset.features} {self.method.method}{preset}, {what}"
 
 
+Finals = dict[tuple[DataSet, Method], list[tuple[Cell, dict | None]]]  # a result is None where the cell failed
+
+
 @dataclass
 class Run:
     """Regenerates one table: ``available`` says on what, ``execute`` does it.
@@ -96,7 +99,7 @@ class Run:
             return str(error)
         return ""
 
-    def execute(self, datasets: Iterable[DataSet]) -> dict[tuple[DataSet, Method], list[tuple[Cell, dict | None]]]:
+    def execute(self, datasets: Iterable[DataSet]) -> Finals:
         """Run every missing cell: first the trials, then, with the best setting of each row, the seeds.
 
         Returns:
@@ -113,6 +116,17 @@ class Run:
         }
         results |= self._run("test", [cell for cells in finals.values() for cell in cells])
         return {row: [(cell, results.get(cell.key)) for cell in cells] for row, cells in finals.items()}
+
+    def plan(self, datasets: Iterable[DataSet]) -> list[Cell]:
+        """All cells of the table, each once; where the setting is not chosen yet, with the first one."""
+        cells: dict[str, Cell] = {}
+        for dataset, method in [(d, m) for d in datasets for m in self.table.methods if self._wanted(d, m)]:
+            trials = [self._trial(dataset, method, number) for number in range(len(method.trials))]
+            found = {cell.key: result for cell in trials if (result := self.store.load(cell.key)) is not None}
+            choice = self._choose(trials, found) or {"setting": method.trials[0]}
+            finals = [self._final(dataset, method, choice["setting"], seed) for seed in self.seeds]
+            cells |= {cell.key: cell for cell in trials + finals}
+        return list(cells.values())
 
     def _wanted(self, dataset: DataSet, method: Method) -> bool:
         row = {"dataset": dataset.dataset, "features": dataset.features, "method": method.method}
@@ -148,15 +162,17 @@ class Run:
             data |= {"dataset": dataset.dataset, "features": dataset.features}
         if method.model == "JFSE":
             data["as_published"] = method.preset == "as_published"
+        source = {"class_path": dataset.class_path, "init_args": data}
         setting = dict(setting)
         chosen = setting.pop("alignment", {})
-        alignment = {"name": method.alignment} if isinstance(method.alignment, str) else method.alignment
-        arguments = {**method.init_args, **setting}
+        alignment, weight = self._matched(method, source)
+        arguments = {**weight, **method.init_args, **setting}
         trained = method.model in TRAINED
         if trained:
             arguments = {**scale.model, **dataset.model, "preset": method.preset, **arguments}
+        recorded = {"record_gradients": True} if trained and self.table.record_gradients else {}
         return {
-            "data": {"class_path": dataset.class_path, "init_args": data},
+            "data": source,
             "model": {
                 "class_path": method.model,
                 "init_args": arguments,
@@ -165,8 +181,18 @@ class Run:
             "max_epochs": scale.max_epochs if trained else None,
             "seed": seed or 0,
             "evaluate": "validation" if seed is None else "test",
-            "galleries": [] if seed is None else self.table.galleries,
+            "galleries": [] if seed is None else dataset.galleries,
+            **recorded,  # where it is not asked for, a configuration is what it would be without it
         }
+
+    def _matched(self, method: Method, source: dict) -> tuple[dict[str, Any] | None, dict[str, Any]]:
+        """The alignment, and its weight where that follows from the effective temperature."""
+        if method.matched_temperature is None:
+            return method.loss, {}
+        factor = method.effective_factor(len(self._data({"data": source}).modalities))
+        # Rounded, so that 7 x 0.1 is the 0.7 that another table may name.
+        temperature = round(factor * method.matched_temperature, 12)
+        return {**method.loss, "temperature": temperature}, {"alignment_weight": factor}
 
     def _data(self, config: Config) -> FeatureDataModule:
         key = str(config["data"])
@@ -187,12 +213,11 @@ class Run:
         missing = [cell for key, cell in unique.items() if key not in results]
         if not missing:
             return results
-        workers = 1 if torch.cuda.is_available() else min(len(os.sched_getaffinity(0)), len(missing))
         print(
             f"{self.table.name}: {len(missing)} cells to train for {stage}, {len(results)} finished before", flush=True
         )
         total, done, start = sum(cell.steps for cell in missing), 0, time.monotonic()
-        for number, (cell, future) in enumerate(_train(missing, self.root, workers), 1):
+        for number, (cell, future) in enumerate(_train(missing, self.root, min(workers(), len(missing))), 1):
             done += cell.steps
             left = (time.monotonic() - start) / done * (total - done)
             outcome = self._collect(cell, future, results)
@@ -254,29 +279,9 @@ def _start_worker() -> None:
     threading.Thread(target=follow_parent, daemon=True).start()
 
 
-def estimate_seconds(run: Run, datasets: Sequence[DataSet]) -> float:
-    """Seconds that the table's trainings would take here, from ten measured training steps; 0 where none is missing.
-
-    Args:
-        run: the table to regenerate; settings not chosen yet count as the first ones.
-        datasets: the data sets that can be read.
-    """
-    cells = []
-    for dataset in datasets:
-        for method in run.table.methods:
-            if method.model in TRAINED and run._wanted(dataset, method):
-                cells += [run._trial(dataset, method, number) for number in range(len(method.trials))]
-                setting = method.trials[0] if method.trials else {}
-                cells += [run._final(dataset, method, setting, seed) for seed in run.seeds]
-    missing = [cell for cell in cells if run.store.load(cell.key) is None]
-    if not missing:
-        return 0.0
-    first = missing[0]
-    steps = min(10, first.steps // first.config["max_epochs"])  # an epoch may have fewer
-    few = {**first.config, "max_epochs": 1, "limit_train_batches": steps}
-    seconds = run_cell(few, run.root)["train_seconds"]
-    workers = len(os.sched_getaffinity(0))
-    return sum(cell.steps for cell in missing) * seconds / steps / workers
+def workers() -> int:
+    """How many cells are trained at once: one on a GPU, else one per core."""
+    return 1 if torch.cuda.is_available() else len(os.sched_getaffinity(0))
 
 
 def duration(seconds: float) -> str:

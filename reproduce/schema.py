@@ -20,12 +20,16 @@ class TableError(ValueError):
 
 @dataclass(frozen=True)
 class Metric:
-    """What a metric's rows may hold: `k` is "all", "integer" or "none"; a fraction lies in [0, 1]."""
+    """What a metric's rows may hold: `k` is "all", "integer" or "none"; a fraction lies in [0, 1].
+
+    A metric of many magnitudes is kept to six significant digits, the others to six decimals.
+    """
 
     k: str
     fraction: bool
     higher_is_better: bool
     least: float = 0
+    many_magnitudes: bool = False
 
     def takes(self, k: str | int | None) -> bool:
         """Whether `k` is what this metric's rows hold."""
@@ -36,13 +40,36 @@ class Metric:
         """What column k holds, for messages."""
         return {"all": "all", "integer": "an integer of at least 1", "none": "an empty cell"}[self.k]
 
+    def text(self, value: float) -> str:
+        """A value as people read it: fractions to three decimals, three digits of many magnitudes, ranks to two."""
+        if self.many_magnitudes:
+            return f"{value:.3g}"
+        return f"{value:.{3 if self.fraction else 2}f}"
 
+
+_SHARE = Metric(k="none", fraction=True, higher_is_better=True)
+_COST = Metric(k="none", fraction=False, higher_is_better=False, many_magnitudes=True)
 METRICS = {
     "MAP": Metric(k="all", fraction=True, higher_is_better=True),
     "R@k": Metric(k="integer", fraction=True, higher_is_better=True),
     "P@k": Metric(k="integer", fraction=True, higher_is_better=True),
     "MedR": Metric(k="none", fraction=False, higher_is_better=False, least=1),
-    "seconds/epoch": Metric(k="none", fraction=False, higher_is_better=False),
+    "seconds/epoch": _COST,
+    "finite values": _SHARE,
+    "finite gradients": _SHARE,
+    "live gradients": _SHARE,
+    "relative error": _COST,
+    "largest relative error": _COST,
+    "gradient error": _COST,
+    "gradient norm": _COST,
+    "hyperparameters": _COST,
+    "seconds/step": _COST,
+    "peak MiB": _COST,
+    "saved MiB": _COST,
+    "similarity matrices": _COST,
+    "matching matrices": _COST,
+    "exponent": Metric(k="none", fraction=False, higher_is_better=False, least=-math.inf),
+    "standard error": Metric(k="none", fraction=False, higher_is_better=False),
 }
 VOCABULARY = {
     "protocol": ("honest", "as_published"),
@@ -73,14 +100,14 @@ TOLERANCE = 2e-6  # value, published and delta are each rounded to six decimals
 class Row:
     """One number of a table, or the reason why it is missing; checked when it is made.
 
-    Numbers are rounded to the decimals the file keeps, so a row equals what is read back. An `ok` row has a finite
+    Numbers are rounded to the digits the file keeps, so a row equals what is read back. An `ok` row has a finite
     `value`; a `not_run` or `failed` row has none and gives its reason in `note`, and may leave direction, metric and k
     empty where a whole training is missing. `delta` is `value - published`.
 
     Args:
-        k: "all" for MAP over the whole gallery, the cut-off for R@k and P@k, None for MedR and seconds/epoch.
-        value: mean over seeds; a fraction for MAP, R@k and P@k, a rank for MedR, seconds of training for
-            seconds/epoch, whose direction is "average".
+        k: "all" for MAP over the whole gallery, the cut-off for R@k and P@k, None for the other metrics.
+        value: mean over seeds; a fraction for MAP, R@k, P@k and shares, a rank for MedR. What has no direction, such as
+            seconds, has "average" in that column.
         std: standard deviation over seeds with n - 1; None for a single seed.
         seeds: the seeds averaged over.
         note: free text; line breaks become spaces.
@@ -118,9 +145,11 @@ class Row:
     note: str = ""
 
     def __post_init__(self) -> None:
+        many = self.metric in METRICS and METRICS[self.metric].many_magnitudes
         for name, digits in DECIMALS.items():
             if getattr(self, name) is not None:
-                object.__setattr__(self, name, _rounded(name, getattr(self, name), digits))
+                significant = many and name in ("value", "std")
+                object.__setattr__(self, name, _rounded(name, getattr(self, name), digits, significant))
         for name in (*INTEGERS, "k"):
             if getattr(self, name) is not None and (name, getattr(self, name)) != ("k", "all"):
                 object.__setattr__(self, name, _integer(name, getattr(self, name), least=1))
@@ -145,12 +174,13 @@ COLUMNS = tuple(field.name for field in fields(Row))
 TEXT = tuple(name for name in COLUMNS if name not in {*DECIMALS, *INTEGERS, "k", "seeds"})
 
 
-def _rounded(name: str, number: object, digits: int) -> float:
+def _rounded(name: str, number: object, digits: int, significant: bool) -> float:
     if isinstance(number, bool) or not isinstance(number, numbers.Real):
         raise TableError(f"{name} is {number!r}; expected a number, or None where there is none.")
     if not math.isfinite(number):
         raise TableError(f"{name} is {number}; expected a finite number. Record a run without one as status failed.")
-    return round(float(number), digits) + 0.0  # adding 0.0 turns -0.0 into 0.0
+    rounded = float(f"{float(number):.{digits}g}") if significant else round(float(number), digits)
+    return rounded + 0.0  # adding 0.0 turns -0.0 into 0.0
 
 
 def _integer(name: str, number: object, least: int) -> int:
@@ -243,7 +273,7 @@ def write_table(rows: Iterable[Row], path: str | Path) -> Path:
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(COLUMNS)
-    writer.writerows([_to_text(name, getattr(row, name)) for name in COLUMNS] for row in rows)
+    writer.writerows([to_text(name, getattr(row, name)) for name in COLUMNS] for row in rows)
     return replace_file(path, buffer.getvalue())
 
 
@@ -323,11 +353,12 @@ def _header_fault(header: tuple[str, ...]) -> str:
     return f"the columns are out of order or repeated; expected {','.join(COLUMNS)}"
 
 
-def _to_text(name: str, cell: object) -> str:
+def to_text(name: str, cell: object) -> str:
     if cell is None:
         return ""
     if name in DECIMALS:
-        return f"{cell:.{DECIMALS[name]}f}"
+        decimals = f"{cell:.{DECIMALS[name]}f}"
+        return decimals if float(decimals) == cell else f"{cell:.{DECIMALS[name]}g}"
     return " ".join(map(str, cell)) if name == "seeds" else str(cell)
 
 

@@ -36,6 +36,7 @@ methods:
     model: JFSE
     alignment: cs
     trials: [{alignment_weight: 0.1}, {alignment_weight: 3.0, alignment: {temperature: 0.5}}]
+comparisons: [[JFSE + CS, JFSE], [JFSE, CCA]]
 scales:
   quick: {seeds: [0, 1], max_epochs: 1, model: {width: 8, learning_rate: 0.01}}
   paper: {seeds: [0, 1], max_epochs: 30, model: {width: 8, learning_rate: 0.01}}
@@ -80,7 +81,7 @@ def tables(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("tables")
     (folder / "table2.yaml").write_text(TINY, encoding="utf-8")
     base = yaml.safe_load(TINY)
-    (folder / "base.yaml").write_text(yaml.safe_dump({**base, "methods": []}), encoding="utf-8")
+    (folder / "base.yaml").write_text(yaml.safe_dump({**base, "methods": [], "comparisons": []}), encoding="utf-8")
     (folder / "table3.yaml").write_text(BROKEN, encoding="utf-8")
     return folder
 

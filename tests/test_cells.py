@@ -11,6 +11,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -23,8 +24,7 @@ import lightning_modules
 import losses
 from lightning_modules.metrics import CrossModalRetrieval
 from reproduce.baselines import LinearCCA
-from reproduce.cells import PACKAGES, CellStore, Config, build_data, cell_hash, run_cell, source_files
-from reproduce.schema import TableError
+from reproduce.cells import PACKAGES, CellStore, Config, build_data, cell_hash, run_cell, source_files, text_vectors
 
 HOME = Path(inspect.getfile(losses)).parents[1]
 DIRECTIONS = ("image->text", "text->image", "average")
@@ -173,6 +173,7 @@ def test_the_hash_changes_with_every_file_the_cell_uses(changing: set[str]) -> N
 def test_the_hash_does_not_change_with_files_the_cell_does_not_use(changing: set[str]) -> None:
     unrelated = {f"losses/{name}.py" for name in ("mmd", "coral", "kl", "gcs", "infonce", "pairwise", "ring")}
     unrelated |= {f"reproduce/{name}.py" for name in ("report", "render", "compare", "published", "__main__")}
+    unrelated |= {f"reproduce/{name}.py" for name in ("schema", "spec", "runner", "sweep_figure")}
     assert not unrelated & changing
 
 
@@ -299,6 +300,14 @@ def test_as_published_chooses_its_epoch_on_the_test_items(epochs: int, root: Pat
     assert result["scores"]["standard"]["average/MAP"] == pytest.approx(np.mean(means), abs=1e-12)
 
 
+def test_equal_texts_have_equal_vectors_in_whatever_batch_they_are_embedded() -> None:
+    texts = [f"{'a person ' * (place % 7)}waves {place % 27}" for place in range(430)]
+    vectors = text_vectors(texts)
+    assert len(torch.unique(vectors, dim=0)) == len(set(texts))
+    assert torch.equal(vectors[0], vectors[27 * 7])
+    np.testing.assert_allclose(vectors.norm(dim=1), 1, atol=1e-6)
+
+
 # The store ---------------------------------------------------------------------------------------------------------
 
 
@@ -340,11 +349,23 @@ def test_a_damaged_cell_counts_as_missing(tmp_path: Path, damage: Callable[[byte
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full to stand for a full disk")
-def test_a_full_disk_is_reported_and_keeps_the_cell_that_was_there(tmp_path: Path) -> None:
+def test_a_full_disk_is_reported_and_keeps_the_cell_that_was_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     store = CellStore(tmp_path)
     store.save("key", CS, {"scores": 1})
-    (tmp_path / f".key.json.{os.getpid()}.tmp").symlink_to("/dev/full")
-    with pytest.raises(TableError, match=r"key\.json: cannot be written \(No space left on device\)"):
-        store.save("key", CS, {"scores": 2})
-    assert store.load("key") == {"scores": 1}
-    assert [path.name for path in tmp_path.iterdir()] == ["key.json"]
+
+    def on_the_full_disk(dir: Path, suffix: str) -> tuple[int, str]:
+        draft = dir / f"draft{suffix}"
+        draft.symlink_to("/dev/full")
+        return os.open(draft, os.O_WRONLY), str(draft)
+
+    monkeypatch.setattr(tempfile, "mkstemp", on_the_full_disk)
+    for arrays in ({}, {"AP/standard/image->text": np.array([0.5])}):
+        with (
+            pytest.warns(UserWarning, match="No space left on device"),
+            pytest.raises(datamodules.DataError, match=r"key\.json: a finished cell cannot be kept\. Free space"),
+        ):
+            store.save("key", CS, {"scores": 2, "arrays": arrays})
+        assert store.load("key") == {"scores": 1}
+        assert [path.name for path in tmp_path.iterdir()] == ["key.json"]

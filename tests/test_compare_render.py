@@ -100,6 +100,35 @@ def test_main_prints_every_table_and_reports_a_broken_one(tmp_path: Path, capsys
     assert "a_broken.csv, line 1" in shown.err
 
 
+def test_main_leaves_the_claims_out_and_refuses_a_table_that_lost_a_column(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    path = _table(tmp_path, SAME_AS_PUBLISHED)
+    (tmp_path / "claims.csv").write_text("claim,verdict,evidence,sources\n")
+    assert main(["--out", str(tmp_path)]) == 0
+    path.write_text(path.read_text().replace("delta,", "", 1))
+    assert main(["--out", str(tmp_path)]) == 1
+    assert "table3.csv, line 1: the header lacks delta. Run the table again" in capsys.readouterr().err
+    path.unlink()
+    assert main(["--out", str(tmp_path)]) == 1
+    assert "no tables" in capsys.readouterr().err
+
+
+def test_main_ends_with_how_many_compare_and_why_the_others_do_not(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    unpublished = replace(ROW, dataset="utd_mhad", direction="text->motion")
+    others = [replace(ROW, method=name) for name in ("JFSE + CS", "JFSE + MMD")]
+    _table(tmp_path, SAME_AS_PUBLISHED, ROW, *others, unpublished)
+    write_table([replace(ROW, data_kind="synthetic")], tmp_path / "table4.csv")
+    assert main(["--out", str(tmp_path)]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == (
+        "1 of 6 numbers have a comparable published one, 5 have none: 2 where the nearest differs in features, "
+        "protocol, method; 1 where the nearest differs in features, protocol; 1 where nothing is published for the "
+        "data set and metric; 1 for other reasons."
+    )
+
+
 def test_main_without_tables_says_what_to_do(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     assert main(["--out", str(tmp_path / "nowhere")]) == 1
     assert "run a table first" in capsys.readouterr().err

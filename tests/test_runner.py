@@ -6,7 +6,6 @@ import json
 import math
 import shutil
 import statistics
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,10 +14,7 @@ import torch
 import yaml
 from runner_cases import Outcome, command, mtimes, rows_of, timeless
 
-from reproduce.cells import CellStore
-from reproduce.runner import Run, estimate_seconds
 from reproduce.schema import COLUMNS, read_table
-from reproduce.spec import load_table
 
 tables, root, undo_quiet = runner_cases.tables, runner_cases.root, runner_cases.undo_quiet
 
@@ -252,28 +248,3 @@ def test_the_unseen_classes_follow_the_seed(broken: tuple[Path, Outcome]) -> Non
     assert {row.split for row in rows} == {"seen", "unseen", "generalised"}
     directed = [row for row in rows_of(rows, split="generalised") if row.direction != "average"]
     assert {(row.n_queries, row.n_gallery) for row in directed} == {(8, 16)}
-
-
-# The estimate --------------------------------------------------------------------------------------------------------
-
-
-def test_the_time_of_a_table_is_estimated_from_measured_steps(tables: Path, root: Path, tmp_path: Path) -> None:
-    table = load_table("table2", tables)
-    run = Run(table, "paper", str(root), [0, 1], CellStore(tmp_path))
-    datasets, _ = run.available()
-    seconds = estimate_seconds(run, datasets)
-    assert 0 < seconds < math.inf
-    assert not list(tmp_path.iterdir())
-
-
-def test_nothing_is_left_to_estimate_where_every_cell_is_finished(tables: Path, root: Path, out: Path) -> None:
-    run = Run(load_table("table2", tables), "quick", str(root), [0, 1], CellStore(out / "runs" / "cells"))
-    run.only = {"method": "JFSE"}
-    assert estimate_seconds(run, run.available()[0]) == 0
-
-
-def test_as_published_rows_alone_can_be_estimated(tables: Path, root: Path, tmp_path: Path) -> None:
-    table = load_table("table2", tables)
-    method = replace(next(m for m in table.methods if m.method == "JFSE"), preset="as_published")
-    run = Run(replace(table, methods=[method]), "paper", str(root), [0], CellStore(tmp_path))
-    assert 0 < estimate_seconds(run, run.available()[0]) < math.inf

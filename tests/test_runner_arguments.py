@@ -90,7 +90,7 @@ def test_a_file_in_place_of_a_results_folder_is_refused_before_any_training(
 def test_without_data_the_table_is_synthetic_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CSD_DATA", raising=False)
     monkeypatch.chdir(tmp_path)
-    short = yaml.safe_load(TINY) | {"methods": [{"method": "JFSE", "model": "JFSE"}]}
+    short = yaml.safe_load(TINY) | {"methods": [{"method": "JFSE", "model": "JFSE"}], "comparisons": []}
     (tmp_path / "table2.yaml").write_text(yaml.safe_dump(short))
     outcome = command(tmp_path, "table2", "--offline", "--seeds", "0")
     assert outcome.status == 0, outcome.err

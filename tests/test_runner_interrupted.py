@@ -131,7 +131,7 @@ def test_an_interrupt_does_not_wait_for_cells_that_run_or_queue(tables: Path, ro
     long = yaml.safe_load(TINY)
     long["scales"]["quick"]["max_epochs"] = 10**6
     long["scales"]["quick"]["seeds"] = list(range(8))
-    long["methods"] = [{"method": "JFSE", "model": "JFSE"}]
+    long |= {"methods": [{"method": "JFSE", "model": "JFSE"}], "comparisons": []}
     (tmp_path / "table2.yaml").write_text(yaml.safe_dump(long))
     process = _start(tmp_path, "table2", "--data-root", root, "--out", tmp_path / "out")
     assert "8 cells" in _read_until(process, "to train")

@@ -156,6 +156,24 @@ def test_a_row_takes_numpy_numbers_and_joins_the_lines_of_a_note() -> None:
     assert (row.value, row.seeds, row.n_queries, row.note) == (1.0, (3,), 5, "one two")
 
 
+def test_a_metric_of_many_magnitudes_keeps_six_digits_however_small(tmp_path: Path) -> None:
+    small = replace(NUMBER, metric="relative error", k=None, value=1.23456789e-9, std=2.5e-10)
+    large = replace(small, method="CCA", value=12345678.9, train_seconds=12345.678)
+    assert (small.value, small.std, large.value) == (1.23457e-9, 2.5e-10, 12345700.0)
+    path = write_table([small, large], tmp_path / "table1.csv")
+    assert path.read_text().splitlines()[1].split(",")[10:12] == ["1.23457e-09", "2.5e-10"]
+    assert read_table(path) == [small, large]
+    assert large.train_seconds == 12345.678
+    assert METRICS["relative error"].text(small.value) == "1.23e-09"
+    assert METRICS["seconds/step"].text(0.001234) == "0.00123"
+
+
+def test_an_exponent_may_be_negative_and_an_error_not() -> None:
+    assert replace(NUMBER, metric="exponent", k=None, value=-0.5).value == -0.5
+    with pytest.raises(TableError, match="expected at least 0"):
+        replace(NUMBER, metric="standard error", k=None, value=-0.5)
+
+
 def test_numbers_are_rounded_as_the_file_keeps_them() -> None:
     row = replace(NUMBER, value=0.25, published=0.25, published_source="jfse, Table 4", delta=-1e-9)
     assert NUMBER.value == 0.389123

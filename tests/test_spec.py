@@ -13,7 +13,7 @@ from lightning_modules.networks.encoders import ENCODERS
 from losses import build_loss
 from reproduce.baselines import BASELINES
 from reproduce.schema import METRICS
-from reproduce.spec import FOLDER, SpecError, Table, available_tables, load_table
+from reproduce.spec import FOLDER, SpecError, Sweep, Table, available_tables, load_table
 
 METHODS = {"CCA", "semantic matching", "JFSE", "JFSE + CMPM-KL", "JFSE + MMD", "JFSE + CORAL", "JFSE + CS"}
 MINIMAL = """
@@ -25,6 +25,8 @@ synthetic: {dataset: synthetic, features: synthetic, class_path: Synthetic}
 methods: [{method: JFSE, model: JFSE}]
 scales: {quick: {seeds: [0], max_epochs: 1, model: {width: 8}}}
 """
+METHOD = "{method: JFSE, model: JFSE}"
+CS = "{method: JFSE + CS, model: JFSE, alignment: cs"  # left open for more
 
 
 @pytest.fixture(params=["table2", "table3"])
@@ -135,6 +137,33 @@ def test_a_table_adds_its_methods_to_those_it_extends_and_replaces_the_rest(tmp_
     assert own.scales == base.scales
 
 
+def test_a_table_extends_a_file_named_relative_to_it(tmp_path: Path) -> None:
+    (tmp_path / "tables").mkdir()
+    (tmp_path / "experiments").mkdir()
+    _write(tmp_path / "tables", MINIMAL)
+    _write(tmp_path / "experiments", "extends: ../tables/table9.yaml\ntitle: Other\n", "sweep")
+    assert [method.method for method in load_table("sweep", tmp_path / "experiments").methods] == ["JFSE"]
+
+
+def test_a_sweep_becomes_a_method_per_value(tmp_path: Path) -> None:
+    sweeps = """
+      - {method: KL, model: JFSE, alignment: {name: pairwise, divergence: kl}, sweep: {temperature: [0.05, 1]}}
+      - {method: CS, model: JFSE, alignment: cs, init_args: {width: 8}, sweep: {alignment_weight: [0.001]}}
+    """
+    _write(tmp_path, MINIMAL.replace(f"[{METHOD}]", sweeps))
+    methods = load_table("table9", tmp_path).methods
+    assert [method.method for method in methods] == [
+        "KL, temperature 0.05",
+        "KL, temperature 1",
+        "CS, alignment_weight 0.001",
+    ]
+    assert [method.sweep for method in methods] == [
+        Sweep("KL", "temperature", 0.05), Sweep("KL", "temperature", 1), Sweep("CS", "alignment_weight", 0.001)
+    ]  # fmt: skip
+    assert methods[0].alignment == {"name": "pairwise", "divergence": "kl", "temperature": 0.05}
+    assert (methods[2].alignment, methods[2].init_args) == ("cs", {"width": 8, "alignment_weight": 0.001})
+
+
 def test_an_unknown_table_is_told_which_there_are(tmp_path: Path) -> None:
     _write(tmp_path, MINIMAL)
     with pytest.raises(SpecError, match=r"no table7; there are table9"):
@@ -155,6 +184,37 @@ def test_an_unknown_table_is_told_which_there_are(tmp_path: Path) -> None:
         (("[{method: JFSE, model: JFSE}]", "[JFSE]"), r"expected a mapping with method, model.*got 'JFSE'"),
         (("{width: 8}}}", "{width: 8}"), r"table9\.yaml cannot be read"),
         (("title: A table", "extends: nothing.yaml"), r"nothing\.yaml cannot be read"),
+        (("class_path: Wikipedia", "class_path: Wikipaedia"), r"wikipedia has class_path 'Wikipaedia'; nearest: Wiki"),
+        (("class_path: Synthetic}", "class_path: Tensor}"), r"synthetic has class_path 'Tensor'; "),
+        (("[MAP]", "[MAP, gradient norm]"), r"table9\.yaml: gradient norm and .* need record_gradients: true"),
+        ((METHOD, f"{METHOD}, {METHOD}"), r"table9\.yaml has JFSE, honest twice; give each row a name of its own"),
+        ((METHOD, f"{CS}, sweep: {{}}}}"), r"table9\.yaml: JFSE \+ CS has sweep {}; expected one argument"),
+        ((METHOD, f"{CS}, sweep: [0.1]}}"), r"JFSE \+ CS has sweep \[0\.1\]; expected one argument with its values"),
+        ((METHOD, f"{CS}, sweep: {{temperature: [0.1], width: [8]}}}}"), r"expected one argument with its values"),
+        ((METHOD, f"{CS}, sweep: {{temperature: []}}}}"), r"JFSE \+ CS sweeps temperature over \[\]; expected a list"),
+        ((METHOD, f"{CS}, sweep: {{temperature: 0.1}}}}"), r"sweeps temperature over 0\.1; expected a list of one"),
+        ((METHOD, f"{CS}, sweep: {{temperature: [0.1, 0]}}}}"), r"over \[0\.1, 0\]; expected .* positive number"),
+        ((METHOD, f"{CS}, sweep: {{temperature: [1e-3]}}}}"), r"over \['1e-3'\]; expected .* positive number"),
+        ((METHOD, f"{CS}, sweep: {{temperature: [0.1, 0.1]}}}}"), r"has JFSE \+ CS, temperature 0\.1, honest twice"),
+        ((METHOD, f"{CS}, sweep: {{temprature: [0.1]}}}}"), r"unknown argument 'temprature'; nearest: temperature"),
+        ((METHOD, f"{CS}, sweep: {{widht: [8]}}}}"), r"sweeps unknown argument 'widht'; nearest: width"),
+        ((METHOD, f"{CS}, trials: [{{width: 8}}], sweep: {{dropout: [0.1]}}}}"), r"with its values, and no trials"),
+        ((METHOD, "{method: A, model: JFSE, alignment: ccs}"), r"table9\.yaml: A: unknown loss 'ccs'; nearest: .*cs"),
+        (
+            (METHOD, "{method: A, model: JFSE, alignment: ccs, sweep: {t: [1]}}"),
+            r"A: unknown loss 'ccs'; nearest: .*cs",
+        ),
+        ((METHOD, "{method: A, model: JFSE, alignment: {name: cs, tau: 1}}"), r"A: loss 'cs' has no keyword 'tau'"),
+        ((METHOD, f"{CS}, trials: [{{alignment: {{tau: 1}}}}]}}"), r"JFSE \+ CS: loss 'cs' has no keyword 'tau'"),
+        ((METHOD, f"{CS}, matched_temperature: 0}}"), r"JFSE \+ CS: temperature must be positive"),
+        (
+            (METHOD, "{method: A, model: JFSE, alignment: mmd, matched_temperature: 0.1}"),
+            r"A: matched_temperature is known for kl, cs, gcs, gcs_clamped, not for mmd",
+        ),
+        (
+            (METHOD, "{method: A, model: JFSE, alignment: {name: cs, temperature: 1}, matched_temperature: 1}"),
+            r"A: it has a temperature and a matched_temperature; keep one",
+        ),
     ],
 )
 def test_a_broken_table_is_told_what_is_wrong(tmp_path: Path, change: tuple[str, str], message: str) -> None:

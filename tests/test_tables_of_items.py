@@ -23,7 +23,8 @@ datasets:
     class_path: SyntheticItems
     init_args: {names: [text, video, motion], batch_size: 60, validation_fraction: 0.25}
     model: {reconstruct: motion}
-synthetic: {dataset: synthetic, features: synthetic, class_path: SyntheticItems}
+    galleries: &galleries [batches-32, batches-500, threshold-0.95]
+synthetic: {dataset: synthetic, features: synthetic, class_path: SyntheticItems, galleries: *galleries}
 methods:
   - method: GCS
     model: LAVIMO
@@ -38,7 +39,7 @@ scales:
 SHARING = """
 extends: table6.yaml
 title: The same trainings, one seed more
-galleries: [batches-32, batches-500, threshold-0.95]
+galleries: []
 scales:
   quick: {seeds: [0, 1, 2], max_epochs: 2, model: {dim: 16, learning_rate: 0.01}}
 """
@@ -105,6 +106,7 @@ def test_tables_share_their_trainings(results):
         )
         assert one[0][0].config_hash == other[0][0].config_hash
     assert rows(results, "table7")[0].seeds == (0, 1, 2)
+    assert {row.gallery for row in rows(results, "table7")} == {"full"}
 
 
 @pytest.mark.slow

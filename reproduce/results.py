@@ -11,17 +11,23 @@ from typing import Any
 import yaml
 
 import datamodules
+from reproduce.comparisons import compare_methods, merged, read_comparisons, write_comparisons
 from reproduce.figures import draw_table
 from reproduce.projection import draw_projection
 from reproduce.published import with_published
 from reproduce.render import write_markdown
-from reproduce.runner import Cell, Run
+from reproduce.runner import Cell, Finals, Run
 from reproduce.schema import IDENTITY, Row, read_table, replace_file, write_table
 from reproduce.spec import DataSet, Method
+from reproduce.sweep_figure import draw_sweep
 
-Finals = dict[tuple[DataSet, Method], list[tuple[Cell, dict | None]]]
 SPLITS = {"standard": ("standard",), "zero-shot": ("seen", "unseen", "generalised")}
-EPOCH_SECONDS = "seconds/epoch"
+# Metrics of a training rather than of its retrieval, from its cell and result.
+OF_TRAINING = {
+    "seconds/epoch": lambda cell, result: result["train_seconds"] / cell.config["max_epochs"],
+    "gradient norm": lambda cell, result: result["gradients"]["median"],
+    "finite gradients": lambda cell, result: 1 - result["gradients"]["non-finite steps"],
+}
 
 
 def write_results(run: Run, finals: Finals, absent: dict[DataSet, str], folder: Path, command: str) -> Path:
@@ -50,11 +56,24 @@ def write_results(run: Run, finals: Finals, absent: dict[DataSet, str], folder: 
     write_table(rows, path)
     if not run.only:
         replace_file(path.with_suffix(".yaml"), _companion(run, finals, command))
+    if run.table.comparisons:
+        _write_comparisons(run, finals, folder / "comparisons" / path.name)
     write_markdown(path, title=run.table.title)
-    draw_table(path, run.table.title)
+    if any(method.sweep for method in run.table.methods):
+        draw_sweep(path, run.table)
+    else:
+        draw_table(path, run.table.title)
     if run.table.projection:
         _draw_projections(run, finals, folder)
     return path
+
+
+def _write_comparisons(run: Run, finals: Finals, path: Path) -> None:
+    found = compare_methods(run, finals)
+    if run.only and path.exists():
+        again = {(d.dataset, d.features, m.method) for d, m in finals if m.preset == "honest"}
+        found = merged(read_comparisons(path), found, again)
+    write_comparisons(found, path)
 
 
 def _draw_projections(run: Run, finals: Finals, folder: Path) -> None:
@@ -77,7 +96,8 @@ def _rows(run: Run, dataset: DataSet, method: Method, cells: list[tuple[Cell, di
     for split in cells[0][1]["scores"]:
         found = [{key: result[key][split] for key in ("scores", "sizes")} for _, result in cells]
         rows += _gallery_rows(run, dataset, method, cells, split, "full", found)
-    for gallery, first in cells[0][1]["galleries"].items():
+    for gallery in run.table.galleries:
+        first = cells[0][1]["galleries"][gallery]
         if "reason" in first:
             row = _empty(run, dataset, method, split, "not_run", first["reason"])
             rows.append(replace(row, gallery=gallery))
@@ -94,13 +114,14 @@ def _gallery_rows(
     rows = []
     for direction in [*found[0]["sizes"], "average"]:
         for name in run.table.metrics:
-            if name != EPOCH_SECONDS:
+            if name not in OF_TRAINING:
                 values = [result["scores"][f"{direction}/{name}"] for result in found]
                 sizes = [result["sizes"].get(direction) for result in found]
                 rows.append(_number(run, whole, cells, direction, name, values, sizes))
-    if EPOCH_SECONDS in run.table.metrics and gallery == "full" and cells[0][0].config["max_epochs"]:
-        values = [result["train_seconds"] / cell.config["max_epochs"] for cell, result in cells]
-        rows.append(_number(run, whole, cells, "average", EPOCH_SECONDS, values, [None] * len(cells)))
+    if gallery == "full" and cells[0][0].config["max_epochs"]:
+        for name in [name for name in run.table.metrics if name in OF_TRAINING]:
+            values = [OF_TRAINING[name](cell, result) for cell, result in cells]
+            rows.append(_number(run, whole, cells, "average", name, values, [None] * len(cells)))
     return rows
 
 
@@ -183,7 +204,8 @@ def _not_run(run: Run, dataset: DataSet, reason: str) -> list[Row]:
 def _splits(run: Run, dataset: DataSet) -> tuple[str, ...]:
     if run.table.class_split is not None:
         return SPLITS[run.table.class_split]
-    return (getattr(datamodules, dataset.class_path).test_split,)
+    # A data module of paired features has no split of its own: it goes by how the classes are split.
+    return (getattr(getattr(datamodules, dataset.class_path), "test_split", "standard"),)
 
 
 def _merge(old: list[Row], new: list[Row]) -> list[Row]:
@@ -222,4 +244,11 @@ def _companion(run: Run, finals: Finals, command: str) -> str:
     if classes:
         content["class_split_by_seed"] = classes
     header = "# Settings chosen on validation data (mean over directions of MAP), and what the runs were given.\n"
-    return header + yaml.safe_dump(content, sort_keys=False, width=120)
+    return header + yaml.dump(content, Dumper=_WithoutAliases, sort_keys=False, width=120)
+
+
+class _WithoutAliases(yaml.SafeDumper):
+    """Writes a setting out each time it occurs, for people to read."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True

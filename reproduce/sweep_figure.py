@@ -1,0 +1,100 @@
+"""A table of sweeps as a picture: average MAP against the swept value, a panel per data set, split and protocol."""
+
+from __future__ import annotations
+
+import os
+from itertools import cycle
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
+
+from reproduce.figures import OTHERS, PANEL
+from reproduce.schema import Row, read_table
+from reproduce.spec import Method, Table
+
+MOST_LABELS = 7  # swept values are written at the axis where they fit beside each other
+
+
+def draw_sweep(csv_path: str | Path, table: Table) -> Path | None:
+    """Draw the average MAP of a table beside its CSV, as a PNG of the same name.
+
+    A sweep is a line, its bars the deviation over seeds; a method without one is horizontal, its band the deviation.
+    Smaller galleries than the whole one stay in the table.
+
+    Args:
+        csv_path: the table's CSV.
+        table: its title, and its methods with their sweeps.
+
+    Returns:
+        Path of the picture; None where the table has no MAP.
+
+    Raises:
+        TableError: the CSV cannot be read.
+    """
+    path = Path(csv_path)
+    wanted = ("ok", "MAP", "full", "average")
+    rows = [row for row in read_table(path) if (row.status, row.metric, row.gallery, row.direction) == wanted]
+    panels: dict[tuple[str, ...], dict[str, Row]] = {}
+    for row in rows:
+        panels.setdefault(tuple(getattr(row, name) for name in PANEL), {})[row.method] = row
+    if not panels:
+        return None
+    columns = min(len(panels), 3)
+    lines = -(-len(panels) // columns)
+    size = (4.4 * columns + 1, 3.2 * lines + 1.2)
+    figure, grid = plt.subplots(lines, columns, figsize=size, squeeze=False, layout="constrained")
+    for axes, (name, found) in zip(grid.flat, panels.items(), strict=False):
+        _draw_panel(axes, name, found, table.methods)
+    for axes in grid.flat[len(panels) :]:
+        axes.set_axis_off()
+    drawn = [axes.get_legend_handles_labels() for axes in grid.flat]
+    legend = {label: handle for handles, labels in drawn for handle, label in zip(handles, labels, strict=True)}
+    figure.legend(legend.values(), legend, loc="outside lower center", ncols=2 * columns, frameon=False)
+    synthetic = "SYNTHETIC DATA: " if any(row.data_kind == "synthetic" for row in rows) else ""
+    figure.suptitle(f"{synthetic}{table.title}")
+    picture = path.with_suffix(".png")
+    partial = picture.with_name(f".{picture.name}.partial")
+    figure.savefig(partial, format="png", dpi=120, metadata={"Software": None})
+    plt.close(figure)
+    os.replace(partial, picture)
+    return picture
+
+
+def _draw_panel(axes: Axes, name: tuple[str, ...], found: dict[str, Row], methods: list[Method]) -> None:
+    dataset, features, split, protocol = name
+    lines: dict[str, list[Method]] = {}
+    for method in methods:
+        if method.preset == protocol:
+            lines.setdefault(method.sweep.line if method.sweep else method.method, []).append(method)
+    arguments = list(dict.fromkeys(method.sweep.argument for method in methods if method.sweep))
+    for (line, members), style in zip(lines.items(), cycle(OTHERS), strict=False):
+        sweep = members[0].sweep
+        label = f"{line} ({sweep.argument})" if sweep and len(arguments) > 1 else line
+        _draw_line(axes, label, [(m.sweep, found[m.method]) for m in members if m.method in found], style)
+    axes.set_xscale("log")
+    values = sorted({method.sweep.value for method in methods if method.sweep})
+    if len(values) <= MOST_LABELS:
+        axes.set_xticks(values, [f"{value:g}" for value in values])
+        axes.minorticks_off()
+    axes.grid(color="0.9")
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.set_xlabel(" or ".join(arguments))
+    axes.set_ylabel("average MAP")
+    axes.set_title(f"{dataset}, {features}\n{split}, {protocol.replace('_', ' ')}", fontsize=10)
+
+
+def _draw_line(axes: Axes, label: str, points: list[tuple], style: tuple[str, str]) -> None:
+    colour, marker = style
+    for _, row in [point for point in points if point[0] is None]:
+        deviation = row.std or 0.0
+        axes.axhline(row.value, color=colour, linewidth=1.2, linestyle="--", label=label)
+        axes.axhspan(row.value - deviation, row.value + deviation, color=colour, alpha=0.15, linewidth=0)
+    swept = sorted([(sweep.value, row.value, row.std or 0.0) for sweep, row in points if sweep])
+    if swept:
+        x, y, deviation = zip(*swept, strict=True)
+        axes.errorbar(x, y, yerr=deviation, fmt=f"{marker}-", color=colour, linewidth=1.2, capsize=2, label=label)

@@ -1,0 +1,145 @@
+"""Verdicts on the paper's claims, by rules fixed beforehand."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from test_comparisons import ENTRY
+
+import reproduce.__main__ as command_line
+from reproduce.claims import CLAIMS, FAILS, HOLDS, OPEN, Claim, judge, judge_claims, read_claims, write_claims
+from reproduce.comparisons import Comparison, write_comparisons
+from reproduce.schema import Row, TableError, write_table
+
+FIVE = replace(ENTRY, seeds=(0, 1, 2, 3, 4))
+
+
+def _item(difference: float, p: float, half: float = 0.005, **other: object) -> Comparison:
+    entry = replace(FIVE, difference=difference, low=difference - half, high=difference + half, p=p, p_holm=p)
+    return replace(entry, **other)
+
+
+@pytest.mark.parametrize(
+    ("found", "verdict"),
+    [
+        ([_item(0.01, 0.01), _item(0.002, 0.4)], HOLDS),
+        ([_item(0.01, 0.01), _item(-0.002, 0.4)], OPEN),  # a gain in one place, a loss within chance in another
+        ([_item(0.01, 0.01), _item(-0.01, 0.01)], FAILS),
+        ([_item(-0.01, 0.01)], FAILS),
+        ([_item(0.002, 0.4)], FAILS),  # whatever gain there is, it is below .02
+        ([_item(0.01, 0.4, half=0.03)], OPEN),  # the interval reaches a gain of .04
+        ([_item(0.01, 0.01, seeds=(0, 1, 2))], OPEN),  # three seeds carry no claim
+    ],
+)
+def test_a_verdict_follows_from_differences_and_intervals(found: list[Comparison], verdict: str) -> None:
+    assert judge(found)[0] == verdict
+
+
+def test_the_evidence_has_every_figure_and_its_file() -> None:
+    _, evidence, sources = judge([_item(0.0123, 0.01, table="table7", method="GCS mixed")])
+    assert "GCS mixed against JFSE, alone +0.012 (+0.007 to +0.017)*, 5 seeds" in evidence
+    assert sources == ["comparisons/table7.csv"]
+
+
+def test_without_results_nothing_can_be_told_and_the_command_is_named(tmp_path: Path) -> None:
+    claims = judge_claims(tmp_path)
+    assert [claim.claim for claim in claims] == list(CLAIMS)
+    assert all(claim.verdict == OPEN and "make " in claim.evidence for claim in claims)
+
+
+def test_synthetic_comparisons_support_no_claim(tmp_path: Path) -> None:
+    items = [_item(0.1, 0.001, method="JFSE + CS", baseline="JFSE + CMPM-KL", data_kind=k) for k in ("synthetic",)]
+    write_comparisons(items, tmp_path / "comparisons" / "table2.csv")
+    assert judge_claims(tmp_path)[0].verdict == OPEN
+    write_comparisons([replace(items[0], data_kind="real")], tmp_path / "comparisons" / "table2.csv")
+    assert judge_claims(tmp_path)[0].verdict == HOLDS
+
+
+def test_claims_are_read_back_and_a_damaged_file_is_refused(tmp_path: Path) -> None:
+    claims = [Claim("a, b", HOLDS, 'says "c"', "table1.csv table2.csv")]
+    path = write_claims(claims, tmp_path / "claims.csv")
+    assert read_claims(path) == claims
+    path.write_text(path.read_text().replace(HOLDS, "perhaps"))
+    with pytest.raises(TableError, match=r"claims\.csv, line 2: expected a claim, one of 'holds'"):
+        read_claims(path)
+    path.write_text("claim,verdict\n")
+    with pytest.raises(TableError, match="line 1: expected the columns"):
+        read_claims(path)
+
+
+def test_the_command_prints_and_writes_every_claim(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command_line.main(["claims", "--out", str(tmp_path)]) == 0
+    assert [claim.claim for claim in read_claims(tmp_path / "claims.csv")] == list(CLAIMS)
+    assert all(claim in capsys.readouterr().out for claim in list(CLAIMS)[:1])
+    assert command_line.main(["claims", "--out", str(tmp_path / "absent")]) == 2
+
+
+# Claims from tables --------------------------------------------------------------------------------------------------
+
+
+def _row(table: str, method: str, metric: str, value: float, **columns: object) -> Row:
+    fixed = {"dataset": "grid", "features": "float32", "split": "all", "gallery": "full", "protocol": "honest"}
+    fixed |= {"direction": "average", "status": "ok", "data_kind": "synthetic", "scale": "quick", "seeds": (0,)}
+    fixed |= {"device": "CPU", "git_commit": "abc", "torch": "2", "config_hash": "1"}
+    return Row(**fixed | columns, table=table, method=method, metric=metric, value=value)
+
+
+def _verdicts(folder: Path) -> dict[str, tuple[str, str]]:
+    return {claim.claim: (claim.verdict, claim.evidence) for claim in judge_claims(folder)}
+
+
+def _numerics(folder: Path, shares: dict[str, float]) -> None:
+    names = ("CS", "GCS", "KL, forward", "CMPM-KL", "CS, clamped", "GCS, clamped", "CS, ordinary space")
+    metrics = ("finite values", "finite gradients", "live gradients")
+    rows = [_row("table1", name, metric, shares.get(name, 1.0)) for name in names for metric in metrics]
+    rows += [_row("table1", "CS", "hyperparameters", 1, note="temperature")]
+    write_table(rows, folder / "table1.csv")
+
+
+@pytest.mark.parametrize(
+    ("shares", "stable", "bound"),
+    [({}, FAILS, HOLDS), ({"KL, forward": 0.9}, HOLDS, HOLDS), ({"CS, ordinary space": 0.6, "CS": 0.99}, FAILS, FAILS)],
+)
+def test_stability_is_judged_by_shares_of_finite_steps(tmp_path: Path, shares: dict, stable: str, bound: str) -> None:
+    _numerics(tmp_path, shares)
+    found = _verdicts(tmp_path)
+    assert found["CS is numerically more stable than KL"][0] == stable
+    assert found["The lower bound of the denominator alone keeps CS finite"][0] == bound
+
+
+@pytest.mark.parametrize(("spread", "verdict"), [(0.1, FAILS), (0.001, OPEN)])
+def test_a_loss_whose_temperature_matters_has_a_hyperparameter(tmp_path: Path, spread: float, verdict: str) -> None:
+    _numerics(tmp_path, {})
+    for name, method in (("temperature", "pairwise CS"), ("temperature-jfse", "JFSE + CS")):
+        rows = [
+            _row(name, f"{method}, temperature {t}", "MAP", 0.5 + spread * t, k="all", data_kind="real") for t in (0, 1)
+        ]
+        write_table(rows, tmp_path / f"{name}.csv")
+    found, evidence = _verdicts(tmp_path)["CS needs no hyperparameter"]
+    assert found == verdict
+    assert f"grid pairwise CS 0.500 to {0.5 + spread:.3f}" in evidence
+
+
+@pytest.mark.parametrize(("share", "verdict"), [(1.0, HOLDS), (0.99, FAILS)])
+def test_training_without_epsilon_holds_where_every_step_is_finite(tmp_path: Path, share: float, verdict: str) -> None:
+    methods = {"GCS mixed, temperature 0.1": 1.0, "GCS mixed, temperature 0.2": share}
+    methods |= {"GCS mixed, clamped, temperature 0.1": 0.3}
+    rows = [_row("stability", name, "finite gradients", value, data_kind="real") for name, value in methods.items()]
+    write_table(rows, tmp_path / "stability.csv")
+    found, evidence = _verdicts(tmp_path)["GCS trains without an epsilon"]
+    assert found == verdict
+    assert "GCS mixed, clamped 0.300 to 0.300" in evidence
+
+
+@pytest.mark.parametrize(("ring", "verdict"), [(1.02, HOLDS), (1.3, OPEN), (2.0, FAILS)])
+def test_linear_cost_is_judged_by_the_fitted_exponents(tmp_path: Path, ring: float, verdict: str) -> None:
+    rows = []
+    for name in ("GCS clockwise", "GCS bidirectional", "GCS mixed", "pairwise KL", "pairwise CS"):
+        for split in ("seconds/step", "saved MiB"):
+            slope = ring if name.startswith("GCS") else 2.1
+            rows.append(_row("scaling", name, "exponent", slope, split=split))
+            rows.append(_row("scaling", name, "standard error", 0.02, split=split))
+    write_table(rows, tmp_path / "scaling.csv")
+    assert _verdicts(tmp_path)["The cost of GCS grows as M, that of all pairs as M squared"][0] == verdict

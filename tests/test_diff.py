@@ -1,0 +1,155 @@
+"""One table against another, and against the published numbers."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from reproduce.diff import main
+from reproduce.published import with_published
+from reproduce.schema import Row, write_table
+
+MAP = Row(
+    table="table3",
+    method="JFSE + CMPM-KL",
+    dataset="wikipedia",
+    features="cnn4096-doc300",
+    split="standard",
+    gallery="full",
+    protocol="as_published",
+    direction="average",
+    metric="MAP",
+    k="all",
+    value=0.389,
+    std=0.004,
+    seeds=(0, 1, 2),
+    status="ok",
+    data_kind="real",
+    scale="quick",
+    device="cpu, 2 threads",
+    git_commit="0f0f0f0",
+    torch="2.11.0",
+    config_hash="a1b2",
+)
+RANK = replace(MAP, metric="MedR", k=None, value=21.5)
+TIME = replace(MAP, metric="seconds/epoch", k=None, value=3.0)
+NORM = replace(MAP, metric="gradient norm", k=None, value=2000.0)
+NOT_RUN = replace(MAP, value=None, std=None, seeds=(), status="not_run", note="no folder wikipedia/")
+
+
+def _diff(tmp_path: Path, first: list[Row], second: list[Row], *words: str) -> int:
+    paths = [write_table(rows, tmp_path / f"{name}.csv") for name, rows in (("a", first), ("b", second))]
+    return main([*map(str, paths), *words])
+
+
+@pytest.mark.parametrize(
+    ("row", "value", "code"),
+    [
+        (MAP, 0.394, 0),
+        (MAP, 0.384, 0),
+        (MAP, 0.3941, 1),
+        (RANK, 22.0, 0),
+        (RANK, 22.1, 1),
+        (NORM, 2010.0, 0),
+        (NORM, 2011.0, 1),
+    ],
+)
+def test_the_tolerance_of_each_metric(tmp_path: Path, row: Row, value: float, code: int) -> None:
+    assert _diff(tmp_path, [row], [replace(row, value=value)]) == code
+
+
+def test_times_are_shown_and_never_count(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    assert _diff(tmp_path, [MAP, TIME], [MAP, replace(TIME, value=300.0)], "--tolerance", "0") == 0
+    shown = capsys.readouterr().out
+    assert "times and memory, not counted (1)" in shown
+    assert "-297" in shown
+    assert shown.splitlines()[-1] == "1 equal within 0, 0 differ, 0 only in A, 0 only in B, 1 times and memory"
+    assert _diff(tmp_path, [MAP, TIME], [MAP]) == 0
+
+
+def test_what_is_fitted_to_times_is_of_the_machine_too(tmp_path: Path) -> None:
+    slope = replace(MAP, metric="exponent", k=None, value=2.0)
+    other = [MAP, replace(slope, value=1.0)]
+    assert _diff(tmp_path, [MAP, slope], other) == 1
+    times = [replace(row, split="seconds/step") for row in (slope, other[1])]
+    assert _diff(tmp_path, [MAP, times[0]], [MAP, times[1]]) == 0
+
+
+def test_differences_come_first_and_counts_last(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    first = [MAP, replace(MAP, direction="image->text", value=0.5), replace(MAP, method="CCA")]
+    second = [MAP, replace(MAP, direction="image->text", value=0.45), replace(MAP, method="JFSE", value=0.3)]
+    assert _diff(tmp_path, first, second) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[:2] == [f"A {tmp_path / 'a.csv'}", f"B {tmp_path / 'b.csv'}"]
+    differs, only_a, only_b = (lines.index(f"{name} (1)") for name in ("differs", "only in A", "only in B"))
+    assert differs < only_a < only_b
+    assert lines[differs + 2].startswith("  table3: wikipedia, features cnn4096-doc300")
+    assert " ".join(lines[differs + 3].split()) == "JFSE + CMPM-KL image->text MAP 0.500 0.450 +0.050"
+    assert lines[only_a + 3].split() == ["CCA", "average", "MAP", "0.389", "–"]
+    assert lines[only_b + 3].split() == ["JFSE", "average", "MAP", "–", "0.300"]
+    assert lines[-1] == "1 equal within 0.005, 1 differ, 1 only in A, 1 only in B, 0 times and memory"
+
+
+def test_a_small_difference_is_shown_with_enough_digits(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    assert _diff(tmp_path, [MAP], [replace(MAP, value=0.38901)], "--tolerance", "0") == 1
+    assert "-0.000010" in capsys.readouterr().out
+    assert _diff(tmp_path, [MAP], [MAP], "--tolerance", "0") == 0
+
+
+def test_what_the_runs_were_given_is_named_where_it_differs(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    second = replace(MAP, seeds=(3, 4), torch="2.12.0")
+    assert _diff(tmp_path, [MAP, replace(NOT_RUN, method="CCA")], [second]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "seeds: A 0 1 2 | B 3 4" in lines
+    assert "torch: A 2.11.0 | B 2.12.0" in lines
+    assert "without a number in A, not_run: no folder wikipedia/" in lines
+    assert not any(line.startswith(("device", "git_commit")) for line in lines)
+
+
+def test_tables_that_share_no_number_say_why(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    assert _diff(tmp_path, [MAP], [replace(MAP, scale="paper", value=0.5)]) == 1
+    assert "no number in common: the two differ in scale" in capsys.readouterr().out
+    assert _diff(tmp_path, [MAP], [NOT_RUN]) == 1
+    assert _diff(tmp_path, [NOT_RUN], [NOT_RUN]) == 1  # nothing could be compared
+
+
+def test_against_the_published_numbers(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    published = with_published(MAP).published
+    near = replace(MAP, value=published + 0.004)
+    alone = replace(MAP, method="JFSE + CS")
+    path = write_table([near, alone], tmp_path / "a.csv")
+    assert main([str(path), "--published"]) == 0
+    shown = capsys.readouterr().out.splitlines()
+    assert shown[1] == "B published numbers"
+    assert shown[-1] == "1 equal within 0.005, 0 differ, 1 without a comparable published number"
+    assert main([str(path), "--published", "--tolerance", "0.003"]) == 1
+    assert "+0.004" in capsys.readouterr().out
+    write_table([alone], path)
+    assert main([str(path), "--published"]) == 1
+    write_table([replace(near, data_kind="synthetic")], tmp_path / "synthetic.csv")
+    assert main([str(tmp_path / "synthetic.csv"), "--published"]) == 1
+
+
+def test_bad_input_ends_with_two(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    path = write_table([MAP], tmp_path / "a.csv")
+    broken = tmp_path / "broken.csv"
+    broken.write_text(path.read_text().replace("0.389000", "1.5"))
+    assert main([str(path), str(broken)]) == 2
+    assert "broken.csv, line 2: MAP is 1.5" in capsys.readouterr().err
+    assert main([str(path), str(tmp_path / "absent.csv")]) == 2
+    for words in ([str(path)], [str(path), str(path), "--published"], [str(path), str(path), "--tolerance", "-1"]):
+        with pytest.raises(SystemExit) as stopped:
+            main(words)
+        assert stopped.value.code == 2
+    assert "expected a number of at least 0" in capsys.readouterr().err
+
+
+def test_help_says_what_the_tolerance_means(capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(["--help"])
+    assert stopped.value.code == 0
+    shown = capsys.readouterr().out
+    assert "0.005 is half a percentage point" in shown
+    assert "never counted as a difference" in shown

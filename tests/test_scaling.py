@@ -1,0 +1,168 @@
+"""What alignment costs by the number of modalities: the counts, the bytes, the fitted exponents and the command."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import runner_cases
+import torch
+import yaml
+from torch import Tensor
+
+from losses import AlignmentLoss, build_loss
+from losses.base import GatheredBatch
+from reproduce import scaling
+from reproduce.scaling import LOSSES, SETTINGS, draw_inputs, epoch_seconds, exponent, matching_edges, saved_bytes
+from reproduce.schema import Row, read_table
+
+undo_quiet = runner_cases.undo_quiet
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*isinstance.treespec.*"),
+    pytest.mark.filterwarnings("ignore:.*does not have many workers.*"),
+    pytest.mark.filterwarnings("ignore:.*The number of training batches.*"),
+]
+
+
+# Counts
+
+
+@pytest.mark.parametrize("modalities", [2, 3, 4, 5])
+@pytest.mark.parametrize("method", LOSSES)
+def test_counted_matrices_are_those_the_loss_computes(method, modalities, monkeypatch):
+    loss = build_loss(**LOSSES[method])
+    embeddings, labels = draw_inputs(modalities)
+    computed = []
+    original = GatheredBatch.log_matching
+
+    def recorded(batch: GatheredBatch, a: str, b: str, temperature: float) -> Tensor:
+        computed.append((a, b))
+        return original(batch, a, b, temperature)
+
+    monkeypatch.setattr(GatheredBatch, "log_matching", recorded)
+    batch = GatheredBatch(embeddings, labels)
+    loss.terms(batch)
+    edges = matching_edges(loss, tuple(embeddings))
+    assert sorted(computed) == sorted(edges)
+    assert len(batch._cosines) == len({frozenset(edge) for edge in edges})
+
+
+@pytest.mark.parametrize("modalities", [3, 4, 8])
+def test_a_ring_is_linear_and_all_pairs_are_quadratic(modalities):
+    names = tuple(f"m{number}" for number in range(modalities))
+    count = {method: len(matching_edges(build_loss(**LOSSES[method]), names)) for method in LOSSES}
+    assert count == {
+        "GCS clockwise": modalities,
+        "GCS bidirectional": 2 * modalities,
+        "GCS mixed": 2 * modalities,
+        "pairwise KL": modalities * (modalities - 1),
+        "pairwise CS": modalities * (modalities - 1),
+    }
+
+
+# Bytes
+
+
+class KeepsNothing(AlignmentLoss):
+    """A sum of squares: its gradient needs the embeddings alone."""
+
+    def terms(self, batch: GatheredBatch) -> dict[str, Tensor]:
+        return {"squares": sum(x.square().sum() for x in batch.rows.values())}
+
+
+class KeepsTwo(AlignmentLoss):
+    """The gradient of exp needs its result, and so does that of the sine of it."""
+
+    def terms(self, batch: GatheredBatch) -> dict[str, Tensor]:
+        first = next(iter(batch.rows.values())).exp()
+        return {"one": first.sin().sum(), "two": first.T.exp().sum()}
+
+
+def test_saved_bytes_by_hand():
+    embeddings, labels = draw_inputs(2)
+    one = embeddings["m1"].numel() * 4
+    assert saved_bytes(KeepsNothing(), embeddings, labels) == 0
+    # exp(x), which sin keeps as well, and exp(exp(x)): views and repeats of a storage count once.
+    assert saved_bytes(KeepsTwo(), embeddings, labels) == 2 * one
+
+
+@pytest.mark.parametrize("method", LOSSES)
+def test_saved_bytes_are_the_same_again_and_grow_with_the_modalities(method):
+    loss = build_loss(**LOSSES[method])
+    few, again, more = (saved_bytes(loss, *draw_inputs(modalities)) for modalities in (3, 3, 5))
+    assert few == again
+    assert few >= len(matching_edges(loss, ("a", "b", "c"))) * SETTINGS["batch"] ** 2 * 4
+    assert more > few
+
+
+# Exponents and training
+
+
+@pytest.mark.parametrize("power", [-0.5, 1.0, 2.5])
+def test_the_exponent_of_a_power_law(power):
+    slope, error = exponent({m: 3e-4 * m**power for m in range(2, 9)})
+    assert slope == pytest.approx(power, abs=1e-9)
+    assert error == pytest.approx(0, abs=1e-7)
+
+
+def test_the_standard_error_is_that_of_least_squares():
+    counts = np.arange(2, 9)
+    values = counts**1.5 * np.random.default_rng(0).uniform(0.8, 1.25, len(counts))
+    x, y = np.log(counts), np.log(values)
+    design = np.stack([np.ones_like(x), x], axis=1)
+    solution, residual, *_ = np.linalg.lstsq(design, y)
+    variance = residual[0] / (len(x) - 2) * np.linalg.inv(design.T @ design)[1, 1]
+    assert exponent(dict(zip(counts, values, strict=True))) == pytest.approx((solution[1], np.sqrt(variance)))
+
+
+def test_training_epochs_are_timed_for_every_loss_and_number():
+    seconds = epoch_seconds([2, 3], fits=1, epochs=1)
+    assert list(seconds) == list(scaling.TRAINED)
+    for by_count in seconds.values():
+        assert list(by_count) == [2, 3]
+        assert min(by_count.values()) > 0
+
+
+# The command
+
+
+def _timeless(path: Path) -> list[Row]:
+    rows = read_table(path)
+    return [replace(row, value=1.0) if "seconds" in row.metric + row.split else row for row in rows]
+
+
+@pytest.mark.usefixtures("undo_quiet")
+def test_the_command_writes_the_same_table_twice(tmp_path, monkeypatch):
+    monkeypatch.setitem(SETTINGS, "modalities", [2, 3, 4])
+    monkeypatch.setitem(SETTINGS, "batch", 16)
+    monkeypatch.setitem(scaling.SCALES, "quick", {"repeats": 1, "fits": 1, "epochs": 1})
+    for folder in ("one", "two"):
+        assert scaling.main(["--out", str(tmp_path / folder)]) == 0
+    one, two = (tmp_path / folder / "scaling.csv" for folder in ("one", "two"))
+    assert _timeless(one) == _timeless(two)
+    rows = read_table(one)
+    assert all(row.status == "ok" and row.data_kind == "synthetic" for row in rows)
+    assert {row.metric for row in rows} == {*scaling.STEP_METRICS, "seconds/epoch", "exponent", "standard error"}
+    pairs = [row for row in rows if (row.method, row.metric) == ("pairwise KL", "similarity matrices")]
+    assert [(row.split, row.value) for row in pairs] == [("M = 2", 1), ("M = 3", 3), ("M = 4", 6)]
+    companion = yaml.safe_load(one.with_suffix(".yaml").read_text())
+    assert companion["settings"] == SETTINGS
+    assert companion["command"] == f"python -m reproduce scaling --out {tmp_path / 'one'}"
+    text = one.with_suffix(".md").read_text()
+    assert "\n## exponent\n" in text
+    assert "O(M^2)" in text
+    assert one.with_suffix(".png").stat().st_size > 10_000
+
+
+def test_a_file_in_place_of_the_folder_is_refused_before_the_work(tmp_path, capsys):
+    (tmp_path / "results").write_text("a file")
+    assert scaling.main(["--out", str(tmp_path / "results")]) == 2
+    assert "is not a folder" in capsys.readouterr().err
+
+
+def test_inputs_are_the_same_again():
+    first, again = draw_inputs(3)[0], draw_inputs(3)[0]
+    assert all(torch.equal(first[name], again[name]) for name in first)

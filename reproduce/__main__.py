@@ -61,7 +61,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         f"command may stand: {', '.join(COMMANDS)}.",
     )
     names = available_tables()
-    parser.add_argument("table", choices=names, metavar="table", help=", ".join(names))
+    parser.add_argument("table", help=", ".join(names))
     parser.add_argument("--scale", default="quick", help="quick (default, for a CPU) or paper (for a GPU)")
     parser.add_argument("--data-root", help="folder of the data sets; by default CSD_DATA, else data/")
     parser.add_argument("--out", default="results", type=Path, help="folder for the results (default: results)")
@@ -76,6 +76,8 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--offline", action="store_true", help="never fetch data")
     parser.add_argument("--dry-run", action="store_true", help="only list the cells, with an estimate of their time")
     arguments = parser.parse_args(argv)
+    if arguments.table not in names:
+        parser.error(f"there is no {arguments.table!r}; there are {', '.join(sorted([*names, *COMMANDS]))}")
     pairs = [pair.partition("=") for pair in arguments.only]
     for key, equals, value in pairs:
         if key not in ONLY or not equals or not value:

@@ -133,7 +133,10 @@ def _mixed_is_best(results: Results) -> Judgement:
 def _needs_no_hyperparameter(results: Results) -> Judgement:
     arguments = results.rows("table1", metric="hyperparameters", method="CS")[0]
     spreads, sources = {}, ["table1.csv"]
-    for name in ("temperature", "temperature-jfse"):
+    swept_in = [name for name in ("temperature", "temperature-jfse") if (results.folder / f"{name}.csv").exists()]
+    if not swept_in:
+        raise Missing("results/temperature.csv is not there: make temperature")
+    for name in swept_in:
         found: dict[str, list[float]] = {}
         for row in results.rows(name, metric="MAP", direction="average", gallery="full", data_kind="real"):
             swept, comma, _ = row.method.rpartition(", temperature ")

@@ -354,6 +354,7 @@ def _header_fault(header: tuple[str, ...]) -> str:
 
 
 def to_text(name: str, cell: object) -> str:
+    """A column's cell as the CSV holds it: numbers to six decimals or digits, seeds with spaces between, None empty."""
     if cell is None:
         return ""
     if name in DECIMALS:

@@ -140,19 +140,20 @@ class DepthConv(Encoder):
         self.dim = 2 * width * math.ceil(height / 8) * math.ceil(self.window / 8)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        return self.layers(self._maps(self._cut(x), _whole(x, mask)))
+        # The cut is the same in all frames, so that the maps, which are fewer, can be cut instead of them.
+        return self.layers(self._cut(x, self._maps(x, _whole(x, mask))))
 
-    def _cut(self, x: Tensor) -> Tensor:
-        batch, frames, height, columns = x.shape
-        filled = (x > 0).sum(dim=(1, 2)).to(x.dtype)
+    def _cut(self, x: Tensor, maps: Tensor) -> Tensor:
+        batch, _, height, columns = x.shape
+        filled = (x > 0).to(x.dtype).sum(dim=(1, 2))
         place, total = torch.arange(columns, device=x.device, dtype=x.dtype), filled.sum(dim=1)
         centre = torch.where(total > 0, (filled * place).sum(dim=1) / total.clamp(min=1), columns / 2)
         left = (centre - self.window / 2).round().long()
         down = self._axis(height, torch.zeros_like(left), height, torch.full_like(centre, height / 2)[:, None])
         across = self._axis(self.window, left, columns, left[:, None] + (self.window - 1) / 2)
         rows = torch.arange(batch, device=x.device)[:, None, None, None]
-        times = torch.arange(frames, device=x.device)[None, :, None, None]
-        return F.pad(x, (1, 1, 1, 1))[rows, times, down[:, None, :, None], across[:, None, None, :]]
+        numbers = torch.arange(maps.shape[1], device=x.device)[None, :, None, None]
+        return F.pad(maps, (1, 1, 1, 1))[rows, numbers, down[:, None, :, None], across[:, None, None, :]]
 
     def _axis(self, size: int, start: Tensor, length: int, centre: Tensor) -> Tensor:
         """Indices (B, size) into an axis of ``length`` with a zero at both ends."""

@@ -196,6 +196,10 @@ class FeatureDataModule(L.LightningDataModule):
         rows["class_embedding"] = embed_items(rows.pop("label"), self.class_embedding)
         return rows
 
+    def train_entries(self, name: str) -> tuple[torch.Tensor, None]:
+        """Training rows of a modality, and no mask: features have no padding."""
+        return self._tensors[name][torch.from_numpy(self.indices("train"))], None
+
     @cached_property
     def _class_halves(self) -> tuple[np.ndarray, np.ndarray]:
         if self.class_split == "standard":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -10,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lightning_modules.base import Batch, RetrievalModule
-from lightning_modules.networks.encoders import Encoder, build_encoder
+from lightning_modules.base import Batch
+from lightning_modules.encoded import EncodedModule
 from lightning_modules.networks.encoders.text import SentenceEmbedding
 from lightning_modules.networks.fusion import CrossAttention, Reconstruction
 from losses import AlignmentLoss, build_loss
@@ -20,7 +19,7 @@ from losses.gather import gather
 TARGET = "target_embedding"
 
 
-class LAVIMO(RetrievalModule):
+class LAVIMO(EncodedModule):
     """One encoder and projection per modality into a joint space, aligned by a loss of the registry.
 
     e_m = LayerNorm(W_m encoder_m(x_m)); total = v alignment({e_m}, labels) + w MSE(decoder(fused), target), where fused
@@ -72,34 +71,24 @@ class LAVIMO(RetrievalModule):
         weight_decay: float = 0.01,
         ks: Sequence[int] = (1, 3, 5, 10),
     ):
-        encoders = encoders or {}
-        for name in [*encoders, *([reconstruct] if reconstruct else [])]:
-            if name not in dims:
-                raise ValueError(f"the data have no modality {name!r}; they have {', '.join(dims)}")
-        if soft_targets is not None:
-            _check_soft_targets(soft_targets, dims)
+        if reconstruct is not None and reconstruct not in dims:
+            raise ValueError(f"the data have no modality {reconstruct!r}; they have {', '.join(dims)}")
         if preset not in ("honest", "as_published"):
             raise ValueError(f"unknown preset {preset!r}; choose honest or as_published")
-        super().__init__(tuple(dims), protocol=preset, ks=ks)
+        super().__init__(dims, encoders, preset, learning_rate, weight_decay, ks)
+        if soft_targets is not None:
+            _check_soft_targets(soft_targets, self.sources)
         # A loss module inside the hyperparameters could not be unpickled safely from a checkpoint.
         self.save_hyperparameters(ignore=[] if isinstance(alignment, str) else ["alignment"])
         self.preset = preset
         self.alignment = build_loss(alignment) if isinstance(alignment, str) else alignment
         self.alignment_weight = alignment_weight
         self.reconstruct, self.reconstruction_weight = reconstruct, reconstruction_weight
-        self.learning_rate, self.weight_decay = learning_rate, weight_decay
         self.threshold = float(soft_targets["threshold"]) if soft_targets else None
         self._target_front_end = SentenceEmbedding(soft_targets["model"]) if soft_targets else None
-        self._build(dims, encoders, dim, dropout)
+        self._build(dim, dropout)
 
-    def _build(self, dims: Mapping[str, Any], encoders: Mapping[str, Any], dim: int, dropout: float) -> None:
-        self.encoders = nn.ModuleDict()
-        for name, source in dims.items():
-            settings = dict(encoders.get(name, {"name": "features"}))
-            try:
-                self.encoders[name] = build_encoder(settings.pop("name", ""), source, **settings)
-            except (ValueError, TypeError) as error:
-                raise type(error)(f"encoder of {name!r}: {error}") from error
+    def _build(self, dim: int, dropout: float) -> None:
         self.projections = nn.ModuleDict(
             {
                 name: nn.Sequential(nn.Dropout(dropout), nn.Linear(encoder.dim, dim), nn.LayerNorm(dim))
@@ -113,42 +102,15 @@ class LAVIMO(RetrievalModule):
         self.fusion = CrossAttention(self.modalities, dim, heads) if fuses else None
         self.decoder = Reconstruction(dim, heads, self.encoders[self.reconstruct].dim) if self.reconstruct else None
 
-    def prepare_data(self) -> None:
-        """Compute, once and in one process, what frozen encoders make of the data."""
-        self._derive(self.trainer.datamodule)
-
-    def setup(self, stage: str) -> None:
-        self._derive(self.trainer.datamodule)
-
-    def _derive(self, data: Any) -> None:
-        for name, encoder in self.encoders.items():
-            if encoder.front_end is not None:
-                data.derive(name, encoder.front_end)
-                data.entries(name)
+    def derive(self, data: Any) -> None:
+        """As every encoded model, and the sentence embeddings of soft targets."""
+        super().derive(data)
         if self._target_front_end is not None:
             data.derive(TARGET, self._target_front_end, source="text")
             data.entries(TARGET)
 
-    def on_fit_start(self) -> None:
-        for name, encoder in self.encoders.items():
-            if type(encoder).fit is not Encoder.fit:  # else the training entries need not be laid out at once
-                encoder.fit(*self.trainer.datamodule.train_entries(name))
-
-    def configure_optimizers(self) -> dict[str, Any]:
-        trained = [p for p in self.parameters() if p.requires_grad]
-        optimizer = torch.optim.AdamW(trained, lr=self.learning_rate, weight_decay=self.weight_decay, fused=True)
-        steps = int(self.trainer.estimated_stepping_batches)
-        warmup = max(steps // 10, 1)
-
-        def share(step: int) -> float:
-            progress = min(max(step - warmup, 0) / max(steps - warmup, 1), 1)
-            return min((step + 1) / warmup, 1) * (1 + math.cos(math.pi * progress)) / 2
-
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, share)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
-
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        encoded = self._encode(batch)
+        encoded = self.encode(batch)
         embeddings = self._project(encoded)
         fused = self.fusion(embeddings) if self.fusion is not None else None
         aligned = fused if self.preset == "as_published" else embeddings
@@ -164,7 +126,7 @@ class LAVIMO(RetrievalModule):
 
     def embed(self, batch: Batch) -> dict[str, Tensor]:
         """Retrieval embeddings (n, D) of the modalities in the batch; as_published they need all of an item's."""
-        embeddings = self._project(self._encode(batch))
+        embeddings = self._project(self.encode(batch))
         return self.fusion(embeddings) if self.preset == "as_published" else embeddings
 
     def evaluated(self, batch: Batch) -> Batch:
@@ -181,13 +143,6 @@ class LAVIMO(RetrievalModule):
             if name in batch["masks"]:
                 chosen["masks"][name] = batch["masks"][name][first]
         return chosen
-
-    def _encode(self, batch: Batch) -> dict[str, Tensor]:
-        return {
-            name: self.encoders[name](batch[name], batch["masks"].get(name))
-            for name in self.modalities
-            if name in batch
-        }
 
     def _project(self, encoded: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return {name: self.projections[name](x) for name, x in encoded.items()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import lightning as L
 import numpy as np
 import pytest
 import torch
@@ -10,7 +11,7 @@ from lavimo_cases import ENCODERS, Recorder, assert_same_weights, model, scores,
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from tiny_items import CAPTION_OWNER, Tiny
 
-from datamodules import SyntheticItems
+from datamodules import Synthetic, SyntheticItems
 from lightning_modules import LAVIMO
 from lightning_modules.networks.encoders.text import CharacterIds, SentenceEmbedding
 from losses import build_loss
@@ -261,3 +262,19 @@ def test_predictions_of_items_with_several_captions(tmp_path):
     captions = np.flatnonzero(np.isin(CAPTION_OWNER, data.indices("standard")))
     assert batch["text"].shape == (len(captions), 16)
     assert batch["id"]["text"].tolist() == captions.tolist()
+
+
+def test_it_trains_on_paired_features_as_well_as_on_items(tmp_path) -> None:
+    data = Synthetic(batch_size=32)
+    model = LAVIMO(data.dims, alignment="cs", dim=16)
+    trainer = L.Trainer(max_epochs=5, default_root_dir=tmp_path, logger=False, enable_checkpointing=False)
+    untrained = _average_map(trainer.test(model, data, verbose=False))
+    trainer.fit(model, data)
+    assert model.modalities == ("image", "text")
+    mean = data.train_entries("image")[0].double().mean(dim=0)
+    torch.testing.assert_close(model.encoders["image"].standardise.mean.double(), mean, rtol=1e-5, atol=1e-6)
+    assert _average_map(trainer.test(model, data, verbose=False)) > untrained + 0.1
+
+
+def _average_map(results: list[dict[str, float]]) -> float:
+    return next(value for result in results for name, value in result.items() if name.endswith("average/MAP"))

@@ -1,0 +1,97 @@
+"""What the models share that encode each modality by an encoder of their own and train with AdamW."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lightning_modules.base import Batch, RetrievalModule
+from lightning_modules.networks.encoders import Encoder, build_encoder
+
+
+class EncodedModule(RetrievalModule):
+    """One encoder per modality, by name; what is fixed in it is computed once; AdamW with warm-up and cosine decay.
+
+    Args:
+        dims: modality -> "kind", "shape" and "rate" of its entries, as `ItemDataModule.dims`, or the width of its
+            features, as `FeatureDataModule.dims`; "class_embedding" is no modality.
+        encoders: modality -> {"name": one of the encoders, and its settings}; precomputed features where it has none.
+        protocol: "honest" or "as_published", handed to the metric.
+        learning_rate: of AdamW, reached in a tenth of the steps and then annealed to 0 by a cosine.
+        weight_decay: of AdamW.
+        ks: cut-offs of the logged R@k and P@k.
+
+    Raises:
+        ValueError: an encoder for a modality that the data do not have, an unknown encoder, or one that does not read
+            the modality.
+        TypeError: an unknown setting of an encoder.
+    """
+
+    def __init__(
+        self,
+        dims: Mapping[str, Any],
+        encoders: Mapping[str, Mapping[str, Any]] | None,
+        protocol: str,
+        learning_rate: float,
+        weight_decay: float,
+        ks: Sequence[int],
+    ):
+        encoders = encoders or {}
+        sources = {name: _source(dim) for name, dim in dims.items() if name != "class_embedding"}
+        for name in encoders:
+            if name not in sources:
+                raise ValueError(f"the data have no modality {name!r}; they have {', '.join(sources)}")
+        super().__init__(tuple(sources), protocol=protocol, ks=ks)
+        self.sources, self.learning_rate, self.weight_decay = sources, learning_rate, weight_decay
+        self.encoders = nn.ModuleDict()
+        for name, source in sources.items():
+            settings = dict(encoders.get(name, {"name": "features"}))
+            try:
+                self.encoders[name] = build_encoder(settings.pop("name", ""), source, **settings)
+            except (ValueError, TypeError) as error:
+                raise type(error)(f"encoder of {name!r}: {error}") from error
+
+    def prepare_data(self) -> None:
+        """Compute, once and in one process, what frozen encoders make of the data."""
+        self.derive(self.trainer.datamodule)
+
+    def setup(self, stage: str) -> None:
+        self.derive(self.trainer.datamodule)
+
+    def derive(self, data: Any) -> None:
+        """Have the data module compute, or read from disk, what the fixed parts of the encoders return."""
+        for name, encoder in self.encoders.items():
+            if encoder.front_end is not None:
+                data.derive(name, encoder.front_end)
+                data.entries(name)
+
+    def on_fit_start(self) -> None:
+        for name, encoder in self.encoders.items():
+            if type(encoder).fit is not Encoder.fit:  # else the training entries need not be laid out at once
+                encoder.fit(*self.trainer.datamodule.train_entries(name))
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        trained = [p for p in self.parameters() if p.requires_grad]
+        optimizer = torch.optim.AdamW(trained, lr=self.learning_rate, weight_decay=self.weight_decay, fused=True)
+        steps = int(self.trainer.estimated_stepping_batches)
+        warmup = max(steps // 10, 1)
+
+        def share(step: int) -> float:
+            progress = min(max(step - warmup, 0) / max(steps - warmup, 1), 1)
+            return min((step + 1) / warmup, 1) * (1 + math.cos(math.pi * progress)) / 2
+
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, share)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def encode(self, batch: Batch) -> dict[str, Tensor]:
+        """Modality -> (n, d) outputs of the encoders, for the modalities in the batch."""
+        masks = batch.get("masks", {})
+        return {name: self.encoders[name](batch[name], masks.get(name)) for name in self.modalities if name in batch}
+
+
+def _source(dim: int | Mapping[str, Any]) -> Mapping[str, Any]:
+    return {"kind": "vector", "shape": (dim,), "rate": None} if isinstance(dim, int) else dim

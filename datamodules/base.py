@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
 from datamodules.class_embeddings import embed_classes, encoder_identity
 from datamodules.features import DataError, FeatureSet
-from datamodules.splits import carve_validation, seen_unseen
+from datamodules.splits import carve_validation, seen_unseen, split_paired
 
 EVALUATION_BATCH_SIZE = 1024
 
@@ -75,6 +75,8 @@ class FeatureDataModule(L.LightningDataModule):
         class_encoder: "one-hot", "all-MiniLM-L6-v2" (installed with the suite), "from-data" (the embedding that came
             with the data), or the name or local folder of another sentence-transformers model.
         shuffle_seed: draws the training order; the order depends on this seed and the epoch alone.
+        paired_fraction: share of the training items whose pairing is used, above 0, at most 1. The others are no part
+            of the training batches; :meth:`unpaired_entries` hands out their modalities as unpaired samples.
         as_published: as the public code of JFSE does, train on all training items in their fixed order and validate on
             the test items, so that they choose the epoch. For comparison with published numbers only.
 
@@ -96,6 +98,7 @@ class FeatureDataModule(L.LightningDataModule):
         class_seed: int = 0,
         class_encoder: str = "all-MiniLM-L6-v2",
         shuffle_seed: int = 0,
+        paired_fraction: float = 1.0,
         as_published: bool = False,
     ) -> None:
         super().__init__()
@@ -103,6 +106,8 @@ class FeatureDataModule(L.LightningDataModule):
             raise ValueError(f"batch_size is {batch_size}; expected at least 1.")
         if not 0 <= validation_fraction < 1:
             raise ValueError(f"validation_fraction is {validation_fraction}; expected 0 (no validation part) up to 1.")
+        if not 0 < paired_fraction <= 1:
+            raise ValueError(f"paired_fraction is {paired_fraction}; expected above 0, at most 1.")
         if class_split not in ("standard", "zero-shot"):
             raise ValueError(f"class_split is {class_split!r}; expected 'standard' or 'zero-shot'.")
         for name, seed in (("split_seed", split_seed), ("class_seed", class_seed), ("shuffle_seed", shuffle_seed)):
@@ -118,6 +123,7 @@ class FeatureDataModule(L.LightningDataModule):
         self.class_seed = class_seed
         self.class_encoder = class_encoder
         self.shuffle_seed = shuffle_seed
+        self.paired_fraction = paired_fraction
 
     def read(self) -> FeatureSet:
         """Read the whole data set; implemented by each data set, called once."""
@@ -179,7 +185,7 @@ class FeatureDataModule(L.LightningDataModule):
     # Which items belong where -----------------------------------------------------------------------------------
 
     def indices(self, split: str) -> np.ndarray:
-        """Rows of "train", "validation" or one of `test_splits`, ascending."""
+        """Rows of "train", "unpaired", "validation" or one of `test_splits`, ascending."""
         if split not in self._parts:
             raise ValueError(f"split {split!r} is unknown; {self.dataset} has {', '.join(self._parts)}.")
         return self._parts[split]
@@ -199,6 +205,10 @@ class FeatureDataModule(L.LightningDataModule):
     def train_entries(self, name: str) -> tuple[torch.Tensor, None]:
         """Training rows of a modality, and no mask: features have no padding."""
         return self._tensors[name][torch.from_numpy(self.indices("train"))], None
+
+    def unpaired_entries(self, name: str) -> tuple[torch.Tensor, None]:
+        """Rows of a modality of the training items whose pairing is not used."""
+        return self._tensors[name][torch.from_numpy(self.indices("unpaired"))], None
 
     @cached_property
     def _class_halves(self) -> tuple[np.ndarray, np.ndarray]:
@@ -228,12 +238,13 @@ class FeatureDataModule(L.LightningDataModule):
         train, validation = self._training_parts(
             np.flatnonzero(where["train"] & ~unseen), np.flatnonzero(where["validation"] & ~unseen)
         )
-        parts = {"train": train, "validation": validation}
+        paired, unpaired = split_paired(train, self.paired_fraction, self.split_seed)
+        parts = {"train": paired, "unpaired": unpaired, "validation": validation}
         parts |= {name: np.flatnonzero(test[name]) for name in self.test_splits}
         if self.as_published:
             parts["validation"] = parts["standard"]
         for name, index in parts.items():
-            if not len(index) and name != "validation":
+            if not len(index) and name not in ("unpaired", "validation"):
                 raise DataError(f"{self.data.origin}: no items in the {name} part of the {self.class_split} split.")
         return parts
 

@@ -18,7 +18,7 @@ from datamodules.derived import FrontEnd, broken_files, derive
 from datamodules.features import DataError
 from datamodules.items import ItemSet, Modality
 from datamodules.pseudo_labels import cluster_items
-from datamodules.splits import carve_groups
+from datamodules.splits import carve_groups, split_paired
 
 EVALUATION_BATCH_SIZE = 256
 
@@ -158,6 +158,8 @@ class ItemDataModule(L.LightningDataModule):
             validation items, validate on none.
         split_seed: draws the validation items, and the test items of a data set without a split.
         shuffle_seed: draws the training order and, where an item has several entries of a modality, one of them.
+        paired_fraction: share of the training items whose pairing is used, above 0, at most 1. The others are no part
+            of the training batches; :meth:`unpaired_entries` hands out their modalities as unpaired samples.
         on_missing: "refuse" or "drop" items that lack a modality.
         on_broken: "refuse" or "drop" items with a file that cannot be read; all are read before training.
         train_labels: labels of the training batches: "class"; "instance", every item another; or "clusters-K", K
@@ -184,12 +186,15 @@ class ItemDataModule(L.LightningDataModule):
         on_missing: Literal["refuse", "drop"] = "refuse",
         on_broken: Literal["refuse", "drop"] = "refuse",
         train_labels: str = "class",
+        paired_fraction: float = 1.0,
     ) -> None:
         super().__init__()
         if batch_size < 1:
             raise ValueError(f"batch_size is {batch_size}; expected at least 1.")
         if not 0 <= validation_fraction < 1:
             raise ValueError(f"validation_fraction is {validation_fraction}; expected 0 (no validation part) up to 1.")
+        if not 0 < paired_fraction <= 1:
+            raise ValueError(f"paired_fraction is {paired_fraction}; expected above 0, at most 1.")
         for name, seed in (("split_seed", split_seed), ("shuffle_seed", shuffle_seed)):
             if seed < 0:
                 raise ValueError(f"{name} is {seed}; expected 0 or more.")
@@ -207,6 +212,7 @@ class ItemDataModule(L.LightningDataModule):
         self.on_missing = on_missing
         self.on_broken = on_broken
         self.train_labels = train_labels
+        self.paired_fraction = paired_fraction
         self._unreadable: dict[str, str] = {}
         self._derived: dict[str, tuple[str, FrontEnd]] = {}
         self._entries: dict[str, Entries] = {}
@@ -297,13 +303,20 @@ class ItemDataModule(L.LightningDataModule):
 
     def train_entries(self, name: str) -> Any:
         """Entries of a modality that belong to training items, as `Entries.rows` gives them with their mask."""
+        return self._rows(name, "train")
+
+    def unpaired_entries(self, name: str) -> Any:
+        """Entries of a modality that belong to training items whose pairing is not used, with their mask."""
+        return self._rows(name, "unpaired")
+
+    def _rows(self, name: str, split: str) -> Any:
         entries = self.entries(name)
-        return entries.rows(torch.isin(entries.owner, self._index("train")).nonzero()[:, 0])
+        return entries.rows(torch.isin(entries.owner, self._index(split)).nonzero()[:, 0])
 
     # Which items belong where -----------------------------------------------------------------------------------
 
     def indices(self, split: str) -> np.ndarray:
-        """Items of "train", "validation" or the test split, ascending."""
+        """Items of "train", "unpaired", "validation" or the test split, ascending."""
         if split not in self._parts:
             raise ValueError(f"split {split!r} is unknown; {self.dataset} has {', '.join(self._parts)}.")
         return self._parts[split]
@@ -316,9 +329,10 @@ class ItemDataModule(L.LightningDataModule):
         elif not len(validation):
             group = np.arange(len(self.data)) if self.data.group is None else self.data.group
             train, validation = carve_groups(group, train, self.validation_fraction, self.split_seed)
-        parts = {"train": train, "validation": validation, self.test_split: test}
+        paired, unpaired = split_paired(train, self.paired_fraction, self.split_seed)
+        parts = {"train": paired, "unpaired": unpaired, "validation": validation, self.test_split: test}
         for name, index in parts.items():
-            if not len(index) and name != "validation":
+            if not len(index) and name not in ("unpaired", "validation"):
                 raise DataError(f"{self.data.origin}: no items in the {name} part.")
         return parts
 

@@ -61,6 +61,22 @@ def carve_groups(group: np.ndarray, index: np.ndarray, fraction: float, seed: in
     return np.sort(index[~held_out]), np.sort(index[held_out])
 
 
+def split_paired(index: np.ndarray, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Training items whose pairing is known, and those whose modalities count as unpaired samples.
+
+    Args:
+        index: (n,) items, ascending.
+        fraction: share that stays paired, above 0, at most 1; at least one item does.
+        seed: 0 or more. A smaller share under the same seed is part of a larger one.
+
+    Returns:
+        The paired and the unpaired part of ``index``, ascending.
+    """
+    order = np.random.default_rng((seed, len(index))).permutation(index)
+    count = max(round(fraction * len(index)), 1)
+    return np.sort(order[:count]), np.sort(order[count:])
+
+
 def seen_unseen(num_classes: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Draw the seen half of the classes and the unseen rest (zero-shot protocol of JFSE; no public list exists).
 

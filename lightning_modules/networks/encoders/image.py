@@ -15,6 +15,7 @@ from datamodules.features import DataError
 from datamodules.items import listed
 from datamodules.sources import sha256_of
 from lightning_modules.networks.encoders.base import Encoder
+from lightning_modules.networks.encoders.installed import INSTALLED, efficientnet_lite0, weights_file
 
 BATCH = 32
 
@@ -24,7 +25,7 @@ def timm_model(model: str, weights: str | None) -> nn.Module:
 
     Args:
         model: one of ``timm.list_models()``.
-        weights: path of a .safetensors or .pth file, or None.
+        weights: path of a .safetensors or .pth file; "installed" for those that a package brings; or None.
 
     Raises:
         ValueError: no such model.
@@ -35,7 +36,9 @@ def timm_model(model: str, weights: str | None) -> nn.Module:
         raise ValueError(f"timm has no model {model!r}; nearest: {', '.join(close) or 'see timm.list_models()'}")
     if weights is None:
         return timm.create_model(model, num_classes=0)
-    sha256_of(weights)  # says which file is missing
+    sha256_of(weights_file(model, weights))  # says which file is missing
+    if weights == INSTALLED:
+        return efficientnet_lite0()
     overlay = {"file": str(weights), "hf_hub_id": None}
     networks = []
     with torch.random.fork_rng(devices=[]):
@@ -89,7 +92,8 @@ class TimmImage(Encoder):
     Args:
         source: of kind "file", decoded to (H, W, 3) uint8.
         model: one of ``timm.list_models()``.
-        weights: path of the model's weights; without them the network starts untrained.
+        weights: path of the model's weights, or "installed" for tf_efficientnet_lite0 with those that the suite
+            installs (ImageNet classification); without them the network starts untrained.
         frozen: whether the network stays as it is, which takes weights.
         size: pixels of a side that the network sees.
 
@@ -119,7 +123,8 @@ class TimmImage(Encoder):
         config = timm.data.resolve_model_data_config(network)
         mean, std = (torch.tensor(config[key]).view(3, 1, 1) for key in ("mean", "std"))
         if frozen:
-            self.front_end = _FrozenTimm(network, size, mean, std, f"timm {model} {sha256_of(weights)} {size}")
+            key = f"timm {model} {sha256_of(weights_file(model, weights))} {size}"
+            self.front_end = _FrozenTimm(network, size, mean, std, key)
             return
         self.front_end = Resize(size * 8 // 7)  # room for random crops
         self.network = network

@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 TABLES := table1 table2 table3 table4 table5 table6 table7 table8
-EXPERIMENTS := temperature temperature-jfse sigma-sweep stability scaling dependency many-modalities unsupervised
+EXPERIMENTS := temperature temperature-jfse sigma-sweep stability scaling dependency many-modalities unsupervised foundation
 # What a table command is given, e.g. `make table3 ARGS="--scale paper --seeds 0 1 2"`.
 ARGS ?=
 
@@ -30,7 +30,7 @@ $(TABLES): table%: $(STAMP)  ## regenerate a table from data into results/ (ARGS
 
 tables: $(TABLES)  ## regenerate every table
 
-$(EXPERIMENTS): %: $(STAMP)  ## one of temperature, temperature-jfse, sigma-sweep, stability, scaling, dependency, many-modalities, unsupervised
+$(EXPERIMENTS): %: $(STAMP)  ## one of temperature, temperature-jfse, sigma-sweep, stability, scaling, dependency, many-modalities, unsupervised, foundation
 	$(BIN)/python -m reproduce $@ $(ARGS)
 
 claims: $(STAMP)  ## say of every claim of the paper whether the results bear it out
@@ -45,8 +45,8 @@ clean-cells: $(STAMP)  ## say which finished cells would be deleted (ARGS=--yes 
 compare: $(STAMP)  ## set our numbers beside the published ones, and say what differs where they do not compare
 	$(BIN)/python -m reproduce compare $(ARGS)
 
-test: $(STAMP)  ## run all tests
-	$(BIN)/python -m pytest $(ARGS)
+test: $(STAMP)  ## run all tests, a file at a time on every core
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile $(ARGS)
 
 lint: $(STAMP)  ## check style and formatting
 	$(BIN)/ruff check .

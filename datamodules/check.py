@@ -1,61 +1,180 @@
-"""What is in a data set of several raw modalities, what is missing from it and what is broken."""
+"""`python -m datamodules check NAME`: is a data set's copy on this machine whole, sound and the known one."""
 
 from __future__ import annotations
 
+import argparse
 import warnings
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
-from datamodules.features import SPLITS, DataError
+from datamodules.base import FeatureDataModule
+from datamodules.catalogue import CATALOGUE, Form
+from datamodules.cuhk_pedes import CUHKPEDES
+from datamodules.feature_pairs import FeaturePairs
+from datamodules.features import SPLITS, DataError, FeatureSet
 from datamodules.flickr8k import Flickr8kTriples
+from datamodules.flickr30k_captions import Flickr30kCaptions
 from datamodules.flickr30k_narratives import Flickr30kNarratives
+from datamodules.inventory import lacking
 from datamodules.items import ItemSet, Modality, listed
+from datamodules.layouts import find_folder, layout_advice
 from datamodules.motion_text import HumanML3D
 from datamodules.multimodal import ItemDataModule
+from datamodules.nus_wide import IMAGE_FILES, NUSWIDE
+from datamodules.pascal_sentences import PascalSentences
+from datamodules.pku_xmedianet import PKUXMediaNet
+from datamodules.repeats import find_repeats
+from datamodules.sources import SOURCES, advice, data_root, sha256_of
 from datamodules.utd_mhad import UTDMHAD
+from datamodules.wikipedia import FEATURE_FILES, Wikipedia
+from datamodules.wikipedia_raw import WikipediaRaw
 
 # Data set -> what its folder can be read as.
 ITEM_MODULES: dict[str, dict[str, Callable[[Path], ItemDataModule]]] = {
+    "wikipedia": {"raw": WikipediaRaw},
+    "pascal_sentences": {"raw": PascalSentences},
     "utd_mhad": {f: lambda root, f=f: UTDMHAD(root, features=f) for f in ("16f", "raw")},
     "flickr8k_tri": {"raw": Flickr8kTriples},
-    "flickr30k": {"raw": Flickr30kNarratives},
-    "humanml3d": {"new_joint_vecs": HumanML3D},
-    "kit_ml": {"new_joint_vecs": lambda root: HumanML3D(root, dataset="kit_ml")},
+    "flickr30k": {"raw": Flickr30kNarratives, "karpathy": Flickr30kCaptions},
+    "humanml3d": {
+        "new_joint_vecs": HumanML3D,
+        "guoh3dfeats": lambda root: HumanML3D(root, annotations="tmr"),
+    },
+    "kit_ml": {
+        "new_joint_vecs": lambda root: HumanML3D(root, dataset="kit_ml"),
+        "guoh3dfeats": lambda root: HumanML3D(root, dataset="kit_ml", annotations="tmr"),
+    },
+    "cuhk_pedes": {"raw": CUHKPEDES},
 }
 
 
-def check_items(dataset: str, root: Path) -> int:
-    """Print what a data set holds, every file read once; return the number of troubles."""
+def _pairs(dataset: str) -> dict[str, Callable[[Path], FeatureDataModule]]:
+    return {"pairs": lambda root: FeaturePairs(root / CATALOGUE[dataset].folder, dataset=dataset)}
+
+
+FEATURE_MODULES: dict[str, dict[str, Callable[[Path], FeatureDataModule]]] = {
+    "wikipedia": {f: lambda root, f=f: Wikipedia(root, features=f, offline=True) for f in FEATURE_FILES},
+    "pascal_sentences": _pairs("pascal_sentences"),
+    "nus_wide": {f: lambda root, f=f: NUSWIDE(root, features=f, subset=None) for f in IMAGE_FILES} | _pairs("nus_wide"),
+    "pku_xmedianet": {"features": PKUXMediaNet} | _pairs("pku_xmedianet"),
+}
+
+
+def add_parser(commands: argparse._SubParsersAction) -> None:
+    """Add the command to a parser's sub-commands."""
+    parser = commands.add_parser(
+        "check",
+        help="verify a data set's files and print what they hold",
+        description="Verify that a data set's folder has all files, that the known ones have the known sha256, that "
+        "every file can be read, that modalities and labels fit each other and that no item is in two splits. The exit "
+        "status is 1 where something is wrong. Numbers of items that differ from the authors' copy are said, no more.",
+    )
+    parser.add_argument("dataset", choices=list(CATALOGUE))
+    parser.add_argument("--data-root", help="folder that holds the data set's folder (default: CSD_DATA, else data/)")
+    parser.set_defaults(func=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Check one data set; return the exit status, 1 where something is missing, unknown or broken."""
+    dataset = arguments.dataset
+    try:
+        trouble, other = check(dataset, data_root(arguments.data_root))
+    except DataError as error:
+        print(f"BROKEN   {error}")
+        trouble, other = 1, 0
+    if trouble:
+        print(f"{trouble} trouble(s)")
+    else:
+        print(f"{dataset}: everything in place" + ", but not the numbers of the authors' copy" * (other > 0))
+    return int(trouble > 0)
+
+
+def check(dataset: str, root: Path) -> tuple[int, int]:
+    """Check every form in which the folder can be read, and print what is found.
+
+    Args:
+        dataset: a key of CATALOGUE.
+        root: the data root.
+
+    Returns:
+        Number of troubles, and number of differences from the size of the authors' copy, which are none.
+
+    Raises:
+        DataError: there is no such folder.
+    """
+    folder = find_folder(dataset, root)
+    trouble, other = check_hashes(dataset, folder), 0
+    forms = lacking(CATALOGUE[dataset], folder)
+    if not forms:
+        print(f"MISSING  {folder} has nothing of the data set.")
+        trouble += 1
+    for path in dict.fromkeys(path for paths in forms.values() for path in paths):
+        print(f"MISSING  {folder / path}")
+        trouble += 1
+    for name in [name for name, paths in forms.items() if not paths]:
+        found = check_form(dataset, name, root)
+        trouble, other = trouble + found[0], other + found[1]
+    if trouble:
+        print(f"         {layout_advice(dataset)}")
+    return trouble, other
+
+
+def check_form(dataset: str, name: str, root: Path) -> tuple[int, int]:
+    """Read a data set in one form, which is there as a whole, and print what is found; return the same two numbers."""
+    module = (FEATURE_MODULES.get(dataset, {}) | ITEM_MODULES.get(dataset, {}))[name](root)
+    try:
+        with warnings.catch_warnings(action="ignore"):  # what is broken is printed below
+            data, broken = module.inspect() if isinstance(module, ItemDataModule) else (module.data, {})
+    except DataError as error:
+        print(f"BROKEN   {name}: {error}")
+        return 1, 0
+    (describe_items if isinstance(data, ItemSet) else describe)(name, data)
+    facts = CATALOGUE[dataset]
+    other = say_differences(name, facts.forms[name], facts.items, data, root / facts.folder)
+    return say_missing(name, data, broken) + say_repeats(name, data), other
+
+
+def check_hashes(dataset: str, folder: Path) -> int:
+    """Print the sha256 of every file that is known and there; return how many are not the known copy."""
     trouble = 0
-    for features, make in ITEM_MODULES[dataset].items():
-        try:
-            with warnings.catch_warnings(action="ignore"):  # what is broken is printed below
-                data, broken = make(root).inspect()
-        except DataError as error:
-            print(f"BROKEN   {features}: {error}")
-            trouble += 1
+    for file in SOURCES[dataset].files if dataset in SOURCES else ():
+        path = folder / file.name
+        if not path.is_file():
             continue
-        describe_items(features, data)
-        for name, lacking in data.missing().items():
-            items = [item for item in lacking if item not in broken]
-            if not items:
-                continue
+        if (found := sha256_of(path)) == file.sha256:
+            print(f"ok       {path}: sha256 {found}")
+        else:
+            print(f"OTHER    {path}: sha256 {found}; the known copy has {file.sha256}. {advice(dataset, file)}")
             trouble += 1
-            print(f"MISSING  {features}: {name} of {len(items)} of {len(data)} items: {listed(items)}")
-        for item, reason in broken.items():
-            print(f"BROKEN   {features}: {item}: {reason}")
-        trouble += len(broken)
     return trouble
 
 
-def describe_items(features: str, data: ItemSet) -> None:
+# What is there ------------------------------------------------------------------------------------------------------
+
+
+def describe(name: str, data: FeatureSet) -> None:
+    """Print sizes and classes per split; `data` holds no NaN, or was refused."""
+    counts = {split: int((data.split == split).sum()) for split in SPLITS}
+    validation = f", {counts['validation']} validation" if counts["validation"] else ""
+    sizes = ", ".join(f"{modality} {array.shape[1]}-d" for modality, array in data.features.items())
+    print(
+        f"ok       {name}: {data.origin}: {counts['train']} training and {counts['test']} test items{validation}; "
+        f"{sizes}; all values finite"
+    )
+    member = data.label if data.label.ndim == 2 else data.label[:, None] == np.arange(len(data.class_names))
+    for split, word in (("train", "training"), ("test", "test")):
+        per_class = zip(data.class_names, member[data.split == split].sum(axis=0), strict=True)
+        print(f"         {word} classes: {', '.join(f'{c} {count}' for c, count in per_class)}")
+
+
+def describe_items(name: str, data: ItemSet) -> None:
     """Print items per split, and entries and sizes per modality."""
     counts = ", ".join(f"{np.count_nonzero(data.split == split)} {split}" for split in SPLITS)
-    print(f"ok       {features}: {data.origin}: {len(data)} items ({counts}), {len(np.unique(data.label))} labels")
-    for name, modality in data.modalities.items():
-        print(f"         {name}: {len(modality.entries)} entries{_size(modality)}")
+    print(f"ok       {name}: {data.origin}: {len(data)} items ({counts}), {len(np.unique(data.label))} labels")
+    for modality_name, modality in data.modalities.items():
+        print(f"         {modality_name}: {len(modality.entries)} entries{_size(modality)}")
 
 
 def _size(modality: Modality) -> str:
@@ -66,3 +185,52 @@ def _size(modality: Modality) -> str:
     length = [len(entry.split() if isinstance(entry, str) else entry) for entry in modality.entries]
     unit = "words" if modality.kind == "text" else f"steps of {modality.shape}"
     return f", {min(length)} to {max(length)} {unit}"
+
+
+# What is wrong ------------------------------------------------------------------------------------------------------
+
+
+def say_differences(name: str, form: Form, items: dict[str, int], data: FeatureSet | ItemSet, folder: Path) -> int:
+    """Print where a split has another number of items than the authors' copy; return how many do."""
+    expected = items if form.items is None else form.items
+    differences = 0
+    for split, count in expected.items():
+        if split in form.lists:
+            with (folder / form.lists[split]).open("rb") as lines:
+                found = sum(not line.isspace() for line in lines)
+        else:
+            found = np.count_nonzero(data.split == split)
+        if found != count:
+            print(f"DIFFERS  {name}: {found:,} {split} items; the authors' copy has {count:,}")
+            differences += 1
+    return differences
+
+
+def say_missing(name: str, data: FeatureSet | ItemSet, broken: dict[str, str]) -> int:
+    """Print what items lack and what of them cannot be read; return the number of troubles."""
+    trouble = len(broken)
+    for modality, lacking_items in data.missing().items() if isinstance(data, ItemSet) else ():
+        items = [item for item in lacking_items if item not in broken]
+        if items:
+            trouble += 1
+            print(f"MISSING  {name}: {modality} of {len(items)} of {len(data)} items: {listed(items)}")
+    for item, reason in broken.items():
+        print(f"BROKEN   {name}: {item}: {reason}")
+    return trouble
+
+
+def say_repeats(name: str, data: FeatureSet | ItemSet) -> int:
+    """Print what stands in the training part again; return how many items are in several splits as a whole."""
+    repeats = find_repeats(data)
+    what, whole = ("features", "the pair") if isinstance(data, FeatureSet) else ("entries", "the whole item")
+    counted = ", ".join(f"{modality} {count}" for modality, count in repeats.entries.items())
+    print(
+        f"         test items whose {what} also stand in the training part: {counted}, {whole} {repeats.pairs}"
+        + f"; {repeats.within} item(s) twice in one split" * (repeats.within > 0)
+    )
+    for group in repeats.across:
+        print(
+            f"REPEATED {name}: {data.origin}: {listed(group)} are the same in every modality; expected each item in "
+            "one split: remove it from the others"
+        )
+    return len(repeats.across)

@@ -42,7 +42,7 @@ def embed_classes(names: Sequence[str], encoder: str = BUNDLED, cache: str | Pat
     kept = _read_kept(path, len(names))
     if kept is not None:
         return kept
-    embedding = _encode(model_folder(encoder), list(names))
+    embedding = encode_texts(names, encoder)
     keep(path, lambda file: np.save(file, embedding))
     return embedding
 
@@ -85,8 +85,12 @@ def model_folder(encoder: str) -> Path:
     )
 
 
-def _encode(folder: Path, names: list[str]) -> np.ndarray:
-    """Load the encoder twice under different seeds: weights missing from its files would be random, and differ."""
+def encode_texts(texts: Sequence[str], encoder: str) -> np.ndarray:
+    """Embed texts, (n, E) float32, and keep nothing on disk; arguments and refusals as for :func:`embed_classes`.
+
+    The encoder is loaded twice under different seeds: weights missing from its files would be random, and differ.
+    """
+    folder, names = model_folder(encoder), list(texts)
     with torch.random.fork_rng(devices=[]):
         first, second = (_encode_once(folder, names, seed) for seed in (0, 1))
     if not np.allclose(first, second, rtol=0, atol=1e-4 * np.abs(first).max()):

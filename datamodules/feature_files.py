@@ -14,7 +14,8 @@ import scipy.io
 import scipy.sparse
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
-from datamodules.features import DataError, FeatureSet
+from datamodules.extracted_features import read_extracted
+from datamodules.features import DataError, DataMissing, FeatureSet
 from datamodules.splits import carve_validation
 
 NPZ_REQUIRED = ("image", "text", "label")
@@ -169,7 +170,7 @@ LAYOUTS = (
     Layout("JFSE pickles", "{}_img_files.pkl", "{}_txt_files.pkl", "{}_labels.pkl", load_pickle),
     Layout("DSCMR .mat", "{}_img.mat", "{}_txt.mat", "{}_img_lab.mat", load_mat),
 )
-ACCEPTED = "Accepted layouts: one .npz file with the arrays image, text and label; " + "; ".join(
+ACCEPTED = "Accepted: an .npz file with image, text and label; a .safetensors file of `extract`; folders: " + "; ".join(
     f"{layout.name} ({', '.join(layout.files())})" for layout in LAYOUTS
 )
 
@@ -177,8 +178,9 @@ ACCEPTED = "Accepted layouts: one .npz file with the arrays image, text and labe
 def read_feature_pairs(path: str | Path, test_fraction: float = 0.2, split_seed: int = 0) -> FeatureSet:
     """Read image-text features; what lies at `path` decides the layout.
 
-    Accepted are an .npz file or a folder with exactly one (`read_npz`), and folders in the layouts of ACMR, JFSE and
-    DSCMR (`read_folder`). A one-hot label matrix becomes integers, and integers that start at 1 are shifted to 0.
+    Accepted are an .npz file (`read_npz`), a file of `extract` (`read_extracted`), a folder with one of either, and
+    folders in the layouts of ACMR, JFSE and DSCMR (`read_folder`). One-hot labels become integers; those from 1 on
+    start at 0.
 
     Args:
         path: file or folder.
@@ -199,6 +201,8 @@ def read_feature_pairs(path: str | Path, test_fraction: float = 0.2, split_seed:
         path = source
     elif not path.is_file():
         raise DataError(f"{path}: does not exist. {ACCEPTED}.")
+    if path.suffix == ".safetensors":
+        return read_extracted(path)
     if path.suffix != ".npz":
         raise DataError(f"{path}: not an .npz file. {ACCEPTED}.")
     return read_npz(path, test_fraction, split_seed)
@@ -207,16 +211,16 @@ def read_feature_pairs(path: str | Path, test_fraction: float = 0.2, split_seed:
 def _find_source(folder: Path) -> Layout | Path:
     present = {file.name for file in folder.iterdir()}
     complete = {layout.label: layout for layout in reversed(LAYOUTS) if present.issuperset(layout.files())}
-    sources = [*complete.values(), *sorted(folder.glob("*.npz"))]
+    sources = [*complete.values(), *sorted(folder.glob("*.npz")), *sorted(folder.glob("*.safetensors"))]
     if len(sources) == 1:
         return sources[0]
     if sources:
         names = ", ".join(source.name for source in sources)
-        raise DataError(f"{folder}: holds several data sets ({names}); name one .npz file or keep one layout.")
+        raise DataError(f"{folder}: holds several data sets ({names}); name one file or keep one layout.")
     nearest = max(LAYOUTS, key=lambda layout: len(present.intersection(layout.files())))
     missing = [name for name in nearest.files() if name not in present]
     if len(missing) == len(nearest.files()):
-        raise DataError(f"{folder}: holds no known layout. {ACCEPTED}.")
+        raise DataMissing(f"{folder}: holds no features in a known layout. {ACCEPTED}.")
     raise DataError(f"{folder}: looks like {nearest.name} but lacks {', '.join(missing)}; add them. {ACCEPTED}.")
 
 
@@ -271,8 +275,7 @@ def read_npz(file: Path, test_fraction: float = 0.2, split_seed: int = 0) -> Fea
     arrays = _npz_arrays(file)
     names = _text(arrays["class_names"], file, "class_names") if "class_names" in arrays else None
     label, class_names = _class_labels(arrays["label"], f"{file}, label", names)
-    split = arrays.get("split")
-    embedding = arrays.get("class_embedding")
+    split, embedding = arrays.get("split"), arrays.get("class_embedding")
     return FeatureSet(
         features={name: _matrix(arrays[name], f"{file}, {name}") for name in ("image", "text")},
         label=label,

@@ -13,7 +13,7 @@ import numpy as np
 from datamodules.features import DataError
 from datamodules.items import Files, ItemSet, Modality
 from datamodules.layouts import broken, find_folder, read_lines, require
-from datamodules.media import read_image, read_sound, sound_rate
+from datamodules.media import image_of_each, read_sound, sound_rate
 from datamodules.multimodal import ItemDataModule
 
 MODALITIES = ("image", "text", "audio")
@@ -34,12 +34,21 @@ class Flickr30kNarratives(ItemDataModule):
     """Images, narratives and voice recordings in the published splits.
 
     An item is an image and matches only itself; several narratives of one image are several texts and several sounds
-    of one item, and so match each other. In training a text and a sound of an image are drawn independently.
+    of one item, and so match each other. In training a text and a sound of an image are drawn independently. The
+    folder, as its authors give it::
+
+        flickr30k/
+            flickr30k_train_localized_narratives.jsonl  one {"image_id": "1000092795", "caption": "...",
+                "voice_recording": "<path>.ogg", ...} per line; the same with val and test in place of train. A file
+                ..._captions.jsonl has no voice recordings.
+            flickr30k-images/<image_id>.jpg
+            voice-recordings/<voice_recording>
+
+    The test part has 1,023 narratives of 1,000 images; how many the others have is not stated here.
 
     Args:
         data_root: folder that holds `flickr30k/`; by default the environment variable CSD_DATA, else `data/`. Of each
-            split `flickr30k_<split>_localized_narratives.jsonl` or `flickr30k_<split>_captions.jsonl` is read; the
-            latter have no voice recordings.
+            split whichever of the two files is there is read.
         **kwargs: see ItemDataModule.
 
     Raises:
@@ -65,7 +74,8 @@ class Flickr30kNarratives(ItemDataModule):
         narratives.sort(key=lambda narrative: item[narrative.image_id])  # stable: in the order of the files
         modalities = {}
         if "image" in wanted:
-            modalities["image"] = _images(folder, names)
+            images = require(folder / "flickr30k-images", self.dataset)
+            modalities["image"] = image_of_each([images / f"{name}.jpg" for name in names], self.dataset)
         if "text" in wanted:
             owner = np.array([item[narrative.image_id] for narrative in narratives])
             modalities["text"] = Modality([narrative.caption for narrative in narratives], owner)
@@ -135,13 +145,6 @@ def read_narratives(path: Path) -> list[Narrative]:
             raise broken(path, what, "flickr30k")
         narratives.append(Narrative(image_id, caption.strip(), voice))
     return narratives
-
-
-def _images(folder: Path, names: list[str]) -> Modality:
-    images = require(folder / "flickr30k-images", "flickr30k")
-    there = {path.stem: path for path in images.glob("*.jpg")}
-    owner = np.array([item for item, name in enumerate(names) if name in there], dtype=np.int64)
-    return Modality(Files(tuple(there[names[i]] for i in owner), partial(read_image, dataset="flickr30k")), owner)
 
 
 def _recordings(folder: Path, narratives: list[Narrative], item: dict[str, int]) -> Modality:

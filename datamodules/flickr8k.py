@@ -24,6 +24,16 @@ HELD_OUT = 200
 class Flickr8kTriples(ItemDataModule):
     """Images, captions and synthetic speech; an item is an image, and matches only itself.
 
+    The folder::
+
+        flickr8k_tri/
+            captions.txt        CSV with the header image,caption; <name>.jpg and a caption per line, five per image
+            images/<name>.jpg   224 x 224
+            audio/<name>.wav    24 kHz mono
+
+    There are 1,000 images; whoever made the triples gives no split. Cite M. Hodosh, P. Young and J. Hockenmaier,
+    Framing Image Description as a Ranking Task, JAIR 2013.
+
     The 200 test items are the first of `numpy.random.default_rng(0).permutation` of all names in sorted order: they
     stay the same for every seed. The sounds are named .wav and hold MP3; they are read by content.
 

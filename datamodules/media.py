@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from datamodules.items import Files, Modality
 from datamodules.layouts import broken
 
 
@@ -21,6 +24,12 @@ def read_image(path: Path, dataset: str) -> np.ndarray:
             return np.asarray(image.convert("RGB"))
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise broken(path, f"is not a readable image ({type(error).__name__}: {error})", dataset) from error
+
+
+def image_of_each(paths: Sequence[Path], dataset: str) -> Modality:
+    """The image files of items, one path per item; an item whose path is no file has no entry."""
+    owner = np.array([item for item, path in enumerate(paths) if path.is_file()], dtype=np.int64)
+    return Modality(Files(tuple(paths[item] for item in owner), partial(read_image, dataset=dataset)), owner)
 
 
 def read_sound(path: Path, rate: int, dataset: str) -> np.ndarray:

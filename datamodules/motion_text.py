@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -25,6 +26,8 @@ class MotionSet:
 
 
 MOTION_SETS = {"humanml3d": MotionSet(263, 20.0), "kit_ml": MotionSet(251, 12.5)}
+# In TMR's form motions of both data sets are described as those of HumanML3D are.
+FEATURES = {"official": "new_joint_vecs", "tmr": "guoh3dfeats"}
 
 
 @dataclass(frozen=True)
@@ -36,17 +39,52 @@ class Caption:
     end: float
 
 
+@dataclass(frozen=True)
+class Described:
+    """One motion: its file, the file that has its captions, these, and the times that mean the whole motion.
+
+    The captions are None where they are missing or cannot be read.
+    """
+
+    motion: Path
+    source: Path
+    captions: list[Caption] | None
+    whole: tuple[float, float] = (0.0, 0.0)
+
+
 class HumanML3D(ItemDataModule):
     """Captions and motions in the published splits; mirrored motions (M...) are items of their own, as published.
 
     An item is a motion with its captions. A caption with times describes a part of the motion; that part is an item of
     its own, called <id>_<start>_<end>. Motions are neither cut nor padded, none is left out by its length, and none
-    is standardised: Mean.npy and Std.npy are not read.
+    is standardised: Mean.npy and Std.npy are not read. The folder, as its authors give it::
+
+        HumanML3D/ or KIT-ML/
+            train.txt, val.txt, test.txt   one id per line
+            texts/<id>.txt                 caption#tokens#start#end per line, in seconds; 0.0 and 0.0: the whole motion
+            new_joint_vecs/<id>.npy        (T, 263) or (T, 251) floating
+
+    HumanML3D has 23,384 motions for training, 1,460 for validation and 4,384 for test, KIT-ML 4,888, 300 and 830,
+    mirrored ones counted. TMR's form of both, with the two folders of its repository side by side::
+
+        HumanML3D/ or KIT-ML/
+            splits/train.txt, val.txt, test.txt   one id per line
+            annotations.json   {"000000": {"path": "KIT/3/kick_high_left02_poses", "duration": 5.82, "annotations":
+                               [{"seg_id": "000000_0", "text": "...", "start": 0.0, "end": 5.82}, ...]}, ...}
+            guoh3dfeats/<path>.npy                (T, 263) floating, 20 frames per second
+
+    There the motions of KIT-ML are 4,688, 292 and 786. TMR itself leaves annotations shorter than 2 s or longer than
+    10 s out of training and validation, and takes the first annotation of a motion in test.
+
+    Cite C. Guo et al., Generating Diverse and Natural 3D Human Motions from Text, CVPR 2022; M. Plappert, C. Mandery
+    and T. Asfour, The KIT Motion-Language Dataset, Big Data 2016; and for TMR's form M. Petrovich, M. J. Black and G.
+    Varol, TMR: Text-to-Motion Retrieval, ICCV 2023.
 
     Args:
         data_root: folder that holds `HumanML3D/` or `KIT-ML/`; by default the environment variable CSD_DATA, else
             `data/`.
         dataset: "humanml3d" (263 numbers per frame, 20 frames per second) or "kit_ml" (251, 12.5).
+        annotations: "official": the authors' form. "tmr": TMR's.
         **kwargs: see ItemDataModule.
 
     Raises:
@@ -54,7 +92,6 @@ class HumanML3D(ItemDataModule):
         DataError: on first use, if a file is missing or is not what it should be.
     """
 
-    features = "new_joint_vecs"
     data_kind = "real"
     test_split = "standard"
 
@@ -62,25 +99,31 @@ class HumanML3D(ItemDataModule):
         self,
         data_root: str | Path | None = None,
         dataset: Literal["humanml3d", "kit_ml"] = "humanml3d",
+        annotations: Literal["official", "tmr"] = "official",
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         if dataset not in MOTION_SETS:
             raise ValueError(f"dataset is {dataset!r}; expected {' or '.join(map(repr, MOTION_SETS))}.")
+        if annotations not in FEATURES:
+            raise ValueError(f"annotations is {annotations!r}; expected {' or '.join(map(repr, FEATURES))}.")
         self.data_root = data_root
         self.dataset = dataset
+        self.annotations = annotations
+        self.features = FEATURES[annotations]
+        self.motion_set = MOTION_SETS[dataset if annotations == "official" else "humanml3d"]
 
     def read(self) -> ItemSet:
-        """Read every motion and caption file that the split files list."""
+        """Read every motion and its captions that the split files list."""
         folder = find_folder(self.dataset, self.data_root)
         wanted = self.wanted(MODALITIES)
-        for part in ("new_joint_vecs", "texts"):
-            require(folder / part, self.dataset)
+        require(folder / self.features, self.dataset)
+        described, splits = self._official(folder) if self.annotations == "official" else self._tmr(folder)
         names: list[str] = []
         split: list[str] = []
         text, motion = ([], []), ([], [])  # entries and their items
-        for name, part in read_splits(folder, self.dataset).items():
-            for item, captions, frames in self._items(folder, name):
+        for name, part in splits.items():
+            for item, captions, frames in self._items(name, described[name]):
                 text[0].extend(captions)
                 text[1].extend([len(names)] * len(captions))
                 if frames is not None:
@@ -100,29 +143,52 @@ class HumanML3D(ItemDataModule):
             origin=str(folder),
         )
 
-    def _items(self, folder: Path, name: str) -> list[tuple[str, list[str], np.ndarray | None]]:
+    def _official(self, folder: Path) -> tuple[dict[str, Described], dict[str, str]]:
+        """Motions of the authors' form, and id -> split."""
+        texts = require(folder / "texts", self.dataset)
+        splits = read_splits(folder, self.dataset)
+        described = {}
+        for name in splits:
+            source = texts / f"{name}.txt"
+            captions = self.attempt(name, read_captions, source, self.dataset) if source.is_file() else None
+            described[name] = Described(folder / self.features / f"{name}.npy", source, captions)
+        return described, splits
+
+    def _tmr(self, folder: Path) -> tuple[dict[str, Described], dict[str, str]]:
+        """Motions of TMR's form, and id -> split."""
+        source = folder / "annotations.json"
+        annotated = read_annotations(source, self.dataset)
+        splits = read_splits(folder / "splits", self.dataset)
+        described = {}
+        for name in splits:
+            motion = annotated.get(name, Annotated(name, 0.0, []))
+            path = folder / self.features / f"{motion.path}.npy"
+            described[name] = Described(path, source, motion.captions, (0.0, motion.duration))
+        return described, splits
+
+    def _items(self, name: str, described: Described) -> list[tuple[str, list[str], np.ndarray | None]]:
         """The items that one motion makes: name, captions and frames, None where they are missing or broken."""
-        text, motion = folder / "texts" / f"{name}.txt", folder / "new_joint_vecs" / f"{name}.npy"
-        captions = self.attempt(name, read_captions, text, self.dataset) if text.is_file() else None
         parts: dict[tuple[float, float], list[str]] = {}
-        for caption in captions or ():
+        for caption in described.captions or ():
             parts.setdefault((caption.start, caption.end), []).append(caption.text)
         items = []
-        for (start, end), texts in parts.items() or [((0, 0), [])]:
-            item = name if (start, end) == (0, 0) else f"{name}_{start:g}_{end:g}"
-            frames = self.attempt(item, self._frames, motion, start, end, text) if motion.is_file() else None
+        for (start, end), texts in parts.items() or [(described.whole, [])]:
+            item = name if (start, end) == described.whole else f"{name}_{start:g}_{end:g}"
+            frames = None
+            if described.motion.is_file():
+                frames = self.attempt(item, self._frames, described, start, end)
             items.append((item, texts, frames))
         return items
 
-    def _frames(self, motion: Path, start: float, end: float, text: Path) -> np.ndarray:
-        frames = read_motion(motion, self.dataset)
+    def _frames(self, described: Described, start: float, end: float) -> np.ndarray:
+        frames = read_motion(described.motion, self.motion_set.width, self.dataset)
         if (start, end) == (0, 0):
             return frames
-        rate = MOTION_SETS[self.dataset].rate
+        rate = self.motion_set.rate
         part = frames[int(start * rate) : int(end * rate)]
         if not len(part):
             what = f"describes {start:g} s to {end:g} s of a motion of {len(frames) / rate:g} s"
-            raise broken(text, what, self.dataset)
+            raise broken(described.source, f"{what}, {described.motion.stem}", self.dataset)
         return part
 
 
@@ -141,6 +207,42 @@ def read_splits(folder: Path, dataset: str) -> dict[str, str]:
             if name:
                 split[name] = part
     return split
+
+
+@dataclass(frozen=True)
+class Annotated:
+    """One motion of TMR's form: its path below `guoh3dfeats/` without the ending, its seconds, and its captions."""
+
+    path: str
+    duration: float
+    captions: list[Caption]
+
+
+def read_annotations(path: Path, dataset: str) -> dict[str, Annotated]:
+    """Motion id -> path, duration and captions, of TMR's annotations.json.
+
+    Raises:
+        DataError: the file is not JSON, or an entry is not what it should be.
+    """
+    try:
+        content = json.loads(require(path, dataset).read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise broken(path, f"cannot be read as JSON text ({error})", dataset) from error
+    if not isinstance(content, dict) or not content:
+        raise broken(path, "holds no JSON object with an entry", dataset)
+    annotated = {}
+    for name, entry in content.items():
+        try:
+            captions = [Caption(a["text"].strip(), float(a["start"]), float(a["end"])) for a in entry["annotations"]]
+            motion = Annotated(Path(entry["path"]).as_posix(), float(entry["duration"]), captions)
+            fits = all(caption.text and 0 <= caption.start < caption.end < np.inf for caption in captions)
+        except (AttributeError, KeyError, TypeError, ValueError):
+            fits = False
+        if not fits:
+            expected = "path, duration and annotations with text, start and end in seconds"
+            raise broken(path, f"entry {name} is {json.dumps(entry)[:160]}; expected {expected}", dataset)
+        annotated[name] = motion
+    return annotated
 
 
 def read_captions(path: Path, dataset: str) -> list[Caption]:
@@ -166,13 +268,12 @@ def read_captions(path: Path, dataset: str) -> list[Caption]:
     return captions
 
 
-def read_motion(path: Path, dataset: str) -> np.ndarray:
+def read_motion(path: Path, width: int, dataset: str) -> np.ndarray:
     """Frames of one motion, (T, width) float32.
 
     Raises:
         DataError: the file is not a .npy file of finite numbers of that shape, at least a frame long.
     """
-    width = MOTION_SETS[dataset].width
     try:
         frames = np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:

@@ -18,7 +18,7 @@ from datamodules.derived import FrontEnd, broken_files, derive
 from datamodules.features import DataError
 from datamodules.items import ItemSet, Modality
 from datamodules.pseudo_labels import cluster_items
-from datamodules.splits import carve_groups, split_paired
+from datamodules.splits import carve_groups, seen_unseen, split_paired
 
 EVALUATION_BATCH_SIZE = 256
 
@@ -51,6 +51,8 @@ class Entries:
             rows = self.entries[index]
             return rows, torch.ones(rows.shape[:2], dtype=torch.bool) if self.kind == "sequence" else None
         rows = [self.entries[i] for i in index.tolist()]
+        if not rows:
+            return self.entries[0].new_zeros(0, 0, *self.entries[0].shape[1:]), torch.zeros(0, 0, dtype=torch.bool)
         length = torch.tensor([len(row) for row in rows])
         mask = torch.arange(int(length.max())) < length[:, None]
         return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True), mask
@@ -162,6 +164,9 @@ class ItemDataModule(L.LightningDataModule):
             of the training batches; :meth:`unpaired_entries` hands out their modalities as unpaired samples.
         on_missing: "refuse" or "drop" items that lack a modality.
         on_broken: "refuse" or "drop" items with a file that cannot be read; all are read before training.
+        class_split: "standard", or "zero-shot": train on one half of the classes, test on items of the "seen" and of
+            the "unseen" half.
+        class_seed: draws the half of the classes that is seen.
         train_labels: labels of the training batches: "class"; "instance", every item another; or "clusters-K", K
             clusters of the training items (:func:`datamodules.pseudo_labels.cluster_items`). Validation and test keep
             the classes.
@@ -185,6 +190,8 @@ class ItemDataModule(L.LightningDataModule):
         shuffle_seed: int = 0,
         on_missing: Literal["refuse", "drop"] = "refuse",
         on_broken: Literal["refuse", "drop"] = "refuse",
+        class_split: Literal["standard", "zero-shot"] = "standard",
+        class_seed: int = 0,
         train_labels: str = "class",
         paired_fraction: float = 1.0,
     ) -> None:
@@ -195,12 +202,14 @@ class ItemDataModule(L.LightningDataModule):
             raise ValueError(f"validation_fraction is {validation_fraction}; expected 0 (no validation part) up to 1.")
         if not 0 < paired_fraction <= 1:
             raise ValueError(f"paired_fraction is {paired_fraction}; expected above 0, at most 1.")
-        for name, seed in (("split_seed", split_seed), ("shuffle_seed", shuffle_seed)):
+        for name, seed in (("split_seed", split_seed), ("class_seed", class_seed), ("shuffle_seed", shuffle_seed)):
             if seed < 0:
                 raise ValueError(f"{name} is {seed}; expected 0 or more.")
         for name, choice in (("on_missing", on_missing), ("on_broken", on_broken)):
             if choice not in ("refuse", "drop"):
                 raise ValueError(f"{name} is {choice!r}; expected 'refuse' or 'drop'.")
+        if class_split not in ("standard", "zero-shot"):
+            raise ValueError(f"class_split is {class_split!r}; expected 'standard' or 'zero-shot'.")
         named = re.fullmatch(r"class|instance|clusters-(\d+)", train_labels)
         if not named or (named[1] and int(named[1]) < 2):
             raise ValueError(f"train_labels is {train_labels!r}; expected class, instance or clusters-K, K at least 2.")
@@ -209,6 +218,7 @@ class ItemDataModule(L.LightningDataModule):
         self.validation_fraction = validation_fraction
         self.split_seed = split_seed
         self.shuffle_seed = shuffle_seed
+        self.class_split, self.class_seed = class_split, class_seed
         self.on_missing = on_missing
         self.on_broken = on_broken
         self.train_labels = train_labels
@@ -275,7 +285,7 @@ class ItemDataModule(L.LightningDataModule):
 
     @property
     def test_splits(self) -> tuple[str, ...]:
-        return (self.test_split,)
+        return (self.test_split,) if self.class_split == "standard" else ("seen", "unseen")
 
     @cached_property
     def digest(self) -> str:
@@ -316,21 +326,26 @@ class ItemDataModule(L.LightningDataModule):
     # Which items belong where -----------------------------------------------------------------------------------
 
     def indices(self, split: str) -> np.ndarray:
-        """Items of "train", "unpaired", "validation" or the test split, ascending."""
+        """Items of "train", "unpaired", "validation" or one of `test_splits`, ascending."""
         if split not in self._parts:
             raise ValueError(f"split {split!r} is unknown; {self.dataset} has {', '.join(self._parts)}.")
         return self._parts[split]
 
     @cached_property
     def _parts(self) -> dict[str, np.ndarray]:
-        train, validation, test = (np.flatnonzero(self.data.split == s) for s in ("train", "validation", "test"))
+        classes = np.unique(self.data.label)
+        known = slice(None) if self.class_split == "standard" else seen_unseen(len(classes), self.class_seed)[0]
+        seen = np.isin(self.data.label, classes[known])
+        train, validation = (np.flatnonzero((self.data.split == s) & seen) for s in ("train", "validation"))
         if self.validation_fraction == 0:
             train, validation = np.union1d(train, validation), np.arange(0)
         elif not len(validation):
             group = np.arange(len(self.data)) if self.data.group is None else self.data.group
             train, validation = carve_groups(group, train, self.validation_fraction, self.split_seed)
         paired, unpaired = split_paired(train, self.paired_fraction, self.split_seed)
-        parts = {"train": paired, "unpaired": unpaired, "validation": validation, self.test_split: test}
+        parts = {"train": paired, "unpaired": unpaired, "validation": validation}
+        for name, of_half in zip(self.test_splits, (seen, ~seen), strict=False):
+            parts[name] = np.flatnonzero((self.data.split == "test") & of_half)
         for name, index in parts.items():
             if not len(index) and name not in ("unpaired", "validation"):
                 raise DataError(f"{self.data.origin}: no items in the {name} part.")
@@ -361,12 +376,12 @@ class ItemDataModule(L.LightningDataModule):
         return self._evaluation_loader("validation") if len(self.indices("validation")) else []
 
     def test_dataloader(self) -> list[DataLoader]:
-        """One loader: the test split."""
-        return [self._evaluation_loader(self.test_split)]
+        """One loader per name in `test_splits`."""
+        return [self._evaluation_loader(name) for name in self.test_splits]
 
     def predict_dataloader(self) -> DataLoader:
         """All test items, in order."""
-        return self._evaluation_loader(self.test_split)
+        return self._evaluation_loader(self.test_splits[-1])
 
     def _evaluation_loader(self, split: str) -> DataLoader:
         items = EvaluationItems({n: self.entries(n) for n in self.modalities}, self._label, self._index(split))

@@ -7,16 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import pooch
-import requests
 from lightning.pytorch.utilities import rank_zero_warn
 
+from datamodules.download import download, part_of
 from datamodules.features import DataError, DataMissing
-
-# Seconds to connect, and seconds without a byte: a machine without a network must find out quickly.
-TIMEOUT = (4, 20)
 
 
 @dataclass(frozen=True)
@@ -124,7 +120,10 @@ def missing_files(dataset: str, root: Path, names: Sequence[str] | None = None) 
 
 def advice(dataset: str, file: SourceFile) -> str:
     """What a file should be, where to get it and how to check it: the second half of every message about a file."""
-    return f"Expected: {file.content}. Get it from {file.url} and check with `python -m datamodules check {dataset}`."
+    return (
+        f"Expected: {file.content}. Get it from {file.url} or with `python -m datamodules get {dataset}`, and check "
+        f"with `python -m datamodules check {dataset}`."
+    )
 
 
 def locate(
@@ -202,33 +201,25 @@ def fetch(source: Source, files: Sequence[SourceFile], folder: Path) -> None:
         f"(licence: {source.licence}; cite {source.citation})."
     )
     created = [path for path in (folder, *folder.parents) if not path.exists()]
-    pooch.get_logger().setLevel("WARNING")
     try:
         for file in files:
-            _fetch_one(source.dataset, file, folder)
+            fetch_file(source.dataset, file, folder)
     except BaseException:
+        for file in files:
+            part_of(folder / file.name).unlink(missing_ok=True)
         for path in created:  # an empty data/ would look like a data root
             if path.is_dir() and not any(path.iterdir()):
                 path.rmdir()
         raise
 
 
-def _fetch_one(dataset: str, file: SourceFile, folder: Path) -> None:
-    """pooch downloads under a temporary name, verifies, renames, and removes the temporary file on any error."""
+def fetch_file(dataset: str, file: SourceFile, folder: Path) -> bool:
+    """Fetch one file into `folder`, unless it is there; return whether it had to be fetched.
+
+    Raises:
+        DataMissing: no network, no such file, a broken-off transfer, or other bytes than expected.
+    """
     try:
-        pooch.retrieve(
-            file.url,
-            known_hash=file.sha256,
-            fname=file.name,
-            path=folder,
-            downloader=pooch.HTTPDownloader(progressbar=False, timeout=TIMEOUT),
-        )
-    except (requests.RequestException, OSError, ValueError) as error:
-        reason = f"{type(error).__name__}: {error}"
-        if isinstance(error, requests.ConnectionError):
-            reason = f"no connection to {urlsplit(file.url).netloc}"
-        elif isinstance(error, ValueError):
-            reason = f"other bytes than expected: {error}"
-        raise DataMissing(
-            f"{folder / file.name} could not be fetched ({reason}). {advice(dataset, file)}"
-        ) from None  # the causes are a hundred lines of three libraries and add nothing
+        return download(file.url, folder / file.name, file.sha256, file.size)
+    except OSError as error:
+        raise DataMissing(f"{folder / file.name} could not be fetched ({error}). {advice(dataset, file)}") from None

@@ -22,6 +22,14 @@ FEATURE_FILES = {"roph": "wiki_roph.mat", "sift-lda": "raw_features.mat"}
 class Wikipedia(FeatureDataModule):
     """The Wikipedia benchmark: 2,173 training pairs, then 693 test pairs, in the order of the published lists.
 
+    The folder::
+
+        wikipedia/
+            trainset_txt_img_cat.list  <text id> <image id> <class 1..10>, one pair per line
+            testset_txt_img_cat.list
+            wiki_roph.mat              data.X1 (128 x 2866), data.X2 (100 x 2866), data.Y (10 x 2866)
+            raw_features.mat           I_tr, I_te (128 numbers per row), T_tr, T_te (10 numbers per row)
+
     Args:
         data_root: folder that holds `wikipedia/`; by default the environment variable CSD_DATA, else `data/`, into
             which the files are fetched if they are not there.
@@ -70,22 +78,32 @@ def _broken(path: Path, what: str) -> DataError:
     return DataError(f"{path}: {what}. {advice('wikipedia', SOURCES['wikipedia'].file(path.name))}")
 
 
-def read_list(path: Path) -> np.ndarray:
-    """Class of each line of a list, 0..9.
+def read_entries(path: Path) -> list[tuple[str, str, int]]:
+    """Text id, image id and class 0..9 of each line of a list.
 
     Raises:
-        DataError: not text, a line without three fields, a class outside 1..10, or another number of lines.
+        DataError: not text, a line without three fields, or a class outside 1..10.
     """
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise _broken(path, f"cannot be read as text ({error})") from error
-    label = []
+    entries = []
     for number, line in enumerate(lines, start=1):
         fields = line.split()
         if len(fields) != 3 or fields[2] not in map(str, range(1, len(CLASS_NAMES) + 1)):
             raise _broken(path, f"line {number} is {line[:80]!r}")
-        label.append(int(fields[2]) - 1)
+        entries.append((fields[0], fields[1], int(fields[2]) - 1))
+    return entries
+
+
+def read_list(path: Path) -> np.ndarray:
+    """Class of each line of a list, 0..9.
+
+    Raises:
+        DataError: as `read_entries`, or another number of lines than published.
+    """
+    label = [category for _, _, category in read_entries(path)]
     if len(label) != ITEMS[path.name]:
         raise _broken(path, f"has {len(label)} lines instead of {ITEMS[path.name]}")
     return np.array(label, dtype=np.int64)

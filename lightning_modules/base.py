@@ -28,7 +28,8 @@ class RetrievalModule(L.LightningModule):
     Every batch draws from a generator state that depends on the seed, the epoch and the batch's place in it alone, so
     that a run resumed from a checkpoint continues with the same numbers.
 
-    A checkpoint remembers the ``alignment`` it was trained with, and loading it into a model with another one warns.
+    A checkpoint remembers the ``alignment`` it was trained with, and loading it into a model with another one warns. It
+    also holds the scores of the last validation and the model's class, from which `csd export` builds it.
 
     ``sizes`` holds, for every split evaluated last, direction -> (queries, gallery items), and ``average_precisions``
     direction -> (ids of the queries, their average precisions).
@@ -60,6 +61,11 @@ class RetrievalModule(L.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["alignment"] = repr(self.alignment)
+        metrics = self.trainer.callback_metrics.items()
+        checkpoint["validation"] = {name: float(value) for name, value in metrics if name.startswith("val/")}
+        # Where the command line built the model it has named the class already.
+        path = f"{type(self).__module__}.{type(self).__qualname__}"
+        checkpoint.setdefault(self.CHECKPOINT_HYPER_PARAMS_KEY, {}).setdefault("_class_path", path)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         trained_with = checkpoint.get("alignment")

@@ -1,4 +1,4 @@
-"""The command line: ``csd fit|validate|test|predict --config FILE``."""
+"""The command line: ``csd fit|validate|test|predict --config FILE``, ``csd export`` and ``csd search``."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import inspect
 import re
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -20,10 +20,17 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from datamodules import DataError, FeatureDataModule, ItemDataModule
+from lightning_modules import export, search
 from lightning_modules.base import RetrievalModule
 from lightning_modules.predictions import EmbeddingWriter
 from losses import AlignmentLoss
 
+# Commands of a trained model, which need no data module and no trainer.
+COMMANDS = {"export": export.command, "search": search.command}
+OTHER_COMMANDS = (
+    "Beside these: csd export CHECKPOINT writes what retrieval needs of a trained model; csd search index and csd "
+    "search query find images, texts or sounds of a folder with it. Each has a --help of its own."
+)
 TRAINER_DEFAULTS = {"max_epochs": 500, "default_root_dir": "results/runs/fit", "log_every_n_steps": 1}
 # Beside the best checkpoint, that of the last epoch, to resume from.
 LAST_CHECKPOINT = {"filename": "last", "enable_version_counter": False}
@@ -144,8 +151,12 @@ def main(args: list[str] | None = None) -> None:
         args: words after the program's name; by default those it was called with.
 
     Raises:
-        SystemExit: with status 2 and a message for data, arguments or a disk that do not allow the run.
+        SystemExit: with status 2 and a message for data, arguments or a disk that do not allow the run; with status 1
+            where `csd search index` could not read anything.
     """
+    words = sys.argv[1:] if args is None else args
+    if words and words[0] in COMMANDS:
+        return _run(COMMANDS[words[0]], words[1:])
     # Said by Lightning about its own calls; a user can do nothing about it.
     warnings.filterwarnings("ignore", message=".*isinstance.treespec.*")
     try:
@@ -156,7 +167,7 @@ def main(args: list[str] | None = None) -> None:
             subclass_mode_data=True,
             seed_everything_default=0,
             parser_class=_Parser,
-            parser_kwargs={"allow_abbrev": False},
+            parser_kwargs={"allow_abbrev": False, "epilog": OTHER_COMMANDS},
             auto_configure_optimizers=False,
             save_config_kwargs={"overwrite": True},
             trainer_defaults={**TRAINER_DEFAULTS, "callbacks": [ModelCheckpoint(**LAST_CHECKPOINT)]},
@@ -171,6 +182,17 @@ def main(args: list[str] | None = None) -> None:
             f"{error.strerror or error}{where}: nothing more could be written. Checkpoints written before are intact; "
             f"{remedy}name another folder with --trainer.default_root_dir, and resume with --ckpt_path."
         )
+
+
+def _run(command: Callable[[list[str]], int], words: list[str]) -> None:
+    try:
+        status = command(words)
+    except ValueError as error:
+        _exit(str(error))
+    except OSError as error:
+        _exit(f"{error.strerror or error}: {error.filename}")
+    if status:
+        raise SystemExit(status)
 
 
 def _check_checkpoint(path: Path) -> None:

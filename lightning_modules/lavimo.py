@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from lightning_modules.base import Batch
 from lightning_modules.encoded import EncodedModule
+from lightning_modules.networks.adapters import projection
 from lightning_modules.networks.encoders.text import SentenceEmbedding
 from lightning_modules.networks.fusion import CrossAttention, Reconstruction
 from losses import AlignmentLoss, build_loss
@@ -90,10 +91,7 @@ class LAVIMO(EncodedModule):
 
     def _build(self, dim: int, dropout: float) -> None:
         self.projections = nn.ModuleDict(
-            {
-                name: nn.Sequential(nn.Dropout(dropout), nn.Linear(encoder.dim, dim), nn.LayerNorm(dim))
-                for name, encoder in self.encoders.items()
-            }
+            {name: projection(encoder.dim, dim, dropout) for name, encoder in self.encoders.items()}
         )
         heads = 8
         if dim % heads:

@@ -6,6 +6,7 @@ from losses.coral import CORALLoss, LogCORALLoss
 from losses.cs import CSLoss
 from losses.gcs import GCSLoss
 from losses.infonce import InfoNCELoss
+from losses.kernel_cs import KernelCSLoss, KernelGCSLoss
 from losses.kl import CMPMKLLoss, KLLoss
 from losses.mmd import MMDLoss
 from losses.pairwise import PairwiseLoss
@@ -21,6 +22,8 @@ __all__ = [
     "GCSLoss",
     "InfoNCELoss",
     "KLLoss",
+    "KernelCSLoss",
+    "KernelGCSLoss",
     "LogCORALLoss",
     "LossOutput",
     "MMDLoss",

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from losses.base import AlignmentLoss, GatheredBatch
 from losses.gcs import GCSLoss
+from losses.kernel_cs import KernelGCSLoss
 from losses.registry import build_loss, register_loss
 
 
@@ -18,7 +19,8 @@ class PairwiseLoss(AlignmentLoss):
     Processes: as the summed loss; the batch is gathered once.
 
     Args:
-        divergence: name of a registered two-modality loss: "kl", "cs", "cmpm_kl", "mmd", "coral", "infonce", ...
+        divergence: name of a registered two-modality loss: "kl", "cs", "cmpm_kl", "mmd", "coral", "infonce",
+            "kernel_cs", ...
         **kwargs: its keywords, e.g. ``temperature``.
 
     Raises:
@@ -31,7 +33,7 @@ class PairwiseLoss(AlignmentLoss):
     def __init__(self, divergence: str = "kl", **kwargs):
         super().__init__()
         self.divergence = build_loss(divergence, **kwargs)
-        if isinstance(self.divergence, GCSLoss | PairwiseLoss):
+        if isinstance(self.divergence, GCSLoss | KernelGCSLoss | PairwiseLoss):
             raise ValueError(f"pairwise sums a loss of two modalities, which {divergence!r} is not")
 
     def terms(self, batch: GatheredBatch) -> dict[str, Tensor]:

@@ -27,6 +27,7 @@ from datamodules.cache import keep
 from datamodules.class_embeddings import embed_classes
 from lightning_modules.metrics import CrossModalRetrieval
 from lightning_modules.metrics.galleries import Evaluated, GalleryUndefined, score_gallery
+from lightning_modules.metrics.modality_gap import modality_gap
 from lightning_modules.predictions import flat_predictions
 from losses import build_loss
 from reproduce.baselines import BASELINES
@@ -93,16 +94,17 @@ def run_cell(config: Config, data_root: str | None) -> dict[str, Any]:
     Args:
         config: "data" and "model" (class_path, init_args; the model's also alignment), "max_epochs", "seed",
             "evaluate" ("validation" or "test") and "galleries", those scored beside the whole one; with
-            "record_gradients" true the norms of the gradients are kept too.
+            "record_gradients" true the norms of the gradients are kept too, with "modality_gap" true the gap between
+            the modalities of the test items.
         data_root: the data root, or None.
 
     Returns:
         "scores": split -> "<direction>/<metric>" -> number; "sizes": split -> direction -> (queries, gallery items);
         "galleries": gallery -> its "scores" and "sizes", or the "reason" why the data do not have it; "arrays": for
         every test split the average precision of each query, "AP/<split>/<direction>", and the item it belongs to,
-        "query/<split>/<direction>", and the embeddings of the test items, where they have more than two modalities;
-        "train_seconds"; "gradients", where they are recorded: the "largest" norm, the "median" and the share of
-        "non-finite steps"; and where and with what it ran.
+        "query/<split>/<direction>", and the embeddings of test items that are no paired features, or whose gap is
+        measured; "train_seconds"; "gap", where it is measured; "gradients", where they are recorded: the "largest"
+        norm, the "median" and the share of "non-finite steps"; and where and with what it ran.
     """
     L.seed_everything(config["seed"], verbose=False)
     data = build_data(config, data_root)
@@ -193,11 +195,22 @@ def _fit_model(config: Config, data: Data, start: float) -> dict[str, Any]:
     for split in data.test_splits:
         arrays |= _per_query(split, model.average_precisions[split], data)
     found = {"scores": scores, "sizes": sizes, "arrays": arrays, **trained}
-    if isinstance(data, datamodules.ItemDataModule):
+    of_items = isinstance(data, datamodules.ItemDataModule)
+    if of_items or config.get("modality_gap"):
         predicted = flat_predictions(trainer.predict(model, data))
-        arrays |= predicted
+        arrays |= predicted if of_items else _of_pairs(predicted, model.modalities)
+    if config.get("modality_gap"):
+        embeddings = {name: arrays[name] for name in model.modalities}
+        found["gap"] = modality_gap(embeddings, {name: arrays[f"item/{name}"] for name in model.modalities})
+    if of_items:
         found["galleries"] = {name: _gallery(name, predicted, model, data) for name in config["galleries"]}
     return found
+
+
+def _of_pairs(predicted: Mapping[str, np.ndarray], modalities: Iterable[str]) -> dict[str, np.ndarray]:
+    """Predictions on paired features as those on items are kept: row i of every modality belongs to item i."""
+    found = {name: predicted[name] for name in modalities}
+    return found | {f"item/{name}": np.arange(len(predicted[name])) for name in modalities}
 
 
 def _gallery(

@@ -15,7 +15,7 @@ from reproduce.render import column_name, section_name
 from reproduce.schema import IDENTITY, METRICS, Row, TableError, read_table
 
 # What the machine decides, not the method; a row fitted to such a metric names it as its split.
-MACHINE = ("seconds/epoch", "seconds/step", "peak MiB")
+MACHINE = ("seconds/epoch", "seconds/step")
 RANKS = 100  # ranks to a tolerance of 1: half a percentage point goes with half a rank
 MEANING = f"""\
 What T means, by metric:

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from reproduce.cells import run_cell
-from reproduce.runner import TRAINED, Cell, Run, duration, workers
+from reproduce.runner import Cell, Run, duration, workers
+from reproduce.spec import TRAINED
 
 # A baseline counts as many training steps as this many seconds would be worth at the speed of the others.
 BASELINE_SECONDS = 2.0

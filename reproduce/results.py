@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 import datamodules
+from lightning_modules.metrics.modality_gap import GAP_METRICS
 from reproduce.comparisons import compare_methods, merged, read_comparisons, write_comparisons
 from reproduce.figures import draw_table
 from reproduce.projection import draw_projection
@@ -22,11 +23,12 @@ from reproduce.spec import DataSet, Method
 from reproduce.sweep_figure import draw_sweep
 
 SPLITS = {"standard": ("standard",), "zero-shot": ("seen", "unseen", "generalised")}
-# Metrics of a training rather than of its retrieval, from its cell and result.
+# Metrics of a training, or of its joint space, rather than of its retrieval: from its cell and result.
 OF_TRAINING = {
     "seconds/epoch": lambda cell, result: result["train_seconds"] / cell.config["max_epochs"],
     "gradient norm": lambda cell, result: result["gradients"]["median"],
     "finite gradients": lambda cell, result: 1 - result["gradients"]["non-finite steps"],
+    **{name: lambda cell, result, name=name: result["gap"][name] for name in GAP_METRICS},
 }
 
 
@@ -77,14 +79,18 @@ def _write_comparisons(run: Run, finals: Finals, path: Path) -> None:
 
 
 def _draw_projections(run: Run, finals: Finals, folder: Path) -> None:
-    for (dataset, method), cells in finals.items():
-        cell, result = cells[0]
-        if method.method == run.table.projection and method.preset == "honest" and result:
-            embeddings = run.store.arrays(cell.key)
-            if embeddings is not None:
-                title = f"{dataset.dataset}, {method.method}, seed {cell.config['seed']}"
-                name = f"{run.table.name}_projection_{dataset.dataset}.png"
-                draw_projection(embeddings, folder / name, title)
+    for dataset in dict.fromkeys(dataset for dataset, _ in finals):
+        panels = {}
+        for (of, method), cells in finals.items():
+            cell, result = cells[0]
+            if of is dataset and method.method in run.table.projection and method.preset == "honest" and result:
+                panels[f"{method.method}, seed {cell.config['seed']}"] = run.store.arrays(cell.key)
+        drawn = {title: embeddings for title, embeddings in panels.items() if embeddings is not None}
+        if drawn:
+            same = [other for other in run.table.datasets if other.dataset == dataset.dataset]
+            name = dataset.dataset if len(same) < 2 else f"{dataset.dataset}-{dataset.features}".replace(" ", "-")
+            path = folder / f"{run.table.name}_projection_{re.sub(r'[^A-Za-z0-9_.-]', '', name)}.png"
+            draw_projection(drawn, path, f"{dataset.dataset}, {dataset.features}")
 
 
 def _rows(run: Run, dataset: DataSet, method: Method, cells: list[tuple[Cell, dict | None]]) -> list[Row]:
@@ -198,14 +204,15 @@ def _failed(run: Run, dataset: DataSet, method: Method) -> list[Row]:
 
 def _not_run(run: Run, dataset: DataSet, reason: str) -> list[Row]:
     splits = _splits(run, dataset)
-    return [_empty(run, dataset, m, split, "not_run", reason) for m in run.table.methods for split in splits]
+    methods = run.table.methods_on(dataset)
+    return [_empty(run, dataset, method, split, "not_run", reason) for method in methods for split in splits]
 
 
 def _splits(run: Run, dataset: DataSet) -> tuple[str, ...]:
-    if run.table.class_split is not None:
-        return SPLITS[run.table.class_split]
-    # A data module of paired features has no split of its own: it goes by how the classes are split.
-    return (getattr(getattr(datamodules, dataset.class_path), "test_split", "standard"),)
+    kind = getattr(datamodules, dataset.class_path)
+    if issubclass(kind, datamodules.ItemDataModule):
+        return ("seen", "unseen") if run.table.class_split == "zero-shot" else (kind.test_split,)
+    return SPLITS[run.table.class_split or "standard"]
 
 
 def _merge(old: list[Row], new: list[Row]) -> list[Row]:

@@ -16,10 +16,11 @@ from typing import Any
 import torch
 
 from datamodules import DataError, DataMissing, FeatureDataModule, data_root, root_is_named
+from lightning_modules.metrics.modality_gap import GAP_METRICS
 from reproduce.cells import CellStore, Config, build_data, cell_hash, quiet, run_cell
-from reproduce.spec import DataSet, Method, Scale, Table
+from reproduce.spec import TRAINED, DataSet, Method, Scale, Table
 
-TRAINED = ("JFSE", "LAVIMO")  # by gradient descent, for the epochs of the scale
+PRESET = ("JFSE", "LAVIMO")  # models with a preset
 # A baseline's cost in training steps, for the estimate of the time left.
 BASELINE_STEPS = 40
 
@@ -89,10 +90,10 @@ class Run:
         return present or [self.table.synthetic], absent
 
     def _reason_absent(self, dataset: DataSet) -> str:
-        named = root_is_named(self.root)
-        if not (data_root(self.root) / dataset.dataset).exists() and (named or dataset.class_path == "FeaturePairs"):
-            kind = "one .npz file, or the ACMR, JFSE or DSCMR layout" * (dataset.class_path == "FeaturePairs")
-            return f"no folder {dataset.dataset}/ under the data root" + f" (with {kind})" * bool(kind)
+        pairs = dataset.class_path == "FeaturePairs"
+        if not (data_root(self.root) / dataset.dataset).exists() and (root_is_named(self.root) or pairs):
+            kind = " (with one .npz file, a file of `extract`, or the ACMR, JFSE or DSCMR layout)" * pairs
+            return f"no folder {dataset.dataset}/ under the data root{kind}"
         try:
             self._data(self._config(dataset, Method("CCA", "CCA"), {}, None)).indices("train")
         except DataMissing as error:
@@ -105,7 +106,7 @@ class Run:
         Returns:
             (data set, method) -> final cells with their results, None where a cell failed.
         """
-        rows = [(d, m) for d in datasets for m in self.table.methods if self._wanted(d, m)]
+        rows = self._wanted(datasets)
         trials = {row: [self._trial(*row, number) for number in range(len(row[1].trials))] for row in rows}
         results = self._run("validation", [cell for cells in trials.values() for cell in cells])
         self.choices = {row: self._choose(cells, results) for row, cells in trials.items()}
@@ -120,7 +121,7 @@ class Run:
     def plan(self, datasets: Iterable[DataSet]) -> list[Cell]:
         """All cells of the table, each once; where the setting is not chosen yet, with the first one."""
         cells: dict[str, Cell] = {}
-        for dataset, method in [(d, m) for d in datasets for m in self.table.methods if self._wanted(d, m)]:
+        for dataset, method in self._wanted(datasets):
             trials = [self._trial(dataset, method, number) for number in range(len(method.trials))]
             found = {cell.key: result for cell in trials if (result := self.store.load(cell.key)) is not None}
             choice = self._choose(trials, found) or {"setting": method.trials[0]}
@@ -128,10 +129,13 @@ class Run:
             cells |= {cell.key: cell for cell in trials + finals}
         return list(cells.values())
 
-    def _wanted(self, dataset: DataSet, method: Method) -> bool:
-        row = {"dataset": dataset.dataset, "features": dataset.features, "method": method.method}
-        row |= {"protocol": method.preset}
-        return all(row[column] == value for column, value in self.only.items())
+    def _wanted(self, datasets: Iterable[DataSet]) -> list[tuple[DataSet, Method]]:
+        def wanted(dataset: DataSet, method: Method) -> bool:
+            row = {"dataset": dataset.dataset, "features": dataset.features, "method": method.method}
+            row |= {"protocol": method.preset}
+            return all(row[column] == value for column, value in self.only.items())
+
+        return [(d, m) for d in datasets for m in self.table.methods_on(d) if wanted(d, m)]
 
     def _choose(self, cells: list[Cell], results: dict[str, dict]) -> dict[str, Any] | None:
         if not cells:
@@ -155,7 +159,7 @@ class Run:
         """Configuration of a cell; without a seed that of a trial, on seed 0 and the validation part."""
         scale: Scale = self.table.scales[self.scale]
         fraction = dataset.init_args.get("validation_fraction", 0.15) if seed is None else 0.0
-        data = {**dataset.init_args, "validation_fraction": fraction, "shuffle_seed": seed or 0}
+        data = {**dataset.init_args, **method.data, "validation_fraction": fraction, "shuffle_seed": seed or 0}
         if self.table.class_split is not None:
             data |= {"class_split": self.table.class_split, "class_seed": seed or 0}
         if dataset.class_path == "FeaturePairs":
@@ -169,8 +173,11 @@ class Run:
         arguments = {**weight, **method.init_args, **setting}
         trained = method.model in TRAINED
         if trained:
-            arguments = {**scale.model, **dataset.model, "preset": method.preset, **arguments}
+            preset = {"preset": method.preset} if method.model in PRESET else {}
+            arguments = {**scale.model, **scale.models.get(method.model, {}), **dataset.model, **preset, **arguments}
         recorded = {"record_gradients": True} if trained and self.table.record_gradients else {}
+        if trained and seed is not None and set(self.table.metrics) & set(GAP_METRICS):
+            recorded["modality_gap"] = True
         return {
             "data": source,
             "model": {

@@ -64,10 +64,12 @@ METRICS = {
     "gradient norm": _COST,
     "hyperparameters": _COST,
     "seconds/step": _COST,
-    "peak MiB": _COST,
     "saved MiB": _COST,
     "similarity matrices": _COST,
     "matching matrices": _COST,
+    "centroid distance": Metric(k="none", fraction=False, higher_is_better=False),
+    "linear separability": Metric(k="none", fraction=True, higher_is_better=False),
+    "kernel CS": Metric(k="none", fraction=False, higher_is_better=False),
     "exponent": Metric(k="none", fraction=False, higher_is_better=False, least=-math.inf),
     "standard error": Metric(k="none", fraction=False, higher_is_better=False),
 }

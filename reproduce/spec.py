@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import fnmatch
 import inspect
 import math
 from dataclasses import dataclass, field, replace
@@ -19,7 +20,9 @@ from reproduce.baselines import BASELINES
 
 FOLDER = Path(__file__).with_name("tables")
 EXPERIMENTS = Path(__file__).with_name("experiments")
-MODELS = ("JFSE", "LAVIMO", "CCA", "semantic matching")
+# By gradient descent, for the epochs of the scale; the others are fitted at once.
+TRAINED = ("JFSE", "LAVIMO", "CMPM", "CSAligner")
+MODELS = (*TRAINED, "CCA", "semantic matching")
 # Measured while a model is trained, where the table has record_gradients.
 GRADIENT_METRICS = ("gradient norm", "finite gradients")
 
@@ -53,6 +56,7 @@ class Method:
         preset: "honest" or "as_published", which is also the protocol of its rows.
         alignment: name of the alignment loss, or a mapping with "name" and its keywords; None for none.
         init_args: arguments of the model that no trial changes.
+        data: arguments of the data module beside those of the data set, such as a share of pairs.
         trials: settings to choose from; empty where there is nothing to choose.
         sweep: in the file {argument: values}, which makes one method per value; once loaded the place of this one.
         matched_temperature: t, the effective temperature at which losses are compared: the alignment takes f t as its
@@ -65,6 +69,7 @@ class Method:
     preset: str = "honest"
     alignment: str | dict[str, Any] | None = None
     init_args: dict[str, Any] = field(default_factory=dict)
+    data: dict[str, Any] = field(default_factory=dict)
     trials: list[dict[str, Any]] = field(default_factory=list)
     sweep: Sweep | dict[str, list[float]] | None = None
     matched_temperature: float | None = None
@@ -97,6 +102,7 @@ class DataSet:
         class_path: name of a data module.
         init_args: its arguments.
         model: arguments that models take on it, such as encoders.
+        leaves_out: names of methods that are not run on it, with * for any text.
         galleries: those scored beside the whole one, whether or not a table shows them, so that tables share cells.
     """
 
@@ -105,16 +111,18 @@ class DataSet:
     class_path: str
     init_args: dict[str, Any] = field(default_factory=dict)
     model: dict[str, Any] = field(default_factory=dict)
+    leaves_out: list[str] = field(default_factory=list)
     galleries: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
 class Scale:
-    """How large and how long: seeds, epochs and the model's arguments."""
+    """How large and how long: seeds, epochs and the arguments of every model, and of some models alone."""
 
     seeds: list[int]
     max_epochs: int
     model: dict[str, Any]
+    models: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -124,7 +132,7 @@ class Table:
     Args:
         class_split: how the classes of paired features are split; None for data sets with a split of their own.
         galleries: those shown beside the whole one, of each data set's.
-        projection: method whose embeddings are drawn; None for no such picture.
+        projection: methods whose embeddings are drawn, side by side.
         comparisons: pairs (method, baseline) of honest rows to compare.
         not_run: why none of its rows can be run; empty where they can.
         record_gradients: whether trainings keep the norms of their gradients, for the metrics "gradient norm" and
@@ -140,10 +148,19 @@ class Table:
     scales: dict[str, Scale]
     class_split: str | None = None
     galleries: list[str] = field(default_factory=list)
-    projection: str | None = None
+    projection: list[str] = field(default_factory=list)
     comparisons: list[list[str]] = field(default_factory=list)
     not_run: str = ""
     record_gradients: bool = False
+
+    def methods_on(self, dataset: DataSet) -> list[Method]:
+        """The methods that are run on a data set."""
+        left_out = {name for pattern in dataset.leaves_out for name in _matching(pattern, self.methods)}
+        return [method for method in self.methods if method.method not in left_out]
+
+
+def _matching(pattern: str, methods: list[Method]) -> list[str]:
+    return [method.method for method in methods if fnmatch.fnmatchcase(method.method, pattern)]
 
 
 def available_tables() -> list[str]:
@@ -188,6 +205,9 @@ def load_table(name: str, folder: Path | None = None) -> Table:
     _check_names([(method.method, method.preset) for method in methods], path)
     _check_names([(dataset.dataset, dataset.features) for dataset in datasets], path)
     _check_comparisons(merged.get("comparisons", []), methods, path)
+    _check_patterns("projection", merged.get("projection", []), methods, path)
+    for dataset in (*datasets, synthetic):
+        _check_patterns("leaves_out", dataset.leaves_out, methods, path)
     entries = {"name": name, "datasets": datasets, "synthetic": synthetic, "methods": methods, "scales": scales}
     table = _build(Table, merged | entries, path)
     for dataset in (*table.datasets, table.synthetic):
@@ -277,6 +297,15 @@ def _check_comparisons(pairs: Any, methods: list[Method], path: Path) -> None:
         for name in pair:
             if name not in known:
                 raise SpecError(f"{path.name}: comparisons name {name!r}, no honest method; {_nearest(name, known)}")
+
+
+def _check_patterns(key: str, patterns: Any, methods: list[Method], path: Path) -> None:
+    if not isinstance(patterns, list):
+        raise SpecError(f"{path.name}: {key} is {patterns!r}; expected a list of names of methods")
+    for pattern in patterns:
+        if not _matching(str(pattern), methods):
+            near = _nearest(pattern, [method.method for method in methods])
+            raise SpecError(f"{path.name}: {key} names {pattern!r}, no method; {near}")
 
 
 def _mapping(path: Path) -> dict[str, Any]:

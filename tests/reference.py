@@ -119,6 +119,39 @@ def mmd_parts(
     return {f"{a}<->{b}": mean_kernel(x, x) + mean_kernel(z, z) - 2 * mean_kernel(x, z)}
 
 
+def kernel_density(points: np.ndarray, sample: np.ndarray, sigma: float) -> np.ndarray:
+    """mean_i exp( -|a - x_i|^2 / (2 sigma^2) ) at every point a."""
+    squared = ((points[:, None, :] - sample[None, :, :]) ** 2).sum(-1)
+    return np.exp(-squared / (2 * sigma**2)).mean(1)
+
+
+def kernel_cs(x: np.ndarray, y: np.ndarray, sigma: float) -> float:
+    """log mean k(x,x') + log mean k(y,y') - 2 log mean k(x,y)."""
+    own, other, joint = (np.log(kernel_density(u, v, sigma).mean()) for u, v in ((x, x), (y, y), (x, y)))
+    return own + other - 2 * joint
+
+
+def kernel_gcs(samples: Sequence[np.ndarray], sigma: float) -> float:
+    """-log (1/m) sum_t mean_j prod_{k != t} f_k(x_j^t) + (1/m) sum_t log mean_j f_t(x_j^t)^(m-1)."""
+    count = len(samples)
+    joint, own = 0.0, 0.0
+    for t, points in enumerate(samples):
+        others = [kernel_density(points, sample, sigma) for k, sample in enumerate(samples) if k != t]
+        joint += np.prod(others, axis=0).mean() / count
+        own += np.log((kernel_density(points, points, sigma) ** (count - 1)).mean()) / count
+    return own - np.log(joint)
+
+
+def kernel_cs_parts(embeddings: Embeddings, labels: np.ndarray | None = None, sigma: float = 1.0) -> dict[str, float]:
+    """Kernel divergence of two modalities' unit vectors."""
+    return {"<->".join(embeddings): kernel_cs(*map(unit_rows, embeddings.values()), sigma)}
+
+
+def kernel_gcs_parts(embeddings: Embeddings, labels: np.ndarray | None = None, sigma: float = 1.0) -> dict[str, float]:
+    """Kernel divergence among all modalities' unit vectors."""
+    return {"<->".join(embeddings): kernel_gcs([unit_rows(x) for x in embeddings.values()], sigma)}
+
+
 def covariance(x: np.ndarray) -> np.ndarray:
     """Covariance of the columns, normalised by n - 1."""
     centred = x - x.mean(0)
@@ -175,6 +208,8 @@ LOSSES = {
     "coral": coral_parts,
     "log_coral": log_coral_parts,
     "gcs": gcs_parts,
+    "kernel_cs": kernel_cs_parts,
+    "kernel_gcs": kernel_gcs_parts,
 }
 
 

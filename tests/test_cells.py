@@ -23,6 +23,7 @@ import datamodules
 import lightning_modules
 import losses
 from lightning_modules.metrics import CrossModalRetrieval
+from lightning_modules.metrics.modality_gap import GAP_METRICS, modality_gap
 from reproduce.baselines import LinearCCA
 from reproduce.cells import PACKAGES, CellStore, Config, build_data, cell_hash, run_cell, source_files, text_vectors
 
@@ -369,3 +370,13 @@ def test_a_full_disk_is_reported_and_keeps_the_cell_that_was_there(
             store.save("key", CS, {"scores": 2, "arrays": arrays})
         assert store.load("key") == {"scores": 1}
         assert [path.name for path in tmp_path.iterdir()] == ["key.json"]
+
+
+def test_the_gap_between_modalities_is_measured_where_it_is_asked_for(root: Path) -> None:
+    plain, measured = (run_cell({**CS, **more}, str(root)) for more in ({}, {"modality_gap": True}))
+    assert "gap" not in plain
+    assert set(measured["gap"]) == set(GAP_METRICS)
+    assert measured["scores"] == plain["scores"]
+    rows = {name: measured["arrays"][name] for name in ("image", "text")}
+    items = {name: measured["arrays"][f"item/{name}"] for name in rows}
+    assert measured["gap"] == modality_gap(rows, items)

@@ -339,7 +339,7 @@ def test_data_that_do_not_allow_what_is_asked_are_refused():
         _ = Tiny(class_encoder="from-data").class_embedding
     with pytest.raises(DataError, match=r"tiny.npz: no items in the standard part"):
         Tiny(feature_set(split=np.repeat("train", 210))).indices("train")
-    with pytest.raises(ValueError, match="'test' is unknown; tiny has train, validation, standard"):
+    with pytest.raises(ValueError, match="'test' is unknown; tiny has train, unpaired, validation, standard"):
         Tiny().indices("test")
 
 

@@ -274,7 +274,7 @@ def test_a_modality_or_value_that_does_not_fit_is_refused(name, source, settings
     ("name", "source", "setting", "message"),
     [
         ("log_mel", SOUND, "widht", "encoder 'log_mel' has no setting 'widht'; nearest: width"),
-        ("features", VECTOR, "dim", "encoder 'features' has no setting 'dim'; there are: none"),
+        ("features", VECTOR, "dim", "encoder 'features' has no setting 'dim'; there are: standardise"),
     ],
 )
 def test_an_unknown_setting_is_refused_with_the_nearest(name, source, setting, message):

@@ -167,7 +167,7 @@ def test_missing_array_is_named(tmp_path):
 def test_unknown_places_list_the_accepted_layouts(tmp_path):
     (tmp_path / "note.txt").write_text("hello")
     for path, message in (
-        (tmp_path, "no known layout"),
+        (tmp_path, "no features in a known layout"),
         (tmp_path / "x", "does not exist"),
         (tmp_path / "note.txt", "not an .npz"),
     ):

@@ -56,6 +56,21 @@ def test_a_frozen_encoder_takes_the_installed_weights_and_names_them_in_its_key(
     assert vector.shape == (1280,)
 
 
+def test_the_mean_over_kept_cells_is_what_the_network_returns() -> None:
+    arguments = {"model": installed.MODEL, "weights": "installed", "frozen": True, "size": 96}
+    whole, cells = build_encoder("timm", IMAGE, **arguments), build_encoder("timm", IMAGE, cells=True, **arguments)
+    photo = np.random.default_rng(0).integers(0, 256, (120, 96, 3), dtype=np.uint8)
+    [vector], [kept] = (encoder.front_end([photo], None) for encoder in (whole, cells))
+    assert kept.shape == (9, cells.token_dim)
+    pooled, tokens, _ = cells.with_tokens(torch.from_numpy(kept)[None])
+    np.testing.assert_allclose(pooled[0], vector, rtol=1e-4, atol=1e-5)
+    assert torch.equal(cells(torch.from_numpy(kept)[None]), pooled)
+    assert torch.equal(tokens[0], torch.from_numpy(kept))
+    assert whole.front_end.key != cells.front_end.key
+    with pytest.raises(ValueError, match="cells are kept of a frozen network alone"):
+        build_encoder("timm", IMAGE, model=installed.MODEL, cells=True)
+
+
 def test_installed_weights_of_another_model_are_refused() -> None:
     with pytest.raises(ValueError, match="tf_efficientnet_lite0 alone"):
         timm_model("test_convnext", "installed")

@@ -13,8 +13,8 @@ from PIL import Image
 
 from datamodules import DataError, DataMissing, Flickr30kNarratives, HumanML3D
 from datamodules.__main__ import main
+from datamodules.catalogue import CATALOGUE
 from datamodules.flickr30k_narratives import read_narratives
-from datamodules.layouts import LAYOUTS
 
 OGG_RATE = 16_000
 
@@ -31,19 +31,19 @@ def refused(module) -> str:
     return str(error.value)
 
 
-@pytest.mark.parametrize("dataset", LAYOUTS)
+@pytest.mark.parametrize("dataset", CATALOGUE)
 def test_a_missing_folder_is_reported_with_layout_source_and_command(dataset, tmp_path, monkeypatch, capsys):
     module = {"flickr30k": Flickr30kNarratives, "humanml3d": HumanML3D}.get(dataset)
     if module is not None:
         said = refused(module(tmp_path))
-        for part in (LAYOUTS[dataset].content, LAYOUTS[dataset].url, f"python -m datamodules check {dataset}"):
+        for part in (CATALOGUE[dataset].content, CATALOGUE[dataset].url, f"python -m datamodules check {dataset}"):
             assert part in said
         monkeypatch.delenv("CSD_DATA", raising=False)
         monkeypatch.chdir(tmp_path)
         with pytest.raises(DataMissing, match="is missing"):
             _ = module().data
     assert main(["check", dataset, "--data-root", str(tmp_path)]) == 1
-    assert f"{LAYOUTS[dataset].folder} is missing" in capsys.readouterr().out
+    assert f"{CATALOGUE[dataset].folder} is missing" in capsys.readouterr().out
 
 
 # Flickr30K with Localized Narratives --------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from losses import LossOutput, available_losses, build_loss, register_loss
 def test_available_losses_are_sorted_and_complete():
     names = list(available_losses())
     assert names == sorted(names)
-    assert set(names) >= {*PAIR_LOSSES, "gcs", "pairwise"}
+    assert set(names) >= {*PAIR_LOSSES, "gcs", "kernel_gcs", "pairwise"}
 
 
 @pytest.mark.parametrize(("wrong", "nearest"), [("infonec", "infonce"), ("log-coral", "log_coral"), ("GCS", "gcs")])
@@ -35,6 +35,7 @@ def test_unknown_loss_names_the_nearest(wrong, nearest):
         ("kl", "directoin", "direction"),
         ("log_coral", "rigde", "ridge"),
         ("pairwise", "divergance", "divergence"),
+        ("kernel_cs", "sigmas", "sigma"),
     ],
 )
 def test_unknown_keyword_names_the_nearest(name, wrong, nearest):
@@ -78,6 +79,7 @@ def test_registered_loss_can_be_built_and_not_registered_twice():
         ("mmd", {"sigma": 0.0}),
         ("mmd", {"sigma": []}),
         ("log_coral", {"ridge": -1.0}),
+        *[(name, {"sigma": value}) for name in ("kernel_cs", "kernel_gcs") for value in (0.0, -1.0, float("inf"))],
     ],
 )
 def test_impossible_setting_is_refused_when_the_loss_is_built(name, keywords):
@@ -88,7 +90,8 @@ def test_impossible_setting_is_refused_when_the_loss_is_built(name, keywords):
 # Bad input
 
 
-ALL_LOSSES = [*PAIR_LOSSES, "gcs", "pairwise"]
+OF_SEVERAL = ["gcs", "kernel_gcs", "pairwise"]
+ALL_LOSSES = [*PAIR_LOSSES, *OF_SEVERAL]
 
 
 @pytest.mark.parametrize(
@@ -106,7 +109,7 @@ ALL_LOSSES = [*PAIR_LOSSES, "gcs", "pairwise"]
 )
 @pytest.mark.parametrize("name", ALL_LOSSES)
 def test_bad_embeddings_name_the_modality(name, bad):
-    embeddings = make_embeddings(3 if name in ("gcs", "pairwise") else 2)
+    embeddings = make_embeddings(3 if name in OF_SEVERAL else 2)
     last = list(embeddings)[-1]
     embeddings[last] = bad(embeddings[last])
     with pytest.raises(ValueError, match=last):
@@ -132,6 +135,11 @@ def test_one_modality_is_refused(name):
 def test_two_modality_loss_refuses_three_and_names_what_takes_three(name):
     with pytest.raises(ValueError, match=r"pairwise|gcs"):
         build_loss(name)(make_embeddings(3), LABELS["integer"])
+
+
+def test_kernel_cs_refuses_three_modalities_and_names_kernel_gcs():
+    with pytest.raises(ValueError, match=r"got 3 .*`kernel_gcs` takes three and more"):
+        build_loss("kernel_cs")(make_embeddings(3))
 
 
 @pytest.mark.parametrize("name", [*NEED_LABELS, "pairwise"])

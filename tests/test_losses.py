@@ -28,11 +28,12 @@ PAIR_LOSSES = {
     "mmd": [{}, {"sigma": 2.0}],
     "coral": [{}],
     "log_coral": [{}, {"ridge": 0.5}],
+    "kernel_cs": [{}, {"sigma": 0.3}],
 }
 PAIR_CASES = [(name, keywords) for name, cases in PAIR_LOSSES.items() for keywords in cases]
 SCHEMES = ["clockwise", "counterclockwise", "bidirectional", "mixed"]
 NEED_LABELS = ["cmpm_kl", "kl", "cs", "gcs"]
-PAIRWISE = ["kl", "cs", "cmpm_kl", "mmd", "coral", "infonce"]
+PAIRWISE = ["kl", "cs", "cmpm_kl", "mmd", "coral", "infonce", "kernel_cs"]
 
 
 def make_embeddings(modalities: int = 2, seed: int = 0, batch: int = BATCH, width: int = WIDTH):
@@ -127,7 +128,15 @@ def test_gcs_defaults():
     assert_matches(output, reference.gcs_parts(as_arrays(embeddings), LABELS["integer"].numpy()))
 
 
-@pytest.mark.parametrize("name", ["infonce", "mmd", "coral", "log_coral"])
+@pytest.mark.parametrize("sigma", [0.2, 1.0])
+@pytest.mark.parametrize("modalities", [2, 3, 4])
+def test_kernel_gcs_matches_reference(modalities, sigma):
+    embeddings = make_embeddings(modalities)
+    output = build_loss("kernel_gcs", sigma=sigma)(embeddings)
+    assert_matches(output, reference.kernel_gcs_parts(as_arrays(embeddings), sigma=sigma))
+
+
+@pytest.mark.parametrize("name", ["infonce", "mmd", "coral", "log_coral", "kernel_cs", "kernel_gcs"])
 def test_losses_that_need_no_labels(name):
     embeddings = make_embeddings()
     assert_matches(build_loss(name)(embeddings), reference.LOSSES[name](as_arrays(embeddings)))
@@ -140,9 +149,9 @@ def test_mmd_of_close_samples_at_every_bandwidth(sigma):
     assert_matches(build_loss("mmd", sigma=sigma)(embeddings), reference.mmd_parts(as_arrays(embeddings), sigma=sigma))
 
 
-@pytest.mark.parametrize("name", ["cmpm_kl", "kl", "cs", "infonce", "gcs"])
+@pytest.mark.parametrize("name", ["cmpm_kl", "kl", "cs", "infonce", "gcs", "kernel_cs", "kernel_gcs"])
 def test_zero_vector_has_cosine_zero(name):
-    embeddings = make_embeddings(3 if name == "gcs" else 2)
+    embeddings = make_embeddings(3 if "gcs" in name else 2)
     embeddings["text"][2] = 0.0
     embeddings["image"][4] = 0.0
     leaves = {key: x.clone().requires_grad_() for key, x in embeddings.items()}
@@ -170,7 +179,7 @@ def test_order_of_the_mapping_is_the_order_of_the_ring():
     ("name", "keywords", "modalities"),
     [(name, keywords, 2) for name, keywords in PAIR_CASES]
     + [("gcs", {"scheme": scheme}, 3) for scheme in SCHEMES]
-    + [("gcs", {"use_target": False}, 3), ("pairwise", {"divergence": "cs"}, 3)],
+    + [("gcs", {"use_target": False}, 3), ("kernel_gcs", {}, 3), ("pairwise", {"divergence": "cs"}, 3)],
 )
 def test_gradcheck(name, keywords, modalities, labels):
     loss = build_loss(name, **keywords)
@@ -200,7 +209,7 @@ def test_log_coral_with_fewer_items_than_dimensions():
 @pytest.mark.parametrize(
     ("name", "keywords", "modalities"),
     [(name, {"ridge": 0.1} if name == "log_coral" else {}, 2) for name in PAIR_LOSSES]
-    + [("kl", {"direction": "reverse"}, 2), ("gcs", {"use_target": False}, 3)]
+    + [("kl", {"direction": "reverse"}, 2), ("gcs", {"use_target": False}, 3), ("kernel_gcs", {}, 3)]
     + [("gcs", {"scheme": scheme}, modalities) for scheme in SCHEMES for modalities in (2, 3)]
     + [("pairwise", {"divergence": name}, 3) for name in PAIRWISE],
 )
@@ -291,7 +300,7 @@ def test_half_precision_value_is_the_float32_value(dtype, name, keywords, modali
     np.testing.assert_allclose(low.float(), full, rtol=1e-6)
 
 
-@pytest.mark.parametrize("name", ["cmpm_kl", "kl", "cs", "infonce", "gcs", "mmd", "coral"])
+@pytest.mark.parametrize("name", ["cmpm_kl", "kl", "cs", "infonce", "gcs", "mmd", "coral", "kernel_cs", "kernel_gcs"])
 def test_automatic_mixed_precision_does_not_lower_the_precision_of_a_loss(name):
     embeddings = {key: x.float() for key, x in make_embeddings().items()}
     loss = build_loss(name)

@@ -27,6 +27,8 @@ CASES = {
     "mmd": ("mmd", {"sigma": [0.5, 5.0]}, 2),
     "coral": ("coral", {}, 2),
     "log_coral": ("log_coral", {"ridge": 0.1}, 2),
+    "kernel_cs": ("kernel_cs", {"sigma": 0.7}, 2),
+    "kernel_gcs": ("kernel_gcs", {}, 3),
     "pairwise": ("pairwise", {"divergence": "cs"}, 3),
 }
 

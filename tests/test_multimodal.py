@@ -227,7 +227,7 @@ def test_groups_stay_together_and_the_test_part_is_never_touched():
         assert len(np.unique(group[validation])) == 1
         np.testing.assert_array_equal(np.union1d(train, validation), np.flatnonzero(np.arange(N) % 3 < 2))
         np.testing.assert_array_equal(test, np.flatnonzero(np.arange(N) % 3 == 2))
-    with pytest.raises(ValueError, match="split 'other' is unknown; tiny has train, validation, standard"):
+    with pytest.raises(ValueError, match="split 'other' is unknown; tiny has train, unpaired, validation, standard"):
         module.indices("other")
 
 

@@ -62,6 +62,13 @@ def test_unpaired_items_hand_out_all_their_entries() -> None:
     assert len(steps) == len(wanted)
 
 
+def test_with_all_pairs_in_use_there_are_no_unpaired_entries() -> None:
+    data = Tiny()
+    for name in data.modalities:
+        rows, _ = data.unpaired_entries(name)
+        assert len(rows) == 0, name
+
+
 @pytest.mark.parametrize("fraction", [0, -0.5, 1.5])
 @pytest.mark.parametrize("kind", [Synthetic, Tiny])
 def test_a_share_outside_its_range_is_refused(kind: type, fraction: float) -> None:

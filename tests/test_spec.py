@@ -111,7 +111,7 @@ def test_tables_of_three_modalities_tune_alike_and_compare_at_one_effective_temp
         assert [t / factor[kind] for t in temperatures] == pytest.approx(expected)
         assert method.init_args["alignment_weight"] == factor[kind]
         build_loss(**{**method.alignment, "temperature": temperatures[0]})
-    assert table.projection in {m.method for m in tuned} | {None}
+    assert set(table.projection) <= {m.method for m in tuned}
     assert table.metrics[0] == "MAP"
 
 
@@ -165,6 +165,15 @@ def test_a_sweep_becomes_a_method_per_value(tmp_path: Path) -> None:
     assert (methods[2].alignment, methods[2].init_args) == ("cs", {"width": 8, "alignment_weight": 0.001})
 
 
+def test_a_data_set_leaves_out_the_methods_it_names(tmp_path: Path) -> None:
+    methods = "[{method: JFSE}, {method: JFSE + CS, alignment: cs}, {method: CMPM + CS, model: CMPM}]"
+    text = MINIMAL.replace(METHOD, "").replace("[]", methods.replace("{method: JFSE", "{model: JFSE, method: JFSE"))
+    _write(tmp_path, text.replace("features: roph,", 'features: roph, leaves_out: ["JFSE*"],'))
+    table = load_table("table9", tmp_path)
+    assert [method.method for method in table.methods_on(table.datasets[0])] == ["CMPM + CS"]
+    assert table.methods_on(table.synthetic) == table.methods
+
+
 def test_an_unknown_table_is_told_which_there_are(tmp_path: Path) -> None:
     _write(tmp_path, MINIMAL)
     with pytest.raises(SpecError, match=r"no table7; there are table9"):
@@ -187,6 +196,12 @@ def test_an_unknown_table_is_told_which_there_are(tmp_path: Path) -> None:
         (("title: A table", "extends: nothing.yaml"), r"nothing\.yaml cannot be read"),
         (("class_path: Wikipedia", "class_path: Wikipaedia"), r"wikipedia has class_path 'Wikipaedia'; nearest: Wiki"),
         (("class_path: Synthetic}", "class_path: Tensor}"), r"synthetic has class_path 'Tensor'; "),
+        (
+            ("features: roph,", "features: roph, leaves_out: [JSFE],"),
+            r"leaves_out names 'JSFE', no method; nearest:",
+        ),
+        (("features: roph,", "features: roph, leaves_out: JFSE,"), r"leaves_out is 'JFSE'; expected a list"),
+        (("title: A table", "title: A table\nprojection: [JFSE CS]"), r"projection names 'JFSE CS', no method"),
         (("[MAP]", "[MAP, gradient norm]"), r"table9\.yaml: gradient norm and .* need record_gradients: true"),
         ((METHOD, f"{METHOD}, {METHOD}"), r"table9\.yaml has JFSE, honest twice; give each row a name of its own"),
         ((METHOD, f"{CS}, sweep: {{}}}}"), r"table9\.yaml: JFSE \+ CS has sweep {}; expected one argument"),

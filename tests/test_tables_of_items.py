@@ -16,7 +16,7 @@ TABLE = """
 title: Three modalities
 metrics: [MAP, R@3, MedR, seconds/epoch]
 galleries: [batches-32, batches-500, threshold-0.95]
-projection: GCS
+projection: [GCS]
 datasets:
   - dataset: synthetic
     features: synthetic

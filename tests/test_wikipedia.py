@@ -13,7 +13,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from datamodules import DataError, Wikipedia
-from datamodules.__main__ import main, repeated_rows
+from datamodules.__main__ import main
 from datamodules.sources import SOURCES, data_root, missing_files
 from datamodules.wikipedia import CLASS_NAMES, FEATURE_FILES, ITEMS, TEST_LIST, TRAIN_LIST
 
@@ -161,12 +161,6 @@ def test_check_reports_unreadable_and_nan_content(written, copy, capsys):
     report = capsys.readouterr().out
     assert "is not a readable MATLAB file" in report
     assert "text is NaN or infinite" in report
-
-
-def test_repeated_rows_counts_test_rows_found_in_training():
-    train = np.arange(12.0).reshape(4, 3)
-    test = np.vstack([train[2], train[2], train[0] + 0.5])
-    assert repeated_rows(train, test) == 2
 
 
 # The real files -------------------------------------------------------------------------------------------------------

@@ -14,12 +14,14 @@ from lightning_modules.networks.encoders.image import TimmImage
 from lightning_modules.networks.encoders.sound import LogMel, Wav2Vec2
 from lightning_modules.networks.encoders.text import Characters, Sentence, Tokens
 from lightning_modules.networks.encoders.transformers import Frames, PoseTransformer
+from lightning_modules.networks.encoders.words import Words
 
 ENCODERS: dict[str, type[Encoder]] = {
     "features": Features,
     "sentence": Sentence,
     "tokens": Tokens,
     "characters": Characters,
+    "words": Words,
     "timm": TimmImage,
     "log_mel": LogMel,
     "wav2vec2": Wav2Vec2,

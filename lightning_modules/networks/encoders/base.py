@@ -14,6 +14,9 @@ from datamodules.derived import FrontEnd
 class Encoder(nn.Module):
     """Entries of one modality (B, ...), with a mask (B, T) for sequences -> vectors (B, dim).
 
+    An encoder either computes its vector in `forward`, or, where the vector is made of tokens (words, image cells,
+    steps in time), implements `with_tokens` and sets ``token_dim``.
+
     Args:
         source: "kind", "shape" and "rate" of the modality, as `ItemDataModule.dims` gives them.
 
@@ -23,6 +26,8 @@ class Encoder(nn.Module):
 
     kinds: ClassVar[tuple[str, ...]]
     dim: int
+    # Width of a token; None where the encoder knows an entry as one vector alone.
+    token_dim: int | None = None
     # Computed once per entry and kept on disk; None where the entries come as they are.
     front_end: FrontEnd | None = None
 
@@ -36,8 +41,12 @@ class Encoder(nn.Module):
     def fit(self, rows: Tensor, mask: Tensor | None) -> None:
         """Take what is fixed before training, such as means and scales, from the training entries."""
 
+    def with_tokens(self, x: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Vectors (B, dim), the tokens (B, T, token_dim) that they are made of, and the tokens' mask (B, T) or None."""
+        raise NotImplementedError(f"{type(self).__name__} has no tokens")
+
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        raise NotImplementedError
+        return self.with_tokens(x, mask)[0]
 
 
 class Standardise(nn.Module):
@@ -63,17 +72,22 @@ class Standardise(nn.Module):
         return (x - self.mean) / self.scale
 
 
+def mean_over_steps(x: Tensor, mask: Tensor | None) -> Tensor:
+    """Mean over the valid steps: (B, T, d) -> (B, d)."""
+    if mask is None:
+        return x.mean(dim=1)
+    keep = mask[..., None]
+    return (x * keep).sum(dim=1) / keep.sum(dim=1)
+
+
 def pool(x: Tensor, mask: Tensor | None) -> Tensor:
     """Mean and maximum over the valid steps: (B, T, d) -> (B, 2 d)."""
-    if mask is None:
-        return torch.cat([x.mean(dim=1), x.amax(dim=1)], dim=1)
-    keep = mask[..., None]
-    mean = (x * keep).sum(dim=1) / keep.sum(dim=1)
-    return torch.cat([mean, x.masked_fill(~keep, float("-inf")).amax(dim=1)], dim=1)
+    valid = x if mask is None else x.masked_fill(~mask[..., None], float("-inf"))
+    return torch.cat([mean_over_steps(x, mask), valid.amax(dim=1)], dim=1)
 
 
 class TemporalTransformer(nn.Module):
-    """Transformer over the steps of a sequence, with a class token: (B, T, dim) -> (B, dim).
+    """Transformer over the steps of a sequence, with a class token: (B, T, dim) -> (B, dim) and (B, T, dim).
 
     Positions are sinusoidal, so that any length is accepted; padding is not attended to.
 
@@ -95,10 +109,12 @@ class TemporalTransformer(nn.Module):
         layer = nn.TransformerEncoderLayer(dim, heads, 2 * dim, dropout, "gelu", batch_first=True, norm_first=True)
         self.layers = nn.TransformerEncoder(layer, depth, nn.LayerNorm(dim), enable_nested_tensor=False)
 
-    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+        """What becomes of the class token, and of the steps."""
         x = torch.cat([self.class_token.expand(len(x), -1, -1), x + _positions(x.shape[1], x.shape[2]).to(x)], dim=1)
         padding = None if mask is None else nn.functional.pad(~mask, (1, 0), value=False)
-        return self.layers(x, src_key_padding_mask=padding)[:, 0]
+        x = self.layers(x, src_key_padding_mask=padding)
+        return x[:, 0], x[:, 1:]
 
 
 def _positions(length: int, dim: int) -> Tensor:

@@ -38,14 +38,15 @@ class PoseConv(Encoder):
             raise ValueError(f"PoseConv reads poses of shape (joints, 3), and the modality holds {shape}")
         self.turn = turn
         self.convolutions = Convolutions(6 * shape[0], width, 3, 3, dropout, first_stride=1)
-        self.dim = 2 * width
+        self.dim, self.token_dim = 2 * width, width
 
-    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+    def with_tokens(self, x: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor | None]:
         mask = _whole(x, mask)
         if self.training:
             x = warp_time(self._moved(x), mask, 0.1)
         step = STEP_SCALE * F.pad(x[:, 1:] - x[:, :-1], (0, 0, 0, 0, 1, 0))
-        return pool(*self.convolutions(torch.cat([x, step], dim=-1).flatten(2), mask))
+        steps, mask = self.convolutions(torch.cat([x, step], dim=-1).flatten(2), mask)
+        return pool(steps, mask), steps, mask
 
     def _moved(self, x: Tensor) -> Tensor:
         batch, _, joints, _ = x.shape
@@ -77,14 +78,15 @@ class SignalConv(Encoder):
         self.shift = shift
         self.standardise = Standardise(channels)
         self.convolutions = Convolutions(channels, width, 3, 5, dropout, first_stride=1)
-        self.dim = 2 * width
+        self.dim, self.token_dim = 2 * width, width
 
     def fit(self, rows: Tensor, mask: Tensor | None) -> None:
         self.standardise.fit(rows, mask)
 
-    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+    def with_tokens(self, x: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor | None]:
         x, mask = self.standardise(x), _whole(x, mask)
-        return pool(*self.convolutions(self._moved(x, mask) if self.training else x, mask))
+        steps, mask = self.convolutions(self._moved(x, mask) if self.training else x, mask)
+        return pool(steps, mask), steps, mask
 
     def _moved(self, x: Tensor, mask: Tensor) -> Tensor:
         batch, steps, channels = x.shape

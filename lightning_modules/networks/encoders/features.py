@@ -15,6 +15,7 @@ class Features(Encoder):
 
     Args:
         source: of kind "vector" (d,) or "sequence" of vectors.
+        standardise: False leaves the features in their own units.
 
     Raises:
         ValueError: the steps of the sequence are no vectors.
@@ -22,17 +23,23 @@ class Features(Encoder):
 
     kinds = ("vector", "sequence")
 
-    def __init__(self, source: Mapping[str, Any]):
+    def __init__(self, source: Mapping[str, Any], standardise: bool = True):
         super().__init__(source)
         if len(source["shape"]) != 1:
             raise ValueError(f"Features reads vectors, and the steps have shape {tuple(source['shape'])}")
         (width,) = source["shape"]
-        self.dim = width if source["kind"] == "vector" else 2 * width
-        self.standardise = Standardise(width)
+        self.dim, self.token_dim = (width, None) if source["kind"] == "vector" else (2 * width, width)
+        self.standardise = Standardise(width) if standardise else None
 
     def fit(self, rows: Tensor, mask: Tensor | None) -> None:
-        self.standardise.fit(rows, mask)
+        if self.standardise is not None:
+            self.standardise.fit(rows, mask)
+
+    def with_tokens(self, x: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor | None]:
+        x = x if self.standardise is None else self.standardise(x)
+        return pool(x, mask), x, mask
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        x = self.standardise(x)
-        return x if x.ndim == 2 else pool(x, mask)
+        if self.token_dim is not None:
+            return self.with_tokens(x, mask)[0]
+        return x if self.standardise is None else self.standardise(x)

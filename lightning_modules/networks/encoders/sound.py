@@ -78,15 +78,16 @@ class LogMel(Encoder):
         layers = 3 if network == "convolution" else 2
         self.convolutions = Convolutions(mels, width, layers, 5, dropout)
         self.transformer = TemporalTransformer(width, 2, 4, dropout) if network == "transformer" else None
+        self.token_dim = width
         self.dim = width if network == "transformer" else 2 * width
 
     def fit(self, rows: Tensor, mask: Tensor | None) -> None:
         self.standardise.fit(rows, mask)
 
-    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+    def with_tokens(self, x: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor | None]:
         x = self.standardise(x)
         x, mask = self.convolutions(_masked(x, mask) if self.training else x, mask)
-        return pool(x, mask) if self.transformer is None else self.transformer(x, mask)
+        return (pool(x, mask), x, mask) if self.transformer is None else (*self.transformer(x, mask), mask)
 
 
 def _masked(x: Tensor, mask: Tensor | None) -> Tensor:

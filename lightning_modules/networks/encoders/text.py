@@ -11,10 +11,12 @@ import torch
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 
-from datamodules.class_embeddings import embed_classes, encoder_identity, model_folder
-from lightning_modules.networks.encoders.base import Convolutions, Encoder, pool
+from datamodules.class_embeddings import embed_classes, encode_texts, encoder_identity, model_folder
+from lightning_modules.networks.encoders.base import Convolutions, Encoder, mean_over_steps, pool
 
 BATCH = 64
+# Query and value projections of attention, as the text models of transformers name them: what LoRA adapts.
+PROJECTIONS = ("query", "value", "q_lin", "v_lin", "q_proj", "v_proj", "q", "v")
 
 
 class SentenceEmbedding:
@@ -31,7 +33,7 @@ class SentenceEmbedding:
 
     def __call__(self, entries: Sequence[str], rate: int | None) -> list[np.ndarray]:
         texts = list(dict.fromkeys(entries))
-        vector = dict(zip(texts, embed_classes(texts, self.model), strict=True))
+        vector = dict(zip(texts, encode_texts(texts, self.model), strict=True))
         return [vector[text] for text in entries]
 
 
@@ -58,37 +60,70 @@ class Sentence(Encoder):
 
 
 class Tokens(Encoder):
-    """Mean over the token embeddings of a transformers model, frozen or trained.
+    """Mean over the token embeddings of a transformers model: frozen, trained, or trained by low-rank adaptation.
 
     Args:
         source: of kind "text".
         model: local folder or name of a transformers model whose files are on this machine.
         frozen: whether the model stays as it is; its token embeddings are then computed once.
+        lora_rank: r > 0 leaves the model's own weights as they are, without dropout, and trains W + B A in place of
+            each query and value projection W, with B of r columns and zero at the start. 0 trains all weights.
 
     Raises:
+        ValueError: a rank below 0 or of a frozen model, or a model without known names of attention projections.
         DataError: the model's files are not on this machine.
+
+    Source of the low-rank adaptation: Hu et al., ICLR 2022 (LoRA); rank 8 in CS-Aligner, arXiv 2502.17028.
     """
 
     kinds = ("text",)
 
-    def __init__(self, source: Mapping[str, Any], model: str = "all-MiniLM-L6-v2", frozen: bool = True):
+    def __init__(
+        self, source: Mapping[str, Any], model: str = "all-MiniLM-L6-v2", frozen: bool = True, lora_rank: int = 0
+    ):
         super().__init__(source)
+        if lora_rank < 0 or (frozen and lora_rank):
+            raise ValueError(
+                f"lora_rank is {lora_rank} and frozen is {frozen}; low-rank adaptation takes a rank of 1 or more and "
+                "frozen false: only the model's own weights then stay as they are"
+            )
         from transformers import AutoConfig, AutoModel  # takes seconds
 
         folder = model_folder(model)
-        self.frozen = frozen
+        self.frozen, self.lora_rank = frozen, lora_rank
         self.front_end = _FrozenTokens(folder, model) if frozen else _TokenIds(folder, model)
-        self.dim = AutoConfig.from_pretrained(folder, local_files_only=True).hidden_size
+        self.dim = self.token_dim = AutoConfig.from_pretrained(folder, local_files_only=True).hidden_size
         if not frozen:
             self.model = AutoModel.from_pretrained(folder, local_files_only=True)
             if getattr(self.model, "pooler", None) is not None:
                 self.model.pooler = None  # its weights would never receive a gradient
+        if lora_rank:
+            _adapt(self.model, model, lora_rank)
 
-    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+    def train(self, mode: bool = True) -> Tokens:
+        super().train(mode)
+        if self.lora_rank:
+            self.model.eval()
+        return self
+
+    def with_tokens(self, x: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor | None]:
         if not self.frozen:
             x = self.model(input_ids=x, attention_mask=mask.long()).last_hidden_state
-        keep = mask[..., None].to(x.dtype)
-        return (x * keep).sum(dim=1) / keep.sum(dim=1)
+        return mean_over_steps(x, mask), x, mask
+
+
+def _adapt(network: nn.Module, model: str, rank: int) -> None:
+    """Put low-rank updates, which alone train, beside the attention projections of a network."""
+    from peft import LoraConfig, inject_adapter_in_model  # takes seconds
+
+    names = {name.rsplit(".", 1)[-1] for name, module in network.named_modules() if isinstance(module, nn.Linear)}
+    found = sorted(names.intersection(PROJECTIONS))
+    if not found:
+        raise ValueError(
+            f"{model} has no linear layers named {', '.join(PROJECTIONS)} for LoRA to adapt; they are "
+            f"{', '.join(sorted(names))}. Set lora_rank to 0 to train all weights."
+        )
+    inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=rank, target_modules=found), network)
 
 
 class _TokenIds:
@@ -162,7 +197,8 @@ class Characters(Encoder):
         self.front_end = CharacterIds()
         self.embedding = nn.Embedding(len(CharacterIds.alphabet) + 1, width)
         self.convolutions = Convolutions(width, width, layers, 5, dropout, first_stride=1)
-        self.dim = 2 * width
+        self.dim, self.token_dim = 2 * width, width
 
-    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        return pool(*self.convolutions(self.embedding(x), mask))
+    def with_tokens(self, x: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor | None]:
+        steps, mask = self.convolutions(self.embedding(x), mask)
+        return pool(steps, mask), steps, mask

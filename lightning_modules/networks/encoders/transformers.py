@@ -30,7 +30,7 @@ class PoseTransformer(Encoder):
     def __init__(self, source: Mapping[str, Any], dim: int = 256, depth: int = 6, heads: int = 8, dropout: float = 0.1):
         super().__init__(source)
         width = math.prod(source["shape"])
-        self.dim = dim
+        self.dim = self.token_dim = dim
         self.standardise = Standardise(width)
         self.project = nn.Linear(width, dim)
         self.transformer = TemporalTransformer(dim, depth, heads, dropout)
@@ -38,8 +38,8 @@ class PoseTransformer(Encoder):
     def fit(self, rows: Tensor, mask: Tensor | None) -> None:
         self.standardise.fit(rows.flatten(2), mask)
 
-    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        return self.transformer(self.project(self.standardise(x.flatten(2))), mask)
+    def with_tokens(self, x: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor | None]:
+        return *self.transformer(self.project(self.standardise(x.flatten(2))), mask), mask
 
 
 class Frames(Encoder):
@@ -76,19 +76,19 @@ class Frames(Encoder):
         if len(shape) not in (2, 3) or (len(shape) == 3 and shape[0] != 3):
             raise ValueError(f"Frames reads frames of shape (H, W) or (3, H, W), and the modality holds {shape}")
         self.frame = timm_model(model, weights)
-        self.dim = timm_width(self.frame)
+        self.dim = self.token_dim = timm_width(self.frame)
         self.standardise = Standardise(1)
         self.transformer = TemporalTransformer(self.dim, depth, heads, dropout)
 
     def fit(self, rows: Tensor, mask: Tensor | None) -> None:
         self.standardise.fit(rows[..., None], mask)
 
-    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+    def with_tokens(self, x: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor | None]:
         x = self.standardise(x[..., None])[..., 0]
         x = x if x.ndim == 5 else x[:, :, None].expand(-1, -1, 3, -1, -1)
         if mask is None:
-            return self.transformer(self.frame(x.flatten(0, 1)).unflatten(0, x.shape[:2]), mask)
+            return *self.transformer(self.frame(x.flatten(0, 1)).unflatten(0, x.shape[:2]), mask), mask
         embedded = self.frame(x[mask])  # padding would enter the statistics of a batch normalisation
         steps = embedded.new_zeros(*mask.shape, self.dim)
         steps[mask] = embedded
-        return self.transformer(steps, mask)
+        return *self.transformer(steps, mask), mask

@@ -1,0 +1,199 @@
+"""CUHK-PEDES (Li et al., CVPR 2017): photographs of pedestrians, each described in a few sentences."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from lightning.pytorch.utilities import rank_zero_warn
+
+from datamodules.items import Files, ItemSet, Modality
+from datamodules.layouts import broken, find_folder, require
+from datamodules.media import read_image
+from datamodules.multimodal import ItemDataModule
+
+MODALITIES = ("image", "text")
+# The words of the file -> our splits.
+SPLITS = {"train": "train", "val": "validation", "test": "test"}
+# Identities of each part, as published.
+PARTS = {"train": 11_003, "validation": 1_000, "test": 1_000}
+ENDINGS = (".jpg", ".png", ".bmp")
+
+
+@dataclass(frozen=True)
+class Photograph:
+    """One photograph: its path below `imgs/`, who it shows, its descriptions, and its split where the file says it."""
+
+    file_path: str
+    identity: int
+    captions: tuple[str, ...]
+    split: str | None
+
+
+class CUHKPEDES(ItemDataModule):
+    """Photographs of pedestrians with their descriptions; an item is a photograph, its label the person it shows.
+
+    Every description is a text of its own; all photographs and descriptions of a person match each other. The folder,
+    as its authors give it::
+
+        CUHK-PEDES/
+            reid_raw.json     list of {"split": "train", "captions": [...], "file_path": "CUHK01/0363004.png", "id": 1,
+                              "processed_tokens": [...]}; split is train, val or test; the tokens are not read
+            caption_all.json  list of {"id": 1, "file_path": "test_query/p10376_s14337.jpg", "captions": [...]}
+            imgs/             cam_a/, cam_b/, CUHK01/, CUHK03/, Market/, test_query/ and train_query/
+
+    Published are 40,206 photographs of 13,003 persons: 11,003 for training (34,054 photographs, 68,126 descriptions),
+    1,000 for validation (3,078 and 6,158), 1,000 for test (3,074 and 6,156). Cite S. Li et al., Person Search with
+    Natural Language Description, CVPR 2017.
+
+    Args:
+        data_root: folder that holds `CUHK-PEDES/`; by default the environment variable CSD_DATA, else `data/`.
+        annotations: "reid_raw": that file, which says the published split. "caption_all": that file, which says none.
+            Its persons are split by ascending number, the first 11,003, the next 1,000 and the last 1,000; the two
+            files number persons differently, so unless yours was renumbered these are other persons than the published
+            ones, and the test split is called "identity-order".
+        **kwargs: see ItemDataModule.
+
+    Raises:
+        ValueError: an argument outside its range.
+        DataError: on first use, if a file is missing or is not what it should be; a person in two splits, a photograph
+            without a description or a description without its photograph.
+    """
+
+    dataset = "cuhk_pedes"
+    features = "raw"
+    data_kind = "real"
+
+    def __init__(
+        self,
+        data_root: str | Path | None = None,
+        annotations: Literal["reid_raw", "caption_all"] = "reid_raw",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        if annotations not in ("reid_raw", "caption_all"):
+            raise ValueError(f"annotations is {annotations!r}; expected 'reid_raw' or 'caption_all'.")
+        self.data_root = data_root
+        self.annotations = annotations
+        self.test_split = "standard" if annotations == "reid_raw" else "identity-order"
+
+    def read(self) -> ItemSet:
+        """Read the descriptions and look which photographs there are."""
+        folder = find_folder(self.dataset, self.data_root)
+        wanted = self.wanted(MODALITIES)
+        path = self._annotation_file(folder)
+        photographs = read_photographs(path, says_split=self.annotations == "reid_raw")
+        identity = np.array([photograph.identity for photograph in photographs])
+        if self.annotations == "reid_raw":
+            split = np.array([photograph.split for photograph in photographs])
+        else:
+            split = split_by_identity(identity, path)
+        names = [photograph.file_path for photograph in photographs]
+        modalities = {}
+        if "image" in wanted:
+            modalities["image"] = _photographs(folder / "imgs", names)
+        if "text" in wanted:
+            texts = [caption for photograph in photographs for caption in photograph.captions]
+            modalities["text"] = Modality(
+                texts, np.repeat(np.arange(len(photographs)), [len(p.captions) for p in photographs])
+            )
+        return ItemSet(
+            {name: modalities[name] for name in wanted},
+            label=identity,
+            split=split,
+            names=names,
+            origin=str(folder),
+            group=identity,
+        )
+
+    def _annotation_file(self, folder: Path) -> Path:
+        path = folder / f"{self.annotations}.json"
+        if self.annotations == "reid_raw" and not path.exists() and (folder / "caption_all.json").exists():
+            what = (
+                "is missing. caption_all.json is there, but says no split and numbers persons differently; set "
+                "annotations to 'caption_all' to split by its numbers, which is not the published split"
+            )
+            raise broken(path, what, self.dataset)
+        return require(path, self.dataset)
+
+
+def read_photographs(path: Path, says_split: bool) -> list[Photograph]:
+    """Photographs with their descriptions, in the order of the file.
+
+    Args:
+        path: reid_raw.json or caption_all.json.
+        says_split: whether every entry has a split.
+
+    Raises:
+        DataError: the file is not a JSON list, an entry is not what it should be, a photograph is listed twice, or a
+            person is in two splits.
+    """
+    try:
+        entries = json.loads(path.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise broken(path, f"cannot be read as JSON text ({error})", "cuhk_pedes") from error
+    if not isinstance(entries, list) or not entries:
+        raise broken(path, "holds no JSON list with an entry", "cuhk_pedes")
+    photographs: list[Photograph] = []
+    numbers: dict[str, int] = {}
+    splits: dict[int, tuple[str | None, int]] = {}
+    for number, entry in enumerate(entries, start=1):
+        photograph = _photograph(entry, number, path, says_split)
+        first = numbers.setdefault(photograph.file_path, number)
+        if first != number:
+            raise broken(path, f"entry {number} is of {photograph.file_path}, as entry {first} is", "cuhk_pedes")
+        split, first = splits.setdefault(photograph.identity, (photograph.split, number))
+        if split != photograph.split:
+            what = f"person {photograph.identity} is {split} in entry {first} and {photograph.split} in entry {number}"
+            raise broken(path, f"{what}; expected each person in one split", "cuhk_pedes")
+        photographs.append(photograph)
+    return photographs
+
+
+def _photograph(entry: Any, number: int, path: Path, says_split: bool) -> Photograph:
+    fields = entry if isinstance(entry, dict) else {}
+    file_path, identity, captions = (fields.get(name) for name in ("file_path", "id", "captions"))
+    fits = (
+        isinstance(file_path, str)
+        and bool(file_path.strip())
+        and type(identity) is int  # True is an int as well
+        and isinstance(captions, list)
+        and all(isinstance(caption, str) and caption.strip() for caption in captions)
+    )
+    if not fits:
+        expected = "file_path and captions as text and id as a whole number"
+        raise broken(path, f"entry {number} is {json.dumps(entry)[:160]}; expected {expected}", "cuhk_pedes")
+    if says_split and fields.get("split") not in tuple(SPLITS):
+        what = f"entry {number} has the split {fields.get('split')!r}; expected {', '.join(SPLITS)}"
+        raise broken(path, what, "cuhk_pedes")
+    split = SPLITS[fields["split"]] if says_split else None
+    return Photograph(file_path, identity, tuple(caption.strip() for caption in captions), split)
+
+
+def split_by_identity(identity: np.ndarray, path: Path) -> np.ndarray:
+    """(n,) split of each photograph: persons in ascending order of their numbers, 11,003, 1,000 and 1,000 of them.
+
+    Raises:
+        DataError: another number of persons.
+    """
+    numbers, place = np.unique(identity, return_inverse=True)
+    expected = sum(PARTS.values())
+    if len(numbers) != expected:
+        raise broken(path, f"has {len(numbers)} persons; expected {expected} to split them by number", "cuhk_pedes")
+    return np.repeat(list(PARTS), list(PARTS.values()))[place]
+
+
+def _photographs(folder: Path, names: list[str]) -> Modality:
+    """Files by item; those that no entry names are left out with a warning."""
+    folder = require(folder, "cuhk_pedes")
+    there = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
+    other = sorted(name for name in set(there) - set(names) if name.lower().endswith(ENDINGS))
+    if other:
+        rank_zero_warn(f"{folder}: {len(other)} photograph(s) have no description and are not used, first {other[0]}")
+    owner = np.array([item for item, name in enumerate(names) if name in there], dtype=np.int64)
+    decode = partial(read_image, dataset="cuhk_pedes")
+    return Modality(Files(tuple(there[names[item]] for item in owner), decode), owner)

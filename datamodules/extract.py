@@ -1,0 +1,129 @@
+"""`python -m datamodules extract <data set>`: raw images, texts and sounds to a file of frozen networks' features."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable, Collection
+from functools import partial
+from pathlib import Path
+
+from datamodules.check import ITEM_MODULES
+from datamodules.extracted_features import read_metadata, untrained
+from datamodules.extraction import FrozenNetwork, extract_features
+from datamodules.items import ItemSet, Modality
+from datamodules.multimodal import ItemDataModule
+from datamodules.sources import data_root
+
+Loader = Callable[[], FrozenNetwork]
+
+
+def add_parser(commands: argparse._SubParsersAction) -> None:
+    """Add the command to a parser's sub-commands."""
+    parser = commands.add_parser(
+        "extract",
+        help="features of a data set's raw images, texts and sounds",
+        description="Put a data set's raw images, texts and sounds through frozen networks and write their features "
+        "to a file that the data module FeaturePairs reads. Modalities of a kind without a network are left out. A "
+        "run that was stopped goes on where it was when it is called again in the same way.",
+    )
+    parser.add_argument("dataset", choices=list(ITEM_MODULES))
+    parser.add_argument("--features", help="what the data set is read as (default: the first of `check`)")
+    parser.add_argument("--image", metavar="MODEL", help="a timm model, e.g. vgg19")
+    parser.add_argument("--text", metavar="MODEL", help="a sentence-transformers model or its folder")
+    parser.add_argument("--sound", metavar="MODEL", help="a torchaudio bundle, e.g. wav2vec2_base")
+    parser.add_argument(
+        "--image-weights",
+        metavar="FILE",
+        help="its weights; 'installed' for those of tf_efficientnet_lite0 (default: fetched from the hub)",
+    )
+    parser.add_argument("--sound-weights", metavar="FILE", help="its weights (default: fetched from their publisher)")
+    parser.add_argument(
+        "--random-weights",
+        type=int,
+        metavar="SEED",
+        help="for tests and dry runs: image and sound networks without a file of weights stay untrained; the file "
+        "and all that read it say so",
+    )
+    parser.add_argument(
+        "--drop", action="store_true", help="leave out items that lack a modality, or with a broken file"
+    )
+    parser.add_argument("--data-root", help="folder that holds the data set's folder (default: CSD_DATA, else data/)")
+    parser.add_argument("--out", type=Path, metavar="FILE.safetensors", help="(default: <data set>.safetensors)")
+    parser.add_argument("--batch-size", type=int, default=32, help="entries in memory at a time (default: 32)")
+    parser.set_defaults(func=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Extract the features; return the exit status, 1 where something is missing, unknown or broken."""
+    out = arguments.out or Path(f"{arguments.dataset}.safetensors")
+    try:
+        if out.suffix != ".safetensors" or arguments.batch_size < 1:
+            given = f"--out is {out} and --batch-size {arguments.batch_size}"
+            raise ValueError(f"{given}; expected a name ending in .safetensors, and at least 1")
+        networks = _networks(arguments)
+        module, kinds = _module(arguments, tuple(networks))
+        chosen = {name: networks[kind] for name, kind in kinds.items()}
+        computed = extract_features(module, chosen, out, arguments.batch_size)
+        _report(module.data, out, computed)
+    except (ValueError, OSError) as error:
+        print(f"FAILED   {error}")
+        return 1
+    return 0
+
+
+def kind_of(modality: Modality) -> str:
+    """ "image", "text" or "sound" for what networks are there for; else what it is, a vector or a sequence."""
+    if modality.kind == "file":
+        return "image" if modality.rate is None else "sound"
+    return modality.kind
+
+
+def _networks(arguments: argparse.Namespace) -> dict[str, Loader]:
+    """Kind of modality -> what loads the network that was named for it."""
+    # Here and not above: the data come before the models, and everything else of them does without.
+    from lightning_modules.networks.frozen import ImageNetwork, SoundNetwork, TextNetwork
+
+    networks: dict[str, Loader] = {}
+    for kind, network in (("image", ImageNetwork), ("sound", SoundNetwork)):
+        model, weights = getattr(arguments, kind), getattr(arguments, f"{kind}_weights")
+        if model is None and weights is not None:
+            raise ValueError(f"--{kind}-weights are given and no --{kind}; name the model that they belong to")
+        if model is not None:
+            networks[kind] = partial(network, model, weights, arguments.random_weights)
+    if arguments.text is not None:
+        networks["text"] = partial(TextNetwork, arguments.text)
+    return networks
+
+
+def _module(arguments: argparse.Namespace, kinds: Collection[str]) -> tuple[ItemDataModule, dict[str, str]]:
+    """The data set with the modalities of the kinds that have a network, and the kind of each."""
+    readers = ITEM_MODULES[arguments.dataset]
+    reader = arguments.features or next(iter(readers))
+    if reader not in readers:
+        raise ValueError(f"{arguments.dataset} cannot be read as {reader!r}; it can as {', '.join(readers)}")
+    module = readers[reader](data_root(arguments.data_root))
+    found = {name: kind_of(modality) for name, modality in module.read().modalities.items()}
+    chosen = {name: kind for name, kind in found.items() if kind in kinds}
+    absent = [kind for kind in kinds if kind not in found.values()]
+    if absent or len(chosen) < 2:
+        there = ", ".join(f"{name} ({kind})" for name, kind in found.items())
+        raise ValueError(
+            f"{arguments.dataset} has {there}; expected networks for two or more of them (--image, --text, --sound)"
+        )
+    # Nothing is decoded before `data` is asked for, and then of the chosen modalities alone.
+    module.chosen = tuple(chosen)
+    module.on_missing = module.on_broken = "drop" if arguments.drop else "refuse"
+    left_out = [name for name in found if name not in chosen]
+    if left_out:
+        print(f"left out, as no network was named for it: {', '.join(left_out)}")
+    return module, chosen
+
+
+def _report(data: ItemSet, out: Path, computed: bool) -> None:
+    print(f"{'wrote' if computed else 'there already:'} {out}, {len(data)} items")
+    for name, said in json.loads(read_metadata(out)["encoders"]).items():
+        entries = len(data.modalities[name].entries)
+        print(f"  {name}: {entries} entries through {said['model']} ({said['weights']}; sha256 {said['sha256'][:12]})")
+    for name, model in untrained(out).items():
+        print(f"  UNTRAINED {name}: {model} has random weights; these are no features to report results of")

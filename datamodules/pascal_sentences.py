@@ -1,0 +1,114 @@
+"""Pascal Sentences (Rashtchian et al., 2010): a thousand images of twenty classes with five sentences each."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from datamodules.items import ItemSet, Modality
+from datamodules.layouts import broken, find_folder, read_lines, require
+from datamodules.media import image_of_each
+from datamodules.multimodal import ItemDataModule
+from datamodules.splits import carve_validation
+
+MODALITIES = ("image", "text")
+
+
+class PascalSentences(ItemDataModule):
+    """Images and their sentences; an item is an image, and matches those of its class with all their sentences.
+
+    The folder, as the downloader rupy/PascalSentenceDataset writes it from the authors' page::
+
+        pascal_sentences/
+            dataset/<class>/<image>.jpg    <class> is aeroplane, bicycle, ..., tvmonitor
+            sentence/<class>/<image>.txt   one sentence per line, five of them
+
+    There are 1,000 images, 50 of each of 20 classes. The authors give no split. The usual sizes are 800, 100 and 100,
+    and whose images are which is not published: of every class, a tenth of the images (5) is drawn for test and as many
+    for validation by ``split_seed``, so that numbers of another seed, or of other papers, are of other test images.
+    Cite C. Rashtchian, P. Young, M. Hodosh and J. Hockenmaier, Collecting Image Annotations Using Amazon's Mechanical
+    Turk, NAACL HLT Workshop on Creating Speech and Language Data 2010.
+
+    Args:
+        data_root: folder that holds `pascal_sentences/`; by default the environment variable CSD_DATA, else `data/`.
+        **kwargs: see ItemDataModule.
+
+    Raises:
+        ValueError: an argument outside its range.
+        DataError: on first use, if a folder is missing or a file is not what it should be.
+    """
+
+    dataset = "pascal_sentences"
+    features = "raw"
+    data_kind = "real"
+    test_split = "drawn"
+
+    def __init__(self, data_root: str | Path | None = None, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.data_root = data_root
+
+    def read(self) -> ItemSet:
+        """Read the sentences, look which images there are, and draw the split."""
+        folder = find_folder(self.dataset, self.data_root)
+        wanted = self.wanted(MODALITIES)
+        images, sentences = (require(folder / name, self.dataset) for name in ("dataset", "sentence"))
+        # Of either, so that a missing file of one modality neither hides the item nor moves the split.
+        names = sorted(_below(images, ".jpg") | _below(sentences, ".txt"))
+        if not names:
+            raise broken(folder, "has no dataset/<class>/<image>.jpg", self.dataset)
+        _, label = np.unique([name.split("/")[0] for name in names], return_inverse=True)
+        modalities = {}
+        if "image" in wanted:
+            modalities["image"] = image_of_each([images / f"{name}.jpg" for name in names], self.dataset)
+        if "text" in wanted:
+            modalities["text"] = self._sentences(sentences, names)
+        return ItemSet(
+            {name: modalities[name] for name in wanted},
+            label=label.astype(np.int64),
+            split=draw_split(label, self.split_seed),
+            names=names,
+            origin=str(folder),
+        )
+
+    def _sentences(self, folder: Path, names: list[str]) -> Modality:
+        texts: list[str] = []
+        owner: list[int] = []
+        for item, name in enumerate(names):
+            path = folder / f"{name}.txt"
+            found = self.attempt(name, read_sentences, path) if path.is_file() else None
+            texts += found or []
+            owner += [item] * len(found or [])
+        return Modality(texts, np.array(owner, dtype=np.int64))
+
+
+def _below(folder: Path, ending: str) -> set[str]:
+    """<class>/<image> of every file with that ending."""
+    return {path.relative_to(folder).with_suffix("").as_posix() for path in folder.glob(f"*/*{ending}")}
+
+
+def read_sentences(path: Path) -> list[str]:
+    """Sentences of one image.
+
+    Raises:
+        DataError: the file is not text or has no sentence.
+    """
+    sentences = [line.strip() for line in read_lines(path, "pascal_sentences") if line.strip()]
+    if not sentences:
+        raise broken(path, "has no sentence; expected five, one per line", "pascal_sentences")
+    return sentences
+
+
+def draw_split(label: np.ndarray, seed: int) -> np.ndarray:
+    """(n,) split of each image: of every class a tenth for test, as many for validation, the rest for training.
+
+    Args:
+        label: (n,) integers.
+        seed: 0 or more.
+    """
+    split = np.full(len(label), "train", dtype="U10")
+    rest, test = carve_validation(label, np.arange(len(label)), 0.1, seed)
+    _, validation = carve_validation(label, rest, 1 / 9, seed)
+    split[test], split[validation] = "test", "validation"
+    return split

@@ -1,0 +1,115 @@
+"""PKU XMediaNet (Peng et al., IEEE TCSVT 2018): the image and text features of its authors' code, 200 classes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from datamodules.base import FeatureDataModule
+from datamodules.features import FeatureSet
+from datamodules.layouts import broken, find_folder, read_lines
+from datamodules.text_matrix import Part, read_parts
+
+# Modality -> the word in the file names.
+WORDS = {"image": "img", "text": "txt"}
+
+
+class PKUXMediaNet(FeatureDataModule):
+    """Image features (4096-d) and text features (300-d) of pairs, with an embedding (300-d) of each class.
+
+    The folder, with the file names that the authors' code for zero-shot retrieval (DADN) reads::
+
+        pku_xmedianet/
+            img_train_fea.txt   numbers of one image per line
+            img_train_list.txt  <file> <class 1..200>, one image per line
+            txt_train_fea.txt, txt_train_list.txt: the same of the texts; line i of all four is one pair
+            img_test_fea.txt, img_test_list.txt, txt_test_fea.txt, txt_test_list.txt
+            cate_fea.txt        numbers of one class per line
+
+    There are 40,000 pairs of 200 classes; public code that reads these files finds 32,000 for training and 8,000 for
+    test in them. Of video, audio and 3D models the data set has features too, whose file names are not known here: they
+    are not read. The lists have numbers and no names of classes, so by default the class embedding is that of the
+    files. Cite Y. Peng, X. Huang and Y. Zhao, An Overview of Cross-media Retrieval, IEEE TCSVT 2018, and for the
+    features J. Chi and Y. Peng, Zero-shot Cross-media Embedding Learning with Dual Adversarial Distribution Network,
+    IEEE TCSVT 2019.
+
+    Args:
+        data_root: folder that holds `pku_xmedianet/`; by default the environment variable CSD_DATA, else `data/`.
+        class_encoder: see FeatureDataModule.
+        **kwargs: see FeatureDataModule.
+
+    Raises:
+        ValueError: an argument outside its range.
+        DataError: on first use, if a file is missing or is not what it should be, or the lists of images and texts
+            differ in a class.
+    """
+
+    dataset = "pku_xmedianet"
+    features = "cnn4096-doc300"
+    data_kind = "real"
+
+    def __init__(self, data_root: str | Path | None = None, class_encoder: str = "from-data", **kwargs) -> None:
+        super().__init__(class_encoder=class_encoder, **kwargs)
+        self.data_root = data_root
+
+    def read(self) -> FeatureSet:
+        """Read the lists, then the features."""
+        folder = find_folder(self.dataset, self.data_root)
+        classes = folder / "cate_fea.txt"
+        count = sum(not line.isspace() for line in read_lines(classes, self.dataset))
+        label = {part: _pair_labels(folder, part, count) for part in ("train", "test")}
+        embedding = read_parts([_whole(classes, count)], self.dataset)
+        features = {
+            name: read_parts(
+                [_whole(folder / f"{word}_{part}_fea.txt", len(label[part])) for part in label], self.dataset
+            )
+            for name, word in WORDS.items()
+        }
+        return FeatureSet(
+            features=features,
+            label=np.concatenate(list(label.values())),
+            split=np.repeat(list(label), [len(part) for part in label.values()]),
+            class_names=tuple(f"class {number}" for number in range(1, len(embedding) + 1)),
+            origin=str(folder),
+            class_embedding=embedding,
+        )
+
+
+def _whole(path: Path, count: int) -> Part:
+    return Part([path], np.arange(count), count)
+
+
+def _pair_labels(folder: Path, part: str, classes: int) -> np.ndarray:
+    """Class 0..C-1 of each pair of a part, which the list of images and the list of texts must agree on."""
+    image, text = (folder / f"{word}_{part}_list.txt" for word in WORDS.values())
+    label = read_list(image, classes)
+    other = read_list(text, classes)
+    if len(label) != len(other):
+        what = f"has {len(other)} lines, and {image.name} has {len(label)}; line i of both must be one pair"
+        raise broken(text, what, "pku_xmedianet")
+    differ = np.flatnonzero(label != other)
+    if differ.size:
+        i = differ[0]
+        what = f"line {i + 1} has the class {other[i] + 1}, and {image.name} {label[i] + 1}; they must be one pair"
+        raise broken(text, what, "pku_xmedianet")
+    return label
+
+
+def read_list(path: Path, classes: int) -> np.ndarray:
+    """Class of each line of a list, 0..C-1.
+
+    Raises:
+        DataError: the list is missing or empty, or a line is not <file> <class 1..C>.
+    """
+    label = []
+    numbers = {str(number): number - 1 for number in range(1, classes + 1)}
+    for number, line in enumerate(read_lines(path, "pku_xmedianet"), start=1):
+        fields = line.split()
+        if len(fields) != 2 or fields[1] not in numbers:
+            what = f"line {number} is {line[:80]!r}; expected a file and a class 1..{classes}"
+            raise broken(path, what, "pku_xmedianet")
+        label.append(numbers[fields[1]])
+    if not label:
+        raise broken(path, "has no line", "pku_xmedianet")
+    return np.array(label, dtype=np.int64)

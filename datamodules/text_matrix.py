@@ -1,0 +1,110 @@
+"""Matrices written as text, one row per line, of which some rows are wanted."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from datamodules.layouts import broken, require
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some rows of files whose columns belong side by side.
+
+    Args:
+        files: row i of each describes the same item.
+        rows: numbers of the wanted rows, ascending, at least one.
+        count: rows that every file must have.
+    """
+
+    files: Sequence[Path]
+    rows: np.ndarray
+    count: int
+
+
+def read_parts(parts: Sequence[Part], dataset: str) -> np.ndarray:
+    """The wanted rows of every part, one part below the other, (n, d) float32.
+
+    The files hold numbers divided by white space; empty lines count for nothing. They are read line by line, and only
+    the wanted lines are parsed: beside the matrix that is returned nothing is held.
+
+    Args:
+        parts: all with as many files, each file as wide as that of the first part.
+        dataset: the data set they belong to, for messages.
+
+    Raises:
+        DataError: a file is missing or has another number of rows, or a wanted row has something other than numbers, or
+            another number of them than the first row of the file in the first part.
+    """
+    widths = [_width(path, dataset) for path in parts[0].files]
+    matrix = np.empty((sum(len(part.rows) for part in parts), sum(widths)), dtype=np.float32)
+    below = 0
+    for part in parts:
+        beside = 0
+        for path, width in zip(part.files, widths, strict=True):
+            into = matrix[below : below + len(part.rows), beside : beside + width]
+            _fill(into, path, part, dataset)
+            beside += width
+        below += len(part.rows)
+    return matrix
+
+
+def _width(path: Path, dataset: str) -> int:
+    try:
+        with require(path, dataset).open("rb") as file:
+            return len(next((line for line in file if not line.isspace()), b"").split())
+    except OSError as error:
+        raise broken(path, f"cannot be read ({error})", dataset) from error
+
+
+def _fill(into: np.ndarray, path: Path, part: Part, dataset: str) -> None:
+    wanted = np.zeros(part.count, dtype=bool)
+    wanted[part.rows] = True
+    row, filled = 0, 0
+    try:
+        # numpy warns of text that is no number, and goes on with what stands before it.
+        with require(path, dataset).open("rb") as file, warnings.catch_warnings(action="error"):
+            for line in file:
+                if line.isspace():
+                    continue
+                if row < part.count and wanted[row]:
+                    numbers = _numbers(line, path, row, dataset)
+                    if len(numbers) != into.shape[1]:
+                        what = f"row {row + 1} has {len(numbers)} numbers; expected {into.shape[1]}"
+                        raise broken(path, what, dataset)
+                    into[filled] = numbers
+                    filled += 1
+                row += 1
+    except OSError as error:
+        raise broken(path, f"cannot be read ({error})", dataset) from error
+    if row != part.count:
+        raise broken(path, f"has {row} rows; expected {part.count}, one for each item of its part", dataset)
+
+
+def _numbers(line: bytes, path: Path, row: int, dataset: str) -> np.ndarray:
+    try:
+        return np.fromstring(line, dtype=np.float32, sep=" ")
+    except (ValueError, DeprecationWarning) as error:
+        raise broken(path, f"row {row + 1} is {line[:60]!r}; expected numbers", dataset) from error
+
+
+def read_bits(path: Path, dataset: str) -> np.ndarray:
+    """A column of zeros and ones, one per line, (n,) bool.
+
+    Raises:
+        DataError: the file is missing or has a line that is neither.
+    """
+    try:
+        lines = np.array(require(path, dataset).read_bytes().split())
+    except OSError as error:
+        raise broken(path, f"cannot be read ({error})", dataset) from error
+    bad = np.flatnonzero((lines != b"0") & (lines != b"1"))
+    if bad.size:
+        what = f"line {bad[0] + 1} is {lines[bad[0]][:40].decode(errors='replace')!r}; expected 0 or 1"
+        raise broken(path, what, dataset)
+    return lines == b"1"

@@ -1,0 +1,210 @@
+"""Networks of others that stay as they are and turn raw entries into features: timm, sentences, torchaudio bundles."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import timm
+import torch
+import torchaudio
+from PIL import Image
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from datamodules.class_embeddings import embed_classes, encoder_identity, model_folder
+from datamodules.extracted_features import UNTRAINED
+from datamodules.features import DataError
+from datamodules.sources import sha256_of
+from lightning_modules.networks.encoders.image import timm_model
+from lightning_modules.networks.encoders.installed import INSTALLED
+
+
+class ImageNetwork:
+    """Images -> pooled features of a timm model without its classifier.
+
+    An image is resized, cut and normalised as the model's own configuration says.
+
+    Args:
+        model: one of ``timm.list_models()``, with or without the tag of its weights.
+        weights: path of a .safetensors or .pth file, or "installed"; by default the hub's.
+        seed: leave the network untrained, its weights drawn from this seed; for tests and dry runs.
+
+    Raises:
+        ValueError: no such model.
+        DataError: the weights are missing, cannot be had, or are of another model.
+    """
+
+    def __init__(self, model: str, weights: str | None = None, seed: int | None = None):
+        with _drawn_from(seed):
+            if weights is not None or seed is not None or not timm.is_model(model):  # which says the nearest names
+                network = timm_model(model, weights)
+            else:
+                published = partial(timm.create_model, model, pretrained=True, num_classes=0)
+                network = _from_hub(published, f"timm's {model}", "--image-weights")
+        self.device = _device()
+        self.network = network.eval().to(self.device)
+        self.transform = timm.data.create_transform(**timm.data.resolve_model_data_config(network), is_training=False)
+        self.identity = _identity(network, model, _origin(weights, seed), self.device, "timm", "torchvision", "pillow")
+
+    def __call__(self, entries: Sequence[np.ndarray], rate: int | None) -> list[np.ndarray]:
+        with _inference():
+            pixels = torch.stack([self.transform(Image.fromarray(entry)) for entry in entries])
+            return list(self.network(pixels.to(self.device)).float().cpu().numpy())
+
+
+class TextNetwork:
+    """Texts -> sentence embeddings.
+
+    Args:
+        model: "all-MiniLM-L6-v2" (installed with the suite), or the name or local folder of another
+            sentence-transformers model; fetched from the hub where it is not on this machine.
+
+    Raises:
+        DataError: the model cannot be had, is damaged or lacks weights.
+    """
+
+    def __init__(self, model: str):
+        from sentence_transformers import SentenceTransformer  # takes seconds, and images and sounds do without
+
+        try:
+            folder = model_folder(model)
+        except DataError:
+            _from_hub(partial(SentenceTransformer, model, device="cpu"), f"the text model {model}", "--text")
+            folder = model_folder(model)
+        embed_classes(("text",), model)  # refuses a model that is damaged or lacks weights
+        self.device = _device()
+        self.network = SentenceTransformer(str(folder), device=str(self.device), local_files_only=True).eval()
+        source = f"folder {folder.name}" if Path(model).is_dir() else "published"
+        self.identity = {
+            "model": Path(model).name if Path(model).is_dir() else model,
+            "weights": source,
+            "sha256": encoder_identity(model),
+            "versions": _versions(self.device, ("sentence-transformers", "transformers", "tokenizers")),
+        }
+
+    def __call__(self, entries: Sequence[str], rate: int | None) -> list[np.ndarray]:
+        with _inference():
+            found = self.network.encode(list(entries), batch_size=len(entries), show_progress_bar=False)
+        return list(np.asarray(found, dtype=np.float32))
+
+
+class SoundNetwork:
+    """Waveforms -> the mean over time of the last layer of a torchaudio bundle (wav2vec 2.0, HuBERT, WavLM).
+
+    Sounds are resampled to the bundle's rate and go through the network one by one: padding would change them.
+
+    Args:
+        model: name of a bundle in ``torchaudio.pipelines``, in capitals or not.
+        weights: path of the bundle's state dictionary (.pt or .pth); by default the published one.
+        seed: leave the network untrained, its weights drawn from this seed; for tests and dry runs.
+
+    Raises:
+        ValueError: no such bundle.
+        DataError: the weights are missing, cannot be had, or are of another model.
+    """
+
+    def __init__(self, model: str, weights: str | None = None, seed: int | None = None):
+        self.bundle = getattr(torchaudio.pipelines, model.upper(), None)
+        if not isinstance(self.bundle, torchaudio.pipelines.Wav2Vec2Bundle):
+            known = [name.lower() for name in dir(torchaudio.pipelines) if _is_bundle(name)]
+            raise ValueError(f"torchaudio has no bundle {model!r}; it has {', '.join(known)}")
+        with _drawn_from(seed):
+            if weights is None and seed is None:
+                fetched = _from_hub(self.bundle.get_model, f"torchaudio's {model}", "--sound-weights")
+                network = getattr(fetched, "model", fetched)  # without the wrapper that normalises waveforms
+            else:
+                network = _bundle_network(self.bundle, weights)
+        self.device = _device()
+        self.network = network.eval().to(self.device)
+        self.identity = _identity(network, model, _origin(weights, seed), self.device, "torchaudio", "soundfile")
+
+    def __call__(self, entries: Sequence[np.ndarray], rate: int | None) -> list[np.ndarray]:
+        with _inference():
+            return [self._embedded(torch.from_numpy(entry.astype(np.float32)), rate) for entry in entries]
+
+    def _embedded(self, wave: Tensor, rate: int) -> np.ndarray:
+        wave = torchaudio.functional.resample(wave, rate, int(self.bundle.sample_rate)).to(self.device)[None]
+        if self.bundle._normalize_waveform:
+            wave = F.layer_norm(wave, wave.shape)
+        layers, _ = self.network.extract_features(wave)
+        return layers[-1][0].float().mean(dim=0).cpu().numpy()
+
+
+def _is_bundle(name: str) -> bool:
+    return isinstance(getattr(torchaudio.pipelines, name), torchaudio.pipelines.Wav2Vec2Bundle)
+
+
+def _bundle_network(bundle: torchaudio.pipelines.Wav2Vec2Bundle, weights: str | None) -> nn.Module:
+    build = torchaudio.models.wavlm_model if bundle._model_type == "WavLM" else torchaudio.models.wav2vec2_model
+    network = build(**bundle._params)
+    if weights is None:
+        return network
+    sha256_of(weights)  # says which file is missing
+    try:
+        network.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
+    except Exception as error:  # torch and pickle each refuse in their own way
+        raise DataError(f"{weights} does not hold the weights of that bundle ({_first_line(error)})") from error
+    return network
+
+
+def _from_hub(fetch: Callable[[], nn.Module], what: str, option: str) -> nn.Module:
+    try:
+        return fetch()
+    except Exception as error:  # each library and each kind of broken network has errors of its own
+        raise DataError(
+            f"the weights of {what} could not be fetched ({_first_line(error)}); connect to the network, or name a "
+            f"local copy with {option}."
+        ) from error
+
+
+def _first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
+
+
+@contextmanager
+def _drawn_from(seed: int | None) -> Iterator[None]:
+    """Initial weights from the seed, or from the generator as it stands, which is left as it was."""
+    with torch.random.fork_rng(devices=[]):
+        if seed is not None:
+            torch.manual_seed(seed)
+        yield
+
+
+@contextmanager
+def _inference() -> Iterator[None]:
+    """No gradients, and on a GPU the convolutions that give the same result every time."""
+    with torch.inference_mode(), torch.backends.cudnn.flags(benchmark=False, deterministic=True, allow_tf32=False):
+        yield
+
+
+def _device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _origin(weights: str | None, seed: int | None) -> str:
+    if weights is not None:
+        return weights if weights == INSTALLED else f"file {Path(weights).name}"
+    return "published" if seed is None else f"{UNTRAINED}, random numbers of seed {seed}"
+
+
+def _identity(network: nn.Module, model: str, weights: str, device: torch.device, *libraries: str) -> dict[str, str]:
+    sha256, versions = _sha256_of_parameters(network), _versions(device, libraries)
+    return {"model": model, "weights": weights, "sha256": sha256, "versions": versions}
+
+
+def _versions(device: torch.device, libraries: Sequence[str]) -> str:
+    return ", ".join([f"{name} {version(name)}" for name in ("torch", *libraries)] + [f"on {device.type}"])
+
+
+def _sha256_of_parameters(network: nn.Module) -> str:
+    sha = hashlib.sha256()
+    for name, value in network.state_dict().items():
+        sha.update(f"{name}\0{value.dtype}\0{tuple(value.shape)}\0".encode())
+        sha.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return sha.hexdigest()

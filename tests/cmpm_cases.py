@@ -1,0 +1,54 @@
+"""Small CMPM models and persons to train them on: what the tests of CMPM share."""
+
+from __future__ import annotations
+
+import lightning as L
+import numpy as np
+import pytest
+from tiny_items import Tiny, item_set
+
+from datamodules import FeatureDataModule, ItemDataModule, Synthetic
+from lightning_modules import CMPM
+
+# Warnings of small runs, which no test is about.
+IGNORED = [
+    pytest.mark.filterwarnings("ignore:.*isinstance.treespec.*"),
+    pytest.mark.filterwarnings("ignore:.*does not have many workers.*"),
+    pytest.mark.filterwarnings("ignore:.*The number of training batches.*"),
+    pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty"),
+    pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`"),
+    pytest.mark.filterwarnings("ignore:The dirpath has changed"),
+    pytest.mark.filterwarnings("ignore:LightningCLI's args parameter"),
+]
+
+WORDS = {"name": "words", "vocabulary": 60, "min_count": 1, "width": 8, "hidden": 8, "dropout": 0.0}
+# Persons of the tiny items: any integers, in no order.
+PERSONS = np.array([-7, 900, 3, 2**40, 0, 11_003])[np.arange(24) // 4]
+
+
+def persons(**settings) -> Tiny:
+    """Vectors and texts of 24 items of six persons, four of each; every third item is a test item."""
+    return Tiny(item_set(label=PERSONS), **{"modalities": ["code", "text"], "batch_size": 6, **settings})
+
+
+def pairs(**settings) -> Synthetic:
+    """Paired features of ten classes."""
+    return Synthetic(**{"class_encoder": "one-hot", "items": 400, **settings})
+
+
+def model(data: ItemDataModule | FeatureDataModule, seed: int = 0, **settings) -> CMPM:
+    """A model of width 8 that reads texts by their words."""
+    L.seed_everything(seed, verbose=False)
+    encoders = {"text": WORDS} if isinstance(data, Tiny) else {}
+    return CMPM(data.dims, **{"encoders": encoders, "dim": 8, "learning_rate": 3e-3, "ks": (1, 5), **settings})
+
+
+# A test file takes the fixture by assignment: imported, it would count as an unused name.
+@pytest.fixture(scope="module", autouse=True)
+def cache_of_its_own(tmp_path_factory):
+    """A cache folder of the test file's own."""
+    folder = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        for module in ("derived", "class_embeddings"):
+            patch.setattr(f"datamodules.{module}.cache_folder", lambda: folder)
+        yield folder

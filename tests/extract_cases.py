@@ -1,0 +1,123 @@
+"""A tiny Flickr30K in the layout of its authors, tiny networks and their weights: what the tests of `extract` share."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import timm
+import torch
+import torchaudio
+from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from datamodules import extract
+
+IMAGE_MODEL, SOUND_MODEL = "test_resnet", "tiny"
+RATE = 8000
+# Split in the file name -> image ids and the number of narratives of each.
+IMAGES = {
+    "train": {"11": 1, "12": 2, "13": 1, "14": 3, "15": 1, "16": 1},
+    "val": {"21": 1, "22": 2},
+    "test": {"31": 1, "32": 2, "33": 1},
+}
+ITEMS = [image for images in IMAGES.values() for image in images]
+COUNTS = np.array([count for images in IMAGES.values() for count in images.values()])
+ENTRIES = int(COUNTS.sum())
+SPLIT = np.repeat(["train", "validation", "test"], [len(images) for images in IMAGES.values()])
+
+TINY = {
+    **torchaudio.pipelines.WAV2VEC2_LARGE_LV60K._params,  # sees how loud a sound is
+    "extractor_conv_layer_config": [(16, 10, 5), (16, 3, 4)],
+    "encoder_embed_dim": 32,
+    "encoder_num_layers": 2,
+    "encoder_num_heads": 4,
+    "encoder_ff_interm_features": 64,
+}
+
+
+def write_flickr30k(root: Path) -> Path:
+    """Narratives, images and voice recordings of the items above, below `root`; returns `root`."""
+    folder = root / "flickr30k"
+    rng = np.random.default_rng(0)
+    (folder / "flickr30k-images").mkdir(parents=True)
+    for word, images in IMAGES.items():
+        lines = []
+        for image, count in images.items():
+            pixels = rng.integers(0, 256, (20, 24, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(folder / "flickr30k-images" / f"{image}.jpg")
+            for turn in range(count):
+                voice = f"flickr30k_{word}/{image}_{turn}.ogg"
+                path = folder / "voice-recordings" / voice
+                path.parent.mkdir(parents=True, exist_ok=True)
+                soundfile.write(path, rng.normal(0, 0.1, 800 + 100 * len(lines)), RATE)
+                caption = f"Words {turn} about image {image}, {'long ' * turn}"
+                lines.append({"image_id": image, "caption": caption, "voice_recording": voice})
+        text = "".join(json.dumps(line) + "\n" for line in lines)
+        (folder / f"flickr30k_{word}_localized_narratives.jsonl").write_text(text)
+    return root
+
+
+def write_weights(folder: Path) -> dict[str, Path]:
+    """Files of weights, drawn by seed 0: "image" of IMAGE_MODEL with its classifier, "sound" of TINY."""
+    paths = {"image": folder / "image.safetensors", "sound": folder / "sound.pt"}
+    torch.manual_seed(0)
+    save_file(timm.create_model(IMAGE_MODEL).state_dict(), paths["image"])
+    torch.manual_seed(0)
+    torch.save(torchaudio.models.wav2vec2_model(**TINY).state_dict(), paths["sound"])
+    return paths
+
+
+def tiny_bundle(normalised: bool = False):
+    """A torchaudio bundle of the small network above; it is to stand in `torchaudio.pipelines` as TINY."""
+    kind = torchaudio.pipelines.Wav2Vec2Bundle
+    url = "https://127.0.0.1:9/tiny.pt"  # where nobody answers
+    return kind(_path=url, _params=TINY, _sample_rate=16000, _normalize_waveform=normalised, _model_type="Wav2Vec2")
+
+
+def prepare(patch: pytest.MonkeyPatch, cache: Path) -> None:
+    """The tests' own cache folder, and the small bundle among those of torchaudio."""
+    for module in ("derived", "class_embeddings"):
+        patch.setattr(f"datamodules.{module}.cache_folder", lambda: cache)
+    patch.setattr(torchaudio.pipelines, "TINY", tiny_bundle(), raising=False)
+
+
+def run(*arguments: object) -> int:
+    """The command's exit status."""
+    parser = argparse.ArgumentParser()
+    extract.add_parser(parser.add_subparsers())
+    chosen = parser.parse_args(["extract", *map(str, arguments)])
+    return chosen.func(chosen)
+
+
+def run_all(root: Path, weights: dict[str, Path], out: Path, *more: object) -> int:
+    """Extract all three modalities, image and sound by networks whose weights stand in files."""
+    named = ("--image", IMAGE_MODEL, "--text", "all-MiniLM-L6-v2", "--sound", SOUND_MODEL)
+    files = ("--image-weights", weights["image"], "--sound-weights", weights["sound"])
+    return run("flickr30k", *named, *files, "--data-root", root, "--out", out, "--batch-size", 4, *more)
+
+
+def tensors_of(path: Path) -> dict[str, np.ndarray]:
+    with safe_open(path, framework="np") as file:
+        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+
+
+class Lengths:
+    """A frozen network without weights: how many values an entry has, their sum and largest; stopped when told to."""
+
+    identity = {"model": "lengths", "weights": "none", "sha256": "0", "versions": "1"}  # noqa: RUF012
+
+    def __init__(self, stop_after: int = 10**9):
+        self.calls, self.stop_after = 0, stop_after
+
+    def __call__(self, entries, rate):
+        if self.calls == self.stop_after:
+            raise KeyboardInterrupt
+        self.calls += 1
+        rows = [np.array([ord(c) for c in entry]) if isinstance(entry, str) else entry for entry in entries]
+        return [np.array([row.size, row.sum() / 1000, row.max()], dtype=np.float32) for row in rows]

@@ -1,0 +1,308 @@
+"""`python -m datamodules check`: the faults that it must find, and what it says of a copy without one."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import scipy.io
+from tiny_trees import (
+    flickr30k,
+    write_flickr30k,
+    write_nus_wide,
+    write_pascal,
+    write_tmr,
+    write_wikipedia,
+    write_xmedianet,
+)
+
+from datamodules.__main__ import main
+from datamodules.catalogue import CATALOGUE
+from datamodules.check import FEATURE_MODULES, ITEM_MODULES
+from datamodules.features import FeatureSet
+from datamodules.items import ItemSet, Modality
+from datamodules.repeats import find_repeats
+from datamodules.sources import SOURCES, Source, SourceFile
+
+TREES = {
+    "wikipedia": write_wikipedia,
+    "pascal_sentences": write_pascal,
+    "nus_wide": write_nus_wide,
+    "pku_xmedianet": write_xmedianet,
+    "flickr30k": write_flickr30k,
+    "humanml3d": lambda root: write_tmr(root / "HumanML3D"),
+    "kit_ml": lambda root: write_tmr(root / "KIT-ML"),
+}
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    root = tmp_path_factory.mktemp("root")
+    return {dataset: write(root) for dataset, write in TREES.items()}
+
+
+def source_of(folder: Path, skip: int = 0) -> Source:
+    """The lists of the tiny Wikipedia as known files; with ``skip`` of content that lacks so many bytes."""
+    files = []
+    for part in ("train", "test"):
+        name = f"{part}set_txt_img_cat.list"
+        content = (folder / name).read_bytes()[skip:]
+        sha256 = hashlib.sha256(content).hexdigest()
+        files.append(SourceFile(name, "a list", f"https://example.org/{name}", sha256, len(content)))
+    return Source("wikipedia", tuple(files), licence="none", citation="Nobody")
+
+
+@pytest.fixture(autouse=True)
+def surroundings(written, monkeypatch, tmp_path):
+    """A cache folder of the test's own, and a Wikipedia whose lists are the known ones."""
+    monkeypatch.setattr("datamodules.derived.cache_folder", lambda: tmp_path / "cache")
+    monkeypatch.setitem(SOURCES, "wikipedia", source_of(written["wikipedia"]))
+
+
+@pytest.fixture
+def copy(written, tmp_path):
+    """Copies one of the trees, free to be broken, and returns its folder."""
+    return lambda dataset: Path(
+        shutil.copytree(written[dataset], tmp_path / "root" / written[dataset].name, dirs_exist_ok=True)
+    )
+
+
+def checked(dataset: str, folder: Path, capsys) -> tuple[int, str]:
+    status = main(["check", dataset, "--data-root", str(folder.parent)])
+    return status, capsys.readouterr().out
+
+
+def faulty(dataset: str, folder: Path, capsys) -> str:
+    """What is said of a copy that must not pass: what is wrong, then what is expected and where to get it."""
+    status, said = checked(dataset, folder, capsys)
+    assert status == 1, said
+    assert "trouble(s)" in said
+    assert f"Expected in {CATALOGUE[dataset].folder}/: {CATALOGUE[dataset].content}. Get it from " in said
+    return said
+
+
+@pytest.mark.parametrize("dataset", TREES)
+def test_a_sound_tree_passes_and_its_other_size_is_said(dataset, written, capsys):
+    status, said = checked(dataset, written[dataset], capsys)
+    assert status == 0, said
+    assert f"{dataset}: everything in place, but not the numbers of the authors' copy" in said
+    assert "DIFFERS" in said
+    assert "in the training part: " in said
+
+
+# The seven faults ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("dataset", "file"),
+    [
+        ("wikipedia", "testset_txt_img_cat.list"),
+        ("nus_wide", "ImageList/TestImagelist.txt"),
+        ("pku_xmedianet", "img_test_list.txt"),
+        ("flickr30k", "dataset_flickr30k.json"),
+        ("humanml3d", "splits/val.txt"),
+        ("kit_ml", "splits/test.txt"),
+    ],
+)
+def test_a_missing_split_file(dataset, file, copy, capsys):
+    folder = copy(dataset)
+    (folder / file).unlink()
+    assert faulty(dataset, folder, capsys).count(f"MISSING  {folder / file}\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("dataset", "image", "item"),
+    [
+        ("flickr30k", "flickr30k-images/300.jpg", "300"),
+        ("pascal_sentences", "dataset/bicycle/2008_001004.jpg", "bicycle/2008_001004"),
+        ("wikipedia", "images/biology/i3.jpg", "cc-3"),
+    ],
+)
+def test_a_caption_without_its_image(dataset, image, item, copy, capsys):
+    folder = copy(dataset)
+    (folder / image).unlink()
+    said = faulty(dataset, folder, capsys)
+    assert ": image of 1 of " in said
+    assert f"items: {item}\n" in said
+    assert "1 trouble(s)" in said
+
+
+def test_a_wrong_hash(copy, monkeypatch, capsys):
+    folder = copy("wikipedia")
+    path = folder / "trainset_txt_img_cat.list"
+    found = f"{path}: sha256 {hashlib.sha256(path.read_bytes()).hexdigest()}"
+    assert f"ok       {found}\n" in checked("wikipedia", folder, capsys)[1]
+    other = source_of(folder, skip=1)
+    monkeypatch.setitem(SOURCES, "wikipedia", other)
+    said = faulty("wikipedia", folder, capsys)
+    assert f"OTHER    {found}; the known copy has {other.files[0].sha256}. Expected: a list. Get it from https" in said
+    assert "2 trouble(s)" in said
+
+
+def test_swapped_modalities_of_feature_pairs(tmp_path, capsys):
+    """The images of one split beside the texts and labels of the other."""
+    folder = tmp_path / "nus_wide"
+    folder.mkdir()
+    for split, image, count in (("train", "test", 8), ("test", "train", 5)):
+        values = np.random.default_rng(count)
+        scipy.io.savemat(folder / f"{image}_img.mat", {f"{image}_img": values.random((count, 4))})
+        scipy.io.savemat(folder / f"{split}_txt.mat", {f"{split}_txt": values.random((count, 3))})
+        scipy.io.savemat(folder / f"{split}_img_lab.mat", {f"{split}_img_lab": np.arange(count)[:, None] % 2})
+    said = faulty("nus_wide", folder, capsys)
+    assert "BROKEN   pairs: " in said
+    assert (
+        f"train_txt.mat: has 8 rows but {folder / 'train_img.mat'} has 5; row i of both must be the same item" in said
+    )
+
+
+def test_swapped_modalities_of_the_authors_files(copy, capsys):
+    folder = copy("pku_xmedianet")
+    for spare, name in (("spare", "txt_train_fea.txt"), ("txt_train_fea.txt", "txt_test_fea.txt")):
+        (folder / name).rename(folder / spare)
+    (folder / "spare").rename(folder / "txt_test_fea.txt")
+    assert f"{folder / 'txt_train_fea.txt'}: has 6 rows; expected 12" in faulty("pku_xmedianet", folder, capsys)
+
+
+@pytest.mark.parametrize(
+    ("dataset", "image"),
+    [
+        ("pascal_sentences", "dataset/tvmonitor/2008_002001.jpg"),
+        ("flickr30k", "flickr30k-images/500.jpg"),
+        ("wikipedia", "images/warfare/i1.jpg"),
+    ],
+)
+@pytest.mark.parametrize("keep", [0, 200])
+def test_a_corrupt_jpeg(dataset, image, keep, copy, capsys):
+    folder = copy(dataset)
+    (folder / image).write_bytes((folder / image).read_bytes()[:keep])
+    said = faulty(dataset, folder, capsys)
+    assert f"{folder / image}: is not a readable image" in said
+    assert "1 trouble(s)" in said
+
+
+@pytest.mark.parametrize(
+    ("dataset", "file", "old", "new", "message"),
+    [
+        ("wikipedia", "testset_txt_img_cat.list", "\t10\n", "\t11\n", "line 1 is 'dd-1\\ti4\\t11'"),
+        ("wikipedia", "trainset_txt_img_cat.list", "\t2\n", "\t0\n", "line 4 is 'cc-3\\ti3\\t0'"),
+        ("pku_xmedianet", "img_test_list.txt", "0.jpg 1", "0.jpg 4", "line 1 is 'test/0.jpg 4'; expected a file and a"),
+        (
+            "nus_wide",
+            "Groundtruth/TrainTestLabels/Labels_concept5_Test.txt",
+            "0\n",
+            "2\n",
+            "line 1 is '2'; expected 0 or 1",
+        ),
+    ],
+)
+def test_a_label_outside_its_range(dataset, file, old, new, message, copy, capsys):
+    folder = copy(dataset)
+    text = (folder / file).read_text()
+    assert old in text
+    (folder / file).write_text(text.replace(old, new))
+    said = faulty(dataset, folder, capsys)
+    assert f"{folder / file}: {message}" in said
+
+
+def test_an_item_in_training_and_test_under_two_names(copy, capsys):
+    folder = copy("flickr30k")
+    entries = flickr30k()
+    first = next(entry for entry in entries if entry["imgid"] == 100)
+    shutil.copy(folder / "flickr30k-images" / "100.jpg", folder / "flickr30k-images" / "777.jpg")
+    entries.append(first | {"filename": "777.jpg", "split": "test"})
+    (folder / "dataset_flickr30k.json").write_text(json.dumps({"images": entries}))
+    said = faulty("flickr30k", folder, capsys)
+    assert "in the training part: image 1, text 1, the whole item 1\n" in said
+    assert "REPEATED karpathy: " in said
+    assert "100 (train), 777 (test) are the same in every modality; expected each item in one split" in said
+    assert "1 trouble(s)" in said
+
+
+def test_a_row_in_training_and_test(copy, capsys):
+    folder = copy("pku_xmedianet")
+    for modality in ("img", "txt"):
+        train, test = (folder / f"{modality}_{part}_fea.txt" for part in ("train", "test"))
+        lines = test.read_text().splitlines(keepends=True)
+        test.write_text("".join([train.read_text().splitlines(keepends=True)[4], *lines[1:]]))
+    said = faulty("pku_xmedianet", folder, capsys)
+    assert "in the training part: image 1, text 1, the pair 1\n" in said
+    assert "row 4 (train), row 12 (test) are the same in every modality" in said
+
+
+def test_an_item_in_training_and_test_by_name(copy, capsys):
+    folder = copy("humanml3d")
+    (folder / "splits" / "test.txt").write_text("000004\n000001\n")
+    assert "test.txt: lists 000001, which the train part has already" in faulty("humanml3d", folder, capsys)
+
+
+# What else it says --------------------------------------------------------------------------------------------------
+
+
+def test_nan_is_found(copy, capsys):
+    folder = copy("nus_wide")
+    path = folder / "Low_Level_Features" / "BoW_Train_int.dat"
+    path.write_text("".join("nan" + line[1:] for line in path.read_text().splitlines(keepends=True)))
+    said = faulty("nus_wide", folder, capsys)
+    assert "BROKEN   bow: " in said
+    assert "image is NaN or infinite in" in said
+    assert "ok       low-level: " in said
+
+
+def test_numbers_of_items_are_compared_with_those_of_the_authors(written, capsys):
+    _, said = checked("kit_ml", written["kit_ml"], capsys)
+    assert "DIFFERS  guoh3dfeats: 3 train items; the authors' copy has 4,688\n" in said  # motions, not their parts
+    _, said = checked("nus_wide", written["nus_wide"], capsys)
+    assert "DIFFERS  bow: 40 test items; the authors' copy has 107,859\n" in said  # images, not those that are kept
+    _, said = checked("flickr30k", written["flickr30k"], capsys)
+    assert "DIFFERS  karpathy: 1 validation items; the authors' copy has 1,014\n" in said
+
+
+def test_an_empty_folder_has_nothing(tmp_path, capsys):
+    (tmp_path / "nus_wide").mkdir()
+    assert f"MISSING  {tmp_path / 'nus_wide'} has nothing of the data set" in faulty(
+        "nus_wide", tmp_path / "nus_wide", capsys
+    )
+
+
+def test_every_form_can_be_read_and_every_data_set_has_one():
+    for dataset, facts in CATALOGUE.items():
+        readers = FEATURE_MODULES.get(dataset, {}) | ITEM_MODULES.get(dataset, {})
+        assert set(readers) == set(facts.forms)
+    assert set(FEATURE_MODULES) | set(ITEM_MODULES) == set(CATALOGUE)
+
+
+# Repeats ------------------------------------------------------------------------------------------------------------
+
+
+def test_repeats_of_features_are_counted_by_modality_and_as_pairs():
+    image, text = np.arange(24.0).reshape(8, 3), np.arange(16.0).reshape(8, 2)
+    image[4], image[5] = image[0], image[1]  # test rows with the image of a training row ...
+    text[5] = text[1]  # ... and one with its text too
+    image[3], text[3] = image[2], text[2]  # a training row that stands there twice
+    split = np.repeat(["train", "test"], 4)
+    repeats = find_repeats(FeatureSet({"image": image, "text": text}, np.zeros(8, int), split, ("a",), "tiny"))
+    assert repeats.entries == {"image": 2, "text": 1}
+    assert repeats.pairs == 1
+    assert repeats.across == [["row 1 (train)", "row 5 (test)"]]
+    assert repeats.within == 1
+
+
+def test_items_are_the_same_where_all_their_entries_are():
+    texts = ["a", "b", "a", "b", "a", "a", "c"]
+    owner = np.array([0, 0, 1, 1, 2, 3, 4])
+    vectors = np.array([[1.0], [1.0], [1.0], [2.0], [1.0]])
+    data = ItemSet(
+        {"text": Modality(texts, owner), "vector": Modality(vectors[:4], np.arange(4))},
+        label=np.arange(5),
+        split=np.array(["train", "test", "test", "validation", "test"]),
+        names=list("vwxyz"),
+        origin="tiny",
+    )
+    repeats = find_repeats(data)
+    assert repeats.entries == {"text": 2, "vector": 2}
+    assert repeats.across == [["v (train)", "w (test)"]]
+    assert (repeats.pairs, repeats.within) == (1, 0)

@@ -1,0 +1,210 @@
+"""CMPM: its losses against plain NumPy, what it trains on, and what it refuses."""
+
+from __future__ import annotations
+
+import math
+
+import cmpm_cases
+import numpy as np
+import pytest
+import reference
+import torch
+from cmpm_cases import IGNORED, model, pairs, persons
+from lavimo_cases import Recorder, trainer
+from tiny_items import Tiny, item_set
+from torch.autograd import gradcheck
+
+from datamodules import Synthetic, SyntheticItems
+from lightning_modules import CMPM
+from lightning_modules.cmpm import ProjectionClassification
+from losses import available_losses, build_loss
+
+pytestmark = IGNORED
+cache = cmpm_cases.cache_of_its_own
+
+
+def cmpc(x: np.ndarray, z: np.ndarray, weight: np.ndarray, target: np.ndarray) -> float:
+    """Cross-entropy of each embedding projected onto its partner's direction, class weights of length one."""
+    weight, total = weight / np.linalg.norm(weight, axis=1, keepdims=True), 0.0
+    for one, other in ((x, z), (z, x)):
+        direction = other / np.linalg.norm(other, axis=1, keepdims=True)
+        projected = (one * direction).sum(1, keepdims=True) * direction
+        probability = reference.softmax(projected @ weight.T)
+        total -= np.log(probability[np.arange(len(x)), target]).mean()
+    return total
+
+
+# Projection classification -----------------------------------------------------------------------------------------
+
+
+def drawn(rows: int = 9, dim: int = 5, identities: int = 4):
+    torch.manual_seed(0)
+    names = torch.tensor([-3, 0, 8, 2**40])[:identities]
+    head = ProjectionClassification(names, dim).double()
+    x, z = (3 * torch.randn(rows, dim, dtype=torch.float64) for _ in range(2))
+    return head, x, z, names[torch.randint(identities, (rows,))]
+
+
+def test_the_classification_is_that_of_the_formula():
+    head, x, z, labels = drawn()
+    target = np.array([[-3, 0, 8, 2**40].index(label) for label in labels.tolist()])
+    expected = cmpc(x.numpy(), z.numpy(), head.weight.detach().numpy(), target)
+    assert head(x, z, labels).item() == pytest.approx(expected, rel=1e-12)
+    assert head(z, x, labels).item() == pytest.approx(expected, rel=1e-12)
+
+
+def test_its_gradients_are_those_of_finite_differences():
+    head, x, z, labels = drawn(rows=3)
+
+    def loss(x, z, weight):
+        return torch.func.functional_call(head, {"weight": weight}, (x, z, labels))
+
+    assert gradcheck(loss, [x.requires_grad_(), z.requires_grad_(), head.weight.detach().requires_grad_()])
+
+
+def test_only_the_directions_of_class_weights_and_partners_count():
+    head, x, z, labels = drawn()
+    before = head.float()(x.float(), z.float(), labels)
+    with torch.no_grad():
+        head.weight *= torch.tensor([[0.1], [3.0], [7.0], [2.0]])
+    torch.testing.assert_close(head(x.float(), z.float(), labels), before)
+    doubled, _ = drawn()[1:3]
+    assert not torch.allclose(head.double()(2 * doubled, z, labels), before.double())
+
+
+def test_zero_embeddings_and_half_precision_are_finite():
+    head, x, z, labels = drawn()
+    x = torch.zeros_like(x).requires_grad_()
+    head(x, z, labels).backward()
+    assert x.grad.isfinite().all()
+    assert head.float()(x.half(), z.half(), labels).item() == pytest.approx(2 * math.log(4), rel=1e-3)
+
+
+def test_the_class_weights_start_from_their_seed_alone():
+    """So they do however many numbers were drawn before, which differs between one process and several."""
+    names, started = torch.arange(7), []
+    for seed, before in ((0, 1), (0, 2), (1, 2)):
+        torch.manual_seed(before)
+        started.append(ProjectionClassification(names, 5, seed).weight)
+    assert torch.equal(started[0], started[1])
+    assert not torch.equal(started[1], started[2])
+    assert started[0].abs().max() <= math.sqrt(6 / 12)
+
+
+# The training step -------------------------------------------------------------------------------------------------
+
+
+def first_step(folder, data, **settings) -> tuple[CMPM, Recorder]:
+    """A model before its first step, in float64, and what that step saw."""
+    module, recorder = model(data, **settings), Recorder()
+    trainer(folder, callbacks=[recorder], limit_train_batches=1, limit_val_batches=0, precision="64-true").fit(
+        module, data
+    )
+    module.load_state_dict(recorder.initial)
+    return module.double(), recorder
+
+
+@pytest.mark.parametrize("weights", [(1.0, 0.0), (0.7, 0.3), (0.0, 2.0)])
+@pytest.mark.parametrize("kind", [persons, pairs])
+def test_the_loss_of_a_step_is_that_of_the_formulas(tmp_path, kind, weights):
+    data = kind(batch_size=12)
+    module, seen = first_step(tmp_path, data, alignment_weight=weights[0], classification_weight=weights[1])
+    (batch,) = seen.batches
+    w = {name: x.numpy() for name, x in module.state_dict().items()}
+    with torch.no_grad():
+        encoded = {name: x.numpy() for name, x in module.train().encode(batch).items()}
+    embeddings = {
+        name: x @ w[f"projections.{name}.1.weight"].T + w[f"projections.{name}.1.bias"] for name, x in encoded.items()
+    }
+    labels = batch["label"].numpy()
+    expected = weights[0] * sum(reference.cmpm_kl_parts(embeddings, labels).values())
+    if weights[1]:
+        known = sorted(set(data.data.label[data.indices("train")].tolist()))
+        assert w["classification.identities"].tolist() == known
+        target = np.array([known.index(label) for label in labels])
+        expected += weights[1] * cmpc(*embeddings.values(), w["classification.weight"], target)
+    assert seen.losses == [pytest.approx(expected, rel=1e-9)]
+    assert (module.classification is None) == (weights[1] == 0)
+
+
+# Embeddings of 12 dimensions in batches of 8: the covariance that this one needs is singular without a ridge.
+KEYWORDS = {"log_coral": {"ridge": 1e-3}}
+
+
+@pytest.mark.parametrize("name", available_losses())
+def test_every_registered_loss_of_two_modalities_trains_it(tmp_path, name):
+    data, recorder = pairs(batch_size=48), Recorder()
+    module = model(data, alignment=build_loss(name, **KEYWORDS.get(name, {})), classification_weight=0.5)
+    trainer(tmp_path, max_epochs=3, limit_val_batches=0, callbacks=[recorder]).fit(module, data)
+    assert np.isfinite(recorder.losses).all()
+    assert np.mean(recorder.losses[-4:]) < np.mean(recorder.losses[:4])
+
+
+def test_it_trains_on_the_labels_that_the_training_batches_bring(tmp_path):
+    """Every item its own identity: the head tells all training items apart."""
+    data = persons(train_labels="instance")
+    module = model(data, classification_weight=1.0)
+    trainer(tmp_path, limit_val_batches=0).fit(module, data)
+    assert module.classification.identities.tolist() == data.indices("train").tolist()
+
+
+def test_without_weight_decay_the_optimiser_is_adam(tmp_path):
+    data = persons()
+    module = model(data, classification_weight=1.0)
+    fitted = trainer(tmp_path, limit_val_batches=0)
+    fitted.fit(module, data)
+    (optimiser,) = fitted.optimizers
+    assert optimiser.defaults["weight_decay"] == 0
+    held = {id(p) for group in optimiser.param_groups for p in group["params"]}
+    assert held == {id(p) for p in module.parameters()}
+    assert id(module.classification.weight) in held
+    assert [name for name, p in module.named_parameters() if p.grad is None] == []
+
+
+# What is refused ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"alignment_weight": -1}, "alignment_weight is -1; expected 0 or more"),
+        ({"classification_weight": -0.1}, "classification_weight is -0.1; expected 0 or more"),
+        ({"alignment": "cmpm"}, "unknown loss 'cmpm'; nearest: cmpm_kl"),
+        ({"encoders": {"audio": {"name": "words"}}}, "no modality 'audio'; they have code, text"),
+        ({"encoders": {"text": {"name": "word"}}}, "encoder of 'text': unknown encoder 'word'; nearest: words"),
+    ],
+)
+def test_settings_that_do_not_fit_are_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        model(persons(), **settings)
+
+
+@pytest.mark.parametrize("names", [("text",), ("text", "video", "motion")])
+def test_other_than_two_modalities_are_refused(names):
+    dims = {name: dim for name, dim in SyntheticItems().dims.items() if name in names}
+    with pytest.raises(ValueError, match=rf"CMPM takes two modalities, and the data have {len(names)} \(text"):
+        CMPM(dims)
+
+
+class ManyHot(Synthetic):
+    """Synthetic pairs of which some have two classes."""
+
+    def read(self):
+        data = super().read()
+        label = np.eye(len(data.class_names), dtype=bool)[data.label]
+        label[::5] |= np.roll(label[::5], 1, axis=1)
+        object.__setattr__(data, "label", label)
+        return data
+
+
+def test_labels_of_several_classes_are_refused_for_classification_alone(tmp_path):
+    data = ManyHot(class_encoder="one-hot")
+    with pytest.raises(ValueError, match="one identity per item, and the labels of synthetic are multi-hot"):
+        trainer(tmp_path).fit(model(data, classification_weight=1.0), data)
+    trainer(tmp_path, limit_val_batches=0, max_steps=2).fit(model(data), data)
+
+
+def test_a_single_identity_is_refused_for_classification(tmp_path):
+    data = Tiny(item_set(label=np.zeros(24, int)), modalities=["code", "text"])
+    with pytest.raises(ValueError, match="classification needs two identities at least"):
+        trainer(tmp_path).fit(model(data, classification_weight=1.0), data)

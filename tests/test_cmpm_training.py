@@ -1,0 +1,212 @@
+"""CMPM in training: what it learns by heart and keeps, resumption, the command line, and real photographs."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import cmpm_cases
+import lightning as L
+import pytest
+import torch
+import yaml
+from cmpm_cases import IGNORED, PERSONS, WORDS, model, persons
+from lavimo_cases import Recorder, assert_same_weights, scores, trainer
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from tiny_items import Tiny, item_set
+from tiny_pedes import write_pedes
+
+from datamodules import CUHKPEDES, Flickr8kTriples
+from datamodules.flickr8k import read_captions
+from lightning_modules import CMPM
+from lightning_modules.export import export, load_export, tensors_of
+
+pytestmark = IGNORED
+cache = cmpm_cases.cache_of_its_own
+
+
+# Pedestrians --------------------------------------------------------------------------------------------------------
+
+
+def test_pedestrians_are_learned_by_heart(tmp_path):
+    """Each description finds photographs of its person first, and each photograph its descriptions."""
+    data = CUHKPEDES(write_pedes(tmp_path / "root").parent, batch_size=12)
+    L.seed_everything(0, verbose=False)
+    encoders = {
+        "image": {"name": "timm", "model": "test_convnext", "size": [64, 32]},
+        "text": {**WORDS, "width": 16, "hidden": 16},
+    }
+    module = CMPM(data.dims, encoders, classification_weight=1.0, dim=16, learning_rate=5e-3)
+    trainer(tmp_path, max_epochs=60, limit_val_batches=0).fit(module, data)
+    (batch,) = data.train_dataloader()
+    with torch.no_grad():
+        image, text = (torch.nn.functional.normalize(x) for x in module.eval().embed(batch).values())
+    label = batch["label"]
+    for cosine in (image @ text.T, text @ image.T):
+        assert torch.equal(label[cosine.argmax(1)], label)
+    assert module.classification.identities.tolist() == [1, 2, 3, 4, 5, 6]
+    found = scores(tmp_path, module, data)
+    assert {"image->text/MAP", "text->image/R@1", "average/MAP"} <= set(found)
+
+
+# What is kept -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A model trained with classification, and its checkpoint."""
+    folder, data = tmp_path_factory.mktemp("trained"), persons()
+    module = model(data, classification_weight=0.5)
+    fitted = trainer(folder, max_epochs=2, limit_val_batches=0)
+    fitted.fit(module, data)
+    fitted.save_checkpoint(folder / "model.ckpt")
+    return module, folder / "model.ckpt"
+
+
+def test_a_checkpoint_brings_vocabulary_and_identities_and_encodes_new_texts_without_data(trained):
+    module, path = trained
+    loaded = CMPM.load_from_checkpoint(path, weights_only=True).eval()
+    assert_same_weights(module, loaded)
+    assert loaded.classification.identities.tolist() == sorted(set(PERSONS.tolist()))
+    (row,) = loaded.encoders["text"].front_end(["a caption nobody wrote of item 7"], None)
+    new = {"text": torch.from_numpy(row)[None], "masks": {"text": torch.ones(1, len(row), dtype=torch.bool)}}
+    with torch.no_grad():
+        found, expected = loaded.embed(new), module.eval().embed(new)
+    assert list(found) == ["text"]
+    assert torch.equal(found["text"], expected["text"])
+
+
+def test_a_loaded_model_scores_as_before(trained, tmp_path):
+    module, path = trained
+    expected = scores(tmp_path, module, persons())
+    assert scores(tmp_path, CMPM.load_from_checkpoint(path, weights_only=True), persons()) == expected
+    fresh = model(persons(), seed=3, classification_weight=0.5)
+    found = trainer(tmp_path).test(fresh, persons(), ckpt_path=path, weights_only=True, verbose=False)[0]
+    assert {name.split("/", 2)[2]: value for name, value in found.items()} == expected
+
+
+def test_an_export_embeds_new_texts_as_the_model_does_and_leaves_the_classification_out(trained, tmp_path):
+    module, path = trained
+    loaded = load_export(export(path, tmp_path / "out"))
+    texts = tensors_of(loaded, "text", ["a caption nobody wrote", "another of item 7, and longer"])
+    rows, mask = texts.rows(torch.arange(2))
+    new = {"text": rows, "masks": {"text": mask}}
+    with torch.no_grad():
+        assert torch.equal(loaded.embed(new)["text"], module.eval().embed(new)["text"])
+    assert loaded.classification is None
+
+
+def test_only_words_of_training_texts_have_a_vector(trained):
+    module, _ = trained
+    data = persons()
+    text = data.data.modalities["text"]
+    train = set(data.indices("train").tolist())
+    numbers = module.encoders["text"].front_end(text.entries, None)
+    seen, unseen = set(), set()
+    for row, owner in zip(numbers, text.owners(), strict=True):
+        (seen if owner in train else unseen).update(row.tolist())
+    known = {number for number in module.encoders["text"].known.tolist() if number != torch.iinfo(torch.int64).max}
+    assert known == seen
+    assert unseen - seen
+
+
+def test_training_on_other_identities_is_refused(trained, tmp_path):
+    module = CMPM.load_from_checkpoint(trained[1], weights_only=True)
+    data = Tiny(item_set(label=PERSONS + 1), modalities=["code", "text"])
+    with pytest.raises(ValueError, match=r"6 identities of the training items are unknown to the model, the first is"):
+        trainer(tmp_path).fit(module, data)
+
+
+class PowerCut(Callback):
+    """Ends a run without warning at the start of its third epoch."""
+
+    def on_train_epoch_start(self, trainer, module) -> None:
+        if trainer.current_epoch == 2:
+            raise RuntimeError("power cut")
+
+
+def test_a_resumed_run_ends_with_the_numbers_of_an_uninterrupted_one(tmp_path):
+    settings = {"classification_weight": 1.0, "dropout": 0.2, "encoders": {"text": {**WORDS, "dropout": 0.2}}}
+    whole = model(persons(), **settings)
+    trainer(tmp_path, max_epochs=4).fit(whole, persons())
+    saving = ModelCheckpoint(tmp_path / "kept", save_last=True)
+    with pytest.raises(RuntimeError, match="power cut"):
+        trainer(tmp_path, max_epochs=4, enable_checkpointing=True, callbacks=[saving, PowerCut()]).fit(
+            model(persons(), **settings), persons()
+        )
+    resumed, recorder = model(persons(), seed=5, **settings), Recorder()
+    trainer(tmp_path, max_epochs=4, callbacks=[recorder]).fit(
+        resumed, persons(), ckpt_path=tmp_path / "kept" / "last.ckpt", weights_only=True
+    )
+    assert recorder.losses
+    assert_same_weights(whole, resumed)
+
+
+def test_one_seed_gives_one_run_and_another_seed_another(tmp_path):
+    def run(seed: int) -> CMPM:
+        module = model(persons(), seed, classification_weight=1.0)
+        trainer(tmp_path, max_epochs=2, limit_val_batches=0).fit(module, persons())
+        return module
+
+    first = run(0)
+    assert_same_weights(first, run(0))
+    weight = "classification.weight"
+    assert not torch.equal(first.state_dict()[weight], run(1).state_dict()[weight])
+
+
+def test_fit_and_test_from_the_command_line(tmp_path):
+    from lightning_modules.cli import main
+
+    quiet = {"enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu", "devices": 1}
+    config = {
+        "seed_everything": 3,
+        "model": {"class_path": "CMPM", "init_args": {"dim": 16, "classification_weight": 1.0, "alignment": "cs"}},
+        "data": {"class_path": "SyntheticItems", "init_args": {"names": ["text", "video"]}},
+        "trainer": {"max_epochs": 2, "default_root_dir": str(tmp_path), **quiet},
+    }
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+    main(["fit", "--config", str(tmp_path / "config.yaml")])
+    (last,) = tmp_path.rglob("last.ckpt")
+    main(["test", "--config", str(tmp_path / "config.yaml"), "--ckpt_path", str(last)])
+    (row,) = [path.read_text() for path in tmp_path.rglob("metrics.csv") if "test/standard" in path.read_text()]
+    assert "average/MAP" in row
+
+
+# Real photographs ---------------------------------------------------------------------------------------------------
+
+REAL = Path(os.environ.get("CSD_DATA") or "nowhere") / "flickr8k_tri"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not (REAL / "captions.txt").is_file(), reason="CSD_DATA is unset or has no flickr8k_tri/")
+def test_training_on_real_photographs_and_captions_finds_unseen_ones(tmp_path):
+    """200 photographs, each an identity, five captions of each, through a network pretrained on ImageNet."""
+    folder = tmp_path / "root" / "flickr8k_tri"
+    (folder / "images").mkdir(parents=True)
+    for name in sorted(read_captions(REAL / "captions.txt"))[:200]:
+        (folder / "images" / f"{name}.jpg").symlink_to(REAL / "images" / f"{name}.jpg")
+    (folder / "captions.txt").symlink_to(REAL / "captions.txt")
+    data = Flickr8kTriples(
+        folder.parent, captions="all", modalities=["image", "text"], on_missing="drop", batch_size=16
+    )
+    with pytest.warns(UserWarning, match="800 of 1000 items are left out"):
+        dims = data.dims
+    L.seed_everything(0, verbose=False)
+    encoders = {
+        "image": {
+            "name": "timm",
+            "model": "tf_efficientnet_lite0",
+            "weights": "installed",
+            "frozen": True,
+            "size": 128,
+        },
+        "text": {**WORDS, "vocabulary": 1000, "min_count": 2, "width": 64, "hidden": 64, "dropout": 0.3},
+    }
+    module = CMPM(dims, encoders, classification_weight=1.0, dim=64, dropout=0.2, learning_rate=5e-3)
+    untrained = trainer(tmp_path).validate(module, data, verbose=False)[0]
+    fitted = trainer(tmp_path, max_epochs=40)
+    fitted.fit(module, data)
+    trained = fitted.callback_metrics
+    for name in ("val/average/MAP", "val/text->image/MAP", "val/image->text/MAP"):
+        assert float(trained[name]) > 1.7 * untrained[name], name
+    assert len(module.classification.identities) == len(data.indices("train"))

@@ -1,0 +1,243 @@
+"""CS-Aligner: its objective against plain NumPy, what each term and setting changes, a target, and refusals."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+import reference
+import torch
+from cs_aligner_cases import PAIR, TEXT_AND_MOTION, TRANSFORMER, first_step, model, predictions, synthetic
+from lavimo_cases import ENCODERS, scores, trainer
+from test_adapters import reference as adapted_by
+from tiny_items import Tiny
+
+from datamodules import SyntheticItems
+from lightning_modules import CSAligner
+from losses import build_loss
+from losses.kernel import kernel_cs_divergence
+from losses.matching import unit
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*isinstance.treespec.*"),
+    pytest.mark.filterwarnings("ignore:.*does not have many workers.*"),
+    pytest.mark.filterwarnings("ignore:.*The number of training batches.*"),
+    pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty"),
+    pytest.mark.filterwarnings("ignore:LightningCLI's args parameter"),
+]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cache(tmp_path_factory):
+    """A cache folder of this file's own."""
+    folder = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        for module in ("derived", "class_embeddings"):
+            patch.setattr(f"datamodules.{module}.cache_folder", lambda: folder)
+        yield folder
+
+
+# The objective, from the formulas ------------------------------------------------------------------------------------
+
+
+def embedded(module: CSAligner, name: str, rows: torch.Tensor, kind: str) -> np.ndarray:
+    """Adapted embeddings of features, standardised by the encoder."""
+    standardise = module.encoders[name].standardise
+    rows = (rows.double().numpy() - standardise.mean.numpy()) / standardise.scale.numpy()
+    return adapted_by(kind, module.adapters[name], rows)
+
+
+@pytest.mark.parametrize("kind", ["linear", "mlp"])
+@pytest.mark.parametrize("unpaired", [0, 7])
+@pytest.mark.parametrize("sigma", [0.5, 1.0])
+def test_the_loss_of_two_modalities_is_that_of_the_formula(tmp_path, kind, unpaired, sigma):
+    settings = {"adapter": {"name": kind}, "divergence_weight": 0.7, "sigma": sigma, "unpaired": unpaired}
+    module, seen = first_step(tmp_path, synthetic(batch_size=16, paired_fraction=0.5), **settings)
+    (batch,) = seen.batches
+    paired = {name: embedded(module, name, batch[name], kind) for name in PAIR}
+    drawn = {name: embedded(module, name, rows, kind) for name, rows in seen.unpaired}
+    assert {name: rows.shape for name, rows in drawn.items()} == (dict.fromkeys(PAIR, (7, 8)) if unpaired else {})
+    whole = {name: np.concatenate([rows, drawn[name]]) if unpaired else rows for name, rows in paired.items()}
+    pairs = sum(reference.infonce_parts(paired).values())
+    distributions = reference.kernel_cs(*map(reference.unit_rows, whole.values()), sigma)
+    assert seen.losses == [pytest.approx(pairs + 0.7 * distributions, rel=1e-9)]
+    assert seen.logged["train/alignment"] == pytest.approx(pairs, rel=1e-6)
+    assert seen.logged["train/divergence"] == pytest.approx(distributions, rel=1e-6)
+
+
+@pytest.mark.parametrize("count", [3, 4])
+def test_of_more_modalities_it_is_pairwise_infonce_and_the_generalised_divergence(tmp_path, count):
+    names = ("text", "video", "motion", "audio")[:count]
+    module, seen = first_step(tmp_path, SyntheticItems(names, batch_size=16), adapter={"name": "linear"})
+    (batch,) = seen.batches
+    rows = {name: embedded(module, name, batch[name], "linear") for name in names}
+    pairs = sum(reference.pairwise_parts(rows, None, "infonce").values())
+    distributions = reference.kernel_gcs([reference.unit_rows(x) for x in rows.values()], 1.0)
+    assert seen.losses == [pytest.approx(pairs + distributions, rel=1e-9)]
+
+
+@pytest.mark.parametrize("adapter", [{"name": "linear"}, {"name": "mlp"}, TRANSFORMER])
+def test_the_token_term_is_that_of_a_plain_loop_over_items(tmp_path, adapter):
+    data = Tiny(batch_size=8, **TEXT_AND_MOTION)
+    settings = {"alignment": None, "divergence_weight": 0.0, "token_weight": 0.3, "sigma": 0.8}
+    module, seen = first_step(tmp_path, data, adapter=adapter, **settings)
+    (batch,) = seen.batches
+    values = []
+    with torch.no_grad():
+        for item in range(len(batch["id"])):
+            samples = []
+            for name in module.modalities:
+                keep = batch["masks"][name][item]
+                _, tokens, mask = module.encoders[name].with_tokens(batch[name][item][keep][None], keep[keep][None])
+                _, tokens = module.adapters[name](tokens, mask)
+                samples.append(reference.unit_rows(tokens[mask].numpy()))
+            values.append(reference.kernel_cs(*samples, 0.8))
+    # Positions in a sequence are of the default precision, which in a step of a trainer is that of the trainer.
+    assert seen.losses == [pytest.approx(0.3 * np.mean(values), rel=1e-6)]
+    assert seen.logged["train/tokens"] == pytest.approx(np.mean(values), rel=1e-6)
+    assert np.std(values) > 1e-3
+
+
+def test_the_token_term_of_three_modalities_is_that_of_their_pairs(tmp_path):
+    encoders = {**ENCODERS, "code": {"name": "characters", "width": 16, "dropout": 0.0}}
+
+    class Three(Tiny):
+        """Tiny items with a second text in place of the code."""
+
+        def read(self):
+            content = super().read()
+            texts = [f"code {i}" for i in range(len(content))]
+            return type(content)(
+                content.modalities | {"code": type(content.modalities["text"])(texts)},
+                content.label, content.split, content.names, content.origin, content.group,
+            )  # fmt: skip
+
+    settings = {"alignment": None, "divergence_weight": 0.0, "token_weight": 1.0, "encoders": encoders}
+    module, seen = first_step(tmp_path, Three(batch_size=8), adapter={"name": "linear"}, **settings)
+    (batch,) = seen.batches
+    with torch.no_grad():
+        found = [module._adapted(name, batch[name], batch["masks"][name])[1:] for name in module.modalities]
+        expected = sum(
+            kernel_cs_divergence(unit(x), unit(y), 1.0, x_mask, y_mask).mean()
+            for (x, x_mask), (y, y_mask) in itertools.combinations(found, 2)
+        )
+    assert seen.losses == [pytest.approx(float(expected), rel=1e-6)]
+
+
+# What each setting changes -------------------------------------------------------------------------------------------
+
+
+def loss_of(folder, **settings) -> float:
+    _, seen = first_step(folder, synthetic(batch_size=16), **settings)
+    return seen.losses[0]
+
+
+def test_the_weights_weigh_and_without_divergence_it_is_exactly_the_alignment(tmp_path):
+    data = synthetic(batch_size=16)
+    module, seen = first_step(tmp_path, data, divergence_weight=0.0)
+    with torch.no_grad():
+        rows = module.train().embed(seen.batches[0])
+        assert seen.losses == [float(build_loss("infonce")(rows).total)]
+        other = float(build_loss("cs", temperature=0.2)(rows, seen.batches[0]["label"]).total)
+    divergence = loss_of(tmp_path, alignment=None)
+    assert divergence > 0.01
+    for weight in (0.5, 3.0):
+        assert loss_of(tmp_path, divergence_weight=weight) == pytest.approx(seen.losses[0] + weight * divergence)
+    assert loss_of(tmp_path, alignment=build_loss("cs", temperature=0.2), divergence_weight=0.0) == other
+
+
+@pytest.mark.parametrize("kind", ["linear", "mlp", "transformer"])
+@pytest.mark.parametrize("token_weight", [0.0, 1.0])
+def test_a_transformer_reads_tokens_and_the_others_do_for_a_token_term(kind, token_weight):
+    built = model(Tiny(**TEXT_AND_MOTION), adapter={"name": kind}, token_weight=token_weight)
+    for name, encoder in built.encoders.items():
+        first = next(p for p in built.adapters[name].parameters() if p.ndim == 2)
+        reads_tokens = kind == "transformer" or token_weight > 0
+        assert first.shape[1] == (encoder.token_dim if reads_tokens else encoder.dim)
+    assert built.encoders["text"].token_dim != built.encoders["text"].dim
+
+
+# A target ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("adapter", ["linear", "mlp", "transformer"])
+def test_the_target_stays_as_it_is_and_the_others_move_into_its_space(tmp_path, adapter):
+    data = synthetic(batch_size=16)
+    module = model(data, target="image", adapter={"name": adapter})
+    features = data.arrays("standard")[0]["image"]
+    before = scores(tmp_path, module, data)["average/MAP"]
+    np.testing.assert_array_equal(predictions(tmp_path, module, data)["image"], features)
+    trainer(tmp_path, max_epochs=8, limit_val_batches=0).fit(module, data)
+    found = predictions(tmp_path, module, data)
+    np.testing.assert_array_equal(found["image"], features)
+    assert found["text"].shape == features.shape
+    length = np.linalg.norm(data.arrays("train")[0]["image"], axis=1).mean()
+    np.testing.assert_allclose(np.linalg.norm(found["text"], axis=1), length, rtol=1e-5)
+    assert list(module.adapters) == ["text"]
+    assert scores(tmp_path, module, data)["average/MAP"] > before + 0.05
+
+
+def test_a_target_that_is_standardised_where_that_is_asked_for(tmp_path):
+    data = synthetic(batch_size=16)
+    module = model(data, target="image", encoders={"image": {"name": "features"}})
+    trainer(tmp_path, limit_val_batches=0).fit(module, data)
+    train, test = (data.arrays(split)[0]["image"].astype(np.float64) for split in ("train", "standard"))
+    expected = (test - train.mean(0)) / train.std(0, ddof=1)
+    np.testing.assert_allclose(predictions(tmp_path, module, data)["image"], expected, rtol=1e-3, atol=1e-4)
+
+
+def test_tokens_are_compared_in_the_space_of_a_frozen_target(tmp_path):
+    """Words of a frozen text model, and steps of a motion adapted to them."""
+    data = Tiny(batch_size=8, **TEXT_AND_MOTION)
+    encoders = {"text": {"name": "tokens"}, "motion": ENCODERS["motion"]}
+    module, seen = first_step(tmp_path, data, target="text", token_weight=0.5, encoders=encoders)
+    (batch,) = seen.batches
+    with torch.no_grad():
+        _, words, _ = module._adapted("text", batch["text"], batch["masks"]["text"])
+        assert torch.equal(words, batch["text"])
+        assert module._adapted("motion", batch["motion"], batch["masks"]["motion"])[1].shape[-1] == words.shape[-1]
+    assert seen.logged["train/tokens"] > 0
+    assert any("adapters.motion" in name for name in seen.gradients)
+
+
+# What is refused -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"divergence_weight": -1.0}, "divergence_weight is -1.0; expected 0 or more"),
+        ({"token_weight": -0.1}, "token_weight is -0.1; expected 0 or more"),
+        ({"unpaired": -1}, "unpaired is -1; expected 0 or more"),
+        ({"sigma": 0.0}, "sigma must be positive and finite"),
+        ({"alignment": None, "divergence_weight": 0.0}, "nothing to train by"),
+        ({"unpaired": 3, "divergence_weight": 0.0}, "unpaired samples enter the divergence alone"),
+        ({"alignment": "infonec"}, "unknown loss 'infonec'; nearest: "),
+        ({"adapter": {"name": "lora"}}, "unknown adapter 'lora'; choose linear, mlp, transformer"),
+        ({"adapter": {"dropout": 0.1}}, "unknown adapter ''"),
+        ({"encoders": {"audio": {"name": "features"}}}, "no modality 'audio'; they have text, motion"),
+        ({"target": "audio", "dim": None}, "no modality 'audio'; they have text, motion"),
+        ({"target": "text", "dim": 8}, "dim is 8, and the joint space is that of the target 'text'"),
+        ({"target": "text"}, "target 'text' stays as it is, and its encoder, Characters, trains"),
+        (
+            {"encoders": {"text": {"name": "sentence"}, "motion": ENCODERS["motion"]}, "token_weight": 1.0},
+            "the encoder of 'text', Sentence, has none as it is set; those that can have them are features, tokens, ",
+        ),
+    ],
+)
+def test_settings_that_do_not_fit_are_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        model(Tiny(**TEXT_AND_MOTION), **settings)
+
+
+def test_a_target_whose_tokens_are_of_another_width_is_refused():
+    data = Tiny(**TEXT_AND_MOTION)
+    encoders = {"text": ENCODERS["text"], "motion": {"name": "features"}}
+    with pytest.raises(ValueError, match=r"target 'motion' .* Features, are 3 wide, its vectors 6; take frozen tokens"):
+        model(data, target="motion", encoders=encoders, token_weight=1.0)
+
+
+def test_unknown_settings_of_an_adapter_are_refused():
+    with pytest.raises(TypeError, match="adapter 'linear' has no setting 'depth'; it has dropout"):
+        model(Tiny(**TEXT_AND_MOTION), adapter={"name": "linear", "depth": 2})

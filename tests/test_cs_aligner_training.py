@@ -1,0 +1,267 @@
+"""CS-Aligner in training: unpaired samples, improvement, precision, resumption, two processes, the command line."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from cs_aligner_cases import (
+    PAIR,
+    TEXT_AND_MOTION,
+    TRANSFORMER,
+    Drawn,
+    first_step,
+    model,
+    predictions,
+    synthetic,
+)
+from lavimo_cases import Recorder, assert_same_weights, scores, trainer
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from tiny_items import Tiny
+
+from datamodules import Synthetic, SyntheticItems, Wikipedia
+from lightning_modules import CSAligner
+from losses import build_loss
+from losses.kernel import kernel_cs_divergence
+from losses.matching import unit
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*isinstance.treespec.*"),
+    pytest.mark.filterwarnings("ignore:.*does not have many workers.*"),
+    pytest.mark.filterwarnings("ignore:.*The number of training batches.*"),
+    pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty"),
+    pytest.mark.filterwarnings("ignore:LightningCLI's args parameter"),
+    pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`, callbacks"),
+]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cache(tmp_path_factory):
+    """A cache folder of this file's own."""
+    folder = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        for module in ("derived", "class_embeddings"):
+            patch.setattr(f"datamodules.{module}.cache_folder", lambda: folder)
+        yield folder
+
+
+# Unpaired samples ----------------------------------------------------------------------------------------------------
+
+
+def test_pairs_do_not_depend_on_unpaired_samples(tmp_path):
+    """Nor do the numbers that dropout draws for the pairs."""
+    settings = {"adapter": {"name": "mlp", "dropout": 0.3}}
+    with_them, without = (
+        first_step(tmp_path, synthetic(batch_size=16, paired_fraction=0.5), unpaired=n, **settings)[1].logged
+        for n in (9, 0)
+    )
+    assert with_them["train/alignment"] == without["train/alignment"]
+    assert with_them["train/divergence"] != without["train/divergence"]
+
+
+def test_unpaired_samples_receive_gradient(tmp_path):
+    outputs = []
+
+    class Watch(Callback):
+        def on_train_start(self, trainer, module) -> None:
+            def keep(adapter, arguments, output):
+                output[0].retain_grad()
+                outputs.append(output[0])
+
+            for adapter in module.adapters.values():
+                adapter.register_forward_hook(keep)
+
+    data = synthetic(batch_size=16, paired_fraction=0.5)
+    fitted = trainer(tmp_path, callbacks=[Watch()], limit_train_batches=1, limit_val_batches=0)
+    fitted.fit(model(data, unpaired=9), data)
+    assert [len(rows) for rows in outputs] == [16, 16, 9, 9]
+    assert all((rows.grad != 0).any(dim=1).all() for rows in outputs)
+
+
+def test_unpaired_samples_are_those_of_the_data_drawn_anew_and_per_modality(tmp_path):
+    data, seen = synthetic(batch_size=8, paired_fraction=0.5), Drawn()
+    module = model(data, unpaired=20)
+    trainer(tmp_path, callbacks=[seen], limit_val_batches=0).fit(module, data)
+    assert not [name for name in module.state_dict() if "unpaired" in name]
+    pools = {name: data.unpaired_entries(name)[0] for name in PAIR}
+    drawn = {name: [] for name in PAIR}
+    for name, rows in seen.unpaired:
+        drawn[name].append([int((pools[name] == row).all(dim=1).nonzero()[0, 0]) for row in rows])
+    assert all(len(steps) == len(seen.losses) for steps in drawn.values())
+    assert len({tuple(step) for steps in drawn.values() for step in steps}) == 2 * len(seen.losses)
+    for name, steps in drawn.items():
+        seen_at_all = np.unique(steps)
+        assert len(seen_at_all) > 0.6 * len(pools[name])
+
+
+def test_samples_of_one_modality_alone_may_be_unpaired(tmp_path):
+    class TextsAlone(Synthetic):
+        def unpaired_entries(self, name):
+            rows, mask = super().unpaired_entries(name)
+            return rows[: len(rows) * (name == "text")], mask
+
+    data = TextsAlone(classes=4, items=160, class_encoder="one-hot", paired_fraction=0.5, batch_size=16)
+    _, seen = first_step(tmp_path, data, unpaired=5)
+    assert [(name, len(rows)) for name, rows in seen.unpaired] == [("text", 5)]
+
+
+def test_unpaired_sequences_are_encoded_with_their_masks(tmp_path):
+    data, seen = Tiny(paired_fraction=0.5, **TEXT_AND_MOTION), Drawn()
+    trainer(tmp_path, callbacks=[seen], max_epochs=2, limit_val_batches=0).fit(model(data, unpaired=6), data)
+    assert {name for name, _ in seen.unpaired} == {"text", "motion"}
+    assert np.isfinite(seen.losses).all()
+
+
+@pytest.mark.parametrize("build", [synthetic, lambda: Tiny(**TEXT_AND_MOTION)], ids=["features", "items"])
+def test_data_without_unpaired_samples_are_refused_with_what_to_do(tmp_path, build):
+    data = build()
+    with pytest.raises(ValueError, match="unpaired is 4, and the data have no unpaired samples: set paired_fraction"):
+        trainer(tmp_path).fit(model(data, unpaired=4), data)
+
+
+REAL = Path(os.environ.get("CSD_DATA") or "nowhere") / "wikipedia"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not (REAL / "wiki_roph.mat").is_file(), reason="CSD_DATA is unset or has no wikipedia/")
+def test_on_wikipedia_it_retrieves_far_above_chance_without_labels(tmp_path):
+    """Chance is .11; canonical correlation analysis of the same features, which uses no labels either, has .27."""
+    data = Wikipedia(class_encoder="one-hot", batch_size=128, paired_fraction=0.9)
+    module = model(data, target="image", unpaired=64, learning_rate=1e-3)
+    trainer(tmp_path, max_epochs=8, limit_val_batches=0).fit(module, data)
+    assert scores(tmp_path, module, data)["average/MAP"] > 0.24
+
+
+# Training ------------------------------------------------------------------------------------------------------------
+
+TRAINED = {
+    "paired features": (lambda: synthetic(batch_size=16), {}),
+    "unpaired features": (lambda: synthetic(batch_size=16, paired_fraction=0.7), {"unpaired": 16}),
+    "three modalities": (lambda: SyntheticItems(batch_size=24), {"adapter": TRANSFORMER, "learning_rate": 1e-2}),
+    "divergence alone": (lambda: synthetic(batch_size=16), {"alignment": None}),
+}
+
+
+@pytest.mark.parametrize("case", TRAINED)
+def test_it_trains(tmp_path, case):
+    build, settings = TRAINED[case]
+    data, seen = build(), Recorder()
+    module = model(data, **settings)
+    untrained = scores(tmp_path, module, data)["average/MAP"]
+    trainer(tmp_path, max_epochs=8, limit_val_batches=0, callbacks=[seen]).fit(module, data)
+    assert np.isfinite(seen.losses).all()
+    assert np.mean(seen.losses[-4:]) < 0.95 * np.mean(seen.losses[:4])
+    if settings.get("alignment", "") is not None:  # the divergence knows no pairs
+        assert scores(tmp_path, module, data)["average/MAP"] > untrained + 0.05
+
+
+@pytest.mark.parametrize("token_weight", [0.0, 0.5])
+def test_it_trains_on_items_of_several_captions(tmp_path, token_weight):
+    data, seen = Tiny(batch_size=8, **TEXT_AND_MOTION), Recorder()
+    module = model(data, token_weight=token_weight, adapter=TRANSFORMER)
+    trainer(tmp_path, max_epochs=40, limit_val_batches=0, callbacks=[seen]).fit(module, data)
+    assert np.mean(seen.losses[-4:]) < 0.7 * np.mean(seen.losses[:4])
+    assert [name for name, p in module.named_parameters() if p.grad is None] == []
+    assert all(np.isfinite(value) for value in scores(tmp_path, module, data).values())
+
+
+def test_the_divergence_brings_the_distributions_together(tmp_path):
+    """On test items, far more than InfoNCE alone does."""
+    left = {}
+    for weight in (0.0, 3.0):
+        data = synthetic(batch_size=16)
+        module = model(data, divergence_weight=weight)
+        trainer(tmp_path, max_epochs=8, limit_val_batches=0).fit(module, data)
+        rows = predictions(tmp_path, module, data)
+        left[weight] = float(kernel_cs_divergence(*(unit(torch.from_numpy(rows[name])) for name in PAIR), 1.0))
+    assert left[3.0] < 0.3 * left[0.0]
+
+
+def test_bfloat16_trains(tmp_path):
+    data, seen = Tiny(paired_fraction=0.7, **TEXT_AND_MOTION), Recorder()
+    module = model(data, token_weight=0.5, unpaired=4)
+    trainer(tmp_path, max_epochs=6, precision="bf16-mixed", callbacks=[seen], limit_val_batches=0).fit(module, data)
+    assert np.isfinite(seen.losses).all()
+    assert all(p.dtype == torch.float32 for p in module.parameters())
+
+
+class PowerCut(Callback):
+    """Ends a run without warning at the start of its third epoch."""
+
+    def on_train_epoch_start(self, trainer, module) -> None:
+        if trainer.current_epoch == 2:
+            raise RuntimeError("power cut")
+
+
+RESUMED = {
+    "paired features": (lambda: synthetic(paired_fraction=0.6, batch_size=16), {"unpaired": 8}),
+    "a target": (lambda: synthetic(batch_size=16), {"target": "image"}),
+    "tiny items": (lambda: Tiny(paired_fraction=0.7, **TEXT_AND_MOTION), {"unpaired": 4, "token_weight": 0.5}),
+}
+
+
+@pytest.mark.parametrize("case", RESUMED)
+def test_a_resumed_run_ends_with_the_numbers_of_an_uninterrupted_one(tmp_path, case):
+    build, settings = RESUMED[case]
+    settings = {**settings, "adapter": {"name": "mlp", "dropout": 0.3}}
+    whole = model(build(), **settings)
+    trainer(tmp_path, max_epochs=4, limit_val_batches=0).fit(whole, build())
+
+    saving = ModelCheckpoint(tmp_path / "kept", save_last=True)
+    cut = {"enable_checkpointing": True, "callbacks": [saving, PowerCut()], "limit_val_batches": 0}
+    with pytest.raises(RuntimeError, match="power cut"):
+        trainer(tmp_path, max_epochs=4, **cut).fit(model(build(), **settings), build())
+    resumed = model(build(), seed=5, **settings)
+    trainer(tmp_path, max_epochs=4, limit_val_batches=0).fit(
+        resumed, build(), ckpt_path=tmp_path / "kept" / "last.ckpt", weights_only=True
+    )
+    assert_same_weights(whole, resumed)
+
+
+@pytest.mark.parametrize("alignment", ["infonce", None, build_loss("cs")])
+def test_a_checkpoint_is_loaded_with_its_settings_and_scores(tmp_path, alignment):
+    data = synthetic(batch_size=16)
+    module = model(data, target="image", alignment=alignment, adapter=TRANSFORMER, ks=(1, 2))
+    fitted = trainer(tmp_path, limit_val_batches=0)
+    fitted.fit(module, data)
+    fitted.save_checkpoint(tmp_path / "model.ckpt")
+    given = {} if isinstance(alignment, str | None) else {"alignment": alignment}
+    loaded = CSAligner.load_from_checkpoint(tmp_path / "model.ckpt", weights_only=True, **given)
+    assert_same_weights(module, loaded)
+    assert scores(tmp_path, loaded, data) == scores(tmp_path, module, data)
+    for name, rows in predictions(tmp_path, loaded, data).items():
+        np.testing.assert_array_equal(rows, predictions(tmp_path, module, data)[name])
+
+
+# The command line ---------------------------------------------------------------------------------------------------
+
+
+def csd(command: str, folder, **model_settings) -> None:
+    from lightning_modules.cli import main
+
+    quiet = {"enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu", "devices": 1}
+    config = {
+        "seed_everything": 3,
+        "model": {"class_path": "CSAligner", "init_args": model_settings},
+        "data": {"class_path": "Synthetic", "init_args": {"items": 160, "classes": 4, "class_encoder": "one-hot"}},
+        "trainer": {"max_epochs": 1, "default_root_dir": str(folder), **quiet},
+    }
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    main([command, "--config", str(folder / "config.yaml")])
+
+
+def test_predict_writes_texts_in_the_space_of_the_images(tmp_path):
+    csd("predict", tmp_path, target="image", adapter={"name": "linear"})
+    with np.load(tmp_path / "embeddings.npz") as kept:
+        data = Synthetic(items=160, classes=4, class_encoder="one-hot")
+        np.testing.assert_array_equal(kept["image"], data.arrays("standard")[0]["image"])
+        assert kept["text"].shape == kept["image"].shape
+
+
+def test_fit_from_the_command_line(tmp_path):
+    csd("fit", tmp_path, dim=8, divergence_weight=0.5, alignment="kl")
+    assert list(tmp_path.rglob("last*.ckpt"))

@@ -1,0 +1,318 @@
+"""`python -m datamodules extract`: the file it writes, stopping and going on, and what it refuses."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import re
+import shutil
+import subprocess
+import sys
+import weakref
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from extract_cases import (
+    ENTRIES,
+    IMAGE_MODEL,
+    ITEMS,
+    RATE,
+    SOUND_MODEL,
+    SPLIT,
+    Lengths,
+    prepare,
+    run,
+    run_all,
+    tensors_of,
+    write_flickr30k,
+    write_weights,
+)
+from tiny_items import Tiny, item_set
+
+from datamodules import DataError, Flickr30kNarratives, extract
+from datamodules.extracted_features import read_extracted, read_metadata, untrained
+from datamodules.extraction import extract_features
+from datamodules.items import Files, Modality
+from lightning_modules.networks.frozen import ImageNetwork, SoundNetwork, TextNetwork
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cache(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        prepare(patch, folder)
+        yield folder
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    return write_flickr30k(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    return write_weights(tmp_path_factory.mktemp("weights"))
+
+
+@pytest.fixture(scope="module")
+def written(root, weights, tmp_path_factory):
+    out = tmp_path_factory.mktemp("written") / "features.safetensors"
+    assert run_all(root, weights, out) == 0
+    return out
+
+
+# What is written ----------------------------------------------------------------------------------------------------
+
+
+def test_the_file_holds_every_entry_as_its_network_returns_it(written, root, weights):
+    data = Flickr30kNarratives(root).data
+    networks = {
+        "image": ImageNetwork(IMAGE_MODEL, str(weights["image"])),
+        "text": TextNetwork("all-MiniLM-L6-v2"),
+        "audio": SoundNetwork(SOUND_MODEL, str(weights["sound"])),
+    }
+    held = tensors_of(written)
+    for name, network in networks.items():
+        modality = data.modalities[name]
+        expected = np.stack(network([modality.entries[i] for i in range(len(modality.entries))], modality.rate))
+        np.testing.assert_allclose(held[f"features/{name}"], expected, rtol=1e-4, atol=1e-5)
+        np.testing.assert_array_equal(held[f"owner/{name}"], modality.owners())
+    assert [len(held[f"features/{name}"]) for name in networks] == [len(ITEMS), ENTRIES, ENTRIES]
+    np.testing.assert_array_equal(held["label"], np.arange(len(ITEMS)))
+    assert json.loads(held["item_names"].tobytes()) == json.loads(held["class_names"].tobytes()) == ITEMS
+    np.testing.assert_array_equal(np.array(["train", "validation", "test"])[held["split"]], SPLIT)
+
+
+def test_the_file_says_what_made_it(written, root):
+    metadata = read_metadata(written)
+    assert metadata["dataset"] == "flickr30k"
+    assert metadata["data_sha256"] == Flickr30kNarratives(root).data.digest()
+    encoders = json.loads(metadata["encoders"])
+    assert list(encoders) == ["image", "text", "audio"]
+    assert [said["model"] for said in encoders.values()] == [IMAGE_MODEL, "all-MiniLM-L6-v2", SOUND_MODEL]
+    assert [said["weights"] for said in encoders.values()] == ["file image.safetensors", "published", "file sound.pt"]
+    assert all(len(said["sha256"]) == 64 and "torch 2." in said["versions"] for said in encoders.values())
+    assert untrained(written) == {}
+
+
+def test_nothing_is_left_beside_the_file_and_a_second_call_changes_nothing(written, root, weights, capsys):
+    before = written.stat()
+    assert run_all(root, weights, written) == 0
+    assert "there already" in capsys.readouterr().out
+    after = written.stat()
+    assert (after.st_mtime_ns, after.st_ino) == (before.st_mtime_ns, before.st_ino)
+    assert list(written.parent.iterdir()) == [written]
+
+
+def test_a_second_file_of_the_same_is_the_same_byte_for_byte(written, root, weights, tmp_path):
+    assert run_all(root, weights, tmp_path / "again.safetensors") == 0
+    assert (tmp_path / "again.safetensors").read_bytes() == written.read_bytes()
+
+
+def test_a_file_of_other_networks_is_never_written_over(written, root, weights, capsys):
+    before = written.read_bytes()
+    arguments = ("flickr30k", "--image", IMAGE_MODEL, "--text", "all-MiniLM-L6-v2", "--random-weights", 0)
+    assert run(*arguments, "--data-root", root, "--out", written) == 1
+    assert f"FAILED   {written} holds features of other data or networks" in capsys.readouterr().out
+    assert written.read_bytes() == before
+
+
+def test_modalities_without_a_network_are_left_out_and_need_not_be_readable(root, weights, tmp_path, capsys):
+    copied = Path(shutil.copytree(root, tmp_path / "root"))
+    for path in (copied / "flickr30k" / "voice-recordings").rglob("*_1.ogg"):
+        path.write_bytes(b"no sound")
+    arguments = ("--image", IMAGE_MODEL, "--image-weights", weights["image"], "--text", "all-MiniLM-L6-v2")
+    assert run("flickr30k", *arguments, "--data-root", copied, "--out", tmp_path / "two.safetensors") == 0
+    assert "left out, as no network was named for it: audio" in capsys.readouterr().out
+    assert list(read_extracted(tmp_path / "two.safetensors").features) == ["image", "text"]
+
+
+def test_items_with_a_broken_file_are_refused_or_dropped(root, weights, tmp_path, capsys):
+    copied = Path(shutil.copytree(root, tmp_path / "root"))
+    (copied / "flickr30k" / "flickr30k-images" / "12.jpg").write_bytes(b"no image")
+    out = tmp_path / "out.safetensors"
+    with pytest.warns(UserWarning, match=r"12.jpg"):
+        assert run_all(copied, weights, out) == 1
+    assert "12.jpg" in capsys.readouterr().out
+    with pytest.warns(UserWarning, match=r"12.jpg"):
+        assert run_all(copied, weights, out, "--drop") == 0
+    assert read_extracted(out).class_names == tuple(item for item in ITEMS if item != "12")
+
+
+# Stopping and going on ----------------------------------------------------------------------------------------------
+
+
+def extract_two(root: Path, out: Path, network: Lengths) -> bool:
+    module = Flickr30kNarratives(root, modalities=["image", "text"])
+    return extract_features(module, {"image": lambda: network, "text": lambda: network}, out, 3)
+
+
+@pytest.mark.parametrize("stop_after", [0, 1, 3, 5])
+def test_a_stopped_run_goes_on_with_what_is_missing_and_writes_the_same_file(root, tmp_path, stop_after):
+    whole = Lengths()
+    assert extract_two(root, tmp_path / "whole.safetensors", whole)
+    out = tmp_path / "stopped" / "out.safetensors"
+    with pytest.raises(KeyboardInterrupt):
+        extract_two(root, out, Lengths(stop_after))
+    assert not out.exists()
+    rest = Lengths()
+    assert extract_two(root, out, rest)
+    assert rest.calls == whole.calls - stop_after
+    assert out.read_bytes() == (tmp_path / "whole.safetensors").read_bytes()
+    assert list(out.parent.iterdir()) == [out]
+
+
+def test_damaged_and_half_written_batches_are_computed_again(root, tmp_path):
+    whole = Lengths()
+    assert extract_two(root, tmp_path / "whole.safetensors", whole)
+    out = tmp_path / "stopped" / "out.safetensors"
+    with pytest.raises(KeyboardInterrupt):
+        extract_two(root, out, Lengths(5))
+    (folder,) = out.parent.iterdir()
+    first, second, third, *_ = sorted(folder.glob("*.npy"))
+    first.write_bytes(first.read_bytes()[:-4])
+    second.write_bytes(b"")
+    np.save(third, np.load(third)[:-1])
+    (folder / "joined").write_bytes(b"half a file")
+    rest = Lengths()
+    assert extract_two(root, out, rest)
+    assert rest.calls == whole.calls - 2
+    assert out.read_bytes() == (tmp_path / "whole.safetensors").read_bytes()
+
+
+def test_batches_of_other_data_or_networks_are_not_taken(root, tmp_path):
+    out = tmp_path / "stopped" / "out.safetensors"
+    with pytest.raises(KeyboardInterrupt):
+        extract_two(root, out, Lengths(5))
+    other = Lengths()
+    other.identity = {**Lengths.identity, "sha256": "1"}
+    assert extract_two(root, out, other)
+    assert other.calls == -(-len(ITEMS) // 3) + -(-ENTRIES // 3)
+
+
+def test_two_processes_do_not_write_one_file(root, tmp_path):
+    out = tmp_path / "stopped" / "out.safetensors"
+    with pytest.raises(KeyboardInterrupt):
+        extract_two(root, out, Lengths(1))
+    (folder,) = out.parent.iterdir()
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(DataError, match=r"another process is writing .*out\.safetensors"):
+            extract_two(root, out, Lengths())
+    assert extract_two(root, out, Lengths())
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+import pytest
+from extract_cases import prepare, run_all
+from datamodules import extraction
+prepare(pytest.MonkeyPatch(), Path(sys.argv[2]))
+keep, kept = extraction._keep, []
+
+def killed_after_five(path, found):
+    keep(path, found)
+    kept.append(path)
+    if len(kept) == 5:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+extraction._keep = killed_after_five
+run_all(Path(sys.argv[3]), {"image": sys.argv[4], "sound": sys.argv[5]}, Path(sys.argv[6]))
+"""
+
+
+@pytest.mark.slow
+def test_a_killed_run_of_real_networks_goes_on_to_the_same_bytes(written, root, weights, cache, tmp_path):
+    out = tmp_path / "killed" / "features.safetensors"
+    here = str(Path(__file__).parent)
+    arguments = [here, str(cache), str(root), str(weights["image"]), str(weights["sound"]), str(out)]
+    process = subprocess.run([sys.executable, "-c", KILLED, *arguments], cwd=Path(here).parent, check=False)
+    assert process.returncode == -9
+    assert not out.exists()
+    assert len(list(out.parent.rglob("*.npy"))) == 5
+    assert run_all(root, weights, out) == 0
+    assert out.read_bytes() == written.read_bytes()
+
+
+def test_only_a_batch_of_decoded_files_is_in_memory(tmp_path):
+    alive, most = set(), []
+
+    class Tracked(np.ndarray):
+        pass
+
+    def decode(path: Path) -> np.ndarray:
+        entry = np.full((4, 4, 3), int(path.name), dtype=np.uint8).view(Tracked)
+        alive.add(id(entry))
+        weakref.finalize(entry, alive.discard, id(entry))
+        most.append(len(alive))
+        return entry
+
+    count, batch = 60, 4
+    paths = tuple(tmp_path / str(i) for i in range(count))
+    for path in paths:
+        path.touch()
+    modalities = {"image": Modality(Files(paths, decode)), "text": Modality([f"text {i}" for i in range(count)])}
+    content = item_set(
+        modalities=modalities,
+        label=np.arange(count),
+        split=np.repeat(["train", "test"], count // 2),
+        names=list(map(str, paths)),
+        group=None,
+    )
+    networks = {"image": Lengths, "text": Lengths}
+    extract_features(Tiny(content), networks, tmp_path / "out" / "out.safetensors", batch)
+    assert len(most) == 2 * count  # once to see whether it is broken
+    assert max(most[count:]) <= 2 * batch
+
+
+# What is refused ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--image", IMAGE_MODEL), r"has image \(image\), text \(text\), audio \(sound\); expected networks for two"),
+        ((), "expected networks for two or more of them"),
+        (("--image-weights", "w.pth", "--text", "all-MiniLM-L6-v2"), "--image-weights are given and no --image"),
+        (("--text", "all-MiniLM-L6-v2", "--out", "features.npz"), "expected a name ending in .safetensors"),
+        (("--text", "all-MiniLM-L6-v2", "--batch-size", 0), "--batch-size 0; expected .* at least 1"),
+        (("--text", "all-MiniLM-L6-v2", "--features", "cooked"), "cannot be read as 'cooked'; it can as raw"),
+        (("--text", "all-MiniLM-L6-v2", "--image", "resnet_none"), "no model 'resnet_none'; nearest: .*resnet"),
+        (("--text", "all-MiniLM-L6-v2", "--image", IMAGE_MODEL, "--image-weights", "no.pth"), "no.pth cannot be read"),
+    ],
+)
+def test_what_cannot_be_done_is_said(root, tmp_path, capsys, monkeypatch, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    assert run("flickr30k", "--data-root", root, *arguments) == 1
+    assert re.search(message, capsys.readouterr().out)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_sequences_and_vectors_have_no_network(tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(extract.ITEM_MODULES, "tiny", {"raw": lambda root: Tiny()})
+    out = tmp_path / "out.safetensors"
+    assert run("tiny", "--text", "all-MiniLM-L6-v2", "--data-root", tmp_path, "--out", out) == 1
+    assert "tiny has text (text), motion (sequence), code (vector); expected" in capsys.readouterr().out
+
+
+def test_a_sound_that_is_too_short_for_its_network_is_named(root, tmp_path):
+    copied = Path(shutil.copytree(root, tmp_path / "root"))
+    (short,) = (copied / "flickr30k" / "voice-recordings").rglob("13_0.ogg")
+    soundfile.write(short, np.zeros(5), RATE, format="WAV")
+    module = Flickr30kNarratives(copied, modalities=["text", "audio"])
+    networks = {"text": Lengths, "audio": lambda: SoundNetwork(SOUND_MODEL, None, 0)}
+    with pytest.raises(DataError, match=r"audio of items 13 to 14 cannot go through tiny \(RuntimeError"):
+        extract_features(module, networks, tmp_path / "out.safetensors", 3)
+
+
+def test_features_that_are_not_finite_are_refused(root, tmp_path):
+    class Broken(Lengths):
+        def __call__(self, entries, rate):
+            return [row * np.float32(np.nan) for row in super().__call__(entries, rate)]
+
+    with pytest.raises(DataError, match="image of items 11 to 13: lengths returns NaN"):
+        extract_two(root, tmp_path / "out.safetensors", Broken())

@@ -1,0 +1,212 @@
+"""Extracted features as paired ones: what `FeaturePairs` reads of them, what it refuses, and training on them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from extract_cases import (
+    COUNTS,
+    IMAGE_MODEL,
+    ITEMS,
+    SPLIT,
+    prepare,
+    run,
+    run_all,
+    tensors_of,
+    write_flickr30k,
+    write_weights,
+)
+from hypothesis import given
+from hypothesis import strategies as st
+from jfse_cases import IGNORED, trainer
+from safetensors.numpy import save_file
+
+import lightning_modules
+from datamodules import DataError, FeaturePairs
+from datamodules.extracted_features import Rows, read_extracted, read_metadata, untrained, write_features
+from datamodules.items import ItemSet, Modality
+
+pytestmark = IGNORED
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cache(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        prepare(patch, tmp_path_factory.mktemp("cache"))
+        yield
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    return write_flickr30k(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    return write_weights(tmp_path_factory.mktemp("weights"))
+
+
+@pytest.fixture(scope="module")
+def written(root, weights, tmp_path_factory):
+    out = tmp_path_factory.mktemp("written") / "features.safetensors"
+    assert run_all(root, weights, out) == 0
+    return out
+
+
+# What is read -------------------------------------------------------------------------------------------------------
+
+
+def test_an_item_with_several_entries_has_the_mean_of_their_vectors(written):
+    module = FeaturePairs(written)
+    held = tensors_of(written)
+    assert module.modalities == ("image", "text", "audio")
+    np.testing.assert_array_equal(module.data.features["image"], held["features/image"])
+    for name in ("text", "audio"):
+        parts = np.split(held[f"features/{name}"].astype(np.float64), np.cumsum(COUNTS)[:-1])
+        expected = np.stack([part.mean(axis=0) for part in parts])
+        np.testing.assert_allclose(module.data.features[name], expected, rtol=1e-6, atol=1e-7)
+    assert module.class_names == tuple(ITEMS)
+    np.testing.assert_array_equal(module.data.split, SPLIT)
+    assert module.features == "own"
+
+
+def written_by_hand(path: Path, data: ItemSet, vectors: dict[str, np.ndarray], weights: str = "none") -> Path:
+    said = {name: {"model": "by hand", "weights": weights} for name in vectors}
+    with path.open("wb") as file:
+        rows = {name: Rows("F32", array.shape, iter(array)) for name, array in vectors.items()}
+        write_features(file, data, rows, {"encoders": json.dumps(said)})
+    return path
+
+
+@given(st.lists(st.integers(1, 4), min_size=1, max_size=8), st.integers(0, 3), st.integers(0, 9))
+def test_what_was_written_is_read_whatever_the_numbers_of_entries(tmp_path_factory, counts, labels, seed):
+    rng = np.random.default_rng(seed)
+    owner = np.repeat(np.arange(len(counts)), counts)
+    vectors = {"text": rng.normal(size=(len(owner), 3)), "image": rng.normal(size=(len(counts), 2))}
+    vectors = {name: array.astype(np.float32) for name, array in vectors.items()}
+    label = rng.integers(5, 6 + labels, len(counts))
+    names = [f'item "{i}", é' for i in range(len(counts))]
+    split = np.array(["train", "validation", "test"])[rng.integers(0, 3, len(counts))]
+    modalities = {
+        "text": Modality([f"text {i}" for i in range(len(owner))], owner),
+        "image": Modality(np.zeros((len(counts), 2))),
+    }
+    path = tmp_path_factory.mktemp("hand") / "hand.safetensors"
+    read = read_extracted(written_by_hand(path, ItemSet(modalities, label, split, names, "hand"), vectors))
+    assert list(read.features) == ["text", "image"]
+    for item in range(len(counts)):
+        expected = sum(vectors["text"][owner == item].astype(np.float64)) / counts[item]
+        np.testing.assert_allclose(read.features["text"][item], expected, rtol=1e-6, atol=1e-7)
+    np.testing.assert_array_equal(read.features["image"], vectors["image"])
+    assert read.split.tolist() == split.tolist()
+    np.testing.assert_array_equal(read.label[:, None] == read.label, label[:, None] == label)
+    alone = len(set(label.tolist())) == len(label)
+    expected = names if alone else [f"class {value}" for value in label]
+    assert [read.class_names[c] for c in read.label] == expected
+    for number in range(len(read.class_names)):
+        members = read.label == number
+        trained = members & (split == "train")
+        expected = read.features["text"][trained if trained.any() else members].astype(np.float64).mean(axis=0)
+        np.testing.assert_allclose(read.class_embedding[number], expected, rtol=1e-5, atol=1e-6)
+
+
+def test_a_folder_with_the_file_alone_is_read_as_the_file(written, tmp_path):
+    (tmp_path / "features.safetensors").write_bytes(written.read_bytes())
+    (tmp_path / "captions.txt").write_text("raw data may lie beside it")
+    assert FeaturePairs(tmp_path).data.digest == FeaturePairs(written).data.digest
+    assert FeaturePairs(tmp_path, class_encoder="from-data").class_embedding.shape == (len(ITEMS), 384)
+
+
+def test_untrained_features_are_called_so_wherever_they_go(root, tmp_path, capsys):
+    out = tmp_path / "random.safetensors"
+    arguments = ("--image", IMAGE_MODEL, "--text", "all-MiniLM-L6-v2", "--random-weights", 7)
+    assert run("flickr30k", *arguments, "--data-root", root, "--out", out) == 0
+    assert f"UNTRAINED image: {IMAGE_MODEL} has random weights" in capsys.readouterr().out
+    assert json.loads(read_metadata(out)["encoders"])["image"]["weights"] == "untrained, random numbers of seed 7"
+    assert untrained(out) == {"image": IMAGE_MODEL}
+    module = FeaturePairs(out, features="resnet")
+    assert module.features == "resnet, untrained image"
+    with pytest.warns(UserWarning, match=rf"\(untrained: image {IMAGE_MODEL}\): made with random weights"):
+        assert f"untrained: image {IMAGE_MODEL}" in module.data.origin
+
+
+def test_files_of_another_kind_or_damaged_are_refused(written, tmp_path):
+    path = tmp_path / "broken.safetensors"
+    expected = r"broken.safetensors: .*write it with `python -m datamodules extract`"
+    content = written.read_bytes()
+    for damaged in (b"", b"no tensors", content[:-10], content[:100]):
+        path.write_bytes(damaged)
+        with pytest.raises(DataError, match=expected):
+            read_extracted(path)
+    save_file({"label": np.zeros(3)}, path)
+    with pytest.raises(DataError, match=f"{expected[:22]}says 'no' as its format"):
+        _ = FeaturePairs(path).data
+    held = tensors_of(written)
+    for name, changed in (
+        ("owner/text", held["owner/text"][::-1].copy()),
+        ("owner/text", np.maximum(held["owner/text"], 1)),
+        ("owner/image", held["owner/image"] + 1),
+        ("split", held["split"] + 3),
+    ):
+        save_file(held | {name: changed}, path, read_metadata(written))
+        with pytest.raises(DataError, match=expected):
+            read_extracted(path)
+    save_file({name: x for name, x in held.items() if name != "label"}, path, read_metadata(written))
+    with pytest.raises(DataError, match=expected):
+        read_extracted(path)
+
+
+# Training on it -----------------------------------------------------------------------------------------------------
+
+
+def test_items_of_their_own_class_are_divided_between_training_and_validation(tmp_path):
+    count = 20
+    rng = np.random.default_rng(0)
+    modalities = {name: Modality(np.zeros((count, 2))) for name in ("image", "text")}
+    split = np.repeat(["train", "test"], [15, 5])
+    data = ItemSet(modalities, np.arange(count), split, [f"item {i}" for i in range(count)], "hand")
+    vectors = {name: rng.normal(size=(count, 2)).astype(np.float32) for name in modalities}
+    path = written_by_hand(tmp_path / "hand.safetensors", data, vectors)
+    module, other = (FeaturePairs(path, validation_fraction=0.2, split_seed=seed) for seed in (0, 1))
+    parts = [module.indices(part) for part in ("train", "validation", "standard")]
+    assert [len(part) for part in parts] == [12, 3, 5]
+    np.testing.assert_array_equal(np.sort(np.concatenate(parts)), np.arange(count))
+    assert module.indices("validation").tolist() != other.indices("validation").tolist()
+    assert len(FeaturePairs(path, validation_fraction=0).indices("train")) == 15
+
+
+@pytest.fixture(scope="module")
+def pair(root, weights, tmp_path_factory):
+    """Image and text features alone."""
+    out = tmp_path_factory.mktemp("pair") / "pair.safetensors"
+    arguments = ("--image", IMAGE_MODEL, "--image-weights", weights["image"], "--text", "all-MiniLM-L6-v2")
+    assert run("flickr30k", *arguments, "--data-root", root, "--out", out) == 0
+    return out
+
+
+def assert_trains(model, data: FeaturePairs, folder: Path) -> None:
+    """An epoch changes the model, and the test items are ranked in both directions."""
+    before = {name: value.clone() for name, value in model.named_parameters()}
+    training = trainer(folder, max_epochs=1)
+    training.fit(model, datamodule=data)
+    assert any(not torch.equal(value, before[name]) for name, value in model.named_parameters())
+    (found,) = training.test(model, datamodule=data, verbose=False)
+    assert all(np.isfinite(value) for value in found.values())
+    for direction in ("image->text", "text->image"):
+        assert any(f"{direction}/MAP" in name for name in found)
+
+
+@pytest.mark.parametrize("class_encoder", ["one-hot", "all-MiniLM-L6-v2"])
+def test_jfse_trains_on_it(pair, tmp_path, class_encoder):
+    data = FeaturePairs(pair, batch_size=4, class_encoder=class_encoder)
+    assert_trains(lightning_modules.JFSE(data.dims, width=16), data, tmp_path)
+
+
+def test_cs_aligner_trains_on_two_modalities_and_on_three(pair, written, tmp_path):
+    for path in (pair, written):
+        data = FeaturePairs(path, batch_size=4)
+        assert_trains(lightning_modules.CSAligner(data.dims, dim=8), data, tmp_path)

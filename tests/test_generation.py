@@ -1,0 +1,199 @@
+"""Images from features by an unCLIP pipeline. Its networks are tiny and random: what they paint shows nothing."""
+
+from __future__ import annotations
+
+import builtins
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from datamodules import DataError, Synthetic
+from lightning_modules import CSAligner
+from lightning_modules.generation import generate_images
+
+pytest.importorskip("diffusers", reason="needs the extra `generation`")
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*isinstance.treespec.*"),
+    pytest.mark.filterwarnings("ignore:.*does not have many workers.*"),
+]
+
+WIDTH, SIDE = 8, 32
+
+
+def random_pipeline(width: int = WIDTH, decoded: int = WIDTH):
+    """An UnCLIPImageVariationPipeline of tiny networks with random weights, and a tokenizer of one word."""
+    from diffusers import UnCLIPImageVariationPipeline, UnCLIPScheduler, UNet2DConditionModel, UNet2DModel
+    from diffusers.pipelines.deprecated.unclip.text_proj import UnCLIPTextProjModel
+    from transformers import (
+        CLIPImageProcessor,
+        CLIPTextConfig,
+        CLIPTextModelWithProjection,
+        CLIPTokenizer,
+        CLIPVisionConfig,
+        CLIPVisionModelWithProjection,
+    )
+
+    torch.manual_seed(0)
+    size = {"hidden_size": 16, "intermediate_size": 16, "num_attention_heads": 2, "num_hidden_layers": 1}
+    words = {"<|startoftext|>": 0, "<|endoftext|>": 1, "a": 2, "a</w>": 3}
+    numbers = {"vocab_size": 4, "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 1}
+    text = CLIPTextConfig(**{**size, "hidden_size": decoded}, projection_dim=decoded, **numbers)
+    vision = CLIPVisionConfig(**size, projection_dim=width, image_size=SIDE, patch_size=16)
+    blocks = {"block_out_channels": (16, 32), "layers_per_block": 1, "norm_num_groups": 8}
+    plain = {"down_block_types": ("ResnetDownsampleBlock2D",) * 2, "up_block_types": ("ResnetUpsampleBlock2D",) * 2}
+    larger = {"sample_size": SIDE, "in_channels": 6, "out_channels": 3, **blocks, **plain}
+    return UnCLIPImageVariationPipeline(
+        decoder=UNet2DConditionModel(
+            sample_size=SIDE // 2,
+            in_channels=3,
+            out_channels=6,
+            down_block_types=("ResnetDownsampleBlock2D", "SimpleCrossAttnDownBlock2D"),
+            up_block_types=("SimpleCrossAttnUpBlock2D", "ResnetUpsampleBlock2D"),
+            mid_block_type="UNetMidBlock2DSimpleCrossAttn",
+            cross_attention_dim=12,
+            attention_head_dim=4,
+            resnet_time_scale_shift="scale_shift",
+            class_embed_type="identity",
+            **blocks,
+        ),
+        text_encoder=CLIPTextModelWithProjection(text).eval(),
+        tokenizer=CLIPTokenizer(vocab=words, merges=[], model_max_length=8),
+        text_proj=UnCLIPTextProjModel(
+            clip_extra_context_tokens=2, clip_embeddings_dim=decoded, time_embed_dim=64, cross_attention_dim=12
+        ),
+        feature_extractor=CLIPImageProcessor(crop_size=SIDE, size=SIDE),
+        image_encoder=CLIPVisionModelWithProjection(vision).eval(),
+        super_res_first=UNet2DModel(**larger),
+        super_res_last=UNet2DModel(**larger),
+        decoder_scheduler=UnCLIPScheduler(
+            variance_type="learned_range", prediction_type="epsilon", num_train_timesteps=100
+        ),
+        super_res_scheduler=UnCLIPScheduler(
+            variance_type="fixed_small_log", prediction_type="epsilon", num_train_timesteps=100
+        ),
+    )
+
+
+@pytest.fixture(scope="module")
+def pipeline():
+    made = random_pipeline()
+    made.set_progress_bar_config(disable=True)
+    return made
+
+
+def features(count: int, seed: int = 0) -> torch.Tensor:
+    return 3 * torch.randn(count, WIDTH, generator=torch.Generator().manual_seed(seed))
+
+
+def pixels(images) -> np.ndarray:
+    return np.stack([np.asarray(image) for image in images])
+
+
+def test_every_row_becomes_an_image_that_depends_on_it_alone(pipeline):
+    rows = features(6)
+    images = generate_images(rows, pipeline, steps=2)
+    assert [image.size for image in images] == [(SIDE, SIDE)] * 6
+    assert [image.mode for image in images] == ["RGB"] * 6
+    found = pixels(images).astype(int)
+    assert all((found[i] != found[j]).any() for i in range(6) for j in range(i))
+    alone = pixels(generate_images(rows[3:4].numpy(), pipeline, steps=2)).astype(int)
+    assert np.abs(alone[0] - found[3]).max() <= 1  # sums of another order
+
+
+def test_the_seed_and_the_steps_decide_the_image(pipeline):
+    rows = features(1)
+    first = pixels(generate_images(rows, pipeline, steps=2, seed=1))
+    np.testing.assert_array_equal(pixels(generate_images(rows, pipeline, steps=2, seed=1)), first)
+    assert (pixels(generate_images(rows, pipeline, steps=2, seed=2)) != first).any()
+    assert (pixels(generate_images(rows, pipeline, steps=3, seed=1)) != first).any()
+
+
+def test_features_stand_for_what_the_image_encoder_makes_of_an_image(pipeline):
+    rng = np.random.default_rng(0)
+    image = torch.from_numpy(rng.normal(size=(1, 3, SIDE, SIDE))).float()
+    with torch.no_grad():
+        encoded = pipeline.image_encoder(image).image_embeds
+    noise = [torch.Generator().manual_seed(0)]
+    expected = pipeline(image=image, decoder_num_inference_steps=2, generator=noise).images
+    np.testing.assert_array_equal(pixels(generate_images(encoded, pipeline, steps=2)), pixels(expected))
+
+
+def test_texts_adapted_to_image_features_become_images(pipeline, tmp_path):
+    import lightning as L
+
+    data = Synthetic(classes=4, items=80, image_dim=WIDTH, text_dim=6, class_encoder="one-hot")
+    L.seed_everything(0, verbose=False)
+    quiet = {"logger": False, "enable_progress_bar": False, "enable_checkpointing": False, "accelerator": "cpu"}
+    trainer = L.Trainer(max_epochs=1, default_root_dir=tmp_path, enable_model_summary=False, devices=1, **quiet)
+    module = CSAligner(data.dims, target="image")
+    trainer.fit(module, data)
+    (batch,) = trainer.predict(module, data)
+    images = generate_images(batch["text"][:2], pipeline, steps=2)
+    assert (pixels(images)[0] != pixels(images)[1]).any()
+
+
+def test_a_pipeline_in_a_folder_is_the_same_pipeline(pipeline, tmp_path):
+    pipeline.save_pretrained(tmp_path / "pipeline")
+    rows = features(1)
+    found = pixels(generate_images(rows, tmp_path / "pipeline", steps=2))
+    np.testing.assert_array_equal(found, pixels(generate_images(rows, pipeline, steps=2)))
+
+
+@pytest.mark.parametrize("part", ["text_encoder/model", "decoder/diffusion_pytorch_model"])
+def test_a_pipeline_that_lacks_weights_is_refused(pipeline, tmp_path, part):
+    pipeline.save_pretrained(tmp_path)
+    path = tmp_path / f"{part}.safetensors"
+    weights = load_file(path)
+    gone = sorted(weights)[0]
+    save_file({name: x for name, x in weights.items() if name != gone}, path, metadata={"format": "pt"})
+    with pytest.raises(DataError, match=f"lacks weights of its {part.split('/')[0]}, .*{gone}"):
+        generate_images(features(1), tmp_path, steps=2)
+
+
+# What is refused
+
+
+@pytest.mark.parametrize(
+    ("rows", "steps", "message"),
+    [
+        (
+            torch.zeros(2, WIDTH + 1),
+            2,
+            r"features have shape \(2, 9\), and the pipeline decodes \(n, 8\)",
+        ),
+        (torch.zeros(WIDTH), 2, rf"features have shape \({WIDTH},\)"),
+        (torch.zeros(0, WIDTH), 2, r"features have shape \(0, 8\)"),
+        (torch.full((1, WIDTH), float("nan")), 2, "features must be finite floating numbers"),
+        (torch.zeros(1, WIDTH, dtype=torch.long), 2, "features must be finite floating numbers, got torch.int64"),
+        (torch.zeros(1, WIDTH), 0, "steps is 0; expected at least 1"),
+    ],
+)
+def test_features_that_do_not_fit_are_refused(pipeline, rows, steps, message):
+    with pytest.raises(ValueError, match=message):
+        generate_images(rows, pipeline, steps=steps)
+
+
+def test_a_pipeline_whose_encoder_and_decoder_differ_is_refused():
+    with pytest.raises(ValueError, match=f"image encoder returns {WIDTH + 2} values, and its decoder reads {WIDTH}"):
+        generate_images(torch.zeros(1, WIDTH), random_pipeline(width=WIDTH + 2))
+
+
+def test_what_is_no_pipeline_is_refused(tmp_path):
+    with pytest.raises(TypeError, match="the pipeline is a Linear; expected UnCLIPImageVariationPipeline"):
+        generate_images(torch.zeros(1, WIDTH), torch.nn.Linear(2, 2))
+    with pytest.raises(DataError, match="nowhere cannot be loaded from this machine"):
+        generate_images(torch.zeros(1, WIDTH), tmp_path / "nowhere")
+
+
+def test_without_diffusers_the_extra_is_named(monkeypatch):
+    def absent(name, *arguments, imported=builtins.__import__, **keywords):
+        if name == "diffusers":
+            raise ImportError(name)
+        return imported(name, *arguments, **keywords)
+
+    monkeypatch.setattr(builtins, "__import__", absent)
+    with pytest.raises(ImportError, match=r"not installed: pip install 'csd-retrieval\[generation\]'"):
+        generate_images(torch.zeros(1, WIDTH), "pipeline")

@@ -1,0 +1,338 @@
+"""Kernel divergences between samples: values, properties, masks, precision, memory and refusals."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import reference
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.autograd import gradcheck
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from losses import build_loss, kernel
+from losses.kernel import kernel_cs_divergence, kernel_gcs_divergence
+
+properties = settings(max_examples=50, deadline=None, derandomize=True)
+
+
+def draw_samples(*rows: int, width: int = 3, seed: int = 0, spread: float = 1.0) -> list[torch.Tensor]:
+    """Samples about different points, in float64."""
+    generator = torch.Generator().manual_seed(seed)
+    return [
+        spread * torch.randn(n, width, generator=generator, dtype=torch.float64) + k / 2 for k, n in enumerate(rows)
+    ]
+
+
+@st.composite
+def samples(draw, count: int = 2):
+    """Samples of 1..5 rows each in one to three dimensions, and a bandwidth."""
+    width = draw(st.integers(1, 3))
+    row = st.lists(st.floats(-3, 3), min_size=width, max_size=width)
+    drawn = [draw(st.lists(row, min_size=1, max_size=5)) for _ in range(count)]
+    return [torch.tensor(rows, dtype=torch.float64) for rows in drawn], draw(st.floats(0.5, 3))
+
+
+def assert_close(actual, expected, rtol: float = 1e-9, atol: float = 1e-12) -> None:
+    np.testing.assert_allclose(actual.detach().numpy(), expected, rtol=rtol, atol=atol)
+
+
+# Values
+
+
+@pytest.mark.parametrize("sigma", [0.1, 0.7, 1.0, 5.0])
+@pytest.mark.parametrize("rows", [(5, 5), (7, 3), (1, 4), (1, 1)])
+def test_two_samples_match_the_formula(rows, sigma):
+    x, y = draw_samples(*rows)
+    assert_close(kernel_cs_divergence(x, y, sigma), reference.kernel_cs(x.numpy(), y.numpy(), sigma))
+
+
+@pytest.mark.parametrize("sigma", [0.3, 1.0, 5.0])
+@pytest.mark.parametrize("rows", [(5, 5), (4, 6, 3), (3, 1, 5, 2)])
+def test_several_samples_match_the_formula(rows, sigma):
+    drawn = draw_samples(*rows)
+    assert_close(kernel_gcs_divergence(drawn, sigma), reference.kernel_gcs([x.numpy() for x in drawn], sigma))
+
+
+@given(samples())
+@properties
+def test_of_two_samples_the_generalised_divergence_is_half_the_other(case):
+    (x, y), sigma = case
+    assert_close(kernel_gcs_divergence([x, y], sigma), kernel_cs_divergence(x, y, sigma) / 2, atol=1e-11)
+
+
+@pytest.mark.parametrize("distance", [1.0, 50.0, 1e4])
+def test_far_samples_have_the_exact_value_and_gradient(distance):
+    """One point each: D = |x - y|^2 / sigma^2, where the kernel itself is 0 in every floating type."""
+    x = torch.zeros(1, 1, requires_grad=True)
+    y = torch.full((1, 1), distance)
+    value = kernel_cs_divergence(x, y, 2.0)
+    value.backward()
+    assert_close(value, distance**2 / 4, rtol=1e-6)
+    assert_close(x.grad, [[-distance / 2]], rtol=1e-6)
+
+
+# Properties
+
+
+@given(samples())
+@properties
+def test_symmetric_and_never_negative(case):
+    (x, y), sigma = case
+    value = kernel_cs_divergence(x, y, sigma)
+    assert value >= -1e-12
+    assert_close(kernel_cs_divergence(y, x, sigma), value, atol=1e-11)
+
+
+@given(samples(3))
+@properties
+def test_the_order_of_several_samples_does_not_matter(case):
+    drawn, sigma = case
+    assert_close(kernel_gcs_divergence(drawn[::-1], sigma), kernel_gcs_divergence(drawn, sigma), atol=1e-11)
+
+
+@given(samples())
+@properties
+def test_zero_for_equal_samples(case):
+    (x, _), sigma = case
+    assert_close(kernel_cs_divergence(x, x.clone(), sigma), 0.0)
+    assert_close(kernel_cs_divergence(x, x.flip(0), sigma), 0.0)
+
+
+@pytest.mark.parametrize("count", [2, 3, 4])
+def test_several_samples_of_equal_points_have_divergence_zero(count):
+    (point,) = draw_samples(1)
+    assert_close(kernel_gcs_divergence([point.expand(n + 1, -1) for n in range(count)], 0.7), 0.0)
+
+
+def test_of_several_samples_the_estimate_may_be_slightly_negative():
+    """Integrals of several densities are estimated by means, and nothing is clamped. Found by descending the value."""
+    rows = [
+        [[-0.29, 0.25], [0.49, -0.07]],
+        [[-0.29, 0.25], [0.49, -0.07]],
+        [[-0.05, 0.15], [-0.05, 0.15], [1.05, -1.1], [-0.05, 0.15], [1.62, 0.26]],
+        [[0.27, 0.02], [0.27, 0.02], [0.27, 0.02], [-0.79, 1.25], [-1.35, -0.09]],
+        [[0.76, -0.18], [-8.43, 2.41], [-0.12, 0.15], [-0.11, 0.2]],
+    ]
+    value = kernel_gcs_divergence([torch.tensor(each, dtype=torch.float64) for each in rows], 1.0)
+    assert_close(value, reference.kernel_gcs([np.array(each) for each in rows], 1.0))
+    assert -0.03 < value < -0.01
+
+
+@given(samples(3))
+@properties
+def test_row_order_and_repeated_rows_do_not_matter(case):
+    (x, y, z), sigma = case
+    changed = [x.flip(0), y.repeat_interleave(2, dim=0), z.repeat(3, 1)]
+    assert_close(kernel_cs_divergence(*changed[:2], sigma), kernel_cs_divergence(x, y, sigma), atol=1e-11)
+    assert_close(kernel_gcs_divergence(changed, sigma), kernel_gcs_divergence([x, y, z], sigma), atol=1e-11)
+
+
+@given(samples(), st.floats(-100, 100))
+@properties
+def test_moving_both_samples_changes_nothing(case, offset):
+    (x, y), sigma = case
+    assert_close(kernel_cs_divergence(x + offset, y + offset, sigma), kernel_cs_divergence(x, y, sigma), atol=1e-9)
+
+
+# Gradients, batches and masks
+
+
+def test_gradcheck_with_equal_points_among_the_samples():
+    x, y, z = draw_samples(4, 3, 2)
+    y[0] = x[1]
+    leaves = [sample.requires_grad_() for sample in (x, y, z)]
+    assert gradcheck(lambda a, b: kernel_cs_divergence(a, b, 0.8), leaves[:2])
+    assert gradcheck(lambda *each: kernel_gcs_divergence(each, 0.8), leaves)
+
+
+def padded(lengths: list[int], longest: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """(B, longest, 3) with anything in the padding, which need not stand last, and its mask."""
+    generator = torch.Generator().manual_seed(seed)
+    mask = torch.zeros(len(lengths), longest, dtype=torch.bool)
+    for row, length in enumerate(lengths):
+        mask[row, torch.randperm(longest, generator=generator)[:length]] = True
+    x = torch.randn(len(lengths), longest, 3, generator=generator, dtype=torch.float64)
+    return x.masked_fill(~mask[..., None], float("nan")), mask
+
+
+def test_a_batch_of_padded_samples_is_each_of_them_alone():
+    (x, x_mask), (y, y_mask) = padded([4, 1, 6], 6, 0), padded([2, 5, 3], 7, 1)
+    together = kernel_cs_divergence(x, y, 0.9, x_mask, y_mask)
+    alone = [reference.kernel_cs(x[i][x_mask[i]].numpy(), y[i][y_mask[i]].numpy(), 0.9) for i in range(3)]
+    assert_close(together, alone)
+    whole = torch.nan_to_num(x, nan=0.5)
+    alone = [reference.kernel_cs(whole[i].numpy(), y[i][y_mask[i]].numpy(), 0.9) for i in range(3)]
+    assert_close(kernel_cs_divergence(whole, y, 0.9, None, y_mask), alone)
+
+
+def test_gradients_of_padding_are_zero_and_those_of_the_rest_exact():
+    (x, x_mask), (y, y_mask) = padded([4, 1, 3], 5, 0), padded([2, 4, 3], 4, 1)
+    x, y = (torch.nan_to_num(each, nan=0.3).requires_grad_() for each in (x, y))
+    assert gradcheck(lambda a, b: kernel_cs_divergence(a, b, 0.9, x_mask, y_mask), [x, y])
+    kernel_cs_divergence(x, y, 0.9, x_mask, y_mask).sum().backward()
+    assert (x.grad[~x_mask] == 0).all()
+    assert (x.grad[x_mask] != 0).any()
+    holed = x.detach().masked_fill(~x_mask[..., None], float("nan")).requires_grad_()
+    kernel_cs_divergence(holed, y, 0.9, x_mask, y_mask).sum().backward()
+    assert torch.equal(holed.grad, x.grad)
+
+
+def test_leading_dimensions_broadcast():
+    x, (y,) = torch.stack(draw_samples(4, 4, 4)), draw_samples(5, seed=1)
+    expected = [reference.kernel_cs(sample.numpy(), y.numpy(), 1.0) for sample in x]
+    assert_close(kernel_cs_divergence(x, y, 1.0), expected)
+
+
+# Blocks and memory
+
+
+class Largest(TorchDispatchMode):
+    """Keeps the number of elements of the largest tensor that any operation returns."""
+
+    def __init__(self):
+        super().__init__()
+        self.elements = 0
+
+    def __torch_dispatch__(self, function, types, arguments=(), keywords=None):
+        output = function(*arguments, **(keywords or {}))
+        for tensor in output if isinstance(output, tuple | list) else (output,):
+            if isinstance(tensor, torch.Tensor):
+                self.elements = max(self.elements, tensor.numel())
+        return output
+
+
+def memory(divergence, rows: int) -> tuple[int, int]:
+    """Bytes kept for the backward pass, and elements of the largest tensor of both passes."""
+    drawn = [sample.requires_grad_() for sample in draw_samples(rows, rows, rows)]
+    kept = {}
+
+    def pack(tensor):
+        storage = tensor.untyped_storage()  # that of a view is kept once
+        kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with Largest() as largest:
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            value = divergence(drawn)
+        value.backward()
+    assert all((sample.grad != 0).any() for sample in drawn[:2])
+    return sum(kept.values()), largest.elements
+
+
+@pytest.mark.parametrize(
+    "divergence",
+    [lambda each: kernel_cs_divergence(*each[:2], 1.0), lambda each: kernel_gcs_divergence(each, 1.0)],
+    ids=["cs", "gcs"],
+)
+def test_memory_grows_linearly_with_the_rows(monkeypatch, divergence):
+    monkeypatch.setattr(kernel, "ROWS", 16)
+    (few, small), (many, large) = memory(divergence, 256), memory(divergence, 1024)
+    assert many < 4.1 * few
+    assert small == 16 * 256
+    assert large == 16 * 1024
+
+
+@pytest.mark.parametrize("rows", [1, 3, 7])
+def test_blockwise_equals_dense(monkeypatch, rows):
+    drawn = draw_samples(7, 5, 10)
+    (x, x_mask), (y, y_mask) = padded([4, 1, 6], 6, 0), padded([2, 5, 3], 7, 1)
+
+    def run(block: int):
+        monkeypatch.setattr(kernel, "ROWS", block)
+        leaves = [sample.clone().requires_grad_() for sample in drawn]
+        values = [kernel_gcs_divergence(leaves, 0.8), kernel_cs_divergence(*leaves[1:], 0.8)]
+        sum(values).backward()
+        masked = kernel_cs_divergence(x, y, 0.8, x_mask, y_mask)
+        return [*values, masked, *(leaf.grad for leaf in leaves)]
+
+    for one, other in zip(run(rows), run(100), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-11, atol=1e-12)
+
+
+# Precision
+
+
+@pytest.mark.parametrize("offset", [0.0, 100.0])
+def test_float32_is_exact_to_its_rounding(offset):
+    x, y = (sample.float() + offset for sample in draw_samples(40, 30))
+    expected = reference.kernel_cs(x.double().numpy(), y.double().numpy(), 1.0)
+    found = kernel_cs_divergence(x, y, 1.0)
+    assert found.dtype == torch.float32
+    np.testing.assert_allclose(found, expected, atol=5e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_reduced_in_float32(dtype):
+    x, y, z = (sample.to(dtype) for sample in draw_samples(40, 30, 20))
+    found = kernel_cs_divergence(x, y, 1.0), kernel_gcs_divergence([x, y, z], 1.0)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        leaves = [sample.float().requires_grad_() for sample in (x, y, z)]
+        mixed = kernel_cs_divergence(*leaves[:2], 1.0), kernel_gcs_divergence(leaves, 1.0)
+    sum(mixed).backward()
+    plain = [sample.float().requires_grad_() for sample in (x, y, z)]
+    expected = kernel_cs_divergence(*plain[:2], 1.0), kernel_gcs_divergence(plain, 1.0)
+    sum(expected).backward()
+    assert {value.dtype for value in (*found, *mixed)} == {torch.float32}
+    for value, full in zip((*found, *mixed), expected * 2, strict=True):
+        torch.testing.assert_close(value, full.detach() if not value.requires_grad else full, rtol=1e-6, atol=1e-6)
+    for one, other in zip(leaves, plain, strict=True):
+        torch.testing.assert_close(one.grad, other.grad, rtol=1e-5, atol=1e-7)
+
+
+# The registered losses
+
+
+def test_the_registered_losses_see_directions_alone():
+    x, y = draw_samples(6, 6)
+    x[2] = 0.0
+    longer = {"image": 7 * x, "text": y * torch.arange(1.0, 7)[:, None]}
+    for name in ("kernel_cs", "kernel_gcs"):
+        one, other = (build_loss(name)(each).total for each in (longer, {"image": x, "text": y}))
+        torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-14)
+
+
+def test_collapsed_modalities_have_divergence_zero_and_opposite_ones_have_not():
+    ones = torch.ones(5, 3, dtype=torch.float64)
+    assert build_loss("kernel_cs")({"image": ones, "text": 2 * ones}).total == 0
+    assert_close(build_loss("kernel_cs")({"image": ones, "text": -ones}).total, 4.0)
+    assert_close(build_loss("kernel_cs", sigma=0.5)({"image": ones, "text": -ones}).total, 16.0)
+
+
+# What is refused
+
+
+@pytest.mark.parametrize("sigma", [0.0, -1.0, math.inf, math.nan])
+def test_impossible_bandwidths_are_refused(sigma):
+    x, y = draw_samples(3, 3)
+    with pytest.raises(ValueError, match="sigma must be positive and finite"):
+        kernel_cs_divergence(x, y, sigma)
+    with pytest.raises(ValueError, match="sigma must be positive and finite"):
+        kernel_gcs_divergence([x, y], sigma)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda x, mask: (x[:, :2], mask), "samples differ in width"),
+        (lambda x, mask: (x[0], mask), r"must be a floating \(..., n, D\) tensor with rows, got \(3,\)"),
+        (lambda x, mask: (x.long(), mask), "must be a floating"),
+        (lambda x, mask: (x[:0], mask[:0]), r"with rows, got \(0, 3\)"),
+        (lambda x, mask: (x, mask[:-1]), "the mask of"),
+        (lambda x, mask: (x, mask.float()), "the mask of"),
+        (lambda x, mask: (x, ~mask), "no row that counts"),
+    ],
+)
+def test_samples_that_do_not_fit_are_refused(change, message):
+    x, y = draw_samples(4, 5)
+    changed, mask = change(x, torch.ones(4, dtype=torch.bool))
+    with pytest.raises(ValueError, match=message):
+        kernel_cs_divergence(y, changed, 1.0, None, mask)
+
+
+def test_one_sample_is_refused():
+    with pytest.raises(ValueError, match="at least two samples, got 1"):
+        kernel_gcs_divergence(draw_samples(3), 1.0)

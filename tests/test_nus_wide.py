@@ -1,0 +1,205 @@
+"""NUS-WIDE on a tiny tree in the layout of its authors: which concepts and images are kept, and how files are read."""
+
+from __future__ import annotations
+
+import tracemalloc
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tiny_trees import NUS_CONCEPTS, NUS_COUNTS, NUS_WIDTHS, nus_wide, write_nus_wide
+
+from datamodules import NUSWIDE, DataError
+from datamodules.text_matrix import Part, read_bits, read_parts
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    return write_nus_wide(tmp_path_factory.mktemp("root"))
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A tree of the test's own, free to be broken."""
+    return write_nus_wide(tmp_path)
+
+
+def module(folder, **kwargs) -> NUSWIDE:
+    return NUSWIDE(folder.parent, **({"class_encoder": "one-hot", "subset": None} | kwargs))
+
+
+def expected() -> tuple[list[int], dict[str, np.ndarray]]:
+    """Columns of the ten largest concepts, largest first, and rows of each part with one of them."""
+    count = nus_wide("Train")["label"].sum(axis=0)
+    largest = sorted(range(len(NUS_CONCEPTS)), key=lambda c: (-count[c], c))[:10]
+    return largest, {part: np.flatnonzero(nus_wide(part)["label"][:, largest].any(axis=1)) for part in NUS_COUNTS}
+
+
+@pytest.mark.parametrize(("features", "names"), [("low-level", list(NUS_WIDTHS)), ("bow", ["BoW"])])
+def test_images_with_one_of_the_ten_largest_concepts_are_kept(written, features, names):
+    data = module(written, features=features).data
+    largest, rows = expected()
+    assert any(len(rows[part]) < NUS_COUNTS[part] for part in rows), "some images have none"
+    assert data.class_names == tuple(NUS_CONCEPTS[c] for c in largest)
+    found = {part: nus_wide(part) for part in NUS_COUNTS}
+    label = np.vstack([found[part]["label"][rows[part]][:, largest] for part in rows])
+    np.testing.assert_array_equal(data.label, label)
+    assert data.label.dtype == bool
+    image = np.vstack([np.hstack([found[part][name] for name in names])[rows[part]] for part in rows])
+    np.testing.assert_allclose(data.features["image"], image, rtol=0, atol=1e-6)
+    np.testing.assert_array_equal(data.features["text"], np.vstack([found[p]["tags"][rows[p]] for p in rows]))
+    assert data.split.tolist() == ["train"] * len(rows["Train"]) + ["test"] * len(rows["Test"])
+
+
+def test_the_subset_is_some_of_all_images_each_in_its_own_part(written):
+    whole, subset = module(written).data, module(written, subset=30).data
+    row = {features.tobytes(): i for i, features in enumerate(whole.features["image"])}
+    kept = [row[features.tobytes()] for features in subset.features["image"]]
+    assert len(set(kept)) == len(subset) == 30
+    np.testing.assert_array_equal(subset.label, whole.label[kept])
+    np.testing.assert_array_equal(subset.split, whole.split[kept])
+    np.testing.assert_array_equal(subset.features["text"], whole.features["text"][kept])
+    again, other = (module(written, subset=30, split_seed=seed).data.digest for seed in (0, 1))
+    assert again == subset.digest != other
+    assert module(written, subset=10_000).data.digest == whole.digest
+
+
+def test_batches_have_multi_hot_labels(written):
+    batch = next(iter(module(written, batch_size=8).train_dataloader()))
+    assert batch["label"].shape == (8, 10)
+    assert batch["label"].any(dim=1).all()
+    assert batch["image"].shape == (8, sum(NUS_WIDTHS.values()))
+
+
+# What is refused ----------------------------------------------------------------------------------------------------
+
+
+def refused(folder) -> str:
+    with pytest.raises(DataError) as error:
+        _ = module(folder).data
+    assert "python -m datamodules check nus_wide" in str(error.value)
+    return str(error.value)
+
+
+def edit(path, change) -> None:
+    path.write_text("".join(change(path.read_text().splitlines(keepends=True))))
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "message"),
+    [
+        (
+            "Groundtruth/TrainTestLabels/Labels_concept0_Test.txt",
+            lambda x: ["2\n", *x[1:]],
+            "line 1 is '2'; expected 0",
+        ),
+        (
+            "Groundtruth/TrainTestLabels/Labels_concept1_Train.txt",
+            lambda x: x[1:],
+            "has 59 lines; Labels_concept3_Train",
+        ),
+        (
+            "Groundtruth/TrainTestLabels/Labels_concept2_Test.txt",
+            lambda x: ["a\n", *x],
+            "line 1 is 'a'; expected 0 or 1",
+        ),
+        ("ImageList/TestImagelist.txt", lambda x: x[:-1], "has 39 images, and the labels are of 40"),
+        ("ImageList/TestImagelist.txt", lambda x: ["zoo\\Train_7.jpg\n", *x[1:]], "which the train part has already"),
+        ("ImageList/TrainImagelist.txt", lambda x: [x[1], *x[1:]], "which the train part has already"),
+        ("NUS_WID_Tags/Test_Tags1k.dat", lambda x: x[1:], "has 39 rows; expected 40"),
+        ("NUS_WID_Tags/Train_Tags1k.dat", lambda x: [*x, x[0]], "has 61 rows; expected 60"),
+        ("Low_Level_Features/Train_Normalized_EDH.dat", lambda x: [y.replace("0", "x") for y in x], "expected numbers"),
+        (
+            "Low_Level_Features/Train_Normalized_WT.dat",
+            lambda x: [x[0], *(y[10:] for y in x[1:])],
+            "row 2 has 5 numbers; expected 6",
+        ),
+        ("ConceptsList/Concepts81.txt", lambda x: [*x, x[0]], "has 13 concepts, 12 different ones"),
+        ("ConceptsList/Concepts81.txt", lambda x: [*x, "zebra\n"], "Labels_zebra_Train.txt is missing"),
+    ],
+)
+def test_files_that_do_not_fit_are_named(folder, file, change, message):
+    edit(folder / file, change)
+    said = refused(folder)
+    assert message in said
+    assert said.startswith(str(folder))
+
+
+def test_training_and_test_files_that_are_swapped_are_refused(folder):
+    train, test = (folder / "Low_Level_Features" / f"{part}_Normalized_CH.dat" for part in NUS_COUNTS)
+    content = train.read_text(), test.read_text()
+    train.write_text(content[1])
+    test.write_text(content[0])
+    assert f"{train}: has 40 rows; expected 60" in refused(folder)
+
+
+def test_features_of_other_widths_in_test_are_refused(folder):
+    edit(folder / "NUS_WID_Tags" / "Test_Tags1k.dat", lambda lines: [line.strip() + "\t0\n" for line in lines])
+    assert "has 11 numbers; expected 10" in refused(folder)
+
+
+def test_nan_is_refused(folder):
+    edit(
+        folder / "Low_Level_Features" / "Train_Normalized_CH.dat",
+        lambda lines: ["nan " + line.split(" ", 1)[1] for line in lines],
+    )
+    with pytest.raises(DataError, match="image is NaN or infinite"):
+        _ = module(folder).data
+
+
+@pytest.mark.parametrize("part", ["ImageList", "ConceptsList", "Groundtruth", "Low_Level_Features", "NUS_WID_Tags"])
+def test_parts_of_the_layout_that_are_missing_are_named(folder, part):
+    (folder / part).rename(folder / "elsewhere")
+    assert f"{folder / part}" in refused(folder)
+
+
+def test_arguments_outside_their_range_are_refused():
+    with pytest.raises(ValueError, match="features is 'sift'; expected 'low-level' or 'bow'"):
+        NUSWIDE(features="sift")
+    with pytest.raises(ValueError, match="subset is 1; expected at least 2"):
+        NUSWIDE(subset=1)
+
+
+# Matrices of text ---------------------------------------------------------------------------------------------------
+
+
+@settings(max_examples=30, deadline=None)
+@given(data=st.data())
+def test_rows_of_files_stand_side_by_side_and_part_below_part(data, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("matrix")
+    widths = data.draw(st.lists(st.integers(1, 4), min_size=1, max_size=2))
+    between, after = data.draw(st.sampled_from([(" ", ""), (" ", " "), ("\t", "\t"), ("  ", "\r")]))
+    parts, expected = [], []
+    for p, count in enumerate(data.draw(st.lists(st.integers(1, 9), min_size=1, max_size=2))):
+        rows = np.array(sorted(data.draw(st.sets(st.integers(0, count - 1), min_size=1))))
+        values = [np.random.default_rng((p, w)).normal(size=(count, w)).astype(np.float32) for w in widths]
+        paths = [folder / f"{p}-{i}.dat" for i in range(len(widths))]
+        for path, matrix in zip(paths, values, strict=True):
+            lines = "".join(between.join(f"{v:.9g}" for v in row) + after + "\n" for row in matrix)
+            path.write_text(lines + "\n", newline="")
+        parts.append(Part(paths, rows, count))
+        expected.append(np.hstack(values)[rows])
+    np.testing.assert_array_equal(read_parts(parts, "nus_wide"), np.vstack(expected))
+
+
+def test_of_a_large_matrix_only_the_wanted_rows_are_held(tmp_path):
+    count, width, wanted = 4000, 100, 40
+    path = tmp_path / "matrix.dat"
+    path.write_text(("0.5 " * width + "\n") * count)
+    rows = np.arange(0, count, count // wanted)
+    tracemalloc.start()
+    found = read_parts([Part([path], rows, count)], "nus_wide")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert found.shape == (wanted, width)
+    assert peak < path.stat().st_size / 4
+
+
+def test_bits_are_zeros_and_ones(tmp_path):
+    path = tmp_path / "bits.txt"
+    path.write_bytes(b"0\r\n1\r\n1\r\n")
+    assert read_bits(path, "nus_wide").tolist() == [False, True, True]
+    path.write_text("0\n-1\n")
+    with pytest.raises(DataError, match="line 2 is '-1'; expected 0 or 1"):
+        read_bits(path, "nus_wide")

@@ -1,0 +1,97 @@
+"""Pascal Sentences on a tiny tree in the layout of its downloader: items, and the split that is drawn."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tiny_trees import PASCAL_CLASSES, PASCAL_IMAGES, write_pascal
+
+from datamodules import DataError, PascalSentences
+from datamodules.pascal_sentences import draw_split
+
+
+@pytest.fixture(autouse=True)
+def cache(monkeypatch, tmp_path):
+    """A cache folder of the test's own."""
+    monkeypatch.setattr("datamodules.derived.cache_folder", lambda: tmp_path / "cache")
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return write_pascal(tmp_path / "root")
+
+
+def test_an_image_has_five_sentences_and_the_class_of_its_folder(folder):
+    module = PascalSentences(folder.parent)
+    data = module.data
+    assert len(data) == len(PASCAL_CLASSES) * PASCAL_IMAGES
+    for c, category in enumerate(PASCAL_CLASSES):
+        assert all(name.startswith(f"{category}/") for name in np.array(data.names)[data.label == c])
+    text = data.modalities["text"]
+    assert np.bincount(text.owners()).tolist() == [5] * len(data)
+    for k, (owner, sentence) in enumerate(zip(text.owners(), text.entries, strict=True)):
+        category, image = data.names[owner].split("/")
+        assert sentence == f"Sentence {k % 5} of {image}, a {category}."
+    assert [path.stem for path in data.modalities["image"].entries.paths] == [n.split("/")[1] for n in data.names]
+
+
+def test_the_published_sizes_are_800_100_and_100_forty_five_and_five_of_every_class():
+    split = draw_split(np.repeat(np.arange(20), 50), seed=3)
+    for c in range(20):
+        part = split[50 * c : 50 * c + 50].tolist()
+        assert [part.count(name) for name in ("train", "validation", "test")] == [40, 5, 5]
+
+
+@settings(max_examples=30, deadline=None)
+@given(sizes=st.lists(st.integers(3, 60), min_size=1, max_size=5), seed=st.integers(0, 9))
+def test_every_class_has_items_in_every_part_and_other_classes_do_not_move_them(sizes, seed):
+    label = np.repeat(np.arange(len(sizes)), sizes)
+    split = draw_split(label, seed)
+    for c in range(len(sizes)):
+        assert set(split[label == c]) == {"train", "validation", "test"}
+    first = label == 0
+    np.testing.assert_array_equal(draw_split(label[first], seed), split[first])
+
+
+def test_the_seed_draws_the_split(folder):
+    parts = []
+    for seed in (0, 0, 1):
+        module = PascalSentences(folder.parent, split_seed=seed, modalities=["text", "image"])
+        parts.append({name: module.indices(name).tolist() for name in ("train", "validation", "drawn")})
+        assert [len(part) for part in parts[-1].values()] == [48, 6, 6]
+    assert parts[0] == parts[1] != parts[2]
+
+
+def test_an_image_without_sentences_and_sentences_without_an_image_are_said(folder):
+    (folder / "sentence" / "bicycle" / "2008_001002.txt").unlink()
+    (folder / "dataset" / "tvmonitor" / "2008_002003.jpg").unlink()
+    module = PascalSentences(folder.parent)
+    with pytest.raises(DataError) as error:
+        _ = module.data
+    assert "image is missing from 1: tvmonitor/2008_002003" in str(error.value)
+    assert "text is missing from 1: bicycle/2008_001002" in str(error.value)
+    with pytest.warns(UserWarning, match="2 of 60 items are left out"):
+        assert len(PascalSentences(folder.parent, on_missing="drop").data) == 58
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_a_file_without_a_sentence_is_refused_by_name(folder):
+    path = folder / "sentence" / "bicycle" / "2008_001002.txt"
+    path.write_text(" \n")
+    with pytest.raises(DataError, match=f"{path}: has no sentence; expected five, one per line"):
+        _ = PascalSentences(folder.parent).data
+
+
+def test_parts_of_the_layout_that_are_missing_are_named(folder):
+    for part in ("dataset", "sentence"):
+        (folder / part).rename(folder / "elsewhere")
+        with pytest.raises(DataError, match=f"{folder / part} is missing. Expected in pascal_sentences/"):
+            _ = PascalSentences(folder.parent).data
+        (folder / "elsewhere").rename(folder / part)
+    for part in ("dataset", "sentence"):
+        (folder / part).rename(folder / f"{part}-full")
+        (folder / part).mkdir()
+    with pytest.raises(DataError, match=r"has no dataset/<class>/<image>\.jpg"):
+        _ = PascalSentences(folder.parent).data

@@ -1,0 +1,225 @@
+"""The words encoder: numbers of words, its vocabulary, and a bidirectional LSTM against plain NumPy."""
+
+from __future__ import annotations
+
+from collections import Counter
+from hashlib import blake2b
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from datamodules.derived import derive
+from datamodules.items import Modality
+from lightning_modules.networks.encoders import build_encoder
+from lightning_modules.networks.encoders.words import FREE, WordNumbers, Words
+
+TEXT = {"kind": "text", "shape": [], "rate": None}
+TEXTS = [
+    "A man in a red shirt.",
+    "The woman's T-shirt is red, her trousers are black",
+    "black trousers",
+    "a woman , a man , a red shirt , and a very very long walk in the park",
+]
+SMALL = {"vocabulary": 30, "min_count": 1, "width": 6, "hidden": 5, "dropout": 0.0}
+
+
+def numbers(*texts: str) -> list[list[int]]:
+    return [row.tolist() for row in WordNumbers()(texts, None)]
+
+
+def padded(texts: list[str], extra: int = 0) -> tuple[Tensor, Tensor]:
+    """Word numbers and mask, with steps of padding after the longest text that look like words."""
+    rows = [torch.tensor(row) for row in numbers(*texts)]
+    lengths = torch.tensor([len(row) for row in rows])
+    filling = numbers("red")[0][0]
+    x = torch.nn.functional.pad(pad_sequence(rows, batch_first=True, padding_value=filling), (0, extra), value=filling)
+    return x, torch.arange(x.shape[1]) < lengths[:, None]
+
+
+def fitted(texts: list[str] = TEXTS, **changed) -> Words:
+    torch.manual_seed(0)
+    module = build_encoder("words", TEXT, **{**SMALL, **changed})
+    module.fit(*padded(texts))
+    return module
+
+
+# Words and their numbers ------------------------------------------------------------------------------------------
+
+
+def test_words_are_lower_cased_runs_of_letters_and_digits():
+    assert numbers("A Man, in 2 RED-shirts!") == numbers("a man in 2 red shirts")
+    assert numbers("Ünder") == numbers("ünder") != numbers("under")
+    assert len(set(numbers("one two three two")[0])) == 3
+
+
+def test_a_number_is_the_hash_of_the_word_and_the_same_everywhere():
+    expected = np.frombuffer(b"".join(blake2b(w.encode(), digest_size=8).digest() for w in ("red", "shirt")), "<i8")
+    (found,) = WordNumbers()(["Red shirt"], None)
+    assert found.dtype == np.int64
+    np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize("text", ["...", "!?", "—"])
+def test_a_text_without_a_word_has_the_empty_word(text):
+    assert numbers(text) == [[int.from_bytes(blake2b(b"", digest_size=8).digest(), "little", signed=True)]]
+
+
+def test_numbers_are_kept_on_disk_as_they_are(tmp_path, monkeypatch):
+    monkeypatch.setattr("datamodules.derived.cache_folder", lambda: tmp_path)
+    first, again = (derive(Modality(TEXTS), WordNumbers()) for _ in range(2))
+    assert [row.tolist() for row in first.entries] == [row.tolist() for row in again.entries] == numbers(*TEXTS)
+    assert again.kind == "sequence"
+
+
+# The vocabulary ---------------------------------------------------------------------------------------------------
+
+WORDS = st.lists(st.lists(st.sampled_from("abcdefgh"), min_size=1, max_size=8), min_size=1, max_size=6)
+
+
+@settings(max_examples=40, deadline=None)
+@given(WORDS, st.integers(1, 3), st.integers(1, 6))
+def test_the_vocabulary_is_the_most_frequent_words_of_the_training_texts(texts, min_count, vocabulary):
+    texts = [" ".join(words) for words in texts]
+    counted = Counter(number for row in numbers(*texts) for number in row)
+    ranked = sorted((-count, number) for number, count in counted.items() if count >= min_count)
+    limits = {"min_count": min_count, "vocabulary": vocabulary}
+    if not ranked:
+        with pytest.raises(ValueError, match=f"no word occurs {min_count} times in the {len(texts)} training texts"):
+            fitted(texts, **limits)
+        return
+    module = fitted(texts, **limits)
+    expected = sorted(number for _, number in ranked[:vocabulary])
+    assert module.known.tolist() == expected + [FREE] * (vocabulary - len(expected))
+
+
+def test_padding_is_not_counted():
+    """The padding looks like the word red."""
+    module = build_encoder("words", TEXT, **{**SMALL, "min_count": 2})
+    module.fit(*padded(["red shirt shirt", "a"], extra=5))
+    assert [number for number in module.known.tolist() if number != FREE] == numbers("shirt")[0]
+
+
+def test_words_outside_the_vocabulary_share_one_vector():
+    module = fitted(["red red shirt shirt hat"], min_count=2).eval()
+    rare, new, other, known = (module(*padded([f"a {word} b"])) for word in ("hat", "unheard", "zebra", "red"))
+    assert torch.equal(rare, new)
+    assert torch.equal(new, other)
+    assert not torch.allclose(new, known)
+
+
+def test_fitting_again_changes_nothing():
+    module = fitted()
+    before = module.known.clone()
+    module.fit(*padded(TEXTS[::-1]))
+    assert torch.equal(module.known, before)
+    module.fit(*padded(["hat hat"]))
+    assert [number for number in module.known.tolist() if number != FREE] == numbers("hat")[0]
+
+
+def test_a_new_text_is_encoded_from_the_state_alone():
+    module = fitted().eval()
+    copy = build_encoder("words", TEXT, **SMALL).eval()
+    copy.load_state_dict(module.state_dict())
+    new = padded(["a red hat", "a man in black", "unheard"])
+    assert torch.equal(copy(*new), module(*new))
+    assert not torch.equal(copy(*new)[0], copy(*new)[2])
+
+
+# The LSTM ---------------------------------------------------------------------------------------------------------
+
+
+def lstm(x: np.ndarray, w: dict[str, np.ndarray], ending: str) -> np.ndarray:
+    """States (T, d) of one direction, from the gates' formulas, starting from zero."""
+
+    def sigmoid(v):
+        return 1 / (1 + np.exp(-v))
+
+    state = cell = np.zeros(w[f"lstm.weight_hh_l0{ending}"].shape[1])
+    states = []
+    for step in x:
+        gates = w[f"lstm.weight_ih_l0{ending}"] @ step + w[f"lstm.bias_ih_l0{ending}"]
+        gates = gates + w[f"lstm.weight_hh_l0{ending}"] @ state + w[f"lstm.bias_hh_l0{ending}"]
+        enter, forget, candidate, out = np.split(gates, 4)
+        cell = sigmoid(forget) * cell + sigmoid(enter) * np.tanh(candidate)
+        state = sigmoid(out) * np.tanh(cell)
+        states.append(state)
+    return np.stack(states)
+
+
+def test_a_text_is_the_maximum_over_the_states_of_both_directions():
+    module = fitted(TEXTS[:3]).double().eval()
+    w = {name: x.detach().numpy() for name, x in module.state_dict().items()}
+    found = module(*padded(TEXTS))
+    for row, words in zip(found.detach().numpy(), numbers(*TEXTS), strict=True):
+        known = w["known"].tolist()
+        vectors = w["embedding.weight"][[known.index(word) + 1 if word in known else 0 for word in words]]
+        states = np.hstack([lstm(vectors, w, ""), lstm(vectors[::-1], w, "_reverse")[::-1]])
+        np.testing.assert_allclose(row, states.max(axis=0), rtol=1e-9)
+    vectors, tokens, mask = module.with_tokens(*padded(TEXTS))
+    torch.testing.assert_close(vectors, found)
+    assert tokens.shape == (*mask.shape, module.token_dim)
+    np.testing.assert_allclose(tokens[-1][mask[-1]].detach(), states, rtol=1e-9)
+
+
+def test_a_text_does_not_depend_on_the_batch_it_is_padded_in():
+    module = fitted().eval()
+    together = module(*padded(TEXTS))
+    torch.testing.assert_close(module(*padded(TEXTS, extra=7)), together)
+    for row, text in enumerate(TEXTS):
+        torch.testing.assert_close(module(*padded([text]))[0], together[row])
+    x, _ = padded(TEXTS[:1])
+    torch.testing.assert_close(module(x), together[:1])
+    assert together.shape == (4, module.dim) == (4, 10)
+
+
+def test_gradients_reach_every_parameter_and_only_the_rows_of_words_that_are_read():
+    module = fitted(["red shirt", "hat"])
+    vectors = module(*padded(["red hat", "shirt unheard red"]))
+    (vectors * torch.randn(vectors.shape, generator=torch.Generator().manual_seed(1))).sum().backward()
+    assert [name for name, p in module.named_parameters() if not p.grad.abs().sum() > 0] == []
+    assert module.embedding.weight.grad.abs().sum(1).gt(0).nonzero().flatten().tolist() == [0, 1, 2, 3]
+
+
+def test_dropout_acts_in_training_alone_and_repeats_under_one_seed():
+    module = fitted(dropout=0.4)
+    x, mask = padded(TEXTS)
+
+    def run(seed: int) -> Tensor:
+        torch.manual_seed(seed)
+        return module(x, mask)
+
+    module.train()
+    assert torch.equal(run(1), run(1))
+    assert not torch.equal(run(1), run(2))
+    module.eval()
+    assert torch.equal(run(1), run(2))
+
+
+def test_bfloat16_is_close_to_full_precision():
+    module = fitted().eval()
+    with torch.no_grad():
+        full = module(*padded(TEXTS))
+        with torch.autocast("cpu", torch.bfloat16):
+            half = module(*padded(TEXTS))
+    torch.testing.assert_close(half.float(), full, rtol=0.05, atol=0.02)
+
+
+# What is refused --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("source", "changed", "message"),
+    [
+        ({"kind": "vector", "shape": [3], "rate": None}, {}, "Words reads text, and the modality holds vector"),
+        (TEXT, {"vocabulary": 0}, "vocabulary is 0; expected at least 1"),
+        (TEXT, {"min_count": 0}, "min_count is 0; expected at least 1"),
+    ],
+)
+def test_settings_that_do_not_fit_are_refused(source, changed, message):
+    with pytest.raises(ValueError, match=message):
+        build_encoder("words", source, **{**SMALL, **changed})

@@ -1,0 +1,206 @@
+"""Tiny trees in the exact layouts in which the authors of the data sets ship them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+
+def write_image(path: Path, seed: int) -> None:
+    """A JPEG file of noise: no two seeds give the same bytes."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.random.default_rng(seed).integers(256, size=(6, 8, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(path, format="JPEG")
+
+
+def write_text(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+
+
+# Wikipedia ----------------------------------------------------------------------------------------------------------
+
+# Text id, image id, class 1..10.
+WIKIPEDIA = {
+    "train": [("aa-1", "i0", 1), ("aa-2.1", "i1", 10), ("bb-1", "i2", 1), ("cc-3", "i3", 2)],
+    "test": [("dd-1", "i4", 10), ("ee-7.2", "i5", 1)],
+}
+CATEGORY = {1: "art", 2: "biology", 10: "warfare"}
+
+
+def write_wikipedia(root: Path) -> Path:
+    folder = root / "wikipedia"
+    for part, pairs in WIKIPEDIA.items():
+        lines = [f"{text}\t{image}\t{category}\n" for text, image, category in pairs]
+        write_text(folder / f"{part}set_txt_img_cat.list", "".join(lines))
+        for text, image, category in pairs:
+            write_image(folder / "images" / CATEGORY[category] / f"{image}.jpg", hash_of(image))
+            content = (
+                f'<?xml version="1.0"?>\n<document name="{text}">\n<imageset><image id="{image}"/></imageset>\n'
+                f"<text>\nSection {text} of A &amp; B,\n  and R&D.\n</text>\n</document>\n"
+            )
+            write_text(folder / "texts" / f"{text}.xml", content)
+    return folder
+
+
+def hash_of(name: str) -> int:
+    return int.from_bytes(name.encode()[-4:])
+
+
+# Pascal Sentences ---------------------------------------------------------------------------------------------------
+
+PASCAL_CLASSES = ("aeroplane", "bicycle", "tvmonitor")
+PASCAL_IMAGES = 20  # of each class
+
+
+def write_pascal(root: Path) -> Path:
+    folder = root / "pascal_sentences"
+    for c, category in enumerate(PASCAL_CLASSES):
+        for i in range(PASCAL_IMAGES):
+            name = f"2008_{1000 * c + i:06d}"
+            write_image(folder / "dataset" / category / f"{name}.jpg", 1000 * c + i)
+            sentences = [f"Sentence {k} of {name}, a {category}.\n" for k in range(5)]
+            write_text(folder / "sentence" / category / f"{name}.txt", "".join(sentences))
+    return folder
+
+
+# NUS-WIDE -----------------------------------------------------------------------------------------------------------
+
+NUS_COUNTS = {"Train": 60, "Test": 40}
+# Twelve concepts, of which ten are kept; the file lists them in another order than that of their sizes.
+NUS_CONCEPTS = [f"concept{c}" for c in (3, 0, 11, 7, 5, 1, 9, 2, 10, 4, 8, 6)]
+NUS_WIDTHS = {"CH": 4, "CORR": 5, "EDH": 3, "WT": 6, "CM55": 2}
+
+
+def nus_wide(part: str) -> dict[str, np.ndarray]:
+    """Labels by concept, the features by name, and the tags of a part."""
+    rng = np.random.default_rng(len(part))
+    count = NUS_COUNTS[part]
+    # Concept c is in about one image of c + 2; some images have none.
+    label = {name: rng.random(count) < 1 / (int(name.removeprefix("concept")) + 2) for name in NUS_CONCEPTS}
+    values = {name: rng.random((count, width)).astype(np.float32) for name, width in NUS_WIDTHS.items()}
+    values["BoW"] = rng.integers(9, size=(count, 7)).astype(np.float32)
+    values["tags"] = (rng.random((count, 10)) < 0.2).astype(np.float32)
+    return values | {"label": np.stack([label[name] for name in NUS_CONCEPTS], axis=1)}
+
+
+def write_nus_wide(root: Path) -> Path:
+    folder = root / "nus_wide"
+    write_text(folder / "ConceptsList" / "Concepts81.txt", "".join(f"{name}\n" for name in NUS_CONCEPTS))
+    for part, count in NUS_COUNTS.items():
+        found = nus_wide(part)
+        write_text(
+            folder / "ImageList" / f"{part}Imagelist.txt", "".join(f"zoo\\{part}_{i}.jpg\n" for i in range(count))
+        )
+        for c, name in enumerate(NUS_CONCEPTS):
+            path = folder / "Groundtruth" / "TrainTestLabels" / f"Labels_{name}_{part}.txt"
+            write_text(path, "".join(f"{int(bit)}\n" for bit in found["label"][:, c]))
+        for name in NUS_WIDTHS:
+            path = folder / "Low_Level_Features" / f"{part}_Normalized_{name}.dat"
+            # Every number is followed by a blank, the last of a line too.
+            write_text(path, "".join("".join(f"{v:.7f} " for v in row) + "\n" for row in found[name]))
+        path = folder / "Low_Level_Features" / f"BoW_{part}_int.dat"
+        write_text(path, "".join(" ".join(str(int(v)) for v in row) + " \n" for row in found["BoW"]))
+        path = folder / "NUS_WID_Tags" / f"{part}_Tags1k.dat"
+        write_text(path, "".join("".join(f"{int(v)}\t" for v in row) + "\n" for row in found["tags"]))
+    return folder
+
+
+# PKU XMediaNet ------------------------------------------------------------------------------------------------------
+
+XMEDIANET = {"train": 12, "test": 6}
+XMEDIANET_CLASSES = 3
+
+
+def xmedianet() -> dict[str, np.ndarray]:
+    """The matrices by the names of their files."""
+    rng = np.random.default_rng(7)
+    widths = {"img": 5, "txt": 4}
+    found = {f"{m}_{part}_fea": rng.random((n, d)) for m, d in widths.items() for part, n in XMEDIANET.items()}
+    return found | {"cate_fea": rng.normal(size=(XMEDIANET_CLASSES, 4))}
+
+
+def write_xmedianet(root: Path) -> Path:
+    folder = root / "pku_xmedianet"
+    for name, rows in xmedianet().items():
+        write_text(folder / f"{name}.txt", "".join("".join(f"{v:.8f} " for v in row) + "\n" for row in rows))
+    for modality, ending in (("img", "jpg"), ("txt", "txt")):
+        for part, count in XMEDIANET.items():
+            lines = [f"{part}/{i}.{ending} {i % XMEDIANET_CLASSES + 1}\n" for i in range(count)]
+            write_text(folder / f"{modality}_{part}_list.txt", "".join(lines))
+    return folder
+
+
+# Flickr30K ----------------------------------------------------------------------------------------------------------
+
+FLICKR30K = {"train": (100, 200, 300), "val": (400,), "test": (500, 600)}
+
+
+def flickr30k() -> list[dict]:
+    """Entries of Karpathy's file, the splits mixed as they are there."""
+    entries = [
+        {
+            "sentids": [5 * number + k for k in range(5)],
+            "imgid": number,
+            "sentences": [
+                {"tokens": ["a"], "raw": f"Caption {k} of {number}.", "imgid": number, "sentid": 5 * number + k}
+                for k in range(5)
+            ],
+            "split": word,
+            "filename": f"{number}.jpg",
+        }
+        for word, numbers in FLICKR30K.items()
+        for number in numbers
+    ]
+    return entries[::2] + entries[1::2]
+
+
+def write_flickr30k(root: Path) -> Path:
+    folder = root / "flickr30k"
+    for entry in flickr30k():
+        write_image(folder / "flickr30k-images" / entry["filename"], entry["imgid"])
+    write_image(folder / "flickr30k-images" / "999.jpg", 999)  # of no split, as some of the published images are
+    write_text(folder / "dataset_flickr30k.json", json.dumps({"images": flickr30k(), "dataset": "flickr30k"}))
+    return folder
+
+
+# HumanML3D and KIT-ML in TMR's form ---------------------------------------------------------------------------------
+
+TMR_SPLITS = {"train": ["000001", "M000001", "000002"], "val": ["000003"], "test": ["000004"]}
+TMR_FRAMES = 60
+
+
+def tmr_motion(name: str) -> np.ndarray:
+    return np.random.default_rng(hash_of(name)).normal(size=(TMR_FRAMES, 263)).astype(np.float32)
+
+
+def tmr_annotations() -> dict[str, dict]:
+    """Motion 000002 has two annotations of the whole and one of a part, 000004 one of a part alone."""
+    times = {name: [(0.0, 2.9)] for names in TMR_SPLITS.values() for name in names}
+    times["000002"] = [(0.0, 2.9), (0.5, 2.0), (0.0, 2.9)]
+    times["000004"] = [(1.0, 2.25)]
+    return {
+        name: {
+            "path": f"KIT/3/walk_{name}_poses",
+            "duration": 2.9,
+            "annotations": [
+                {"seg_id": f"{name}_{k}", "text": f"{name} walks, {k}.", "start": start, "end": end}
+                for k, (start, end) in enumerate(parts)
+            ],
+        }
+        for name, parts in times.items()
+    }
+
+
+def write_tmr(folder: Path) -> Path:
+    for word, names in TMR_SPLITS.items():
+        write_text(folder / "splits" / f"{word}.txt", "\n".join(names) + "\n")
+    write_text(folder / "annotations.json", json.dumps(tmr_annotations()))
+    for name, entry in tmr_annotations().items():
+        path = folder / "guoh3dfeats" / f"{entry['path']}.npy"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        np.save(path, tmr_motion(name))
+    return folder

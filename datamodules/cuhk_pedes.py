@@ -67,6 +67,7 @@ class CUHKPEDES(ItemDataModule):
     dataset = "cuhk_pedes"
     features = "raw"
     data_kind = "real"
+    test_split = "standard"
 
     def __init__(
         self,
@@ -79,7 +80,8 @@ class CUHKPEDES(ItemDataModule):
             raise ValueError(f"annotations is {annotations!r}; expected 'reid_raw' or 'caption_all'.")
         self.data_root = data_root
         self.annotations = annotations
-        self.test_split = "standard" if annotations == "reid_raw" else "identity-order"
+        if annotations == "caption_all":
+            self.test_split = "identity-order"
 
     def read(self) -> ItemSet:
         """Read the descriptions and look which photographs there are."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -13,6 +14,7 @@ from lightning_modules.networks.encoders import ENCODERS
 from losses import build_loss
 from reproduce import claims
 from reproduce.baselines import BASELINES
+from reproduce.results import _not_run
 from reproduce.schema import METRICS
 from reproduce.spec import FOLDER, SpecError, Sweep, Table, available_tables, load_table
 
@@ -163,6 +165,16 @@ def test_a_sweep_becomes_a_method_per_value(tmp_path: Path) -> None:
     ]  # fmt: skip
     assert methods[0].alignment == {"name": "pairwise", "divergence": "kl", "temperature": 0.05}
     assert (methods[2].alignment, methods[2].init_args) == ("cs", {"width": 8, "alignment_weight": 0.001})
+
+
+@pytest.mark.parametrize("name", available_tables())
+def test_a_data_set_that_is_not_there_has_a_row_per_method_and_split(name: str) -> None:
+    table = load_table(name)
+    run = SimpleNamespace(table=table, scale="quick")
+    for dataset in table.datasets:
+        rows = _not_run(run, dataset, "no folder")
+        assert {row.method for row in rows} == {method.method for method in table.methods_on(dataset)}
+        assert all(row.split and row.status == "not_run" and row.note == "no folder" for row in rows)
 
 
 def test_a_data_set_leaves_out_the_methods_it_names(tmp_path: Path) -> None:

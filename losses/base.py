@@ -5,13 +5,15 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from functools import reduce
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from losses.blocks import matching_divergences
 from losses.gather import gather, require_equal_batches, world
-from losses.matching import log_target_from_labels, log_target_from_weights, unit
+from losses.matching import unit
+from losses.target import LabelTarget, Target, WeightTarget
 
 
 class LossOutput(NamedTuple):
@@ -33,7 +35,8 @@ class AlignmentLoss(nn.Module, ABC):
     automatic mixed precision switched off. Losses that are means over rows compare this process's rows with the
     columns of all processes; losses over whole samples see the whole gathered batch. In both cases gradients flow
     through the gather, and the average over processes (what DistributedDataParallel computes) of values and of
-    parameter gradients equals value and gradient of one process on the global batch.
+    parameter gradients equals value and gradient of one process on the global batch. Where one process refuses its
+    embeddings all do, so that none waits for it.
     """
 
     def forward(self, embeddings: Mapping[str, Tensor], labels: Tensor | None = None) -> LossOutput:
@@ -53,7 +56,11 @@ class AlignmentLoss(nn.Module, ABC):
             ValueError: an embedding is no (B, D) floating tensor, not finite or of another shape than the first; the
                 batch is empty; labels are missing or do not fit; the number of modalities does not suit the loss.
         """
-        _check_embeddings(embeddings)
+        refusal = _refusal(embeddings)
+        if world()[1] > 1:
+            require_equal_batches(refusal, embeddings)
+        if refusal:
+            raise ValueError(refusal)
         first = next(iter(embeddings.values()))
         with torch.autocast(first.device.type, enabled=False):
             terms = self.terms(GatheredBatch(embeddings, labels))
@@ -80,8 +87,6 @@ class GatheredBatch:
     def __init__(self, embeddings: Mapping[str, Tensor], labels: Tensor | None):
         self.rank, self.processes = world()
         first = next(iter(embeddings.values()))
-        if self.processes > 1:
-            require_equal_batches(len(first), first.device)
         dtype = reduce(torch.promote_types, (x.dtype for x in embeddings.values()), torch.float32)
         self.rows = {name: tensor.to(dtype) for name, tensor in embeddings.items()}
         self.columns = {name: gather(tensor) for name, tensor in self.rows.items()}
@@ -89,7 +94,7 @@ class GatheredBatch:
         self.labels = labels
         self._cosines: dict[tuple[str, str], Tensor] = {}
         self._units: dict[str, Tensor] = {}
-        self._log_targets: dict[bool, Tensor] = {}
+        self._targets: dict[bool, Target] = {}
 
     @property
     def modalities(self) -> tuple[str, ...]:
@@ -135,18 +140,52 @@ class GatheredBatch:
         """Log matching distributions of this process's rows of ``a``: log softmax_j( cos(a_i, b_j) / temperature )."""
         return torch.log_softmax(self.cosine(a, b) / temperature, dim=1)
 
+    def divergences(
+        self,
+        edges: Sequence[tuple[str, str]],
+        temperature: float,
+        measure: Literal["gcs", "kl"],
+        targets: Sequence[Target | None],
+    ) -> list[Tensor]:
+        """Mean over rows of the divergence between the matching distributions of directed edges and their target.
+
+        Args:
+            edges: (query modality, gallery modality), each a matching distribution of every row.
+            temperature: tau > 0.
+            measure: "gcs" or "kl", as in :func:`losses.blocks.matching_divergences`.
+            targets: the target of the edges and, where those of the reversed edges are wanted too, of these.
+
+        Returns:
+            One scalar per target.
+        """
+        if self.processes == 1:  # the reversed edges are the columns of the same matrices
+            pairs = [(self.unit_columns(a), self.unit_columns(b)) for a, b in edges]
+            found = matching_divergences(pairs, temperature, targets[0], measure, both=len(targets) == 2)
+            return [values.mean() for values in found]
+        means = []
+        for target, directed in zip(targets, (edges, [(b, a) for a, b in edges]), strict=False):
+            pairs = [(self.unit_rows(a), self.unit_columns(b)) for a, b in directed]
+            means.append(matching_divergences(pairs, temperature, target, measure)[0].mean())
+        return means
+
     def log_target(self, reverse: bool = False) -> Tensor:
         """Log target of this process's rows, (B_local, B_global); ``reverse`` takes the transpose of soft weights."""
-        reverse = reverse and self._soft_target
-        if reverse not in self._log_targets:
-            self._log_targets[reverse] = self._compute_log_target(reverse)
-        return self._log_targets[reverse]
+        return self.target(reverse).log()
 
-    @property
-    def _soft_target(self) -> bool:
-        return isinstance(self.labels, Tensor) and self.labels.is_floating_point()
+    def pair_target(self) -> Target:
+        """The target in which an item matches its own pair alone."""
+        first = next(iter(self.rows.values()))
+        items = torch.arange(len(first) * self.processes, device=first.device)
+        return LabelTarget(items[self.offset : self.offset + len(first)], items, self.offset, first.dtype)
 
-    def _compute_log_target(self, reverse: bool) -> Tensor:
+    def target(self, reverse: bool = False) -> Target:
+        """Target of this process's rows by the labels; ``reverse`` takes the transpose of soft weights."""
+        reverse = reverse and isinstance(self.labels, Tensor) and self.labels.is_floating_point()
+        if reverse not in self._targets:
+            self._targets[reverse] = self._make_target(reverse)
+        return self._targets[reverse]
+
+    def _make_target(self, reverse: bool) -> Target:
         labels, local = self.labels, len(next(iter(self.rows.values())))
         total = local * self.processes
         if not isinstance(labels, Tensor):
@@ -155,13 +194,13 @@ class GatheredBatch:
                 f"got {type(labels).__name__}"
             )
         dtype = next(iter(self.rows.values())).dtype
-        if self._soft_target:
+        if labels.is_floating_point():
             if tuple(labels.shape) != (local, total):
                 raise ValueError(f"target weights have shape {tuple(labels.shape)}, expected ({local}, {total})")
             weights = labels.detach().to(dtype)
             if reverse:
                 weights = gather(weights)[:, self.offset : self.offset + local].T
-            return log_target_from_weights(weights)
+            return WeightTarget(weights)
         if labels.ndim not in (1, 2) or len(labels) != local or labels.is_complex():
             raise ValueError(
                 f"labels have shape {tuple(labels.shape)}; expected ({local},) integers, ({local}, C) multi-hot or "
@@ -174,7 +213,7 @@ class GatheredBatch:
             )
         # Collectives of bool tensors are not supported by every backend.
         labels = labels.to(torch.uint8) if labels.dtype == torch.bool else labels
-        return log_target_from_labels(labels, gather(labels), self.offset, dtype)
+        return LabelTarget(labels, gather(labels), self.offset, dtype)
 
 
 def check_temperature(temperature: float) -> float:
@@ -184,24 +223,24 @@ def check_temperature(temperature: float) -> float:
     return temperature
 
 
-def _check_embeddings(embeddings: Mapping[str, Tensor]) -> None:
+def _refusal(embeddings: Mapping[str, Tensor]) -> str | None:
+    """What is wrong with the embeddings of this process."""
     if not isinstance(embeddings, Mapping) or len(embeddings) < 2:
         names = list(embeddings) if isinstance(embeddings, Mapping) else type(embeddings).__name__
-        raise ValueError(f"embeddings must map at least two modalities to (B, D) tensors, got {names}")
+        return f"embeddings must map at least two modalities to (B, D) tensors, got {names}"
     shape = None
     for name, tensor in embeddings.items():
         if not isinstance(tensor, Tensor) or tensor.ndim != 2 or not tensor.is_floating_point():
             got = f"{tuple(tensor.shape)} {tensor.dtype}" if isinstance(tensor, Tensor) else type(tensor).__name__
-            raise ValueError(f"embeddings of {name!r} must be a (B, D) floating tensor, got {got}")
+            return f"embeddings of {name!r} must be a (B, D) floating tensor, got {got}"
         if tensor.numel() == 0:
-            raise ValueError(f"embeddings of {name!r} are empty: shape {tuple(tensor.shape)}")
+            return f"embeddings of {name!r} are empty: shape {tuple(tensor.shape)}"
         shape = shape or tensor.shape
         if tensor.shape != shape:
-            raise ValueError(
+            return (
                 f"embeddings of {name!r} have shape {tuple(tensor.shape)}, but {next(iter(embeddings))!r} has "
                 f"{tuple(shape)}; all modalities need the same rows and dimension"
             )
         if not bool(tensor.isfinite().all()):
-            raise ValueError(
-                f"embeddings of {name!r} contain NaN or infinity; check the features, or lower the learning rate"
-            )
+            return f"embeddings of {name!r} contain NaN or infinity; check the features, or lower the learning rate"
+    return None

@@ -11,7 +11,7 @@ from torch import Tensor
 from losses.base import AlignmentLoss, GatheredBatch, check_temperature
 from losses.gcs import GCSLoss
 from losses.registry import register_loss
-from losses.ring import edge_sets
+from losses.ring import REVERSED, edge_sets
 
 
 @register_loss("cs_clamped")
@@ -85,7 +85,7 @@ class GCSClampedLoss(GCSLoss):
         for name, edges in edge_sets(batch.modalities, self.scheme).items():
             ps = [_matching(batch, a, b, self.temperature) for a, b in edges]
             if self.use_target:
-                ps.append(batch.log_target(reverse=name in ("counterclockwise", "reversed")).exp())
+                ps.append(batch.log_target(reverse=name in REVERSED).exp())
             terms[name] = clamped_divergence(ps, self.epsilon).mean()
         return terms
 

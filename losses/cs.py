@@ -5,7 +5,6 @@ from __future__ import annotations
 from torch import Tensor
 
 from losses.base import AlignmentLoss, GatheredBatch, check_temperature
-from losses.divergence import cs_divergence
 from losses.registry import register_loss
 
 
@@ -30,6 +29,6 @@ class CSLoss(AlignmentLoss):
 
     def terms(self, batch: GatheredBatch) -> dict[str, Tensor]:
         a, b = batch.two(self)
-        forward = cs_divergence(batch.log_matching(a, b, self.temperature), batch.log_target())
-        backward = cs_divergence(batch.log_matching(b, a, self.temperature), batch.log_target(reverse=True))
-        return {f"{a}->{b}": forward.mean(), f"{b}->{a}": backward.mean()}
+        targets = [batch.target(), batch.target(reverse=True)]
+        values = batch.divergences([(a, b)], self.temperature, "gcs", targets)
+        return dict(zip((f"{a}->{b}", f"{b}->{a}"), values, strict=True))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -14,20 +16,28 @@ def world() -> tuple[int, int]:
     return 0, 1
 
 
-def require_equal_batches(rows: int, device: torch.device) -> None:
-    """Refuse batches of different sizes, for which the average over processes is not the average over rows.
+def require_equal_batches(refusal: str | None, embeddings: Mapping[str, Tensor]) -> None:
+    """Refuse the batch on every process where one refuses its own, or where they have different sizes.
+
+    Of batches of different sizes the average over processes is not the average over rows; and a process that raised
+    alone would leave the others waiting for it.
 
     Args:
-        rows: items in this process's batch.
-        device: where the batch lies.
+        refusal: what is wrong with the embeddings of this process; None where nothing is.
+        embeddings: modality -> (B, D).
 
     Raises:
-        ValueError: on every process, naming the sizes.
+        ValueError: on every process, naming the sizes or the process that refused.
     """
-    _, processes = world()
-    sizes = [torch.zeros(1, dtype=torch.int64, device=device) for _ in range(processes)]
-    dist.all_gather(sizes, torch.tensor([rows], device=device))
+    tensors = [x for x in embeddings.values() if isinstance(x, Tensor)] if isinstance(embeddings, Mapping) else []
+    device = tensors[0].device if tensors else torch.device("cpu")
+    sizes = [torch.zeros(1, dtype=torch.int64, device=device) for _ in range(world()[1])]
+    dist.all_gather(sizes, torch.tensor([-1 if refusal else len(tensors[0])], device=device))
     sizes = [int(size) for size in sizes]
+    if refusal:
+        raise ValueError(refusal)
+    if -1 in sizes:
+        raise ValueError(f"process {sizes.index(-1)} refused its embeddings; its own message says why")
     if len(set(sizes)) > 1:
         raise ValueError(
             f"processes hold batches of different sizes {sizes}; use a sampler that gives every process the same "

@@ -7,9 +7,8 @@ from typing import Literal
 from torch import Tensor
 
 from losses.base import AlignmentLoss, GatheredBatch, check_temperature
-from losses.divergence import gcs_divergence
 from losses.registry import register_loss
-from losses.ring import edge_sets
+from losses.ring import REVERSED, edge_sets
 
 
 @register_loss("gcs")
@@ -45,10 +44,7 @@ class GCSLoss(AlignmentLoss):
         self.use_target = use_target
 
     def terms(self, batch: GatheredBatch) -> dict[str, Tensor]:
-        terms = {}
-        for name, edges in edge_sets(batch.modalities, self.scheme).items():
-            log_ps = [batch.log_matching(a, b, self.temperature) for a, b in edges]
-            if self.use_target:
-                log_ps.append(batch.log_target(reverse=name in ("counterclockwise", "reversed")))
-            terms[name] = gcs_divergence(log_ps).mean()
-        return terms
+        sets = edge_sets(batch.modalities, self.scheme)  # the second set, where there is one, is the first reversed
+        targets = [batch.target(name in REVERSED) if self.use_target else None for name in sets]
+        values = batch.divergences(next(iter(sets.values())), self.temperature, "gcs", targets)
+        return dict(zip(sets, values, strict=True))

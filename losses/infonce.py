@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from losses.base import AlignmentLoss, GatheredBatch, check_temperature
 from losses.registry import register_loss
@@ -31,6 +29,5 @@ class InfoNCELoss(AlignmentLoss):
 
     def terms(self, batch: GatheredBatch) -> dict[str, Tensor]:
         a, b = batch.two(self)
-        rows = batch.rows[a]
-        pair = torch.arange(len(rows), device=rows.device) + batch.offset
-        return {f"{x}->{z}": F.cross_entropy(batch.cosine(x, z) / self.temperature, pair) for x, z in ((a, b), (b, a))}
+        values = batch.divergences([(a, b)], self.temperature, "kl", [batch.pair_target()] * 2)
+        return dict(zip((f"{a}->{b}", f"{b}->{a}"), values, strict=True))

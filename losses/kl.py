@@ -40,20 +40,20 @@ class KLLoss(AlignmentLoss):
 
     def terms(self, batch: GatheredBatch) -> dict[str, Tensor]:
         a, b = batch.two(self)
-        return {
-            f"{a}->{b}": self._divergence(batch.log_matching(a, b, self.temperature), batch.log_target()),
-            f"{b}->{a}": self._divergence(batch.log_matching(b, a, self.temperature), batch.log_target(reverse=True)),
-        }
-
-    def _divergence(self, log_p: Tensor, log_q: Tensor) -> Tensor:
+        names = (f"{a}->{b}", f"{b}->{a}")
         if self.direction == "forward":
-            return kl_divergence(log_q, log_p).mean()
+            targets = [batch.target(), batch.target(reverse=True)]
+            return dict(zip(names, batch.divergences([(a, b)], self.temperature, "kl", targets), strict=True))
+        return {names[0]: self._reverse(batch, a, b, False), names[1]: self._reverse(batch, b, a, True)}
+
+    def _reverse(self, batch: GatheredBatch, a: str, b: str, reverse: bool) -> Tensor:
+        log_q = batch.log_target(reverse)
         if bool(torch.isneginf(log_q).any()):
             raise ValueError(
                 "reverse KL is infinite where the target is zero; give strictly positive target weights, use the "
                 "forward direction, or `cmpm_kl`, whose 1e-8 bounds it"
             )
-        return kl_divergence(log_p, log_q).mean()
+        return kl_divergence(batch.log_matching(a, b, self.temperature), log_q).mean()
 
 
 @register_loss("cmpm_kl")

@@ -1,4 +1,4 @@
-"""Matching distributions between two modalities, and the target they are compared with."""
+"""Unit vectors and matching labels, which matching distributions and their target are made of."""
 
 from __future__ import annotations
 
@@ -38,41 +38,3 @@ def label_match(row_labels: Tensor, column_labels: Tensor) -> Tensor:
         return row_labels[:, None] == column_labels[None, :]
     # Counts of shared classes are small integers, exact in float32 and far faster there than in integers.
     return (row_labels != 0).float() @ (column_labels != 0).float().T > 0
-
-
-def log_target_from_labels(row_labels: Tensor, column_labels: Tensor, offset: int, dtype: torch.dtype) -> Tensor:
-    """Logarithm of the true matching distribution, q_ij = [i matches j] / row sum; -inf where items do not match.
-
-    Args:
-        row_labels: (R,) or (R, C), as in :func:`label_match`.
-        column_labels: (N,) or (N, C).
-        offset: column of the first row's own pair, which always matches, even for an item without any class.
-        dtype: floating type of the result.
-
-    Returns:
-        (R, N) log-probabilities.
-    """
-    match = label_match(row_labels, column_labels)
-    match.diagonal(offset=offset).fill_(True)
-    return log_target_from_weights(match.to(dtype))
-
-
-def log_target_from_weights(weights: Tensor) -> Tensor:
-    """Logarithm of target weights with every row normalised to sum one; -inf where a weight is zero.
-
-    Args:
-        weights: (R, N) floating, non-negative.
-
-    Returns:
-        (R, N) log-probabilities.
-
-    Raises:
-        ValueError: a weight is negative or not finite, or a row has no positive weight.
-    """
-    if not bool((weights.isfinite() & (weights >= 0)).all()):
-        raise ValueError("target weights must be finite and non-negative")
-    total = weights.sum(dim=1, keepdim=True)
-    if not bool((total > 0).all()):
-        row = int((total.squeeze(1) <= 0).nonzero()[0])
-        raise ValueError(f"target row {row} has no positive weight, so it names no match; give every item at least one")
-    return torch.log(weights) - torch.log(total)

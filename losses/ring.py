@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 SCHEMES = ("clockwise", "counterclockwise", "bidirectional", "mixed")
+REVERSED = ("counterclockwise", "reversed")  # sets whose target is that of the other direction
 
 Edge = tuple[str, str]
 

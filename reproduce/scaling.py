@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
 from collections.abc import Mapping
-from itertools import permutations, product
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from torch import Tensor
 from datamodules import SyntheticItems
 from lightning_modules import LAVIMO
 from losses import AlignmentLoss, GCSLoss, build_loss
-from losses.ring import Edge, edge_sets
+from losses.ring import edge_sets
 from reproduce.measures import command, device, measured, median_seconds, origin, save_figure, write_measures
 from reproduce.projection import STYLE
 from reproduce.schema import METRICS, Row
@@ -53,7 +54,7 @@ items, {SETTINGS["dim"]}-d embeddings, {SETTINGS["classes"]} classes.
 - seconds/step: forward and backward of the loss alone, median; the losses take turns.
 - saved MiB: what autograd keeps from the forward pass until the backward pass, besides the embeddings, every storage
   counted once; exact.
-- similarity matrices: products of embeddings; one serves both directions of a pair. A ring of two is one pair.
+- similarity matrices: products of embeddings; one serves both directions of a pair.
 - matching matrices: softmax distributions over a similarity matrix, which every directed edge has.
 - seconds/epoch: training of LAVIMO on {{items}} synthetic items, encoders of precomputed features, median over epochs.
 - exponent: slope b of the least-squares line log y = a + b log M over all M; standard error: of that slope. The
@@ -109,9 +110,9 @@ def loss_measures(counts: list[int], repeats: int) -> Measures:
     for method, modalities in product(LOSSES, counts):
         loss = build_loss(**LOSSES[method])
         embeddings, labels = draw_inputs(modalities)
-        edges = matching_edges(loss, tuple(embeddings))
-        measures["matching matrices"][method][modalities] = len(edges)
-        measures["similarity matrices"][method][modalities] = len({frozenset(edge) for edge in edges})
+        similarities, matchings = matrices(loss, tuple(embeddings))
+        measures["similarity matrices"][method][modalities] = similarities
+        measures["matching matrices"][method][modalities] = matchings
         measures["saved MiB"][method][modalities] = saved_bytes(loss, embeddings, labels) / 2**20
         steps[method, modalities] = lambda step=(loss, embeddings, labels): _step(*step)
     for (method, modalities), seconds in median_seconds(steps, repeats).items():
@@ -136,11 +137,13 @@ def _step(loss: AlignmentLoss, embeddings: Mapping[str, Tensor], labels: Tensor)
     torch.autograd.grad(loss(embeddings, labels).total, list(embeddings.values()))
 
 
-def matching_edges(loss: AlignmentLoss, modalities: tuple[str, ...]) -> list[Edge]:
-    """Directed edges whose matching matrices a loss computes, as often as it does: of its ring, or of all pairs."""
+def matrices(loss: AlignmentLoss, modalities: tuple[str, ...]) -> tuple[int, int]:
+    """Similarity and matching matrices that a loss computes: of its ring, or of all pairs."""
     if isinstance(loss, GCSLoss):
-        return [edge for edges in edge_sets(modalities, loss.scheme).values() for edge in edges]
-    return list(permutations(modalities, 2))
+        sets = edge_sets(modalities, loss.scheme)
+        return len(modalities), len(modalities) * len(sets)
+    pairs = math.comb(len(modalities), 2)
+    return pairs, 2 * pairs
 
 
 def saved_bytes(loss: AlignmentLoss, embeddings: Mapping[str, Tensor], labels: Tensor) -> int:

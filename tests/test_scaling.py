@@ -14,8 +14,9 @@ from torch import Tensor
 
 from losses import AlignmentLoss, build_loss
 from losses.base import GatheredBatch
+from losses.blocks import matching_divergences
 from reproduce import scaling
-from reproduce.scaling import LOSSES, SETTINGS, draw_inputs, epoch_seconds, exponent, matching_edges, saved_bytes
+from reproduce.scaling import LOSSES, SETTINGS, draw_inputs, epoch_seconds, exponent, matrices, saved_bytes
 from reproduce.schema import Row, read_table
 
 undo_quiet = runner_cases.undo_quiet
@@ -35,25 +36,22 @@ pytestmark = [
 def test_counted_matrices_are_those_the_loss_computes(method, modalities, monkeypatch):
     loss = build_loss(**LOSSES[method])
     embeddings, labels = draw_inputs(modalities)
-    computed = []
-    original = GatheredBatch.log_matching
+    similarities, matchings = [], []
 
-    def recorded(batch: GatheredBatch, a: str, b: str, temperature: float) -> Tensor:
-        computed.append((a, b))
-        return original(batch, a, b, temperature)
+    def recorded(pairs, temperature, target, measure, both=False):
+        similarities.extend(pairs)
+        matchings.extend(pairs * (1 + both))
+        return matching_divergences(pairs, temperature, target, measure, both)
 
-    monkeypatch.setattr(GatheredBatch, "log_matching", recorded)
-    batch = GatheredBatch(embeddings, labels)
-    loss.terms(batch)
-    edges = matching_edges(loss, tuple(embeddings))
-    assert sorted(computed) == sorted(edges)
-    assert len(batch._cosines) == len({frozenset(edge) for edge in edges})
+    monkeypatch.setattr("losses.base.matching_divergences", recorded)
+    loss(embeddings, labels)
+    assert (len(similarities), len(matchings)) == matrices(loss, tuple(embeddings))
 
 
 @pytest.mark.parametrize("modalities", [3, 4, 8])
 def test_a_ring_is_linear_and_all_pairs_are_quadratic(modalities):
     names = tuple(f"m{number}" for number in range(modalities))
-    count = {method: len(matching_edges(build_loss(**LOSSES[method]), names)) for method in LOSSES}
+    count = {method: matrices(build_loss(**LOSSES[method]), names)[1] for method in LOSSES}
     assert count == {
         "GCS clockwise": modalities,
         "GCS bidirectional": 2 * modalities,
@@ -94,7 +92,7 @@ def test_saved_bytes_are_the_same_again_and_grow_with_the_modalities(method):
     loss = build_loss(**LOSSES[method])
     few, again, more = (saved_bytes(loss, *draw_inputs(modalities)) for modalities in (3, 3, 5))
     assert few == again
-    assert few >= len(matching_edges(loss, ("a", "b", "c"))) * SETTINGS["batch"] ** 2 * 4
+    assert few >= len(matrices(loss, ("a", "b", "c"))) * SETTINGS["batch"] ** 2 * 4
     assert more > few
 
 

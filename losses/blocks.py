@@ -139,10 +139,10 @@ class _OneShift:
         if self.plan.is_kl:
             common = self.plan.target_share(gradients, *rows)
         else:
-            common = _spread([g / j.exp() for g, j in zip(gradients, joint, strict=True)], *rows).mul_(powers[-1])
+            common = _spread([g / j.exp() for g, j in zip(gradients, joint, strict=True)], *rows) * powers[-1]
         for logs, block in zip(own, powers, strict=False):
             shares = [g / log.exp() for g, log in zip(gradients, logs, strict=True)]
-            yield _spread(shares, *rows).mul_(block).sub_(common)
+            yield (_spread(shares, *rows) * block).sub_(common)
 
 
 class _OwnMaxima:

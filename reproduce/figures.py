@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from textwrap import fill
 
 import matplotlib
 
@@ -16,6 +17,7 @@ from matplotlib.axes import Axes
 
 from reproduce.schema import Row, read_table
 
+TITLE_WIDTH = 40  # letters of a line above a panel
 PANEL = ("dataset", "features", "split", "protocol")
 # Colour-blind safe (Okabe and Ito), and told apart by marker as well.
 STYLE = {"average": ("#000000", "o")}
@@ -89,4 +91,7 @@ def _draw_panel(axes: Axes, name: tuple[str, ...], rows: list[Row]) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     axes.set_xlabel("MAP")
     dataset, features, split, protocol = name
-    axes.set_title(f"{dataset}, {features}\n{split}, {protocol.replace('_', ' ')}", fontsize=10)
+    axes.set_title(
+        f"{fill(f'{dataset}, {features}', TITLE_WIDTH, break_on_hyphens=False)}\n{split}, {protocol.replace('_', ' ')}",
+        fontsize=10,
+    )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from itertools import cycle
 from pathlib import Path
+from textwrap import fill
 
 import matplotlib
 
@@ -12,7 +13,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 
-from reproduce.figures import OTHERS, PANEL
+from reproduce.figures import OTHERS, PANEL, TITLE_WIDTH
 from reproduce.schema import Row, read_table
 from reproduce.spec import Method, Table
 
@@ -85,7 +86,10 @@ def _draw_panel(axes: Axes, name: tuple[str, ...], found: dict[str, Row], method
     axes.spines[["top", "right"]].set_visible(False)
     axes.set_xlabel(" or ".join(arguments))
     axes.set_ylabel("average MAP")
-    axes.set_title(f"{dataset}, {features}\n{split}, {protocol.replace('_', ' ')}", fontsize=10)
+    axes.set_title(
+        f"{fill(f'{dataset}, {features}', TITLE_WIDTH, break_on_hyphens=False)}\n{split}, {protocol.replace('_', ' ')}",
+        fontsize=10,
+    )
 
 
 def _draw_line(axes: Axes, label: str, points: list[tuple], style: tuple[str, str]) -> None:

@@ -78,6 +78,22 @@ def test_blocks_are_the_whole(manner, name, temperature, kind):
         torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-11)
 
 
+@pytest.mark.parametrize("scheme", ["clockwise", "counterclockwise", "mixed"])
+@pytest.mark.parametrize("temperature", [0.4, 0.003])
+def test_every_scheme_has_the_gradient_of_the_whole(manner, scheme, temperature):
+    """Clockwise and counterclockwise need the rows alone, as every loss does on several processes."""
+    embeddings, labels = draw(11, 3), labels_of("integer", 11)
+    found = value_and_gradients(
+        build_loss("gcs", temperature=temperature, scheme=scheme)(embeddings, labels).total, embeddings
+    )
+    batch = GatheredBatch(embeddings, labels)
+    sets = edge_sets(batch.modalities, scheme).values()
+    log_ps = [[batch.log_matching(a, b, temperature) for a, b in edges] for edges in sets]
+    total = sum(gcs_divergence([*each, batch.log_target()]).mean() for each in log_ps)
+    for one, other in zip(found, value_and_gradients(total, embeddings), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-11)
+
+
 @given(st.integers(1, 9), st.integers(1, 30), st.integers(1, 4), st.floats(0.005, 2), st.integers(0, 10**6))
 @settings(max_examples=40, deadline=None)
 def test_rows_and_columns_of_any_block_size(items, entries, pairs, temperature, seed):

@@ -7,7 +7,7 @@ import torch
 from test_losses import BATCH, LABELS, MULTI_HOT, NEED_LABELS, PAIR_LOSSES, make_embeddings, soft_target
 from torch import nn
 
-from losses import LossOutput, available_losses, build_loss, register_loss
+from losses import LossOutput, available_losses, build_loss, register_loss, registry
 
 # Registry
 
@@ -50,7 +50,9 @@ def test_keyword_of_a_loss_without_any(name):
         build_loss(name, temperature=0.1)
 
 
-def test_registered_loss_can_be_built_and_not_registered_twice():
+def test_registered_loss_can_be_built_and_not_registered_twice(monkeypatch):
+    monkeypatch.setattr(registry, "_LOSSES", dict(registry._LOSSES))  # other tests see the losses of the suite alone
+
     @register_loss("norm_gap_of_the_tests")
     class NormGap(nn.Module):
         def __init__(self, weight: float = 1.0) -> None:

@@ -77,7 +77,10 @@ class RetrievalModule(L.LightningModule):
         return batch
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        position = (int(self.run_seed), self.current_epoch, batch_idx, self.global_rank)
+        self._seed(batch_idx, self.global_rank)
+
+    def _seed(self, batch_idx: int, rank: int) -> None:
+        position = (int(self.run_seed), self.current_epoch, batch_idx, rank)
         torch.manual_seed(int(np.random.SeedSequence(position).generate_state(1)[0]))
 
     def on_validation_epoch_start(self) -> None:

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
+import torch.distributed as dist
+from lightning.pytorch.strategies import ParallelStrategy
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from lightning_modules.base import Batch, RetrievalModule, View
 from lightning_modules.networks.adversarial import Critic, ModalityClassifier, generator, regressor
 from losses import AlignmentLoss, build_loss
+from losses.gather import gather, world
 
 NOISE_DIM = 300
 CRITIC_STEPS = 5
@@ -71,6 +76,10 @@ class JFSE(RetrievalModule):
 
     In both, the last incomplete batch of an epoch is left out, and noise is drawn once per batch as in the public
     code, whose generators also see it in the critic steps.
+
+    Processes: N of them (trainer strategy "ddp") do what one does on the global batch, in which they hold every N-th
+    row: noise, mixing weights of the gradient penalty and the ranges of min-max scaling are the global batch's, and
+    each optimiser's gradients are averaged over processes. Dropout is drawn by each process for its own rows.
 
     Args:
         dims: width of the two modalities' features and of "class_embedding"; the first modality is v, the second t.
@@ -175,11 +184,11 @@ class JFSE(RetrievalModule):
         if self.preset == "honest":
             x = {name: self._standardise(name, batch[name]) for name in (*self.modalities, "class_embedding")}
         else:
-            x = {name: _min_max(batch[name]) for name in (*self.modalities, "class_embedding")}
+            x = {name: _min_max(batch[name], gather(batch[name])) for name in (*self.modalities, "class_embedding")}
         a = x["class_embedding"]
-        noise = {name: torch.randn(len(a), NOISE_DIM, device=a.device, dtype=a.dtype) for name in self.modalities}
+        noise, mixes = self._draw(a, batch_idx)
         synthetic = {name: g(torch.cat([a, noise[name]], dim=1)) for name, g in self.generators.items()}
-        critic_loss = self._train_critics(x, {name: s.detach() for name, s in synthetic.items()})
+        critic_loss = self._train_critics(x, {name: s.detach() for name, s in synthetic.items()}, mixes)
         parts = {"train/critic": critic_loss, **self._train_others(x, synthetic, batch["label"])}
         self._part_names = list(parts)
         self._part_sums = self._part_sums + torch.stack([part.detach().float() for part in parts.values()])
@@ -191,14 +200,30 @@ class JFSE(RetrievalModule):
         self.log_dict(dict(zip(self._part_names, means, strict=True)), sync_dist=True)
         self._part_sums, self._part_count = 0.0, 0
 
-    def _train_critics(self, x: Batch, synthetic: Batch) -> Tensor:
+    def _draw(self, a: Tensor, batch_idx: int) -> tuple[Batch, list[Batch]]:
+        """Noise, and mixing weights of every critic step: this process's rows of one draw for the global batch."""
+        rank, processes = world()
+        rows, like = len(a) * processes, {"device": a.device, "dtype": a.dtype}
+        if rank > 0:
+            self._seed(batch_idx, rank=0)
+        # DistributedSampler deals items out in turn: row i of this process is row rank + i * processes of the whole.
+        noise = {name: torch.randn(rows, NOISE_DIM, **like)[rank::processes] for name in self.modalities}
+        mixes = [
+            {name: torch.rand(rows, 1, **like)[rank::processes] for name in self.modalities}
+            for _ in range(CRITIC_STEPS)
+        ]
+        if rank > 0:
+            self._seed(batch_idx, rank)  # for dropout, which differs between processes
+        return noise, mixes
+
+    def _train_critics(self, x: Batch, synthetic: Batch, mixes: Sequence[Batch]) -> Tensor:
         optimizer, a = self.optimizers()[0], x["class_embedding"]
-        for _ in range(CRITIC_STEPS):
+        for mix in mixes:
             loss = a.new_zeros(())
             for name, critic in self.critics.items():
-                mix = torch.rand(len(a), 1, device=a.device, dtype=a.dtype)
-                loss = loss + critic.loss(x[name], synthetic[name], a, mix)
-            self._step(optimizer, loss)
+                loss = loss + critic.loss(x[name], synthetic[name], a, mix[name])
+            self._backward(optimizer, loss)
+            optimizer.step()
         return loss
 
     def _train_others(self, x: Batch, synthetic: Batch, labels: Tensor) -> dict[str, Tensor]:
@@ -239,12 +264,14 @@ class JFSE(RetrievalModule):
         return self.alignment_weight * self.alignment(embeddings, labels).total
 
     def _backward(self, optimizer: torch.optim.Optimizer, loss: Tensor, **kwargs) -> None:
+        """Gradients of an optimiser's parameters, averaged over processes."""
         optimizer.zero_grad()
-        self.manual_backward(loss, inputs=list(_parameters(optimizer)), **kwargs)
-
-    def _step(self, optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
-        self._backward(optimizer, loss)
-        optimizer.step()
+        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        strategy = self.trainer.strategy
+        # DistributedDataParallel averages once per forward pass, and expects every parameter to have a gradient then.
+        with strategy.block_backward_sync() if isinstance(strategy, ParallelStrategy) else nullcontext():
+            self.manual_backward(loss, inputs=parameters, **kwargs)
+        _average_over_processes([parameter.grad for parameter in parameters])
 
     def _reversal_strength(self) -> float:
         progress = self.current_epoch / max(self.trainer.max_epochs, 1)
@@ -255,15 +282,19 @@ class JFSE(RetrievalModule):
 
     def _scale_by_range(self, split: str, name: str, x: Tensor) -> Tensor:
         evaluated = torch.from_numpy(self.trainer.datamodule.arrays(split)[0][name]).to(x)
-        return _min_max(x, evaluated.amin(dim=0), evaluated.amax(dim=0))
+        return _min_max(x, evaluated)
 
 
-def _parameters(optimizer: torch.optim.Optimizer) -> Iterable[Tensor]:
-    for group in optimizer.param_groups:
-        yield from group["params"]
+def _average_over_processes(gradients: Sequence[Tensor]) -> None:
+    _, processes = world()
+    if processes > 1:
+        flat = parameters_to_vector(gradients)
+        dist.all_reduce(flat)
+        vector_to_parameters(flat / processes, gradients)
 
 
-def _min_max(x: Tensor, low: Tensor | None = None, high: Tensor | None = None) -> Tensor:
-    low = x.amin(dim=0) if low is None else low
-    span = (x.amax(dim=0) if high is None else high) - low
+def _min_max(x: Tensor, rows: Tensor) -> Tensor:
+    """Every column of x, scaled so that the range of its ``rows`` becomes 0 to 1."""
+    low = rows.amin(dim=0)
+    span = rows.amax(dim=0) - low
     return (x - low) / torch.where(span > 0, span, torch.ones_like(span))

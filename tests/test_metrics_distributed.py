@@ -1,4 +1,4 @@
-"""Two gloo processes give, to the last bit, what one process gives."""
+"""Two and four gloo processes give, to the last bit, what one process gives."""
 
 from __future__ import annotations
 
@@ -9,15 +9,24 @@ import torch.multiprocessing as mp
 
 from lightning_modules.metrics import CrossModalRetrieval
 
+pytestmark = pytest.mark.slow
+
 DIRECTIONS = [("image", "text"), ("text", "audio")]
-CASES = [(False, "honest"), (False, "as_published"), (True, "honest")]  # multi-hot labels, protocol
+MODALITIES = ("image", "text", "audio")
+# processes, how the items are spread over them, multi-hot labels, protocol
+CASES = [
+    (processes, spread, *case)
+    for processes in (2, 4)
+    for spread in ("uneven", "one idle")
+    for case in ((False, "honest"), (False, "as_published"), (True, "honest"))
+]
 
 
 def items(multi_hot: bool) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
     generator = torch.Generator().manual_seed(0)
     classes = torch.randint(0, 4, (50,), generator=generator)
     common = torch.randn(4, 9, generator=generator)[classes]
-    embeddings = {name: common + torch.randn(50, 9, generator=generator) for name in ("image", "text", "audio")}
+    embeddings = {name: common + torch.randn(50, 9, generator=generator) for name in MODALITIES}
     return embeddings, torch.nn.functional.one_hot(classes).bool() if multi_hot else classes
 
 
@@ -26,15 +35,31 @@ def add(metric: CrossModalRetrieval, modality: str, rows: torch.Tensor, multi_ho
     metric.update({modality: embeddings[modality][rows]}, labels[rows], rows)
 
 
-def sharded(rank: int, multi_hot: bool, protocol: str) -> tuple[dict[str, float], dict[str, tuple[int, int]]]:
-    metric = CrossModalRetrieval(DIRECTIONS, protocol=protocol)
+def shard(rank: int, processes: int, spread: str, modality: str) -> torch.Tensor:
+    """Rows of a process.
+
+    Uneven: image shards of different sizes, each padded with the first items of all; texts dealt out in turn, in
+    reverse; all audio on the first process. One idle: the last process holds nothing, the others all in turn.
+    """
     everything = torch.arange(50)
-    # Uneven image shards, the second padded with items of the first; process 1 holds no audio.
-    for batch in (everything[:31] if rank == 0 else torch.cat([everything[31:], everything[:12]])).split(8):
-        add(metric, "image", batch, multi_hot)
-    add(metric, "text", everything[rank::2].flip(0), multi_hot)
-    if rank == 0:
-        add(metric, "audio", everything, multi_hot)
+    if spread == "one idle":
+        return everything[rank :: processes - 1] if rank < processes - 1 else everything[:0]
+    if modality == "image":
+        start, end = (50 * r**2 // processes**2 for r in (rank, rank + 1))
+        return torch.cat([everything[start:end], everything[: 3 * rank]])
+    if modality == "text":
+        return everything[rank::processes].flip(0)
+    return everything if rank == 0 else everything[:0]
+
+
+def sharded(
+    rank: int, processes: int, spread: str, multi_hot: bool, protocol: str
+) -> tuple[dict[str, float], dict[str, tuple[int, int]]]:
+    metric = CrossModalRetrieval(DIRECTIONS, protocol=protocol)
+    for modality in MODALITIES:
+        rows = shard(rank, processes, spread, modality)
+        for batch in rows.split(8) if len(rows) else ():  # a process without items is never asked to add any
+            add(metric, modality, batch, multi_hot)
     return {key: value.item() for key, value in metric.compute().items()}, metric.sizes()
 
 
@@ -47,31 +72,37 @@ def mismatched(rank: int) -> str:
     return str(caught.value)
 
 
-def work(rank: int, folder: str) -> None:
-    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
-    torch.set_num_threads(2 - rank)
-    torch.save({"scored": [sharded(rank, *case) for case in CASES], "error": mismatched(rank)}, f"{folder}/{rank}.pt")
+def work(rank: int, folder: str, processes: int) -> None:
+    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=processes)
+    torch.set_num_threads(1 + rank % 2)
+    scored = {case: sharded(rank, *case) for case in CASES if case[0] == processes}
+    torch.save({"scored": scored, "error": mismatched(rank)}, f"{folder}/{rank}.pt")
     dist.destroy_process_group()
 
 
 @pytest.fixture(scope="module")
-def processes(tmp_path_factory: pytest.TempPathFactory) -> list[dict]:
-    folder = tmp_path_factory.mktemp("gloo")
-    mp.spawn(work, args=(str(folder),), nprocs=2)
-    return [torch.load(folder / f"{rank}.pt") for rank in range(2)]
+def worlds(tmp_path_factory: pytest.TempPathFactory) -> dict[int, list[dict]]:
+    """Number of processes -> what each of them found, from one start."""
+    found = {}
+    for processes in (2, 4):
+        folder = tmp_path_factory.mktemp("gloo")
+        mp.spawn(work, args=(str(folder), processes), nprocs=processes)
+        found[processes] = [torch.load(folder / f"{rank}.pt") for rank in range(processes)]
+    return found
 
 
-@pytest.mark.parametrize("case", range(len(CASES)))
-def test_two_processes_are_one_process(processes: list[dict], case: int):
-    multi_hot, protocol = CASES[case]
+@pytest.mark.parametrize("case", CASES)
+def test_several_processes_are_one_process(worlds: dict[int, list[dict]], case: tuple[int, str, bool, str]):
+    processes, _, multi_hot, protocol = case
     metric = CrossModalRetrieval(DIRECTIONS, protocol=protocol)
-    for modality in ("image", "text", "audio"):
+    for modality in MODALITIES:
         add(metric, modality, torch.arange(50), multi_hot)
     expected = {key: value.item() for key, value in metric.compute().items()}
     assert metric.sizes() == {"image->text": (50, 50), "text->audio": (50, 50)}
-    for process in processes:
+    for process in worlds[processes]:
         assert process["scored"][case] == (expected, metric.sizes())
 
 
-def test_processes_that_disagree_fail_instead_of_hanging(processes: list[dict]):
-    assert all("different widths" in process["error"] for process in processes)
+@pytest.mark.parametrize("processes", [2, 4])
+def test_processes_that_disagree_fail_instead_of_hanging(worlds: dict[int, list[dict]], processes: int):
+    assert all("different widths" in process["error"] for process in worlds[processes])

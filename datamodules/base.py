@@ -58,6 +58,23 @@ def _unchanged(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return batch
 
 
+def training_share(data: L.LightningDataModule, items: int) -> tuple[int, int]:
+    """Number of processes among which a data module's training items are shared, and rank of this one.
+
+    Raises:
+        DataError: fewer items than processes.
+    """
+    if data.trainer is None:
+        return 1, 0
+    processes = data.trainer.world_size
+    if items < processes:
+        raise DataError(
+            f"{data.data.origin}: {items} training items for {processes} processes, and each needs one of its own; "
+            f"start at most {items} (--trainer.devices times --trainer.num_nodes)."
+        )
+    return processes, data.trainer.global_rank
+
+
 class FeatureDataModule(L.LightningDataModule):
     """Paired features with class labels, split into training, validation and test parts.
 
@@ -269,11 +286,9 @@ class FeatureDataModule(L.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader:
         items = self._items("train")
-        world, rank = (self.trainer.world_size, self.trainer.global_rank) if self.trainer is not None else (1, 0)
+        share = training_share(self, len(items))
         # Dropping the remainder keeps an item from standing twice in one global batch, as its own false negative.
-        sampler = DistributedSampler(
-            items, world, rank, not self.as_published, seed=self.shuffle_seed, drop_last=len(items) >= world
-        )
+        sampler = DistributedSampler(items, *share, not self.as_published, seed=self.shuffle_seed, drop_last=True)
         drop_last = len(sampler) > self.batch_size
         # By keyword throughout: Lightning rebuilds loaders, and finds only keywords again.
         return DataLoader(

@@ -14,6 +14,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
+from datamodules.base import training_share
 from datamodules.derived import FrontEnd, broken_files, derive
 from datamodules.features import DataError
 from datamodules.items import ItemSet, Modality
@@ -364,9 +365,8 @@ class ItemDataModule(L.LightningDataModule):
         entries = {name: self.entries(name) for name in dict.fromkeys((*self.modalities, *self._derived))}
         drawn_with = {name: source for name, (source, _) in self._derived.items()}
         items = TrainingItems(entries, drawn_with, self._train_label, self._index("train"), self.shuffle_seed)
-        world, rank = (self.trainer.world_size, self.trainer.global_rank) if self.trainer is not None else (1, 0)
         # Dropping the remainder keeps an item from standing twice in one global batch, as its own false negative.
-        sampler = _EpochSampler(items, world, rank, seed=self.shuffle_seed, drop_last=len(items) >= world)
+        sampler = _EpochSampler(items, *training_share(self, len(items)), seed=self.shuffle_seed, drop_last=True)
         drop_last = len(sampler) > self.batch_size
         return DataLoader(
             items, batch_size=self.batch_size, sampler=sampler, drop_last=drop_last, collate_fn=_unchanged

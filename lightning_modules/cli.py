@@ -5,18 +5,22 @@ from __future__ import annotations
 import difflib
 import errno
 import inspect
+import linecache
 import re
 import sys
+import traceback
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
+import torch.distributed as dist
 from lightning import LightningDataModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from datamodules import DataError, FeatureDataModule, ItemDataModule
@@ -57,6 +61,10 @@ class _Parser(LightningArgumentParser):
         _exit("\n".join(dict.fromkeys(lines)) + "\nAll options: csd fit --help; of a class: csd fit --model.help JFSE")
 
 
+# Modules whose errors are meant for people: this suite's, and those that look at how a run was started.
+SPEAKING = ("losses.", "datamodules.", "lightning_modules.", "lightning.fabric.plugins.environments.")
+INTACT = "Checkpoints written before are intact;"
+LOST = re.compile(r"/gloo/.*(connection|pipe|timed out|timeout)|ncclRemoteError", re.IGNORECASE)
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # What jsonargparse adds about types that were never meant: every argument may also be None.
 NOISE = re.compile(
@@ -151,8 +159,8 @@ def main(args: list[str] | None = None) -> None:
         args: words after the program's name; by default those it was called with.
 
     Raises:
-        SystemExit: with status 2 and a message for data, arguments or a disk that do not allow the run; with status 1
-            where `csd search index` could not read anything.
+        SystemExit: with status 2 and a message for data, arguments or a disk that do not allow the run, and where
+            another process of the run has ended; with status 1 where `csd search index` could not read anything.
     """
     words = sys.argv[1:] if args is None else args
     if words and words[0] in COMMANDS:
@@ -179,9 +187,31 @@ def main(args: list[str] | None = None) -> None:
         where = f" ({error.filename})" if error.filename else ""
         remedy = "free space or " * (error.errno in FULL)
         _exit(
-            f"{error.strerror or error}{where}: nothing more could be written. Checkpoints written before are intact; "
+            f"{error.strerror or error}{where}: nothing more could be written. {INTACT} "
             f"{remedy}name another folder with --trainer.default_root_dir, and resume with --ckpt_path."
         )
+    except (ValueError, RuntimeError) as error:
+        message = _broken_connection(error) or _refusal(error)
+        if not message:
+            raise
+        _exit(message)
+
+
+def _broken_connection(error: ValueError | RuntimeError) -> str:
+    """What to say where another process of the run is no longer there; nothing for another error."""
+    if not isinstance(error, dist.DistNetworkError | dist.DistStoreError) and not LOST.search(str(error)):
+        return ""
+    return (
+        f"no connection to the other processes of this run: {str(error).splitlines()[0]}. Probably one has ended: its "
+        f"own output, or that of its node, says why. {INTACT} resume with --ckpt_path."
+    )
+
+
+def _refusal(error: ValueError | RuntimeError) -> str:
+    """What this suite, or the environment that a run was started in, said with ``raise``; nothing for another error."""
+    *_, (frame, line) = traceback.walk_tb(error.__traceback__)
+    raised = linecache.getline(frame.f_code.co_filename, line).lstrip().startswith("raise ")
+    return str(error) if raised and frame.f_globals["__name__"].startswith(SPEAKING) else ""
 
 
 def _run(command: Callable[[list[str]], int], words: list[str]) -> None:
@@ -211,7 +241,8 @@ def _dims(data: FeatureDataModule | ItemDataModule) -> dict[str, Any]:
 
 
 def _exit(message: str) -> NoReturn:
-    print(f"csd: {message}", file=sys.stderr)
+    process = f" (process {rank_zero_only.rank})" if rank_zero_only.rank else ""
+    print(f"csd{process}: {message}", file=sys.stderr)
     raise SystemExit(2)
 
 

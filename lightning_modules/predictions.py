@@ -11,6 +11,7 @@ import lightning as L
 import numpy as np
 import torch
 from lightning.pytorch.callbacks import BasePredictionWriter
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 
 class EmbeddingWriter(BasePredictionWriter):
@@ -20,11 +21,22 @@ class EmbeddingWriter(BasePredictionWriter):
 
     Args:
         output: the file; by default embeddings.npz in the trainer's default_root_dir.
+
+    Raises:
+        MisconfigurationException: several processes, each of which would predict a share of the items.
     """
 
     def __init__(self, output: str | None = None):
         super().__init__(write_interval="epoch")
         self.output = output
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        super().setup(trainer, pl_module, stage)
+        if stage == "predict" and trainer.world_size > 1:
+            raise MisconfigurationException(
+                f"embeddings are predicted in one process, and {trainer.world_size} were started; use "
+                "--trainer.devices 1 --trainer.num_nodes 1, without torchrun or srun."
+            )
 
     def write_on_epoch_end(
         self, trainer: L.Trainer, module: L.LightningModule, predictions: Sequence[Any], batch_indices: Sequence[Any]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -12,10 +13,11 @@ import torch
 from datamodules import DataError
 from reproduce import claims, compare, diff, numerics, page, plan, scaling
 from reproduce.cells import CellStore, quiet
+from reproduce.executors import PARAMETERS, Executor, ExecutorError, Jobs, pool, slurm_parameters, workers
 from reproduce.plan import cell_seconds, format_plan, missing_cells
 from reproduce.published import PublishedError
 from reproduce.results import write_results
-from reproduce.runner import Run, duration, workers
+from reproduce.runner import Run, duration
 from reproduce.schema import TableError, replace_file
 from reproduce.spec import SpecError, available_tables, load_table
 
@@ -39,14 +41,14 @@ def main(argv: list[str] | None = None) -> int:
         argv: words after ``python -m reproduce``; by default those of the process.
 
     Returns:
-        0; 1 where a cell failed; 2 where data, arguments or folders do not allow the run.
+        0; 1 where a cell failed; 2 where data, arguments, folders or the scheduler do not allow the run.
     """
     argv = sys.argv[1:] if argv is None else argv
     try:
         if argv and argv[0] in COMMANDS:
             return COMMANDS[argv[0]](argv[1:])
         return _regenerate(_parse(argv), argv)
-    except (DataError, SpecError, TableError, PublishedError) as error:
+    except (DataError, SpecError, TableError, PublishedError, ExecutorError) as error:
         print(f"reproduce: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
@@ -75,6 +77,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     )
     parser.add_argument("--offline", action="store_true", help="never fetch data")
     parser.add_argument("--dry-run", action="store_true", help="only list the cells, with an estimate of their time")
+    _add_executor(parser)
     arguments = parser.parse_args(argv)
     if arguments.table not in names:
         parser.error(f"there is no {arguments.table!r}; there are {', '.join(sorted([*names, *COMMANDS]))}")
@@ -90,6 +93,41 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     return arguments
 
 
+def _add_executor(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--executor",
+        choices=("local", "slurm"),
+        help="train every cell in a job of its own, in processes here or on a Slurm cluster, where data and results "
+        "are on a shared file system (default: in worker processes, which end with this command)",
+    )
+    parser.add_argument(
+        "--jobs",
+        type=int,
+        metavar="N",
+        help="cells at once (default: one per core, or one on a GPU; with slurm all)",
+    )
+    parser.add_argument(
+        "--slurm",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="KEY=VALUE",
+        help=f"what a job asks of Slurm, by submitit's names: {', '.join(PARAMETERS)}; timeout_min is a day by default",
+    )
+
+
+def _executor(arguments: argparse.Namespace) -> Executor:
+    if arguments.jobs is not None and arguments.jobs < 1:
+        raise ExecutorError(f"--jobs {arguments.jobs}: expected 1 or more")
+    if arguments.slurm and arguments.executor != "slurm":
+        raise ExecutorError("--slurm goes with --executor slurm alone")
+    if arguments.executor is None:
+        return partial(pool, arguments.jobs or workers())
+    at_once = arguments.jobs or (workers() if arguments.executor == "local" else None)
+    folder = arguments.out / "runs" / "jobs"
+    return Jobs(arguments.executor, folder, at_once, slurm_parameters(arguments.slurm))
+
+
 def _regenerate(arguments: argparse.Namespace, argv: list[str]) -> int:
     table = load_table(arguments.table)
     if arguments.scale not in table.scales:
@@ -103,6 +141,7 @@ def _regenerate(arguments: argparse.Namespace, argv: list[str]) -> int:
         CellStore(arguments.out / "runs" / "cells"),
         arguments.offline,
         arguments.only,
+        _executor(arguments),
     )
     command = f"python -m reproduce {shlex.join(argv)}"
     if table.not_run:
@@ -123,8 +162,8 @@ def _regenerate(arguments: argparse.Namespace, argv: list[str]) -> int:
         print(f"NO DATA SET FOUND: {table.name} runs on SYNTHETIC data into {folder}/; its numbers compare to nothing")
     for place in (folder, run.store.folder):
         replace_file(place / f".{table.name}.writable", "").unlink()  # refused now rather than after the training
-    if arguments.scale == "paper" and not torch.cuda.is_available():
-        seconds = sum(cell_seconds(run, missing_cells(run, cells)).values()) / workers()
+    if arguments.scale == "paper" and arguments.executor != "slurm" and not torch.cuda.is_available():
+        seconds = sum(cell_seconds(run, missing_cells(run, cells)).values()) / (arguments.jobs or workers())
         print(f"paper scale is a GPU's work: on this CPU it takes about {duration(seconds)}", flush=True)
     finals = run.execute(datasets)
     path = write_results(run, finals, absent, folder, command)

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import os
-import signal
-import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Iterable, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
-
-import torch
 
 from datamodules import DataError, DataMissing, FeatureDataModule, data_root, root_is_named
 from lightning_modules.metrics.modality_gap import GAP_METRICS
-from reproduce.cells import CellStore, Config, build_data, cell_hash, quiet, run_cell
+from reproduce.cells import CellStore, Config, build_data, cell_hash
+from reproduce.executors import Executor, pool, workers
 from reproduce.spec import TRAINED, DataSet, Method, Scale, Table
 
 PRESET = ("JFSE", "LAVIMO")  # models with a preset
@@ -58,6 +53,7 @@ class Run:
         store: where finished cells are kept.
         offline: never fetch data.
         only: column -> value; cells of other rows are left out.
+        executor: what trains the cells; by default worker processes.
     """
 
     table: Table
@@ -67,6 +63,7 @@ class Run:
     store: CellStore
     offline: bool = False
     only: dict[str, str] = field(default_factory=dict)
+    executor: Executor = field(default_factory=lambda: partial(pool, workers()))
     errors: dict[str, str] = field(default_factory=dict)  # key of a failed cell -> what went wrong
     choices: dict[tuple[DataSet, Method], dict[str, Any] | None] = field(default_factory=dict)
     modules: dict[str, FeatureDataModule] = field(default_factory=dict)
@@ -224,71 +221,22 @@ class Run:
             f"{self.table.name}: {len(missing)} cells to train for {stage}, {len(results)} finished before", flush=True
         )
         total, done, start = sum(cell.steps for cell in missing), 0, time.monotonic()
-        for number, (cell, future) in enumerate(_train(missing, self.root, min(workers(), len(missing))), 1):
-            done += cell.steps
-            left = (time.monotonic() - start) / done * (total - done)
-            outcome = self._collect(cell, future, results)
-            print(f"[{number}/{len(missing)}] {cell.name}: {outcome}; {duration(left)} left", flush=True)
+        # Closed at once where this is interrupted, so that nothing goes on being trained.
+        with closing(self.executor(missing, self.root, self.store)) as ended:
+            for number, (cell, error) in enumerate(ended, 1):
+                done += cell.steps
+                left = (time.monotonic() - start) / done * (total - done)
+                outcome = self._collect(cell, error, results)
+                print(f"[{number}/{len(missing)}] {cell.name}: {outcome}; {duration(left)} left", flush=True)
         return results
 
-    def _collect(self, cell: Cell, future: Future, results: dict[str, dict]) -> str:
-        try:
-            result = future.result()
-        except Exception as error:  # one broken cell is reported in its row and does not stop the others
-            self.errors[cell.key] = f"{type(error).__name__}: {error}"
-            return f"failed, {self.errors[cell.key]}"
-        self.store.save(cell.key, cell.config, result)
+    def _collect(self, cell: Cell, error: str, results: dict[str, dict]) -> str:
+        if error:
+            self.errors[cell.key] = error
+            return f"failed, {error}"
         results[cell.key] = result = self.store.load(cell.key)
         scores = ", ".join(f"{split} {s['average/MAP']:.3f}" for split, s in result["scores"].items())
         return f"MAP {scores} in {duration(result['train_seconds'])}"
-
-
-def _train(cells: Sequence[Cell], root: str | None, workers: int) -> Iterator[tuple[Cell, Future]]:
-    """Each cell with its finished future, as they finish.
-
-    Every worker process is a pool of its own: one that is killed, say for want of memory, takes only its cell along.
-    """
-    pools = [_pool() for _ in range(workers)]
-    queue, running = list(reversed(cells)), {}
-    try:
-        while queue or running:
-            idle = set(range(workers)) - {slot for _, slot in running.values()}
-            for slot in sorted(idle)[: len(queue)]:
-                cell = queue.pop()
-                running[pools[slot].submit(run_cell, cell.config, root)] = (cell, slot)
-            for future in wait(running, return_when=FIRST_COMPLETED).done:
-                cell, slot = running.pop(future)
-                if isinstance(future.exception(), BrokenProcessPool):
-                    pools[slot] = _pool()
-                yield cell, future
-    except BaseException:
-        for process in [process for pool in pools for process in list(pool._processes.values())]:
-            process.kill()
-        raise
-    finally:
-        for pool in pools:
-            pool.shutdown(cancel_futures=True)
-
-
-def _pool() -> ProcessPoolExecutor:
-    return ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"), initializer=_start_worker)
-
-
-def _start_worker() -> None:
-    """One thread each, and none outlives the process that started it, however that one ended."""
-    quiet(threads=1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which ends its workers
-
-    def follow_parent() -> None:
-        multiprocessing.parent_process().join()
-        os._exit(1)
-
-    threading.Thread(target=follow_parent, daemon=True).start()
-
-
-def workers() -> int:
-    """How many cells are trained at once: one on a GPU, else one per core."""
-    return 1 if torch.cuda.is_available() else len(os.sched_getaffinity(0))
 
 
 def duration(seconds: float) -> str:

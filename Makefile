@@ -9,7 +9,7 @@ EXPERIMENTS := temperature temperature-jfse sigma-sweep stability scaling depend
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install test lint tables compare claims report $(TABLES) $(EXPERIMENTS) clean-cells
+.PHONY: help install test lint bench tables compare claims report $(TABLES) $(EXPERIMENTS) clean-cells
 
 help:  ## list the targets
 	@grep -hE '^[a-zA-Z0-9$$()_-]+:.*## ' $(MAKEFILE_LIST) | \
@@ -47,6 +47,9 @@ compare: $(STAMP)  ## set our numbers beside the published ones, and say what di
 
 test: $(STAMP)  ## run all tests, a file at a time on every core
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile $(ARGS)
+
+bench: $(STAMP)  ## measure speed and memory against peers into results/bench.* (ARGS="--only losses" and more)
+	$(BIN)/python -m benchmarks $(ARGS)
 
 lint: $(STAMP)  ## check style and formatting
 	$(BIN)/ruff check .

@@ -49,6 +49,7 @@ class Metric:
 
 _SHARE = Metric(k="none", fraction=True, higher_is_better=True)
 _COST = Metric(k="none", fraction=False, higher_is_better=False, many_magnitudes=True)
+_RATE = Metric(k="none", fraction=False, higher_is_better=True, many_magnitudes=True)
 METRICS = {
     "MAP": Metric(k="all", fraction=True, higher_is_better=True),
     "R@k": Metric(k="integer", fraction=True, higher_is_better=True),
@@ -70,6 +71,20 @@ METRICS = {
     "centroid distance": Metric(k="none", fraction=False, higher_is_better=False),
     "linear separability": Metric(k="none", fraction=True, higher_is_better=False),
     "kernel CS": Metric(k="none", fraction=False, higher_is_better=False),
+    "seconds": _COST,
+    "extrapolated seconds": _COST,
+    "peak MiB": _COST,
+    "difference": _COST,
+    "steps/s": _RATE,
+    "items/s": _RATE,
+    "time ratio": _RATE,
+    "memory ratio": _RATE,
+    "floor seconds": _COST,
+    "times the floor": _COST,
+    "share of ceiling": _RATE,
+    "GFLOP/s": _RATE,
+    "GB/s": _RATE,
+    "10^9 values/s": _RATE,
     "exponent": Metric(k="none", fraction=False, higher_is_better=False, least=-math.inf),
     "standard error": Metric(k="none", fraction=False, higher_is_better=False),
 }

@@ -1,0 +1,1 @@
+"""Speed and memory of this suite against its peers, measured in one run: ``python -m benchmarks``."""

@@ -1,6 +1,6 @@
 """A table as a picture: every method's MAP with its deviation over seeds, a panel per data set, split and protocol.
 
-Smaller galleries than the whole one stay in the table.
+Smaller galleries than the whole one stay in the table, and so do the directions of more pairs than there are colours.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from reproduce.schema import Row, read_table
 
 TITLE_WIDTH = 40  # letters of a line above a panel
 PANEL = ("dataset", "features", "split", "protocol")
-# Colour-blind safe (Okabe and Ito), and told apart by marker as well.
-STYLE = {"average": ("#000000", "o")}
+# Colour-blind safe (Okabe and Ito), and told apart by marker as well. One style for a pair, hollow for its second way.
+AVERAGE = ("#000000", "o")
 OTHERS = (("#0072B2", ">"), ("#D55E00", "<"), ("#009E73", "^"), ("#CC79A7", "v"), ("#56B4E9", "s"), ("#E69F00", "D"))
 
 
@@ -67,15 +67,14 @@ def draw_table(csv_path: str | Path, title: str) -> Path | None:
 
 def _draw_panel(axes: Axes, name: tuple[str, ...], rows: list[Row]) -> None:
     methods = list(dict.fromkeys(row.method for row in rows))
-    directions = sorted({row.direction for row in rows}, key=lambda direction: (direction == "average", direction))
-    for direction in directions:
-        colour, marker = STYLE.get(direction) or OTHERS[directions.index(direction) % len(OTHERS)]
+    for direction, (colour, marker, fill_style) in _styles({row.direction for row in rows}).items():
         chosen = [row for row in rows if row.direction == direction]
         axes.errorbar(
             [row.value for row in chosen],
             [methods.index(row.method) for row in chosen],
             xerr=[row.std or 0.0 for row in chosen],
             fmt=marker,
+            fillstyle=fill_style,
             color=colour,
             markersize=6,
             linewidth=1.2,
@@ -95,3 +94,15 @@ def _draw_panel(axes: Axes, name: tuple[str, ...], rows: list[Row]) -> None:
         f"{fill(f'{dataset}, {features}', TITLE_WIDTH, break_on_hyphens=False)}\n{split}, {protocol.replace('_', ' ')}",
         fontsize=10,
     )
+
+
+def _styles(directions: set[str]) -> dict[str, tuple[str, str, str]]:
+    """Direction -> colour, marker and how it is filled; the average last, and alone where there are too many pairs."""
+    pairs = sorted({tuple(sorted(direction.split("->"))) for direction in directions - {"average"}})
+    styles = {}
+    if len(pairs) <= len(OTHERS):
+        for pair, style in zip(pairs, OTHERS, strict=False):
+            for way, fill_style in (("->".join(pair), "full"), ("->".join(reversed(pair)), "none")):
+                styles[way] = (*style, fill_style)
+    styles["average"] = (*AVERAGE, "full")
+    return {direction: style for direction, style in styles.items() if direction in directions}

@@ -49,7 +49,12 @@ def derive(modality: Modality, front_end: FrontEnd) -> Modality:
         if any(entry.dtype.kind == "f" and not np.isfinite(entry).all() for entry in entries):
             raise DataError(f"{front_end.key.split(' ')[0]} returns NaN or infinite values; check the encoder's files.")
         _write(path, entries)
-    return Modality(np.stack(entries) if _is_vector(entries[0]) else entries, modality.owner, modality.rate)
+    return Modality(rows_of(entries), modality.owner, modality.rate)
+
+
+def rows_of(entries: Sequence[np.ndarray]) -> np.ndarray | Sequence[np.ndarray]:
+    """Vectors (d,) as one array (n, d); sequences as they are."""
+    return np.stack(entries) if _is_vector(entries[0]) else entries
 
 
 def _is_vector(entry: np.ndarray) -> bool:

@@ -21,6 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 import lightning_modules
+from datamodules.derived import rows_of
 from datamodules.features import DataError
 from datamodules.items import Modality, listed
 from datamodules.multimodal import Entries
@@ -134,8 +135,7 @@ def tensors_of(model: RetrievalModule, name: str, entries: Sequence[Any]) -> Ent
     """
     front_end = model.encoders[name].front_end if isinstance(model, EncodedModule) else None
     rows = entries if front_end is None else front_end(entries, sources(model)[name]["rate"])
-    vectors = rows[0].ndim == 1 and rows[0].dtype.kind == "f"  # whole numbers in a row are a sequence of tokens
-    return Entries(Modality(np.stack(rows) if vectors else rows))
+    return Entries(Modality(rows_of(rows)))
 
 
 def command(words: Sequence[str]) -> int:

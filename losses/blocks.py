@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -102,7 +102,7 @@ class _Plan:
     def target_share(self, gradients: Sequence[Tensor], start: int, stop: int) -> Tensor:
         """g_i q_ij of the rows + h_j q_ji of the columns, for "kl"."""
         shares = [g / total for g, total in zip(gradients, self.target.totals(), strict=False)]
-        return _spread(shares, start, stop) * self.target.block(start, stop)
+        return _spread(shares, self.target.block(start, stop), start, stop)
 
 
 class _OneShift:
@@ -110,14 +110,14 @@ class _OneShift:
 
     def __init__(self, plan: _Plan, pairs: Pairs):
         self.plan, self.shift = plan, plan.order / plan.temperature
-        self.own = [_Sums(plan.sides) for _ in pairs]
-        self.shared = _Sums(plan.sides)
+        self.own = [_sums(plan.sides, rows) for rows, _ in pairs]
+        self.shared = _sums(plan.sides, pairs[0][0])
 
     def add(self, logits: list[Tensor], start: int, stop: int) -> list[Tensor]:
         """Take one block; what is returned can be kept for :meth:`slopes`."""
         powers = self.powers(logits, start, stop)
         for sums, block in zip([*self.own, self.shared], powers, strict=True):
-            sums.add(block)
+            sums.add(block, start, stop)
         return powers[:-1] if self.plan.is_kl else powers
 
     def powers(self, logits: list[Tensor], start: int, stop: int) -> list[Tensor]:
@@ -128,8 +128,8 @@ class _OneShift:
         return [*[block.exp_() for block in logits], joint if self.plan.is_kl else joint.exp_()]
 
     def finish(self) -> tuple[list[list[Tensor]], list[Tensor]]:
-        own = [[total.log() for total in sums.result()] for sums in self.own]
-        joint = self.shared.result()
+        own = [[total.log() for total in sums.totals] for sums in self.own]
+        joint = self.shared.totals
         return own, joint if self.plan.is_kl else [total.log() for total in joint]
 
     def slopes(
@@ -139,10 +139,10 @@ class _OneShift:
         if self.plan.is_kl:
             common = self.plan.target_share(gradients, *rows)
         else:
-            common = _spread([g / j.exp() for g, j in zip(gradients, joint, strict=True)], *rows) * powers[-1]
+            common = _spread([g / j.exp() for g, j in zip(gradients, joint, strict=True)], powers[-1], *rows)
         for logs, block in zip(own, powers, strict=False):
             shares = [g / log.exp() for g, log in zip(gradients, logs, strict=True)]
-            yield (_spread(shares, *rows) * block).sub_(common)
+            yield _spread(shares, block, *rows).sub_(common)
 
 
 class _OwnMaxima:
@@ -153,38 +153,33 @@ class _OwnMaxima:
 
     def __init__(self, plan: _Plan, pairs: Pairs):
         self.plan = plan
-        self.largest: list[list[Tensor]] = [[] for _ in pairs]
-        self.own = [[[] for _ in plan.sides] for _ in pairs]
-        self.shared = [_RowLogs() if side == 0 else _ColumnLogs() for side in plan.sides]
-        if plan.is_kl:
-            self.shared = [_Sums((side,)) for side in plan.sides]
+        self.largest = [_Folded(plan.sides, rows, torch.amax, torch.maximum) for rows, _ in pairs]
+        self.own = [_sums(plan.sides, rows) for rows, _ in pairs]
+        first, _ = pairs[0]
+        fold = (torch.sum, torch.add) if plan.is_kl else (torch.logsumexp, torch.logaddexp)
+        self.shared = _Folded(plan.sides, first, *fold)
 
-    def find_maxima(self, logits: list[Tensor]) -> None:
+    def find_maxima(self, logits: list[Tensor], start: int, stop: int) -> None:
         """Take one block, before any is added."""
-        for found, block in zip(self.largest, logits, strict=True):
-            largest = [block.amax(dim=1 - side) for side in self.plan.sides]
-            if found:
-                found[0] = torch.cat([found[0], largest[0]])
-                found[1:] = [torch.maximum(x, y) for x, y in zip(found[1:], largest[1:], strict=True)]
-            else:
-                found += largest
+        for largest, block in zip(self.largest, logits, strict=True):
+            largest.add(block, start, stop)
 
     def add(self, logits: list[Tensor], start: int, stop: int) -> list[Tensor]:
+        """Take one block, after the maxima of all; what is returned can be kept for :meth:`slopes`."""
         for side in self.plan.sides:
             lowered = self._lowered(logits, side, start, stop)
             for sums, block in zip(self.own, lowered, strict=True):
-                sums[side].append(torch.exp(block).sum(dim=1 - side))
-            self.shared[side].add(self.plan.joint(lowered, start, stop))
+                sums.add_side(side, torch.exp(block), start, stop)
+            self.shared.add_side(side, self.plan.joint(lowered, start, stop), start, stop)
         return logits
 
     def _lowered(self, logits: list[Tensor], side: int, start: int, stop: int) -> list[Tensor]:
         if side:
-            return [block - largest[1] for block, largest in zip(logits, self.largest, strict=True)]
-        return [block - largest[0][start:stop, None] for block, largest in zip(logits, self.largest, strict=True)]
+            return [block - largest.totals[1] for block, largest in zip(logits, self.largest, strict=True)]
+        return [block - x.totals[0][start:stop, None] for block, x in zip(logits, self.largest, strict=True)]
 
     def finish(self) -> tuple[list[list[Tensor]], list[Tensor]]:
-        own = [[(sum(parts) if side else torch.cat(parts)).log() for side, parts in enumerate(s)] for s in self.own]
-        return own, [shared.result()[0] for shared in self.shared]
+        return [[total.log() for total in sums.totals] for sums in self.own], self.shared.totals
 
     def slopes(
         self, own: list[list[Tensor]], joint: list[Tensor], logits: list[Tensor], gradients: list[Tensor], *rows: int
@@ -204,45 +199,41 @@ class _OwnMaxima:
         yield from (slope.sub_(common) for slope in found)
 
 
-class _Sums:
-    """Sums over rows and over columns, those of ``sides``, of a matrix that comes in blocks of rows."""
+class _Folded:
+    """What a reduction over the rows and columns, those of ``sides``, of a matrix finds that comes in blocks of rows.
 
-    def __init__(self, sides: Sequence[int]):
-        self.parts = {side: [] for side in sides}
+    Every block's share goes into tensors that were there before: small ones that stay, allocated between large ones
+    that go, would keep the memory of the large ones from being used again.
 
-    def add(self, block: Tensor) -> None:
-        for side, parts in self.parts.items():
-            parts.append(block.sum(dim=1 - side))
+    Args:
+        sides: 0 for rows, 1 for columns.
+        rows: a tensor of as many rows, and of the same kind.
+        reduce: of a block over a dimension.
+        join: of two shares of a column.
+    """
 
-    def result(self) -> list[Tensor]:
-        return [sum(parts) if side else torch.cat(parts) for side, parts in self.parts.items()]
+    def __init__(self, sides: Sequence[int], rows: Tensor, reduce: Callable[..., Tensor], join: Callable[..., Tensor]):
+        self.sides, self.reduce, self.join = sides, reduce, join
+        self.totals: list[Tensor | None] = [rows.new_empty(len(rows)), None][: len(sides)]
+
+    def add(self, block: Tensor, start: int, stop: int) -> None:
+        """Take rows ``start`` to ``stop``."""
+        for side in self.sides:
+            self.add_side(side, block, start, stop)
+
+    def add_side(self, side: int, block: Tensor, start: int, stop: int) -> None:
+        """Take rows ``start`` to ``stop`` for one side alone."""
+        found = self.reduce(block, dim=1 - side)
+        if side == 0:
+            self.totals[0][start:stop] = found
+        elif self.totals[1] is None:
+            self.totals[1] = found
+        else:
+            self.join(self.totals[1], found, out=self.totals[1])
 
 
-class _RowLogs:
-    """Log-sum-exp over the rows of a matrix that comes in blocks of rows."""
-
-    def __init__(self) -> None:
-        self.parts: list[Tensor] = []
-
-    def add(self, block: Tensor) -> None:
-        self.parts.append(torch.logsumexp(block, dim=1))
-
-    def result(self) -> list[Tensor]:
-        return [torch.cat(self.parts)]
-
-
-class _ColumnLogs:
-    """Log-sum-exp over the columns of a matrix that comes in blocks of rows, online."""
-
-    def __init__(self) -> None:
-        self.logs: Tensor | None = None
-
-    def add(self, block: Tensor) -> None:
-        logs = torch.logsumexp(block, dim=0)
-        self.logs = logs if self.logs is None else torch.logaddexp(self.logs, logs)
-
-    def result(self) -> list[Tensor]:
-        return [self.logs]
+def _sums(sides: Sequence[int], rows: Tensor) -> _Folded:
+    return _Folded(sides, rows, torch.sum, torch.add)
 
 
 class _Divergences(torch.autograd.Function):
@@ -257,7 +248,7 @@ class _Divergences(torch.autograd.Function):
             sums = _OwnMaxima(plan, pairs)
             for start, stop in _blocks(*pairs[0]):
                 logits = plan.logits(pairs, start, stop)
-                sums.find_maxima(logits)
+                sums.find_maxima(logits, start, stop)
                 if keeps:
                     kept[start] = logits
         for start, stop in _blocks(*pairs[0]):
@@ -304,7 +295,7 @@ def _blocks(rows: Tensor, columns: Tensor) -> Iterator[tuple[int, int]]:
         yield start, min(start + size, len(rows))
 
 
-def _spread(sides: Sequence[Tensor], start: int, stop: int) -> Tensor:
-    """a_i + b_j of some rows and all columns, or a_i alone."""
+def _spread(sides: Sequence[Tensor], block: Tensor, start: int, stop: int) -> Tensor:
+    """(a_i + b_j) x_ij of some rows and all columns, or a_i x_ij alone."""
     rows = sides[0][start:stop, None]
-    return rows + sides[1] if len(sides) > 1 else rows
+    return (rows + sides[1]).mul_(block) if len(sides) > 1 else rows * block

@@ -7,6 +7,7 @@ import pytest
 import torch
 from test_encoders import CASES, IMAGE, TEXT, entries, fitted
 from test_lavimo import gelu, normalised
+from tiny_models import text_model
 from torch import nn
 
 from lightning_modules.networks.adapters import ADAPTERS, build_adapter
@@ -181,26 +182,6 @@ def test_features_in_their_own_units_are_left_as_they_are():
 
 
 # Low-rank adaptation -------------------------------------------------------------------------------------------------
-
-
-def text_model(folder, kind: str):
-    """A tiny untrained text model with the tokenizer of the installed one, saved as a local model."""
-    from transformers import AutoModel, AutoTokenizer, BertConfig, DistilBertConfig, MPNetConfig
-
-    from datamodules.class_embeddings import model_folder
-
-    tokenizer = AutoTokenizer.from_pretrained(model_folder("all-MiniLM-L6-v2"), local_files_only=True)
-    shared = {"vocab_size": len(tokenizer), "max_position_embeddings": 64}
-    size = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
-    config = {
-        "bert": lambda: BertConfig(**shared, **size),
-        "mpnet": lambda: MPNetConfig(**shared, **size),
-        "distilbert": lambda: DistilBertConfig(**shared, dim=16, n_layers=2, n_heads=2, hidden_dim=32),
-    }[kind]()
-    torch.manual_seed(0)
-    AutoModel.from_config(config).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return str(folder)
 
 
 @pytest.mark.parametrize(("kind", "adapted"), [("bert", "query"), ("distilbert", "q_lin"), ("mpnet", "q")])

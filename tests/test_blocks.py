@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from benchmarks import fresh
 from losses import blocks, build_loss
 from losses.base import GatheredBatch
 from losses.divergence import gcs_divergence, kl_divergence
@@ -186,6 +187,13 @@ def _bytes_of_graph(total: Tensor) -> int:
                 storages[value.untyped_storage().data_ptr()] = value.untyped_storage().nbytes()
     assert storages
     return sum(storages.values())
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not fresh.STATUS.exists(), reason="the peak of a process is read from Linux's /proc")
+def test_the_peak_of_a_process_is_a_tenth_of_its_similarity_matrices():
+    found = fresh.measure("large_batch:run_once", {"modalities": 3, "batch": 16_384, "dim": 4})
+    assert found["peak MiB"] < 3 * 4 * 16_384**2 / 2**20 / 10
 
 
 def test_second_derivatives_are_refused_rather_than_wrong():

@@ -1,18 +1,17 @@
-"""CS-Aligner on two processes: a step equals that of one process, and unpaired samples differ between processes."""
+"""CS-Aligner on two and four processes: a step is that of one, and unpaired samples differ between processes."""
 
 from __future__ import annotations
 
-import os
-import socket
-import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-import torch.multiprocessing as mp
-from cs_aligner_cases import TEXT_AND_MOTION, Drawn, model, synthetic
+from cs_aligner_cases import ENCODERS, TEXT_AND_MOTION, Drawn, model, synthetic
 from lavimo_cases import trainer
+from processes import Gradients, assert_same_steps, assert_same_weights, on_processes
 from tiny_items import N, Tiny, with_modality
+from tiny_models import text_model
 
 from datamodules import SyntheticItems
 from datamodules.items import Modality
@@ -23,8 +22,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:.*does not have many workers.*"),
     pytest.mark.filterwarnings("ignore:.*The number of training batches.*"),
 ]
-
-WORLD = 2
 
 
 def one_caption(**settings) -> Tiny:
@@ -40,16 +37,26 @@ STEPS = {
     "a target": (synthetic, 32, {"target": "image"}),
     "three modalities": (SyntheticItems, 48, {"adapter": {"name": "linear"}}),
     "tokens": (one_caption, 12, {"token_weight": 0.5}),
+    "low-rank adapters": (one_caption, 12, {}),
 }
 
 
-def one_step(folder, case: str, processes: int, **settings) -> dict[str, torch.Tensor]:
-    """Weights after one step in float64."""
-    kind, batch, arguments = STEPS[case]
-    data = kind(batch_size=batch // processes)
-    module = model(data, **arguments)
-    trainer(folder, limit_train_batches=1, limit_val_batches=0, precision="64-true", **settings).fit(module, data)
-    return dict(module.state_dict())
+def settings_of(case: str, folder: Path) -> dict:
+    """What the model of a case is built with; the text model that low-rank adapters change lies in the folder."""
+    if case != "low-rank adapters":
+        return STEPS[case][2]
+    adapted = {"name": "tokens", "model": str(folder / "text_model"), "frozen": False, "lora_rank": 2}
+    return {"encoders": {"text": adapted, "motion": ENCODERS["motion"]}}
+
+
+def one_step(folder: Path, case: str, processes: int, **settings) -> dict:
+    """Weights after one step in float64, and its gradients."""
+    kind, batch, _ = STEPS[case]
+    data, seen = kind(batch_size=batch // processes), Gradients()
+    module = model(data, **settings_of(case, folder))
+    once = {"limit_train_batches": 1, "limit_val_batches": 0, "precision": "64-true", "callbacks": [seen]}
+    trainer(folder, **once, **settings).fit(module, data)
+    return {"weights": dict(module.state_dict()), "gradients": seen.steps}
 
 
 def with_unpaired(folder, **settings) -> tuple[list[np.ndarray], dict[str, torch.Tensor]]:
@@ -59,25 +66,22 @@ def with_unpaired(folder, **settings) -> tuple[list[np.ndarray], dict[str, torch
     return [rows.numpy() for _, rows in seen.unpaired], dict(module.state_dict())
 
 
-def work(rank: int, folder: str, port: int) -> None:
-    torch.set_num_threads(1)
-    warnings.filterwarnings("ignore")
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "LOCAL_RANK": str(rank), "NODE_RANK": "0"}
-    os.environ["XDG_CACHE_HOME"] = folder
-    settings = {"strategy": "ddp", "devices": WORLD}
-    steps = {case: one_step(folder, case, WORLD, **settings) for case in STEPS}
-    torch.save({"steps": steps, "unpaired": with_unpaired(folder, **settings)}, f"{folder}/{rank}.pt")
+def work(folder: Path, processes: int, **settings) -> dict:
+    found = {"steps": {case: one_step(folder, case, processes, **settings) for case in STEPS}}
+    if processes == 2:
+        found["unpaired"] = with_unpaired(folder, **settings)
+    return found
 
 
 @pytest.fixture(scope="module")
-def ranks(tmp_path_factory) -> list[dict]:
-    """What both processes found, from one start."""
-    folder = tmp_path_factory.mktemp("ddp")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    mp.spawn(work, args=(str(folder), port), nprocs=WORLD)
-    return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(WORLD)]
+def worlds(tmp_path_factory) -> dict[int, list[dict]]:
+    """Number of processes -> what each of them found, from one start."""
+    found = {}
+    for processes in (2, 4):
+        folder = tmp_path_factory.mktemp(f"ddp{processes}")
+        text_model(folder / "text_model", "bert")
+        found[processes] = on_processes(work, folder, processes)
+    return found
 
 
 @pytest.fixture(autouse=True)
@@ -87,22 +91,24 @@ def cache(monkeypatch, tmp_path):
         monkeypatch.setattr(f"datamodules.{module}.cache_folder", lambda: tmp_path)
 
 
+@pytest.mark.parametrize("processes", [2, 4])
 @pytest.mark.parametrize("case", STEPS)
-def test_a_step_of_two_processes_is_that_of_one_with_the_whole_batch(ranks, tmp_path, case):
+def test_a_step_of_several_processes_is_that_of_one_with_the_whole_batch(worlds, tmp_path, case, processes):
+    text_model(tmp_path / "text_model", "bert")
     expected = one_step(tmp_path, case, 1)
-    kind, batch, arguments = STEPS[case]
-    untrained = model(kind(batch_size=batch), **arguments).state_dict()
-    moved = 0.0
-    for name, value in expected.items():
-        for rank in ranks:
-            torch.testing.assert_close(rank["steps"][case][name], value, rtol=1e-7, atol=1e-9, msg=name)
-        if name.startswith("adapters"):
-            moved = max(moved, float((value - untrained[name]).abs().max()))
-    assert moved > 1e-5
+    for found in worlds[processes]:
+        assert_same_weights(found["steps"][case]["weights"], expected["weights"])
+        assert_same_steps(found["steps"][case]["gradients"], expected["gradients"])
+    kind, batch, _ = STEPS[case]
+    untrained = model(kind(batch_size=batch), **settings_of(case, tmp_path)).state_dict()
+    weights = expected["weights"]
+    moved = {name for name, x in untrained.items() if (weights[name] - x).abs().max() > 1e-5}
+    assert any(name.startswith("adapters") for name in moved)
+    assert any("lora_B" in name for name in moved) == (case == "low-rank adapters")
 
 
-def test_processes_draw_unpaired_samples_of_their_own_and_end_with_the_same_weights(ranks):
-    (first, weights), (second, others) = (rank["unpaired"] for rank in ranks)
+def test_processes_draw_unpaired_samples_of_their_own_and_end_with_the_same_weights(worlds):
+    (first, weights), (second, others) = (process["unpaired"] for process in worlds[2])
     assert len(first) == len(second) > 0
     assert not any(np.array_equal(a, b) for a, b in zip(first, second, strict=True))
     assert [name for name in weights if not torch.equal(weights[name], others[name])] == []

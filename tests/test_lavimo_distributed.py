@@ -1,17 +1,14 @@
-"""LAVIMO on two processes: a step and an evaluation equal those of one process, and every parameter takes part."""
+"""LAVIMO on two and four processes: a step and an evaluation are those of one, and every parameter takes part."""
 
 from __future__ import annotations
 
-import os
-import socket
-import warnings
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-import torch.multiprocessing as mp
 from lavimo_cases import ENCODERS, Recorder, model, scores, trainer
+from processes import Gradients, assert_same_steps, assert_same_weights, on_processes
 from tiny_items import N, Tiny, with_modality
 
 from datamodules import SyntheticItems
@@ -24,7 +21,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:.*The number of training batches.*"),
 ]
 
-WORLD, GLOBAL = 2, 48
+GLOBAL = 48
 SOFT = {"model": "all-MiniLM-L6-v2", "threshold": 0.7}
 
 
@@ -53,16 +50,17 @@ def data_of(kind, processes: int):
     return kind(batch_size=(GLOBAL if kind is SyntheticItems else 12) // processes)
 
 
-def one_step(folder: str, case: str, processes: int, **settings) -> dict[str, torch.Tensor]:
-    """Weights after one step of a model with dropout 0, in float64."""
+def one_step(folder: Path, case: str, processes: int, **settings) -> dict:
+    """Weights after one step of a model with dropout 0, in float64, and its gradients."""
     kind, arguments = STEPS[case]
-    data = data_of(kind, processes)
+    data, seen = data_of(kind, processes), Gradients()
     module = model(data, **arguments)
-    trainer(folder, limit_train_batches=1, limit_val_batches=0, precision="64-true", **settings).fit(module, data)
-    return dict(module.state_dict())
+    once = {"limit_train_batches": 1, "limit_val_batches": 0, "precision": "64-true", "callbacks": [seen]}
+    trainer(folder, **once, **settings).fit(module, data)
+    return {"weights": dict(module.state_dict()), "gradients": seen.steps}
 
 
-def evaluation(folder: str, preset: str, kind, processes: int, **settings) -> tuple[dict, dict, dict]:
+def evaluation(folder: Path, preset: str, kind, processes: int, **settings) -> tuple[dict, dict, dict]:
     """Scores and sizes of a model that did not train, and what validation logs after an epoch without learning."""
     module, data = model(kind(), preset=preset, learning_rate=1e-12), data_of(kind, processes)
     fitted = trainer(folder, limit_train_batches=1, **settings)
@@ -71,7 +69,7 @@ def evaluation(folder: str, preset: str, kind, processes: int, **settings) -> tu
     return scores(folder, module, kind(), **settings), module.sizes["standard"], validated
 
 
-def epoch(folder: str, preset: str, reconstruct: str | None, **settings) -> dict[str, torch.Tensor]:
+def epoch(folder: Path, preset: str, reconstruct: str | None, **settings) -> dict[str, torch.Tensor]:
     """An epoch of several steps: DistributedDataParallel stops at the second where a parameter has no gradient."""
     encoders = {**ENCODERS, "motion": {**ENCODERS["motion"], "dropout": 0.2}}
     module, recorder = model(Tiny(), encoders=encoders, preset=preset, reconstruct=reconstruct), Recorder()
@@ -81,33 +79,22 @@ def epoch(folder: str, preset: str, reconstruct: str | None, **settings) -> dict
     return dict(module.state_dict())
 
 
-def work(rank: int, folder: str, port: int) -> None:
-    torch.set_num_threads(1)
-    warnings.filterwarnings("ignore")
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "LOCAL_RANK": str(rank), "NODE_RANK": "0"}
-    os.environ["XDG_CACHE_HOME"] = folder
-    settings = {"strategy": "ddp", "devices": WORLD}
-    found = {
-        "steps": {case: one_step(folder, case, WORLD, **settings) for case in STEPS},
-        "evaluations": {
-            (preset, kind.__name__): evaluation(folder, preset, kind, WORLD, **settings)
-            for preset in ("honest", "as_published")
-            for kind in (SyntheticItems, Tiny)
-        },
-        "epochs": {case: epoch(folder, *case, **settings) for case in EPOCHS},
+def work(folder: Path, processes: int, **settings) -> dict:
+    found = {"steps": {case: one_step(folder, case, processes, **settings) for case in STEPS}}
+    if processes == 2:
+        found["epochs"] = {case: epoch(folder, *case, **settings) for case in EPOCHS}
+    found["evaluations"] = {
+        (preset, kind.__name__): evaluation(folder, preset, kind, processes, **settings)
+        for preset in ("honest", "as_published")
+        for kind in (SyntheticItems, Tiny)
     }
-    torch.save(found, f"{folder}/{rank}.pt")
+    return found
 
 
 @pytest.fixture(scope="module")
-def ranks(tmp_path_factory) -> list[dict]:
-    """What both processes found, from one start."""
-    folder: Path = tmp_path_factory.mktemp("ddp")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    mp.spawn(work, args=(str(folder), port), nprocs=WORLD)
-    return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(WORLD)]
+def worlds(tmp_path_factory) -> dict[int, list[dict]]:
+    """Number of processes -> what each of them found, from one start."""
+    return {n: on_processes(work, tmp_path_factory.mktemp(f"ddp{n}"), n) for n in (2, 4)}
 
 
 @pytest.fixture(autouse=True)
@@ -117,34 +104,35 @@ def cache(monkeypatch, tmp_path):
         monkeypatch.setattr(f"datamodules.{module}.cache_folder", lambda: tmp_path)
 
 
+@pytest.mark.parametrize("processes", [2, 4])
 @pytest.mark.parametrize("case", STEPS)
-def test_a_step_of_two_processes_is_that_of_one_with_the_whole_batch(ranks, tmp_path, case):
+def test_a_step_of_several_processes_is_that_of_one_with_the_whole_batch(worlds, tmp_path, case, processes):
     expected = one_step(tmp_path, case, 1)
+    for found in worlds[processes]:
+        assert_same_weights(found["steps"][case]["weights"], expected["weights"])
+        assert_same_steps(found["steps"][case]["gradients"], expected["gradients"])
     kind, arguments = STEPS[case]
     untrained = model(data_of(kind, 1), **arguments).state_dict()
-    moved = 0.0
-    for name, value in expected.items():
-        for rank in ranks:
-            torch.testing.assert_close(rank["steps"][case][name], value, rtol=1e-7, atol=1e-9, msg=name)
-        if name.startswith("projections"):
-            moved = max(moved, float((value - untrained[name]).abs().max()))
-    assert moved > 1e-5
+    weights = expected["weights"]
+    moved = [(weights[name] - x).abs().max() for name, x in untrained.items() if name.startswith("projections")]
+    assert max(moved) > 1e-5
 
 
+@pytest.mark.parametrize("processes", [2, 4])
 @pytest.mark.parametrize("preset", ["honest", "as_published"])
 @pytest.mark.parametrize("kind", [SyntheticItems, Tiny])
-def test_two_processes_evaluate_like_one(ranks, tmp_path, preset, kind):
+def test_several_processes_evaluate_like_one(worlds, tmp_path, preset, kind, processes):
     """Test items are spread over the processes, and those that fill up a process count once."""
     found, sizes, validated = evaluation(tmp_path, preset, kind, 1)
-    for rank in ranks:
-        its_scores, its_sizes, its_validation = rank["evaluations"][preset, kind.__name__]
+    for process in worlds[processes]:
+        its_scores, its_sizes, its_validation = process["evaluations"][preset, kind.__name__]
         assert its_scores == pytest.approx(found, abs=1e-6)
         assert its_validation == pytest.approx(validated, abs=1e-6)
         assert its_sizes == sizes
 
 
 @pytest.mark.parametrize("case", EPOCHS)
-def test_every_parameter_takes_part_in_distributed_training(ranks, case):
+def test_every_parameter_takes_part_in_distributed_training(worlds, case):
     """The processes end with the same weights."""
-    first, second = (rank["epochs"][case] for rank in ranks)
+    first, second = (process["epochs"][case] for process in worlds[2])
     assert [name for name in first if not torch.equal(first[name], second[name])] == []

@@ -1,0 +1,65 @@
+"""Training on several gloo processes of this machine: what the tests of distributed training share."""
+
+from __future__ import annotations
+
+import os
+import socket
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.multiprocessing as mp
+from lightning.pytorch.callbacks import Callback
+
+
+class Gradients(Callback):
+    """Keeps the gradients that every optimiser step was taken with: Adam's steps alone would not tell their scale."""
+
+    def __init__(self) -> None:
+        self.steps: list[list[torch.Tensor]] = []
+
+    def on_before_optimizer_step(self, trainer, module, optimizer) -> None:
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        self.steps.append([p.grad.clone() for p in parameters if p.grad is not None])
+
+
+def on_processes(work: Callable[..., Any], folder: Path, processes: int) -> list[Any]:
+    """What ``work(folder, processes, **settings)`` returns in each of several processes of one group.
+
+    Args:
+        work: a function of a module; the settings are those of a Trainer.
+        folder: for its files, shared by the processes, and their cache.
+        processes: how many.
+    """
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    mp.spawn(_start, args=(work, folder, port, processes), nprocs=processes)
+    return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(processes)]
+
+
+def _start(rank: int, work: Callable[..., Any], folder: Path, port: int, processes: int) -> None:
+    torch.set_num_threads(1)
+    warnings.filterwarnings("ignore")
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "LOCAL_RANK": str(rank), "NODE_RANK": "0"}
+    os.environ["XDG_CACHE_HOME"] = str(folder)
+    torch.save(work(folder, processes, strategy="ddp", devices=processes), folder / f"{rank}.pt")
+
+
+def assert_same_steps(found: list[list[torch.Tensor]], expected: list[list[torch.Tensor]]) -> None:
+    """The gradients of float64 steps are equal, up to the order of summation."""
+    assert [len(step) for step in found] == [len(step) for step in expected]
+    assert sum(float(gradient.norm()) for step in expected for gradient in step) > 0
+    for step, (ours, theirs) in enumerate(zip(found, expected, strict=True)):
+        scale = max(float(gradient.abs().max()) for gradient in theirs)
+        for one, other in zip(ours, theirs, strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-7, atol=1e-9 * scale, msg=lambda m, n=step: f"step {n}: {m}")
+
+
+def assert_same_weights(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
+    """The weights after float64 steps are equal, up to the order of summation."""
+    assert list(found) == list(expected)
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, rtol=1e-7, atol=1e-9, msg=lambda m, n=name: f"{n}: {m}")

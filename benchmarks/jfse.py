@@ -39,14 +39,14 @@ FASTER = {"cpu": 1, "cuda": 3}
 TOLERANCE = 1e-4
 ABOUT = f"""JFSE with `preset="as_published"` and the CS alignment, through a Lightning Trainer, against its published
 schedule written in plain PyTorch: a data set of single items, four optimisers, the gradient penalty differentiated
-twice, a forward pass for every step. Both have the same networks and optimisers; the critics' loss and gradient of the
-two are compared first. Random features of the shape of Wikipedia: {PAIRS:,} training pairs, {DIMS["image"]}-d images,
-{DIMS["text"]}-d texts, {DIMS["class_embedding"]}-d class embeddings, batches of {BATCH}. A step is one batch: five
-steps of the critics and one of every other part. The authors' schedule is {AUTHORS_EPOCHS} epochs at width
-{AUTHORS_WIDTH:,} on {AUTHORS["image"]:,}-d images and {AUTHORS["text"]}-d texts; extrapolated seconds are its number of
-steps times the measured seconds of one. Testing: the embeddings of the test pairs, and MAP and R@k in both
-directions. The floor is that of the products of our step and of the traffic of its Adam steps: four values read and
-three written per parameter."""
+twice, a forward pass for every step. Both have the same networks and the same Adam, as one fused operation here and by
+its default loop there; the critics' loss and gradient of the two are compared first. Random features of the shape of
+Wikipedia: {PAIRS:,} training pairs, {DIMS["image"]}-d images, {DIMS["text"]}-d texts, {DIMS["class_embedding"]}-d class
+embeddings, batches of {BATCH}. A step is one batch: five steps of the critics and one of every other part. The authors'
+schedule is {AUTHORS_EPOCHS} epochs at width {AUTHORS_WIDTH:,} on {AUTHORS["image"]:,}-d images and {AUTHORS["text"]}-d
+texts; extrapolated seconds are its number of steps times the measured seconds of one. Testing: the embeddings of the
+test pairs, and MAP and R@k in both directions. The floor is that of the products of our step and of the traffic of its
+Adam steps: four values read and three written per parameter, as if no cache held them."""
 
 
 @dataclass(frozen=True)

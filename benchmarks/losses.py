@@ -23,8 +23,7 @@ batch size take turns. Four items share a class. (plain) is the formula written 
 matrices, its value and gradients checked against ours (relative error) before it is timed. "Temperature 0.1" is the
 default of every loss; "one effective temperature" is 0.1 for KL and InfoNCE, 0.2 for CS and (M + 1) 0.1 for GCS, at
 which they are as sharp as each other. Time ratios say over whose seconds they are. The floor is that of the products
-(one per similarity matrix forward, two backward) and of one exponential per entry of every similarity matrix and, but
-for KL, of the sum of them."""
+(one per similarity matrix forward, two backward) and of one exponential per entry of every similarity matrix."""
 SCALES: dict[str, dict[str, Any]] = {
     "quick": {"repeats": {128: 50, 512: 15, 2048: 4, 8192: 1}, "most": {8192: 3}},
     "paper": {"repeats": {128: 300, 512: 100, 2048: 30, 8192: 7}, "most": {}},
@@ -89,12 +88,12 @@ class Case:
     def parts(self) -> list[Part]:
         """What a step has to compute at least."""
         matrices = {"CS": 1, "InfoNCE": 1, "GCS": self.modalities}.get(self.loss, math.comb(self.modalities, 2))
-        entries, joint = self.batch**2, self.loss in ("GCS", "CS")
+        entries = self.batch**2
         embeddings = 4 * self.modalities * self.batch * self.dim  # bytes; read, and their gradients written
         flops = 3 * 2 * matrices * entries * self.dim
         return [
             Part("products", {PRODUCT: flops, COPY: 2 * embeddings}),
-            Part("exponentials", {EXPONENTIAL: (matrices + joint) * entries}),
+            Part("exponentials", {EXPONENTIAL: matrices * entries}),
         ]
 
 

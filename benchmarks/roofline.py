@@ -20,9 +20,9 @@ from reproduce.measures import device, median_seconds
 NAME = "roofline"
 ABOUT = """What the machine does at most, measured in this run: products of large square matrices, exponentials of as
 many values as a block of a similarity matrix has, copies of a tensor far larger than the caches (bytes read and bytes
-written both count), and sorted int32 keys in rows as long as a gallery. The floor of a task is what it has to compute
-or to move at least, over these; what can go on at once counts as the longer of the two, what cannot is added. Times the
-floor: the measured time over it. Where time goes is told by a profiler, whose own cost it includes."""
+written both count), and sorted int32 keys in rows as long as a gallery. The floor of a task is what our way of doing it
+has to compute or to move at least, over these; what can go on at once counts as the longer of the two, what cannot is
+added. Times the floor: the measured time over it. Where time goes is told by a profiler, whose own cost it includes."""
 SETTINGS = {
     "cpu": {"product": 2048, "exponential": 2**21, "copy": 2**26, "keys": 2**23, "repeats": 7},
     "cuda": {"product": 16384, "exponential": 2**28, "copy": 2**28, "keys": 2**28, "repeats": 20},

@@ -63,9 +63,10 @@ class _Parser(LightningArgumentParser):
 
 # Modules whose errors are meant for people: this suite's, and those that look at how a run was started.
 SPEAKING = ("losses.", "datamodules.", "lightning_modules.", "lightning.fabric.plugins.environments.")
-INTACT = "Checkpoints written before are intact;"
+INTACT = "Checkpoints written before are intact"
 LOST = re.compile(r"/gloo/.*(connection|pipe|timed out|timeout)|ncclRemoteError", re.IGNORECASE)
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+UNWRITABLE = (*FULL, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO)
 # What jsonargparse adds about types that were never meant: every argument may also be None.
 NOISE = re.compile(
     r"NoneType|Subtypes:|Union subtypes|Given value|Errors:$|Expected a path but|Expected a <class 'str'>"
@@ -185,9 +186,11 @@ def main(args: list[str] | None = None) -> None:
         _exit(str(error))
     except OSError as error:
         where = f" ({error.filename})" if error.filename else ""
+        if error.errno not in UNWRITABLE:
+            _exit(f"{error.strerror or error}{where}. {INTACT}")
         remedy = "free space or " * (error.errno in FULL)
         _exit(
-            f"{error.strerror or error}{where}: nothing more could be written. {INTACT} "
+            f"{error.strerror or error}{where}: nothing more could be written. {INTACT}; "
             f"{remedy}name another folder with --trainer.default_root_dir, and resume with --ckpt_path."
         )
     except (ValueError, RuntimeError) as error:
@@ -203,7 +206,7 @@ def _broken_connection(error: ValueError | RuntimeError) -> str:
         return ""
     return (
         f"no connection to the other processes of this run: {str(error).splitlines()[0]}. Probably one has ended: its "
-        f"own output, or that of its node, says why. {INTACT} resume with --ckpt_path."
+        f"own output, or that of its node, says why. {INTACT}; resume with --ckpt_path."
     )
 
 

@@ -150,6 +150,8 @@ class JFSE(RetrievalModule):
         return [torch.optim.Adam(p.parameters(), lr=self.learning_rate, betas=(0.5, 0.999), fused=True) for p in parts]
 
     def on_fit_start(self) -> None:
+        if self.trainer.precision == "16-mixed":  # its scaler changes between the optimisers of one batch
+            raise ValueError("JFSE trains in 32-true, 64-true or bf16-mixed; set --trainer.precision to one of these")
         self._part_sums, self._part_count = 0.0, 0
         if self.preset == "as_published":
             return

@@ -41,8 +41,6 @@ class EmbeddingWriter(BasePredictionWriter):
     def write_on_epoch_end(
         self, trainer: L.Trainer, module: L.LightningModule, predictions: Sequence[Any], batch_indices: Sequence[Any]
     ) -> None:
-        if not trainer.is_global_zero:
-            return
         arrays = flat_predictions(predictions)
         path = Path(self.output or Path(trainer.default_root_dir) / "embeddings.npz")
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from losses.blocks import matching_divergences
-from losses.gather import gather, require_equal_batches, world
+from losses.gather import gather, refuse_together, require_equal_batches, world
 from losses.matching import unit
 from losses.target import LabelTarget, Target, WeightTarget
 
@@ -92,6 +92,7 @@ class GatheredBatch:
         self.columns = {name: gather(tensor) for name, tensor in self.rows.items()}
         self.offset = self.rank * len(first)
         self.labels = labels
+        self.shares = 1
         self._cosines: dict[tuple[str, str], Tensor] = {}
         self._units: dict[str, Tensor] = {}
         self._targets: dict[bool, Target] = {}
@@ -110,10 +111,16 @@ class GatheredBatch:
             )
         return self.modalities
 
-    def select(self, names: Sequence[str]) -> GatheredBatch:
-        """The same batch with some of its modalities, sharing what is computed already."""
+    def select(self, names: Sequence[str], shares: int) -> GatheredBatch:
+        """The same batch with some of its modalities, sharing what is computed already.
+
+        Args:
+            names: of the modalities.
+            shares: how many such batches a loss takes, which share what may be kept for the backward pass.
+        """
         batch = object.__new__(GatheredBatch)
         batch.__dict__.update(self.__dict__)
+        batch.shares = shares
         batch.rows = {name: self.rows[name] for name in names}
         batch.columns = {name: self.columns[name] for name in names}
         return batch
@@ -160,12 +167,14 @@ class GatheredBatch:
         """
         if self.processes == 1:  # the reversed edges are the columns of the same matrices
             pairs = [(self.unit_columns(a), self.unit_columns(b)) for a, b in edges]
-            found = matching_divergences(pairs, temperature, targets[0], measure, both=len(targets) == 2)
+            both = len(targets) == 2
+            found = matching_divergences(pairs, temperature, targets[0], measure, both, self.shares)
             return [values.mean() for values in found]
         means = []
         for target, directed in zip(targets, (edges, [(b, a) for a, b in edges]), strict=False):
             pairs = [(self.unit_rows(a), self.unit_columns(b)) for a, b in directed]
-            means.append(matching_divergences(pairs, temperature, target, measure)[0].mean())
+            shares = self.shares * len(targets)
+            means.append(matching_divergences(pairs, temperature, target, measure, shares=shares)[0].mean())
         return means
 
     def log_target(self, reverse: bool = False) -> Tensor:
@@ -193,24 +202,14 @@ class GatheredBatch:
                 "this loss needs labels, a tensor: (B,) integers, (B, C) multi-hot or (B, B) floating weights; "
                 f"got {type(labels).__name__}"
             )
+        refuse_together(_label_refusal(labels, local, total), labels.device)
         dtype = next(iter(self.rows.values())).dtype
         if labels.is_floating_point():
-            if tuple(labels.shape) != (local, total):
-                raise ValueError(f"target weights have shape {tuple(labels.shape)}, expected ({local}, {total})")
             weights = labels.detach().to(dtype)
             if reverse:
                 weights = gather(weights)[:, self.offset : self.offset + local].T
+            refuse_together(_weight_refusal(weights, "column" if reverse else "row"), labels.device)
             return WeightTarget(weights)
-        if labels.ndim not in (1, 2) or len(labels) != local or labels.is_complex():
-            raise ValueError(
-                f"labels have shape {tuple(labels.shape)}; expected ({local},) integers, ({local}, C) multi-hot or "
-                f"({local}, {total}) floating weights"
-            )
-        if labels.ndim == 2 and bool(((labels != 0) & (labels != 1)).any()):
-            raise ValueError(
-                f"labels of shape {tuple(labels.shape)} are multi-hot and hold only 0 and 1; "
-                f"class numbers have shape ({local},)"
-            )
         # Collectives of bool tensors are not supported by every backend.
         labels = labels.to(torch.uint8) if labels.dtype == torch.bool else labels
         return LabelTarget(labels, gather(labels), self.offset, dtype)
@@ -243,4 +242,31 @@ def _refusal(embeddings: Mapping[str, Tensor]) -> str | None:
             )
         if not bool(tensor.isfinite().all()):
             return f"embeddings of {name!r} contain NaN or infinity; check the features, or lower the learning rate"
+    return None
+
+
+def _label_refusal(labels: Tensor, local: int, total: int) -> str | None:
+    """What is wrong with the labels of this process."""
+    shape = tuple(labels.shape)
+    if labels.is_floating_point():
+        return None if shape == (local, total) else f"target weights have shape {shape}, expected ({local}, {total})"
+    if labels.ndim not in (1, 2) or len(labels) != local or labels.is_complex():
+        return (
+            f"labels have shape {shape}; expected ({local},) integers, ({local}, C) multi-hot or "
+            f"({local}, {total}) floating weights"
+        )
+    if labels.ndim == 2 and bool(((labels != 0) & (labels != 1)).any()):
+        return f"labels of shape {shape} are multi-hot and hold only 0 and 1; class numbers have shape ({local},)"
+    return None
+
+
+def _weight_refusal(weights: Tensor, row: str) -> str | None:
+    """What is wrong with the target weights of this process, whose rows are called a row or a column."""
+    if not bool((weights.isfinite() & (weights >= 0)).all()):
+        return "target weights must be finite and non-negative"
+    empty = (weights.sum(dim=1) <= 0).nonzero()
+    if len(empty):
+        return (
+            f"target {row} {int(empty[0])} has no positive weight, so it names no match; give every item at least one"
+        )
     return None

@@ -14,16 +14,21 @@ from losses.target import Target
 
 # Entries of a block of one similarity matrix: on a CPU what its caches hold, on a GPU what keeps it busy.
 BLOCK_ENTRIES = {"cpu": 2**21, "cuda": 2**26}
-# Similarity matrices are kept for the backward pass up to this many bytes in all, and computed again beyond.
+# Similarity matrices of a loss are kept for the backward pass up to this many bytes, and computed again beyond.
 KEPT_BYTES = 2**30
-# Least exponent whose exponential keeps its full precision, with a margin for what it is multiplied by.
+# Least exponent whose exponential keeps its full precision, and whose inverse is finite.
 LEAST_EXPONENT = {torch.float32: -80.0, torch.float64: -700.0}
 
 Pairs = Sequence[tuple[Tensor, Tensor]]
 
 
 def matching_divergences(
-    pairs: Pairs, temperature: float, target: Target | None, measure: Literal["gcs", "kl"], both: bool = False
+    pairs: Pairs,
+    temperature: float,
+    target: Target | None,
+    measure: Literal["gcs", "kl"],
+    both: bool = False,
+    shares: int = 1,
 ) -> list[Tensor]:
     r"""Divergence of every row's matching distributions and target, and with ``both`` of every column's.
 
@@ -44,6 +49,7 @@ def matching_divergences(
         target: which columns match which rows; None for no target, with "gcs" alone.
         measure: "gcs" or "kl".
         both: whether the columns' divergences are wanted too; B = N then.
+        shares: how many calls of one loss share ``KEPT_BYTES``.
 
     Returns:
         [(B,) divergences of the rows], with ``both`` also those of the columns (N,); differentiable once.
@@ -52,19 +58,20 @@ def matching_divergences(
     (online softmax) and Dao et al., NeurIPS 2022 (attention).
     """
     order = 1 if measure == "kl" else len(pairs) + (target is not None)
-    plan = _Plan(order, temperature, target, measure == "kl", (0, 1) if both else (0,))
+    plan = _Plan(order, temperature, target, measure == "kl", (0, 1) if both else (0,), KEPT_BYTES // shares)
     return list(_Divergences.apply(plan, *[x for pair in pairs for x in pair]))
 
 
 @dataclass(frozen=True)
 class _Plan:
-    """What a call computes: K, and the sides, 0 for rows and 1 for columns."""
+    """What a call computes: K, and the sides, 0 for rows and 1 for columns; and the bytes that it may keep."""
 
     order: int
     temperature: float
     target: Target | None
     is_kl: bool
     sides: tuple[int, ...]
+    most_bytes: int
 
     def has_one_shift(self, dtype: torch.dtype) -> bool:
         """Whether K / temperature can be taken off every logit K S before an exponential.
@@ -168,9 +175,9 @@ class _OwnMaxima:
         """Take one block, after the maxima of all; what is returned can be kept for :meth:`slopes`."""
         for side in self.plan.sides:
             lowered = self._lowered(logits, side, start, stop)
-            for sums, block in zip(self.own, lowered, strict=True):
-                sums.add_side(side, torch.exp(block), start, stop)
             self.shared.add_side(side, self.plan.joint(lowered, start, stop), start, stop)
+            for sums, block in zip(self.own, lowered, strict=True):
+                sums.add_side(side, block.exp_(), start, stop)
         return logits
 
     def _lowered(self, logits: list[Tensor], side: int, start: int, stop: int) -> list[Tensor]:
@@ -190,7 +197,7 @@ class _OwnMaxima:
             g = gradient if side else gradient[slice(*rows), None]
 
             def softmax(block: Tensor, logs: Tensor, g: Tensor = g, side: int = side) -> Tensor:
-                return torch.exp(block - (logs if side else logs[slice(*rows), None])).mul_(g)
+                return block.sub_(logs if side else logs[slice(*rows), None]).exp_().mul_(g)
 
             common = 0.0 if self.plan.is_kl else softmax(self.plan.joint(lowered, *rows), joint[side])
             for number, (block, logs) in enumerate(zip(lowered, own, strict=True)):
@@ -240,9 +247,11 @@ class _Divergences(torch.autograd.Function):
     @staticmethod
     def forward(ctx, plan: _Plan, *tensors: Tensor) -> tuple[Tensor, ...]:
         pairs = list(zip(tensors[::2], tensors[1::2], strict=True))
-        first, keeps = tensors[0], _matrix_bytes(pairs) <= KEPT_BYTES
-        kept: dict[int, list[Tensor]] = {}
-        if plan.has_one_shift(first.dtype):
+        first, kept = tensors[0], {}
+        one_shift = plan.has_one_shift(first.dtype)
+        matrices = len(pairs) + (one_shift and not plan.is_kl)
+        keeps = matrices * len(first) * len(tensors[1]) * first.element_size() <= plan.most_bytes
+        if one_shift:
             sums = _OneShift(plan, pairs)
         else:
             sums = _OwnMaxima(plan, pairs)
@@ -267,26 +276,30 @@ class _Divergences(torch.autograd.Function):
             raise RuntimeError("this loss can be differentiated once; call backward without create_graph")
         tensors, kept = ctx.saved_tensors[: 2 * ctx.pairs], ctx.saved_tensors[2 * ctx.pairs :]
         pairs = list(zip(tensors[::2], tensors[1::2], strict=True))
-        blocks = list(_blocks(*pairs[0]))
-        found = [(torch.empty_like(rows), torch.zeros_like(columns)) for rows, columns in pairs]
-        gradients = [gradient / ctx.plan.temperature for gradient in gradients]  # of S to those of cosines
-        for number, (start, stop) in enumerate(blocks):
-            if kept:
-                width = len(kept) // len(blocks)
-                powers = list(kept[number * width : (number + 1) * width])
-            else:
-                powers = ctx.plan.logits(pairs, start, stop)
-                if isinstance(ctx.sums, _OneShift):
-                    powers = ctx.sums.powers(powers, start, stop)
-            slopes = ctx.sums.slopes(ctx.own, ctx.joint, powers, gradients, start, stop)
-            for slope, (rows, columns), (to_rows, to_columns) in zip(slopes, pairs, found, strict=True):
-                torch.mm(slope, columns, out=to_rows[start:stop])
-                to_columns.addmm_(slope.T, rows[start:stop])
+        # A backward pass inside an autocast region would compute the logits again in its precision.
+        with torch.autocast(tensors[0].device.type, enabled=False):
+            found = _slopes(ctx, pairs, kept, gradients)
         return None, *[x for both in found for x in both]
 
 
-def _matrix_bytes(pairs: Pairs) -> int:
-    return sum(len(rows) * len(columns) * rows.element_size() for rows, columns in pairs)
+def _slopes(ctx, pairs: Pairs, kept: Sequence[Tensor], gradients: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
+    """Gradients with respect to rows and columns of every pair, block by block."""
+    blocks = list(_blocks(*pairs[0]))
+    found = [(torch.empty_like(rows), torch.zeros_like(columns)) for rows, columns in pairs]
+    gradients = [gradient / ctx.plan.temperature for gradient in gradients]  # of S to those of cosines
+    for number, (start, stop) in enumerate(blocks):
+        if kept:
+            width = len(kept) // len(blocks)
+            powers = list(kept[number * width : (number + 1) * width])
+        else:
+            powers = ctx.plan.logits(pairs, start, stop)
+            if isinstance(ctx.sums, _OneShift):
+                powers = ctx.sums.powers(powers, start, stop)
+        slopes = ctx.sums.slopes(ctx.own, ctx.joint, powers, gradients, start, stop)
+        for slope, (rows, columns), (to_rows, to_columns) in zip(slopes, pairs, found, strict=True):
+            torch.mm(slope, columns, out=to_rows[start:stop])
+            to_columns.addmm_(slope.T, rows[start:stop])
+    return found
 
 
 def _blocks(rows: Tensor, columns: Tensor) -> Iterator[tuple[int, int]]:

@@ -45,6 +45,27 @@ def require_equal_batches(refusal: str | None, embeddings: Mapping[str, Tensor])
         )
 
 
+def refuse_together(refusal: str | None, device: torch.device) -> None:
+    """Raise on every process where one has a refusal, so that none waits for it.
+
+    Args:
+        refusal: what is wrong on this process; None where nothing is.
+        device: of what is exchanged.
+
+    Raises:
+        ValueError: on every process, with its own refusal or the number of the process that has one.
+    """
+    refused = [bool(refusal)]
+    if world()[1] > 1:
+        flags = [torch.zeros(1, dtype=torch.uint8, device=device) for _ in range(world()[1])]
+        dist.all_gather(flags, torch.tensor(refused, dtype=torch.uint8, device=device))
+        refused = [bool(flag) for flag in flags]
+    if refusal:
+        raise ValueError(refusal)
+    if any(refused):
+        raise ValueError(f"process {refused.index(True)} refused its labels; its own message says why")
+
+
 def gather(tensor: Tensor) -> Tensor:
     """Concatenate the rows of all processes, in rank order; gradients flow back to the process that owns each row.
 

@@ -38,6 +38,7 @@ class PairwiseLoss(AlignmentLoss):
 
     def terms(self, batch: GatheredBatch) -> dict[str, Tensor]:
         terms = {}
-        for pair in combinations(batch.modalities, 2):
-            terms |= self.divergence.terms(batch.select(pair))
+        pairs = list(combinations(batch.modalities, 2))
+        for pair in pairs:
+            terms |= self.divergence.terms(batch.select(pair, shares=len(pairs)))
         return terms

@@ -69,7 +69,7 @@ class LabelTarget:
     @cached_property
     def _counts(self) -> Tensor:
         count = len(self.row_labels)
-        sums = [self.block(start, min(start + ROWS, count)).sum(dim=1) for start in range(0, count, ROWS)]
+        sums = [self._match(start, min(start + ROWS, count)).sum(dim=1) for start in range(0, count, ROWS)]
         return torch.cat(sums).to(self.dtype)
 
     def _match(self, start: int, stop: int) -> Tensor:
@@ -82,22 +82,12 @@ class WeightTarget:
     """Target weights as they are given.
 
     Args:
-        weights: (B, N) floating, non-negative.
-
-    Raises:
-        ValueError: a weight is negative or not finite, or a row has no positive weight.
+        weights: (B, N) floating, non-negative, with a positive one in every row.
     """
 
     is_mask = False
 
     def __init__(self, weights: Tensor):
-        if not bool((weights.isfinite() & (weights >= 0)).all()):
-            raise ValueError("target weights must be finite and non-negative")
-        empty = (weights.sum(dim=1) <= 0).nonzero()
-        if len(empty):
-            raise ValueError(
-                f"target row {int(empty[0])} has no positive weight, so it names no match; give every item at least one"
-            )
         self.weights = weights
 
     def block(self, start: int, stop: int) -> Tensor:

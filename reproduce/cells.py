@@ -281,8 +281,9 @@ class _Gradients(L.Callback):
 
 
 def quiet(threads: int) -> None:
-    """Prepare a worker process: a fixed number of threads, and none of Lightning's hints about loaders and loggers."""
+    """Prepare a worker process: a fixed number of threads, no hints of Lightning, and no bars for loading weights."""
     torch.set_num_threads(threads)
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # read when transformers is imported
     warnings.filterwarnings("ignore", module="lightning")
     warnings.filterwarnings("ignore", message=".*isinstance.treespec.*")
     for name in ("lightning", "lightning.pytorch", "lightning.fabric"):

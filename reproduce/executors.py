@@ -73,7 +73,12 @@ def pool(at_once: int, cells: Sequence[Cell], root: str | None, store: CellStore
             idle = set(range(len(pools))) - {slot for _, slot in running.values()}
             for slot in sorted(idle)[: len(queue)]:
                 cell = queue.pop()
-                running[pools[slot].submit(run_cell, cell.config, root)] = (cell, slot)
+                try:
+                    future = pools[slot].submit(run_cell, cell.config, root)
+                except BrokenProcessPool:  # killed while it was idle
+                    pools[slot] = _pool()
+                    future = pools[slot].submit(run_cell, cell.config, root)
+                running[future] = (cell, slot)
             for future in wait(running, return_when=FIRST_COMPLETED).done:
                 cell, slot = running.pop(future)
                 if isinstance(future.exception(), BrokenProcessPool):
@@ -213,7 +218,7 @@ class Jobs:
 
     def _outcome(self, job: Job, cell: Cell, store: CellStore) -> tuple[str, bool]:
         """What went wrong with a job that ended, and whether it was lost, so that another one may end better."""
-        from submitit.core.utils import UncompletedJobError
+        from submitit.core.utils import FailedJobError, UncompletedJobError
 
         with suppress(OSError):  # a file system shared with other machines then shows what they have written
             os.utime(store.folder)
@@ -221,6 +226,8 @@ class Jobs:
             return "", False
         try:
             error, lost = job.result()
+        except FailedJobError:  # another job would fail likewise
+            error, lost = "its job failed before the cell could be trained", False
         except UncompletedJobError:
             error, lost = f"its job ended as {job.state} and left no result", True
         error = error or "its job says that it is done, but left no finished cell"

@@ -6,6 +6,7 @@ Smaller galleries than the whole one stay in the table, and so do the directions
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from textwrap import fill
 
@@ -22,6 +23,8 @@ PANEL = ("dataset", "features", "split", "protocol")
 # Colour-blind safe (Okabe and Ito), and told apart by marker as well. One style for a pair, hollow for its second way.
 AVERAGE = ("#000000", "o")
 OTHERS = (("#0072B2", ">"), ("#D55E00", "<"), ("#009E73", "^"), ("#CC79A7", "v"), ("#56B4E9", "s"), ("#E69F00", "D"))
+
+Style = tuple[str, str, str]  # colour, marker, how it is filled
 
 
 def draw_table(csv_path: str | Path, title: str) -> Path | None:
@@ -49,12 +52,17 @@ def draw_table(csv_path: str | Path, title: str) -> Path | None:
     tallest = max(len({row.method for row in panel}) for panel in panels.values())
     size = (3.6 * columns + 1.6, (0.32 * tallest + 1.0) * lines + 0.9)
     figure, grid = plt.subplots(lines, columns, figsize=size, squeeze=False, layout="constrained")
+    styles = _styles({row.direction for row in rows})
     for axes, (name, panel) in zip(grid.flat, panels.items(), strict=False):
-        _draw_panel(axes, name, panel)
+        _draw_panel(axes, name, panel, styles)
     for axes in grid.flat[len(panels) :]:
         axes.set_axis_off()
-    handles, labels = grid.flat[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 2 * columns), frameon=False)
+    drawn = [axes.get_legend_handles_labels() for axes in grid.flat]
+    handles = {label: handle for handles, labels in drawn for handle, label in zip(handles, labels, strict=True)}
+    legend = {direction: handles[direction] for direction in styles}
+    figure.legend(
+        legend.values(), legend, loc="outside lower center", ncols=min(len(legend), 2 * columns), frameon=False
+    )
     synthetic = "SYNTHETIC DATA: " if any(row.data_kind == "synthetic" for row in rows) else ""
     figure.suptitle(f"{synthetic}{title}")
     picture = path.with_suffix(".png")
@@ -65,10 +73,12 @@ def draw_table(csv_path: str | Path, title: str) -> Path | None:
     return picture
 
 
-def _draw_panel(axes: Axes, name: tuple[str, ...], rows: list[Row]) -> None:
+def _draw_panel(axes: Axes, name: tuple[str, ...], rows: list[Row], styles: Mapping[str, Style]) -> None:
     methods = list(dict.fromkeys(row.method for row in rows))
-    for direction, (colour, marker, fill_style) in _styles({row.direction for row in rows}).items():
+    for direction, (colour, marker, fill_style) in styles.items():
         chosen = [row for row in rows if row.direction == direction]
+        if not chosen:
+            continue
         axes.errorbar(
             [row.value for row in chosen],
             [methods.index(row.method) for row in chosen],
@@ -96,7 +106,7 @@ def _draw_panel(axes: Axes, name: tuple[str, ...], rows: list[Row]) -> None:
     )
 
 
-def _styles(directions: set[str]) -> dict[str, tuple[str, str, str]]:
+def _styles(directions: set[str]) -> dict[str, Style]:
     """Direction -> colour, marker and how it is filled; the average last, and alone where there are too many pairs."""
     pairs = sorted({tuple(sorted(direction.split("->"))) for direction in directions - {"average"}})
     styles = {}

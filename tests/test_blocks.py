@@ -159,7 +159,7 @@ def test_what_is_kept_for_the_backward_pass_grows_linearly(monkeypatch):
     monkeypatch.setattr(blocks, "KEPT_BYTES", 0)
     monkeypatch.setitem(blocks.BLOCK_ENTRIES, "cpu", 64)
     sizes = []
-    for items in (32, 64, 128):
+    for items in (64, 128, 256):
         embeddings = draw(items)
         total = build_loss("gcs")(embeddings, labels_of("integer", items)).total
         sizes.append(_bytes_of_graph(total))
@@ -183,10 +183,36 @@ def _bytes_of_graph(total: Tensor) -> int:
             value = held.pop()
             if isinstance(value, list | tuple):
                 held += value
+            elif type(value).__module__.startswith("losses."):  # what a call computes, and its running sums
+                held += vars(value).values()
             elif isinstance(value, Tensor):
                 storages[value.untyped_storage().data_ptr()] = value.untyped_storage().nbytes()
     assert storages
     return sum(storages.values())
+
+
+@pytest.mark.parametrize("temperature", [0.1, 0.02])  # one shift for all logits, and maxima of their own
+@pytest.mark.parametrize("name", ["gcs", "pairwise"])
+def test_a_backward_pass_under_autocast_is_that_in_full_precision(manner, name, temperature):
+    embeddings = draw(9, dtype=torch.float32)
+    loss = build_loss(name, temperature=temperature)
+    expected = value_and_gradients(loss(embeddings, labels_of("integer", 9)).total, embeddings)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = value_and_gradients(loss(embeddings, labels_of("integer", 9)).total, embeddings)
+    assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))
+
+
+@pytest.mark.parametrize("name", ["gcs", "pairwise"])
+def test_all_that_a_loss_keeps_stays_below_the_limit(monkeypatch, name):
+    """Whatever the limit: three matrices of 64 x 64 in float64 for all pairs, and one more for a ring."""
+    embeddings = draw(64)
+    sizes = {}
+    for matrices in (0, 3, 4):
+        monkeypatch.setattr(blocks, "KEPT_BYTES", matrices * 64 * 64 * 8)
+        sizes[matrices] = _bytes_of_graph(build_loss(name)(embeddings, labels_of("integer", 64)).total)
+    least = sizes[0]
+    assert sizes[3] - least == pytest.approx(0 if name == "gcs" else 3 * 64 * 64 * 8, rel=0.1)
+    assert sizes[4] - least == pytest.approx((4 if name == "gcs" else 3) * 64 * 64 * 8, rel=0.1)
 
 
 @pytest.mark.slow

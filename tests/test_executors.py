@@ -28,8 +28,8 @@ from reproduce.spec import load_table
 
 tables, root, undo_quiet = runner_cases.tables, runner_cases.root, runner_cases.undo_quiet
 
-FINE, ONCE, TWICE, LIES, RAISES = 8, 5, 6, 7, -1  # widths of models, by which a job knows how to end
-NAMES = {FINE: "fine", ONCE: "killed once", TWICE: "killed twice", LIES: "lies", RAISES: "raises"}
+FINE, ONCE, TWICE, LIES, BREAKS, RAISES = 8, 5, 6, 7, 9, -1  # widths of models, by which a job knows how to end
+NAMES = {FINE: "fine", ONCE: "killed once", TWICE: "killed twice", LIES: "lies", BREAKS: "breaks", RAISES: "raises"}
 # Slurm's commands, which number jobs by their own process. The file "mode" says what becomes of a job: it runs, from
 # another folder; or the first one is lost; or all are held, and whoever asks about them is interrupted; or the second
 # one is refused.
@@ -119,6 +119,8 @@ def _faulty(notes: Path) -> Callable:
             os.kill(os.getpid(), signal.SIGKILL)
         if width == LIES:
             return "", False
+        if width == BREAKS:
+            raise ImportError("no such library here")
         from reproduce.executors import train_cell as train  # here: the others then start in a moment
 
         return train(key, config, *rest)
@@ -171,7 +173,7 @@ def test_a_job_that_is_killed_twice_fails_and_the_others_finish(faulty: tuple[Pa
     assert _jobs_of(folder, TWICE) == 2
     assert _row_of(folder, FINE) == ("ok", "")
     assert outcome.status == 1
-    assert outcome.err.count("failed: ") == 3
+    assert outcome.err.count("failed: ") == 4
 
 
 @pytest.mark.slow
@@ -181,6 +183,15 @@ def test_an_error_in_a_job_is_reported_at_once_with_its_type_and_log(faulty: tup
     assert re.search(r"ValueError: width is -1.*\(log: ", note)
     assert _jobs_of(faulty[0], RAISES) == 1
     assert "Traceback" in (faulty[0] / re.search(r"log: (.*)\)", note)[1]).read_text()
+
+
+@pytest.mark.slow
+def test_a_job_that_breaks_before_its_cell_is_reported_and_not_repeated(faulty: tuple[Path, Outcome]) -> None:
+    status, note = _row_of(faulty[0], BREAKS)
+    assert status == "failed"
+    assert "failed before the cell could be trained" in note
+    assert _jobs_of(faulty[0], BREAKS) == 1
+    assert "no such library here" in (faulty[0] / re.search(r"log: (.*)\)", note)[1]).read_text()
 
 
 @pytest.mark.slow

@@ -35,6 +35,8 @@ CASES = {
     "kernel_gcs": ("kernel_gcs", {}, 3),
     "pairwise": ("pairwise", {"divergence": "cs"}, 3),
 }
+# These read no labels.
+WITHOUT_LABELS = ("infonce", "gcs without target", "mmd", "coral", "log_coral", "kernel_cs", "kernel_gcs")
 
 
 def global_batch(modalities: int) -> dict[str, torch.Tensor]:
@@ -81,7 +83,7 @@ def equality_worker(rank: int, folder: str, processes: int) -> None:
 
 
 def refusal_worker(rank: int, folder: str, processes: int) -> None:
-    """What every loss says where rank 0 holds one item fewer, and where rank 1 holds a NaN."""
+    """What every loss says where rank 0 holds one item fewer, and where rank 1 holds a NaN or bad labels."""
     start(rank, folder, processes)
     messages = {}
     for case, (name, keywords, modalities) in CASES.items():
@@ -95,6 +97,15 @@ def refusal_worker(rank: int, folder: str, processes: int) -> None:
                 build_loss(name, **keywords)(embeddings, labels)
             except ValueError as error:
                 messages[case, what] = str(error)
+        for kind in ("multi-hot", "soft"):
+            labels = global_labels()[kind][: GLOBAL // 2] * 1
+            if rank == 1:
+                labels[0] = 2 if kind == "multi-hot" else 0
+            try:
+                whole = {key: x[: GLOBAL // 2] for key, x in global_batch(modalities).items()}
+                build_loss(name, **keywords)(whole, labels)
+            except ValueError as error:
+                messages[case, kind] = str(error)
     torch.save(messages, f"{folder}/{rank}.pt")
     dist.destroy_process_group()
 
@@ -159,3 +170,17 @@ def test_nan_on_one_process_is_refused_on_all(refusals, case):
     first, second = refusals
     assert "process 1" in first[case, "broken"]
     assert "'text'" in second[case, "broken"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"), [("multi-hot", "hold only 0 and 1"), ("soft", "target row 0 has no positive")]
+)
+@pytest.mark.parametrize("case", CASES)
+def test_bad_labels_on_one_process_are_refused_on_all_or_read_by_none(refusals, case, kind, said):
+    found = [messages.get((case, kind)) for messages in refusals]
+    of_columns = (case, kind) == ("gcs counterclockwise", "soft")  # whose targets are columns, and none is empty
+    if case in WITHOUT_LABELS or of_columns:
+        assert found == [None, None]
+    else:
+        assert "process 1 refused its labels" in found[0]
+        assert said in found[1]

@@ -110,7 +110,8 @@ def judge(found: list[Comparison]) -> Judgement:
         f"{item.difference:+.3f} ({item.low:+.3f} to {item.high:+.3f}){'*' * item.significant}, {len(item.seeds)} seeds"
         for item in found
     ]
-    head = f"{len(favour)} of {len(counted)} differences in MAP are significant in favour, {len(against)} against"
+    signs = f"{len(favour)} of {len(counted)} differences in MAP are significant in favour, {len(against)} against"
+    head = f"With {SEEDS} seeds {signs}"
     return verdict, f"{head}. " + "; ".join(lines), [f"comparisons/{item.table}.csv" for item in found]
 
 
@@ -122,12 +123,14 @@ def _cs_beats_kl(results: Results) -> Judgement:
 
 def _gcs_beats_pairwise(results: Results) -> Judgement:
     others = ("pairwise KL", "pairwise CS")
-    return judge(results.compared((table, "GCS mixed", other) for table in ("table5", "table7") for other in others))
+    pairs = [(table, "GCS mixed", other) for table in ("table5", "table7") for other in others]
+    return judge(results.compared([*pairs, ("many-modalities", "GCS mixed", "pairwise CS")]))
 
 
 def _mixed_is_best(results: Results) -> Judgement:
     others = ("GCS clockwise", "GCS counterclockwise", "GCS bidirectional")
-    return judge(results.compared(("table7", "GCS mixed", other) for other in others))
+    pairs = [("table7", "GCS mixed", other) for other in others]
+    return judge(results.compared([*pairs, ("many-modalities", "GCS mixed", "GCS clockwise")]))
 
 
 def _needs_no_hyperparameter(results: Results) -> Judgement:

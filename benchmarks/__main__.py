@@ -22,9 +22,7 @@ from reproduce.cells import quiet
 from reproduce.measures import origin, write_measures
 from reproduce.schema import TableError, replace_file
 
-BENCHMARKS: dict[str, ModuleType] = {
-    module.NAME: module for module in (roofline, retrieval, losses, large_batch, jfse, lavimo)
-}
+BENCHMARKS: dict[str, ModuleType] = {module.NAME: module for module in (retrieval, losses, large_batch, jfse, lavimo)}
 LIBRARIES = ("torch", "torchmetrics", "lightning", "numpy", "timm", "transformers")
 
 

@@ -9,7 +9,7 @@ from types import ModuleType
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 
-from benchmarks import losses
+from benchmarks import losses, roofline
 from benchmarks.harness import Record
 from reproduce.measures import save_figure
 from reproduce.projection import STYLE
@@ -37,7 +37,7 @@ def text(record: Record, modules: Sequence[ModuleType]) -> str:
     if asked:
         lines = [["benchmark", "asked", "measured", ""], ["---", "---", "---:", "---"], *asked]
         parts += ["## Targets", "\n".join(f"| {' | '.join(line)} |" for line in lines)]
-    for module in modules:
+    for module in (roofline, *modules):
         parts += [f"## Benchmark: {module.NAME}", module.ABOUT, *_bounds(record, module.NAME)]
     return "\n\n".join(parts)
 

@@ -14,7 +14,7 @@ from torch.profiler import DeviceType, ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-from benchmarks.harness import Record, Target
+from benchmarks.harness import Record
 from reproduce.measures import device, median_seconds
 
 NAME = "roofline"
@@ -49,15 +49,6 @@ class Part:
     def seconds(self, ceilings: Ceilings) -> float:
         """The least it can take."""
         return max(amount / ceilings[name] for name, amount in self.amounts.items())
-
-
-def measure(record: Record, scale: str, ceilings: Ceilings) -> None:
-    """The ceilings are measured before every benchmark; there is nothing else to measure here."""
-
-
-def targets(record: Record) -> list[Target]:
-    """Nothing is asked of the machine."""
-    return []
 
 
 def measure_ceilings(record: Record, settings: Mapping[str, int] | None = None) -> Ceilings:

@@ -12,6 +12,7 @@ from reproduce.spec import TRAINED
 
 # A baseline counts as many training steps as this many seconds would be worth at the speed of the others.
 BASELINE_SECONDS = 2.0
+MEASURED_STEPS = 10
 
 
 def missing_cells(run: Run, cells: Sequence[Cell]) -> list[Cell]:
@@ -22,25 +23,37 @@ def missing_cells(run: Run, cells: Sequence[Cell]) -> list[Cell]:
 def cell_seconds(run: Run, cells: Sequence[Cell]) -> dict[str, float]:
     """Key -> seconds that the cell's training takes here on one core.
 
-    A step of every model on every data set is measured over ten steps of its first cell.
+    The first cell of every model on every data set takes one step, and again eleven: the difference is that of ten
+    steps, and what the first run takes beyond a step is spent once per cell.
 
     Args:
         run: the table to regenerate.
         cells: the cells.
     """
-    step: dict[tuple, float] = {}
+    costs: dict[tuple, tuple[float, float]] = {}
     seconds = {}
     for cell in cells:
         kind = (cell.dataset, cell.method.model)
         if cell.method.model not in TRAINED:
             seconds[cell.key] = BASELINE_SECONDS
             continue
-        if kind not in step:
-            steps = min(10, cell.steps // cell.config["max_epochs"])  # an epoch may have fewer
-            few = {**cell.config, "max_epochs": 1, "limit_train_batches": steps}
-            step[kind] = run_cell(few, run.root)["train_seconds"] / steps
-        seconds[cell.key] = cell.steps * step[kind]
+        if kind not in costs:
+            costs[kind] = _costs(cell, run.root)
+        start, step = costs[kind]
+        seconds[cell.key] = start + cell.steps * step
     return seconds
+
+
+def _costs(cell: Cell, root: str | None) -> tuple[float, float]:
+    """Seconds that a training takes before its first step, and that a step takes."""
+    epoch = cell.steps // cell.config["max_epochs"]
+    more = min(MEASURED_STEPS, epoch - 1)  # an epoch may have fewer
+    found = []
+    for steps in dict.fromkeys((1, 1 + more)):
+        few = {**cell.config, "max_epochs": 1, "limit_train_batches": steps}
+        found.append(run_cell(few, root)["train_seconds"])
+    step = max(found[-1] - found[0], 0.0) / more if more else found[0]
+    return max(found[0] - step, 0.0), step
 
 
 def format_plan(run: Run, cells: Sequence[Cell]) -> str:

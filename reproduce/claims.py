@@ -117,13 +117,13 @@ def judge(found: list[Comparison]) -> Judgement:
 
 def _cs_beats_kl(results: Results) -> Judgement:
     pairs = [(table, "JFSE + CS", "JFSE + CMPM-KL") for table in ("table2", "table3")]
-    pairs += [(table, "pairwise CS", "pairwise KL") for table in ("table5", "table7")]
+    pairs += [(table, "pairwise CS", "pairwise KL") for table in ("table5", "table7", "unsupervised")]
     return judge(results.compared(pairs))
 
 
 def _gcs_beats_pairwise(results: Results) -> Judgement:
     others = ("pairwise KL", "pairwise CS")
-    pairs = [(table, "GCS mixed", other) for table in ("table5", "table7") for other in others]
+    pairs = [(table, "GCS mixed", other) for table in ("table5", "table7", "unsupervised") for other in others]
     return judge(results.compared([*pairs, ("many-modalities", "GCS mixed", "pairwise CS")]))
 
 

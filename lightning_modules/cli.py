@@ -66,7 +66,7 @@ SPEAKING = ("losses.", "datamodules.", "lightning_modules.", "lightning.fabric.p
 INTACT = "Checkpoints written before are intact"
 LOST = re.compile(r"/gloo/.*(connection|pipe|timed out|timeout)|ncclRemoteError", re.IGNORECASE)
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-UNWRITABLE = (*FULL, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO)
+UNWRITABLE = (*FULL, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.ENOTDIR, errno.EEXIST, errno.EISDIR)
 # What jsonargparse adds about types that were never meant: every argument may also be None.
 NOISE = re.compile(
     r"NoneType|Subtypes:|Union subtypes|Given value|Errors:$|Expected a path but|Expected a <class 'str'>"

@@ -38,10 +38,10 @@ def test_counted_matrices_are_those_the_loss_computes(method, modalities, monkey
     embeddings, labels = draw_inputs(modalities)
     similarities, matchings = [], []
 
-    def recorded(pairs, temperature, target, measure, both=False):
+    def recorded(pairs, temperature, target, measure, both=False, shares=1):
         similarities.extend(pairs)
         matchings.extend(pairs * (1 + both))
-        return matching_divergences(pairs, temperature, target, measure, both)
+        return matching_divergences(pairs, temperature, target, measure, both, shares)
 
     monkeypatch.setattr("losses.base.matching_divergences", recorded)
     loss(embeddings, labels)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 
@@ -80,8 +81,8 @@ def model_folder(encoder: str) -> Path:
         except (OSError, ValueError):  # not in the local store, or not a possible model name
             continue
     raise DataError(
-        f"class encoder {encoder!r} is neither a folder nor a model on this machine; fetch it with "
-        f"`hf download {encoder}` and try again, or choose {BUNDLED!r} or {ONE_HOT!r}."
+        f"{encoder!r} is neither a folder nor a model on this machine; fetch it with `hf download {encoder}` and try "
+        f"again. (Of text encoders, {BUNDLED!r} is installed with the suite.)"
     )
 
 
@@ -101,24 +102,33 @@ def encode_texts(texts: Sequence[str], encoder: str) -> np.ndarray:
     return first
 
 
-def _encode_once(folder: Path, names: list[str], seed: int) -> np.ndarray:
-    from sentence_transformers import SentenceTransformer  # takes seconds, and most runs find the embeddings kept
-    from transformers.utils import logging
+@contextmanager
+def without_loading_bars() -> Iterator[None]:
+    """Models of transformers are loaded within a second, without a bar each."""
+    from transformers.utils import logging  # takes seconds
 
-    torch.manual_seed(seed)
     bar_shown = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:
-        model = SentenceTransformer(str(folder), device="cpu", local_files_only=True)
+        yield
+    finally:
+        if bar_shown:
+            logging.enable_progress_bar()
+
+
+def _encode_once(folder: Path, names: list[str], seed: int) -> np.ndarray:
+    from sentence_transformers import SentenceTransformer  # takes seconds, and most runs find the embeddings kept
+
+    torch.manual_seed(seed)
+    try:
+        with without_loading_bars():
+            model = SentenceTransformer(str(folder), device="cpu", local_files_only=True)
         embedding = model.encode(names, show_progress_bar=False, convert_to_numpy=True)
     except Exception as error:  # damaged model files surface as errors of many libraries
         raise DataError(
             f"class encoder {folder} cannot be loaded ({type(error).__name__}: {error}); expected a "
             "sentence-transformers model with its weights (model.safetensors or pytorch_model.bin)."
         ) from error
-    finally:
-        if bar_shown:
-            logging.enable_progress_bar()
     embedding = np.asarray(embedding, dtype=np.float32)
     if not np.isfinite(embedding).all():
         raise DataError(f"class encoder {folder} returns NaN or infinite values; fetch the model again.")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -29,8 +29,8 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     )
     parser.add_argument("dataset", choices=list(ITEM_MODULES))
     parser.add_argument("--features", help="what the data set is read as (default: the first of `check`)")
-    parser.add_argument("--image", metavar="MODEL", help="a timm model, e.g. vgg19")
-    parser.add_argument("--text", metavar="MODEL", help="a sentence-transformers model or its folder")
+    parser.add_argument("--image", metavar="MODEL", help="a timm model, e.g. vgg19, or the folder of a CLIP model")
+    parser.add_argument("--text", metavar="MODEL", help="a sentence-transformers or CLIP model, or its folder")
     parser.add_argument("--sound", metavar="MODEL", help="a torchaudio bundle, e.g. wav2vec2_base")
     parser.add_argument(
         "--image-weights",
@@ -64,8 +64,7 @@ def run(arguments: argparse.Namespace) -> int:
         networks = _networks(arguments)
         module, kinds = _module(arguments, tuple(networks))
         chosen = {name: networks[kind] for name, kind in kinds.items()}
-        computed = extract_features(module, chosen, out, arguments.batch_size)
-        _report(module.data, out, computed)
+        _report(module.data, out, extract_features(module, chosen, out, arguments.batch_size))
     except (ValueError, OSError) as error:
         print(f"FAILED   {error}")
         return 1
@@ -82,17 +81,21 @@ def kind_of(modality: Modality) -> str:
 def _networks(arguments: argparse.Namespace) -> dict[str, Loader]:
     """Kind of modality -> what loads the network that was named for it."""
     # Here and not above: the data come before the models, and everything else of them does without.
-    from lightning_modules.networks.frozen import ImageNetwork, SoundNetwork, TextNetwork
+    from lightning_modules.networks.frozen import ImageNetwork, SentenceNetwork, SoundNetwork
 
     networks: dict[str, Loader] = {}
     for kind, network in (("image", ImageNetwork), ("sound", SoundNetwork)):
         model, weights = getattr(arguments, kind), getattr(arguments, f"{kind}_weights")
         if model is None and weights is not None:
             raise ValueError(f"--{kind}-weights are given and no --{kind}; name the model that they belong to")
-        if model is not None:
+        if kind == "image" and model is not None and (Path(model).is_dir() or "/" in model):  # never in timm's names
+            if weights is not None:
+                raise ValueError(f"--image-weights are given, and --image {model} brings its own; leave one out")
+            networks[kind] = partial(SentenceNetwork, model, kind)
+        elif model is not None:
             networks[kind] = partial(network, model, weights, arguments.random_weights)
     if arguments.text is not None:
-        networks["text"] = partial(TextNetwork, arguments.text)
+        networks["text"] = partial(SentenceNetwork, arguments.text)
     return networks
 
 
@@ -120,10 +123,11 @@ def _module(arguments: argparse.Namespace, kinds: Collection[str]) -> tuple[Item
     return module, chosen
 
 
-def _report(data: ItemSet, out: Path, computed: bool) -> None:
-    print(f"{'wrote' if computed else 'there already:'} {out}, {len(data)} items")
+def _report(data: ItemSet, out: Path, rates: Mapping[str, float] | None) -> None:
+    print(f"{'there already:' if rates is None else 'wrote'} {out}, {len(data)} items")
     for name, said in json.loads(read_metadata(out)["encoders"]).items():
-        entries = len(data.modalities[name].entries)
-        print(f"  {name}: {entries} entries through {said['model']} ({said['weights']}; sha256 {said['sha256'][:12]})")
+        speed = f", {rates[name]:.1f} per second" if rates and name in rates else ""
+        made = f"{said['model']} ({said['weights']}; sha256 {said['sha256'][:12]})"
+        print(f"  {name}: {len(data.modalities[name].entries)} entries through {made}{speed}")
     for name, model in untrained(out).items():
         print(f"  UNTRAINED {name}: {model} has random weights; these are no features to report results of")

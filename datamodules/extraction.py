@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import shutil
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -38,7 +39,7 @@ class FrozenNetwork(Protocol):
 
 def extract_features(
     module: ItemDataModule, networks: Mapping[str, Callable[[], FrozenNetwork]], out: Path, batch_size: int
-) -> bool:
+) -> dict[str, float] | None:
     """Write the features of every entry of some modalities to a file; one that holds them already stays as it is.
 
     Batches that are done stand in a folder beside the file, named after a hash of data, networks and batch size: a run
@@ -52,7 +53,7 @@ def extract_features(
         batch_size: entries per batch. It may change the last digits of a feature.
 
     Returns:
-        Whether anything had to be computed.
+        Modality -> entries per second, of those that were computed now; None where the file was there already.
 
     Raises:
         DataError: a network returns something that is not finite or cannot take an entry, `out` is a file of something
@@ -74,15 +75,16 @@ def extract_features(
         if read_metadata(out).get("key") != metadata["key"]:
             raise DataError(f"{out} holds features of other data or networks; remove it or name another file.")
         shutil.rmtree(folder, ignore_errors=True)
-        return False
+        return None
     folder.mkdir(parents=True, exist_ok=True)
+    rates: dict[str, float] = {}
     with _alone(folder, out):
-        features = {name: _encoded(data, name, load, folder, batch_size) for name, load in networks.items()}
+        features = {name: _encoded(data, name, load, folder, batch_size, rates) for name, load in networks.items()}
         with (folder / "joined").open("wb") as file:
             write_features(file, data, features, metadata)
         os.replace(folder / "joined", out)
         shutil.rmtree(folder)
-    return True
+    return rates
 
 
 @contextmanager
@@ -95,7 +97,14 @@ def _alone(folder: Path, out: Path) -> Iterator[None]:
         yield
 
 
-def _encoded(data: ItemSet, name: str, load: Callable[[], FrozenNetwork], folder: Path, batch_size: int) -> Rows:
+def _encoded(
+    data: ItemSet,
+    name: str,
+    load: Callable[[], FrozenNetwork],
+    folder: Path,
+    batch_size: int,
+    rates: dict[str, float],
+) -> Rows:
     """The features of a modality, computed where they are missing, and read from the batches' files when written."""
     count = len(data.modalities[name].entries)
     batches = {
@@ -106,6 +115,7 @@ def _encoded(data: ItemSet, name: str, load: Callable[[], FrozenNetwork], folder
     if missing:
         network = load()
         done = count - sum(map(len, missing.values()))
+        start = time.perf_counter()
         with (
             ThreadPoolExecutor(DECODERS) as pool,
             tqdm(total=count, initial=done, desc=name, unit="entries", disable=None) as bar,
@@ -113,6 +123,7 @@ def _encoded(data: ItemSet, name: str, load: Callable[[], FrozenNetwork], folder
             for path, batch in missing.items():
                 _keep(path, _features(data, name, network, batch, pool))
                 bar.update(len(batch))
+        rates[name] = (count - done) / (time.perf_counter() - start)
     width = np.load(next(iter(batches)), mmap_mode="r").shape[1]
     return Rows("F32", (count, width), map(np.load, batches))
 

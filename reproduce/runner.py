@@ -10,12 +10,14 @@ from functools import partial
 from typing import Any
 
 from datamodules import DataError, DataMissing, FeatureDataModule, data_root, root_is_named
+from datamodules.class_embeddings import model_folder
 from lightning_modules.metrics.modality_gap import GAP_METRICS
 from reproduce.cells import CellStore, Config, build_data, cell_hash
 from reproduce.executors import Executor, pool, workers
 from reproduce.spec import TRAINED, DataSet, Method, Scale, Table
 
 PRESET = ("JFSE", "LAVIMO")  # models with a preset
+FOLDER_ENCODERS = ("clip", "sentence", "tokens")  # those whose `model` is a folder, or a name that was fetched before
 # A baseline's cost in training steps, for the estimate of the time left.
 BASELINE_STEPS = 40
 
@@ -95,7 +97,7 @@ class Run:
             self._data(self._config(dataset, Method("CCA", "CCA"), {}, None)).indices("train")
         except DataMissing as error:
             return str(error)
-        return ""
+        return _model_absent(dataset)
 
     def execute(self, datasets: Iterable[DataSet]) -> Finals:
         """Run every missing cell: first the trials, then, with the best setting of each row, the seeds.
@@ -237,6 +239,17 @@ class Run:
         results[cell.key] = result = self.store.load(cell.key)
         scores = ", ".join(f"{split} {s['average/MAP']:.3f}" for split, s in result["scores"].items())
         return f"MAP {scores} in {duration(result['train_seconds'])}"
+
+
+def _model_absent(dataset: DataSet) -> str:
+    """Why the pretrained model of an encoder cannot be had; "" where all can."""
+    for settings in dataset.model.get("encoders", {}).values():
+        try:
+            if settings["name"] in FOLDER_ENCODERS and "model" in settings:
+                model_folder(settings["model"])
+        except DataError as error:
+            return str(error)
+    return ""
 
 
 def duration(seconds: float) -> str:

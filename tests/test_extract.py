@@ -35,7 +35,7 @@ from datamodules import DataError, Flickr30kNarratives, extract
 from datamodules.extracted_features import read_extracted, read_metadata, untrained
 from datamodules.extraction import extract_features
 from datamodules.items import Files, Modality
-from lightning_modules.networks.frozen import ImageNetwork, SoundNetwork, TextNetwork
+from lightning_modules.networks.frozen import ImageNetwork, SentenceNetwork, SoundNetwork
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -70,7 +70,7 @@ def test_the_file_holds_every_entry_as_its_network_returns_it(written, root, wei
     data = Flickr30kNarratives(root).data
     networks = {
         "image": ImageNetwork(IMAGE_MODEL, str(weights["image"])),
-        "text": TextNetwork("all-MiniLM-L6-v2"),
+        "text": SentenceNetwork("all-MiniLM-L6-v2"),
         "audio": SoundNetwork(SOUND_MODEL, str(weights["sound"])),
     }
     held = tensors_of(written)
@@ -144,7 +144,7 @@ def test_items_with_a_broken_file_are_refused_or_dropped(root, weights, tmp_path
 # Stopping and going on ----------------------------------------------------------------------------------------------
 
 
-def extract_two(root: Path, out: Path, network: Lengths) -> bool:
+def extract_two(root: Path, out: Path, network: Lengths) -> dict[str, float] | None:
     module = Flickr30kNarratives(root, modalities=["image", "text"])
     return extract_features(module, {"image": lambda: network, "text": lambda: network}, out, 3)
 

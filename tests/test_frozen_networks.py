@@ -13,7 +13,7 @@ from PIL import Image
 
 from datamodules import DataError
 from datamodules.class_embeddings import encoder_identity
-from lightning_modules.networks.frozen import ImageNetwork, SoundNetwork, TextNetwork
+from lightning_modules.networks.frozen import ImageNetwork, SentenceNetwork, SoundNetwork
 
 TEXTS = ["a dog runs", "two people play chess in the park", "snow"]
 
@@ -69,7 +69,7 @@ def test_sentence_embeddings_are_those_of_the_library():
 
     expected = SentenceTransformer(str(get_model_path()), device="cpu").encode(TEXTS)
     for model in ("all-MiniLM-L6-v2", str(get_model_path())):
-        network = TextNetwork(model)
+        network = SentenceNetwork(model)
         np.testing.assert_allclose(np.stack(network(TEXTS, None)), expected, atol=1e-5)
         assert network.identity["sha256"] == encoder_identity("all-MiniLM-L6-v2")
         assert "sentence-transformers" in network.identity["versions"]
@@ -119,7 +119,7 @@ def test_a_file_of_weights_goes_before_random_ones(weights):
 def test_without_weights_and_hub_nothing_is_returned(bundle):
     for network, model, option in (
         (ImageNetwork, IMAGE_MODEL, "--image-weights"),
-        (TextNetwork, "no-such-model", "--text"),
+        (SentenceNetwork, "no-such-model", "--text"),
         (SoundNetwork, "tiny", "--sound-weights"),
     ):
         with pytest.raises(DataError, match=rf"could not be fetched \(.*name a\s+local copy with {option}"):

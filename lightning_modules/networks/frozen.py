@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import timm
@@ -17,12 +18,13 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from datamodules.class_embeddings import embed_classes, encoder_identity, model_folder
+from datamodules.class_embeddings import encoder_identity, model_folder, without_loading_bars
 from datamodules.extracted_features import UNTRAINED
 from datamodules.features import DataError
 from datamodules.sources import sha256_of
 from lightning_modules.networks.encoders.image import timm_model
 from lightning_modules.networks.encoders.installed import INSTALLED
+from lightning_modules.networks.pretrained import loaded_whole
 
 
 class ImageNetwork:
@@ -58,39 +60,52 @@ class ImageNetwork:
             return list(self.network(pixels.to(self.device)).float().cpu().numpy())
 
 
-class TextNetwork:
-    """Texts -> sentence embeddings.
+class SentenceNetwork:
+    """Texts, or images where the model reads them as CLIP does, -> embeddings of a sentence-transformers model.
 
     Args:
         model: "all-MiniLM-L6-v2" (installed with the suite), or the name or local folder of another
-            sentence-transformers model; fetched from the hub where it is not on this machine.
+            sentence-transformers or CLIP model; fetched from the hub where it is not on this machine.
+        reads: "text" or "image".
 
     Raises:
+        ValueError: the model does not read images.
         DataError: the model cannot be had, is damaged or lacks weights.
     """
 
-    def __init__(self, model: str):
-        from sentence_transformers import SentenceTransformer  # takes seconds, and images and sounds do without
+    def __init__(self, model: str, reads: Literal["text", "image"] = "text"):
+        from sentence_transformers import SentenceTransformer  # takes seconds, and the others do without
 
         try:
             folder = model_folder(model)
         except DataError:
-            _from_hub(partial(SentenceTransformer, model, device="cpu"), f"the text model {model}", "--text")
+            _from_hub(partial(SentenceTransformer, model, device="cpu"), f"the model {model}", f"--{reads}")
             folder = model_folder(model)
-        embed_classes(("text",), model)  # refuses a model that is damaged or lacks weights
         self.device = _device()
-        self.network = SentenceTransformer(str(folder), device=str(self.device), local_files_only=True).eval()
-        source = f"folder {folder.name}" if Path(model).is_dir() else "published"
+
+        def load() -> nn.Module:
+            try:
+                with without_loading_bars():
+                    return SentenceTransformer(str(folder), device=str(self.device), local_files_only=True)
+            except Exception as error:  # damaged model files surface as errors of many libraries
+                raise DataError(
+                    f"{folder} cannot be loaded by sentence-transformers ({_first_line(error)}); fetch it again"
+                ) from error
+
+        self.network = loaded_whole(load, f"{folder} lacks weights").eval()
+        if not self.network.supports(reads):
+            raise ValueError(f"--{reads} {model}: the model reads {' and '.join(self.network.modalities)}, no {reads}")
         self.identity = {
             "model": Path(model).name if Path(model).is_dir() else model,
-            "weights": source,
+            "weights": f"folder {folder.name}" if Path(model).is_dir() else "published",
             "sha256": encoder_identity(model),
             "versions": _versions(self.device, ("sentence-transformers", "transformers", "tokenizers")),
         }
 
-    def __call__(self, entries: Sequence[str], rate: int | None) -> list[np.ndarray]:
+    def __call__(self, entries: Sequence[str | np.ndarray], rate: int | None) -> list[np.ndarray]:
+        given = [Image.fromarray(entry) if isinstance(entry, np.ndarray) else entry for entry in entries]
         with _inference():
-            found = self.network.encode(list(entries), batch_size=len(entries), show_progress_bar=False)
+            found = self.network.encode(given, batch_size=len(given), show_progress_bar=False)
         return list(np.asarray(found, dtype=np.float32))
 
 

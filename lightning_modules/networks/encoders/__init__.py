@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from lightning_modules.networks.encoders.base import Encoder
+from lightning_modules.networks.encoders.clip import Clip
 from lightning_modules.networks.encoders.convolutions import DepthConv, PoseConv, SignalConv
 from lightning_modules.networks.encoders.features import Features
 from lightning_modules.networks.encoders.image import TimmImage
@@ -23,6 +24,7 @@ ENCODERS: dict[str, type[Encoder]] = {
     "characters": Characters,
     "words": Words,
     "timm": TimmImage,
+    "clip": Clip,
     "log_mel": LogMel,
     "wav2vec2": Wav2Vec2,
     "frames": Frames,

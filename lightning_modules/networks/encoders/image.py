@@ -13,10 +13,10 @@ from PIL import Image
 from torch import Tensor, nn
 
 from datamodules.features import DataError
-from datamodules.items import listed
 from datamodules.sources import sha256_of
 from lightning_modules.networks.encoders.base import Encoder
 from lightning_modules.networks.encoders.installed import INSTALLED, efficientnet_lite0, weights_file
+from lightning_modules.networks.pretrained import loaded_whole
 
 BATCH = 32
 
@@ -41,22 +41,16 @@ def timm_model(model: str, weights: str | None) -> nn.Module:
     if weights == INSTALLED:
         return efficientnet_lite0()
     overlay = {"file": str(weights), "hf_hub_id": None}
-    networks = []
-    with torch.random.fork_rng(devices=[]):
-        for seed in (0, 1):  # timm says nothing of weights that a file lacks: they would be random, and differ
-            torch.manual_seed(seed)
-            try:
-                network = timm.create_model(model, pretrained=True, num_classes=0, pretrained_cfg_overlay=overlay)
-            except Exception as error:  # timm, torch and safetensors each refuse in their own way
-                raise DataError(
-                    f"{weights} cannot be loaded into timm's {model} ({type(error).__name__}: {error})"
-                ) from error
-            networks.append(network)
-    again = networks[1].state_dict()
-    absent = [name for name, value in networks[0].state_dict().items() if not torch.equal(value, again[name])]
-    if absent:
-        raise DataError(f"{weights} lacks weights of timm's {model}, which would be random: {listed(absent)}")
-    return networks[0]
+
+    def load() -> nn.Module:
+        try:
+            return timm.create_model(model, pretrained=True, num_classes=0, pretrained_cfg_overlay=overlay)
+        except Exception as error:  # timm, torch and safetensors each refuse in their own way
+            raise DataError(
+                f"{weights} cannot be loaded into timm's {model} ({type(error).__name__}: {error})"
+            ) from error
+
+    return loaded_whole(load, f"{weights} lacks weights of timm's {model}")  # of which timm says nothing
 
 
 def timm_width(network: nn.Module) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,10 +12,9 @@ from torch import Tensor, nn
 
 from datamodules.class_embeddings import embed_classes, encode_texts, encoder_identity, model_folder
 from lightning_modules.networks.encoders.base import Convolutions, Encoder, mean_over_steps, pool
+from lightning_modules.networks.pretrained import adapt_low_rank, check_low_rank, pretrained
 
 BATCH = 64
-# Query and value projections of attention, as the text models of transformers name them: what LoRA adapts.
-PROJECTIONS = ("query", "value", "q_lin", "v_lin", "q_proj", "v_proj", "q", "v")
 
 
 class SentenceEmbedding:
@@ -82,23 +80,19 @@ class Tokens(Encoder):
         self, source: Mapping[str, Any], model: str = "all-MiniLM-L6-v2", frozen: bool = True, lora_rank: int = 0
     ):
         super().__init__(source)
-        if lora_rank < 0 or (frozen and lora_rank):
-            raise ValueError(
-                f"lora_rank is {lora_rank} and frozen is {frozen}; low-rank adaptation takes a rank of 1 or more and "
-                "frozen false: only the model's own weights then stay as they are"
-            )
-        from transformers import AutoConfig, AutoModel  # takes seconds
+        check_low_rank(frozen, lora_rank)
+        from transformers import AutoConfig  # takes seconds
 
-        folder = model_folder(model)
+        config = AutoConfig.from_pretrained(model_folder(model), local_files_only=True)
+        if config.get_text_config() is not config:
+            raise ValueError(f"{model} is of type {config.model_type}, not of texts alone; for CLIP name encoder clip")
         self.frozen, self.lora_rank = frozen, lora_rank
-        self.front_end = _FrozenTokens(folder, model) if frozen else _TokenIds(folder, model)
-        self.dim = self.token_dim = AutoConfig.from_pretrained(folder, local_files_only=True).hidden_size
+        self.front_end = FrozenTokens(model) if frozen else TokenIds(model)
+        self.dim = self.token_dim = config.hidden_size
         if not frozen:
-            self.model = AutoModel.from_pretrained(folder, local_files_only=True)
-            if getattr(self.model, "pooler", None) is not None:
-                self.model.pooler = None  # its weights would never receive a gradient
+            self.model = pretrained(model)
         if lora_rank:
-            _adapt(self.model, model, lora_rank)
+            adapt_low_rank(self.model, model, lora_rank)
 
     def train(self, mode: bool = True) -> Tokens:
         super().train(mode)
@@ -112,32 +106,24 @@ class Tokens(Encoder):
         return mean_over_steps(x, mask), x, mask
 
 
-def _adapt(network: nn.Module, model: str, rank: int) -> None:
-    """Put low-rank updates, which alone train, beside the attention projections of a network."""
-    from peft import LoraConfig, inject_adapter_in_model  # takes seconds
+class TokenIds:
+    """Front end: (T,) token numbers. A text longer than the model takes is cut, and how many were is said.
 
-    names = {name.rsplit(".", 1)[-1] for name, module in network.named_modules() if isinstance(module, nn.Linear)}
-    found = sorted(names.intersection(PROJECTIONS))
-    if not found:
-        raise ValueError(
-            f"{model} has no linear layers named {', '.join(PROJECTIONS)} for LoRA to adapt; they are "
-            f"{', '.join(sorted(names))}. Set lora_rank to 0 to train all weights."
-        )
-    inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=rank, target_modules=found), network)
+    Args:
+        model: local folder or name of a transformers model whose files are on this machine.
+    """
 
-
-class _TokenIds:
-    """Front end: (T,) token numbers. A text longer than the model takes is cut, and how many were is said."""
-
-    def __init__(self, folder: Path, model: str):
-        self.folder, self.model = folder, model
+    def __init__(self, model: str):
+        self.model = model
         self.key = f"token ids {encoder_identity(model)}"
 
     def __call__(self, entries: Sequence[str], rate: int | None) -> list[np.ndarray]:
         from transformers import AutoConfig, AutoTokenizer
 
-        tokenizer = AutoTokenizer.from_pretrained(self.folder, local_files_only=True)
-        limit = min(tokenizer.model_max_length, AutoConfig.from_pretrained(self.folder).max_position_embeddings)
+        folder = model_folder(self.model)
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        config = AutoConfig.from_pretrained(folder, local_files_only=True).get_text_config()
+        limit = min(tokenizer.model_max_length, config.max_position_embeddings)
         ids = tokenizer(list(entries), truncation=False, verbose=False)["input_ids"]
         cut = sum(len(row) > limit for row in ids)
         if cut:
@@ -146,17 +132,15 @@ class _TokenIds:
         return [np.asarray(row, dtype=np.int64) for row in ids]
 
 
-class _FrozenTokens(_TokenIds):
+class FrozenTokens(TokenIds):
     """Front end: (T, d) token embeddings."""
 
-    def __init__(self, folder: Path, model: str):
-        super().__init__(folder, model)
+    def __init__(self, model: str):
+        super().__init__(model)
         self.key = f"token embeddings {encoder_identity(model)}"
 
     def __call__(self, entries: Sequence[str], rate: int | None) -> list[np.ndarray]:
-        from transformers import AutoModel
-
-        model = AutoModel.from_pretrained(self.folder, local_files_only=True).eval()
+        model = pretrained(self.model).eval()
         rows = [torch.from_numpy(row) for row in super().__call__(entries, rate)]
         embedded = []
         with torch.inference_mode():

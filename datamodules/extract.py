@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 
 from datamodules.check import ITEM_MODULES
 from datamodules.extracted_features import read_metadata, untrained
 from datamodules.extraction import FrozenNetwork, extract_features
-from datamodules.items import ItemSet, Modality
+from datamodules.items import ItemSet
 from datamodules.multimodal import ItemDataModule
 from datamodules.sources import data_root
 
@@ -24,8 +24,8 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         "extract",
         help="features of a data set's raw images, texts and sounds",
         description="Put a data set's raw images, texts and sounds through frozen networks and write their features "
-        "to a file that the data module FeaturePairs reads. Modalities of a kind without a network are left out. A "
-        "run that was stopped goes on where it was when it is called again in the same way.",
+        "to a file that the data module FeaturePairs reads. Modalities without a network are left out and need not be "
+        "there. A run that was stopped goes on where it was when it is called again in the same way.",
     )
     parser.add_argument("dataset", choices=list(ITEM_MODULES))
     parser.add_argument("--features", help="what the data set is read as (default: the first of `check`)")
@@ -50,7 +50,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     )
     parser.add_argument("--data-root", help="folder that holds the data set's folder (default: CSD_DATA, else data/)")
     parser.add_argument("--out", type=Path, metavar="FILE.safetensors", help="(default: <data set>.safetensors)")
-    parser.add_argument("--batch-size", type=int, default=32, help="entries in memory at a time (default: 32)")
+    parser.add_argument("--batch-size", type=int, default=8, help="entries in memory at a time (default: 8)")
     parser.set_defaults(func=run)
 
 
@@ -62,65 +62,48 @@ def run(arguments: argparse.Namespace) -> int:
             given = f"--out is {out} and --batch-size {arguments.batch_size}"
             raise ValueError(f"{given}; expected a name ending in .safetensors, and at least 1")
         networks = _networks(arguments)
-        module, kinds = _module(arguments, tuple(networks))
-        chosen = {name: networks[kind] for name, kind in kinds.items()}
-        _report(module.data, out, extract_features(module, chosen, out, arguments.batch_size))
+        module = _module(arguments, tuple(networks))
+        _report(module.data, out, extract_features(module, networks, out, arguments.batch_size))
     except (ValueError, OSError) as error:
         print(f"FAILED   {error}")
         return 1
     return 0
 
 
-def kind_of(modality: Modality) -> str:
-    """ "image", "text" or "sound" for what networks are there for; else what it is, a vector or a sequence."""
-    if modality.kind == "file":
-        return "image" if modality.rate is None else "sound"
-    return modality.kind
-
-
 def _networks(arguments: argparse.Namespace) -> dict[str, Loader]:
-    """Kind of modality -> what loads the network that was named for it."""
+    """Modality -> what loads the network that was named for it, in the order of the data sets."""
     # Here and not above: the data come before the models, and everything else of them does without.
     from lightning_modules.networks.frozen import ImageNetwork, SentenceNetwork, SoundNetwork
 
-    networks: dict[str, Loader] = {}
-    for kind, network in (("image", ImageNetwork), ("sound", SoundNetwork)):
+    networks: dict[str, Loader | None] = dict.fromkeys(("image", "text", "audio"))
+    for name, kind, network in (("image", "image", ImageNetwork), ("audio", "sound", SoundNetwork)):
         model, weights = getattr(arguments, kind), getattr(arguments, f"{kind}_weights")
         if model is None and weights is not None:
             raise ValueError(f"--{kind}-weights are given and no --{kind}; name the model that they belong to")
         if kind == "image" and model is not None and (Path(model).is_dir() or "/" in model):  # never in timm's names
             if weights is not None:
                 raise ValueError(f"--image-weights are given, and --image {model} brings its own; leave one out")
-            networks[kind] = partial(SentenceNetwork, model, kind)
+            networks[name] = partial(SentenceNetwork, model, kind)
         elif model is not None:
-            networks[kind] = partial(network, model, weights, arguments.random_weights)
+            networks[name] = partial(network, model, weights, arguments.random_weights)
     if arguments.text is not None:
         networks["text"] = partial(SentenceNetwork, arguments.text)
-    return networks
+    named = {name: load for name, load in networks.items() if load is not None}
+    if len(named) < 2:
+        raise ValueError("expected networks for two modalities or more: name them by --image, --text and --sound")
+    return named
 
 
-def _module(arguments: argparse.Namespace, kinds: Collection[str]) -> tuple[ItemDataModule, dict[str, str]]:
-    """The data set with the modalities of the kinds that have a network, and the kind of each."""
+def _module(arguments: argparse.Namespace, modalities: tuple[str, ...]) -> ItemDataModule:
+    """The data set with the modalities that have a network; the others need not be there."""
     readers = ITEM_MODULES[arguments.dataset]
     reader = arguments.features or next(iter(readers))
     if reader not in readers:
         raise ValueError(f"{arguments.dataset} cannot be read as {reader!r}; it can as {', '.join(readers)}")
     module = readers[reader](data_root(arguments.data_root))
-    found = {name: kind_of(modality) for name, modality in module.read().modalities.items()}
-    chosen = {name: kind for name, kind in found.items() if kind in kinds}
-    absent = [kind for kind in kinds if kind not in found.values()]
-    if absent or len(chosen) < 2:
-        there = ", ".join(f"{name} ({kind})" for name, kind in found.items())
-        raise ValueError(
-            f"{arguments.dataset} has {there}; expected networks for two or more of them (--image, --text, --sound)"
-        )
-    # Nothing is decoded before `data` is asked for, and then of the chosen modalities alone.
-    module.chosen = tuple(chosen)
+    module.chosen = modalities
     module.on_missing = module.on_broken = "drop" if arguments.drop else "refuse"
-    left_out = [name for name in found if name not in chosen]
-    if left_out:
-        print(f"left out, as no network was named for it: {', '.join(left_out)}")
-    return module, chosen
+    return module
 
 
 def _report(data: ItemSet, out: Path, rates: Mapping[str, float] | None) -> None:

@@ -24,8 +24,8 @@ def run(arguments: argparse.Namespace) -> int:
     """Fetch what is missing; return the exit status, 1 where files are still missing."""
     if arguments.dataset not in SOURCES:
         print(
-            f"{arguments.dataset} is not published as files of fixed content at fixed addresses, so it is not "
-            f"downloaded. {layout_advice(arguments.dataset)}"
+            f"{arguments.dataset} is not downloaded: no file of it is public at a fixed address with a sha256 that is "
+            f"known here. {layout_advice(arguments.dataset)}"
         )
         return 1
     try:

@@ -50,6 +50,22 @@ def waves(*lengths: int) -> list[np.ndarray]:
     return [np.random.default_rng(n).normal(0.5, 2, n).astype(np.float32) for n in lengths]
 
 
+def test_a_long_sound_goes_through_in_parts(weights, bundle, monkeypatch):
+    (sound,) = waves(5000)
+    network = SoundNetwork("tiny", str(weights["sound"]))
+    (whole,) = network([sound], 16000)
+    monkeypatch.setattr("lightning_modules.networks.frozen.SECONDS", 2000 / 16000)
+    seen = []
+    steps = network.network.extract_features
+    monkeypatch.setattr(network.network, "extract_features", lambda wave: seen.append(wave) or steps(wave))
+    (found,) = network([sound], 16000)
+    assert [wave.shape for wave in seen] == [(1, 1667), (1, 1667), (1, 1666)]
+    with torch.inference_mode():
+        expected = torch.cat([steps(wave)[0][-1][0] for wave in seen]).mean(dim=0)
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+    assert not np.array_equal(found, whole)
+
+
 def test_image_features_are_those_before_the_classifier_of_the_models_own_pipeline(weights):
     torch.manual_seed(0)
     whole = timm.create_model(IMAGE_MODEL).eval()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -25,6 +26,8 @@ from datamodules.sources import sha256_of
 from lightning_modules.networks.encoders.image import timm_model
 from lightning_modules.networks.encoders.installed import INSTALLED
 from lightning_modules.networks.pretrained import loaded_whole
+
+SECONDS = 30  # of a sound that pass a network together
 
 
 class ImageNetwork:
@@ -112,7 +115,9 @@ class SentenceNetwork:
 class SoundNetwork:
     """Waveforms -> the mean over time of the last layer of a torchaudio bundle (wav2vec 2.0, HuBERT, WavLM).
 
-    Sounds are resampled to the bundle's rate and go through the network one by one: padding would change them.
+    Sounds are resampled to the bundle's rate and go through the network one by one: padding would change them. Memory
+    grows with the square of the length, so that one of more than 30 seconds goes through in equal parts of at most 30
+    seconds, and the mean is over the steps of all.
 
     Args:
         model: name of a bundle in ``torchaudio.pipelines``, in capitals or not.
@@ -147,8 +152,9 @@ class SoundNetwork:
         wave = torchaudio.functional.resample(wave, rate, int(self.bundle.sample_rate)).to(self.device)[None]
         if self.bundle._normalize_waveform:
             wave = F.layer_norm(wave, wave.shape)
-        layers, _ = self.network.extract_features(wave)
-        return layers[-1][0].float().mean(dim=0).cpu().numpy()
+        parts = wave.tensor_split(math.ceil(wave.shape[1] / (SECONDS * self.bundle.sample_rate)), dim=1)
+        steps = [self.network.extract_features(part)[0][-1][0] for part in parts]
+        return torch.cat(steps).float().mean(dim=0).cpu().numpy()
 
 
 def _is_bundle(name: str) -> bool:

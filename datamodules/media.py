@@ -2,26 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections import Counter
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
+from datamodules.features import DataError
 from datamodules.items import Files, Modality
 from datamodules.layouts import broken
 
 
 def read_image(path: Path, dataset: str) -> np.ndarray:
-    """An image file as (H, W, 3) uint8.
+    """An image file as (H, W, 3) uint8, upright where the file says how it was held; greys of 16 bits become 8.
 
     Raises:
         DataError: the file is missing, truncated or not an image.
     """
     try:
         with Image.open(path) as image:
-            return np.asarray(image.convert("RGB"))
+            upright = ImageOps.exif_transpose(image)
+            if upright.mode in ("I", "F"):
+                raise ValueError(f"its pixels are of mode {upright.mode}, of no known range; expected 8 or 16 bits")
+            if upright.mode.startswith("I;16"):  # which `convert` would clip at 255
+                upright = Image.fromarray((np.asarray(upright) // 257).astype(np.uint8))
+            return np.asarray(upright.convert("RGB"))
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise broken(path, f"is not a readable image ({type(error).__name__}: {error})", dataset) from error
 
@@ -56,6 +65,27 @@ def read_sound(path: Path, rate: int, dataset: str) -> np.ndarray:
     return wave.mean(axis=1)
 
 
+def read_resampled(path: Path, rate: int, dataset: str) -> np.ndarray:
+    """A sound file as `read_sound` reads it, resampled where it has another rate.
+
+    Args:
+        path: WAV, FLAC, OGG or MP3.
+        rate: samples per second that the waveform is to have.
+        dataset: the data set it belongs to, for messages.
+
+    Raises:
+        DataError: the file is missing, truncated, silent of length or not a sound.
+    """
+    found = sound_rate(path, dataset)
+    wave = read_sound(path, found, dataset)
+    if found == rate:
+        return wave
+    import torch  # here: as above
+    import torchaudio
+
+    return torchaudio.functional.resample(torch.from_numpy(wave), found, rate).numpy()
+
+
 def sound_rate(path: Path, dataset: str) -> int:
     """Samples per second of a sound file.
 
@@ -68,3 +98,39 @@ def sound_rate(path: Path, dataset: str) -> int:
         return soundfile.info(path).samplerate
     except (OSError, RuntimeError) as error:
         raise broken(path, f"is not a readable sound ({type(error).__name__}: {error})", dataset) from error
+
+
+def most_common_rate(paths: Sequence[Path], dataset: str) -> tuple[int | None, list[Path]]:
+    """Samples per second that most of the sound files have, the higher of two, and the files that have others.
+
+    Files that cannot be read are in neither; without one that can, the rate is None.
+    """
+
+    def rate_of(path: Path) -> int | None:
+        try:
+            return sound_rate(path, dataset)
+        except DataError:
+            return None  # found again, and named, when every file is checked
+
+    rates = _in_threads(rate_of, paths)
+    counts = Counter(rate for rate in rates if rate is not None)
+    most = max(counts, key=lambda rate: (counts[rate], rate), default=None)
+    return most, [path for path, rate in zip(paths, rates, strict=True) if rate not in (most, None)]
+
+
+def faults(files: Files, rows: Sequence[int]) -> dict[int, str]:
+    """Row -> what is wrong, for those of the rows whose files cannot be decoded."""
+
+    def fault(row: int) -> str:
+        try:
+            files[row]
+        except DataError as error:
+            return str(error)
+        return ""
+
+    return {row: reason for row, reason in zip(rows, _in_threads(fault, rows), strict=True) if reason}
+
+
+def _in_threads(function: Callable, values: Sequence) -> list:
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:  # decoders release the interpreter's lock
+        return list(pool.map(function, values))

@@ -70,6 +70,8 @@ class EncodedModule(RetrievalModule):
                 data.entries(name)
 
     def on_fit_start(self) -> None:
+        if self.trainer.ckpt_path is not None:
+            return  # what was fixed then belongs to the weights: the rows of an embedding to the words of its vocabulary
         for name, encoder in self.encoders.items():
             if type(encoder).fit is not Encoder.fit:  # else the training entries need not be laid out at once
                 encoder.fit(*self.trainer.datamodule.train_entries(name))

@@ -142,6 +142,21 @@ def test_a_resumed_run_ends_with_the_numbers_of_an_uninterrupted_one(tmp_path):
     assert_same_weights(whole, resumed)
 
 
+def test_a_run_resumed_on_other_training_items_keeps_the_vocabulary_of_its_weights(tmp_path):
+    first = model(persons(validation_fraction=0.4))
+    fitted = trainer(tmp_path, max_epochs=1, limit_val_batches=0)
+    fitted.fit(first, persons(validation_fraction=0.4))
+    fitted.save_checkpoint(tmp_path / "model.ckpt")
+    resumed, other = model(persons()), persons(validation_fraction=0)
+    trainer(tmp_path, max_epochs=2, limit_val_batches=0).fit(
+        resumed, other, ckpt_path=tmp_path / "model.ckpt", weights_only=True
+    )
+    assert torch.equal(resumed.encoders["text"].known, first.encoders["text"].known)
+    anew = model(persons())
+    trainer(tmp_path, max_epochs=1, limit_val_batches=0).fit(anew, other)
+    assert not torch.equal(anew.encoders["text"].known, first.encoders["text"].known)
+
+
 def test_one_seed_gives_one_run_and_another_seed_another(tmp_path):
     def run(seed: int) -> CMPM:
         module = model(persons(), seed, classification_weight=1.0)

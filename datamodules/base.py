@@ -93,7 +93,8 @@ class FeatureDataModule(L.LightningDataModule):
             with the data), or the name or local folder of another sentence-transformers model.
         shuffle_seed: draws the training order; the order depends on this seed and the epoch alone.
         paired_fraction: share of the training items whose pairing is used, above 0, at most 1. The others are no part
-            of the training batches; :meth:`unpaired_entries` hands out their modalities as unpaired samples.
+            of the training batches; :meth:`unpaired_entries` hands out their modalities as unpaired samples, with
+            those that the data bring without a partner (`FeatureSet.unpaired`).
         as_published: as the public code of JFSE does, train on all training items in their fixed order and validate on
             the test items, so that they choose the epoch. For comparison with published numbers only.
 
@@ -224,8 +225,10 @@ class FeatureDataModule(L.LightningDataModule):
         return self._tensors[name][torch.from_numpy(self.indices("train"))], None
 
     def unpaired_entries(self, name: str) -> tuple[torch.Tensor, None]:
-        """Rows of a modality of the training items whose pairing is not used."""
-        return self._tensors[name][torch.from_numpy(self.indices("unpaired"))], None
+        """Rows of a modality of the training items whose pairing is not used, then those that belong to no item."""
+        rows = self._tensors[name][torch.from_numpy(self.indices("unpaired"))]
+        alone = self.data.unpaired.get(name, self.data.features[name][:0])
+        return torch.cat([rows, torch.from_numpy(alone.astype(np.float32))]), None
 
     @cached_property
     def _class_halves(self) -> tuple[np.ndarray, np.ndarray]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from datamodules.feature_files import LAYOUTS as PAIR_LAYOUTS
 from datamodules.sources import SOURCES
@@ -19,13 +20,18 @@ class Form:
 
     Args:
         variants: sets of paths below the folder, `*` as in a glob; a folder with all paths of one set has this form.
-        items: split -> number of items in the authors' copy, where they are others than those of the data set.
-        lists: split -> file that has one of these items per line, where the items that are read are other ones.
+        items: split -> number of items in the authors' copy, where they are others than those of the data set; where
+            none is stated, the classes are not either.
+        lists: split, or "classes" -> file that has one of these items or classes per line, where what is read is other.
+        widths: modality -> numbers of each item in the authors' files.
+        repeats: items, group by group, that are known to be the same in several splits of the authors' copy.
     """
 
     variants: tuple[tuple[str, ...], ...]
     items: Mapping[str, int] | None = None
     lists: Mapping[str, str] = field(default_factory=dict)
+    widths: Mapping[str, int] = field(default_factory=dict)
+    repeats: tuple[frozenset[str], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -55,17 +61,22 @@ class Facts:
     forms: Mapping[str, Form]
 
 
-def _form(*needs: str, items: Mapping[str, int] | None = None, lists: Mapping[str, str] | None = None) -> Form:
-    return Form((needs,), items, lists or {})
+def _form(*needs: str, **others: Any) -> Form:
+    return Form((needs,), **others)
 
 
 _LISTS = ("trainset_txt_img_cat.list", "testset_txt_img_cat.list")
 # How many items they hold is for whoever extracted them to say.
-_PAIRS = Form((("*.npz",), *(tuple(layout.files()) for layout in PAIR_LAYOUTS)), items={})
-_OR_PAIRS = ", or paired features: one .npz file, or the layout of ACMR, JFSE or DSCMR"
-_NUS_LISTS = {"train": "ImageList/TrainImagelist.txt", "test": "ImageList/TestImagelist.txt"}
+_EXTRACTED = Form((("*.safetensors",),), items={})
+_OR_EXTRACTED = ", or features: one .safetensors file of `extract`"
+_PAIRS = Form((("*.npz",), *_EXTRACTED.variants, *(tuple(layout.files()) for layout in PAIR_LAYOUTS)), items={})
+_OR_PAIRS = f"{_OR_EXTRACTED}, one .npz file, or the layout of ACMR, JFSE or DSCMR"
+_NUS_LISTS = {
+    "train": "ImageList/TrainImagelist.txt",
+    "test": "ImageList/TestImagelist.txt",
+    "classes": "ConceptsList/Concepts81.txt",
+}
 _NUS_WIDE = (
-    "ConceptsList/Concepts81.txt",
     *_NUS_LISTS.values(),
     *(f"Groundtruth/TrainTestLabels/Labels_*_{part}.txt" for part in ("Train", "Test")),
     *(f"NUS_WID_Tags/{part}_Tags1k.dat" for part in ("Train", "Test")),
@@ -91,7 +102,8 @@ CATALOGUE = {
     "wikipedia": Facts(
         folder="wikipedia",
         content="trainset_txt_img_cat.list and testset_txt_img_cat.list (text id, image id, class 1..10), and "
-        "features, wiki_roph.mat or raw_features.mat, or images/<class>/<image id>.jpg and texts/<text id>.xml",
+        "features, wiki_roph.mat or raw_features.mat, or images/<class>/<image id>.jpg and texts/<text id>.xml"
+        + _OR_EXTRACTED,
         url="http://www.svcl.ucsd.edu/projects/crossmodal/",
         licence=SOURCES["wikipedia"].licence,
         citation=SOURCES["wikipedia"].citation,
@@ -101,12 +113,24 @@ CATALOGUE = {
         forms={
             "roph": _form("wiki_roph.mat", *_LISTS),
             "sift-lda": _form("raw_features.mat", *_LISTS),
-            "raw": _form("images/*/*.jpg", "texts/*.xml", *_LISTS),
+            # The texts whose images have the same features in both published files of features.
+            "raw": _form(
+                "images/*/*.jpg",
+                "texts/*.xml",
+                *_LISTS,
+                repeats=(
+                    frozenset({"7499895013a95ec67d49768648e33279-4.2", "12471fa7b776e267a9e2817faf032e24-6"}),
+                    frozenset({"21898ba7134f979e9eb31f17bee2a008-2", "21898ba7134f979e9eb31f17bee2a008-2.1"}),
+                    frozenset({"90edde4ecc403ea91eaa3443872111dc-5", "8fa52fc9e76962339d5fe4f985ced328-3"}),
+                ),
+            ),
+            "pairs": _EXTRACTED,
         },
     ),
     "pascal_sentences": Facts(
         folder="pascal_sentences",
-        content="dataset/<class>/<image>.jpg and sentence/<class>/<image>.txt (a sentence per line)" + _OR_PAIRS,
+        content="dataset/<class>/<image>.jpg and sentence/<class>/<image>.txt, or <image>txt (a sentence per line)"
+        + _OR_PAIRS,
         url="http://vision.cs.uiuc.edu/pascal-sentences/ (with github.com/rupy/PascalSentenceDataset)",
         licence="none stated",
         citation="C. Rashtchian, P. Young, M. Hodosh and J. Hockenmaier, Collecting Image Annotations Using Amazon's "
@@ -114,14 +138,14 @@ CATALOGUE = {
         items={"train": 800, "validation": 100, "test": 100},
         unit="images with five sentences each",
         classes=20,
-        forms={"raw": _form("dataset/*/*.jpg", "sentence/*/*.txt"), "pairs": _PAIRS},
+        forms={"raw": _form("dataset/*/*.jpg", "sentence/*/*txt"), "pairs": _PAIRS},
     ),
     "nus_wide": Facts(
         folder="nus_wide",
         content="ConceptsList/Concepts81.txt, ImageList/{Train,Test}Imagelist.txt, "
-        "Groundtruth/TrainTestLabels/Labels_<concept>_{Train,Test}.txt, NUS_WID_Tags/{Train,Test}_Tags1k.dat, and "
-        "Low_Level_Features/{Train,Test}_Normalized_{CH,CORR,EDH,WT,CM55}.dat or "
-        "Low_Level_Features/BoW_{Train,Test}_int.dat" + _OR_PAIRS,
+        "Groundtruth/TrainTestLabels/Labels_<concept>_{Train,Test}.txt, NUS_WID_Tags/{Train,Test}_Tags1k.dat (1,000 "
+        "numbers per line), and Low_Level_Features/{Train,Test}_Normalized_{CH,CORR,EDH,WT,CM55}.dat (64, 144, 73, 128 "
+        "and 225) or Low_Level_Features/BoW_{Train,Test}_int.dat (500)" + _OR_PAIRS,
         url="https://lms.comp.nus.edu.sg/wp-content/uploads/2019/research/nuswide/NUS-WIDE.html",
         licence="none stated for features, tags and labels",
         citation="T.-S. Chua et al., NUS-WIDE: A Real-World Web Image Database from National University of Singapore, "
@@ -138,11 +162,13 @@ CATALOGUE = {
                     for part in ("Train", "Test")
                 ),
                 lists=_NUS_LISTS,
+                widths={"image": 634, "text": 1000},
             ),
             "bow": _form(
                 *_NUS_WIDE,
                 *(f"Low_Level_Features/BoW_{part}_int.dat" for part in ("Train", "Test")),
                 lists=_NUS_LISTS,
+                widths={"image": 500, "text": 1000},
             ),
             "pairs": _PAIRS,
         },
@@ -170,6 +196,7 @@ CATALOGUE = {
                     for part in ("train", "test")
                     for what in ("fea", "list")
                 ),
+                widths={"image": 4096, "text": 300},
             ),
             "pairs": _PAIRS,
         },
@@ -186,25 +213,31 @@ CATALOGUE = {
         items={"train": 34_054, "validation": 3_078, "test": 3_074},
         unit="photographs with descriptions",
         classes=13_003,
-        forms={"raw": _form("reid_raw.json", "imgs")},
+        forms={
+            "raw": _form("reid_raw.json", "imgs"),
+            # How many photographs its parts have is not stated, as they are parts by number; its persons are counted
+            # when it is read.
+            "caption_all": _form("caption_all.json", "imgs", items={}),
+        },
     ),
     "flickr8k_tri": Facts(
         folder="flickr8k_tri",
         content="images/<name>.jpg, audio/<name>.wav (24 kHz mono, MP3 inside) and captions.txt (CSV with the header "
-        "image,caption and five lines per image)",
+        "image,caption and five lines per image)" + _OR_EXTRACTED,
         url="https://github.com/quantumnaan/sic_translator at commit d27da85cff2dbf143fcaf365aece667d66c4298f",
         licence="terms of Flickr8k: research only",
         citation="M. Hodosh, P. Young and J. Hockenmaier, Framing Image Description as a Ranking Task, JAIR 2013",
         items={"train": 800, "test": 200},
         unit="images with five captions and synthetic speech",
         classes=None,
-        forms={"raw": _form("captions.txt", "images", "audio")},
+        forms={"raw": _form("captions.txt", "images", "audio"), "pairs": _EXTRACTED},
     ),
     "flickr30k": Facts(
         folder="flickr30k",
         content="flickr30k-images/<image>.jpg and dataset_flickr30k.json (Karpathy's split and the five captions), or "
         "flickr30k_{train,val,test}_localized_narratives.jsonl (or ..._captions.jsonl, which have no voice), "
-        "flickr30k-images/<image_id>.jpg and voice-recordings/<voice_recording>.ogg as the narratives name them",
+        "flickr30k-images/<image_id>.jpg and voice-recordings/flickr30k_<split>/flickr30k_<split>_<image_id in 16 "
+        "digits>_<annotator_id>.ogg" + _OR_EXTRACTED,
         url="https://shannon.cs.illinois.edu/DenotationGraph (images, on request), "
         "https://cs.stanford.edu/people/karpathy/deepimagesent (dataset_flickr30k.json) and "
         "https://google.github.io/localized-narratives (narratives, recordings)",
@@ -217,7 +250,18 @@ CATALOGUE = {
         classes=None,
         forms={
             "karpathy": _form("dataset_flickr30k.json", "flickr30k-images"),
-            "raw": _form("flickr30k_*.jsonl", "flickr30k-images", "voice-recordings", items={"test": 1_000}),
+            "raw": _form(
+                *(f"flickr30k_{word}_localized_narratives.jsonl" for word in _PARTS.values()),
+                "flickr30k-images",
+                "voice-recordings",
+                items={"test": 1_000},
+            ),
+            "transcripts": _form(
+                *(f"flickr30k_{word}_captions.jsonl" for word in _PARTS.values()),
+                "flickr30k-images",
+                items={"test": 1_000},
+            ),
+            "pairs": _EXTRACTED,
         },
     ),
     "utd_mhad": Facts(

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from datamodules.base import FeatureDataModule
-from datamodules.catalogue import CATALOGUE, Form
+from datamodules.catalogue import CATALOGUE, Facts, Form
 from datamodules.cuhk_pedes import CUHKPEDES
 from datamodules.feature_pairs import FeaturePairs
 from datamodules.features import SPLITS, DataError, FeatureSet
@@ -18,8 +18,8 @@ from datamodules.flickr8k import Flickr8kTriples
 from datamodules.flickr30k_captions import Flickr30kCaptions
 from datamodules.flickr30k_narratives import Flickr30kNarratives
 from datamodules.inventory import lacking
-from datamodules.items import ItemSet, Modality, listed
-from datamodules.layouts import find_folder, layout_advice
+from datamodules.items import Files, ItemSet, Modality, listed
+from datamodules.layouts import find_folder, folder_below, layout_advice
 from datamodules.motion_text import HumanML3D
 from datamodules.multimodal import ItemDataModule
 from datamodules.nus_wide import IMAGE_FILES, NUSWIDE
@@ -37,7 +37,11 @@ ITEM_MODULES: dict[str, dict[str, Callable[[Path], ItemDataModule]]] = {
     "pascal_sentences": {"raw": PascalSentences},
     "utd_mhad": {f: lambda root, f=f: UTDMHAD(root, features=f) for f in ("16f", "raw")},
     "flickr8k_tri": {"raw": Flickr8kTriples},
-    "flickr30k": {"raw": Flickr30kNarratives, "karpathy": Flickr30kCaptions},
+    "flickr30k": {
+        "raw": Flickr30kNarratives,
+        "karpathy": Flickr30kCaptions,
+        "transcripts": lambda root: Flickr30kNarratives(root, modalities=("image", "text")),
+    },
     "humanml3d": {
         "new_joint_vecs": HumanML3D,
         "guoh3dfeats": lambda root: HumanML3D(root, annotations="tmr"),
@@ -46,7 +50,7 @@ ITEM_MODULES: dict[str, dict[str, Callable[[Path], ItemDataModule]]] = {
         "new_joint_vecs": lambda root: HumanML3D(root, dataset="kit_ml"),
         "guoh3dfeats": lambda root: HumanML3D(root, dataset="kit_ml", annotations="tmr"),
     },
-    "cuhk_pedes": {"raw": CUHKPEDES},
+    "cuhk_pedes": {"raw": CUHKPEDES, "caption_all": lambda root: CUHKPEDES(root, annotations="caption_all")},
 }
 
 
@@ -55,11 +59,30 @@ def _pairs(dataset: str) -> dict[str, Callable[[Path], FeatureDataModule]]:
 
 
 FEATURE_MODULES: dict[str, dict[str, Callable[[Path], FeatureDataModule]]] = {
-    "wikipedia": {f: lambda root, f=f: Wikipedia(root, features=f, offline=True) for f in FEATURE_FILES},
+    "wikipedia": {f: lambda root, f=f: Wikipedia(root, features=f, offline=True) for f in FEATURE_FILES}
+    | _pairs("wikipedia"),
     "pascal_sentences": _pairs("pascal_sentences"),
     "nus_wide": {f: lambda root, f=f: NUSWIDE(root, features=f, subset=None) for f in IMAGE_FILES} | _pairs("nus_wide"),
     "pku_xmedianet": {"features": PKUXMediaNet} | _pairs("pku_xmedianet"),
+    "flickr8k_tri": _pairs("flickr8k_tri"),
+    "flickr30k": _pairs("flickr30k"),
 }
+
+
+def default_form(dataset: str, root: Path) -> str:
+    """The form in which a data set's items are read where none is asked for: the first whose files are all there.
+
+    Where there is none, that which lacks the fewest, for its reader to say what is missing.
+
+    Args:
+        dataset: a key of ITEM_MODULES.
+        root: the data root.
+    """
+    first, *others = ITEM_MODULES[dataset]
+    if not others:
+        return first
+    lacks = lacking(CATALOGUE[dataset], folder_below(root, dataset))
+    return min((form for form in (first, *others) if form in lacks), key=lambda form: len(lacks[form]), default=first)
 
 
 def add_parser(commands: argparse._SubParsersAction) -> None:
@@ -68,8 +91,9 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         "check",
         help="verify a data set's files and print what they hold",
         description="Verify that a data set's folder has all files, that the known ones have the known sha256, that "
-        "every file can be read, that modalities and labels fit each other and that no item is in two splits. The exit "
-        "status is 1 where something is wrong. Numbers of items that differ from the authors' copy are said, no more.",
+        "every file can be read, that modalities and labels fit each other and that no item is in two splits, nor any "
+        "photograph, sound or motion. The exit status is 1 where something is wrong. Numbers of items and classes that "
+        "differ from the authors' copy are said, no more.",
     )
     parser.add_argument("dataset", choices=list(CATALOGUE))
     parser.add_argument("--data-root", help="folder that holds the data set's folder (default: CSD_DATA, else data/)")
@@ -99,7 +123,7 @@ def check(dataset: str, root: Path) -> tuple[int, int]:
         root: the data root.
 
     Returns:
-        Number of troubles, and number of differences from the size of the authors' copy, which are none.
+        Number of troubles, and number of differences from the size of the authors' copy, which are no troubles.
 
     Raises:
         DataError: there is no such folder.
@@ -114,14 +138,14 @@ def check(dataset: str, root: Path) -> tuple[int, int]:
         print(f"MISSING  {folder / path}")
         trouble += 1
     for name in [name for name, paths in forms.items() if not paths]:
-        found = check_form(dataset, name, root)
+        found = check_form(dataset, name, root, folder)
         trouble, other = trouble + found[0], other + found[1]
     if trouble:
         print(f"         {layout_advice(dataset)}")
     return trouble, other
 
 
-def check_form(dataset: str, name: str, root: Path) -> tuple[int, int]:
+def check_form(dataset: str, name: str, root: Path, folder: Path) -> tuple[int, int]:
     """Read a data set in one form, which is there as a whole, and print what is found; return the same two numbers."""
     module = (FEATURE_MODULES.get(dataset, {}) | ITEM_MODULES.get(dataset, {}))[name](root)
     try:
@@ -132,8 +156,12 @@ def check_form(dataset: str, name: str, root: Path) -> tuple[int, int]:
         return 1, 0
     (describe_items if isinstance(data, ItemSet) else describe)(name, data)
     facts = CATALOGUE[dataset]
-    other = say_differences(name, facts.forms[name], facts.items, data, root / facts.folder)
-    return say_missing(name, data, broken) + say_repeats(name, data), other
+    form = facts.forms[name]
+    other = say_differences(name, facts, form, data, folder)
+    trouble = say_widths(name, form, data) + say_missing(name, data, broken, folder)
+    if broken and len(broken) < len(data):
+        data = data.without(set(broken))  # two empty files are the same, and no photograph
+    return trouble + say_repeats(name, form, data), other
 
 
 def check_hashes(dataset: str, folder: Path) -> int:
@@ -163,6 +191,9 @@ def describe(name: str, data: FeatureSet) -> None:
         f"ok       {name}: {data.origin}: {counts['train']} training and {counts['test']} test items{validation}; "
         f"{sizes}; all values finite"
     )
+    if len(data.class_names) == len(data):
+        print("         each item its own class")
+        return
     member = data.label if data.label.ndim == 2 else data.label[:, None] == np.arange(len(data.class_names))
     for split, word in (("train", "training"), ("test", "test")):
         per_class = zip(data.class_names, member[data.split == split].sum(axis=0), strict=True)
@@ -190,37 +221,66 @@ def _size(modality: Modality) -> str:
 # What is wrong ------------------------------------------------------------------------------------------------------
 
 
-def say_differences(name: str, form: Form, items: dict[str, int], data: FeatureSet | ItemSet, folder: Path) -> int:
-    """Print where a split has another number of items than the authors' copy; return how many do."""
-    expected = items if form.items is None else form.items
+def say_differences(name: str, facts: Facts, form: Form, data: FeatureSet | ItemSet, folder: Path) -> int:
+    """Print where there are other numbers of items or classes than in the authors' copy; return how many differ."""
+    expected = dict(facts.items if form.items is None else form.items)
+    if expected and facts.classes is not None:
+        expected["classes"] = facts.classes
     differences = 0
-    for split, count in expected.items():
-        if split in form.lists:
-            with (folder / form.lists[split]).open("rb") as lines:
+    for what, count in expected.items():
+        if what in form.lists:
+            with (folder / form.lists[what]).open("rb") as lines:
                 found = sum(not line.isspace() for line in lines)
+        elif what == "classes":
+            found = data.label.any(axis=0).sum() if data.label.ndim == 2 else len(np.unique(data.label))
         else:
-            found = np.count_nonzero(data.split == split)
+            found = np.count_nonzero(data.split == what)
         if found != count:
-            print(f"DIFFERS  {name}: {found:,} {split} items; the authors' copy has {count:,}")
+            unit = what if what == "classes" else f"{what} items"
+            print(f"DIFFERS  {name}: {found:,} {unit}; the authors' copy has {count:,}")
             differences += 1
     return differences
 
 
-def say_missing(name: str, data: FeatureSet | ItemSet, broken: dict[str, str]) -> int:
+def say_widths(name: str, form: Form, data: FeatureSet | ItemSet) -> int:
+    """Print where features are as wide as no file of the authors' is; return the number of troubles."""
+    trouble = 0
+    for modality, width in form.widths.items():
+        found = data.features[modality].shape[1]
+        if found != width:
+            trouble += 1
+            print(
+                f"DIFFERS  {name}: {modality} has {found:,} numbers per item; the authors' copy has {width:,}: these "
+                "are other files, or files of two modalities are exchanged"
+            )
+    return trouble
+
+
+def say_missing(name: str, data: FeatureSet | ItemSet, broken: dict[str, str], folder: Path) -> int:
     """Print what items lack and what of them cannot be read; return the number of troubles."""
     trouble = len(broken)
     for modality, lacking_items in data.missing().items() if isinstance(data, ItemSet) else ():
         items = [item for item in lacking_items if item not in broken]
         if items:
             trouble += 1
-            print(f"MISSING  {name}: {modality} of {len(items)} of {len(data)} items: {listed(items)}")
+            hint = _capitals(data.modalities[modality], folder)
+            print(f"MISSING  {name}: {modality} of {len(items)} of {len(data)} items: {listed(items)}{hint}")
     for item, reason in broken.items():
         print(f"BROKEN   {name}: {item}: {reason}")
     return trouble
 
 
-def say_repeats(name: str, data: FeatureSet | ItemSet) -> int:
-    """Print what stands in the training part again; return how many items are in several splits as a whole."""
+def _capitals(modality: Modality, folder: Path) -> str:
+    """What to say of files that may not have been found for the capitals that their names end in."""
+    if not isinstance(modality.entries, Files):
+        return ""
+    used = set(modality.entries.paths)
+    other = sorted(str(path) for path in set(folder.rglob("*")) - used if path.suffix != path.suffix.lower())
+    return f"; names that end in capitals are other names: {listed(other, most=3)}" if other else ""
+
+
+def say_repeats(name: str, form: Form, data: FeatureSet | ItemSet) -> int:
+    """Print what stands in the training part again; return how many items or files are in several splits."""
     repeats = find_repeats(data)
     what, whole = ("features", "the pair") if isinstance(data, FeatureSet) else ("entries", "the whole item")
     counted = ", ".join(f"{modality} {count}" for modality, count in repeats.entries.items())
@@ -228,9 +288,14 @@ def say_repeats(name: str, data: FeatureSet | ItemSet) -> int:
         f"         test items whose {what} also stand in the training part: {counted}, {whole} {repeats.pairs}"
         + f"; {repeats.within} item(s) twice in one split" * (repeats.within > 0)
     )
+    trouble = 0
     for group in repeats.across:
-        print(
-            f"REPEATED {name}: {data.origin}: {listed(group)} are the same in every modality; expected each item in "
-            "one split: remove it from the others"
-        )
-    return len(repeats.across)
+        items = listed([f"{item} ({split})" for item, split in group.items.items()])
+        same = "are the same in every modality" if group.modality is None else f"have the same {group.modality}"
+        if frozenset(group.items) in form.repeats:
+            print(f"         {items} {same}, as in the authors' copy")
+            continue
+        trouble += 1
+        what = "expected each item in one split: remove it from the others"
+        print(f"REPEATED {name}: {data.origin}: {items} {same}; {what}")
+    return trouble

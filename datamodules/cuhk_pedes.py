@@ -12,7 +12,7 @@ import numpy as np
 from lightning.pytorch.utilities import rank_zero_warn
 
 from datamodules.items import Files, ItemSet, Modality
-from datamodules.layouts import broken, find_folder, require
+from datamodules.layouts import broken, find_folder, require, require_parts
 from datamodules.media import read_image
 from datamodules.multimodal import ItemDataModule
 
@@ -40,7 +40,7 @@ class CUHKPEDES(ItemDataModule):
     Every description is a text of its own; all photographs and descriptions of a person match each other. The folder,
     as its authors give it::
 
-        CUHK-PEDES/
+        CUHK-PEDES/  (or cuhk_pedes/)
             reid_raw.json     list of {"split": "train", "captions": [...], "file_path": "CUHK01/0363004.png", "id": 1,
                               "processed_tokens": [...]}; split is train, val or test; the tokens are not read
             caption_all.json  list of {"id": 1, "file_path": "test_query/p10376_s14337.jpg", "captions": [...]}
@@ -60,8 +60,8 @@ class CUHKPEDES(ItemDataModule):
 
     Raises:
         ValueError: an argument outside its range.
-        DataError: on first use, if a file is missing or is not what it should be; a person in two splits, a photograph
-            without a description or a description without its photograph.
+        DataError: on first use, if a file is missing or is not what it should be; no person to train or to test on, a
+            person in two splits, a photograph without a description or a description without its photograph.
     """
 
     dataset = "cuhk_pedes"
@@ -94,6 +94,7 @@ class CUHKPEDES(ItemDataModule):
             split = np.array([photograph.split for photograph in photographs])
         else:
             split = split_by_identity(identity, path)
+        require_parts(split.tolist(), path, self.dataset)
         names = [photograph.file_path for photograph in photographs]
         modalities = {}
         if "image" in wanted:
@@ -169,6 +170,9 @@ def _photograph(entry: Any, number: int, path: Path, says_split: bool) -> Photog
     if not fits:
         expected = "file_path and captions as text and id as a whole number"
         raise broken(path, f"entry {number} is {json.dumps(entry)[:160]}; expected {expected}", "cuhk_pedes")
+    if identity < 1:
+        what = f"entry {number} ({file_path}) has the id {identity}; expected the number of a person, 1 or more"
+        raise broken(path, what, "cuhk_pedes")
     if says_split and fields.get("split") not in tuple(SPLITS):
         what = f"entry {number} has the split {fields.get('split')!r}; expected {', '.join(SPLITS)}"
         raise broken(path, what, "cuhk_pedes")

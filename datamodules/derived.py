@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Protocol
 from zipfile import BadZipFile
@@ -17,6 +15,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from datamodules.cache import cache_folder, keep
 from datamodules.features import DataError
 from datamodules.items import Files, ItemSet, Modality
+from datamodules.media import faults
 
 
 class FrontEnd(Protocol):
@@ -62,9 +61,10 @@ def _is_vector(entry: np.ndarray) -> bool:
 
 
 def broken_files(data: ItemSet) -> dict[str, str]:
-    """Item -> what is wrong, for items with a file that cannot be decoded; every file is decoded once and remembered.
+    """Item -> what is wrong, for items with a file that cannot be decoded.
 
-    Each broken file is also warned about by name.
+    Every file is decoded once and remembered, those that are broken every time. Each of these is also warned about by
+    name.
     """
     broken: dict[str, str] = {}
     for modality in data.modalities.values():
@@ -80,22 +80,12 @@ def broken_files(data: ItemSet) -> dict[str, str]:
 def _broken(modality: Modality) -> dict[int, str]:
     path = cache_folder() / f"checked-{modality.digest()}.json"
     try:
-        return {int(entry): reason for entry, reason in json.loads(path.read_text(encoding="utf-8")).items()}
+        known = [int(entry) for entry in json.loads(path.read_text(encoding="utf-8"))]
     except (OSError, ValueError):
-        pass
-
-    def fault(entry: int) -> str:
-        try:
-            modality.entries[entry]
-        except DataError as error:
-            return str(error)
-        return ""
-
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:  # decoders release the interpreter's lock
-        faults = list(pool.map(fault, range(len(modality.entries))))
-    found = {entry: reason for entry, reason in enumerate(faults) if reason}
-    keep(path, lambda file: file.write(json.dumps(found).encode()))
-    return found
+        found = faults(modality.entries, range(len(modality.entries)))
+        keep(path, lambda file: file.write(json.dumps(list(found)).encode()))
+        return found
+    return faults(modality.entries, known)  # anew: the reasons name files, and copies in two folders have one digest
 
 
 def _read(path: Path, count: int) -> list[np.ndarray] | None:

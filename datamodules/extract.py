@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 
-from datamodules.check import ITEM_MODULES
+from datamodules.check import ITEM_MODULES, default_form
 from datamodules.extracted_features import read_metadata, untrained
 from datamodules.extraction import FrozenNetwork, extract_features
 from datamodules.items import ItemSet
@@ -28,7 +28,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         "there. A run that was stopped goes on where it was when it is called again in the same way.",
     )
     parser.add_argument("dataset", choices=list(ITEM_MODULES))
-    parser.add_argument("--features", help="what the data set is read as (default: the first of `check`)")
+    parser.add_argument("--features", help="what the data set is read as (default: the first whose files are there)")
     parser.add_argument("--image", metavar="MODEL", help="a timm model, e.g. vgg19, or the folder of a CLIP model")
     parser.add_argument("--text", metavar="MODEL", help="a sentence-transformers or CLIP model, or its folder")
     parser.add_argument("--sound", metavar="MODEL", help="a torchaudio bundle, e.g. wav2vec2_base")
@@ -97,10 +97,11 @@ def _networks(arguments: argparse.Namespace) -> dict[str, Loader]:
 def _module(arguments: argparse.Namespace, modalities: tuple[str, ...]) -> ItemDataModule:
     """The data set with the modalities that have a network; the others need not be there."""
     readers = ITEM_MODULES[arguments.dataset]
-    reader = arguments.features or next(iter(readers))
+    root = data_root(arguments.data_root)
+    reader = arguments.features or default_form(arguments.dataset, root)
     if reader not in readers:
         raise ValueError(f"{arguments.dataset} cannot be read as {reader!r}; it can as {', '.join(readers)}")
-    module = readers[reader](data_root(arguments.data_root))
+    module = readers[reader](root)
     module.chosen = modalities
     module.on_missing = module.on_broken = "drop" if arguments.drop else "refuse"
     return module

@@ -2,153 +2,23 @@
 
 from __future__ import annotations
 
-import pickle
-import pickletools
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-import scipy.io
-import scipy.sparse
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
+from datamodules.array_files import decoding, load_mat, load_pickle
 from datamodules.extracted_features import read_extracted
 from datamodules.features import DataError, DataMissing, FeatureSet
 from datamodules.splits import carve_validation
 
 NPZ_REQUIRED = ("image", "text", "label")
-NPZ_OPTIONAL = ("split", "class_names", "class_embedding")
+UNPAIRED = "unpaired_"
+NPZ_OPTIONAL = ("split", "class_names", "class_embedding", f"{UNPAIRED}image", f"{UNPAIRED}text")
+WITHOUT_PARTNER = f"; samples without a partner go into {UNPAIRED}image and {UNPAIRED}text of an .npz file"
 CLASS_EMBEDDING_FILE = "train_attribute.pkl"
-
-
-@contextmanager
-def _decoding(file: Path, expected: str) -> Iterator[None]:
-    """Turn whatever a damaged file makes its parser raise into one message about that file."""
-    try:
-        yield
-    except DataError:
-        raise
-    except Exception as error:
-        raise DataError(
-            f"{file}: cannot be read as {expected} ({type(error).__name__}: {error}); "
-            "the file is damaged or of another format: fetch it or write it again."
-        ) from error
-
-
-# Pickles. A pickle is a program: only arrays of numbers or text are rebuilt, by the stand-ins below, and no function
-# that the file names is called. Numpy's own __setstate__ trusts its input and could be led to read foreign memory.
-
-
-class _PickledDtype:
-    """Element type of a pickled array: Boolean, integer, floating or text."""
-
-    def __init__(self, name: str, *_: object) -> None:
-        self.dtype = np.dtype(name)
-        if self.dtype.kind not in "biufSU":
-            raise TypeError(f"element type {name!r} where numbers or text were expected")
-
-    def __setstate__(self, state: tuple) -> None:
-        self.dtype = self.dtype.newbyteorder(state[1])
-
-
-class _PickledArray:
-    """Array under reconstruction; state = (version, shape, dtype, Fortran order, bytes)."""
-
-    def __init__(self, *_: object) -> None:
-        self.array = np.empty(0)
-
-    def __setstate__(self, state: tuple) -> None:
-        *_, shape, dtype, fortran, raw = state
-        self.array = _from_bytes(raw, dtype).reshape(shape, order="F" if fortran else "C")
-
-    def __array__(self, dtype: np.dtype | None = None, copy: bool | None = None) -> np.ndarray:
-        return np.array(self.array, dtype=dtype, copy=copy)
-
-
-def _from_bytes(raw: str | bytes | bytearray, dtype: _PickledDtype) -> np.ndarray:
-    # Python 2 wrote bytes as str, which the latin1 encoding keeps byte for byte.
-    return np.frombuffer(raw.encode("latin1") if isinstance(raw, str) else bytes(raw), dtype.dtype)
-
-
-def _scalar(dtype: _PickledDtype, raw: str | bytes) -> np.generic:
-    return _from_bytes(raw, dtype)[0]
-
-
-def _from_buffer(raw: bytes | bytearray, dtype: _PickledDtype, shape: tuple[int, ...], order: str) -> np.ndarray:
-    return _from_bytes(raw, dtype).reshape(shape, order=order)
-
-
-PICKLE_GLOBALS: dict[str, Callable] = {
-    "numpy.core.multiarray._reconstruct": _PickledArray,
-    "numpy.core.multiarray.scalar": _scalar,
-    "numpy.core.numeric._frombuffer": _from_buffer,
-    "numpy.ndarray": _PickledArray,
-    "numpy.dtype": _PickledDtype,
-    "_codecs.encode": str.encode,
-}
-
-
-class _ArrayUnpickler(pickle.Unpickler):
-    """Unpickler of numbers, text, lists, tuples, dictionaries and numpy arrays; anything else is refused."""
-
-    def __init__(self, file: Path, stream: BinaryIO) -> None:
-        super().__init__(stream, encoding="latin1")
-        self.file = file
-
-    def find_class(self, module: str, name: str) -> Callable:
-        key = f"{module}.{name}"
-        try:
-            return PICKLE_GLOBALS[key.replace("numpy._core.", "numpy.core.")]
-        except KeyError:
-            raise DataError(
-                f"{self.file}: refused, because the pickle asks for {key} and only numpy arrays and lists of them are "
-                "read. If you trust the file, open it yourself and save its arrays with numpy.savez."
-            ) from None
-
-
-def load_pickle(file: Path) -> np.ndarray:
-    """Read a pickled array or list of arrays or numbers, written by Python 2 or 3, without running code from it.
-
-    Raises:
-        DataError: the pickle names anything but numpy arrays, or is damaged, ragged or holds Python objects.
-    """
-    with _decoding(file, "a pickled array of numbers"), file.open("rb") as stream:
-        _check_opcodes(stream)
-        return _plain(np.asarray(_ArrayUnpickler(file, stream).load()), file)
-
-
-def _check_opcodes(stream: BinaryIO) -> None:
-    """Parse the pickle without acting on it: a damaged length or memo index would claim memory without bound."""
-    for count, (opcode, argument, _) in enumerate(pickletools.genops(stream)):
-        if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and not 0 <= argument <= count:
-            raise pickle.UnpicklingError(f"memo index {argument} after {count} opcodes")
-    stream.seek(0)
-
-
-def load_mat(file: Path) -> np.ndarray:
-    """Read the MATLAB variable that bears the file's own name (train_img.mat holds train_img).
-
-    Raises:
-        DataError: the variable is missing, or the file is damaged or of MATLAB version 7.3.
-    """
-    with _decoding(file, "a MATLAB file of version 7 or older"):
-        variables = scipy.io.loadmat(file)
-        if file.stem not in variables:
-            found = ", ".join(sorted(name for name in variables if not name.startswith("__"))) or "no variable"
-            raise DataError(f"{file}: holds {found}; expected the variable {file.stem}. Rename it and save again.")
-        value = variables[file.stem]
-        return _plain(value.toarray() if scipy.sparse.issparse(value) else value, file)
-
-
-def _plain(array: np.ndarray, file: Path) -> np.ndarray:
-    if array.dtype.kind not in "biufSU":
-        raise DataError(
-            f"{file}: holds {array.dtype} of shape {array.shape}; expected numbers or text, as one array or as "
-            "a list of equally long arrays."
-        )
-    return array
 
 
 class Layout(NamedTuple):
@@ -240,7 +110,7 @@ def read_folder(folder: Path, layout: Layout) -> FeatureSet:
         for role, file in files.items():
             array = layout.load(file)
             parts[role].append(array if role == "label" else _matrix(array, file))
-            _check_rows(array, file, parts["image"][-1], files["image"])
+            _check_rows(array, file, parts["image"][-1], files["image"], WITHOUT_PARTNER)
     for role, (train, test) in parts.items():
         if train.shape[1:] != test.shape[1:] or (train.dtype.kind in "SU") != (test.dtype.kind in "SU"):
             raise DataError(
@@ -261,11 +131,12 @@ def read_folder(folder: Path, layout: Layout) -> FeatureSet:
 
 
 def read_npz(file: Path, test_fraction: float = 0.2, split_seed: int = 0) -> FeatureSet:
-    """Read one .npz file: image (N, d), text (N, e) and label, optionally split, class_names and class_embedding.
+    """Read one .npz file: image (N, d), text (N, e) and label, and what else of `NPZ_OPTIONAL` it holds.
 
     Args:
         file: label is (N,) integers, (N,) class names, or (N, C) Booleans or zeros and ones; split (N,) is train,
-            validation or test; class_names (C,) text; class_embedding (C, E).
+            validation or test; class_names (C,) text; class_embedding (C, E); unpaired_image (n, d) and unpaired_text
+            (m, e), samples of one modality to train on, without partner, label or split.
         test_fraction: share of test items where the file has no split, between 0 and 1, drawn class by class.
         split_seed: seed of that split.
 
@@ -273,21 +144,25 @@ def read_npz(file: Path, test_fraction: float = 0.2, split_seed: int = 0) -> Fea
         DataError: a damaged file, a missing or unknown array, an array of the wrong type or shape.
     """
     arrays = _npz_arrays(file)
+    others = ("label", "split", "class_names")
+    matrices = {name: _matrix(array, f"{file}, {name}") for name, array in arrays.items() if name not in others}
+    _check_rows(matrices["text"], f"{file}: text", matrices["image"], "image", WITHOUT_PARTNER)
     names = _text(arrays["class_names"], file, "class_names") if "class_names" in arrays else None
     label, class_names = _class_labels(arrays["label"], f"{file}, label", names)
-    split, embedding = arrays.get("split"), arrays.get("class_embedding")
+    split = arrays.get("split")
     return FeatureSet(
-        features={name: _matrix(arrays[name], f"{file}, {name}") for name in ("image", "text")},
+        features={name: matrices[name] for name in ("image", "text")},
         label=label,
         split=_draw_split(label, test_fraction, split_seed) if split is None else _text(split, file, "split"),
         class_names=class_names,
         origin=str(file),
-        class_embedding=None if embedding is None else _matrix(embedding, f"{file}, class_embedding"),
+        class_embedding=matrices.get("class_embedding"),
+        unpaired={name.removeprefix(UNPAIRED): rows for name, rows in matrices.items() if name.startswith(UNPAIRED)},
     )
 
 
 def _npz_arrays(file: Path) -> dict[str, np.ndarray]:
-    with _decoding(file, "an .npz file of plain arrays"), np.load(file, allow_pickle=False) as archive:
+    with decoding(file, "an .npz file of plain arrays"), np.load(file, allow_pickle=False) as archive:
         missing = [name for name in NPZ_REQUIRED if name not in archive.files]
         if missing:
             raise DataError(f"{file}: holds {', '.join(archive.files) or 'no array'}; add {', '.join(missing)}.")
@@ -315,11 +190,14 @@ def _text(array: np.ndarray, file: object, name: str) -> np.ndarray:
     return np.char.decode(array, "utf-8") if array.dtype.kind == "S" else array
 
 
-def _check_rows(array: np.ndarray, name: object, reference: np.ndarray, reference_name: object) -> None:
+def _check_rows(
+    array: np.ndarray, name: object, reference: np.ndarray, reference_name: object, advice: str = ""
+) -> None:
     if array.ndim == 0 or len(array) != len(reference):
         rows = len(array) if array.ndim else "no"
         raise DataError(
-            f"{name}: has {rows} rows but {reference_name} has {len(reference)}; row i of both must be the same item."
+            f"{name}: has {rows} rows but {reference_name} has {len(reference)}; row i of both must be the same "
+            f"item{advice}."
         )
 
 

@@ -20,6 +20,12 @@ class FeaturePairs(FeatureDataModule):
     `python -m datamodules extract` writes files of features of two or more modalities. Where it read items that match
     themselves alone, every item is a class of its own, and the validation items are drawn from all training items.
 
+    An .npz file holds image (N, d), text (N, e) and label, (N,) or (N, C). It may hold split (N,), class_names (C,),
+    class_embedding (C, E), and samples without a partner: unpaired_image (n, d), unpaired_text (m, e), or one of them.
+    Those have no label and no split. They are training data that :meth:`unpaired_entries` alone hands out, together
+    with what `paired_fraction` sets free; nobody checks their classes, so that under class_split "zero-shot" it is for
+    the user to leave out samples of unseen classes, as it is always to leave out those of test items.
+
     Args:
         path: file or folder; `datamodules.feature_files.read_feature_pairs` says which layouts it knows.
         dataset: name of the data set in results.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -31,10 +31,13 @@ class FeatureSet:
         class_names: the C class names, in label order.
         origin: the file or folder the items were read from, for messages.
         class_embedding: (C, E) floating array that came with the data, or None.
+        unpaired: modality name -> (n, d) floating array of samples to train on that belong to no item: they have no
+            partner, label or split. Modalities may differ in n; none is needed.
 
     Raises:
         DataError: row counts differ, an array has the wrong shape or type, a value is not finite in float32, a label
-            lies outside the class list, an item has no class, a class is listed twice, or a split name is unknown.
+            lies outside the class list, an item has no class, a class is listed twice, a split name is unknown, or
+            there are unpaired samples of no modality.
     """
 
     features: dict[str, np.ndarray]
@@ -43,11 +46,14 @@ class FeatureSet:
     class_names: tuple[str, ...]
     origin: str
     class_embedding: np.ndarray | None = None
+    unpaired: dict[str, np.ndarray] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._check_rows()
         for name, array in self.features.items():
             self._check_array(name, array)
+        for name, array in self.unpaired.items():
+            self._check_unpaired(name, array)
         self._check_class_names()
         self._check_labels()
         unknown = sorted(set(self.split.tolist()) - set(SPLITS))
@@ -83,7 +89,20 @@ class FeatureSet:
         if bad.size:
             raise DataError(
                 f"{self.origin}: {name} is NaN or infinite in {bad.size} row(s), first row {bad[0]}; "
-                "remove these items from every modality or extract their features again."
+                "remove them, items from every modality, or extract their features again."
+            )
+
+    def _check_unpaired(self, name: str, array: np.ndarray) -> None:
+        if name not in self.features:
+            raise DataError(
+                f"{self.origin}: unpaired samples of {name!r}; the modalities are {', '.join(self.features)}."
+            )
+        self._check_array(f"unpaired_{name}", array)
+        width = self.features[name].shape[1]
+        if array.shape[1] != width or not len(array):
+            raise DataError(
+                f"{self.origin}: unpaired_{name} has shape {array.shape}; expected (rows, {width}), as wide as {name} "
+                "and with a row or more."
             )
 
     def _check_class_names(self) -> None:
@@ -134,6 +153,7 @@ class FeatureSet:
         arrays = {**self.features, "label": self.label, "split": self.split.astype("U10")}
         if self.class_embedding is not None:
             arrays["class_embedding"] = self.class_embedding
+        arrays |= {f"unpaired_{name}": array for name, array in self.unpaired.items()}
         for name, array in sorted(arrays.items()):
             sha.update(f"{name}{array.dtype}{array.shape}".encode())
             sha.update(np.ascontiguousarray(array).tobytes())

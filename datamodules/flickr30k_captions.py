@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from datamodules.items import ItemSet, Modality
-from datamodules.layouts import broken, find_folder, require
+from datamodules.layouts import broken, find_folder, require, require_parts
 from datamodules.media import image_of_each
 from datamodules.multimodal import ItemDataModule
 
@@ -49,7 +49,8 @@ class Flickr30kCaptions(ItemDataModule):
 
     Raises:
         ValueError: an argument outside its range.
-        DataError: on first use, if a file is missing or is not what it should be.
+        DataError: on first use, if a file is missing or is not what it should be, or there is no image to train or to
+            test on.
     """
 
     dataset = "flickr30k"
@@ -65,7 +66,9 @@ class Flickr30kCaptions(ItemDataModule):
         """Read the captions and look which images there are."""
         folder = find_folder(self.dataset, self.data_root)
         wanted = self.wanted(MODALITIES)
-        captioned = read_captioned(require(folder / "dataset_flickr30k.json", self.dataset))
+        path = require(folder / "dataset_flickr30k.json", self.dataset)
+        captioned = read_captioned(path)
+        require_parts([image.split for image in captioned], path, self.dataset)
         modalities = {}
         if "image" in wanted:
             images = require(folder / "flickr30k-images", self.dataset)

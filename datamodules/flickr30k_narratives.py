@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from lightning.pytorch.utilities import rank_zero_warn
 
-from datamodules.features import DataError
 from datamodules.items import Files, ItemSet, Modality
 from datamodules.layouts import broken, find_folder, read_lines, require
-from datamodules.media import image_of_each, read_sound, sound_rate
+from datamodules.media import image_of_each, most_common_rate, read_resampled
 from datamodules.multimodal import ItemDataModule
 
 MODALITIES = ("image", "text", "audio")
@@ -23,11 +25,12 @@ SPLIT_FILES = {"train": "train", "validation": "val", "test": "test"}
 
 @dataclass(frozen=True)
 class Narrative:
-    """One description of one image: transcript and, if there is one, the recording's path below `voice-recordings/`."""
+    """One description of one image: transcript and, if there is a recording, its possible paths below
+    `voice-recordings/`."""
 
     image_id: str
     caption: str
-    voice_recording: str | None
+    recordings: tuple[str, ...]
 
 
 class Flickr30kNarratives(ItemDataModule):
@@ -38,13 +41,18 @@ class Flickr30kNarratives(ItemDataModule):
     folder, as its authors give it::
 
         flickr30k/
-            flickr30k_train_localized_narratives.jsonl  one {"image_id": "1000092795", "caption": "...",
-                "voice_recording": "<path>.ogg", ...} per line; the same with val and test in place of train. A file
-                ..._captions.jsonl has no voice recordings.
-            flickr30k-images/<image_id>.jpg
-            voice-recordings/<voice_recording>
+            flickr30k_val_localized_narratives.jsonl  one {"image_id": "219843859", "annotator_id": <number>,
+                "caption": "...", "voice_recording": "flickr30k_val/flickr30k_val_219843859_180.ogg", ...} per line;
+                the same with train and test in place of val. A file ..._captions.jsonl has no voice recordings.
+            flickr30k-images/219843859.jpg
+            voice-recordings/flickr30k_val/flickr30k_val_0000000219843859_<annotator_id>.ogg
 
-    The test part has 1,023 narratives of 1,000 images; how many the others have is not stated here.
+    The field voice_recording is not the name of the file: that has the number of the image in 16 digits and the
+    annotator_id, as in `voice_recording_url` of the authors' loader (google/localized-narratives). A recording that is
+    called as the field says is found too, and either name may end in .wav. The audio has the sampling rate of most
+    recordings; those of another rate are resampled to it.
+
+    There are 30,546 narratives for training, 1,009 for validation, and 1,023 of 1,000 images for test.
 
     Args:
         data_root: folder that holds `flickr30k/`; by default the environment variable CSD_DATA, else `data/`. Of each
@@ -52,7 +60,7 @@ class Flickr30kNarratives(ItemDataModule):
         **kwargs: see ItemDataModule.
 
     Raises:
-        DataError: on first use, if a file is missing or is not what it should be.
+        DataError: on first use, if a file is missing or is not what it should be, or a split has no narrative.
     """
 
     dataset = "flickr30k"
@@ -81,6 +89,7 @@ class Flickr30kNarratives(ItemDataModule):
             modalities["text"] = Modality([narrative.caption for narrative in narratives], owner)
         if "audio" in wanted:
             modalities["audio"] = _recordings(folder, narratives, item)
+        _require_splits(folder, set(split.values()))
         return ItemSet(
             {name: modalities[name] for name in wanted},
             label=np.arange(len(names)),
@@ -109,7 +118,7 @@ def read_splits(folder: Path, voice: bool) -> tuple[list[Narrative], dict[str, s
         if path is None:
             continue
         found = read_narratives(path)
-        if voice and not any(narrative.voice_recording for narrative in found):
+        if voice and found and not any(narrative.recordings for narrative in found):
             what = "has no voice_recording; expected flickr30k_<split>_localized_narratives.jsonl, or modalities"
             raise broken(path, f"{what} without audio", "flickr30k")
         for narrative in found:
@@ -120,6 +129,13 @@ def read_splits(folder: Path, voice: bool) -> tuple[list[Narrative], dict[str, s
     if not narratives:
         raise broken(folder, "has no narratives flickr30k_<split>_*.jsonl", "flickr30k")
     return narratives, split
+
+
+def _require_splits(folder: Path, found: set[str]) -> None:
+    for part, word in SPLIT_FILES.items():
+        if part not in found:
+            path = folder / f"flickr30k_{word}_localized_narratives.jsonl"
+            raise broken(path, f"is missing or empty; expected the narratives of the {part} part", "flickr30k")
 
 
 def read_narratives(path: Path) -> list[Narrative]:
@@ -143,22 +159,32 @@ def read_narratives(path: Path) -> list[Narrative]:
         ):
             what = f"line {number} is {line[:80]!r}; expected a JSON object with image_id and caption, both text"
             raise broken(path, what, "flickr30k")
-        narratives.append(Narrative(image_id, caption.strip(), voice))
+        narratives.append(Narrative(image_id, caption.strip(), _names(voice, fields.get("annotator_id"))))
     return narratives
 
 
+def _names(voice: str | None, annotator: Any) -> tuple[str, ...]:
+    """Names of a recording, the authors' before that of the field."""
+    names = [voice] if voice else []
+    found = re.search(r"(\w+)/\w+_([0-9]+)_[0-9]+\.", voice or "")
+    if found and isinstance(annotator, int):
+        names.insert(0, f"{found[1]}/{found[1]}_{found[2].zfill(16)}_{annotator}.ogg")
+    return tuple(dict.fromkeys(name for given in names for name in (given, f"{os.path.splitext(given)[0]}.wav")))
+
+
 def _recordings(folder: Path, narratives: list[Narrative], item: dict[str, int]) -> Modality:
-    """Recordings that are there; they must all be of the rate that the first readable one has."""
+    """Recordings that are there, at the rate that most of them have."""
     recordings = require(folder / "voice-recordings", "flickr30k")
-    paths = [(item[n.image_id], recordings / n.voice_recording) for n in narratives if n.voice_recording]
-    there = [(owner, path) for owner, path in paths if path.is_file()]
-    rate = None
-    for _, path in there:
-        try:
-            rate = sound_rate(path, "flickr30k")
-        except DataError:
-            continue  # found again, and named, when every file is checked
-        break
-    decode = partial(read_sound, rate=rate, dataset="flickr30k")
-    owner = np.array([owner for owner, _ in there], dtype=np.int64)
-    return Modality(Files(tuple(path for _, path in there), decode), owner, rate)
+    there = []
+    for narrative in narratives:
+        named = (recordings / name for name in narrative.recordings)
+        path = next((path for path in named if path.is_file()), None)
+        if path is not None:
+            there.append((item[narrative.image_id], path))
+    paths = tuple(path for _, path in there)
+    rate, other = most_common_rate(paths, "flickr30k")
+    if other:
+        what = f"{len(other)} of {len(paths)} recordings have another rate than {rate} Hz and are resampled to it"
+        rank_zero_warn(f"{recordings}: {what}, first {other[0]}")
+    decode = partial(read_resampled, rate=rate, dataset="flickr30k")
+    return Modality(Files(paths, decode), np.array([owner for owner, _ in there], dtype=np.int64), rate)

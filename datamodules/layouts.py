@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 
 # The mapping alone, no class: what a result depends on is the code that its data module's names lead to, and facts
@@ -20,6 +21,23 @@ def layout_advice(dataset: str) -> str:
     )
 
 
+def folder_below(root: Path, dataset: str) -> Path:
+    """Where the data set's folder is below a data root, or should be.
+
+    It has the authors' name. Where that is absent, one called as the data set's features are is taken, provided that it
+    holds a file of the authors' and not features alone.
+
+    Args:
+        root: the data root.
+        dataset: a key of CATALOGUE.
+    """
+    facts, other = CATALOGUE[dataset], root / dataset
+    needs = {path for form in facts.forms.values() for variant in form.variants for path in variant}
+    if not (root / facts.folder).is_dir() and any(any(other.glob(path)) for path in needs):
+        return other
+    return root / facts.folder
+
+
 def find_folder(dataset: str, named: str | Path | None = None) -> Path:
     """The data set's folder below the data root.
 
@@ -32,7 +50,7 @@ def find_folder(dataset: str, named: str | Path | None = None) -> Path:
         DataMissing: no root is named, and `data/` has no such folder.
     """
     root = data_root(named)
-    folder = root / CATALOGUE[dataset].folder
+    folder = folder_below(root, dataset)
     if folder.is_dir():
         return folder
     hint = f" {root} looks like that folder itself: name the one above it." * (root.name == folder.name)
@@ -49,6 +67,22 @@ def require(path: Path, dataset: str) -> Path:
     if not path.exists():
         raise DataError(f"{path} is missing. {layout_advice(dataset)}")
     return path
+
+
+def require_parts(split: Collection[str], path: Path, dataset: str) -> None:
+    """Refuse a split without items to train on or to test on.
+
+    Args:
+        split: of each item.
+        path: the file that says it.
+        dataset: a key of CATALOGUE.
+
+    Raises:
+        DataError: there is no "train" or no "test".
+    """
+    for part in ("train", "test"):
+        if part not in split:
+            raise broken(path, f"has no entry of the {part} part; expected some of train and some of test", dataset)
 
 
 def broken(path: Path, what: str, dataset: str) -> DataError:

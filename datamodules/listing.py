@@ -9,6 +9,7 @@ import yaml
 
 from datamodules.catalogue import CATALOGUE, Facts
 from datamodules.inventory import lacking
+from datamodules.layouts import folder_below
 from datamodules.sources import SOURCES, data_root
 
 # Read as files: data sets know nothing of the tables that are made of them.
@@ -30,7 +31,7 @@ def run(arguments: argparse.Namespace) -> int:
     """
     root, tables = data_root(arguments.data_root), used_by()
     for dataset, facts in CATALOGUE.items():
-        state, detail = presence(facts, root / facts.folder)
+        state, detail = presence(facts, folder_below(root, dataset))
         used = f"used by {', '.join(tables[dataset])}" if dataset in tables else "used by no table"
         parts = [*detail, holds(facts), used, source(dataset, facts)]
         print(f"{dataset:<17} {state:<11} {'; '.join(parts)}")

@@ -15,6 +15,8 @@ from datamodules.multimodal import ItemDataModule
 
 MODALITIES = ("text", "motion")
 SPLIT_FILES = {"train": "train.txt", "validation": "val.txt", "test": "test.txt"}
+# What the id of a mirrored motion begins with.
+MIRRORED = "M"
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,9 @@ class HumanML3D(ItemDataModule):
             new_joint_vecs/<id>.npy        (T, 263) or (T, 251) floating
 
     HumanML3D has 23,384 motions for training, 1,460 for validation and 4,384 for test, KIT-ML 4,888, 300 and 830,
-    mirrored ones counted. TMR's form of both, with the two folders of its repository side by side::
+    mirrored ones counted; a motion and its mirror image are in one split. Made with its authors' scripts, HumanML3D is
+    known to have NaN in 007975 and M007975: `on_broken="drop"` leaves such items out. TMR's form of both, with the two
+    folders of its repository side by side::
 
         HumanML3D/ or KIT-ML/
             splits/train.txt, val.txt, test.txt   one id per line
@@ -89,7 +93,8 @@ class HumanML3D(ItemDataModule):
 
     Raises:
         ValueError: an argument outside its range.
-        DataError: on first use, if a file is missing or is not what it should be.
+        DataError: on first use, if a file is missing or is not what it should be, or a motion is in two splits, as it
+            is or mirrored.
     """
 
     data_kind = "real"
@@ -196,7 +201,7 @@ def read_splits(folder: Path, dataset: str) -> dict[str, str]:
     """Motion id -> split, in the order of the split files.
 
     Raises:
-        DataError: a split file is missing, or an id is listed twice.
+        DataError: a split file is missing, an id is listed twice, or a motion and its mirror image are in two splits.
     """
     split: dict[str, str] = {}
     for part, file in SPLIT_FILES.items():
@@ -204,6 +209,10 @@ def read_splits(folder: Path, dataset: str) -> dict[str, str]:
             name = line.strip()
             if name in split:
                 raise broken(folder / file, f"lists {name}, which the {split[name]} part has already", dataset)
+            other = name.removeprefix(MIRRORED) if name.startswith(MIRRORED) else MIRRORED + name
+            if split.get(other, part) != part:
+                what = f"lists {name}, the mirror image of {other}, which the {split[other]} part has"
+                raise broken(folder / file, f"{what}; expected both in one part", dataset)
             if name:
                 split[name] = part
     return split

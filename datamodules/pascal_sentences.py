@@ -25,6 +25,8 @@ class PascalSentences(ItemDataModule):
             dataset/<class>/<image>.jpg    <class> is aeroplane, bicycle, ..., tvmonitor
             sentence/<class>/<image>.txt   one sentence per line, five of them
 
+    The downloader leaves out the point and calls it `<image>txt`; both names are read.
+
     There are 1,000 images, 50 of each of 20 classes. The authors give no split. The usual sizes are 800, 100 and 100,
     and whose images are which is not published: of every class, a tenth of the images (5) is drawn for test and as many
     for validation by ``split_seed``, so that numbers of another seed, or of other papers, are of other test images.
@@ -55,7 +57,8 @@ class PascalSentences(ItemDataModule):
         wanted = self.wanted(MODALITIES)
         images, sentences = (require(folder / name, self.dataset) for name in ("dataset", "sentence"))
         # Of either, so that a missing file of one modality neither hides the item nor moves the split.
-        names = sorted(_below(images, ".jpg") | _below(sentences, ".txt"))
+        described = _below(sentences, "txt")
+        names = sorted({*_below(images, ".jpg"), *described})
         if not names:
             raise broken(folder, "has no dataset/<class>/<image>.jpg", self.dataset)
         _, label = np.unique([name.split("/")[0] for name in names], return_inverse=True)
@@ -63,7 +66,7 @@ class PascalSentences(ItemDataModule):
         if "image" in wanted:
             modalities["image"] = image_of_each([images / f"{name}.jpg" for name in names], self.dataset)
         if "text" in wanted:
-            modalities["text"] = self._sentences(sentences, names)
+            modalities["text"] = self._sentences(described, names)
         return ItemSet(
             {name: modalities[name] for name in wanted},
             label=label.astype(np.int64),
@@ -72,20 +75,20 @@ class PascalSentences(ItemDataModule):
             origin=str(folder),
         )
 
-    def _sentences(self, folder: Path, names: list[str]) -> Modality:
+    def _sentences(self, described: dict[str, Path], names: list[str]) -> Modality:
         texts: list[str] = []
         owner: list[int] = []
         for item, name in enumerate(names):
-            path = folder / f"{name}.txt"
-            found = self.attempt(name, read_sentences, path) if path.is_file() else None
+            found = self.attempt(name, read_sentences, described[name]) if name in described else None
             texts += found or []
             owner += [item] * len(found or [])
         return Modality(texts, np.array(owner, dtype=np.int64))
 
 
-def _below(folder: Path, ending: str) -> set[str]:
-    """<class>/<image> of every file with that ending."""
-    return {path.relative_to(folder).with_suffix("").as_posix() for path in folder.glob(f"*/*{ending}")}
+def _below(folder: Path, ending: str) -> dict[str, Path]:
+    """<class>/<image> -> file with that ending, with or without a point before it."""
+    paths = sorted(folder.glob(f"*/*{ending}"), reverse=True)  # of <image>txt and <image>.txt the latter is kept
+    return {path.relative_to(folder).as_posix().removesuffix(ending).removesuffix("."): path for path in paths}
 
 
 def read_sentences(path: Path) -> list[str]:

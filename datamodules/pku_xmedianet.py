@@ -41,8 +41,8 @@ class PKUXMediaNet(FeatureDataModule):
 
     Raises:
         ValueError: an argument outside its range.
-        DataError: on first use, if a file is missing or is not what it should be, or the lists of images and texts
-            differ in a class.
+        DataError: on first use, if a file is missing or is not what it should be, the lists of images and texts
+            differ in a class, or a file is listed twice.
     """
 
     dataset = "pku_xmedianet"
@@ -58,7 +58,7 @@ class PKUXMediaNet(FeatureDataModule):
         folder = find_folder(self.dataset, self.data_root)
         classes = folder / "cate_fea.txt"
         count = sum(not line.isspace() for line in read_lines(classes, self.dataset))
-        label = {part: _pair_labels(folder, part, count) for part in ("train", "test")}
+        label = _labels(folder, count)
         embedding = read_parts([_whole(classes, count)], self.dataset)
         features = {
             name: read_parts(
@@ -80,36 +80,56 @@ def _whole(path: Path, count: int) -> Part:
     return Part([path], np.arange(count), count)
 
 
-def _pair_labels(folder: Path, part: str, classes: int) -> np.ndarray:
-    """Class 0..C-1 of each pair of a part, which the list of images and the list of texts must agree on."""
-    image, text = (folder / f"{word}_{part}_list.txt" for word in WORDS.values())
-    label = read_list(image, classes)
-    other = read_list(text, classes)
-    if len(label) != len(other):
-        what = f"has {len(other)} lines, and {image.name} has {len(label)}; line i of both must be one pair"
-        raise broken(text, what, "pku_xmedianet")
-    differ = np.flatnonzero(label != other)
-    if differ.size:
-        i = differ[0]
-        what = f"line {i + 1} has the class {other[i] + 1}, and {image.name} {label[i] + 1}; they must be one pair"
-        raise broken(text, what, "pku_xmedianet")
+def _labels(folder: Path, classes: int) -> dict[str, np.ndarray]:
+    """Part -> class 0..C-1 of each of its pairs, which the lists of images and those of texts must agree on."""
+    image, text = (_labels_of(folder, word, classes) for word in WORDS.values())
+    for part, label in image.items():
+        path, name = folder / f"{WORDS['text']}_{part}_list.txt", f"{WORDS['image']}_{part}_list.txt"
+        other = text[part]
+        if len(label) != len(other):
+            what = f"has {len(other)} lines, and {name} has {len(label)}; line i of both must be one pair"
+            raise broken(path, what, "pku_xmedianet")
+        differ = np.flatnonzero(label != other)
+        if differ.size:
+            i = differ[0]
+            what = f"line {i + 1} has the class {other[i] + 1}, and {name} {label[i] + 1}; they must be one pair"
+            raise broken(path, what, "pku_xmedianet")
+    return image
+
+
+def _labels_of(folder: Path, word: str, classes: int) -> dict[str, np.ndarray]:
+    """Part -> class 0..C-1 of each line of its list, of one modality."""
+    label = {}
+    listed: dict[tuple[str, int], str] = {}  # by class too: files may be numbered anew in each
+    for part in ("train", "test"):
+        path = folder / f"{word}_{part}_list.txt"
+        entries = read_list(path, classes)
+        for entry in entries:
+            if entry in listed:
+                what = f"lists {entry[0]}, which {listed[entry]} lists already; expected each file once"
+                raise broken(path, what, "pku_xmedianet")
+            listed[entry] = path.name
+        label[part] = np.array([category for _, category in entries], dtype=np.int64)
     return label
 
 
-def read_list(path: Path, classes: int) -> np.ndarray:
-    """Class of each line of a list, 0..C-1.
+def read_list(path: Path, classes: int) -> list[tuple[str, int]]:
+    """File and class 0..C-1 of each line of a list; blank lines at its end count for nothing.
 
     Raises:
         DataError: the list is missing or empty, or a line is not <file> <class 1..C>.
     """
-    label = []
+    entries = []
     numbers = {str(number): number - 1 for number in range(1, classes + 1)}
-    for number, line in enumerate(read_lines(path, "pku_xmedianet"), start=1):
+    lines = read_lines(path, "pku_xmedianet")
+    while lines and not lines[-1].strip():
+        lines.pop()
+    for number, line in enumerate(lines, start=1):
         fields = line.split()
         if len(fields) != 2 or fields[1] not in numbers:
             what = f"line {number} is {line[:80]!r}; expected a file and a class 1..{classes}"
             raise broken(path, what, "pku_xmedianet")
-        label.append(numbers[fields[1]])
-    if not label:
+        entries.append((fields[0], numbers[fields[1]]))
+    if not entries:
         raise broken(path, "has no line", "pku_xmedianet")
-    return np.array(label, dtype=np.int64)
+    return entries

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Hashable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,19 +15,34 @@ from datamodules.sources import sha256_of
 
 
 @dataclass(frozen=True)
+class Repeated:
+    """Items of several splits that are the same.
+
+    Args:
+        items: name -> split.
+        modality: the one in which they have an entry in common; None where they are the same in all of them.
+    """
+
+    items: dict[str, str]
+    modality: str | None = None
+
+
+@dataclass(frozen=True)
 class Repeats:
     """What occurs more than once.
 
     Args:
         entries: modality -> number of test items with an entry that a training item has too.
         pairs: number of test items that are a training item again, in all modalities.
-        across: names of items that are the same in all modalities and stand in several splits, group by group.
+        across: items that stand in several splits, group by group: those that are the same in all modalities, then
+            those that share a file or a sequence (a photograph, a sound, a motion). Texts and features are not looked
+            at alone: those of two items may honestly be the same.
         within: number of items that are an earlier one of their own split again, in all modalities.
     """
 
     entries: dict[str, int]
     pairs: int
-    across: list[list[str]]
+    across: list[Repeated]
     within: int
 
 
@@ -41,23 +57,43 @@ def find_repeats(data: FeatureSet | ItemSet) -> Repeats:
     for name, digests in contents.items():
         known = {digest for item in train for digest in digests[item]}
         entries[name] = sum(not known.isdisjoint(digests[item]) for item in test)
-    groups: dict[tuple, list[int]] = {}
-    for item, whole in enumerate(zip(*contents.values(), strict=True)):
-        if all(whole):
-            groups.setdefault(tuple(map(tuple, whole)), []).append(item)
-    repeated = [group for group in groups.values() if len(group) > 1]
-    names = data.names if isinstance(data, ItemSet) else [f"row {item}" for item in range(len(data))]
+    wholes = enumerate(zip(*contents.values(), strict=True))
+    repeated = _groups((tuple(map(tuple, whole)), item) for item, whole in wholes if all(whole))
     splits = [data.split[group].tolist() for group in repeated]
+    across = [(group, None) for group in repeated] + _sharing(data, contents, repeated)
     return Repeats(
         entries=entries,
         pairs=sum(found.count("test") for found in splits if "train" in found),
-        across=[
-            [f"{names[item]} ({data.split[item]})" for item in group]
-            for group, found in zip(repeated, splits, strict=True)
-            if len(set(found)) > 1
-        ],
+        across=[_named(data, *group) for group in across if len(set(data.split[group[0]].tolist())) > 1],
         within=sum(len(found) - len(set(found)) for found in splits),
     )
+
+
+def _sharing(
+    data: FeatureSet | ItemSet, contents: dict[str, list[list[bytes]]], repeated: list[list[int]]
+) -> list[tuple[list[int], str]]:
+    """Items that have a file or a sequence in common, and its modality; those apart that are the same as a whole."""
+    found = []
+    whole = {item: number for number, group in enumerate(repeated) for item in group}
+    for name, modality in data.modalities.items() if isinstance(data, ItemSet) else ():
+        if modality.kind in ("file", "sequence"):
+            items = enumerate(contents[name])
+            groups = _groups((digest, item) for item, digests in items for digest in dict.fromkeys(digests))
+            found += [(group, name) for group in groups if len({whole.get(item, -1 - item) for item in group}) > 1]
+    return found
+
+
+def _groups(keyed: Iterable[tuple[Hashable, int]]) -> list[list[int]]:
+    """Items that have a key in common, two or more; every group once."""
+    groups: dict[Hashable, list[int]] = {}
+    for key, item in keyed:
+        groups.setdefault(key, []).append(item)
+    return [list(group) for group in dict.fromkeys(tuple(group) for group in groups.values() if len(group) > 1)]
+
+
+def _named(data: FeatureSet | ItemSet, group: list[int], modality: str | None) -> Repeated:
+    names = [data.names[item] if isinstance(data, ItemSet) else f"row {item}" for item in group]
+    return Repeated(dict(zip(names, data.split[group].tolist(), strict=True)), modality)
 
 
 def _contents(data: FeatureSet | ItemSet) -> dict[str, list[list[bytes]]]:

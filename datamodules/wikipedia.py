@@ -79,13 +79,13 @@ def _broken(path: Path, what: str) -> DataError:
 
 
 def read_entries(path: Path) -> list[tuple[str, str, int]]:
-    """Text id, image id and class 0..9 of each line of a list.
+    """Text id, image id and class 0..9 of each line of a list; blank lines at its end count for nothing.
 
     Raises:
         DataError: not text, a line without three fields, or a class outside 1..10.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").rstrip().splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise _broken(path, f"cannot be read as text ({error})") from error
     entries = []

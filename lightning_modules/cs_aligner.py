@@ -46,12 +46,13 @@ class CSAligner(EncodedModule):
         divergence_weight: lambda, 0 or more.
         sigma: bandwidth of the kernel, for unit vectors.
         adapter: {"name": "linear", "mlp" or "transformer", and its settings}; "mlp" by default. A transformer reads
-            tokens where the encoder has them; with a token term all adapters do.
+            tokens where the encoder has them.
         dim: width of the joint space, 128 by default; with a target it is the target's.
         target: modality that stays as it is, and that the others are adapted to; None adapts all.
-        token_weight: mu, 0 or more.
+        token_weight: mu, 0 or more. Given, all adapters read tokens, with 0 for comparison without the term.
         unpaired: entries per modality, step and process, drawn with replacement from the unpaired samples of the data
-            (`paired_fraction` of the data module) and independently in each modality.
+            (`unpaired_entries` of the data module: items outside `paired_fraction`, samples without a partner, and all
+            captions of items that have several) and independently in each modality that has some.
         learning_rate: of AdamW, reached in a tenth of the steps and then annealed to 0 by a cosine.
         weight_decay: of AdamW.
         ks: cut-offs of the logged R@k and P@k.
@@ -76,7 +77,7 @@ class CSAligner(EncodedModule):
         adapter: Mapping[str, Any] | None = None,
         dim: int | None = None,
         target: str | None = None,
-        token_weight: float = 0.0,
+        token_weight: float | None = None,
         unpaired: int = 0,
         learning_rate: float = 1e-3,
         weight_decay: float = 0.01,
@@ -98,9 +99,9 @@ class CSAligner(EncodedModule):
     def _build(self, dim: int | None, adapter: dict[str, Any]) -> None:
         kind = adapter.pop("name", "")
         with_tokens = {name for name, encoder in self.encoders.items() if encoder.token_dim is not None}
-        if self.token_weight:
+        if self.token_weight is not None:
             _check_tokens(self.encoders, with_tokens)
-        self._reads_tokens = with_tokens if self.token_weight or kind == "transformer" else set()
+        self._reads_tokens = with_tokens if self.token_weight is not None or kind == "transformer" else set()
         if self.target is not None:
             _check_target(self.target, self.encoders[self.target], dim, bool(self.token_weight))
             dim = self.encoders[self.target].dim
@@ -117,13 +118,12 @@ class CSAligner(EncodedModule):
         if self.target is not None:
             self.target_length.copy_(self._mean_length(*data.train_entries(self.target)))
         if self.unpaired:
-            names = self.modalities if len(data.indices("unpaired")) else ()
-            entries = {name: data.unpaired_entries(name) for name in names}
+            entries = {name: data.unpaired_entries(name) for name in self.modalities}
             self._unpaired_entries = {name: (rows, mask) for name, (rows, mask) in entries.items() if len(rows)}
             if not self._unpaired_entries:
                 raise ValueError(
                     f"unpaired is {self.unpaired}, and the data have no unpaired samples: set paired_fraction of the "
-                    "data module below 1, or unpaired to 0"
+                    "data module below 1, bring samples without a partner (FeaturePairs), or set unpaired to 0"
                 )
 
     def _mean_length(self, rows: Tensor, mask: Tensor | None) -> Tensor:
@@ -204,11 +204,11 @@ def _at_least_float32(x: Tensor) -> Tensor:
 
 
 def _check_terms(
-    alignment: str | AlignmentLoss | None, divergence_weight: float, token_weight: float, unpaired: int
+    alignment: str | AlignmentLoss | None, divergence_weight: float, token_weight: float | None, unpaired: int
 ) -> None:
     for name, value in (
         ("divergence_weight", divergence_weight),
-        ("token_weight", token_weight),
+        ("token_weight", token_weight or 0),
         ("unpaired", unpaired),
     ):
         if value < 0:
@@ -228,7 +228,7 @@ def _check_tokens(encoders: Mapping[str, Encoder], with_tokens: set[str]) -> Non
             others = ", ".join(key for key, kind in ENCODERS.items() if kind.with_tokens is not Encoder.with_tokens)
             raise ValueError(
                 f"token_weight compares tokens, and the encoder of {name!r}, {type(encoder).__name__}, has none as it "
-                f"is set; those that can have them are {others} (features of sequences, and timm if not frozen)"
+                f"is set; those that can have them are {others} (features of sequences; timm and clip if not frozen)"
             )
 
 

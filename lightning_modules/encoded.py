@@ -71,7 +71,7 @@ class EncodedModule(RetrievalModule):
 
     def on_fit_start(self) -> None:
         if self.trainer.ckpt_path is not None:
-            return  # what was fixed then belongs to the weights: the rows of an embedding to the words of its vocabulary
+            return  # what was fixed then belongs to the weights, as a vocabulary to the rows of an embedding
         for name, encoder in self.encoders.items():
             if type(encoder).fit is not Encoder.fit:  # else the training entries need not be laid out at once
                 encoder.fit(*self.trainer.datamodule.train_entries(name))

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import os
+import hashlib
+import io
+import json
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,7 @@ import numpy as np
 import torch
 import yaml
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -28,10 +30,24 @@ from datamodules.multimodal import Entries
 from datamodules.sources import sha256_of
 from lightning_modules.base import Batch, RetrievalModule
 from lightning_modules.encoded import EncodedModule
+from lightning_modules.export_files import (
+    COPIES,
+    Encoders,
+    check_writable,
+    held,
+    put,
+    save_tensors,
+    with_copies,
+    with_places,
+    without_paths,
+)
 from lightning_modules.lavimo import LAVIMO
 
-FORMAT = 1
+FORMAT = 2  # 1 had no copies of the files that encoders name
 WEIGHTS, DESCRIPTION = "model.safetensors", "model.yaml"
+DIVERGED = "the training has diverged: export an earlier checkpoint, or train again with a lower learning rate"
+# Arguments that serve training alone; and a loss that was an object cannot be built from text.
+OF_TRAINING = ("alignment", "soft_targets")
 
 
 def export(checkpoint: Path, out: Path | None = None) -> Path:
@@ -39,7 +55,8 @@ def export(checkpoint: Path, out: Path | None = None) -> Path:
 
     ``model.safetensors`` holds those parts of the model, which are its attributes, with a tensor that `embed` reads:
     encoders, projections, regressors, statistics, but no critic, generator, fusion or decoder. ``model.yaml`` says how
-    the model is built again, what it reads, how it was trained, and the sha256 of the weights.
+    the model is built again, what it reads, how it was trained, and the sha256 of the weights. ``encoders/`` holds
+    copies of the local files and folders that the encoders' settings name, if any, so that the export can be moved.
 
     Args:
         checkpoint: a .ckpt that `csd fit`, or a trainer, wrote.
@@ -50,28 +67,32 @@ def export(checkpoint: Path, out: Path | None = None) -> Path:
         The folder.
 
     Raises:
-        DataError: the checkpoint cannot be read or does not say how its model is built, or the folder is of others.
+        DataError: the checkpoint cannot be read, does not say how its model is built or holds NaN, or the folder is of
+            others or cannot be written.
         ValueError: the model embeds an item from all its modalities at once, and so cannot retrieve by one.
     """
     out = Path(out or checkpoint.with_name(f"{checkpoint.stem}-export"))
-    if out.exists() and not (out / DESCRIPTION).is_file() and (not out.is_dir() or any(out.iterdir())):
-        raise DataError(f"{out} exists and is no export; name another folder with --out")
+    _check_free(out)
     model, about = _from_checkpoint(checkpoint)
     batch = _example_batch(model)
     state = model.state_dict()
     parts = {_part(name) for name in state}
     kept = parts & _parts_read(model, batch)
     about["left_out"] = sorted(parts - kept)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as folder:
-        weights, description = Path(folder, WEIGHTS), Path(folder, DESCRIPTION)
-        save_tensors(weights, {name: x.clone() for name, x in state.items() if _part(name) in kept})
-        about["weights_sha256"] = sha256_of(weights)
-        description.write_text(yaml.safe_dump(about, sort_keys=False, allow_unicode=True), encoding="utf-8")
-        _check_same(model, load_export(folder), batch)
-        out.mkdir(exist_ok=True)
-        for path in (weights, description):  # in this order an interruption leaves what `load_export` refuses
-            os.replace(path, out / path.name)
+    tensors = {name: x.clone() for name, x in state.items() if _part(name) in kept}
+    _check_finite(tensors, checkpoint)
+    place = out.resolve()  # a link stays one
+    place.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=place.parent, prefix=f".{place.name}-") as beside:
+        folder = Path(beside, "made")  # which has the permissions of any new folder; the one around it has not
+        folder.mkdir()
+        about["init_args"] = _with_encoders(about["init_args"], lambda encoders: with_copies(encoders, folder))
+        save_tensors(folder / WEIGHTS, tensors)
+        about["weights_sha256"] = sha256_of(folder / WEIGHTS)
+        text = yaml.safe_dump(about, sort_keys=False, allow_unicode=True)
+        (folder / DESCRIPTION).write_text(text, encoding="utf-8")
+        _check_same(model, load_export(folder), batch, checkpoint)
+        put(folder, place, (COPIES, WEIGHTS, DESCRIPTION))  # an interruption leaves what `load_export` refuses
     return out
 
 
@@ -86,12 +107,13 @@ def load_export(folder: str | Path) -> RetrievalModule:
             those that were written or not those of the model, or a frozen encoder is another one than in training.
     """
     folder = Path(folder)
-    about, weights = _description(folder), folder / WEIGHTS
+    about, weights = _description(folder), held(folder, WEIGHTS)
     if sha256_of(weights) != about["weights_sha256"]:
         raise DataError(
             f"{weights} is not the file that was exported: its sha256 is not that of {DESCRIPTION}; export again"
         )
-    model = _build(about["class"], about["init_args"], folder / DESCRIPTION)
+    arguments = _with_encoders(about["init_args"], lambda encoders: with_places(encoders, folder))
+    model = _build(about["class"], arguments, folder / DESCRIPTION)
     for name in about["left_out"]:
         if hasattr(model, name):
             setattr(model, name, None)
@@ -105,16 +127,15 @@ def load_export(folder: str | Path) -> RetrievalModule:
 
 
 def export_identity(folder: Path) -> str:
-    """sha256 of an export's description, which holds that of its weights: it differs where embeddings might."""
-    return sha256_of(folder / DESCRIPTION)
+    """sha256 over what decides an export's embeddings: weights, class, arguments, front ends; no paths and no versions.
 
-
-def save_tensors(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, str] | None = None) -> None:
-    """Write a .safetensors file with the permissions of any new file; the library's are its owner's alone."""
-    path.touch()
-    permissions = path.stat().st_mode
-    save_file(dict(tensors), path, None if about is None else dict(about))
-    path.chmod(permissions)
+    Raises:
+        DataError: it has no description.
+    """
+    about = _description(folder)
+    decisive = {name: about[name] for name in ("class", "modalities", "left_out", "weights_sha256")}
+    decisive["init_args"] = _with_encoders(about["init_args"], without_paths)
+    return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
 
 
 def sources(model: RetrievalModule) -> dict[str, Mapping[str, Any]]:
@@ -138,21 +159,40 @@ def tensors_of(model: RetrievalModule, name: str, entries: Sequence[Any]) -> Ent
     return Entries(Modality(rows_of(rows)))
 
 
+def any_name_to_stdout() -> None:
+    """Have names of files printed that are no text in the encoding of the standard output, as escapes."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
+
+
 def command(words: Sequence[str]) -> int:
     """Run ``csd export`` with the words after it; the exit status is returned."""
     parser = argparse.ArgumentParser(
         prog="csd export",
-        description="Write what retrieval needs of a checkpoint: model.safetensors and model.yaml.",
+        description="Write what retrieval needs of a checkpoint into a folder, which can then be moved.",
         allow_abbrev=False,
     )
     parser.add_argument("checkpoint", type=Path, help="a .ckpt that csd fit wrote")
     parser.add_argument("--out", type=Path, help="folder; by default CHECKPOINT-export beside the checkpoint")
     arguments = parser.parse_args(words)
+    any_name_to_stdout()
     out = export(arguments.checkpoint, arguments.out)
     left_out = ", ".join(_description(out)["left_out"]) or "nothing"
+    copies = sum(path.stat().st_size for path in (out / COPIES).rglob("*"))
+    of_copies = f", {COPIES}/ ({copies / 1e6:.1f} MB of files that encoders need)" * (copies > 0)
     megabytes = (out / WEIGHTS).stat().st_size / 1e6
-    print(f"wrote {out}: {WEIGHTS} ({megabytes:.1f} MB, left out: {left_out}) and {DESCRIPTION}")
+    print(f"wrote {out}: {WEIGHTS} ({megabytes:.1f} MB, left out: {left_out}){of_copies} and {DESCRIPTION}")
     return 0
+
+
+def _check_free(out: Path) -> None:
+    """What is in the place already must be an export, or nothing."""
+    check_writable(out)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        try:
+            _description(out)
+        except DataError as error:
+            raise DataError(f"{out} exists and is no export; name another folder with --out") from error
 
 
 # The checkpoint ------------------------------------------------------------------------------------------------------
@@ -173,8 +213,7 @@ def _from_checkpoint(path: Path) -> tuple[RetrievalModule, dict[str, Any]]:
             f"{path} does not say of which class its model is: an earlier version wrote it, or another program. Load "
             "it from Python into its class and save it again with a trainer, or train again"
         )
-    # The loss serves training alone, and one that was an object cannot be built from text.
-    arguments = {name: value for name, value in given.items() if name[0] != "_" and name != "alignment"}
+    arguments = {name: value for name, value in given.items() if name[0] != "_" and name not in OF_TRAINING}
     model = _build(kind, arguments, path)
     if isinstance(model, LAVIMO) and model.preset == "as_published":
         raise ValueError(
@@ -206,9 +245,16 @@ def _without_start(arguments: Mapping[str, Any], model: RetrievalModule) -> dict
     def trained(name: str) -> bool:
         return next(model.encoders[name].parameters(), None) is not None
 
-    encoders = arguments.get("encoders") or {}
-    portable = {n: {**s, "weights": None} if "weights" in s and trained(n) else s for n, s in encoders.items()}
-    return {**arguments, **({"encoders": portable} if encoders else {})}
+    def without(encoders: Encoders) -> Encoders:
+        return {n: {**s, "weights": None} if "weights" in s and trained(n) else s for n, s in encoders.items()}
+
+    return _with_encoders(arguments, without)
+
+
+def _with_encoders(arguments: Mapping[str, Any], change: Callable[[Encoders], Encoders]) -> dict[str, Any]:
+    """The arguments of a model with the settings of its encoders changed, where it has any."""
+    encoders = arguments.get("encoders")
+    return {**arguments, **({"encoders": change(encoders)} if encoders else {})}
 
 
 # Building, loading and checking --------------------------------------------------------------------------------------
@@ -259,6 +305,10 @@ def _description(folder: Path) -> dict[str, Any]:
     absent = {"class", "init_args", "modalities", "left_out", "weights_sha256"} - set(about)
     if absent:
         raise DataError(f"{path} lacks {', '.join(sorted(absent))}; export again")
+    arguments = about["init_args"]
+    encoders = (arguments.get("encoders") or {}) if isinstance(arguments, dict) else None
+    if not isinstance(encoders, dict) or not all(isinstance(settings, dict) for settings in encoders.values()):
+        raise DataError(f"{path}: init_args does not map names to values, or encoders to settings; export again")
     return about
 
 
@@ -278,9 +328,18 @@ def _check_front_ends(model: RetrievalModule, modalities: Mapping[str, Any], fol
             )
 
 
-def _check_same(model: RetrievalModule, again: RetrievalModule, batch: Batch) -> None:
+def _check_finite(tensors: Mapping[str, Tensor], origin: Path) -> None:
+    broken = [name for name, x in tensors.items() if not x.isfinite().all()]
+    if broken:
+        raise DataError(
+            f"{origin}: {listed(broken, 3)} {'is' if len(broken) == 1 else 'are'} NaN or infinite; {DIVERGED}"
+        )
+
+
+def _check_same(model: RetrievalModule, again: RetrievalModule, batch: Batch, origin: Path) -> None:
     with torch.inference_mode():
         before, after = model.embed(batch), again.embed(batch)
+    _check_finite({f"the embedding of {name}": x for name, x in before.items()}, origin)
     differing = [name for name, x in before.items() if not torch.equal(x, after[name])]
     if differing:
         raise RuntimeError(f"the exported model embeds {', '.join(differing)} otherwise than the checkpoint's model")

@@ -91,7 +91,9 @@ def _part(kind: type, pipeline: str, name: str) -> Any:
     place = {"subfolder": name, "local_files_only": True}
     if not issubclass(kind, nn.Module):
         return kind.from_pretrained(pipeline, **place)
-    network, found = kind.from_pretrained(pipeline, output_loading_info=True, **place)
+    # In single precision, whatever the files are in: transformers would take theirs, and diffusers its own.
+    precision = {"dtype" if kind.__module__.startswith("transformers.") else "torch_dtype": torch.float32}
+    network, found = kind.from_pretrained(pipeline, output_loading_info=True, **place, **precision)
     if found["missing_keys"]:
         raise DataError(
             f"pipeline {pipeline} lacks weights of its {name}, which would be random: "

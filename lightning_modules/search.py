@@ -7,6 +7,7 @@ import json
 import math
 import os
 import sys
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -23,7 +24,9 @@ from datamodules.folders import ENDINGS, Content, decode, read_folder, readable
 from datamodules.items import Files
 from datamodules.multimodal import EVALUATION_BATCH_SIZE
 from lightning_modules.base import RetrievalModule
-from lightning_modules.export import export_identity, load_export, save_tensors, sources, tensors_of
+from lightning_modules.export import any_name_to_stdout, export_identity, load_export, sources, tensors_of
+from lightning_modules.export_files import check_writable, save_tensors
+from lightning_modules.networks.encoders.words import Words
 
 FORMAT = "1"
 # Entries that pass the fixed part of an encoder together: some load a network each time they are called.
@@ -51,8 +54,9 @@ def index_folder(export: Path, folder: Path, modality: str, out: Path | None = N
     Args:
         export: folder that `csd export` wrote.
         folder: of images, sounds or texts, or one file of texts, as `datamodules.folders.read_folder` reads them.
-        modality: the model's modality that they are of.
-        out: the file; by default "<name of the folder>.index.safetensors" beside the folder.
+        modality: the model's modality that they are of; "image", "text" or "sound" where it has one alone of these.
+        out: the file, which is replaced; by default "<name of the folder>.<modality>.index.safetensors" beside the
+            folder, where only an index of this modality by this export is replaced.
         with_faiss: whether the file also holds an index of faiss: up to 100,000 entries an exact one; above, they are
             put into 4 sqrt(n) lists, and a query is compared with the entries of a sixteenth of the lists.
 
@@ -60,26 +64,27 @@ def index_folder(export: Path, folder: Path, modality: str, out: Path | None = N
         How many entries were indexed; where it is 0 nothing was written.
 
     Raises:
-        DataError: the export is refused, or there is nothing of that kind in the folder.
+        DataError: the export is refused, there is nothing of that kind in the folder, or the file cannot be written or
+            is another index.
         ValueError: the model has no such modality or does not read raw entries of it, or faiss is not installed.
     """
     if with_faiss:
         _faiss()
     model = _loaded(export)
-    content = _content(model, modality)
+    modality, content = _indexed(model, modality)
+    about = {"format": FORMAT, "modality": modality, "export": export_identity(export)}
     names, entries = read_folder(folder, content, sources(model)[modality]["rate"])
+    out = _place(folder, about, out)
     kept, rows = _embed_all(model, modality, names, entries)
     if len(kept) < len(names):
         _say(f"{len(names) - len(kept)} of {len(names)} files cannot be read and are left out")
     if not kept:
         _say(f"nothing of {folder} could be indexed, and nothing is written")
         return 0
-    folder = folder.resolve()
-    out = out or folder.with_name(f"{folder.name}.index.safetensors")
     tensors = {"embeddings": rows, "names": _bytes(json.dumps(kept).encode())}
     if with_faiss:
         tensors["faiss"] = _faiss_index(rows)
-    _write(out, tensors, {"format": FORMAT, "modality": modality, "export": export_identity(export)})
+    _write(out, tensors, about)
     print(f"wrote {out}: {len(kept)} entries of {modality}, {rows.shape[1]} numbers each")
     return len(kept)
 
@@ -88,6 +93,8 @@ def find(
     export: Path, index: Path, content: Content, entry: str | Path, k: int = 10, with_faiss: bool = False
 ) -> list[Hit]:
     """Those entries of an index whose embeddings have the largest cosines with that of a text, an image or a sound.
+
+    Where the model knows no word of a text, this is said on the error stream.
 
     Args:
         export: folder that `csd export` wrote.
@@ -108,6 +115,8 @@ def find(
     if content == "text" and not str(entry).strip():
         raise ValueError("the query is an empty text")
     names, stored = _read(index, export_identity(export), "faiss" if with_faiss else "embeddings")
+    if content == "text" and not _knows_a_word(model, modality, str(entry)):
+        _say("no word of the query is in the model's vocabulary: what is found does not depend on what they are")
     raw = entry if content == "text" else decode(Path(entry), sources(model)[modality]["rate"])
     search = nearest_by_faiss if with_faiss else nearest
     cosine, row = search(stored, embed(model, modality, [raw])[0], min(k, len(names)))
@@ -165,15 +174,22 @@ def nearest_by_faiss(index: Tensor, query: Tensor, k: int) -> tuple[Tensor, Tens
 def command(words: Sequence[str]) -> int:
     """Run ``csd search`` with the words after it; the exit status is returned."""
     given = _parser().parse_args(words)
+    any_name_to_stdout()
     if given.command == "index":
         return int(not index_folder(given.export, given.folder, given.modality, given.out, given.faiss))
     content, entry = next((name, getattr(given, name)) for name in ENDINGS if getattr(given, name) is not None)
     hits = find(given.export, given.index, content, entry, given.k, given.faiss)
     if given.json:
-        print(json.dumps([asdict(hit) for hit in hits], ensure_ascii=False))
+        print(json.dumps([asdict(hit) for hit in hits]))
     else:
-        print("\n".join(f"{hit.rank:>4}  {hit.cosine:7.4f}  {hit.name}" for hit in hits))
+        print("\n".join(f"{hit.rank:>4}  {hit.cosine:7.4f}  {_in_a_line(hit.name)}" for hit in hits))
     return 0
+
+
+def _in_a_line(name: str) -> str:
+    """The name with line breaks, and whatever else a terminal would act on, in the form of escapes."""
+    acted_on = ("Cc", "Zl", "Zp")
+    return "".join(ascii(c)[1:-1] if unicodedata.category(c) in acted_on else c for c in name)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -186,8 +202,8 @@ def _parser() -> argparse.ArgumentParser:
     make = commands.add_parser("index", help="embed a folder", allow_abbrev=False)
     make.add_argument("export", type=Path, help="folder that csd export wrote")
     make.add_argument("folder", type=Path, help="of images, sounds or texts; or one .txt or .csv file of texts")
-    make.add_argument("--modality", required=True, help="the model's modality that they are of")
-    make.add_argument("--out", type=Path, help="the index; by default FOLDER.index.safetensors")
+    make.add_argument("--modality", required=True, help="the model's modality that they are of, e.g. image")
+    make.add_argument("--out", type=Path, help="the index; by default FOLDER.MODALITY.index.safetensors")
     make.add_argument("--faiss", action="store_true", help="add an index of faiss; above 100,000 entries it is inexact")
     ask = commands.add_parser("query", help="find the nearest entries", allow_abbrev=False)
     ask.add_argument("export", type=Path, help="folder that csd export wrote")
@@ -225,14 +241,17 @@ def _contents(model: RetrievalModule) -> dict[str, Content]:
     return found
 
 
-def _content(model: RetrievalModule, modality: str) -> Content:
+def _indexed(model: RetrievalModule, word: str) -> tuple[str, Content]:
+    """The modality that a word names, by its own name or as the only one of such entries, and what its entries are."""
     contents = _contents(model)
-    if modality not in model.modalities:
-        raise ValueError(f"the model has no modality {modality!r}; it has {', '.join(model.modalities)}")
-    if modality not in contents:
-        kind = sources(model)[modality]["kind"]
-        raise ValueError(f"{modality} is a {kind}; search reads texts, images and sounds, here {', '.join(contents)}")
-    return contents[modality]
+    if word in contents:
+        return word, contents[word]
+    if word in model.modalities:
+        kind = sources(model)[word]["kind"]
+        raise ValueError(f"{word} is a {kind}; search reads texts, images and sounds, here {', '.join(contents)}")
+    if word in contents.values():
+        return _modality(model, word), word
+    raise ValueError(f"the model has no modality {word!r}; it has {', '.join(model.modalities)}")
 
 
 def _modality(model: RetrievalModule, content: Content) -> str:
@@ -240,11 +259,45 @@ def _modality(model: RetrievalModule, content: Content) -> str:
     found = [name for name, held in contents.items() if held == content]
     if len(found) != 1:
         read = ", ".join(f"{name} ({held})" for name, held in contents.items())
-        raise ValueError(f"the query is of kind {content}, which {len(found)} of the model's modalities are: {read}")
+        raise ValueError(f"{content} is what {len(found)} of the model's modalities are, and one is needed: {read}")
     return found[0]
 
 
+def _knows_a_word(model: RetrievalModule, modality: str, text: str) -> bool:
+    """False where an encoder with a vocabulary would take every word of the text for an unknown one."""
+    encoder = model.encoders[modality]
+    if not isinstance(encoder, Words):
+        return True
+    (numbers,) = encoder.front_end([text], None)
+    return bool(torch.isin(torch.from_numpy(numbers), encoder.known.cpu()).any())
+
+
 # The index -----------------------------------------------------------------------------------------------------------
+
+
+def _place(folder: Path, about: Mapping[str, str], out: Path | None) -> Path:
+    """The file of an index, before its entries are embedded."""
+    if out is None:
+        folder = folder.resolve()
+        out = folder.with_name(f"{folder.name}.{about['modality']}.index.safetensors")
+        if out.exists() and _about(out) != about:
+            raise DataError(
+                f"{out} exists and is no index of {about['modality']} by this export; name a file with --out, or this "
+                "one to replace it"
+            )
+    if out.is_dir():
+        raise DataError(f"{out} is a folder; name a file with --out")
+    check_writable(out)
+    return out
+
+
+def _about(path: Path) -> dict[str, str]:
+    """What a file says of itself, if it is one of tensors."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return file.metadata() or {}
+    except (OSError, SafetensorError):
+        return {}
 
 
 def _embed_all(
@@ -293,7 +346,10 @@ def _read(path: Path, identity: str, wanted: str) -> tuple[list[str], Tensor]:
     if about.get("format") != FORMAT or "names" not in held:
         raise DataError(f"{path} is no index that this version reads; name a file that csd search index wrote")
     if about.get("export") != identity:
-        raise DataError(f"{path} was made with another export, which embeds otherwise; index the folder again")
+        raise DataError(
+            f"{path} was made with another export, which embeds otherwise; index the folder again, with --out to "
+            "replace this file"
+        )
     if wanted not in held:
         raise DataError(f"{path} holds no index of faiss; index the folder again with --faiss")
     return json.loads(bytes(held["names"].numpy())), held[wanted]

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
-# Rows of a block: of the kernel matrix only this many rows exist at a time, in the forward and in the backward pass.
-ROWS = 256
+from losses.blocks import BLOCK_ENTRIES
 
 
 def kernel_cs_divergence(
@@ -22,7 +20,8 @@ def kernel_cs_divergence(
     k(a, b) = exp( -|a - b|^2 / (2 sigma^2) ). One bandwidth serves all three terms, which makes D the Cauchy-Schwarz
     inequality of the two mean embeddings: symmetric, non-negative up to rounding, zero for equal samples.
 
-    Memory is linear in the number of rows, of which the samples may have different numbers.
+    Memory is linear in the number of rows, of which the samples may have different numbers; second derivatives alone
+    take whole kernel matrices.
 
     Args:
         x: (..., n, D) samples.
@@ -42,10 +41,10 @@ def kernel_cs_divergence(
     """
     _check([x, y], [x_mask, y_mask], sigma)
     with torch.autocast(x.device.type, enabled=False):
-        x, y = _prepared([x, y], [x_mask, y_mask])
-        own = _log_mean(_log_density(x, x, sigma, x_mask), x_mask)
-        other = _log_mean(_log_density(y, y, sigma, y_mask), y_mask)
-        return own + other - 2 * _log_mean(_log_density(x, y, sigma, y_mask), x_mask)
+        x, y = _prepared([x, y], [x_mask, y_mask], sigma)
+        own = _log_mean(_log_density(x, x, x_mask), x_mask)
+        other = _log_mean(_log_density(y, y, y_mask), y_mask)
+        return own + other - 2 * _log_mean(_log_density(x, y, y_mask), x_mask)
 
 
 def kernel_gcs_divergence(samples: Sequence[Tensor], sigma: float) -> Tensor:
@@ -57,7 +56,7 @@ def kernel_gcs_divergence(samples: Sequence[Tensor], sigma: float) -> Tensor:
     The integrals of three and more densities are estimated by means over the samples, so that the value can then be
     slightly negative, which is not clamped.
 
-    Memory is linear in the number of rows; time is that of the m^2 pairs of samples.
+    Memory is linear in the number of rows, except for second derivatives; time is that of the m^2 pairs of samples.
 
     Args:
         samples: m >= 2 tensors (n_k, D), of any numbers of rows.
@@ -77,28 +76,95 @@ def kernel_gcs_divergence(samples: Sequence[Tensor], sigma: float) -> Tensor:
         raise ValueError(f"a divergence needs at least two samples, got {order}")
     _check(samples, [None] * order, sigma)
     with torch.autocast(samples[0].device.type, enabled=False):
-        samples = _prepared(samples, [None] * order)
+        samples = _prepared(samples, [None] * order, sigma)
         joint, own = [], []
         for t, points in enumerate(samples):
-            others = sum(_log_density(points, sample, sigma) for k, sample in enumerate(samples) if k != t)
+            others = sum(_log_density(points, sample) for k, sample in enumerate(samples) if k != t)
             joint.append(_log_mean(others))
-            own.append(_log_mean((order - 1) * _log_density(points, points, sigma)))
+            own.append(_log_mean((order - 1) * _log_density(points, points)))
         return torch.stack(own).mean(dim=0) - _log_mean(torch.stack(joint, dim=-1))
 
 
-def _log_density(points: Tensor, sample: Tensor, sigma: float, mask: Tensor | None = None) -> Tensor:
-    """log mean_i k(point_j, sample_i): (..., n, D) and (..., m, D) -> (..., n)."""
-
-    def block(rows: Tensor, sample: Tensor) -> Tensor:
-        squares = rows.square().sum(dim=-1)[..., None] + sample.square().sum(dim=-1)[..., None, :]
-        log_kernel = (rows @ sample.mT - squares / 2) / sigma**2
-        return _log_mean(log_kernel, None if mask is None else mask[..., None, :])
-
-    blocks = [
-        checkpoint(block, rows, sample, use_reentrant=False, preserve_rng_state=False)
-        for rows in points.split(ROWS, dim=-2)
+def _log_density(points: Tensor, sample: Tensor, mask: Tensor | None = None) -> Tensor:
+    """log mean_i k(point_j, sample_i) of prepared samples: (..., n, D) and (..., m, D) -> (..., n)."""
+    # -|p - s|^2 / 2 = p.s + a_p + a_s with a_x = -|x|^2 / 2
+    of_points, of_sample = (x.square().sum(dim=-1) / -2 for x in (points, sample))
+    if mask is None:
+        count = math.log(sample.shape[-2])
+    else:
+        count = mask.sum(dim=-1).to(sample.dtype).log()[..., None]
+        of_sample = of_sample.masked_fill(~mask, -math.inf)
+    leading = torch.broadcast_shapes(points.shape[:-2], sample.shape[:-2])
+    flat = [
+        x.expand(*leading, *x.shape[-own:]).reshape(math.prod(leading), *x.shape[-own:])
+        for x, own in ((points, 2), (sample, 2), (of_points, 1), (of_sample, 1))
     ]
-    return torch.cat(blocks, dim=-1)
+    return _LogSums.apply(*flat).reshape(*leading, points.shape[-2]) - count
+
+
+class _LogSums(torch.autograd.Function):
+    """log sum_i exp(p_j . s_i + a_j + b_i), of p (B, n, D), s (B, m, D), a (B, n) and b (B, m): (B, n).
+
+    The exponents are computed again in the backward pass, as in Dao et al., NeurIPS 2022 (attention).
+    """
+
+    @staticmethod
+    def forward(ctx, *parts: Tensor) -> Tensor:
+        found = torch.empty_like(parts[2])
+        for rows, exponents in _blocks(*parts):
+            largest = exponents.amax(dim=-1)
+            sums = exponents.sub_(largest[..., None]).exp_().sum(dim=-1)
+            torch.add(sums.log_(), largest, out=found[:, rows])
+        ctx.save_for_backward(*parts, found)
+        return found
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, ...]:
+        *parts, found = ctx.saved_tensors
+        # A backward pass inside an autocast region would compute the exponents again in its precision.
+        with torch.autocast(gradient.device.type, enabled=False):
+            if torch.is_grad_enabled():  # create_graph=True: operations that autograd can differentiate once more
+                return _slopes_at_once(*parts, gradient)
+            return _slopes(*parts, found, gradient)
+
+
+def _slopes(p: Tensor, s: Tensor, a: Tensor, b: Tensor, log_sums: Tensor, gradient: Tensor) -> tuple[Tensor, ...]:
+    """Gradients of log-sums with respect to p, s, a and b, block by block."""
+    weights = gradient[..., None]
+    weighted = p * weights
+    to_p, to_s, to_a, to_b = torch.empty_like(p), torch.zeros_like(s), torch.empty_like(a), torch.zeros_like(b)
+    for rows, exponents in _blocks(p, s, a, b):
+        shares = exponents.sub_(log_sums[:, rows, None]).exp_()  # softmax over s
+        # Their sum is one but for rounding, the same rounding as in the products below: what p gets by way of a is
+        # nearly the opposite of what it gets by way of the products, so that the rounding cancels too.
+        torch.sum(shares, dim=-1, out=to_a[:, rows])
+        torch.bmm(shares, s, out=to_p[:, rows])
+        to_s.baddbmm_(shares.mT, weighted[:, rows])
+        to_b[..., None].baddbmm_(shares.mT, weights[:, rows])
+    return to_p.mul_(weights), to_s, to_a.mul_(gradient), to_b
+
+
+def _slopes_at_once(p: Tensor, s: Tensor, a: Tensor, b: Tensor, gradient: Tensor) -> tuple[Tensor, ...]:
+    """The same by whole matrices, which a second derivative needs."""
+    shares = torch.softmax(p @ s.mT + a[..., None] + b[:, None], dim=-1) * gradient[..., None]
+    return shares @ s, shares.mT @ p, shares.sum(dim=2), shares.sum(dim=1)
+
+
+def _blocks(p: Tensor, s: Tensor, a: Tensor, b: Tensor) -> Iterator[tuple[slice, Tensor]]:
+    """The exponents, some rows of p at a time: (B, rows, m), to be overwritten at will.
+
+    All blocks lie in memory that was there before: large tensors that come and go, between small ones that stay,
+    would leave the heap in pieces, each too small for the next block.
+    """
+    count, rows, columns = len(p), p.shape[1], s.shape[1]
+    most = BLOCK_ENTRIES.get(p.device.type, BLOCK_ENTRIES["cuda"])
+    size = min(max(most // max(count * columns, 1), 1), rows)
+    work = p.new_empty(count * size * columns)
+    for start in range(0, rows, size):
+        stop = min(start + size, rows)
+        block = work[: count * (stop - start) * columns].view(count, stop - start, columns)
+        torch.add(a[:, start:stop, None], b[:, None], out=block)
+        yield slice(start, stop), block.baddbmm_(p[:, start:stop], s.mT)
 
 
 def _log_mean(log_values: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -109,8 +175,8 @@ def _log_mean(log_values: Tensor, mask: Tensor | None = None) -> Tensor:
     return torch.logsumexp(log_values.masked_fill(~mask, -math.inf), dim=-1) - count.log()
 
 
-def _prepared(samples: Sequence[Tensor], masks: Sequence[Tensor | None]) -> list[Tensor]:
-    """The samples in float32 or wider, less a point in their midst, with zeros where the masks are False."""
+def _prepared(samples: Sequence[Tensor], masks: Sequence[Tensor | None], sigma: float) -> list[Tensor]:
+    """The samples in float32 or wider, zero where masked, less a point in their midst, in units of sigma."""
     dtype = torch.float32
     for sample in samples:
         dtype = torch.promote_types(dtype, sample.dtype)
@@ -120,7 +186,7 @@ def _prepared(samples: Sequence[Tensor], masks: Sequence[Tensor | None]) -> list
     ]
     # Any point does: distances do not change. One near the samples keeps inner products, and their rounding, small.
     centre = filled[0].detach().mean(dim=-2, keepdim=True)
-    return [sample - centre for sample in filled]
+    return [(sample - centre) / sigma for sample in filled]
 
 
 def _check(samples: Sequence[Tensor], masks: Sequence[Tensor | None], sigma: float) -> None:

@@ -24,14 +24,18 @@ import torch
 import datamodules
 import lightning_modules
 from datamodules.cache import keep
-from datamodules.class_embeddings import embed_classes
+from datamodules.class_embeddings import embed_classes, encoder_identity
+from datamodules.sources import sha256_of
 from lightning_modules.metrics import CrossModalRetrieval
 from lightning_modules.metrics.galleries import Evaluated, GalleryUndefined, score_gallery
 from lightning_modules.metrics.modality_gap import modality_gap
+from lightning_modules.networks.encoders.installed import INSTALLED
 from lightning_modules.predictions import flat_predictions
 from losses import build_loss
 from reproduce.baselines import BASELINES
 
+# Encoders whose `model` is a folder, or the name of one that was fetched before.
+FOLDER_ENCODERS = ("clip", "sentence", "tokens")
 PACKAGES = ("losses", "datamodules", "lightning_modules", "reproduce")
 Config = dict[str, Any]
 Data = datamodules.FeatureDataModule | datamodules.ItemDataModule
@@ -50,11 +54,14 @@ def build_data(config: Config, data_root: str | None, offline: bool = False) -> 
 
 
 def cell_hash(config: Config, digest: str) -> str:
-    """First 16 hex digits of the sha256 over configuration, data and source code of a cell.
+    """First 16 hex digits of the sha256 over configuration, data, pretrained models and source code of a cell.
 
     Args:
         config: the resolved configuration.
         digest: sha256 of the data, as the data module gives it.
+
+    Raises:
+        DataError: a model or weights that an encoder names are not on this machine.
     """
     roots = [getattr(datamodules, config["data"]["class_path"]), CrossModalRetrieval, run_cell]
     model = config["model"]
@@ -62,8 +69,16 @@ def cell_hash(config: Config, digest: str) -> str:
     if model["alignment"]:
         roots += [type(part) for part in build_loss(**model["alignment"]).modules()]
     sources = {str(path.relative_to(Path(__file__).parents[1])): _digest(path) for path in source_files(roots)}
-    text = json.dumps([config, digest, sources], sort_keys=True)
+    text = json.dumps([config, digest, sources, *_pretrained(model["init_args"])], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _pretrained(arguments: Mapping[str, Any]) -> list[str]:
+    """sha256 of every model and file of weights that the encoders name."""
+    settings = list(arguments.get("encoders", {}).values())
+    models = [each["model"] for each in settings if each["name"] in FOLDER_ENCODERS and "model" in each]
+    weights = [each["weights"] for each in settings if each.get("weights") not in (None, INSTALLED)]
+    return [*map(encoder_identity, models), *map(sha256_of, weights)]
 
 
 def source_files(roots: Iterable[Any]) -> list[Path]:

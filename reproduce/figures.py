@@ -5,8 +5,7 @@ Smaller galleries than the whole one stay in the table, and so do the directions
 
 from __future__ import annotations
 
-import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from textwrap import fill
 
@@ -14,17 +13,26 @@ import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
+from reproduce.measures import save_figure
 from reproduce.schema import Row, read_table
 
-TITLE_WIDTH = 40  # letters of a line above a panel
+NAME_WIDTH, TITLE_WIDTH = 34, 40  # letters of a line of a method's name, and of one above a panel
+LETTER = 0.08  # width in inches, at the size of the names
+PANEL_WIDTH = 3.4  # inches
+SPREAD = 0.28  # of the distance of two methods, how far directions lie off the middle
+MOST_COLUMNS = 3
 PANEL = ("dataset", "features", "split", "protocol")
 # Colour-blind safe (Okabe and Ito), and told apart by marker as well. One style for a pair, hollow for its second way.
 AVERAGE = ("#000000", "o")
 OTHERS = (("#0072B2", ">"), ("#D55E00", "<"), ("#009E73", "^"), ("#CC79A7", "v"), ("#56B4E9", "s"), ("#E69F00", "D"))
 
 Style = tuple[str, str, str]  # colour, marker, how it is filled
+Panels = Mapping[tuple[str, ...], list[Row]]
 
 
 def draw_table(csv_path: str | Path, title: str) -> Path | None:
@@ -42,46 +50,114 @@ def draw_table(csv_path: str | Path, title: str) -> Path | None:
     """
     path = Path(csv_path)
     rows = [row for row in read_table(path) if (row.status, row.metric, row.gallery) == ("ok", "MAP", "full")]
-    panels: dict[tuple[str, ...], list[Row]] = {}
-    for row in rows:
-        panels.setdefault(tuple(getattr(row, name) for name in PANEL), []).append(row)
+    panels = panels_of(rows)
     if not panels:
         return None
-    columns = min(len(panels), 3)
-    lines = -(-len(panels) // columns)
-    tallest = max(len({row.method for row in panel}) for panel in panels.values())
-    size = (3.6 * columns + 1.6, (0.32 * tallest + 1.0) * lines + 0.9)
-    figure, grid = plt.subplots(lines, columns, figsize=size, squeeze=False, layout="constrained")
     styles = _styles({row.direction for row in rows})
-    for axes, (name, panel) in zip(grid.flat, panels.items(), strict=False):
-        _draw_panel(axes, name, panel, styles)
-    for axes in grid.flat[len(panels) :]:
-        axes.set_axis_off()
-    drawn = [axes.get_legend_handles_labels() for axes in grid.flat]
-    handles = {label: handle for handles, labels in drawn for handle, label in zip(handles, labels, strict=True)}
-    legend = {direction: handles[direction] for direction in styles}
-    figure.legend(
-        legend.values(), legend, loc="outside lower center", ncols=min(len(legend), 2 * columns), frameon=False
-    )
-    synthetic = "SYNTHETIC DATA: " if any(row.data_kind == "synthetic" for row in rows) else ""
-    figure.suptitle(f"{synthetic}{title}")
+    lines = _lines(panels)
+    everyone = list(dict.fromkeys(row.method for row in rows))
+    methods = [_methods_of([row for name in line for row in panels[name]], everyone) for line in lines]
+    figure, grid = _grid(methods, max(map(len, lines)), len(styles))
+    for axes, line, names in zip(grid, lines, methods, strict=True):
+        for place, name in zip(axes, line, strict=False):
+            _draw_panel(place, panels[name], names, styles)
+            place.set_title(panel_title(name), fontsize=10)
+        for place in axes[len(line) :]:
+            place.set_axis_off()
+    add_legend(figure, styles)
+    add_title(figure, title, "MAP", rows)
     picture = path.with_suffix(".png")
-    partial = picture.with_name(f".{picture.name}.partial")
-    figure.savefig(partial, format="png", dpi=120, metadata={"Software": None})
+    save_figure(figure, picture)
     plt.close(figure)
-    os.replace(partial, picture)
     return picture
 
 
-def _draw_panel(axes: Axes, name: tuple[str, ...], rows: list[Row], styles: Mapping[str, Style]) -> None:
-    methods = list(dict.fromkeys(row.method for row in rows))
+def panels_of(rows: Iterable[Row]) -> dict[tuple[str, ...], list[Row]]:
+    """Rows by data set, features, split and protocol, which share a panel."""
+    panels: dict[tuple[str, ...], list[Row]] = {}
+    for row in rows:
+        panels.setdefault(tuple(getattr(row, name) for name in PANEL), []).append(row)
+    return panels
+
+
+def panel_title(name: tuple[str, ...], width: int = TITLE_WIDTH) -> str:
+    """What the rows of a panel have in common, in lines of at most `width` letters."""
+    dataset, features, split, protocol = name
+    data = fill(f"{dataset}, {features}", width, break_on_hyphens=False)
+    return f"{data}\n{split}, {protocol.replace('_', ' ')}"
+
+
+def add_title(figure: Figure, title: str, metric: str, rows: Iterable[Row]) -> None:
+    """Write above a figure what it is of and which metric it shows, wrapped to its width."""
+    rows = list(rows)
+    synthetic = "SYNTHETIC DATA: " if any(row.data_kind == "synthetic" for row in rows) else ""
+    spread = ", mean and standard deviation over seeds" if any(row.std is not None for row in rows) else ""
+    width = int(figure.get_figwidth() / (1.2 * LETTER))
+    figure.suptitle("\n".join(fill(line, width) for line in (f"{synthetic}{title}", f"{metric}{spread}")))
+
+
+def add_legend(figure: Figure, order: Iterable[str] = ()) -> None:
+    """One legend below all panels, in as many columns as fit; in the order of drawing, or in the given one."""
+    drawn = [axes.get_legend_handles_labels() for axes in figure.axes]
+    handles = {label: handle for handles, labels in drawn for handle, label in zip(handles, labels, strict=True)}
+    handles = {label: handles[label] for label in order or handles if label in handles}
+    columns = max(1, int(figure.get_figwidth() / (LETTER * max(map(len, handles)) + 0.7)))
+    names = [label.replace("->", " → ") for label in handles]
+    place = {"loc": "outside lower center", "ncols": min(columns, len(names)), "frameon": False}
+    figure.legend(handles.values(), names, **place)
+
+
+def _lines(panels: Panels) -> list[list[tuple[str, ...]]]:
+    """Panels side by side, which share the names at the left: those of one line have the same methods, or fewer."""
+    columns = -(-len(panels) // -(-len(panels) // MOST_COLUMNS))
+    lines: list[list[tuple[str, ...]]] = []
+    for name, rows in panels.items():
+        own = {row.method for row in rows}
+        most = {row.method for other in lines[-1] for row in panels[other]} if lines else set()
+        if lines and len(lines[-1]) < columns and (own <= most or own >= most):
+            lines[-1].append(name)
+        else:
+            lines.append([name])
+    return lines
+
+
+def _methods_of(rows: list[Row], order: list[str]) -> list[str]:
+    found = {row.method for row in rows}
+    return [method for method in order if method in found]
+
+
+def _grid(methods: list[list[str]], columns: int, directions: int) -> tuple[Figure, np.ndarray]:
+    """A line of panels for each list of methods, as high as these need, and as wide as names and panels need."""
+    names = {_wrapped(method) for line in methods for method in line}
+    row = max(0.18 * max(name.count("\n") + 1 for name in names) + 0.06, 0.24 + 0.02 * directions)
+    heights = [row * len(line) for line in methods]
+    letters = max(len(part) for name in names for part in name.split("\n"))
+    width = LETTER * letters + max(PANEL_WIDTH * columns, 4.8)
+    figure, grid = plt.subplots(
+        len(methods),
+        columns,
+        figsize=(width, sum(heights) + 1.2 * len(methods) + 1.2),
+        sharey="row",
+        squeeze=False,
+        height_ratios=heights,
+        layout="constrained",
+    )
+    return figure, grid
+
+
+def _wrapped(method: str) -> str:
+    return fill(method, NAME_WIDTH, break_on_hyphens=False)
+
+
+def _draw_panel(axes: Axes, rows: list[Row], methods: list[str], styles: Mapping[str, Style]) -> None:
+    offsets = _offsets([direction for direction in styles if direction in {row.direction for row in rows}])
     for direction, (colour, marker, fill_style) in styles.items():
         chosen = [row for row in rows if row.direction == direction]
         if not chosen:
             continue
         axes.errorbar(
             [row.value for row in chosen],
-            [methods.index(row.method) for row in chosen],
+            [methods.index(row.method) + offsets[direction] for row in chosen],
             xerr=[row.std or 0.0 for row in chosen],
             fmt=marker,
             fillstyle=fill_style,
@@ -92,18 +168,23 @@ def _draw_panel(axes: Axes, name: tuple[str, ...], rows: list[Row], styles: Mapp
             label=direction,
             zorder=3 if direction == "average" else 2,
         )
-    axes.set_yticks(range(len(methods)), methods)
-    axes.invert_yaxis()
+    for place in range(1, len(methods), 2):  # leads the eye from a name to its marks
+        axes.axhspan(place - 0.5, place + 0.5, color="0.96", zorder=0)
+    axes.set_yticks(range(len(methods)), [_wrapped(method) for method in methods])
     axes.set_ylim(len(methods) - 0.5, -0.5)
+    axes.set_xlim(right=min(axes.get_xlim()[1], 1.02))
+    axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]))
     axes.grid(axis="x", color="0.9")
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.set_xlabel("MAP")
-    dataset, features, split, protocol = name
-    axes.set_title(
-        f"{fill(f'{dataset}, {features}', TITLE_WIDTH, break_on_hyphens=False)}\n{split}, {protocol.replace('_', ' ')}",
-        fontsize=10,
-    )
+    axes.set_xlabel("mean average precision (MAP)")
+
+
+def _offsets(directions: list[str]) -> dict[str, float]:
+    """Direction -> how far its marks lie below the middle of a method's line: the average in it, the others around."""
+    others = [direction for direction in directions if direction != "average"]
+    places = np.linspace(-SPREAD, SPREAD, len(others)) if len(others) > 1 else [0.0] * len(others)
+    return {"average": 0.0, **dict(zip(others, places, strict=True))}
 
 
 def _styles(directions: set[str]) -> dict[str, Style]:

@@ -25,6 +25,7 @@ PROVENANCE = (
     *("train_seconds", "device", "torch", "git_commit", "config_hash", "note"),
 )
 STATUS = (("not_run", "Not run"), ("failed", "Failed"))
+CAPTIONS = {"": "The numbers below, drawn by method", "gap": "The gap between modalities against retrieval, by method"}
 Place = Callable[[Row], tuple[str, tuple[str, str]]]
 MOST_COLUMNS = 8  # more than these are shown as one block per metric, as in the Markdown
 
@@ -118,7 +119,7 @@ def _figure(table: TableFiles, path: Path) -> dict[str, str]:
     except OSError as error:
         raise TableError(f"{path}: cannot be read ({error.strerror}); run the table again to draw it.") from error
     what = path.stem.removeprefix(table.name).strip("_").replace("_", " ")
-    caption = what.capitalize() if what else "The numbers below, drawn by method"
+    caption = CAPTIONS.get(what, what.capitalize())
     return {"uri": f"data:image/png;base64,{image}", "caption": caption, "alt": f"{table.title}. {caption}."}
 
 
@@ -190,7 +191,7 @@ def _cells(row: Row | None, best: str | None, beside: bool, anchors: dict[tuple,
     shown = text(row.value)
     number = {
         "text": shown,
-        "spread": "" if row.std is None else text(row.std),
+        "spread": "" if row.std is None else text(row.std, of=row.value),
         "value": row.value,
         "best": shown == best,
         "anchor": anchors[row.identity],
@@ -201,7 +202,7 @@ def _cells(row: Row | None, best: str | None, beside: bool, anchors: dict[tuple,
     if row.published is None:
         return [number, {"text": None, "value": ""}, {"text": None, "value": ""}]
     sign = "−" if row.delta < 0 else "+"
-    delta = {"text": sign + text(abs(row.delta)), "value": row.delta}
+    delta = {"text": sign + text(abs(row.delta), of=row.value), "value": row.delta}
     return [number, {"text": text(row.published), "value": row.published}, delta]
 
 

@@ -33,7 +33,7 @@ def format_value(row: Row, value: float | None = None) -> str:
     text = METRICS[row.metric].text
     if value is not None:
         return text(value)
-    return text(row.value) + ("" if row.std is None else f" ± {text(row.std)}")
+    return text(row.value) + ("" if row.std is None else f" ± {text(row.std, of=row.value)}")
 
 
 def write_markdown(csv_path: str | Path, title: str | None = None) -> Path:

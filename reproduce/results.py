@@ -11,9 +11,10 @@ from typing import Any
 import yaml
 
 import datamodules
-from lightning_modules.metrics.modality_gap import GAP_METRICS
+from lightning_modules.metrics.modality_gap import BY_CHANCE, GAP_METRICS
 from reproduce.comparisons import compare_methods, merged, read_comparisons, write_comparisons
 from reproduce.figures import draw_table
+from reproduce.gap_figure import draw_gap
 from reproduce.projection import draw_projection
 from reproduce.published import with_published
 from reproduce.render import write_markdown
@@ -28,7 +29,7 @@ OF_TRAINING = {
     "seconds/epoch": lambda cell, result: result["train_seconds"] / cell.config["max_epochs"],
     "gradient norm": lambda cell, result: result["gradients"]["median"],
     "finite gradients": lambda cell, result: 1 - result["gradients"]["non-finite steps"],
-    **{name: lambda cell, result, name=name: result["gap"][name] for name in GAP_METRICS},
+    **{name: lambda cell, result, name=name: result["gap"][name] for name in (*GAP_METRICS, *BY_CHANCE)},
 }
 
 
@@ -65,6 +66,7 @@ def write_results(run: Run, finals: Finals, absent: dict[DataSet, str], folder: 
         draw_sweep(path, run.table)
     else:
         draw_table(path, run.table.title)
+    draw_gap(path, run.table.title)
     if run.table.projection:
         _draw_projections(run, finals, folder)
     return path
@@ -125,7 +127,10 @@ def _gallery_rows(
                 sizes = [result["sizes"].get(direction) for result in found]
                 rows.append(_number(run, whole, cells, direction, name, values, sizes))
     if gallery == "full" and cells[0][0].config["max_epochs"]:
+        predicted = split == list(cells[0][1]["scores"])[-1]  # the split whose embeddings are kept
         for name in [name for name in run.table.metrics if name in OF_TRAINING]:
+            if name in (*GAP_METRICS, *BY_CHANCE) and not predicted:
+                continue
             values = [OF_TRAINING[name](cell, result) for cell, result in cells]
             rows.append(_number(run, whole, cells, "average", name, values, [None] * len(cells)))
     return rows

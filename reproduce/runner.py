@@ -11,13 +11,13 @@ from typing import Any
 
 from datamodules import DataError, DataMissing, FeatureDataModule, data_root, root_is_named
 from datamodules.class_embeddings import model_folder
+from datamodules.layouts import folder_below
 from lightning_modules.metrics.modality_gap import GAP_METRICS
-from reproduce.cells import CellStore, Config, build_data, cell_hash
+from reproduce.cells import FOLDER_ENCODERS, CellStore, Config, build_data, cell_hash
 from reproduce.executors import Executor, pool, workers
 from reproduce.spec import TRAINED, DataSet, Method, Scale, Table
 
 PRESET = ("JFSE", "LAVIMO")  # models with a preset
-FOLDER_ENCODERS = ("clip", "sentence", "tokens")  # those whose `model` is a folder, or a name that was fetched before
 # A baseline's cost in training steps, for the estimate of the time left.
 BASELINE_STEPS = 40
 
@@ -90,9 +90,11 @@ class Run:
 
     def _reason_absent(self, dataset: DataSet) -> str:
         pairs = dataset.class_path == "FeaturePairs"
-        if not (data_root(self.root) / dataset.dataset).exists() and (root_is_named(self.root) or pairs):
+        root = data_root(self.root)
+        folder = root / dataset.dataset if pairs else folder_below(root, dataset.dataset)
+        if not folder.exists() and (root_is_named(self.root) or pairs):
             kind = " (with one .npz file, a file of `extract`, or the ACMR, JFSE or DSCMR layout)" * pairs
-            return f"no folder {dataset.dataset}/ under the data root{kind}"
+            return f"no folder {folder.name}/ under the data root{kind}"
         try:
             self._data(self._config(dataset, Method("CCA", "CCA"), {}, None)).indices("train")
         except DataMissing as error:

@@ -22,7 +22,8 @@ class TableError(ValueError):
 class Metric:
     """What a metric's rows may hold: `k` is "all", "integer" or "none"; a fraction lies in [0, 1].
 
-    A metric of many magnitudes is kept to six significant digits, the others to six decimals.
+    A metric of many magnitudes is kept to six significant digits, the others to six decimals. A distance has no usual
+    size, so that it is shown with three significant digits.
     """
 
     k: str
@@ -30,6 +31,7 @@ class Metric:
     higher_is_better: bool
     least: float = 0
     many_magnitudes: bool = False
+    distance: bool = False
 
     def takes(self, k: str | int | None) -> bool:
         """Whether `k` is what this metric's rows hold."""
@@ -40,15 +42,28 @@ class Metric:
         """What column k holds, for messages."""
         return {"all": "all", "integer": "an integer of at least 1", "none": "an empty cell"}[self.k]
 
-    def text(self, value: float) -> str:
-        """A value as people read it: fractions to three decimals, three digits of many magnitudes, ranks to two."""
+    def text(self, value: float, of: float | None = None) -> str:
+        """A value as people read it: fractions to three decimals, three digits of many magnitudes, ranks to two.
+
+        Args:
+            value: the number.
+            of: the value whose deviation or difference it is; a distance takes its decimals from there.
+        """
         if self.many_magnitudes:
             return f"{value:.3g}"
+        if self.distance:
+            return f"{value:.{_decimals_of_three_digits(value if of is None else of)}f}"
         return f"{value:.{3 if self.fraction else 2}f}"
+
+
+def _decimals_of_three_digits(value: float) -> int:
+    """Decimals that show three significant digits, but not more than a table keeps."""
+    return min(max(2 - int(f"{value:.2e}".partition("e")[2]), 0), DECIMALS["value"])
 
 
 _SHARE = Metric(k="none", fraction=True, higher_is_better=True)
 _COST = Metric(k="none", fraction=False, higher_is_better=False, many_magnitudes=True)
+_DISTANCE = Metric(k="none", fraction=False, higher_is_better=False, distance=True)
 _RATE = Metric(k="none", fraction=False, higher_is_better=True, many_magnitudes=True)
 METRICS = {
     "MAP": Metric(k="all", fraction=True, higher_is_better=True),
@@ -56,35 +71,17 @@ METRICS = {
     "P@k": Metric(k="integer", fraction=True, higher_is_better=True),
     "MedR": Metric(k="none", fraction=False, higher_is_better=False, least=1),
     "seconds/epoch": _COST,
-    "finite values": _SHARE,
-    "finite gradients": _SHARE,
-    "live gradients": _SHARE,
-    "relative error": _COST,
-    "largest relative error": _COST,
-    "gradient error": _COST,
-    "gradient norm": _COST,
-    "hyperparameters": _COST,
-    "seconds/step": _COST,
-    "saved MiB": _COST,
-    "similarity matrices": _COST,
-    "matching matrices": _COST,
-    "centroid distance": Metric(k="none", fraction=False, higher_is_better=False),
+    **dict.fromkeys(("finite values", "finite gradients", "live gradients"), _SHARE),
+    **dict.fromkeys(("relative error", "largest relative error", "gradient error", "gradient norm"), _COST),
+    **dict.fromkeys(("hyperparameters", "seconds/step", "saved MiB"), _COST),
+    **dict.fromkeys(("similarity matrices", "matching matrices"), _COST),
+    "centroid distance": _DISTANCE,
     "linear separability": Metric(k="none", fraction=True, higher_is_better=False),
-    "kernel CS": Metric(k="none", fraction=False, higher_is_better=False),
-    "seconds": _COST,
-    "extrapolated seconds": _COST,
-    "peak MiB": _COST,
-    "difference": _COST,
-    "steps/s": _RATE,
-    "items/s": _RATE,
-    "time ratio": _RATE,
-    "memory ratio": _RATE,
-    "floor seconds": _COST,
-    "times the floor": _COST,
-    "share of ceiling": _RATE,
-    "GFLOP/s": _RATE,
-    "GB/s": _RATE,
-    "10^9 values/s": _RATE,
+    **dict.fromkeys(("kernel CS", "centroid distance by chance", "kernel CS by chance"), _DISTANCE),
+    **dict.fromkeys(("seconds", "extrapolated seconds", "peak MiB", "difference"), _COST),
+    **dict.fromkeys(("steps/s", "items/s", "time ratio", "memory ratio"), _RATE),
+    **dict.fromkeys(("floor seconds", "times the floor"), _COST),
+    **dict.fromkeys(("share of ceiling", "GFLOP/s", "GB/s", "10^9 values/s"), _RATE),
     "exponent": Metric(k="none", fraction=False, higher_is_better=False, least=-math.inf),
     "standard error": Metric(k="none", fraction=False, higher_is_better=False),
 }

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from itertools import cycle
 from pathlib import Path
-from textwrap import fill
 
 import matplotlib
 
@@ -13,7 +11,8 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 
-from reproduce.figures import OTHERS, PANEL, TITLE_WIDTH
+from reproduce.figures import OTHERS, add_legend, add_title, panel_title, panels_of
+from reproduce.measures import save_figure
 from reproduce.schema import Row, read_table
 from reproduce.spec import Method, Table
 
@@ -39,9 +38,7 @@ def draw_sweep(csv_path: str | Path, table: Table) -> Path | None:
     path = Path(csv_path)
     wanted = ("ok", "MAP", "full", "average")
     rows = [row for row in read_table(path) if (row.status, row.metric, row.gallery, row.direction) == wanted]
-    panels: dict[tuple[str, ...], dict[str, Row]] = {}
-    for row in rows:
-        panels.setdefault(tuple(getattr(row, name) for name in PANEL), {})[row.method] = row
+    panels = panels_of(rows)
     if not panels:
         return None
     columns = min(len(panels), 3)
@@ -49,24 +46,19 @@ def draw_sweep(csv_path: str | Path, table: Table) -> Path | None:
     size = (4.4 * columns + 1, 3.2 * lines + 1.2)
     figure, grid = plt.subplots(lines, columns, figsize=size, squeeze=False, layout="constrained")
     for axes, (name, found) in zip(grid.flat, panels.items(), strict=False):
-        _draw_panel(axes, name, found, table.methods)
+        _draw_panel(axes, name[-1], {row.method: row for row in found}, table.methods)
+        axes.set_title(panel_title(name), fontsize=10)
     for axes in grid.flat[len(panels) :]:
         axes.set_axis_off()
-    drawn = [axes.get_legend_handles_labels() for axes in grid.flat]
-    legend = {label: handle for handles, labels in drawn for handle, label in zip(handles, labels, strict=True)}
-    figure.legend(legend.values(), legend, loc="outside lower center", ncols=2 * columns, frameon=False)
-    synthetic = "SYNTHETIC DATA: " if any(row.data_kind == "synthetic" for row in rows) else ""
-    figure.suptitle(f"{synthetic}{table.title}")
+    add_legend(figure)
+    add_title(figure, table.title, "average MAP", rows)
     picture = path.with_suffix(".png")
-    partial = picture.with_name(f".{picture.name}.partial")
-    figure.savefig(partial, format="png", dpi=120, metadata={"Software": None})
+    save_figure(figure, picture)
     plt.close(figure)
-    os.replace(partial, picture)
     return picture
 
 
-def _draw_panel(axes: Axes, name: tuple[str, ...], found: dict[str, Row], methods: list[Method]) -> None:
-    dataset, features, split, protocol = name
+def _draw_panel(axes: Axes, protocol: str, found: dict[str, Row], methods: list[Method]) -> None:
     lines: dict[str, list[Method]] = {}
     for method in methods:
         if method.preset == protocol:
@@ -86,10 +78,6 @@ def _draw_panel(axes: Axes, name: tuple[str, ...], found: dict[str, Row], method
     axes.spines[["top", "right"]].set_visible(False)
     axes.set_xlabel(" or ".join(arguments))
     axes.set_ylabel("average MAP")
-    axes.set_title(
-        f"{fill(f'{dataset}, {features}', TITLE_WIDTH, break_on_hyphens=False)}\n{split}, {protocol.replace('_', ' ')}",
-        fontsize=10,
-    )
 
 
 def _draw_line(axes: Axes, label: str, points: list[tuple], style: tuple[str, str]) -> None:

@@ -52,12 +52,16 @@ def write_flickr30k(root: Path) -> Path:
             pixels = rng.integers(0, 256, (20, 24, 3), dtype=np.uint8)
             Image.fromarray(pixels).save(folder / "flickr30k-images" / f"{image}.jpg")
             for turn in range(count):
-                voice = f"flickr30k_{word}/{image}_{turn}.ogg"
-                path = folder / "voice-recordings" / voice
+                voice = f"flickr30k_{word}/flickr30k_{word}_{image}_{turn}.ogg"
+                recorded = f"flickr30k_{word}/flickr30k_{word}_{image:0>16}_{40 + turn}.ogg"
+                if image == "13":
+                    voice = recorded = f"flickr30k_{word}/13_{turn}.ogg"  # as the narrative says, no authors' name
+                path = folder / "voice-recordings" / recorded
                 path.parent.mkdir(parents=True, exist_ok=True)
                 soundfile.write(path, rng.normal(0, 0.1, 800 + 100 * len(lines)), RATE)
                 caption = f"Words {turn} about image {image}, {'long ' * turn}"
-                lines.append({"image_id": image, "caption": caption, "voice_recording": voice})
+                fields = {"image_id": image, "annotator_id": 40 + turn, "caption": caption, "voice_recording": voice}
+                lines.append(fields)
         text = "".join(json.dumps(line) + "\n" for line in lines)
         (folder / f"flickr30k_{word}_localized_narratives.jsonl").write_text(text)
     return root

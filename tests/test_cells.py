@@ -18,12 +18,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tiny_clip import write_clip
 
 import datamodules
 import lightning_modules
 import losses
+from datamodules import class_embeddings
 from lightning_modules.metrics import CrossModalRetrieval
-from lightning_modules.metrics.modality_gap import GAP_METRICS, modality_gap
+from lightning_modules.metrics.modality_gap import BY_CHANCE, GAP_METRICS, modality_gap
 from reproduce.baselines import LinearCCA
 from reproduce.cells import PACKAGES, CellStore, Config, build_data, cell_hash, run_cell, source_files, text_vectors
 
@@ -114,6 +116,21 @@ def test_the_hash_changes_with_the_contents_of_the_data_and_not_with_their_place
     assert _key(CS, root) == _key(CS, tmp_path / "moved")
     write_pairs(tmp_path / "other" / "tiny", test_shift=1e-3)
     assert _key(CS, root) != _key(CS, tmp_path / "other")
+
+
+def test_the_hash_changes_with_the_weights_that_an_encoder_names(tmp_path: Path) -> None:
+    def hashed(seed: int) -> list[str]:
+        class_embeddings._folder_hash.cache_clear()
+        folder, weights = write_clip(tmp_path / "clip", seed), tmp_path / "weights.pt"
+        torch.save(torch.tensor(seed), weights)
+        encoders = [{"name": "clip", "model": str(folder)}, {"name": "timm", "weights": str(weights)}]
+        model = {"class_path": "CSAligner", "alignment": None}
+        models = [{**model, "init_args": {"encoders": {"image": one}}} for one in encoders]
+        return [cell_hash({"data": {"class_path": "Synthetic"}, "model": one}, "") for one in models]
+
+    first, same, other = hashed(0), hashed(0), hashed(1)
+    assert first == same
+    assert not set(first) & set(other)
 
 
 def test_the_hash_does_not_change_with_the_order_of_settings(root: Path) -> None:
@@ -375,7 +392,7 @@ def test_a_full_disk_is_reported_and_keeps_the_cell_that_was_there(
 def test_the_gap_between_modalities_is_measured_where_it_is_asked_for(root: Path) -> None:
     plain, measured = (run_cell({**CS, **more}, str(root)) for more in ({}, {"modality_gap": True}))
     assert "gap" not in plain
-    assert set(measured["gap"]) == set(GAP_METRICS)
+    assert set(measured["gap"]) == {*GAP_METRICS, *BY_CHANCE}
     assert measured["scores"] == plain["scores"]
     rows = {name: measured["arrays"][name] for name in ("image", "text")}
     items = {name: measured["arrays"][f"item/{name}"] for name in rows}

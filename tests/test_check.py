@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import scipy.io
+from check_cases import checked, faulty
 from tiny_trees import (
-    flickr30k,
     write_flickr30k,
     write_nus_wide,
     write_pascal,
@@ -20,12 +19,8 @@ from tiny_trees import (
     write_xmedianet,
 )
 
-from datamodules.__main__ import main
 from datamodules.catalogue import CATALOGUE
 from datamodules.check import FEATURE_MODULES, ITEM_MODULES
-from datamodules.features import FeatureSet
-from datamodules.items import ItemSet, Modality
-from datamodules.repeats import find_repeats
 from datamodules.sources import SOURCES, Source, SourceFile
 
 TREES = {
@@ -71,20 +66,6 @@ def copy(written, tmp_path):
     )
 
 
-def checked(dataset: str, folder: Path, capsys) -> tuple[int, str]:
-    status = main(["check", dataset, "--data-root", str(folder.parent)])
-    return status, capsys.readouterr().out
-
-
-def faulty(dataset: str, folder: Path, capsys) -> str:
-    """What is said of a copy that must not pass: what is wrong, then what is expected and where to get it."""
-    status, said = checked(dataset, folder, capsys)
-    assert status == 1, said
-    assert "trouble(s)" in said
-    assert f"Expected in {CATALOGUE[dataset].folder}/: {CATALOGUE[dataset].content}. Get it from " in said
-    return said
-
-
 @pytest.mark.parametrize("dataset", TREES)
 def test_a_sound_tree_passes_and_its_other_size_is_said(dataset, written, capsys):
     status, said = checked(dataset, written[dataset], capsys)
@@ -94,7 +75,7 @@ def test_a_sound_tree_passes_and_its_other_size_is_said(dataset, written, capsys
     assert "in the training part: " in said
 
 
-# The seven faults ---------------------------------------------------------------------------------------------------
+# Faults; of items in two splits there is more in test_check_repeats.py ----------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -143,6 +124,13 @@ def test_a_wrong_hash(copy, monkeypatch, capsys):
     assert "2 trouble(s)" in said
 
 
+def exchange(first: Path, second: Path) -> None:
+    spare = first.with_name("spare")
+    first.rename(spare)
+    second.rename(first)
+    spare.rename(second)
+
+
 def test_swapped_modalities_of_feature_pairs(tmp_path, capsys):
     """The images of one split beside the texts and labels of the other."""
     folder = tmp_path / "nus_wide"
@@ -161,10 +149,27 @@ def test_swapped_modalities_of_feature_pairs(tmp_path, capsys):
 
 def test_swapped_modalities_of_the_authors_files(copy, capsys):
     folder = copy("pku_xmedianet")
-    for spare, name in (("spare", "txt_train_fea.txt"), ("txt_train_fea.txt", "txt_test_fea.txt")):
-        (folder / name).rename(folder / spare)
-    (folder / "spare").rename(folder / "txt_test_fea.txt")
+    exchange(folder / "txt_train_fea.txt", folder / "txt_test_fea.txt")
     assert f"{folder / 'txt_train_fea.txt'}: has 6 rows; expected 12" in faulty("pku_xmedianet", folder, capsys)
+
+
+def test_swapped_modalities_of_equal_row_counts(copy, capsys):
+    folder = copy("pku_xmedianet")
+    for part in ("train", "test"):
+        exchange(folder / f"img_{part}_fea.txt", folder / f"txt_{part}_fea.txt")
+    said = faulty("pku_xmedianet", folder, capsys)
+    assert "DIFFERS  features: image has 300 numbers per item; the authors' copy has 4,096" in said
+    assert "DIFFERS  features: text has 4,096 numbers per item; the authors' copy has 300" in said
+    assert "2 trouble(s)" in said
+    folder = copy("nus_wide")
+    for part in ("Train", "Test"):
+        low_level = folder / "Low_Level_Features"
+        exchange(low_level / f"{part}_Normalized_CH.dat", folder / "NUS_WID_Tags" / f"{part}_Tags1k.dat")
+    said = faulty("nus_wide", folder, capsys)
+    assert "DIFFERS  low-level: image has 1,570 numbers per item; the authors' copy has 634" in said
+    for form in ("low-level", "bow"):
+        assert f"DIFFERS  {form}: text has 64 numbers per item; the authors' copy has 1,000" in said
+    assert "3 trouble(s)" in said
 
 
 @pytest.mark.parametrize(
@@ -208,37 +213,6 @@ def test_a_label_outside_its_range(dataset, file, old, new, message, copy, capsy
     assert f"{folder / file}: {message}" in said
 
 
-def test_an_item_in_training_and_test_under_two_names(copy, capsys):
-    folder = copy("flickr30k")
-    entries = flickr30k()
-    first = next(entry for entry in entries if entry["imgid"] == 100)
-    shutil.copy(folder / "flickr30k-images" / "100.jpg", folder / "flickr30k-images" / "777.jpg")
-    entries.append(first | {"filename": "777.jpg", "split": "test"})
-    (folder / "dataset_flickr30k.json").write_text(json.dumps({"images": entries}))
-    said = faulty("flickr30k", folder, capsys)
-    assert "in the training part: image 1, text 1, the whole item 1\n" in said
-    assert "REPEATED karpathy: " in said
-    assert "100 (train), 777 (test) are the same in every modality; expected each item in one split" in said
-    assert "1 trouble(s)" in said
-
-
-def test_a_row_in_training_and_test(copy, capsys):
-    folder = copy("pku_xmedianet")
-    for modality in ("img", "txt"):
-        train, test = (folder / f"{modality}_{part}_fea.txt" for part in ("train", "test"))
-        lines = test.read_text().splitlines(keepends=True)
-        test.write_text("".join([train.read_text().splitlines(keepends=True)[4], *lines[1:]]))
-    said = faulty("pku_xmedianet", folder, capsys)
-    assert "in the training part: image 1, text 1, the pair 1\n" in said
-    assert "row 4 (train), row 12 (test) are the same in every modality" in said
-
-
-def test_an_item_in_training_and_test_by_name(copy, capsys):
-    folder = copy("humanml3d")
-    (folder / "splits" / "test.txt").write_text("000004\n000001\n")
-    assert "test.txt: lists 000001, which the train part has already" in faulty("humanml3d", folder, capsys)
-
-
 # What else it says --------------------------------------------------------------------------------------------------
 
 
@@ -261,6 +235,28 @@ def test_numbers_of_items_are_compared_with_those_of_the_authors(written, capsys
     assert "DIFFERS  karpathy: 1 validation items; the authors' copy has 1,014\n" in said
 
 
+def test_numbers_of_classes_are_compared_with_those_of_the_authors(written, capsys):
+    for dataset, form, found, published in (
+        ("wikipedia", "raw", 3, 10),
+        ("pascal_sentences", "raw", 3, 20),
+        ("nus_wide", "low-level", 12, 81),  # concepts of the file, not those that are kept
+        ("pku_xmedianet", "features", 3, 200),
+    ):
+        status, said = checked(dataset, written[dataset], capsys)
+        assert status == 0
+        assert f"DIFFERS  {form}: {found} classes; the authors' copy has {published}\n" in said
+    assert "classes" not in checked("flickr30k", written["flickr30k"], capsys)[1]
+
+
+def test_files_whose_names_end_in_capitals_are_named_where_something_is_missing(copy, capsys):
+    folder = copy("pascal_sentences")
+    path = folder / "dataset" / "bicycle" / "2008_001004.jpg"
+    path.rename(path.with_suffix(".JPG"))
+    said = faulty("pascal_sentences", folder, capsys)
+    expected = f"items: bicycle/2008_001004; names that end in capitals are other names: {path.with_suffix('.JPG')}\n"
+    assert expected in said
+
+
 def test_an_empty_folder_has_nothing(tmp_path, capsys):
     (tmp_path / "nus_wide").mkdir()
     assert f"MISSING  {tmp_path / 'nus_wide'} has nothing of the data set" in faulty(
@@ -273,36 +269,3 @@ def test_every_form_can_be_read_and_every_data_set_has_one():
         readers = FEATURE_MODULES.get(dataset, {}) | ITEM_MODULES.get(dataset, {})
         assert set(readers) == set(facts.forms)
     assert set(FEATURE_MODULES) | set(ITEM_MODULES) == set(CATALOGUE)
-
-
-# Repeats ------------------------------------------------------------------------------------------------------------
-
-
-def test_repeats_of_features_are_counted_by_modality_and_as_pairs():
-    image, text = np.arange(24.0).reshape(8, 3), np.arange(16.0).reshape(8, 2)
-    image[4], image[5] = image[0], image[1]  # test rows with the image of a training row ...
-    text[5] = text[1]  # ... and one with its text too
-    image[3], text[3] = image[2], text[2]  # a training row that stands there twice
-    split = np.repeat(["train", "test"], 4)
-    repeats = find_repeats(FeatureSet({"image": image, "text": text}, np.zeros(8, int), split, ("a",), "tiny"))
-    assert repeats.entries == {"image": 2, "text": 1}
-    assert repeats.pairs == 1
-    assert repeats.across == [["row 1 (train)", "row 5 (test)"]]
-    assert repeats.within == 1
-
-
-def test_items_are_the_same_where_all_their_entries_are():
-    texts = ["a", "b", "a", "b", "a", "a", "c"]
-    owner = np.array([0, 0, 1, 1, 2, 3, 4])
-    vectors = np.array([[1.0], [1.0], [1.0], [2.0], [1.0]])
-    data = ItemSet(
-        {"text": Modality(texts, owner), "vector": Modality(vectors[:4], np.arange(4))},
-        label=np.arange(5),
-        split=np.array(["train", "test", "test", "validation", "test"]),
-        names=list("vwxyz"),
-        origin="tiny",
-    )
-    repeats = find_repeats(data)
-    assert repeats.entries == {"text": 2, "vector": 2}
-    assert repeats.across == [["v (train)", "w (test)"]]
-    assert (repeats.pairs, repeats.within) == (1, 0)

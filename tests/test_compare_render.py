@@ -236,3 +236,11 @@ def test_markdown_is_written_beside_the_table(tmp_path: Path) -> None:
     with pytest.raises(TableError, match=r"absent\.csv"):
         write_markdown(tmp_path / "absent.csv")
     assert not (tmp_path / "absent.md").exists()
+
+
+def test_a_distance_has_three_digits_and_its_deviation_as_many_decimals(tmp_path: Path) -> None:
+    gap = replace(ROW, metric="kernel CS", k=None, value=0.011635, std=0.000312, n_queries=None, n_gallery=None)
+    less = replace(gap, method="JFSE + CS", value=0.008712, std=0.00014)
+    markdown = render_markdown(_table(tmp_path, gap, less))
+    assert _cells(markdown, "JFSE + CMPM-KL")[1] == "0.0116 ± 0.0003"
+    assert _cells(markdown, "JFSE + CS")[1] == "**0.00871 ± 0.00014**"

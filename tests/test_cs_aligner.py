@@ -148,12 +148,12 @@ def test_the_weights_weigh_and_without_divergence_it_is_exactly_the_alignment(tm
 
 
 @pytest.mark.parametrize("kind", ["linear", "mlp", "transformer"])
-@pytest.mark.parametrize("token_weight", [0.0, 1.0])
+@pytest.mark.parametrize("token_weight", [None, 0.0, 1.0])
 def test_a_transformer_reads_tokens_and_the_others_do_for_a_token_term(kind, token_weight):
     built = model(Tiny(**TEXT_AND_MOTION), adapter={"name": kind}, token_weight=token_weight)
     for name, encoder in built.encoders.items():
         first = next(p for p in built.adapters[name].parameters() if p.ndim == 2)
-        reads_tokens = kind == "transformer" or token_weight > 0
+        reads_tokens = kind == "transformer" or token_weight is not None
         assert first.shape[1] == (encoder.token_dim if reads_tokens else encoder.dim)
     assert built.encoders["text"].token_dim != built.encoders["text"].dim
 

@@ -109,6 +109,18 @@ def test_samples_of_one_modality_alone_may_be_unpaired(tmp_path):
     assert [(name, len(rows)) for name, rows in seen.unpaired] == [("text", 5)]
 
 
+def test_every_caption_enters_the_divergence(tmp_path):
+    """Drawn from all captions of the training items, though every item is paired."""
+    data, seen = Tiny(**TEXT_AND_MOTION), Drawn()
+    module = model(data, unpaired=12)
+    trainer(tmp_path, callbacks=[seen], max_epochs=8, limit_val_batches=0).fit(module, data)
+    assert {(name, len(rows)) for name, rows in seen.unpaired} == {("text", 12)}
+    pool = data.unpaired_entries("text")[0]
+    assert len(pool) > len(data.indices("train"))
+    drawn = torch.cat([rows for _, rows in seen.unpaired])
+    assert all((drawn == row).all(dim=1).any() for row in pool)
+
+
 def test_unpaired_sequences_are_encoded_with_their_masks(tmp_path):
     data, seen = Tiny(paired_fraction=0.5, **TEXT_AND_MOTION), Drawn()
     trainer(tmp_path, callbacks=[seen], max_epochs=2, limit_val_batches=0).fit(model(data, unpaired=6), data)
@@ -116,7 +128,7 @@ def test_unpaired_sequences_are_encoded_with_their_masks(tmp_path):
     assert np.isfinite(seen.losses).all()
 
 
-@pytest.mark.parametrize("build", [synthetic, lambda: Tiny(**TEXT_AND_MOTION)], ids=["features", "items"])
+@pytest.mark.parametrize("build", [synthetic, lambda: Tiny(modalities=("motion", "code"))], ids=["features", "items"])
 def test_data_without_unpaired_samples_are_refused_with_what_to_do(tmp_path, build):
     data = build()
     with pytest.raises(ValueError, match="unpaired is 4, and the data have no unpaired samples: set paired_fraction"):

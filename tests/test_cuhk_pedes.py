@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny_pedes import SPLITS, entries, photograph, write_annotations, write_pedes
 
-from datamodules import CUHKPEDES, DataError, cuhk_pedes
+from datamodules import CUHKPEDES, DataError, DataMissing, cuhk_pedes
 from datamodules.__main__ import main
 from datamodules.cuhk_pedes import split_by_identity
 
@@ -165,6 +165,11 @@ def changed(number: int, **fields) -> list[dict]:
         (changed(4, id=True), "entry 4 is {"),
         (changed(4, id=1.5), "entry 4 is {"),
         (changed(4, id=None), "entry 4 is {"),
+        (
+            changed(4, id=-3),
+            "entry 4 (test_query/0002_1.png) has the id -3; expected the number of a person, 1 or more",
+        ),
+        (changed(4, id=0), "has the id 0; expected the number of a person"),
         (changed(5, file_path=""), "entry 5 is {"),
         (changed(5, file_path=None), "entry 5 is {"),
         (changed(6, captions="A man."), "entry 6 is {"),
@@ -182,6 +187,27 @@ def test_annotations_of_another_form_are_refused_by_entry(folder, content, messa
     said = refused(folder)
     assert message in said
     assert str(folder / "reid_raw.json") in said
+
+
+def test_a_photograph_or_a_person_in_training_and_test_is_refused_and_found_by_check(folder, capsys):
+    first, last = entries()[0], entries()[-1]
+    for entry, message in (
+        (first | {"split": "test", "id": last["id"]}, f"entry 21 is of {first['file_path']}, as entry 1 is"),
+        (last | {"id": first["id"], "file_path": "cam_a/new.png"}, "person 1 is train in entry 1 and test in entry 21"),
+    ):
+        write_annotations(folder, [*entries(), entry])
+        assert message in refused(folder)
+        assert main(["check", "cuhk_pedes", "--data-root", str(folder.parent)]) == 1
+        assert message in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("part", ["train", "test"])
+def test_a_file_without_persons_to_train_or_to_test_on_is_refused_and_found_by_check(folder, part, capsys):
+    write_annotations(folder, [entry for entry in entries() if entry["split"] != part])
+    expected = f"{folder / 'reid_raw.json'}: has no entry of the {part} part; expected some of train and some of test"
+    assert expected in refused(folder)
+    assert main(["check", "cuhk_pedes", "--data-root", str(folder.parent)]) == 1
+    assert expected in capsys.readouterr().out
 
 
 def test_text_of_another_encoding_is_refused(folder):
@@ -224,6 +250,25 @@ def test_a_missing_folder_says_where_to_get_the_data(tmp_path):
         _ = CUHKPEDES(tmp_path).data
     with pytest.raises(ValueError, match="annotations is 'raw'; expected 'reid_raw' or 'caption_all'"):
         CUHKPEDES(annotations="raw")
+
+
+def test_the_folder_may_be_called_as_the_data_set_is(folder, capsys):
+    digest = CUHKPEDES(folder.parent).digest
+    other = folder.rename(folder.with_name("cuhk_pedes"))
+    assert CUHKPEDES(folder.parent).digest == digest
+    assert main(["check", "cuhk_pedes", "--data-root", str(folder.parent)]) == 0
+    assert str(other) in capsys.readouterr().out
+    write_pedes(folder.parent)
+    assert CUHKPEDES(folder.parent).data.origin == str(folder)
+
+
+def test_a_folder_of_features_alone_is_not_taken_for_the_photographs(tmp_path, monkeypatch):
+    (tmp_path / "data" / "cuhk_pedes").mkdir(parents=True)
+    (tmp_path / "data" / "cuhk_pedes" / "features.npz").touch()
+    monkeypatch.delenv("CSD_DATA", raising=False)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DataMissing, match="CUHK-PEDES is missing"):
+        _ = CUHKPEDES().data
 
 
 def test_a_complete_tree_has_everything_in_place(folder, capsys):

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from PIL import Image
 from tiny_items import CAPTION_OWNER, Tiny, epoch_of, modalities
 
 from datamodules import DataError
-from datamodules.derived import derive
-from datamodules.items import Modality
+from datamodules.derived import broken_files, derive
+from datamodules.items import Files, ItemSet, Modality
+from datamodules.media import read_image
 
 
 @pytest.fixture(autouse=True)
@@ -79,6 +81,34 @@ def test_a_front_end_that_returns_nan_is_refused_and_nothing_is_kept(cache):
     with pytest.raises(DataError, match="broken returns NaN or infinite values"):
         derive(modalities()["text"], broken)
     assert not cache.exists()
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_a_broken_file_is_named_where_it_is_and_the_others_are_decoded_once(tmp_path):
+    decoded = []
+
+    def decode(path):
+        decoded.append(path)
+        return read_image(path, "flickr30k")
+
+    for name in ("first", "second"):
+        folder = tmp_path / name
+        folder.mkdir()
+        Image.new("RGB", (4, 4)).save(folder / "whole.png")
+        (folder / "broken.png").write_text("no image")
+        files = Modality(Files((folder / "whole.png", folder / "broken.png"), decode))
+        data = ItemSet(
+            {"image": files, "text": Modality(["a", "b"])},
+            label=np.arange(2),
+            split=np.array(["train", "test"]),
+            names=["one", "two"],
+            origin="tiny",
+        )
+        found = broken_files(data)
+        assert list(found) == ["two"]
+        assert found["two"].startswith(f"{folder / 'broken.png'}: is not a readable image")
+    assert "first" not in found["two"].replace(str(tmp_path), "")
+    assert sorted(path.name for path in decoded) == ["broken.png", "broken.png", "whole.png"]
 
 
 class Numbers:

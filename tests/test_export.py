@@ -10,18 +10,13 @@ import jfse_cases
 import lavimo_cases
 import numpy as np
 import pytest
-import timm
 import torch
-import yaml
-from PIL import Image
+from export_cases import about, changed_checkpoint, data_of, described, trained
 from safetensors.torch import load_file, save_file
 from search_cases import csd, refused
-from tiny_items import Tiny, with_modality
 
 import lightning_modules
 from datamodules import DataError
-from datamodules.items import Files, Modality
-from datamodules.media import read_image
 from lightning_modules import export
 from lightning_modules.export import load_export
 
@@ -52,24 +47,6 @@ def cache(tmp_path_factory):
         yield folder
 
 
-def data_of(name: str):
-    return jfse_cases.data() if name == "JFSE" else Tiny(modalities=("text", "motion"))
-
-
-def trained(folder: Path, name: str, data, **settings) -> Path:
-    """A checkpoint of one epoch of a model."""
-    if name == "JFSE":
-        module = jfse_cases.model(data, **settings)
-    else:
-        torch.manual_seed(0)
-        encoders = {key: value for key, value in lavimo_cases.ENCODERS.items() if key in data.dims}
-        module = getattr(lightning_modules, name)(data.dims, **{"encoders": encoders, "dim": 16} | settings)
-    trainer = lavimo_cases.trainer(folder)
-    trainer.fit(module, data)
-    trainer.save_checkpoint(folder / f"{name}.ckpt")
-    return folder / f"{name}.ckpt"
-
-
 @pytest.fixture(scope="module")
 def checkpoints(tmp_path_factory) -> dict[str, Path]:
     """A checkpoint of every model of the suite; nothing may be written beside them."""
@@ -95,8 +72,7 @@ def embeddings(module, data) -> dict[str, torch.Tensor]:
     return {name: torch.cat([rows[name] for rows in found]) for name in found[0]}
 
 
-def about(folder: Path) -> dict:
-    return yaml.safe_load((folder / "model.yaml").read_text(encoding="utf-8"))
+NAME = "projections.text.1.weight"
 
 
 # What is written -----------------------------------------------------------------------------------------------------
@@ -142,7 +118,7 @@ def test_statistics_of_the_training_items_are_kept(checkpoints, tmp_path):
 def test_the_description_says_what_the_model_is_and_reads(checkpoints, exported):
     found = about(exported)
     saved = torch.load(checkpoints["LAVIMO"], weights_only=True)
-    assert found["format"] == 1
+    assert found["format"] == 2
     assert found["class"] == "lightning_modules.lavimo.LAVIMO"
     assert found["init_args"]["dim"] == 16
     assert found["init_args"]["encoders"] == lavimo_cases.ENCODERS
@@ -211,65 +187,7 @@ def test_an_interrupted_export_leaves_what_was_there(checkpoints, exported, tmp_
     assert [path.name for path in tmp_path.iterdir()] == ["exported"]
 
 
-# Encoders of others --------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def pictures(tmp_path_factory) -> Modality:
-    folder, draw = tmp_path_factory.mktemp("pictures"), np.random.default_rng(0)
-    for i in range(24):
-        Image.fromarray(draw.integers(0, 256, (40, 36, 3), dtype=np.uint8)).save(folder / f"{i:02d}.png")
-    return Modality(Files(tuple(sorted(folder.iterdir())), _decode))
-
-
-def _decode(path: Path) -> np.ndarray:
-    return read_image(path, "flickr8k_tri")
-
-
-def network_weights(path: Path, seed: int) -> str:
-    torch.manual_seed(seed)
-    save_file(timm.create_model("test_resnet").state_dict(), path)
-    return str(path)
-
-
-def with_image_network(folder: Path, pictures: Modality, frozen: bool) -> tuple[Path, Path]:
-    """An export of a model over a timm network, and the file of weights that the network started from."""
-    start = folder / "start.safetensors"
-    image = {"name": "timm", "model": "test_resnet", "weights": network_weights(start, 0), "frozen": frozen, "size": 32}
-    data = Tiny(with_modality("image", pictures), modalities=("image", "code"))
-    path = trained(folder, "LAVIMO", data, encoders={"image": image})
-    return export.export(path), start
-
-
-def test_a_network_that_was_trained_needs_the_file_it_started_from_no_longer(pictures, tmp_path):
-    folder, start = with_image_network(tmp_path, pictures, frozen=False)
-    start.unlink()
-    module = load_export(folder)
-    assert about(folder)["init_args"]["encoders"]["image"]["weights"] is None
-    saved = torch.load(tmp_path / "LAVIMO.ckpt", weights_only=True)["state_dict"]
-    assert all(torch.equal(module.state_dict()[name], saved[name]) for name in module.state_dict())
-
-
-def test_a_frozen_network_must_be_the_one_of_the_training(pictures, tmp_path):
-    folder, start = with_image_network(tmp_path, pictures, frozen=True)
-    assert not [name for name in load_file(folder / "model.safetensors") if name.startswith("encoders.image")]
-    load_export(folder)
-    network_weights(start, 1)
-    with pytest.raises(DataError, match=r"the fixed part of the encoder of 'image' is 'timm test_resnet .* install or"):
-        load_export(folder)
-    start.unlink()
-    with pytest.raises(DataError, match=r"start.safetensors cannot be read"):
-        load_export(folder)
-
-
 # What is refused -----------------------------------------------------------------------------------------------------
-
-
-def changed_checkpoint(source: Path, out: Path, change) -> Path:
-    saved = torch.load(source, weights_only=True)
-    change(saved)
-    torch.save(saved, out)
-    return out
 
 
 CHECKPOINTS = {
@@ -331,9 +249,49 @@ def test_a_model_that_embeds_from_all_modalities_at_once_is_refused(tmp_path, ca
 def test_a_folder_of_others_is_not_written_into(checkpoints, tmp_path, capsys):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "notes.txt").write_text("mine")
-    message = refused(capsys, "export", checkpoints["LAVIMO"], "--out", tmp_path / "mine")
-    assert "exists and is no export; name another folder with --out" in message
+    message = "exists and is no export; name another folder with --out"
+    assert message in refused(capsys, "export", checkpoints["LAVIMO"], "--out", tmp_path / "mine")
     assert [path.name for path in (tmp_path / "mine").iterdir()] == ["notes.txt"]
+    strange = "model: {name: resnet}\nformat: 1\n"
+    (tmp_path / "mine" / "model.yaml").write_text(strange)
+    assert message in refused(capsys, "export", checkpoints["LAVIMO"], "--out", tmp_path / "mine")
+    assert (tmp_path / "mine" / "model.yaml").read_text() == strange
+    assert len(list((tmp_path / "mine").iterdir())) == 2
+
+
+def test_a_place_that_cannot_be_written_is_refused_before_the_checkpoint_is_read(tmp_path, capsys, monkeypatch):
+    (tmp_path / "a.csv").touch()
+    message = refused(capsys, "export", tmp_path / "absent.ckpt", "--out", tmp_path / "a.csv" / "deep" / "x")
+    assert f"x cannot be written, for {tmp_path / 'a.csv'} is a file; name another place with --out" in message
+    assert "exists and is no export" in refused(capsys, "export", tmp_path / "x.ckpt", "--out", tmp_path / "a.csv")
+    monkeypatch.setattr("os.access", lambda path, mode: False)
+    message = refused(capsys, "export", tmp_path / "absent.ckpt", "--out", tmp_path / "deep" / "x")
+    assert f"x cannot be written, for you may not write into {tmp_path}; name another" in message
+
+
+def not_a_number(saved: dict) -> None:
+    saved["state_dict"][NAME][0, 0] = torch.nan
+
+
+def far_too_large(saved: dict) -> None:
+    for name in ("projections.text.1.weight", "projections.text.1.bias"):
+        saved["state_dict"][name].fill_(3e38)
+
+
+@pytest.mark.parametrize(("change", "what"), [(not_a_number, NAME), (far_too_large, "the embedding of text")])
+def test_a_model_whose_training_has_diverged_is_refused(change, what, checkpoints, tmp_path, capsys):
+    path = changed_checkpoint(checkpoints["LAVIMO"], tmp_path / "changed.ckpt", change)
+    message = refused(capsys, "export", path)
+    assert f"{path}: {what} is NaN or infinite; the training has diverged" in message
+    assert [entry.name for entry in tmp_path.iterdir()] == ["changed.ckpt"]
+
+
+def test_a_model_of_soft_targets_is_built_without_their_encoder(checkpoints, tmp_path):
+    targets = {"model": "a-folder-of-the-training", "threshold": 0.5}
+    path = changed_checkpoint(
+        checkpoints["LAVIMO"], tmp_path / "soft.ckpt", lambda s: s["hyper_parameters"].update(soft_targets=targets)
+    )
+    assert "soft_targets" not in about(export.export(path))["init_args"]
 
 
 def rewritten(folder: Path, change) -> None:
@@ -345,17 +303,12 @@ def rewritten(folder: Path, change) -> None:
     described(folder, weights_sha256=digest)
 
 
-def described(folder: Path, **changes) -> None:
-    (folder / "model.yaml").write_text(yaml.safe_dump(about(folder) | changes))
-
-
 def flipped(path: Path) -> None:
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
     path.write_bytes(content)
 
 
-NAME = "projections.text.1.weight"
 EXPORTS = {
     "changed weights": (lambda folder: flipped(folder / "model.safetensors"), "is not the file that was exported"),
     "missing tensor": (lambda folder: rewritten(folder, lambda w: w.pop(NAME)), f"it lacks {NAME}"),
@@ -368,13 +321,18 @@ EXPORTS = {
         f"it has of another shape {NAME}",
     ),
     "part left in": (lambda folder: described(folder, left_out=["run_seed"]), "it lacks fusion.attention"),
-    "newer": (lambda folder: described(folder, format=2), "has format 2, and this version reads up to 1"),
+    "newer": (lambda folder: described(folder, format=3), "has format 3, and this version reads up to 2"),
     "class": (
         lambda folder: described(folder, **{"class": "lightning_modules.LAVIMOO"}),
         "'lightning_modules.LAVIMOO'",
     ),
     "arguments": (lambda folder: described(folder, init_args={}), "cannot be built from the arguments there"),
-    "no weights": (lambda folder: (folder / "model.safetensors").unlink(), "model.safetensors cannot be read"),
+    "no arguments": (lambda folder: described(folder, init_args=[]), "init_args does not map names to values"),
+    "encoders": (
+        lambda folder: described(folder, init_args={"encoders": {"text": "words"}}),
+        "or encoders to settings",
+    ),
+    "no weights": (lambda folder: (folder / "model.safetensors").unlink(), "lacks model.safetensors, which"),
     "no description": (lambda folder: (folder / "model.yaml").unlink(), "name a folder that csd export wrote"),
     "no YAML": (lambda folder: (folder / "model.yaml").write_text("a: [b"), "cannot be read (ParserError)"),
     "other YAML": (lambda folder: (folder / "model.yaml").write_text("[1, 2]"), "is no description of a model"),

@@ -143,7 +143,7 @@ def test_class_embedding_comes_along(tmp_path):
         ({"image": np.zeros(15)}, "expected numbers of shape"),
         ({"text": np.array([["a"]] * 15)}, "expected numbers of shape"),
         ({"text": np.full((15, 2), 1e300)}, "NaN or infinite"),
-        ({"text": np.zeros((14, 2))}, "row counts differ"),
+        ({"text": np.zeros((14, 2))}, "text: has 14 rows but image has 15"),
         ({"split": np.zeros(15)}, "split holds float64"),
         ({"split": np.array(["train"] * 14 + ["dev"])}, "'dev' is unknown"),
         ({"class_names": np.arange(3)}, "class_names holds int64"),

@@ -9,6 +9,7 @@ import pytest
 from tiny_trees import FLICKR30K, flickr30k, write_flickr30k
 
 from datamodules import DataError, Flickr30kCaptions
+from datamodules.__main__ import main
 
 SPLITS = {"train": "train", "val": "validation", "test": "test"}
 
@@ -89,6 +90,15 @@ def test_an_image_in_training_and_test_is_refused(folder):
     entries = flickr30k()
     write_entries(folder, [*entries, next(e for e in entries if e["imgid"] == 100) | {"split": "test"}])
     assert "entry 7 (test) is 100.jpg, as entry 1 is (train)" in refused(folder)
+
+
+@pytest.mark.parametrize("part", ["train", "test"])
+def test_a_file_without_images_to_train_or_to_test_on_is_refused(folder, part, capsys):
+    write_entries(folder, [entry for entry in flickr30k() if entry["split"] != part])
+    expected = f"{folder / 'dataset_flickr30k.json'}: has no entry of the {part} part; expected some of train and some"
+    assert expected in refused(folder)
+    assert main(["check", "flickr30k", "--data-root", str(folder.parent)]) == 1
+    assert expected in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{", '{"images": []}', '{"images": 3}'])

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 import numpy as np
 import pytest
 import soundfile
@@ -22,7 +25,8 @@ def test_files_are_found_in_order_and_decoded_when_they_are_asked_for(tmp_path):
     for name in reversed(wanted):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(draw.integers(0, 256, (5, 7, 3), dtype=np.uint8)).save(tmp_path / name)
-    for name in ("notes.txt", ".hidden.jpg"):
+    for name in ("notes.txt", ".hidden.jpg", ".hidden/h.jpg", "deeper/.hidden/still/h.jpg"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("no image")
     (tmp_path / "folder.jpg").mkdir()
     names, entries = read_folder(tmp_path, "image", None)
@@ -43,6 +47,77 @@ def test_files_that_cannot_be_decoded_are_told_from_the_others(tmp_path):
     (fault,) = faults
     assert fault.startswith(f"{tmp_path / 'b.png'}: is not a readable image (UnidentifiedImageError")
     assert "Expected in" not in fault, "advice on the layout of a data set is no use here"
+
+
+def png(path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (4, 4)).save(path)
+    return path
+
+
+def test_linked_folders_are_entered_once_each(tmp_path):
+    where = tmp_path / "gallery"
+    png(where / "z" / "a.png")
+    png(tmp_path / "elsewhere" / "deeper" / "b.png")
+    (tmp_path / "elsewhere" / "back").symlink_to(where)
+    (where / "linked").symlink_to(tmp_path / "elsewhere")
+    (where / "z" / "loop").symlink_to(where)
+    (where / "again").symlink_to(where / "z")
+    (where / "deep").symlink_to(tmp_path / "elsewhere" / "deeper")
+    (where / "file.png").symlink_to(where / "z" / "a.png")
+    names, _ = read_folder(where, "image", None)
+    assert names == ["deep/b.png", "file.png", "z/a.png"]
+    (tmp_path / "link").symlink_to(where)
+    assert read_folder(tmp_path / "link", "image", None)[0] == names
+
+
+@pytest.mark.parametrize(("content", "name"), [("image", "b.jpg"), ("sound", "b.wav"), ("text", "b.txt")])
+def test_links_to_nowhere_are_files_that_cannot_be_read(content, name, tmp_path):
+    (tmp_path / name).symlink_to(tmp_path / "gone")
+    (tmp_path / f"self-{name}").symlink_to(tmp_path / f"self-{name}")
+    os.mkfifo(tmp_path / f"pipe-{name}")
+    names, entries = read_folder(tmp_path, content, RATE if content == "sound" else None)
+    assert names == [name, f"self-{name}"]
+    rows, faults = readable(entries, range(2))
+    assert rows == []
+    assert [fault.startswith(f"{path}: ") for fault, path in zip(faults, entries.paths, strict=True)] == [True, True]
+
+
+def test_a_folder_that_may_not_be_read_is_named(tmp_path, monkeypatch):
+    png(tmp_path / "a.png")
+    png(tmp_path / "locked" / "b.png")
+    listed = os.scandir
+
+    def locked(path):
+        if Path(path).name == "locked":
+            raise PermissionError(13, "Permission denied", str(path))
+        return listed(path)
+
+    monkeypatch.setattr(os, "scandir", locked)
+    names, entries = read_folder(tmp_path, "image", None)
+    assert names == ["a.png", "locked"]
+    rows, (fault,) = readable(entries, range(2))
+    assert rows == [0]
+    assert fault.startswith(f"{tmp_path / 'locked'}: ")
+
+
+def test_a_file_is_no_folder_of_images(tmp_path):
+    for content in ("image", "sound"):
+        with pytest.raises(DataError, match=rf"a.png is a file; expected a folder of {content}s"):
+            read_folder(png(tmp_path / "a.png"), content, None)
+
+
+def test_an_image_whose_name_is_no_utf_8_is_read_and_such_a_sound_is_named(tmp_path):
+    path = tmp_path / os.fsdecode(b"bad\xff.wav")
+    soundfile.write(tmp_path / "good.wav", sound(3), RATE)
+    os.rename(tmp_path / "good.wav", path)
+    os.rename(png(tmp_path / "good.png"), path.with_suffix(".png"))
+    names, entries = read_folder(tmp_path, "image", None)
+    assert names == [os.fsdecode(b"bad\xff.png")]
+    assert readable(entries, range(1)) == ([0], [])
+    _, entries = read_folder(tmp_path, "sound", RATE)
+    fault = f"{path}: has a name that is no text of this machine's encoding; rename it."
+    assert readable(entries, range(1)) == ([], [fault])
 
 
 def test_sounds_are_resampled_to_the_rate_asked_for(tmp_path):
@@ -73,10 +148,25 @@ def test_a_sound_that_is_none_is_broken(tmp_path):
         ("a.csv", 'one\n\n"two, three"', ["one", "two, three"]),
         ("a.csv", 'id,Text,more\n1,one,x\n2,"two",y\n3\n4, ,z', ["one", "two"]),
         ("a.csv", "caption\none", ["one"]),
+        (
+            "a.csv",
+            'id,text\n1,"two\n\nlines, a\u2028separator"\n2,\x0cb\x1cc',
+            ["two\n\nlines, a\u2028separator", "b\x1cc"],
+        ),
+        ("a.csv", '"one\r\ntwo"\r\nthree\r\n', ["one\ntwo", "three"]),
+        (
+            "captions.txt",
+            'image,caption\r\n1.jpg,A child\r\n1.jpg,"Two, with a ""dog"""',
+            ["A child", 'Two, with a "dog"'],
+        ),
+        ("a.txt", '"image name","Caption"\n1.jpg,"a\nb"', ["a\nb"]),
+        ("a.txt", "image, caption\nred, blue", ["image, caption", "red, blue"]),
+        ("a.txt", "caption\none", ["caption", "one"]),
+        ("a.txt", "one\x1ctwo\u2028three\r\nfour", ["one\x1ctwo\u2028three", "four"]),
     ],
 )
 def test_texts_are_read_from_lines_and_columns(name, content, texts, tmp_path):
-    (tmp_path / name).write_text(content, encoding="utf-8-sig")
+    (tmp_path / name).write_text(content, encoding="utf-8-sig", newline="")
     assert read_folder(tmp_path / name, "text", None) == (texts, texts)
 
 
@@ -87,6 +177,8 @@ def test_texts_are_read_from_lines_and_columns(name, content, texts, tmp_path):
         ("a.csv", "one,two\n1,2", r"a.csv: has 2 columns; expected one, or a header with text or caption"),
         ("a.csv", "id,text\n1", r"a.csv: holds no text"),
         ("a.csv", '"open', r"a.csv: is not CSV text"),
+        ("a.csv", "one\ntwo, three", r"a.csv: a row has 2 columns and the first row 1, 'two, three'; put texts with"),
+        ("a.txt", "id,text\n1,one, two", r"a.txt: a row has 3 columns and the first row 2, '1,one, two'; put texts"),
     ],
 )
 def test_a_file_without_texts_is_refused(name, content, message, tmp_path):

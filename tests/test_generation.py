@@ -142,6 +142,14 @@ def test_a_pipeline_in_a_folder_is_the_same_pipeline(pipeline, tmp_path):
     np.testing.assert_array_equal(found, pixels(generate_images(rows, pipeline, steps=2)))
 
 
+def test_networks_saved_in_half_precision_are_run_in_single(tmp_path):
+    saved = random_pipeline()
+    saved.text_encoder.half()
+    saved.decoder.half()
+    saved.save_pretrained(tmp_path)
+    assert pixels(generate_images(features(1), tmp_path, steps=2)).shape == (1, SIDE, SIDE, 3)
+
+
 @pytest.mark.parametrize("part", ["text_encoder/model", "decoder/diffusion_pytorch_model"])
 def test_a_pipeline_that_lacks_weights_is_refused(pipeline, tmp_path, part):
     pipeline.save_pretrained(tmp_path)

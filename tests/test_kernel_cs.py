@@ -10,10 +10,10 @@ import reference
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch.autograd import gradcheck
+from torch.autograd import gradcheck, gradgradcheck
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from losses import build_loss, kernel
+from losses import blocks, build_loss
 from losses.kernel import kernel_cs_divergence, kernel_gcs_divergence
 
 properties = settings(max_examples=50, deadline=None, derandomize=True)
@@ -149,6 +149,21 @@ def test_gradcheck_with_equal_points_among_the_samples():
     assert gradcheck(lambda *each: kernel_gcs_divergence(each, 0.8), leaves)
 
 
+def test_second_derivatives_are_those_of_differences():
+    x, y, z = (sample.requires_grad_() for sample in draw_samples(4, 3, 2))
+    mask = torch.tensor([True, False, True])
+    assert gradgradcheck(lambda a, b: kernel_cs_divergence(a, b, 0.8, None, mask), [x, y])
+    assert gradgradcheck(lambda *each: kernel_gcs_divergence(each, 0.8), [x, y, z])
+
+
+def test_a_batch_of_no_samples_has_no_divergences():
+    x, y = torch.zeros(0, 4, 3, requires_grad=True), torch.zeros(0, 5, 3)
+    value = kernel_cs_divergence(x, y, 1.0)
+    value.sum().backward()
+    assert value.shape == (0,)
+    assert x.grad.shape == x.shape
+
+
 def padded(lengths: list[int], longest: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
     """(B, longest, 3) with anything in the padding, which need not stand last, and its mask."""
     generator = torch.Generator().manual_seed(seed)
@@ -229,27 +244,28 @@ def memory(divergence, rows: int) -> tuple[int, int]:
     ids=["cs", "gcs"],
 )
 def test_memory_grows_linearly_with_the_rows(monkeypatch, divergence):
-    monkeypatch.setattr(kernel, "ROWS", 16)
+    """What is kept grows with the rows; of the kernel matrices only one block exists, whose size does not."""
+    monkeypatch.setitem(blocks.BLOCK_ENTRIES, "cpu", 4096)
     (few, small), (many, large) = memory(divergence, 256), memory(divergence, 1024)
     assert many < 4.1 * few
-    assert small == 16 * 256
-    assert large == 16 * 1024
+    assert small == large == 4096
 
 
-@pytest.mark.parametrize("rows", [1, 3, 7])
-def test_blockwise_equals_dense(monkeypatch, rows):
+@pytest.mark.parametrize("entries", [1, 16, 30, 70])
+def test_blockwise_equals_dense(monkeypatch, entries):
+    """Blocks of one row, of a few with a shorter one at the end, and whole matrices of some pairs of samples."""
     drawn = draw_samples(7, 5, 10)
     (x, x_mask), (y, y_mask) = padded([4, 1, 6], 6, 0), padded([2, 5, 3], 7, 1)
 
     def run(block: int):
-        monkeypatch.setattr(kernel, "ROWS", block)
+        monkeypatch.setitem(blocks.BLOCK_ENTRIES, "cpu", block)
         leaves = [sample.clone().requires_grad_() for sample in drawn]
         values = [kernel_gcs_divergence(leaves, 0.8), kernel_cs_divergence(*leaves[1:], 0.8)]
         sum(values).backward()
         masked = kernel_cs_divergence(x, y, 0.8, x_mask, y_mask)
         return [*values, masked, *(leaf.grad for leaf in leaves)]
 
-    for one, other in zip(run(rows), run(100), strict=True):
+    for one, other in zip(run(entries), run(1000), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-11, atol=1e-12)
 
 
@@ -281,6 +297,18 @@ def test_half_precision_is_reduced_in_float32(dtype):
         torch.testing.assert_close(value, full.detach() if not value.requires_grad else full, rtol=1e-6, atol=1e-6)
     for one, other in zip(leaves, plain, strict=True):
         torch.testing.assert_close(one.grad, other.grad, rtol=1e-5, atol=1e-7)
+
+
+def test_a_backward_pass_under_autocast_is_that_in_full_precision():
+    leaves = [sample.float().requires_grad_() for sample in draw_samples(40, 30, 20)]
+
+    def gradients() -> tuple[torch.Tensor, ...]:
+        return torch.autograd.grad(kernel_cs_divergence(*leaves[:2], 1.0) + kernel_gcs_divergence(leaves, 1.0), leaves)
+
+    expected = gradients()
+    with torch.autocast("cpu", torch.bfloat16):
+        found = gradients()
+    assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))
 
 
 # The registered losses

@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+import torch
+import torchaudio
 from PIL import Image
 
 from datamodules import DataError, DataMissing, Flickr30kNarratives, HumanML3D
@@ -60,7 +62,7 @@ def narratives(word: str) -> list[dict]:
         {
             "dataset_id": "Flick30k",
             "image_id": image,
-            "annotator_id": turn,
+            "annotator_id": 40 + turn,
             "caption": f"In image {image}, {turn}",
             "timed_caption": [],
             "traces": [],
@@ -70,6 +72,12 @@ def narratives(word: str) -> list[dict]:
         for image, count in IMAGES[word].items()
         if turn < count
     ]
+
+
+def recording(folder: Path, image: str, turn: int = 0) -> Path:
+    """Where the authors' loader finds a recording; the number at the end of the field voice_recording is another."""
+    word = next(word for word, images in IMAGES.items() if image in images)
+    return folder / "voice-recordings" / f"flickr30k_{word}" / f"flickr30k_{word}_{int(image):016d}_{40 + turn}.ogg"
 
 
 def write_lines(path: Path, lines: list[dict]) -> None:
@@ -86,10 +94,10 @@ def flickr30k(tmp_path):
             picture = Image.new("RGB", (5, 4), (int(image) % 251, 0, 0))
             picture.save(folder / "flickr30k-images" / f"{image}.jpg")
         for narrative in narratives(word):
-            path = folder / "voice-recordings" / narrative["voice_recording"]
+            image, turn = narrative["image_id"], narrative["annotator_id"] - 40
+            path = recording(folder, image, turn)
             path.parent.mkdir(parents=True, exist_ok=True)
-            length = int(narrative["image_id"]) + narrative["annotator_id"]
-            soundfile.write(path, np.full(length, 0.25), OGG_RATE)
+            soundfile.write(path, np.full(int(image) + turn, 0.25), OGG_RATE)
     return folder
 
 
@@ -133,10 +141,9 @@ def test_captions_files_have_no_voice(flickr30k):
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_missing_and_broken_files_of_narratives(flickr30k, capsys):
     (flickr30k / "flickr30k-images" / "200.jpg").unlink()
-    recordings = flickr30k / "voice-recordings"
-    (recordings / "flickr30k_train" / "flickr30k_train_100_0.ogg").unlink()
-    (recordings / "flickr30k_test" / "flickr30k_test_700_1.ogg").write_bytes(b"OggS")
-    soundfile.write(recordings / "flickr30k_val" / "flickr30k_val_500_0.ogg", np.zeros(9), 8000)
+    recording(flickr30k, "100").unlink()
+    recording(flickr30k, "700", 1).write_bytes(b"OggS")
+    recording(flickr30k, "500").write_bytes(recording(flickr30k, "500").read_bytes()[:60])
     assert main(["check", "flickr30k", "--data-root", str(flickr30k.parent)]) == 1
     said = capsys.readouterr().out
     for part in (
@@ -144,7 +151,7 @@ def test_missing_and_broken_files_of_narratives(flickr30k, capsys):
         "MISSING  raw: image of 1 of 7 items: 200",
         "MISSING  raw: audio of 1 of 7 items: 100",
         "BROKEN   raw: 700: ",
-        "has 8000 samples per second; expected 16000",
+        f"BROKEN   raw: 500: {recording(flickr30k, '500')}: is not a readable sound",
         "4 trouble(s)",
     ):
         assert part in said
@@ -154,10 +161,50 @@ def test_missing_and_broken_files_of_narratives(flickr30k, capsys):
 
 
 def test_one_recording_of_several_may_be_missing(flickr30k):
-    (flickr30k / "voice-recordings" / "flickr30k_test" / "flickr30k_test_700_0.ogg").unlink()
+    recording(flickr30k, "700").unlink()
     data = Flickr30kNarratives(flickr30k.parent).data
     assert np.bincount(data.modalities["audio"].owners())[-1] == 2
     assert np.bincount(data.modalities["text"].owners())[-1] == 3
+
+
+def test_a_recording_may_be_called_as_its_narrative_says_or_be_a_wav(flickr30k):
+    expected = [len(sound) for sound in Flickr30kNarratives(flickr30k.parent).data.modalities["audio"].entries]
+    recordings = flickr30k / "voice-recordings"
+    named = {
+        ("100", 0): recordings / "flickr30k_train" / "flickr30k_train_100_0.ogg",
+        ("200", 1): recordings / "flickr30k_train" / "flickr30k_train_200_1.wav",
+        ("600", 0): recording(flickr30k, "600").with_suffix(".wav"),
+    }
+    for (image, turn), path in named.items():
+        recording(flickr30k, image, turn).rename(path)
+    audio = Flickr30kNarratives(flickr30k.parent).data.modalities["audio"]
+    assert [len(sound) for sound in audio.entries] == expected
+    assert set(named.values()) < set(audio.entries.paths)
+
+
+def test_recordings_have_the_rate_of_most_and_the_others_are_resampled(flickr30k):
+    first, length = recording(flickr30k, "100"), 800
+    wave = np.sin(np.arange(length) / 20).astype(np.float32)
+    soundfile.write(first, wave, 8000, format="WAV", subtype="FLOAT")
+    with pytest.warns(UserWarning, match=rf"1 of 10 recordings have another rate than 16000 Hz .* first {first}"):
+        audio = Flickr30kNarratives(flickr30k.parent).data.modalities["audio"]
+    assert audio.rate == OGG_RATE
+    expected = torchaudio.functional.resample(torch.from_numpy(wave), 8000, OGG_RATE).numpy()
+    np.testing.assert_array_equal(audio.entries[0], expected)
+    np.testing.assert_array_equal(audio.entries[0], audio.entries[0])
+    assert len(audio.entries[1]) == 200
+
+
+@pytest.mark.parametrize("empty", [False, True])
+@pytest.mark.parametrize("word", IMAGES)
+def test_a_split_without_narratives_is_refused_and_found_by_check(flickr30k, word, empty, capsys):
+    path = flickr30k / f"flickr30k_{word}_localized_narratives.jsonl"
+    path.write_text("\n") if empty else path.unlink()
+    expected = f"{path}: is missing or empty; expected the narratives of the {SPLITS[word]} part"
+    for modalities in (["image", "text"], None):
+        assert expected in refused(Flickr30kNarratives(flickr30k.parent, modalities=modalities))
+    assert main(["check", "flickr30k", "--data-root", str(flickr30k.parent)]) == 1
+    assert str(path) in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

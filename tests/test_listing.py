@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
 import pytest
+from check_cases import listed
 from tiny_trees import write_flickr30k, write_nus_wide, write_pascal, write_tmr, write_wikipedia, write_xmedianet
 
 from datamodules.__main__ import main
@@ -14,13 +14,6 @@ from datamodules.inventory import lacking
 from datamodules.listing import used_by
 from datamodules.sources import SOURCES
 from reproduce.spec import available_tables, load_table
-
-
-def listed(root: Path, capsys) -> dict[str, str]:
-    """Data set -> its line."""
-    assert main(["list", "--data-root", str(root)]) == 0
-    lines = capsys.readouterr().out.splitlines()
-    return {line.split()[0]: line for line in lines}
 
 
 def test_every_data_set_has_one_line_with_size_use_and_source(tmp_path, capsys):
@@ -117,7 +110,8 @@ def test_paths_that_several_forms_share_make_none_of_them_begun(tmp_path):
     (tmp_path / "flickr30k-images").mkdir()
     assert lacking(CATALOGUE["flickr30k"], tmp_path) == {"karpathy": ("dataset_flickr30k.json",)}
     (tmp_path / "flickr30k_test_captions.jsonl").touch()
-    assert lacking(CATALOGUE["flickr30k"], tmp_path) == {"raw": ("voice-recordings",)}
+    others = ("flickr30k_train_captions.jsonl", "flickr30k_val_captions.jsonl")
+    assert lacking(CATALOGUE["flickr30k"], tmp_path) == {"transcripts": others}
 
 
 def test_every_data_set_is_described():
@@ -126,4 +120,4 @@ def test_every_data_set_is_described():
         assert all((facts.folder, facts.content, facts.licence, facts.citation, facts.unit, facts.items, facts.forms))
         for form in facts.forms.values():
             assert set(form.lists.values()) <= set(form.variants[0])
-            assert set(form.lists) <= set(facts.items)
+            assert set(form.lists) <= {*facts.items, "classes"}

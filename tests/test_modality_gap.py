@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from lightning_modules.metrics.modality_gap import GAP_METRICS, modality_gap
+from lightning_modules.metrics.modality_gap import GAP_METRICS, _shuffled, modality_gap
 
 N, D = 60, 6
 
@@ -55,6 +55,42 @@ def test_all_three_grow_with_the_distance() -> None:
         assert values[-1] > values[0] + 0.1
 
 
+def test_entries_that_items_share_do_not_tell_the_modality() -> None:
+    """One text per class is in every fold where folds are made of items: a classifier would know it by heart."""
+    draw = np.random.default_rng(0)
+    label = np.repeat(np.arange(12), 20)
+    places = draw.normal(size=(12, 30))
+    text = places[label]
+    motion = places[draw.permutation(12)][label] + draw.normal(scale=0.02, size=(len(label), 30))
+    found = modality_gap({"text": text, "motion": motion}, {"text": np.arange(240), "motion": np.arange(240)})
+    assert found["linear separability"] < 0.65
+    few = label < 3
+    items = dict.fromkeys(("text", "motion"), np.arange(few.sum()))
+    with pytest.raises(ValueError, match="5 items or more that have no entry in common, got 3"):
+        modality_gap({"text": text[few], "motion": motion[few]}, items)
+
+
+def test_distances_by_chance_are_those_of_exchanged_entries_and_do_not_grow_with_the_gap() -> None:
+    none, wide = gap(sample(0), sample(1)), gap(sample(0), sample(1, shift=3))
+    for name in ("centroid distance", "kernel CS"):
+        assert none[f"{name} by chance"] > 0
+        assert none[name] < 3 * none[f"{name} by chance"]
+        assert wide[name] > 4 * wide[f"{name} by chance"]
+    more = gap(sample(0, rows=20 * N), sample(1, rows=20 * N))
+    assert more["kernel CS by chance"] < none["kernel CS by chance"] / 5
+
+
+def test_shuffling_hands_out_the_entries_of_every_item_among_its_modalities() -> None:
+    item = np.array([4, 4, 4, 2, 2, 2, 4, 2])
+    of_second = np.array([False, True, True, False, True, True, True, True])
+    drawn = list(_shuffled(of_second, item))
+    for one in drawn:
+        assert [one[item == i].sum() for i in (2, 4)] == [3, 3]
+    seen = np.mean(drawn, axis=0)
+    assert (seen > 0.4).all()
+    assert (seen < 1).any()
+
+
 def test_lengths_of_vectors_and_the_order_of_rows_do_not_matter_and_counts_may_differ() -> None:
     x, z = sample(0), sample(1, 1.0, rows=2 * N)
     items = {"image": np.arange(N), "text": np.repeat(np.arange(N), 2)}
@@ -76,7 +112,16 @@ def test_three_modalities_give_the_mean_over_their_pairs() -> None:
         assert modality_gap(rows, items)[name] == pytest.approx(expected, rel=1e-12)
 
 
-@pytest.mark.parametrize("rows", [{"image": sample(0)}, {"image": sample(0, rows=4), "text": sample(1, rows=4)}])
-def test_too_little_to_measure_is_refused(rows: dict[str, np.ndarray]) -> None:
-    with pytest.raises(ValueError, match="two modalities or more and 5 items"):
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ({"image": sample(0)}, "two modalities or more, got image"),
+        (
+            {"image": sample(0, rows=4), "text": sample(1, rows=4)},
+            "5 items or more that have no entry in common, got 4",
+        ),
+    ],
+)
+def test_too_little_to_measure_is_refused(rows: dict[str, np.ndarray], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         modality_gap(rows, {name: np.arange(len(x)) for name, x in rows.items()})

@@ -146,6 +146,12 @@ def test_split_files_are_read_strictly(motions):
     (folder / "test.txt").write_text("000004\n000001\n")
     said = refused(HumanML3D(folder.parent, dataset=dataset))
     assert f"{folder / 'test.txt'}: lists 000001, which the train part has already" in said
+    for line, other in (("M000002", "000002"), ("000003", "M000003")):
+        (folder / "val.txt").write_text("M000003\n")
+        (folder / "test.txt").write_text(f"000004\n{line}\n")
+        part = "train" if other == "000002" else "validation"
+        said = refused(HumanML3D(folder.parent, dataset=dataset))
+        assert f"{folder / 'test.txt'}: lists {line}, the mirror image of {other}, which the {part} part has" in said
     (folder / "val.txt").unlink()
     assert f"{folder / 'val.txt'} is missing" in refused(HumanML3D(folder.parent, dataset=dataset))
     (folder / "texts").rename(folder / "captions")

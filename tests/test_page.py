@@ -253,6 +253,18 @@ def test_the_page_loads_nothing_and_its_links_lead_somewhere(tmp_path: Path) -> 
     assert images[1][0]["alt"].endswith("Projection wikipedia.")
 
 
+def test_the_gap_stands_in_digits_that_tell_and_its_figure_before_the_projections(tmp_path: Path) -> None:
+    gap = replace(ROWS[0], published=None, published_source="", delta=None, n_queries=None, n_gallery=None)
+    gap = replace(gap, metric="kernel CS", k=None, value=0.011635, std=0.000312)
+    _folder(tmp_path, *ROWS, gap)
+    Image.new("RGB", (3, 3)).save(tmp_path / "table3_gap.png")
+    page = _page(tmp_path)
+    captions = ["The numbers below, drawn by method", "The gap between modalities against retrieval, by method"]
+    assert [text for _, text in page.all("figcaption")] == [*captions, "Projection wikipedia"]
+    assert ({"data-value": "0.011635"}, "0.0116 ± 0.0003") in page.all("td")
+    assert "[gap.png](table3_gap.png)" in (tmp_path / "README.md").read_text(encoding="utf-8")
+
+
 @settings(max_examples=15, deadline=None)
 @given(st.text(st.characters(codec="utf-8"), min_size=1, max_size=12).filter(lambda t: t.isprintable() and t.strip()))
 def test_any_text_of_a_table_is_shown_as_it_is(tmp_path_factory: pytest.TempPathFactory, text: str) -> None:

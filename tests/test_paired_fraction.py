@@ -7,9 +7,10 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from tiny_items import Tiny
+from tiny_items import N, Tiny, with_modality
 
 from datamodules import FeatureDataModule, ItemDataModule, Synthetic
+from datamodules.items import Modality
 from datamodules.splits import split_paired
 
 
@@ -49,24 +50,35 @@ def test_unpaired_features_are_the_rows_of_the_other_training_items() -> None:
         np.testing.assert_array_equal(rows, data.data.features[name][data.indices("unpaired")].astype(np.float32))
 
 
-def test_unpaired_items_hand_out_all_their_entries() -> None:
-    data = Tiny(paired_fraction=0.4)
-    wanted = data.indices("unpaired")
-    texts, mask = data.unpaired_entries("text")
+def captions_of(data: Tiny, items: np.ndarray) -> list[str]:
     text = data.data.modalities["text"]
+    return [text.entries[i] for i in np.flatnonzero(np.isin(text.owners(), items))]
+
+
+@pytest.mark.parametrize("fraction", [0.4, 1.0])
+def test_of_several_captions_all_those_of_training_items_are_unpaired_entries(fraction: float) -> None:
+    """Of modalities with one entry per item, those of unpaired items alone."""
+    data = Tiny(paired_fraction=fraction)
+    train, unpaired = data.indices("train"), data.indices("unpaired")
+    texts, mask = data.unpaired_entries("text")
     assert mask is None
-    assert texts == [text.entries[i] for i in np.flatnonzero(np.isin(text.owners(), wanted))]
-    assert len(texts) > len(wanted)  # some items have several
+    assert texts == captions_of(data, np.union1d(train, unpaired))
+    assert len(texts) > len(train) + len(unpaired)
     steps, mask = data.unpaired_entries("motion")
     assert steps.shape[:2] == mask.shape
-    assert len(steps) == len(wanted)
+    assert len(steps) == len(unpaired) == len(data.unpaired_entries("code")[0])
 
 
-def test_with_all_pairs_in_use_there_are_no_unpaired_entries() -> None:
-    data = Tiny()
+def test_captions_of_items_with_one_each_are_unpaired_where_the_items_are() -> None:
+    """Several captions of test items or of unpaired ones change nothing."""
+    plain = Tiny(paired_fraction=0.4)
+    owner = np.repeat(np.arange(N), np.where(np.isin(np.arange(N), plain.indices("train")), 1, 2))
+    texts = Modality([f"caption {i} of item {item}" for i, item in enumerate(owner)], owner)
+    data = Tiny(with_modality("text", texts), paired_fraction=0.4)
+    np.testing.assert_array_equal(data.indices("train"), plain.indices("train"))
+    assert data.unpaired_entries("text")[0] == captions_of(data, data.indices("unpaired"))
     for name in data.modalities:
-        rows, _ = data.unpaired_entries(name)
-        assert len(rows) == 0, name
+        assert len(Tiny(with_modality("text", Modality(["one"] * N))).unpaired_entries(name)[0]) == 0, name
 
 
 @pytest.mark.parametrize("fraction", [0, -0.5, 1.5])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -62,6 +64,17 @@ def test_the_seed_draws_the_split(folder):
         parts.append({name: module.indices(name).tolist() for name in ("train", "validation", "drawn")})
         assert [len(part) for part in parts[-1].values()] == [48, 6, 6]
     assert parts[0] == parts[1] != parts[2]
+
+
+def test_sentence_files_may_lack_the_point_as_the_downloader_names_them(folder):
+    with_points = PascalSentences(folder.parent).data
+    for path in list((folder / "sentence").rglob("*.txt")):
+        path.rename(path.with_name(f"{path.stem}txt"))
+    # As after a download over an older copy: read once.
+    shutil.copy(folder / "sentence/bicycle/2008_001002txt", folder / "sentence/bicycle/2008_001002.txt")
+    without = PascalSentences(folder.parent).data
+    assert without.names == with_points.names
+    assert without.digest() == with_points.digest()
 
 
 def test_an_image_without_sentences_and_sentences_without_an_image_are_said(folder):

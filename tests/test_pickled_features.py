@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from datamodules.feature_files import load_pickle
+from datamodules.array_files import load_pickle
 from datamodules.features import DataError
 
 ARRAYS = hnp.arrays(
@@ -78,7 +78,7 @@ def payloads(marker: Path) -> dict[str, object]:
         "builtins.exec": [np.zeros(2), Call(builtins.exec, write)],
         "builtins.getattr": Call(getattr, np.zeros(2), "tofile"),
         "functools.partial": Call(partial, os.system, f"touch {marker}"),
-        "datamodules.feature_files.load_pickle": Call(load_pickle, marker),
+        "datamodules.array_files.load_pickle": Call(load_pickle, marker),
     }
 
 

@@ -168,6 +168,28 @@ def test_a_metric_of_many_magnitudes_keeps_six_digits_however_small(tmp_path: Pa
     assert METRICS["seconds/step"].text(0.001234) == "0.00123"
 
 
+@pytest.mark.parametrize(
+    ("value", "std", "shown"),
+    [
+        (0.011635, 0.000312, ("0.0116", "0.0003")),
+        (0.008712, 0.0, ("0.00871", "0.00000")),
+        (0.09996, 0.0124, ("0.100", "0.012")),
+        (1.2, 0.03, ("1.20", "0.03")),
+        (0.0, 0.0, ("0.00", "0.00")),
+        (0.000001, 0.000002, ("0.000001", "0.000002")),
+    ],
+)
+@pytest.mark.parametrize("metric", ["kernel CS", "centroid distance"])
+def test_a_distance_is_shown_with_three_digits_and_its_deviation_with_as_many_decimals(metric, value, std, shown):
+    text = METRICS[metric].text
+    assert (text(value), text(std, of=value)) == shown
+
+
+def test_the_decimals_of_shares_and_ranks_do_not_depend_on_what_they_deviate_from() -> None:
+    for name, decimals in (("MAP", "0.012"), ("R@k", "0.012"), ("linear separability", "0.012"), ("MedR", "0.01")):
+        assert METRICS[name].text(0.0123) == METRICS[name].text(0.0123, of=0.0001) == decimals
+
+
 def test_an_exponent_may_be_negative_and_an_error_not() -> None:
     assert replace(NUMBER, metric="exponent", k=None, value=-0.5).value == -0.5
     with pytest.raises(TableError, match="expected at least 0"):

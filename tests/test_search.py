@@ -207,7 +207,7 @@ def test_broken_images_are_named_left_out_and_counted(searched, tmp_path, capsys
     assert f"csd: {folder / 'words.PNG'}: is not a readable image (UnidentifiedImageError" in said.err
     assert "csd: 2 of 10 files cannot be read and are left out" in said.err
     assert "flickr8k" not in said.err
-    index = tmp_path / "mixed.index.safetensors"
+    index = tmp_path / "mixed.image.index.safetensors"
     assert f"wrote {index}: 8 entries of image, 16 numbers each" in said.out
     hits = asked(capsys, searched.export, index, "--image", folder / "deeper" / "image21.jpg")
     assert hits[0]["name"] == "deeper/image21.jpg"
@@ -311,14 +311,6 @@ def test_a_folder_without_entries_of_the_modality_is_refused(modality, searched,
     assert f"{tmp_path / 'absent'} is missing" in refused(capsys, *words, tmp_path / "absent", "--modality", modality)
 
 
-def test_an_index_of_another_export_is_refused(searched, tmp_path, capsys):
-    other = shutil.copytree(searched.export, tmp_path / "other")
-    with (other / "model.yaml").open("a") as file:
-        file.write("# another\n")
-    message = refused(capsys, "query", other, searched.indexes["image"], "a text")
-    assert "was made with another export, which embeds otherwise; index the folder again" in message
-
-
 def test_a_file_that_is_no_index_is_refused(searched, tmp_path, capsys):
     words = ("query", searched.export)
     assert "absent cannot be read" in refused(capsys, *words, tmp_path / "absent", "a text")
@@ -385,5 +377,5 @@ def test_a_modality_of_sequences_is_refused_and_the_texts_beside_it_are_not(tmp_
     csd("search", *words, "text")
     image = sorted(searched.folders["image"].iterdir())[0]
     message = refused(capsys, "query", folder, tmp_path / "index", "--image", image)
-    assert "the query is of kind image, which 0 of the model's modalities are: text (text)" in message
+    assert "image is what 0 of the model's modalities are, and one is needed: text (text)" in message
     assert load_export(folder).modalities == ("text", "motion", "code")

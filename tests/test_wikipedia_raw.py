@@ -84,6 +84,24 @@ def test_a_pair_that_is_listed_twice_is_refused(folder):
     assert f"{path}: lists the text bb-1, which trainset_txt_img_cat.list lists already" in refused(folder)
 
 
+def test_an_image_in_both_lists_is_refused_and_one_with_two_texts_of_a_list_is_not(folder):
+    path = folder / "testset_txt_img_cat.list"
+    content = path.read_text()
+    path.write_text(content + "ff-1\ti4\t10\n")
+    assert [image for _, image, _ in read_lists(folder)[0]].count("i4") == 2
+    path.write_text(content + "ff-1\ti2\t1\n")
+    assert f"{path}: lists the image i2, which trainset_txt_img_cat.list lists already" in refused(folder)
+
+
+def test_a_byte_order_mark_and_blank_lines_at_the_end_of_a_list_count_for_nothing(folder):
+    expected = WikipediaRaw(folder.parent).data.digest()
+    for path in folder.glob("*.list"):
+        path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes() + b"\r\n\n")
+    assert WikipediaRaw(folder.parent).data.digest() == expected
+    path.write_text(path.read_text().replace("\n", "\n\n", 1))
+    assert f"{path}: line 2 is ''" in refused(folder)
+
+
 @pytest.mark.parametrize("name", ["trainset_txt_img_cat.list", "images", "texts"])
 def test_parts_of_the_layout_that_are_missing_are_named(folder, name):
     (folder / name).rename(folder / "elsewhere")
@@ -96,12 +114,12 @@ def test_a_class_outside_the_ten_is_refused(folder):
     assert f"{path}: line 2 is 'aa-2.1\\ti1\\t11'" in refused(folder)
 
 
-def test_the_real_lists_have_2866_different_texts():
+def test_the_real_lists_have_2866_different_texts_and_images():
     try:
         folder = data_root() / "wikipedia"
         pairs, split = read_lists(folder)
     except DataError as error:
         pytest.skip(str(error))
     assert (split.count("train"), split.count("test")) == (2173, 693)
-    assert len({text for text, _, _ in pairs}) == 2866
+    assert len({text for text, _, _ in pairs}) == len({image for _, image, _ in pairs}) == 2866
     assert np.unique([category for _, _, category in pairs]).tolist() == list(range(10))

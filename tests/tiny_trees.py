@@ -72,7 +72,8 @@ def write_pascal(root: Path) -> Path:
 NUS_COUNTS = {"Train": 60, "Test": 40}
 # Twelve concepts, of which ten are kept; the file lists them in another order than that of their sizes.
 NUS_CONCEPTS = [f"concept{c}" for c in (3, 0, 11, 7, 5, 1, 9, 2, 10, 4, 8, 6)]
-NUS_WIDTHS = {"CH": 4, "CORR": 5, "EDH": 3, "WT": 6, "CM55": 2}
+# As published.
+NUS_WIDTHS = {"CH": 64, "CORR": 144, "EDH": 73, "WT": 128, "CM55": 225}
 
 
 def nus_wide(part: str) -> dict[str, np.ndarray]:
@@ -82,8 +83,8 @@ def nus_wide(part: str) -> dict[str, np.ndarray]:
     # Concept c is in about one image of c + 2; some images have none.
     label = {name: rng.random(count) < 1 / (int(name.removeprefix("concept")) + 2) for name in NUS_CONCEPTS}
     values = {name: rng.random((count, width)).astype(np.float32) for name, width in NUS_WIDTHS.items()}
-    values["BoW"] = rng.integers(9, size=(count, 7)).astype(np.float32)
-    values["tags"] = (rng.random((count, 10)) < 0.2).astype(np.float32)
+    values["BoW"] = rng.integers(9, size=(count, 500)).astype(np.float32)
+    values["tags"] = (rng.random((count, 1000)) < 0.2).astype(np.float32)
     return values | {"label": np.stack([label[name] for name in NUS_CONCEPTS], axis=1)}
 
 
@@ -113,14 +114,16 @@ def write_nus_wide(root: Path) -> Path:
 
 XMEDIANET = {"train": 12, "test": 6}
 XMEDIANET_CLASSES = 3
+XMEDIANET_WIDTHS = {"img": 4096, "txt": 300}  # as published
 
 
 def xmedianet() -> dict[str, np.ndarray]:
     """The matrices by the names of their files."""
     rng = np.random.default_rng(7)
-    widths = {"img": 5, "txt": 4}
-    found = {f"{m}_{part}_fea": rng.random((n, d)) for m, d in widths.items() for part, n in XMEDIANET.items()}
-    return found | {"cate_fea": rng.normal(size=(XMEDIANET_CLASSES, 4))}
+    found = {
+        f"{m}_{part}_fea": rng.random((n, d)) for m, d in XMEDIANET_WIDTHS.items() for part, n in XMEDIANET.items()
+    }
+    return found | {"cate_fea": rng.normal(size=(XMEDIANET_CLASSES, 300))}
 
 
 def write_xmedianet(root: Path) -> Path:

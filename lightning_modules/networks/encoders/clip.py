@@ -138,14 +138,18 @@ class _FrozenTower:
         self.key = f"clip {'texts' if tower.of_texts else 'images'} {encoder_identity(model)}"
 
     def __call__(self, entries: Sequence[Any], rate: int | None) -> list[np.ndarray]:
+        if self.tower.of_texts:
+            entries = self.tower.reader(entries, rate)  # of all at once, so that it says once how many are too long
         vectors: list[np.ndarray] = []
         with torch.inference_mode():
             for start in range(0, len(entries), BATCH):
                 chosen = [entries[i] for i in range(start, min(start + BATCH, len(entries)))]
-                rows = [torch.from_numpy(row) for row in self.tower.reader(chosen, rate)]
-                x = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
-                mask = None
-                if self.tower.of_texts:
-                    mask = torch.arange(x.shape[1]) < torch.tensor([len(row) for row in rows])[:, None]
-                vectors += list(self.tower(x, mask)[0].numpy())
+                vectors += list(self._vectors(chosen, rate).numpy())
         return vectors
+
+    def _vectors(self, chosen: list[np.ndarray], rate: int | None) -> Tensor:
+        if not self.tower.of_texts:
+            return self.tower(torch.from_numpy(np.stack(self.tower.reader(chosen, rate))), None)[0]
+        rows = [torch.from_numpy(row) for row in chosen]
+        x = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
+        return self.tower(x, torch.arange(x.shape[1]) < torch.tensor([len(row) for row in rows])[:, None])[0]

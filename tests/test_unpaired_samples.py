@@ -1,0 +1,123 @@
+"""Own samples without a partner: what an .npz file may hold of them, who sees them, and what is refused."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from cs_aligner_cases import Drawn, model
+from feature_pairs_cases import joined, make_parts, save
+from lavimo_cases import trainer
+
+from datamodules import DataError, FeaturePairs, FeatureSet
+from lightning_modules import CSAligner
+
+ALONE = np.random.default_rng(7).standard_normal((25, 4))
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*isinstance.treespec.*"),
+    pytest.mark.filterwarnings("ignore:.*does not have many workers.*"),
+    pytest.mark.filterwarnings("ignore:.*The number of training batches.*"),
+]
+
+
+def pairs(folder, changes: dict[str, np.ndarray] | None = None, **settings) -> FeaturePairs:
+    """Nine training and six test pairs from a file with what is added to it; all nine are trained on."""
+    given = {"class_encoder": "one-hot", "validation_fraction": 0.0, "batch_size": 9, **settings}
+    folder.mkdir(exist_ok=True)
+    return FeaturePairs(save(folder, **(changes or {})), **given)
+
+
+def one_epoch(folder, data: FeaturePairs, unpaired: int) -> tuple[CSAligner, Drawn]:
+    seen, module = Drawn(), model(data, unpaired=unpaired)
+    trainer(folder, callbacks=[seen], max_epochs=1, limit_val_batches=0).fit(module, data)
+    return module, seen
+
+
+def test_they_are_handed_out_with_the_items_that_stay_unpaired(tmp_path):
+    data = pairs(tmp_path, {"unpaired_text": ALONE}, paired_fraction=0.5)
+    freed = torch.from_numpy(data.data.features["text"][data.indices("unpaired")])
+    rows, mask = data.unpaired_entries("text")
+    assert mask is None
+    assert rows.dtype == torch.float32
+    assert len(freed) == 5
+    assert torch.equal(rows, torch.cat([freed, torch.from_numpy(ALONE.astype(np.float32))]))
+    assert len(data.unpaired_entries("image")[0]) == 5
+
+
+def test_both_modalities_may_bring_them_in_numbers_of_their_own(tmp_path):
+    data = pairs(tmp_path, {"unpaired_text": ALONE, "unpaired_image": np.ones((3, 5), dtype=int)})
+    assert {name: tuple(data.unpaired_entries(name)[0].shape) for name in data.modalities} == {
+        "image": (3, 5),
+        "text": (25, 4),
+    }
+
+
+def test_no_batch_and_no_statistic_holds_them(tmp_path):
+    """What trains on pairs or is evaluated is that of the file without them."""
+    with_them, without = pairs(tmp_path / "a", {"unpaired_text": ALONE}), pairs(tmp_path / "b")
+    for split in ("train", "unpaired", "validation", "standard"):
+        np.testing.assert_array_equal(with_them.indices(split), without.indices(split))
+    for loader in ("train_dataloader", "predict_dataloader"):
+        (one,), (other,) = getattr(with_them, loader)(), getattr(without, loader)()
+        assert one.keys() == other.keys()
+        assert all(torch.equal(one[name], other[name]) for name in one)
+    for name, rows in without.train_features().items():
+        assert torch.equal(with_them.train_features()[name], rows)
+    assert torch.equal(with_them.train_entries("text")[0], without.train_entries("text")[0])
+
+
+def test_they_train_cs_aligner_by_the_divergence_alone(tmp_path):
+    """In units of the paired training items, by which the encoder standardises."""
+    module, with_them = one_epoch(tmp_path, pairs(tmp_path, {"unpaired_text": ALONE}), unpaired=6)
+    _, without = one_epoch(tmp_path, pairs(tmp_path), unpaired=0)
+    ((name, rows),) = with_them.unpaired
+    assert name == "text"
+    assert rows.shape == (6, 4)
+    assert torch.equal(with_them.batches[0]["text"], without.batches[0]["text"])
+    assert with_them.logged["train/alignment"] == without.logged["train/alignment"]
+    assert with_them.logged["train/divergence"] != without.logged["train/divergence"]
+    text = torch.from_numpy(make_parts()["train"]["text"])
+    torch.testing.assert_close(module.encoders["text"].standardise.mean, text.mean(dim=0))
+
+
+def test_the_digest_tells_them_apart(tmp_path):
+    plain, more, others, swapped = (
+        pairs(tmp_path / str(i), changes).digest
+        for i, changes in enumerate(
+            ({}, {"unpaired_text": ALONE}, {"unpaired_text": ALONE + 1}, {"unpaired_image": ALONE[:, [0, 1, 2, 3, 0]]})
+        )
+    )
+    assert len({plain, more, others, swapped}) == 4
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"unpaired_text": np.zeros((3, 5))},
+            r"unpaired_text has shape \(3, 5\); expected \(rows, 4\), as wide as text",
+        ),
+        ({"unpaired_image": np.zeros((0, 5))}, "with a row or more"),
+        ({"unpaired_image": np.zeros(5)}, "unpaired_image: holds float64 .* expected numbers of shape"),
+        ({"unpaired_text": np.full((2, 4), np.nan)}, "unpaired_text is NaN or infinite in 2 row"),
+        ({"unpaired_text": np.full((2, 4), 1e300)}, "unpaired_text is NaN or infinite"),
+        ({"unpaired_audio": np.zeros((3, 5))}, "unknown array unpaired_audio; .* unpaired_image, unpaired_text"),
+    ],
+)
+def test_samples_that_do_not_fit_are_refused(tmp_path, changes, message):
+    with pytest.raises(DataError, match=rf"pairs\.npz.*{message}"):
+        pairs(tmp_path, changes).data  # noqa: B018
+
+
+def test_samples_of_no_modality_are_refused():
+    parts = joined(make_parts())
+    features = {name: parts[name] for name in ("image", "text")}
+    with pytest.raises(DataError, match="unpaired samples of 'audio'; the modalities are image, text"):
+        FeatureSet(features, parts["label"], parts["split"], ("a", "b", "c"), "here", unpaired={"audio": ALONE})
+
+
+def test_unequal_row_counts_are_refused_with_where_samples_without_a_partner_go(tmp_path):
+    message = r"text: has 25 rows but image has 15; .* without a partner go into unpaired_image and unpaired_text of an"
+    with pytest.raises(DataError, match=message):
+        pairs(tmp_path, {"text": ALONE}).data  # noqa: B018

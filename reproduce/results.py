@@ -34,7 +34,7 @@ OF_TRAINING = {
 
 
 def write_results(run: Run, finals: Finals, absent: dict[DataSet, str], folder: Path, command: str) -> Path:
-    """Write <table>.csv, <table>.yaml, <table>.md and <table>.png of a run.
+    """Write <table>.csv, <table>.yaml, <table>.md and <table>.png of a run, and <table>_gap.png where it measures one.
 
     Args:
         run: the run, after ``execute``.

@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any
 
 from datamodules import DataError, DataMissing, FeatureDataModule, data_root, root_is_named
+from datamodules.catalogue import CATALOGUE
 from datamodules.class_embeddings import model_folder
 from datamodules.layouts import folder_below
 from lightning_modules.metrics.modality_gap import GAP_METRICS
@@ -91,7 +92,8 @@ class Run:
     def _reason_absent(self, dataset: DataSet) -> str:
         pairs = dataset.class_path == "FeaturePairs"
         root = data_root(self.root)
-        folder = root / dataset.dataset if pairs else folder_below(root, dataset.dataset)
+        known = dataset.dataset in CATALOGUE and not pairs
+        folder = folder_below(root, dataset.dataset) if known else root / dataset.dataset
         if not folder.exists() and (root_is_named(self.root) or pairs):
             kind = " (with one .npz file, a file of `extract`, or the ACMR, JFSE or DSCMR layout)" * pairs
             return f"no folder {folder.name}/ under the data root{kind}"

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pooch
@@ -15,6 +16,9 @@ from lightning.pytorch.utilities import rank_zero_warn
 
 from datamodules.cache import cache_folder, keep
 from datamodules.features import DataError
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
 
 ONE_HOT = "one-hot"
 BUNDLED = "all-MiniLM-L6-v2"
@@ -93,13 +97,25 @@ def encode_texts(texts: Sequence[str], encoder: str) -> np.ndarray:
     """
     folder, names = model_folder(encoder), list(texts)
     with torch.random.fork_rng(devices=[]):
-        first, second = (_encode_once(folder, names, seed) for seed in (0, 1))
+        first, second = (_encode_once(folder, encoder, names, seed) for seed in (0, 1))
     if not np.allclose(first, second, rtol=0, atol=1e-4 * np.abs(first).max()):
         raise DataError(
             f"class encoder {folder}: some of its weights are missing from its files and would be random; "
             "fetch the model again."
         )
     return first
+
+
+def warn_of_cut_texts(model: SentenceTransformer, texts: Sequence[str], name: str) -> None:
+    """Say so where texts are longer than a sentence-transformers model takes; it cuts them without a word."""
+    from transformers import PreTrainedTokenizerBase
+
+    reads_tokens = isinstance(model.tokenizer, PreTrainedTokenizerBase)  # and not plain words, of any number
+    if not texts or not reads_tokens or model.max_seq_length is None:
+        return
+    ids = model.tokenizer(list(texts), truncation=False, verbose=False)["input_ids"]
+    if max(map(len, ids)) > model.max_seq_length:
+        rank_zero_warn(f"Some texts are longer than the {model.max_seq_length} tokens of {name} and are cut.")
 
 
 @contextmanager
@@ -116,13 +132,14 @@ def without_loading_bars() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def _encode_once(folder: Path, names: list[str], seed: int) -> np.ndarray:
+def _encode_once(folder: Path, encoder: str, names: list[str], seed: int) -> np.ndarray:
     from sentence_transformers import SentenceTransformer  # takes seconds, and most runs find the embeddings kept
 
     torch.manual_seed(seed)
     try:
         with without_loading_bars():
             model = SentenceTransformer(str(folder), device="cpu", local_files_only=True)
+        warn_of_cut_texts(model, names, encoder)
         embedding = model.encode(names, show_progress_bar=False, convert_to_numpy=True)
     except Exception as error:  # damaged model files surface as errors of many libraries
         raise DataError(

@@ -17,7 +17,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from reproduce.comparisons import Comparison
 from reproduce.index import ResultsFolder, TableFiles, files_beside, read_results, render_index
 from reproduce.published import PublishedError, load_sources
-from reproduce.render import SECTION, column_name, distinct
+from reproduce.render import SECTION, best_shown, blocks_of, column_name, distinct
 from reproduce.schema import DECIMALS, INTEGERS, METRICS, Row, TableError, replace_file, to_text
 
 PROVENANCE = (
@@ -27,7 +27,6 @@ PROVENANCE = (
 STATUS = (("not_run", "Not run"), ("failed", "Failed"))
 CAPTIONS = {"": "The numbers below, drawn by method", "gap": "The gap between modalities against retrieval, by method"}
 Place = Callable[[Row], tuple[str, tuple[str, str]]]
-MOST_COLUMNS = 8  # more than these are shown as one block per metric, as in the Markdown
 
 
 def main(argv: list[str]) -> int:
@@ -130,11 +129,7 @@ def _section(table: TableFiles, rows: list[Row], anchors: dict[tuple, str]) -> d
     else:
         names = [rows[0].dataset, rows[0].features, rows[0].split, rows[0].gallery, rows[0].protocol]
         title = ", ".join(name for name in names if name != "full")
-        metrics = distinct((row.metric, row.k) for row in rows)
-        many = len(distinct(column_name(row) for row in rows)) > MOST_COLUMNS
-        groups = [[metric] for metric in metrics] if many else [metrics]
-        found = [[row for row in rows if (row.metric, row.k) in group] for group in groups]
-        blocks = [_block(group, anchors, place) for group in found]
+        blocks = [_block(block, anchors, place) for block in blocks_of(rows)]
         _train_seconds(rows, blocks[-1])
     return {
         "title": title,
@@ -171,17 +166,10 @@ def _block(rows: list[Row], anchors: dict[tuple, str], place: Place) -> dict[str
         beside = any(row.published is not None for row in found)
         for text in (label, f"published {label}", "ours − published")[: 3 if beside else 1]:
             header.append({"above": above, "label": text, "first": order})
-        best = _best(found) if place is _retrieved else None
+        best = best_shown(found) if place is _retrieved else None
         for line, name in zip(body, names, strict=True):
             line += _cells(column.get(name), best, beside, anchors)
     return {"header": header, "body": list(zip(names, body, strict=True))}
-
-
-def _best(rows: list[Row]) -> str | None:
-    """The best number as shown, None where there is nothing to be compared with; several may show it."""
-    metric = METRICS[rows[0].metric]
-    choose = max if metric.higher_is_better else min
-    return metric.text(choose(row.value for row in rows)) if len(rows) > 1 else None
 
 
 def _cells(row: Row | None, best: str | None, beside: bool, anchors: dict[tuple, str]) -> list[dict[str, Any]]:

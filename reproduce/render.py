@@ -12,6 +12,7 @@ from reproduce.schema import METRICS, Row, read_table, replace_file
 
 SECTION = ("dataset", "features", "split", "gallery", "protocol", "scale", "data_kind")
 SYNTHETIC = "SYNTHETIC DATA"
+MOST_COLUMNS = 8
 
 
 def section_name(row: Row) -> str:
@@ -84,6 +85,31 @@ def distinct(values: Iterable) -> list:
     return [value for value in dict.fromkeys(values) if value not in ("", None)]
 
 
+def blocks_of(rows: list[Row]) -> list[list[Row]]:
+    """The rows of a section, apart by metric where they have too many columns for a page.
+
+    Metrics with one column each, as those of the modality gap, stay together.
+    """
+    columns: dict[tuple, set[str]] = {}
+    for row in rows:
+        columns.setdefault((row.metric, row.k), set()).add(column_name(row))
+    if sum(map(len, columns.values())) <= MOST_COLUMNS:
+        return [rows]
+    blocks: dict[tuple | None, list[Row]] = {}
+    for row in rows:
+        metric = (row.metric, row.k)
+        blocks.setdefault(metric if len(columns[metric]) > 1 else None, []).append(row)
+    return list(blocks.values())
+
+
+def best_shown(column: list[Row]) -> str | None:
+    """The best number of a column as shown; None where a method has nothing to be compared with, or none is best."""
+    better = METRICS[column[0].metric].higher_is_better
+    if len(column) < 2 or better is None:
+        return None
+    return format_value(column[0], (max if better else min)(row.value for row in column))
+
+
 def escape(text: str) -> str:
     """Text that Markdown shows as it is; underscores inside words need nothing."""
     return re.sub(r"([\\|*<`\[\]]|(?<!\w)_|_(?!\w))", r"\\\1", text)
@@ -111,19 +137,16 @@ def _origin(rows: list[Row], path: Path) -> str:
 
 
 def _section(rows: list[Row]) -> str:
-    columns = {column_name(row): row for row in rows}
     cells = {(row.method, column_name(row)): row for row in rows}
     methods = distinct(row.method for row in rows)
-    best = {name: _best([row for row in rows if column_name(row) == name]) for name in columns}
     parts = [f"## {escape(section_name(rows[0]))}"]
-    # One block per metric where there are many numbers, for a table must fit on a page.
-    metrics = distinct((row.metric, row.k) for row in rows) if len(columns) > 8 else [None]
-    for metric in metrics:
-        chosen = [name for name, row in columns.items() if metric in (None, (row.metric, row.k))]
+    blocks = blocks_of(rows)
+    for block in blocks:
         header, body = ["method"], [[escape(method)] for method in methods]
-        for name in chosen:
-            _column(header, body, name, [cells.get((method, name)) for method in methods], best[name])
-        if metric in (None, metrics[-1]):
+        for name in distinct(map(column_name, block)):
+            best = best_shown([row for row in block if column_name(row) == name])
+            _column(header, body, name, [cells.get((method, name)) for method in methods], best)
+        if block is blocks[-1]:
             _train_seconds(header, body, rows, methods)
         table = [header, ["---"] + ["---:"] * (len(header) - 1), *body]
         parts.append("\n".join(f"| {' | '.join(line)} |" for line in table))
@@ -146,14 +169,6 @@ def _train_seconds(header: list[str], body: list[list[str]], rows: list[Row], me
         header.append("train seconds")
         for line, value in zip(body, seconds, strict=True):
             line.append(f"{value[0]:.1f}" if value else "–")
-
-
-def _best(rows: list[Row]) -> str | None:
-    """The best number as shown, or None where a single method has nothing to be compared with."""
-    if len(rows) < 2:
-        return None
-    choose = max if METRICS[rows[0].metric].higher_is_better else min
-    return format_value(rows[0], choose(row.value for row in rows))
 
 
 def _bold(text: str, bold: bool) -> str:

@@ -10,7 +10,7 @@ import os
 import re
 from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 
@@ -22,13 +22,14 @@ class TableError(ValueError):
 class Metric:
     """What a metric's rows may hold: `k` is "all", "integer" or "none"; a fraction lies in [0, 1].
 
+    `higher_is_better` is None where no value is the best, as of a gradient's norm or of what a measure is by chance.
     A metric of many magnitudes is kept to six significant digits, the others to six decimals. A distance has no usual
     size, so that it is shown with three significant digits.
     """
 
     k: str
     fraction: bool
-    higher_is_better: bool
+    higher_is_better: bool | None
     least: float = 0
     many_magnitudes: bool = False
     distance: bool = False
@@ -64,6 +65,7 @@ def _decimals_of_three_digits(value: float) -> int:
 _SHARE = Metric(k="none", fraction=True, higher_is_better=True)
 _COST = Metric(k="none", fraction=False, higher_is_better=False, many_magnitudes=True)
 _DISTANCE = Metric(k="none", fraction=False, higher_is_better=False, distance=True)
+_BY_CHANCE = replace(_DISTANCE, higher_is_better=None)
 _RATE = Metric(k="none", fraction=False, higher_is_better=True, many_magnitudes=True)
 METRICS = {
     "MAP": Metric(k="all", fraction=True, higher_is_better=True),
@@ -72,12 +74,14 @@ METRICS = {
     "MedR": Metric(k="none", fraction=False, higher_is_better=False, least=1),
     "seconds/epoch": _COST,
     **dict.fromkeys(("finite values", "finite gradients", "live gradients"), _SHARE),
-    **dict.fromkeys(("relative error", "largest relative error", "gradient error", "gradient norm"), _COST),
+    **dict.fromkeys(("relative error", "largest relative error", "gradient error"), _COST),
+    "gradient norm": replace(_COST, higher_is_better=None),
     **dict.fromkeys(("hyperparameters", "seconds/step", "saved MiB"), _COST),
     **dict.fromkeys(("similarity matrices", "matching matrices"), _COST),
     "centroid distance": _DISTANCE,
     "linear separability": Metric(k="none", fraction=True, higher_is_better=False),
-    **dict.fromkeys(("kernel CS", "centroid distance by chance", "kernel CS by chance"), _DISTANCE),
+    "kernel CS": _DISTANCE,
+    **dict.fromkeys(("centroid distance by chance", "kernel CS by chance"), _BY_CHANCE),
     **dict.fromkeys(("seconds", "extrapolated seconds", "peak MiB", "difference"), _COST),
     **dict.fromkeys(("steps/s", "items/s", "time ratio", "memory ratio"), _RATE),
     **dict.fromkeys(("floor seconds", "times the floor"), _COST),

@@ -152,3 +152,8 @@ def test_weights_that_would_be_random_are_refused(folder):
     with pytest.raises(DataError, match="some of its weights are missing from its files and would be random"):
         embed_classes(NAMES, str(folder), cache=folder.parent / "cache")
     assert not (folder.parent / "cache").exists()
+
+
+def test_texts_that_the_encoder_cuts_are_spoken_of(tmp_path):
+    with pytest.warns(UserWarning, match="Some texts are longer than the 256 tokens of all-MiniLM-L6-v2 and are cut"):
+        embed_classes(("snow", "word " * 300), cache=tmp_path)

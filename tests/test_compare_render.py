@@ -244,3 +244,17 @@ def test_a_distance_has_three_digits_and_its_deviation_as_many_decimals(tmp_path
     markdown = render_markdown(_table(tmp_path, gap, less))
     assert _cells(markdown, "JFSE + CMPM-KL")[1] == "0.0116 ± 0.0003"
     assert _cells(markdown, "JFSE + CS")[1] == "**0.00871 ± 0.00014**"
+
+
+def test_measures_with_one_column_each_share_a_block_and_what_is_by_chance_is_never_best(tmp_path: Path) -> None:
+    directions = ("text->image", "image->text", "average")
+    many = [replace(ROW, metric=m, k=k, direction=d) for m, k in (("MAP", "all"), ("R@k", 1)) for d in directions]
+    gap = {"centroid distance": 0.4, "centroid distance by chance": 0.05, "linear separability": 0.7, "kernel CS": 0.2}
+    rows = [*many, *(replace(ROW, metric=name, k=None, value=value) for name, value in gap.items())]
+    other = [replace(row, method="CCA", value=row.value - 0.01) for row in rows]
+    markdown = render_markdown(_table(tmp_path, *rows, *other))
+    headers = [line for line in markdown.splitlines() if line.startswith("| method |")]
+    assert len(headers) == 3
+    assert headers[2] == f"| method | {' | '.join(f'average {name}' for name in gap)} | train seconds |"
+    lower = [line for line in markdown.splitlines() if line.startswith("| CCA |")][-1].split(" | ")
+    assert [cell.startswith("**") for cell in lower[1:5]] == [True, False, True, True]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import pytest
 import timm
@@ -89,6 +91,15 @@ def test_sentence_embeddings_are_those_of_the_library():
         np.testing.assert_allclose(np.stack(network(TEXTS, None)), expected, atol=1e-5)
         assert network.identity["sha256"] == encoder_identity("all-MiniLM-L6-v2")
         assert "sentence-transformers" in network.identity["versions"]
+
+
+def test_texts_that_a_sentence_model_cuts_are_spoken_of():
+    network = SentenceNetwork("all-MiniLM-L6-v2")
+    with pytest.warns(UserWarning, match="Some texts are longer than the 256 tokens of all-MiniLM-L6-v2 and are cut"):
+        long = network(["snow", "word " * 300], None)[1]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        np.testing.assert_array_equal(network(["word " * 254], None)[0], long)  # and two tokens at the ends
 
 
 def test_sound_features_are_the_mean_over_time_of_the_last_layer(weights, bundle):

@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-TABLES := table1 table2 table3 table4 table5 table6 table7 table8
+TABLES := table1 table2 table3 table4 table5 table6 table7 table8 table9
 EXPERIMENTS := temperature temperature-jfse sigma-sweep stability scaling dependency many-modalities unsupervised foundation
 # What a table command is given, e.g. `make table3 ARGS="--scale paper --seeds 0 1 2"`.
 ARGS ?=
@@ -13,7 +13,7 @@ ARGS ?=
 
 help:  ## list the targets
 	@grep -hE '^[a-zA-Z0-9$$()_-]+:.*## ' $(MAKEFILE_LIST) | \
-		sed -e 's/^\$$(TABLES):/table1 to table8:/' -e 's/^\$$(EXPERIMENTS):/EXPERIMENT:/' | \
+		sed -e 's/^\$$(TABLES):/table1 to table9:/' -e 's/^\$$(EXPERIMENTS):/EXPERIMENT:/' | \
 		awk -F ':.*## ' '{printf "  %-16s %s\n", $$1, $$2}'
 
 install: $(STAMP)  ## make the virtual environment .venv with pinned versions

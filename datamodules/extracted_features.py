@@ -109,6 +109,15 @@ def _other(path: Path, what: str) -> DataError:
     )
 
 
+def networks_of(path: Path) -> dict[str, str]:
+    """Modality -> the model that made its features.
+
+    Raises:
+        DataError: it is not a file that `extract` wrote.
+    """
+    return {name: said["model"] for name, said in json.loads(read_metadata(path)["encoders"]).items()}
+
+
 def untrained(path: Path) -> dict[str, str]:
     """Modality -> model, for those whose features come from a network of random numbers.
 

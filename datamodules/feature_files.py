@@ -63,22 +63,33 @@ def read_feature_pairs(path: str | Path, test_fraction: float = 0.2, split_seed:
     """
     if not 0 < test_fraction < 1:
         raise ValueError(f"test_fraction is {test_fraction}; expected a share between 0 and 1.")
+    source = find_source(path)
+    if source.is_dir():
+        return read_folder(source, _layout(source))
+    if source.suffix == ".safetensors":
+        return read_extracted(source)
+    return read_npz(source, test_fraction, split_seed)
+
+
+def find_source(path: str | Path) -> Path:
+    """The one file of features that lies at a path, or the folder itself where it has a layout of separate files.
+
+    Raises:
+        DataMissing: a folder without features.
+        DataError: nothing is there, or another kind of file, several data sets or a part of one.
+    """
     path = Path(path).expanduser()
     if path.is_dir():
-        source = _find_source(path)
-        if isinstance(source, Layout):
-            return read_folder(path, source)
-        path = source
-    elif not path.is_file():
+        source = _layout(path)
+        return path if isinstance(source, Layout) else source
+    if not path.is_file():
         raise DataError(f"{path}: does not exist. {ACCEPTED}.")
-    if path.suffix == ".safetensors":
-        return read_extracted(path)
-    if path.suffix != ".npz":
+    if path.suffix not in (".npz", ".safetensors"):
         raise DataError(f"{path}: not an .npz file. {ACCEPTED}.")
-    return read_npz(path, test_fraction, split_seed)
+    return path
 
 
-def _find_source(folder: Path) -> Layout | Path:
+def _layout(folder: Path) -> Layout | Path:
     present = {file.name for file in folder.iterdir()}
     complete = {layout.label: layout for layout in reversed(LAYOUTS) if present.issuperset(layout.files())}
     sources = [*complete.values(), *sorted(folder.glob("*.npz")), *sorted(folder.glob("*.safetensors"))]

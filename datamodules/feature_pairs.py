@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from datamodules.base import FeatureDataModule
-from datamodules.extracted_features import untrained
-from datamodules.feature_files import read_feature_pairs
+from datamodules.class_embeddings import BUNDLED
+from datamodules.extracted_features import networks_of, untrained
+from datamodules.feature_files import find_source, read_feature_pairs
 from datamodules.features import FeatureSet
 from datamodules.splits import carve_groups
+
+# Widths of image, text and class embedding -> what the features with which others published are called in tables.
+AS_PUBLISHED = {(4096, 300, 300): "cnn4096-doc300"}
 
 
 class FeaturePairs(FeatureDataModule):
@@ -29,7 +34,8 @@ class FeaturePairs(FeatureDataModule):
     Args:
         path: file or folder; `datamodules.feature_files.read_feature_pairs` says which layouts it knows.
         dataset: name of the data set in results.
-        features: name of the features in results; where a network of random weights made them, that is added to it.
+        class_encoder: see `FeatureDataModule`; by default the class embedding that an .npz file or a folder brings, and
+            "all-MiniLM-L6-v2" where there is none or `extract` made the features: it has no other than of the texts.
         test_fraction: share of test items where the data bring no split, 0 < test_fraction < 1; drawn by `split_seed`.
         **kwargs: arguments of `FeatureDataModule`.
 
@@ -44,24 +50,40 @@ class FeaturePairs(FeatureDataModule):
         self,
         path: str | Path,
         dataset: str = "feature-pairs",
-        features: str = "own",
+        class_encoder: str | None = None,
         test_fraction: float = 0.2,
         **kwargs: Any,
     ) -> None:
-        super().__init__(**kwargs)
+        super().__init__(class_encoder=class_encoder or BUNDLED, **kwargs)
+        self.own_classes = class_encoder is None
         self.path = path
         self.dataset = dataset
-        self.named_features = features
         self.test_fraction = test_fraction
 
     @property
     def features(self) -> str:
-        path = Path(self.path).expanduser()
-        random = untrained(path) if path.suffix == ".safetensors" and path.is_file() else {}
-        return self.named_features + "".join(f", untrained {name}" for name in random)
+        """The networks that made them, where the file says so; else by their widths a name of published ones, or "own".
+
+        Raises:
+            DataError: the data cannot be read.
+        """
+        networks = networks_of(self.source) if self.source.suffix == ".safetensors" else {}
+        if networks:
+            random = untrained(self.source)
+            return ", ".join([*networks.values(), *(f"untrained {name}" for name in random)])
+        widths = {name: array.shape[1] for name, array in self.data.features.items()}
+        return AS_PUBLISHED.get((*widths.values(), self.class_embedding.shape[1]), "own")
+
+    @cached_property
+    def source(self) -> Path:
+        """The file of features, or the folder in a layout of separate ones."""
+        return find_source(self.path)
 
     def read(self) -> FeatureSet:
-        return read_feature_pairs(self.path, self.test_fraction, self.split_seed)
+        data = read_feature_pairs(self.source, self.test_fraction, self.split_seed)
+        if self.own_classes and data.class_embedding is not None and self.source.suffix != ".safetensors":
+            self.class_encoder = "from-data"
+        return data
 
     def _training_parts(self, train: np.ndarray, validation: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         label = self.data.label

@@ -78,7 +78,7 @@ class HumanML3D(ItemDataModule):
             guoh3dfeats/<path>.npy                (T, 263) floating, 20 frames per second
 
     There the motions of KIT-ML are 4,688, 292 and 786. TMR itself leaves annotations shorter than 2 s or longer than
-    10 s out of training and validation, and takes the first annotation of a motion in test.
+    10 s out of training and validation, and takes the first annotation of a motion in test, as test_captions "first".
 
     Cite C. Guo et al., Generating Diverse and Natural 3D Human Motions from Text, CVPR 2022; M. Plappert, C. Mandery
     and T. Asfour, The KIT Motion-Language Dataset, Big Data 2016; and for TMR's form M. Petrovich, M. J. Black and G.
@@ -89,6 +89,8 @@ class HumanML3D(ItemDataModule):
             `data/`.
         dataset: "humanml3d" (263 numbers per frame, 20 frames per second) or "kit_ml" (251, 12.5).
         annotations: "official": the authors' form. "tmr": TMR's.
+        test_captions: "all", or "first": of a validation or test motion the first caption alone, as TMR takes it, so
+            that every gallery of its protocols is defined.
         **kwargs: see ItemDataModule.
 
     Raises:
@@ -105,6 +107,7 @@ class HumanML3D(ItemDataModule):
         data_root: str | Path | None = None,
         dataset: Literal["humanml3d", "kit_ml"] = "humanml3d",
         annotations: Literal["official", "tmr"] = "official",
+        test_captions: Literal["all", "first"] = "all",
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -112,9 +115,12 @@ class HumanML3D(ItemDataModule):
             raise ValueError(f"dataset is {dataset!r}; expected {' or '.join(map(repr, MOTION_SETS))}.")
         if annotations not in FEATURES:
             raise ValueError(f"annotations is {annotations!r}; expected {' or '.join(map(repr, FEATURES))}.")
+        if test_captions not in ("all", "first"):
+            raise ValueError(f"test_captions is {test_captions!r}; expected 'all' or 'first'.")
         self.data_root = data_root
         self.dataset = dataset
         self.annotations = annotations
+        self.test_captions = test_captions
         self.features = FEATURES[annotations]
         self.motion_set = MOTION_SETS[dataset if annotations == "official" else "humanml3d"]
 
@@ -128,7 +134,10 @@ class HumanML3D(ItemDataModule):
         split: list[str] = []
         text, motion = ([], []), ([], [])  # entries and their items
         for name, part in splits.items():
-            for item, captions, frames in self._items(name, described[name]):
+            motion_captions = described[name].captions or []
+            if self.test_captions == "first" and part != "train":
+                motion_captions = motion_captions[:1]
+            for item, captions, frames in self._items(name, described[name], motion_captions):
                 text[0].extend(captions)
                 text[1].extend([len(names)] * len(captions))
                 if frames is not None:
@@ -171,10 +180,12 @@ class HumanML3D(ItemDataModule):
             described[name] = Described(path, source, motion.captions, (0.0, motion.duration))
         return described, splits
 
-    def _items(self, name: str, described: Described) -> list[tuple[str, list[str], np.ndarray | None]]:
-        """The items that one motion makes: name, captions and frames, None where they are missing or broken."""
+    def _items(
+        self, name: str, described: Described, captions: list[Caption]
+    ) -> list[tuple[str, list[str], np.ndarray | None]]:
+        """The items that captions of a motion make: name, texts and frames, None where those are missing or broken."""
         parts: dict[tuple[float, float], list[str]] = {}
-        for caption in described.captions or ():
+        for caption in captions:
             parts.setdefault((caption.start, caption.end), []).append(caption.text)
         items = []
         for (start, end), texts in parts.items() or [(described.whole, [])]:

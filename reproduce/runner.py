@@ -5,11 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
-from datamodules import DataError, DataMissing, FeatureDataModule, data_root, root_is_named
+from datamodules import DataError, DataIncomplete, DataMissing, FeatureDataModule, data_root, root_is_named
 from datamodules.catalogue import CATALOGUE
 from datamodules.class_embeddings import model_folder
 from datamodules.layouts import folder_below
@@ -77,31 +77,45 @@ class Run:
         Raises:
             DataError: the user named a data root, and it holds none of the data sets, or a broken one.
         """
-        present, absent = [], {}
+        present: list[DataSet] = []
+        absent: dict[DataSet, str] = {}
+        incomplete: list[str] = []
         for dataset in self.table.datasets:
-            reason = self._reason_absent(dataset)
-            if reason:
-                absent[dataset] = reason
-            else:
-                present.append(dataset)
-        if not present and root_is_named(self.root):
-            folders = ", ".join(f"{name}/" for name in dict.fromkeys(d.dataset for d in self.table.datasets))
-            raise DataError(f"{data_root(self.root)} holds none of the data sets of {self.table.name}: {folders}.")
+            try:
+                present.append(self._found(dataset))
+            except DataMissing as error:
+                absent[dataset] = str(error)
+            except DataIncomplete as error:
+                absent[dataset] = str(error)
+                incomplete.append(str(error))
+        if not present and (incomplete or root_is_named(self.root)):
+            names = dict.fromkeys(dataset.dataset for dataset in self.table.datasets)
+            folders = ", ".join(f"{CATALOGUE[name].folder if name in CATALOGUE else name}/" for name in names)
+            none = f"{data_root(self.root)} holds none of the data sets of {self.table.name}: {folders}."
+            raise DataError("\n".join([none, *incomplete]))
+        _check_apart(present)
         return present or [self.table.synthetic], absent
 
-    def _reason_absent(self, dataset: DataSet) -> str:
+    def _found(self, dataset: DataSet) -> DataSet:
+        """The data set, its features called as their files say where the user brought them.
+
+        Raises:
+            DataMissing: it is not here.
+            DataIncomplete: some of its files are not here.
+            DataError: it cannot be used.
+        """
         pairs = dataset.class_path == "FeaturePairs"
         root = data_root(self.root)
         known = dataset.dataset in CATALOGUE and not pairs
         folder = folder_below(root, dataset.dataset) if known else root / dataset.dataset
         if not folder.exists() and (root_is_named(self.root) or pairs):
             kind = " (with one .npz file, a file of `extract`, or the ACMR, JFSE or DSCMR layout)" * pairs
-            return f"no folder {folder.name}/ under the data root{kind}"
-        try:
-            self._data(self._config(dataset, Method("CCA", "CCA"), {}, None)).indices("train")
-        except DataMissing as error:
-            return str(error)
-        return _model_absent(dataset)
+            raise DataMissing(f"no folder {folder.name}/ under the data root{kind}")
+        data = self._data(self._config(dataset, Method("CCA", "CCA"), {}, None))
+        data.indices("train")
+        if reason := _model_absent(dataset):
+            raise DataMissing(reason)
+        return replace(dataset, features=data.features) if pairs else dataset
 
     def execute(self, datasets: Iterable[DataSet]) -> Finals:
         """Run every missing cell: first the trials, then, with the best setting of each row, the seeds.
@@ -166,7 +180,7 @@ class Run:
         if self.table.class_split is not None:
             data |= {"class_split": self.table.class_split, "class_seed": seed or 0}
         if dataset.class_path == "FeaturePairs":
-            data |= {"dataset": dataset.dataset, "features": dataset.features}
+            data["dataset"] = dataset.dataset
         if method.model == "JFSE":
             data["as_published"] = method.preset == "as_published"
         source = {"class_path": dataset.class_path, "init_args": data}
@@ -243,6 +257,13 @@ class Run:
         results[cell.key] = result = self.store.load(cell.key)
         scores = ", ".join(f"{split} {s['average/MAP']:.3f}" for split, s in result["scores"].items())
         return f"MAP {scores} in {duration(result['train_seconds'])}"
+
+
+def _check_apart(datasets: list[DataSet]) -> None:
+    names = [(dataset.dataset, dataset.features) for dataset in datasets]
+    for name, features in names:
+        if names.count((name, features)) > 1:
+            raise DataError(f"{name}/ holds features called {features!r} twice, in two layouts; keep one of them.")
 
 
 def _model_absent(dataset: DataSet) -> str:

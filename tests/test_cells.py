@@ -49,7 +49,7 @@ def write_pairs(folder: Path, items: int = 80, test_shift: float = 0.0) -> None:
 def _config(model: str = "JFSE", alignment: dict | None = None, evaluate: str = "test", **data: object) -> Config:
     """Configuration of a cell on the features of `write_pairs`."""
     arguments = {"width": 8} if model == "JFSE" else {"CCA": {"components": 2}, "semantic matching": {"C": 1.0}}[model]
-    init_args = {"dataset": "tiny", "features": "own", "class_encoder": "one-hot", "batch_size": 16}
+    init_args = {"dataset": "tiny", "class_encoder": "one-hot", "batch_size": 16}
     init_args |= {"validation_fraction": 0.25 if evaluate == "validation" else 0.0}
     return {
         "data": {"class_path": "FeaturePairs", "init_args": init_args | data},

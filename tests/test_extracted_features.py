@@ -128,8 +128,10 @@ def test_untrained_features_are_called_so_wherever_they_go(root, tmp_path, capsy
     assert f"UNTRAINED image: {IMAGE_MODEL} has random weights" in capsys.readouterr().out
     assert json.loads(read_metadata(out)["encoders"])["image"]["weights"] == "untrained, random numbers of seed 7"
     assert untrained(out) == {"image": IMAGE_MODEL}
-    module = FeaturePairs(out, features="resnet")
-    assert module.features == "resnet, untrained image"
+    module = FeaturePairs(
+        out,
+    )
+    assert module.features == f"{IMAGE_MODEL}, all-MiniLM-L6-v2, untrained image"
     with pytest.warns(UserWarning, match=rf"\(untrained: image {IMAGE_MODEL}\): made with random weights"):
         assert f"untrained: image {IMAGE_MODEL}" in module.data.origin
 

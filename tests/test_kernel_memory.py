@@ -43,11 +43,12 @@ def peak(name: str, modalities: int, rows: int) -> float:
 @pytest.mark.slow
 @pytest.mark.skipif(not fresh.FORGET.exists(), reason="the peak of a process is read from Linux's /proc")
 @pytest.mark.parametrize(("name", "modalities"), [("kernel_cs", 2), ("kernel_gcs", 3)])
-def test_the_peak_of_a_process_grows_by_a_tenth_of_one_kernel_matrix_at_most(name, modalities):
+def test_the_peak_of_a_process_grows_by_a_fifth_of_one_kernel_matrix_at_most(name, modalities):
     """From 4,000 rows to 12,000 one matrix in float32 grows from 61 to 549 MiB, and a loss has three or nine of them.
 
-    A difference, because what the libraries take on their first call is the same for both.
+    A difference, because what the libraries take on their first call is the same for both; a fifth, because what the
+    allocator holds besides differs by some 40 MiB between runs.
     """
     few, many = 4000, 12_000
     matrix = 4 * (many**2 - few**2) / 2**20
-    assert peak(name, modalities, many) - peak(name, modalities, few) < matrix / 10
+    assert peak(name, modalities, many) - peak(name, modalities, few) < matrix / 5

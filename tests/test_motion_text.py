@@ -158,3 +158,19 @@ def test_split_files_are_read_strictly(motions):
     assert f"{folder / 'texts'} is missing" in refused(HumanML3D(folder.parent, dataset=dataset))
     with pytest.raises(ValueError, match="dataset is 'amass'; expected 'humanml3d' or 'kit_ml'"):
         HumanML3D(dataset="amass")
+
+
+def test_first_test_captions_leave_one_item_with_one_caption_of_a_motion_outside_training(motions):
+    folder, dataset = motions
+    path = folder / "texts" / "000005.txt"
+    path.write_text(f"runs#run/VERB#0.5#1.0\n{path.read_text()}")
+    every = HumanML3D(folder.parent, dataset=dataset).data
+    first = HumanML3D(folder.parent, dataset=dataset, test_captions="first").data
+    assert list(first.names[5:]) == ["000003", "000004_1_1.6", "000005_0.5_1"]
+    assert list(every.names[5:]) == ["000003", "000004_1_1.6", "000005_0.5_1", "000005"]
+    assert first.names[:5] == every.names[:5]
+    outside = list(first.modalities["text"].entries)[-3:]
+    assert outside == ["a man waits", "jumps", "runs"]
+    assert len(first.modalities["text"].entries) == len(every.modalities["text"].entries) - 3
+    with pytest.raises(ValueError, match="test_captions is 'one'; expected 'all' or 'first'"):
+        HumanML3D(folder.parent, test_captions="one")

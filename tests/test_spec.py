@@ -42,7 +42,7 @@ def _write(folder: Path, text: str, name: str = "table9") -> None:
 
 
 def test_every_shipped_table_loads() -> None:
-    assert {"table2", "table3", "table5", "table6", "table7"} <= set(available_tables())
+    assert {"table2", "table3", "table5", "table6", "table7", "table9"} <= set(available_tables())
     assert [load_table(name).name for name in available_tables()] == available_tables()
 
 
@@ -99,8 +99,8 @@ def test_as_published_rows_are_not_tuned_and_stand_in_the_standard_split_only(ta
     assert not any(method.trials for method in as_published)
 
 
-@pytest.mark.parametrize("name", ["table5", "table6", "table7"])
-def test_tables_of_three_modalities_tune_alike_and_compare_at_one_effective_temperature(name: str) -> None:
+@pytest.mark.parametrize("name", ["table5", "table6", "table7", "table9"])
+def test_tables_of_items_tune_alike_and_compare_at_one_effective_temperature(name: str) -> None:
     table = load_table(name)
     honest = [method for method in table.methods if method.preset == "honest"]
     tuned, matched = ([m for m in honest if bool(m.trials) == tried] for tried in (True, False))
@@ -117,8 +117,8 @@ def test_tables_of_three_modalities_tune_alike_and_compare_at_one_effective_temp
     assert table.metrics[0] == "MAP"
 
 
-@pytest.mark.parametrize("name", ["table5", "table6", "table7"])
-def test_models_of_three_modalities_can_be_built_from_the_tables(name: str) -> None:
+@pytest.mark.parametrize("name", ["table5", "table6", "table7", "table9"])
+def test_models_of_items_can_be_built_from_the_tables(name: str) -> None:
     table = load_table(name)
     arguments = inspect.signature(LAVIMO).parameters
     for dataset in (*table.datasets, table.synthetic):

@@ -3,7 +3,7 @@
 from datamodules.base import FeatureDataModule
 from datamodules.cuhk_pedes import CUHKPEDES
 from datamodules.feature_pairs import FeaturePairs
-from datamodules.features import DataError, DataIncomplete, DataMissing, FeatureSet
+from datamodules.features import DataError, DataMissing, FeatureSet
 from datamodules.flickr8k import Flickr8kTriples
 from datamodules.flickr30k_captions import Flickr30kCaptions
 from datamodules.flickr30k_narratives import Flickr30kNarratives
@@ -24,7 +24,6 @@ __all__ = [
     "NUSWIDE",
     "UTDMHAD",
     "DataError",
-    "DataIncomplete",
     "DataMissing",
     "FeatureDataModule",
     "FeaturePairs",

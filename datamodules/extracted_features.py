@@ -110,12 +110,14 @@ def _other(path: Path, what: str) -> DataError:
 
 
 def networks_of(path: Path) -> dict[str, str]:
-    """Modality -> the model that made its features.
+    """Modality -> the model that made its features, with the file of its weights where they were the user's.
 
     Raises:
         DataError: it is not a file that `extract` wrote.
     """
-    return {name: said["model"] for name, said in json.loads(read_metadata(path)["encoders"]).items()}
+    encoders = json.loads(read_metadata(path)["encoders"])
+    own = {name: said["weights"].removeprefix("file ") for name, said in encoders.items()}
+    return {name: said["model"] + f" ({own[name]})" * (own[name] != said["weights"]) for name, said in encoders.items()}
 
 
 def untrained(path: Path) -> dict[str, str]:

@@ -89,6 +89,11 @@ def find_source(path: str | Path) -> Path:
     return path
 
 
+def brings_split(source: Path) -> bool:
+    """Whether the data say which items are for test: all do but an .npz file without split."""
+    return source.suffix != ".npz" or "split" in _npz_arrays(source)
+
+
 def _layout(folder: Path) -> Layout | Path:
     present = {file.name for file in folder.iterdir()}
     complete = {layout.label: layout for layout in reversed(LAYOUTS) if present.issuperset(layout.files())}

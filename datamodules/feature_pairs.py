@@ -11,7 +11,7 @@ import numpy as np
 from datamodules.base import FeatureDataModule
 from datamodules.class_embeddings import BUNDLED
 from datamodules.extracted_features import networks_of, untrained
-from datamodules.feature_files import find_source, read_feature_pairs
+from datamodules.feature_files import brings_split, find_source, read_feature_pairs
 from datamodules.features import FeatureSet
 from datamodules.splits import carve_groups
 
@@ -54,25 +54,39 @@ class FeaturePairs(FeatureDataModule):
         test_fraction: float = 0.2,
         **kwargs: Any,
     ) -> None:
-        super().__init__(class_encoder=class_encoder or BUNDLED, **kwargs)
-        self.own_classes = class_encoder is None
+        super().__init__(class_encoder=class_encoder, **kwargs)
         self.path = path
         self.dataset = dataset
         self.test_fraction = test_fraction
 
     @property
+    def class_encoder(self) -> str:
+        if self._class_encoder is not None:
+            return self._class_encoder
+        brought = self.data.class_embedding is not None and self.source.suffix != ".safetensors"
+        return "from-data" if brought else BUNDLED
+
+    @class_encoder.setter
+    def class_encoder(self, encoder: str | None) -> None:
+        self._class_encoder = encoder
+
+    @property
     def features(self) -> str:
-        """The networks that made them, where the file says so; else by their widths a name of published ones, or "own".
+        """The networks that made them, where the file says so; else a name of published ones, or "own".
+
+        Features are called as published ones are where image, text and class embedding have their widths, and the class
+        embedding and the split are the data's own.
 
         Raises:
             DataError: the data cannot be read.
         """
-        networks = networks_of(self.source) if self.source.suffix == ".safetensors" else {}
-        if networks:
+        if self.source.suffix == ".safetensors":
             random = untrained(self.source)
-            return ", ".join([*networks.values(), *(f"untrained {name}" for name in random)])
-        widths = {name: array.shape[1] for name, array in self.data.features.items()}
-        return AS_PUBLISHED.get((*widths.values(), self.class_embedding.shape[1]), "own")
+            return ", ".join([*networks_of(self.source).values(), *(f"untrained {name}" for name in random)])
+        if self.class_encoder != "from-data" or not brings_split(self.source):
+            return "own"
+        widths = tuple(array.shape[1] for array in self.data.features.values())
+        return AS_PUBLISHED.get((*widths, self.class_embedding.shape[1]), "own")
 
     @cached_property
     def source(self) -> Path:
@@ -80,10 +94,7 @@ class FeaturePairs(FeatureDataModule):
         return find_source(self.path)
 
     def read(self) -> FeatureSet:
-        data = read_feature_pairs(self.source, self.test_fraction, self.split_seed)
-        if self.own_classes and data.class_embedding is not None and self.source.suffix != ".safetensors":
-            self.class_encoder = "from-data"
-        return data
+        return read_feature_pairs(self.source, self.test_fraction, self.split_seed)
 
     def _training_parts(self, train: np.ndarray, validation: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         label = self.data.label

@@ -20,10 +20,6 @@ class DataMissing(DataError):
     """Data that nobody named, that are not in `data/` and that could not be fetched: synthetic data may stand in."""
 
 
-class DataIncomplete(DataError):
-    """A data set's folder that lacks files; a table of several data sets does without it and says so."""
-
-
 @dataclass(frozen=True)
 class FeatureSet:
     """Paired features of N items with class labels and the split each item belongs to.

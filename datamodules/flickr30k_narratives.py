@@ -13,9 +13,8 @@ from typing import Any
 import numpy as np
 from lightning.pytorch.utilities import rank_zero_warn
 
-from datamodules.features import DataIncomplete
 from datamodules.items import Files, ItemSet, Modality
-from datamodules.layouts import broken, find_folder, layout_advice, read_lines, require
+from datamodules.layouts import broken, find_folder, read_lines, require
 from datamodules.media import image_of_each, most_common_rate, read_resampled
 from datamodules.multimodal import ItemDataModule
 
@@ -120,18 +119,15 @@ def read_splits(folder: Path, voice: bool) -> tuple[list[Narrative], dict[str, s
             continue
         found = read_narratives(path)
         if voice and found and not any(narrative.recordings for narrative in found):
-            what = (
-                f"{path} has no voice_recording; expected flickr30k_<split>_localized_narratives.jsonl, or modalities"
-            )
-            raise DataIncomplete(f"{what} without audio. {layout_advice('flickr30k')}")
+            what = "has no voice_recording; expected flickr30k_<split>_localized_narratives.jsonl, or modalities"
+            raise broken(path, f"{what} without audio", "flickr30k")
         for narrative in found:
             other = split.setdefault(narrative.image_id, name)
             if other != name:
                 raise broken(path, f"image {narrative.image_id} is in the {other} part too", "flickr30k")
         narratives += found
     if not narratives:
-        what = f"{folder} has no narratives flickr30k_<split>_*.jsonl"
-        raise DataIncomplete(f"{what}. {layout_advice('flickr30k')}")
+        raise broken(folder, "has no narratives flickr30k_<split>_*.jsonl", "flickr30k")
     return narratives, split
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 # The mapping alone, no class: what a result depends on is the code that its data module's names lead to, and facts
 # about other data sets are no part of that.
 from datamodules.catalogue import CATALOGUE
-from datamodules.features import DataError, DataIncomplete, DataMissing
+from datamodules.features import DataError, DataMissing
 from datamodules.sources import data_root, root_is_named
 
 
@@ -62,10 +62,10 @@ def require(path: Path, dataset: str) -> Path:
     """The path, if there is a file or folder.
 
     Raises:
-        DataIncomplete: there is none.
+        DataError: there is none.
     """
     if not path.exists():
-        raise DataIncomplete(f"{path} is missing. {layout_advice(dataset)}")
+        raise DataError(f"{path} is missing. {layout_advice(dataset)}")
     return path
 
 

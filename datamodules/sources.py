@@ -12,7 +12,7 @@ import pooch
 from lightning.pytorch.utilities import rank_zero_warn
 
 from datamodules.download import download, part_of
-from datamodules.features import DataError, DataIncomplete, DataMissing
+from datamodules.features import DataError, DataMissing
 
 
 @dataclass(frozen=True)
@@ -140,8 +140,7 @@ def locate(
         offline: never fetch.
 
     Raises:
-        DataIncomplete: a root is named, and the data set's folder in it lacks a file.
-        DataError: a root is named and lacks the folder.
+        DataError: a root is named and lacks a file.
         DataMissing: no root is named, and a file could not be fetched.
     """
     root = data_root(named)
@@ -150,8 +149,7 @@ def locate(
         hint = f" {root} looks like the folder {dataset}/ itself: name the one above it." * (
             (root / missing[0].name).is_file()
         )
-        error = DataIncomplete if (root / dataset).is_dir() else DataError
-        raise error(f"{root / dataset / missing[0].name} is missing.{hint} {advice(dataset, missing[0])}")
+        raise DataError(f"{root / dataset / missing[0].name} is missing.{hint} {advice(dataset, missing[0])}")
     if missing and offline:
         raise DataMissing(
             f"{root / dataset / missing[0].name} is missing and offline=True forbids fetching it. "

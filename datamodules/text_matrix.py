@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,7 +10,11 @@ from pathlib import Path
 
 import numpy as np
 
+from datamodules.cache import cache_folder, keep
 from datamodules.layouts import broken, require
+from datamodules.sources import sha256_of
+
+LARGE = 2**26
 
 
 @dataclass(frozen=True)
@@ -31,7 +36,8 @@ def read_parts(parts: Sequence[Part], dataset: str) -> np.ndarray:
     """The wanted rows of every part, one part below the other, (n, d) float32.
 
     The files hold numbers divided by white space; empty lines count for nothing. They are read line by line, and only
-    the wanted lines are parsed: beside the matrix that is returned nothing is held.
+    the wanted lines are parsed: beside the matrix that is returned nothing is held. What files of more than `LARGE`
+    bytes together gave is kept in the user's cache folder under the sha256 of their contents: parsing takes minutes.
 
     Args:
         parts: all with as many files, each file as wide as that of the first part.
@@ -41,6 +47,29 @@ def read_parts(parts: Sequence[Part], dataset: str) -> np.ndarray:
         DataError: a file is missing or has another number of rows, or a wanted row has something other than numbers, or
             another number of them than the first row of the file in the first part.
     """
+    files = [require(path, dataset) for part in parts for path in part.files]
+    if sum(path.stat().st_size for path in files) <= LARGE:
+        return _parsed(parts, dataset)
+    kept = cache_folder() / f"text-matrix-{_key(parts)}.npy"
+    try:
+        return np.load(kept, allow_pickle=False)
+    except (OSError, ValueError, EOFError):  # none, or one that the disk lost half of
+        matrix = _parsed(parts, dataset)
+        keep(kept, lambda file: np.save(file, matrix))
+        return matrix
+
+
+def _key(parts: Sequence[Part]) -> str:
+    """sha256 over the contents of the files and the wanted rows."""
+    sha = hashlib.sha256()
+    for part in parts:
+        sha.update(f"{part.count} {len(part.files)} {len(part.rows)}\0".encode() + part.rows.astype("<i8").tobytes())
+        for path in part.files:
+            sha.update(sha256_of(path).encode())
+    return sha.hexdigest()
+
+
+def _parsed(parts: Sequence[Part], dataset: str) -> np.ndarray:
     widths = [_width(path, dataset) for path in parts[0].files]
     matrix = np.empty((sum(len(part.rows) for part in parts), sum(widths)), dtype=np.float32)
     below = 0

@@ -53,7 +53,8 @@ def write_results(run: Run, finals: Finals, absent: dict[DataSet, str], folder: 
     rows = [row for key, cells in finals.items() for row in _rows(run, *key, cells)]
     rows += [row for key, choice in run.choices.items() if choice is None for row in _failed(run, *key)]
     if run.only:
-        rows = _merge(read_table(path) if path.exists() else [], rows)
+        old = read_table(path) if path.exists() else []
+        rows = _merge([row for row in old if not _overtaken(row, run, finals)], rows)
     elif not any(row.data_kind == "synthetic" for row in rows):  # else every row of the real table would be not_run
         rows += [row for dataset, reason in absent.items() for row in _not_run(run, dataset, reason)]
     write_table(rows, path)
@@ -218,6 +219,16 @@ def _splits(run: Run, dataset: DataSet) -> tuple[str, ...]:
     if issubclass(kind, datamodules.ItemDataModule):
         return ("seen", "unseen") if run.table.class_split == "zero-shot" else (kind.test_split,)
     return SPLITS[run.table.class_split or "standard"]
+
+
+def _overtaken(row: Row, run: Run, finals: Finals) -> bool:
+    """A row that is not run, of features that the table no longer names or that are there now under their own name."""
+    if row.status != "not_run":
+        return False
+    named = {(one.dataset, one.features): one.class_path for one in run.table.datasets}
+    found = {dataset.dataset for dataset, _ in finals if dataset.class_path == "FeaturePairs"}
+    pairs = named.get((row.dataset, row.features)) == "FeaturePairs"
+    return (row.dataset, row.features) not in named or (pairs and row.dataset in found)
 
 
 def _merge(old: list[Row], new: list[Row]) -> list[Row]:

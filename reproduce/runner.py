@@ -9,16 +9,22 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
-from datamodules import DataError, DataIncomplete, DataMissing, FeatureDataModule, data_root, root_is_named
+from datamodules import DataError, DataMissing, FeatureDataModule, data_root, root_is_named
 from datamodules.catalogue import CATALOGUE
 from datamodules.class_embeddings import model_folder
-from datamodules.layouts import folder_below
+from datamodules.feature_pairs import AS_PUBLISHED
 from lightning_modules.metrics.modality_gap import GAP_METRICS
 from reproduce.cells import FOLDER_ENCODERS, CellStore, Config, build_data, cell_hash
 from reproduce.executors import Executor, pool, workers
+from reproduce.presence import require_present
 from reproduce.spec import TRAINED, DataSet, Method, Scale, Table
 
 PRESET = ("JFSE", "LAVIMO")  # models with a preset
+# Arguments of data modules that decide how items are divided, ordered and labelled, and nothing of what is read.
+AFTER_READING = (
+    *("batch_size", "validation_fraction", "shuffle_seed", "class_split", "class_seed", "class_encoder"),
+    *("paired_fraction", "as_published", "train_labels"),
+)
 # A baseline's cost in training steps, for the estimate of the time left.
 BASELINE_STEPS = 40
 
@@ -70,6 +76,7 @@ class Run:
     errors: dict[str, str] = field(default_factory=dict)  # key of a failed cell -> what went wrong
     choices: dict[tuple[DataSet, Method], dict[str, Any] | None] = field(default_factory=dict)
     modules: dict[str, FeatureDataModule] = field(default_factory=dict)
+    readers: dict[str, FeatureDataModule] = field(default_factory=dict)
 
     def available(self) -> tuple[list[DataSet], dict[DataSet, str]]:
         """Data sets that can be read, and the reason for each one that cannot; synthetic data where none can.
@@ -77,45 +84,39 @@ class Run:
         Raises:
             DataError: the user named a data root, and it holds none of the data sets, or a broken one.
         """
+        chosen = [one for one in self.table.datasets if one.dataset == self.only.get("dataset", one.dataset)]
         present: list[DataSet] = []
         absent: dict[DataSet, str] = {}
-        incomplete: list[str] = []
-        for dataset in self.table.datasets:
+        for dataset in chosen:
             try:
                 present.append(self._found(dataset))
             except DataMissing as error:
                 absent[dataset] = str(error)
-            except DataIncomplete as error:
-                absent[dataset] = str(error)
-                incomplete.append(str(error))
-        if not present and (incomplete or root_is_named(self.root)):
-            names = dict.fromkeys(dataset.dataset for dataset in self.table.datasets)
+        if chosen and not present and ("dataset" in self.only or root_is_named(self.root)):
+            names = dict.fromkeys(dataset.dataset for dataset in chosen)
             folders = ", ".join(f"{CATALOGUE[name].folder if name in CATALOGUE else name}/" for name in names)
             none = f"{data_root(self.root)} holds none of the data sets of {self.table.name}: {folders}."
-            raise DataError("\n".join([none, *incomplete]))
+            raise DataError("\n".join([none, *dict.fromkeys(absent.values())]))
         _check_apart(present)
-        return present or [self.table.synthetic], absent
+        return present or [self.table.synthetic] * bool(chosen), absent
 
     def _found(self, dataset: DataSet) -> DataSet:
         """The data set, its features called as their files say where the user brought them.
 
         Raises:
             DataMissing: it is not here.
-            DataIncomplete: some of its files are not here.
-            DataError: it cannot be used.
+            DataError: it is broken or incomplete.
         """
-        pairs = dataset.class_path == "FeaturePairs"
-        root = data_root(self.root)
-        known = dataset.dataset in CATALOGUE and not pairs
-        folder = folder_below(root, dataset.dataset) if known else root / dataset.dataset
-        if not folder.exists() and (root_is_named(self.root) or pairs):
-            kind = " (with one .npz file, a file of `extract`, or the ACMR, JFSE or DSCMR layout)" * pairs
-            raise DataMissing(f"no folder {folder.name}/ under the data root{kind}")
-        data = self._data(self._config(dataset, Method("CCA", "CCA"), {}, None))
-        data.indices("train")
+        config = self._config(dataset, Method("CCA", "CCA"), {}, None)
+        require_present(dataset, build_data(config, self.root, self.offline), self.root)
+        module = self._data(config)
+        module.indices("train")
         if reason := _model_absent(dataset):
             raise DataMissing(reason)
-        return replace(dataset, features=data.features) if pairs else dataset
+        if dataset.class_path == "FeaturePairs":
+            return replace(dataset, features=module.features)
+        _check_widths(dataset, module)
+        return dataset
 
     def execute(self, datasets: Iterable[DataSet]) -> Finals:
         """Run every missing cell: first the trials, then, with the best setting of each row, the seeds.
@@ -219,9 +220,14 @@ class Run:
         return {**method.loss, "temperature": temperature}, {"alignment_weight": factor}
 
     def _data(self, config: Config) -> FeatureDataModule:
-        key = str(config["data"])
+        """The data module of a cell; modules that read the same share what was read."""
+        key, source = str(config["data"]), config["data"]
         if key not in self.modules:
-            self.modules[key] = build_data(config, self.root, self.offline)
+            self.modules[key] = module = build_data(config, self.root, self.offline)
+            read = {name: value for name, value in source["init_args"].items() if name not in AFTER_READING}
+            first = self.readers.setdefault(str((source["class_path"], read)), module)
+            if first is not module:
+                module.data = first.data
         return self.modules[key]
 
     def _cell(self, dataset: DataSet, method: Method, config: Config, trial: int | None) -> Cell:
@@ -257,6 +263,20 @@ class Run:
         results[cell.key] = result = self.store.load(cell.key)
         scores = ", ".join(f"{split} {s['average/MAP']:.3f}" for split, s in result["scores"].items())
         return f"MAP {scores} in {duration(result['train_seconds'])}"
+
+
+def _check_widths(dataset: DataSet, module: FeatureDataModule) -> None:
+    """Refuse features that a table calls as published ones are and that are not of their kind."""
+    expected = {name: widths for widths, name in AS_PUBLISHED.items()}.get(dataset.features)
+    if expected is None:
+        return
+    found = (*(array.shape[1] for array in module.data.features.values()), module.class_embedding.shape[1])
+    if found != expected:
+        raise DataError(
+            f"{module.data.origin}: image, text and class embedding have {found} numbers; {dataset.features} have "
+            f"{expected}. Put other features into one .npz file, and check with `python -m datamodules check "
+            f"{dataset.dataset}`."
+        )
 
 
 def _check_apart(datasets: list[DataSet]) -> None:

@@ -12,6 +12,7 @@ from extract_cases import (
     COUNTS,
     IMAGE_MODEL,
     ITEMS,
+    SOUND_MODEL,
     SPLIT,
     prepare,
     run,
@@ -71,7 +72,7 @@ def test_an_item_with_several_entries_has_the_mean_of_their_vectors(written):
         np.testing.assert_allclose(module.data.features[name], expected, rtol=1e-6, atol=1e-7)
     assert module.class_names == tuple(ITEMS)
     np.testing.assert_array_equal(module.data.split, SPLIT)
-    assert module.features == "own"
+    assert module.features == f"{IMAGE_MODEL} (image.safetensors), all-MiniLM-L6-v2, {SOUND_MODEL} (sound.pt)"
 
 
 def written_by_hand(path: Path, data: ItemSet, vectors: dict[str, np.ndarray], weights: str = "none") -> Path:

@@ -43,7 +43,7 @@ RATE = 48000  # of the published recordings
 
 def write_official(folder: Path, width: int, captions: int) -> Path:
     """Motions in the authors' form with so many captions each."""
-    (folder / OFFICIAL).mkdir(parents=True)
+    (folder / "new_joint_vecs").mkdir(parents=True)
     for word, names in SPLITS.items():
         write_text(folder / f"{word}.txt", "\n".join(names) + "\n")
         for name in names:
@@ -167,5 +167,14 @@ def test_a_form_that_a_folder_does_not_have_is_not_run_beside_the_one_that_it_ha
     write_official(tmp_path / "KIT-ML", 251, captions=1)
     assert command_line.main(["table9", "--data-root", str(tmp_path), "--out", str(tmp_path), "--dry-run"]) == 0
     said = capsys.readouterr().out
-    assert f"kit_ml/{TMR} is not run: {tmp_path / 'KIT-ML' / 'guoh3dfeats'} is missing" in said
+    assert f"kit_ml/{TMR} is not run: {tmp_path / 'KIT-ML'} has none of the files." in said
     assert f"kit_ml/{OFFICIAL} pairwise KL, seed 0" in said
+
+
+def test_captions_of_flickr30k_alone_are_no_incomplete_narratives(patch, tmp_path, capsys):
+    write_text(tmp_path / "flickr30k" / "flickr30k_test_captions.jsonl", '{"image_id": "1", "caption": "a dog"}\n')
+    assert command_line.main(["table5", "--data-root", str(tmp_path), "--out", str(tmp_path), "--dry-run"]) == 2
+    assert "holds none of the data sets of table5: flickr8k_tri/, flickr30k/" in capsys.readouterr().err
+    write_text(tmp_path / "flickr30k" / "flickr30k_test_localized_narratives.jsonl", "{}\n")
+    assert command_line.main(["table5", "--data-root", str(tmp_path), "--out", str(tmp_path), "--dry-run"]) == 2
+    assert "flickr30k_test_localized_narratives.jsonl: line 1" in capsys.readouterr().err

@@ -12,7 +12,9 @@ from extract_cases import IMAGE_MODEL, prepare, run
 from runner_cases import undo_quiet  # noqa: F401
 
 import reproduce.__main__ as command_line
-from datamodules import FeaturePairs
+from datamodules import NUSWIDE, FeaturePairs, PKUXMediaNet, text_matrix
+from reproduce.cells import CellStore
+from reproduce.runner import Run
 from reproduce.schema import Row, read_table
 from reproduce.spec import Table, load_table
 
@@ -48,8 +50,8 @@ def small(name: str) -> Table:
     return replace(table, methods=methods, comparisons=[], scales={"quick": scale})
 
 
-def regenerate(table: str, root: Path, out: Path) -> list[Row]:
-    assert command_line.main([table, "--data-root", str(root), "--out", str(out), "--jobs", "1"]) == 0
+def regenerate(table: str, root: Path, out: Path, *more: str) -> list[Row]:
+    assert command_line.main([table, "--data-root", str(root), "--out", str(out), "--jobs", "1", *more]) == 0
     return read_table(out / f"{table}.csv")
 
 
@@ -60,23 +62,18 @@ def test_the_files_of_the_authors_are_rows_of_their_own(table, splits, root, tmp
     assert {(row.dataset, row.features) for row in honest} == OFFICIAL
     assert {(row.split, row.method) for row in honest} == {(split, method) for split in splits for method in METHODS}
     assert {row.data_kind for row in rows} == {"real"}
-    compared = {row.identity[:4] for row in rows if row.published is not None}
-    assert all("pku_xmedianet" in identity and "cnn4096-doc300" in identity for identity in compared)
     reasons = {(row.dataset, row.features): row.note for row in rows if row.status == "not_run"}
     assert set(reasons) == {
         *(("wikipedia", name) for name in ("roph", "sift-lda", "own")),
         *((name, "own") for name in ("pascal_sentences", "nus_wide", "pku_xmedianet")),
     }
     assert "holds no features in a known layout" in reasons["nus_wide", "own"]
+    compared = {(row.dataset, row.method, row.protocol) for row in rows if row.published is not None}
+    assert compared == ({("pku_xmedianet", "JFSE + CMPM-KL", "as_published")} if table == "table2" else compared)
+    assert {dataset for dataset, _, _ in compared} <= {"pku_xmedianet"}
 
 
-def test_a_published_number_stands_beside_features_of_its_kind_alone(root, tmp_path):
-    rows = [row for row in regenerate("table2", root, tmp_path) if row.published is not None]
-    assert {(row.dataset, row.method, row.protocol) for row in rows} == {
-        ("pku_xmedianet", "JFSE + CMPM-KL", "as_published")
-    }
-
-
+@pytest.mark.slow
 def test_extracted_features_are_called_as_their_networks_are(tmp_path):
     folder = tiny_trees.write_pascal(tmp_path / "data")
     out = folder / "features.safetensors"
@@ -89,51 +86,108 @@ def test_extracted_features_are_called_as_their_networks_are(tmp_path):
     assert all(row.published is None for row in rows)
 
 
-def pairs(folder: Path, widths: tuple[int, int, int] | tuple[int, int]) -> Path:
+def pairs(folder: Path, widths: tuple[int, ...], *left_out: str) -> Path:
+    """A folder with one .npz of these widths of image, text and class embedding."""
     draw = np.random.default_rng(0)
-    folder.mkdir(parents=True)
-    label = np.arange(40) % 4
-    arrays = {"image": draw.normal(size=(40, widths[0])), "text": draw.normal(size=(40, widths[1])), "label": label}
-    if len(widths) == 3:
-        arrays["class_embedding"] = draw.normal(size=(4, widths[2]))
-    np.savez(folder / "pairs.npz", **arrays)
+    folder.mkdir(parents=True, exist_ok=True)
+    arrays = {"label": np.arange(40) % 4, "split": np.where(np.arange(40) < 30, "train", "test")}
+    for name, rows, width in zip(("image", "text", "class_embedding"), (40, 40, 4), widths, strict=True):
+        arrays[name] = draw.normal(size=(rows, width))
+    np.savez(folder / "pairs.npz", **{name: array for name, array in arrays.items() if name not in left_out})
     return folder
 
 
-@pytest.mark.parametrize(
-    ("widths", "name"),
-    [((4096, 300, 300), "cnn4096-doc300"), ((4096, 300), "own"), ((4096, 300, 64), "own"), ((512, 384), "own")],
-)
-def test_own_features_are_called_as_published_ones_by_all_widths_alone(widths, name, tmp_path):
-    module = FeaturePairs(pairs(tmp_path / "own", widths))
-    assert module.features == name
-    assert module.class_embedding.shape[1] == (widths[2] if len(widths) == 3 else 384)
+def test_own_features_are_called_as_published_ones_where_widths_classes_and_split_are_theirs(tmp_path):
+    def name(*left_out: str, widths: tuple[int, ...] = (4096, 300, 300), **settings: str) -> str:
+        return FeaturePairs(pairs(tmp_path, widths, *left_out), **settings).features
+
+    assert name() == "cnn4096-doc300"
+    assert name("split") == "own"
+    assert name("class_embedding") == "own"
+    assert name(class_encoder="one-hot") == "own"
+    assert {name(widths=widths) for widths in ((2048, 300, 300), (4096, 768, 300), (4096, 300, 64))} == {"own"}
 
 
-def test_an_incomplete_folder_is_a_row_that_says_so(root, tmp_path):
+def test_the_class_embedding_that_the_data_bring_is_the_default(tmp_path):
+    assert FeaturePairs(pairs(tmp_path, (5, 4, 7))).class_embedding.shape == (4, 7)
+    assert FeaturePairs(tmp_path, class_encoder="one-hot").class_embedding.shape == (4, 4)
+    assert FeaturePairs(pairs(tmp_path, (5, 4, 7), "class_embedding")).class_embedding.shape == (4, 384)
+
+
+def refused(root: Path, out: Path, capsys: pytest.CaptureFixture, *more: str) -> str:
+    assert command_line.main(["table2", "--data-root", str(root), "--out", str(out), *more]) == 2
+    assert not list(out.glob("*.csv"))
+    return capsys.readouterr().err
+
+
+def test_an_incomplete_folder_is_an_error_but_for_the_rows_of_others(root, tmp_path, capsys):
     missing = root / "pku_xmedianet" / "img_test_fea.txt"
     aside = missing.rename(tmp_path / missing.name)
     try:
-        rows = regenerate("table2", root, tmp_path / "out")
+        assert f"{missing} is missing." in refused(root, tmp_path / "out", capsys)
+        only = ["--only", "dataset=nus_wide", "--dry-run", "--data-root", str(root), "--out", str(tmp_path / "out")]
+        assert command_line.main(["table2", *only]) == 0
     finally:
         aside.rename(missing)
-    assert {(row.dataset, row.features) for row in rows if row.status == "ok"} == {("nus_wide", "low-level")}
-    (note,) = {row.note for row in rows if (row.dataset, row.features) == ("pku_xmedianet", "cnn4096-doc300")}
-    assert note.startswith(f"{missing} is missing.")
+    said = capsys.readouterr().out
+    assert "nus_wide/low-level CCA, seed 0" in said
+    assert "pku_xmedianet" not in said
 
 
-def test_incomplete_folders_alone_are_an_error_and_no_synthetic_table(tmp_path, capsys):
+def test_rows_that_were_asked_for_and_are_not_there_are_an_error_that_says_why(root, tmp_path, capsys):
+    said = refused(root, tmp_path, capsys, "--only", "dataset=pascal_sentences")
+    assert "holds none of the data sets of table2: pascal_sentences/.\nno folder pascal_sentences/" in said
+
+
+def test_official_files_of_other_widths_are_refused(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(tiny_trees, "XMEDIANET_WIDTHS", {"img": 2048, "txt": 300})
     folder = tiny_trees.write_xmedianet(tmp_path / "data")
-    (folder / "cate_fea.txt").unlink()
-    assert command_line.main(["table2", "--data-root", str(folder.parent), "--out", str(tmp_path / "out")]) == 2
-    said = capsys.readouterr().err
-    assert "holds none of the data sets of table2" in said
-    assert f"{folder / 'cate_fea.txt'} is missing." in said
-    assert not (tmp_path / "out").exists()
+    said = refused(folder.parent, tmp_path / "out", capsys)
+    assert "have (2048, 300, 300) numbers; cnn4096-doc300 have (4096, 300, 300)" in said
 
 
 def test_one_kind_of_features_in_two_layouts_is_refused(tmp_path, capsys):
     folder = tiny_trees.write_xmedianet(tmp_path / "data")
-    pairs(tmp_path / "more", (4096, 300, 300)).joinpath("pairs.npz").rename(folder / "pairs.npz")
-    assert command_line.main(["table2", "--data-root", str(folder.parent), "--out", str(tmp_path / "out")]) == 2
-    assert "pku_xmedianet/ holds features called 'cnn4096-doc300' twice" in capsys.readouterr().err
+    pairs(folder, (4096, 300, 300))
+    said = refused(folder.parent, tmp_path / "out", capsys)
+    assert "pku_xmedianet/ holds features called 'cnn4096-doc300' twice" in said
+
+
+@pytest.mark.parametrize("table", ["table2", "table3"])
+def test_a_data_set_is_read_once_for_all_trainings(table, root, tmp_path, monkeypatch):
+    reads: list[str] = []
+    for kind in (NUSWIDE, PKUXMediaNet):
+        read = kind.read
+        monkeypatch.setattr(kind, "read", lambda self, read=read: reads.append(self.dataset) or read(self))
+    run = Run(load_table(table), "quick", str(root), [0, 1, 2], CellStore(tmp_path))
+    assert len(run.plan(run.available()[0])) > 80
+    assert sorted(reads) == ["nus_wide", "pku_xmedianet"]
+
+
+def test_features_that_came_replace_the_row_that_said_they_are_not_there(root, tmp_path):
+    data, out = tmp_path / "data", tmp_path / "out"
+    (data / "pascal_sentences").mkdir(parents=True)
+    (data / "pku_xmedianet").symlink_to(root / "pku_xmedianet")
+    assert {row.features for row in regenerate("table2", data, out) if row.dataset == "pascal_sentences"} == {"own"}
+    pairs(data / "pascal_sentences", (4096, 300, 300))
+    rows = regenerate("table2", data, out, "--only", "dataset=pascal_sentences")
+    found = {(row.features, row.status) for row in rows if row.dataset == "pascal_sentences"}
+    assert found == {("cnn4096-doc300", "ok")}
+    assert {row.features for row in rows if row.dataset == "nus_wide"} == {"low-level", "own"}
+
+
+def test_large_files_of_text_are_parsed_once(tmp_path, monkeypatch):
+    monkeypatch.setattr(text_matrix, "LARGE", 0)
+    monkeypatch.setattr(text_matrix, "cache_folder", lambda: tmp_path / "kept")
+    folder = tiny_trees.write_xmedianet(tmp_path)
+    first = PKUXMediaNet(tmp_path).data
+    kept = sorted((tmp_path / "kept").iterdir())
+    assert len(kept) == 3
+    with monkeypatch.context() as patch:
+        patch.setattr(text_matrix, "_numbers", None)  # nothing is parsed
+        assert PKUXMediaNet(tmp_path).data.digest == first.digest
+    kept[0].write_bytes(kept[0].read_bytes()[:100])
+    assert PKUXMediaNet(tmp_path).data.digest == first.digest
+    path = folder / "txt_test_fea.txt"
+    path.write_text(path.read_text().replace("0.", "1.", 1))
+    assert PKUXMediaNet(tmp_path).data.digest != first.digest

@@ -1,0 +1,52 @@
+"""Whether the data of a table's row are under the data root: a form of which nothing is there is a row not run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from datamodules import DataMissing, FeatureDataModule, ItemDataModule, data_root, root_is_named
+from datamodules.catalogue import CATALOGUE
+from datamodules.check import FEATURE_MODULES, ITEM_MODULES
+from datamodules.inventory import lacking
+from datamodules.layouts import folder_below, layout_advice
+from datamodules.sources import SOURCES, missing_files
+from reproduce.spec import DataSet
+
+
+def require_present(dataset: DataSet, module: FeatureDataModule | ItemDataModule, named: str | None) -> None:
+    """Refuse a row whose files are not there at all; what is there in part is for its module to refuse.
+
+    Args:
+        dataset: of the table.
+        module: what reads it.
+        named: the data root as the user named it, or None. Where nobody named one, what can be fetched is not missing.
+
+    Raises:
+        DataMissing: there is no folder, or none of the files of the form that the module reads.
+    """
+    root = data_root(named)
+    pairs = dataset.class_path == "FeaturePairs"
+    known = dataset.dataset in CATALOGUE and not pairs
+    folder = folder_below(root, dataset.dataset) if known else root / dataset.dataset
+    if not folder.exists() and (root_is_named(named) or pairs):
+        kind = " (with one .npz file, a file of `extract`, or the ACMR, JFSE or DSCMR layout)" * pairs
+        raise DataMissing(f"no folder {folder.name}/ under the data root{kind}")
+    if not known or not folder.exists():
+        return
+    if dataset.dataset in SOURCES:
+        gone = root_is_named(named) and missing_files(dataset.dataset, root) == SOURCES[dataset.dataset].files
+    else:
+        form = _form(dataset.dataset, module, root)
+        gone = form is not None and form not in lacking(CATALOGUE[dataset.dataset], folder)
+    if gone:
+        raise DataMissing(f"{folder} has none of the files. {layout_advice(dataset.dataset)}")
+
+
+def _form(dataset: str, module: FeatureDataModule | ItemDataModule, root: Path) -> str | None:
+    """The form of the data set that the module reads, as its catalogue calls it."""
+    readers = {**FEATURE_MODULES.get(dataset, {}), **ITEM_MODULES.get(dataset, {})}
+    for form, reader in readers.items():
+        other = reader(root)
+        if type(other) is type(module) and other.features == module.features:
+            return form
+    return None

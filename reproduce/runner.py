@@ -91,7 +91,9 @@ class Run:
             try:
                 present.append(self._found(dataset))
             except DataMissing as error:
-                absent[dataset] = str(error)
+                absent[dataset] = str(error).replace(
+                    f"{data_root(self.root)}/", ""
+                )  # results name no place of a machine
         if chosen and not present and ("dataset" in self.only or root_is_named(self.root)):
             names = dict.fromkeys(dataset.dataset for dataset in chosen)
             folders = ", ".join(f"{CATALOGUE[name].folder if name in CATALOGUE else name}/" for name in names)

@@ -54,7 +54,9 @@ def test_cca_attains_the_canonical_correlations() -> None:
 def test_cca_correlates_held_out_pairs() -> None:
     features = _correlated(items=300, noise=0.01)
     train = {name: x[:200] for name, x in features.items()}
-    embedded = LinearCCA(components=3, ridge=1e-9).fit(train, np.zeros(200)).embed({n: x[200:] for n, x in features.items()})
+    embedded = (
+        LinearCCA(components=3, ridge=1e-9).fit(train, np.zeros(200)).embed({n: x[200:] for n, x in features.items()})
+    )
     assert [x.shape for x in embedded.values()] == [(100, 3), (100, 3)]
     for image, text in zip(embedded["image"].T, embedded["text"].T, strict=True):
         assert np.corrcoef(image, text)[0, 1] > 0.99

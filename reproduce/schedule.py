@@ -9,6 +9,9 @@ from typing import Any
 
 from reproduce.spec import TRAINED, DataSet, Method, Scale, Table
 
+# A longer training is worth its time where it gains more than this in MAP on the validation part.
+WORTH = 0.01
+
 Curve = Sequence[tuple[int, float]]  # (training steps, validation MAP)
 
 
@@ -43,15 +46,15 @@ def epochs(scale: Scale, steps_per_epoch: int, min_steps: int) -> int:
 
 
 def choose(method: Method, results: Mapping[int, Mapping[str, Any]]) -> Schedule:
-    """The floor with the largest MAP on the validation part at the end of its training; the shortest of equal ones.
+    """The shortest floor whose MAP on the validation part, at the end of its training, is within .01 of the best.
 
     Args:
         method: the reference.
-        results: floor -> result of its training.
+        results: floor -> result of its training, shortest first.
     """
     tried = tuple(_summary(floor, result["validation_curve"]) for floor, result in results.items())
-    best = max(tried, key=lambda entry: entry["validation MAP"])
-    floor = best["min_steps"]
+    best = max(entry["validation MAP"] for entry in tried)
+    floor = next(entry["min_steps"] for entry in tried if entry["validation MAP"] >= best - WORTH)
     return Schedule(method.method, floor, tried, results[floor]["validation_curve"])
 
 

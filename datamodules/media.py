@@ -20,6 +20,8 @@ from datamodules.layouts import broken
 def read_image(path: Path, dataset: str) -> np.ndarray:
     """An image file as (H, W, 3) uint8, upright where the file says how it was held; greys of 16 bits become 8.
 
+    What is transparent shows a white ground. Of several images in a file the first is read.
+
     Raises:
         DataError: the file is missing, truncated or not an image.
     """
@@ -29,7 +31,12 @@ def read_image(path: Path, dataset: str) -> np.ndarray:
             if upright.mode in ("I", "F"):
                 raise ValueError(f"its pixels are of mode {upright.mode}, of no known range; expected 8 or 16 bits")
             if upright.mode.startswith("I;16"):  # which `convert` would clip at 255
-                upright = Image.fromarray((np.asarray(upright) // 257).astype(np.uint8))
+                grey = np.asarray(upright)
+                grey = np.where(grey == upright.info.get("transparency", -1), 65_535, grey)
+                upright = Image.fromarray((grey // 257).astype(np.uint8))
+            if upright.has_transparency_data:  # `convert` alone would show what the transparent pixels hide
+                drawn, upright = upright.convert("RGBA"), Image.new("RGBA", upright.size, "white")
+                upright.alpha_composite(drawn)
             return np.asarray(upright.convert("RGB"))
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise broken(path, f"is not a readable image ({type(error).__name__}: {error})", dataset) from error

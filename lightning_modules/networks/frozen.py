@@ -19,7 +19,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from datamodules.class_embeddings import encoder_identity, model_folder, warn_of_cut_texts, without_loading_bars
+from datamodules.class_embeddings import encoder_identity, model_folder, warn_of_texts, without_loading_bars
 from datamodules.extracted_features import UNTRAINED
 from datamodules.features import DataError
 from datamodules.sources import sha256_of
@@ -108,7 +108,7 @@ class SentenceNetwork:
 
     def __call__(self, entries: Sequence[str | np.ndarray], rate: int | None) -> list[np.ndarray]:
         texts = [entry for entry in entries if isinstance(entry, str)]
-        warn_of_cut_texts(self.network, texts, self.identity["model"])
+        warn_of_texts(self.network, texts, self.identity["model"])
         given = [Image.fromarray(entry) if isinstance(entry, np.ndarray) else entry for entry in entries]
         with _inference():
             found = self.network.encode(given, batch_size=len(given), show_progress_bar=False)

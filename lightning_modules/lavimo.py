@@ -73,6 +73,8 @@ class LAVIMO(EncodedModule):
         weight_decay: float = 0.01,
         ks: Sequence[int] = (1, 3, 5, 10),
     ):
+        if alignment is None:
+            raise ValueError("alignment is null, and LAVIMO trains by one; name a loss, such as gcs")
         if preset not in ("honest", "as_published"):
             raise ValueError(f"unknown preset {preset!r}; choose honest or as_published")
         super().__init__(dims, encoders, preset, learning_rate, weight_decay, ks)

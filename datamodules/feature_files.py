@@ -185,8 +185,9 @@ def _npz_arrays(file: Path) -> dict[str, np.ndarray]:
         unknown = [name for name in archive.files if name not in NPZ_REQUIRED + NPZ_OPTIONAL]
         if unknown:
             raise DataError(
-                f"{file}: unknown array {', '.join(unknown)}; expected {', '.join(NPZ_REQUIRED)} and optionally "
-                f"{', '.join(NPZ_OPTIONAL)}. Rename or remove it."
+                f"{file}: unknown array {', '.join(unknown)}; FeaturePairs takes two modalities, as "
+                f"{', '.join(NPZ_REQUIRED)} and optionally {', '.join(NPZ_OPTIONAL)}. Rename or remove it; three "
+                "modalities and more take a data module of your own, a subclass of datamodules.ItemDataModule."
             )
         return {name: archive[name] for name in archive.files}
 

@@ -48,6 +48,7 @@ class RetrievalModule(L.LightningModule):
         self._metrics: dict[tuple[str, str], CrossModalRetrieval] = {}
         self.sizes: dict[str, dict[str, tuple[int, int]]] = {}
         self.average_precisions: dict[str, dict[str, tuple[Tensor, Tensor]]] = {}
+        self._trained_on: Mapping[str, Any] = {}  # dims of the checkpoint that is being loaded
         # A buffer, so that a resumed run keeps the seed it was started with.
         self.register_buffer("run_seed", torch.tensor(torch.initial_seed() % 2**31))
 
@@ -71,6 +72,26 @@ class RetrievalModule(L.LightningModule):
         trained_with = checkpoint.get("alignment")
         if trained_with != repr(self.alignment):
             rank_zero_warn(f"the checkpoint was trained with alignment {trained_with}, this model has {self.alignment}")
+        self._trained_on = checkpoint.get(self.CHECKPOINT_HYPER_PARAMS_KEY, {}).get("dims", {})
+
+    def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        """As every module's; weights that were trained on other modalities or widths are refused by a sentence.
+
+        Raises:
+            RuntimeError: the weights are not those of this model.
+        """
+        try:
+            return super().load_state_dict(*args, **kwargs)
+        except RuntimeError as error:
+            trained_on, here = self._trained_on, dict(self.hparams.get("dims", {}))
+            differing = [name for name in {**trained_on, **here} if trained_on.get(name) != here.get(name)]
+            if not trained_on or not differing:
+                raise
+            raise RuntimeError(
+                f"the checkpoint was trained on {_described(trained_on, differing)}, and the data have "
+                f"{_described(here, differing)}; give the data that it was trained on, with the same settings, or "
+                "train on these"
+            ) from error
 
     def evaluated(self, batch: Batch) -> Batch:
         """The part of an evaluation batch that is evaluated."""
@@ -126,3 +147,12 @@ class RetrievalModule(L.LightningModule):
         scores = best.compute()
         self.log_dict({f"{prefix}/{name}": value for name, value in scores.items() if name != "average/MAP"})
         self.log(f"{prefix}/average/MAP", scores["average/MAP"], prog_bar=True)
+
+
+def _described(dims: Mapping[str, Any], names: Sequence[str]) -> str:
+    """Those of the names that are modalities, with the width of features, or the kind and shape of entries."""
+    told = {name: dims[name] for name in names if name in dims}
+    widths = {
+        name: f"{d} wide" if isinstance(d, int) else f"{d['kind']} {tuple(d['shape'])}" for name, d in told.items()
+    }
+    return ", ".join(f"{name} ({width})" for name, width in widths.items()) or f"no {', '.join(names)}"

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import difflib
 import errno
-import inspect
-import linecache
+import os
 import re
 import sys
-import traceback
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -20,14 +17,14 @@ from lightning import LightningDataModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
-from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from datamodules import DataError, FeatureDataModule, ItemDataModule
 from lightning_modules import export, search
 from lightning_modules.base import RetrievalModule
+from lightning_modules.cli_errors import Parser, check_configurations, leave, reason, refusal
 from lightning_modules.predictions import EmbeddingWriter
-from losses import AlignmentLoss
+from lightning_modules.score_table import score_tables
 
 # Commands of a trained model, which need no data module and no trainer.
 COMMANDS = {"export": export.command, "search": search.command}
@@ -46,63 +43,10 @@ CHECKPOINT_DEFAULTS = {
 }
 
 
-class _Parser(LightningArgumentParser):
-    """A parser that answers a wrong word with what was wrong and the nearest right words, not with all its options."""
-
-    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        if not self.exit_on_error:  # parsing the arguments of a class, for the parser of the command
-            super().error(message, ex)
-        lines = _essential(message)
-        known = {*_option_names(self), *_class_words()}
-        for found in WRONG_WORD.finditer(message):
-            word = next(group for group in found.groups() if group).removeprefix("--")
-            close = difflib.get_close_matches(word, sorted(known), n=3, cutoff=0.6)
-            lines += [f"{word}: nearest: {', '.join(close)}"] * bool(close)
-        _exit("\n".join(dict.fromkeys(lines)) + "\nAll options: csd fit --help; of a class: csd fit --model.help JFSE")
-
-
-# Modules whose errors are meant for people: this suite's, and those that look at how a run was started.
-SPEAKING = ("losses.", "datamodules.", "lightning_modules.", "lightning.fabric.plugins.environments.")
 INTACT = "Checkpoints written before are intact"
 LOST = re.compile(r"/gloo/.*(connection|pipe|timed out|timeout)|ncclRemoteError", re.IGNORECASE)
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 UNWRITABLE = (*FULL, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.ENOTDIR, errno.EEXIST, errno.EISDIR)
-# What jsonargparse adds about types that were never meant: every argument may also be None.
-NOISE = re.compile(
-    r"NoneType|Subtypes:|Union subtypes|Given value|Errors:$|Expected a path but|Expected a <class 'str'>"
-)
-WRONG_WORD = re.compile(
-    r"Option '([^']+)' is not accepted|does not accept option '([^']+)'|unrecognized arguments: (\S+)|"
-    r"has no attribute '([^']+)'|Expected a dot import path string: (\S+)|[Kk]ey '([^']+)' is not expected"
-)
-
-
-def _option_names(parser: LightningArgumentParser) -> Iterator[str]:
-    for action in parser._actions:
-        yield action.dest
-        if isinstance(action.choices, dict):  # the parsers of the commands
-            for command in action.choices.values():
-                yield from _option_names(command)
-
-
-def _essential(message: str) -> list[str]:
-    return [line for line in message.splitlines() if line.strip() and not NOISE.search(line)]
-
-
-def _innermost(error: BaseException) -> str:
-    """What the first error of a chain said, less what was added about types that were never meant."""
-    cause = _innermost(error.__cause__) if error.__cause__ is not None else ""
-    return cause or "\n".join(_essential(str(error)))
-
-
-def _class_words() -> set[str]:
-    """Names of the models, data modules and losses, and of their arguments."""
-    words, pending = set(), [RetrievalModule, FeatureDataModule, ItemDataModule, AlignmentLoss]
-    while pending:
-        kind = pending.pop()
-        pending += kind.__subclasses__()
-        words |= {kind.__name__, *inspect.signature(kind).parameters}
-    return words
 
 
 class RetrievalCLI(LightningCLI):
@@ -126,7 +70,7 @@ class RetrievalCLI(LightningCLI):
         try:
             super().instantiate_classes()
         except (ValueError, TypeError) as error:
-            _exit(_innermost(error))
+            leave(reason(error))
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """The trainer, with CSV and TensorBoard logs in its default_root_dir unless the configuration names loggers."""
@@ -139,18 +83,35 @@ class RetrievalCLI(LightningCLI):
                 callback.dirpath = callback.dirpath or str(Path(path).resolve().parent)
         return trainer
 
+    def test(self, verbose: bool = True, **kwargs: Any) -> None:
+        """Score the test parts, and print each score once under its whole name.
+
+        Lightning prints all of them once per DataLoader, and takes the bracket in MAP@10[min(R,k)] for markup.
+        """
+        self._evaluate(self.trainer.test, verbose, kwargs)
+
+    def validate(self, verbose: bool = True, **kwargs: Any) -> None:
+        """Score the validation items, and print as :meth:`test` does."""
+        self._evaluate(self.trainer.validate, verbose, kwargs)
+
+    def _evaluate(self, run: Callable[..., Any], verbose: bool, kwargs: dict[str, Any]) -> None:
+        results = run(verbose=False, **kwargs)
+        if verbose and any(results) and self.trainer.is_global_zero:
+            print(score_tables(results))
+
     def _parse_ckpt_path(self) -> None:
         before = self._model_arguments()
         super()._parse_ckpt_path()
         after = self._model_arguments()
-        differing = [name for name, value in before.items() if value is not None and value != after.get(name)]
-        held = [f"{name} {after[name]!r} (not {before[name]!r})" for name in differing]
+        shared = [name for name, value in before.items() if value is not None and name in after]
+        held = [f"{name} {after[name]!r} (not {before[name]!r})" for name in shared if after[name] != before[name]]
         if held:
             print(f"csd: settings of the checkpoint hold: {', '.join(held)}", file=sys.stderr)
 
     def _model_arguments(self) -> dict[str, Any]:
         model = self.config.get(self.config.subcommand).get("model")
-        return vars(model.get("init_args").clone()) if model and model.get("init_args") else {}
+        arguments = vars(model.get("init_args").clone()) if model and model.get("init_args") else {}
+        return {"model": model.get("class_path"), **arguments} if model else {}
 
 
 def main(args: list[str] | None = None) -> None:
@@ -166,6 +127,9 @@ def main(args: list[str] | None = None) -> None:
     words = sys.argv[1:] if args is None else args
     if words and words[0] in COMMANDS:
         return _run(COMMANDS[words[0]], words[1:])
+    if os.getcwd() not in sys.path:  # as `python -m` has it; last, so that nothing there stands in for a package
+        sys.path.append(os.getcwd())
+    check_configurations(words)
     # Said by Lightning about its own calls; a user can do nothing about it.
     warnings.filterwarnings("ignore", message=".*isinstance.treespec.*")
     try:
@@ -175,7 +139,7 @@ def main(args: list[str] | None = None) -> None:
             subclass_mode_model=True,
             subclass_mode_data=True,
             seed_everything_default=0,
-            parser_class=_Parser,
+            parser_class=Parser,
             parser_kwargs={"allow_abbrev": False, "epilog": OTHER_COMMANDS},
             auto_configure_optimizers=False,
             save_config_kwargs={"overwrite": True},
@@ -183,21 +147,21 @@ def main(args: list[str] | None = None) -> None:
             args=args,
         )
     except (DataError, MisconfigurationException) as error:
-        _exit(str(error))
+        leave(str(error))
     except OSError as error:
         where = f" ({error.filename})" if error.filename else ""
         if error.errno not in UNWRITABLE:
-            _exit(f"{error.strerror or error}{where}. {INTACT}")
+            leave(f"{error.strerror or error}{where}. {INTACT}")
         remedy = "free space or " * (error.errno in FULL)
-        _exit(
+        leave(
             f"{error.strerror or error}{where}: nothing more could be written. {INTACT}; "
             f"{remedy}name another folder with --trainer.default_root_dir, and resume with --ckpt_path."
         )
     except (ValueError, RuntimeError) as error:
-        message = _broken_connection(error) or _refusal(error)
+        message = _broken_connection(error) or refusal(error)
         if not message:
             raise
-        _exit(message)
+        leave(message)
 
 
 def _broken_connection(error: ValueError | RuntimeError) -> str:
@@ -210,20 +174,13 @@ def _broken_connection(error: ValueError | RuntimeError) -> str:
     )
 
 
-def _refusal(error: ValueError | RuntimeError) -> str:
-    """What this suite, or the environment that a run was started in, said with ``raise``; nothing for another error."""
-    *_, (frame, line) = traceback.walk_tb(error.__traceback__)
-    raised = linecache.getline(frame.f_code.co_filename, line).lstrip().startswith("raise ")
-    return str(error) if raised and frame.f_globals["__name__"].startswith(SPEAKING) else ""
-
-
 def _run(command: Callable[[list[str]], int], words: list[str]) -> None:
     try:
         status = command(words)
     except ValueError as error:
-        _exit(str(error))
+        leave(str(error))
     except OSError as error:
-        _exit(f"{error.strerror or error}: {error.filename}")
+        leave(f"{error.strerror or error}: {error.filename}")
     if status:
         raise SystemExit(status)
 
@@ -236,17 +193,11 @@ def _check_checkpoint(path: Path) -> None:
     else:
         reason = ""
     if not readable:
-        _exit(f"--ckpt_path {path} is not a checkpoint that can be read{reason}; name a .ckpt that csd fit wrote")
+        leave(f"--ckpt_path {path} is not a checkpoint that can be read{reason}; name a .ckpt that csd fit wrote")
 
 
 def _dims(data: FeatureDataModule | ItemDataModule) -> dict[str, Any]:
     return data.dims
-
-
-def _exit(message: str) -> NoReturn:
-    process = f" (process {rank_zero_only.rank})" if rank_zero_only.rank else ""
-    print(f"csd{process}: {message}", file=sys.stderr)
-    raise SystemExit(2)
 
 
 if __name__ == "__main__":

@@ -65,6 +65,8 @@ class CMPM(EncodedModule):
         weight_decay: float = 0.0,
         ks: Sequence[int] = (1, 5, 10),
     ):
+        if alignment is None:
+            raise ValueError("alignment is null, and CMPM trains by one; name a loss, such as cmpm_kl")
         for name, weight in (("alignment_weight", alignment_weight), ("classification_weight", classification_weight)):
             if weight < 0:
                 raise ValueError(f"{name} is {weight}; expected 0 or more")

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
@@ -91,15 +91,15 @@ class JFSE(RetrievalModule):
         learning_rate: of the four Adam optimisers (beta1 0.5).
 
     Raises:
-        ValueError: ``dims`` does not name two modalities and "class_embedding", the preset is unknown, or a width,
-            dropout or learning rate is out of range.
+        ValueError: ``dims`` does not name two modalities and "class_embedding" or is of items, the preset is unknown,
+            or a width, dropout or learning rate is out of range.
 
     Source: Xu et al., IEEE TPAMI 44(6), 2022, and its public code.
     """
 
     def __init__(
         self,
-        dims: Mapping[str, int],
+        dims: Mapping[str, Any],
         alignment: str | AlignmentLoss | None = None,
         preset: Literal["honest", "as_published"] = "honest",
         alignment_weight: float | None = None,
@@ -108,6 +108,12 @@ class JFSE(RetrievalModule):
         learning_rate: float = 1e-4,
     ):
         names = [name for name in dims if name != "class_embedding"]
+        items = [name for name in names if not isinstance(dims[name], int)]
+        if items:
+            raise ValueError(
+                f"JFSE takes paired features with class labels, as of FeaturePairs, and the data are items "
+                f"({', '.join(items)}); choose such a data module, or a model for items: LAVIMO, CSAligner or CMPM"
+            )
         if len(names) != 2 or "class_embedding" not in dims:
             raise ValueError(f"JFSE takes two modalities and 'class_embedding', got dims {dict(dims)}")
         if preset not in PRESETS:

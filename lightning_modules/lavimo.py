@@ -33,7 +33,8 @@ class LAVIMO(EncodedModule):
     Of the public code's flaws it keeps this one alone.
 
     Args:
-        dims: modality -> "kind", "shape" and "rate" of its entries, as `ItemDataModule.dims`; their order is the ring.
+        dims: modality -> "kind", "shape" and "rate" of its entries, as `ItemDataModule.dims`, or the width of its
+            features, as `FeatureDataModule.dims`; their order is the ring, and "class_embedding" is no modality.
         encoders: modality -> {"name": one of the encoders, and its settings}; precomputed features where it has none.
         alignment: alignment loss, an instance or a name of :func:`losses.available_losses`.
         preset: "honest" or "as_published".
@@ -58,7 +59,7 @@ class LAVIMO(EncodedModule):
 
     def __init__(
         self,
-        dims: Mapping[str, Mapping[str, Any]],
+        dims: Mapping[str, Any],
         encoders: Mapping[str, Mapping[str, Any]] | None = None,
         alignment: str | AlignmentLoss = "gcs",
         preset: Literal["honest", "as_published"] = "honest",
@@ -72,11 +73,13 @@ class LAVIMO(EncodedModule):
         weight_decay: float = 0.01,
         ks: Sequence[int] = (1, 3, 5, 10),
     ):
-        if reconstruct is not None and reconstruct not in dims:
-            raise ValueError(f"the data have no modality {reconstruct!r}; they have {', '.join(dims)}")
+        if alignment is None:
+            raise ValueError("alignment is null, and LAVIMO trains by one; name a loss, such as gcs")
         if preset not in ("honest", "as_published"):
             raise ValueError(f"unknown preset {preset!r}; choose honest or as_published")
         super().__init__(dims, encoders, preset, learning_rate, weight_decay, ks)
+        if reconstruct is not None and reconstruct not in self.modalities:
+            raise ValueError(f"the data have no modality {reconstruct!r}; they have {', '.join(self.modalities)}")
         if soft_targets is not None:
             _check_soft_targets(soft_targets, self.sources)
         # A loss module inside the hyperparameters could not be unpickled safely from a checkpoint.
@@ -129,7 +132,7 @@ class LAVIMO(EncodedModule):
 
     def evaluated(self, batch: Batch) -> Batch:
         """The batch itself; as_published, the first entry of every item in every modality."""
-        if self.preset == "honest":
+        if self.preset == "honest" or "item" not in batch:  # of paired features every item has one entry
             return batch
         chosen: dict[str, Any] = {"label": {}, "id": {}, "item": {}, "masks": {}}
         for name in self.modalities:

@@ -49,26 +49,35 @@ def build_loss(name: str, **kwargs) -> AlignmentLoss:
         ValueError: unknown name; the message gives the nearest ones.
         TypeError: unknown keyword; likewise.
     """
-    known = keywords(name)
-    if "divergence" in known:  # `pairwise` hands the rest on to the loss it sums
-        known = known + keywords(kwargs.get("divergence", "kl"))
+    known = keywords(name, kwargs.get("divergence", "kl"))
     for keyword in kwargs:
         if keyword not in known:
-            raise TypeError(f"loss {name!r} has no keyword {keyword!r}; {_nearest(keyword, known)}")
+            raise TypeError(f"loss {name!r} has no keyword {keyword!r}; {nearest(keyword, known)}")
     return _LOSSES[name](**kwargs)
 
 
-def keywords(name: str) -> list[str]:
-    """Keywords of a registered loss; ValueError with the nearest names where there is no such loss."""
+def keywords(name: str, divergence: str = "kl") -> list[str]:
+    """Keywords of a registered loss; for ``pairwise``, its own and those of the loss that it sums.
+
+    Raises:
+        ValueError: there is no such loss; the message gives the nearest names.
+    """
     if name not in _LOSSES:
-        raise ValueError(f"unknown loss {name!r}; {_nearest(name, _LOSSES)}")
+        if name.lower() in ("none", "null"):
+            raise ValueError(f"unknown loss {name!r}; for no loss give null, where the model takes it")
+        # A misspelt class in place of a name: the command line takes both.
+        classes = [kind.__name__ for kind in _LOSSES.values()]
+        word = name.rpartition(".")[2]
+        raise ValueError(f"unknown loss {name!r}; {nearest(word, classes if 'loss' in word.lower() else _LOSSES)}")
     parameters = inspect.signature(_LOSSES[name]).parameters.values()
-    return [p.name for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+    known = [p.name for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+    return ["divergence", *keywords(divergence)] if "divergence" in known else known
 
 
-def _nearest(word: str, known: Iterable[str]) -> str:
-    known = sorted(known)
-    close = difflib.get_close_matches(word, known, n=3, cutoff=0.5)
+def nearest(word: str, known: Iterable[str]) -> str:
+    """What to say about a word that is none of the known ones: those spelt alike, whatever their case, or all."""
+    spelt = {name.lower(): name for name in sorted(known)}
+    close = difflib.get_close_matches(word.lower(), spelt, n=1 if word.lower() in spelt else 3, cutoff=0.5)
     if close:
-        return f"nearest: {', '.join(close)}"
-    return f"there are: {', '.join(known)}" if known else "it takes none"
+        return f"nearest: {', '.join(spelt[name] for name in close)}"
+    return f"there are: {', '.join(spelt.values())}" if spelt else "it takes none"

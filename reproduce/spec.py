@@ -273,8 +273,7 @@ def _positive(value: Any) -> bool:
 
 def _loss_keywords(loss: dict[str, Any], place: str) -> list[str]:
     try:
-        known = keywords(loss["name"])
-        return known + keywords(loss.get("divergence", "kl")) if "divergence" in known else known
+        return keywords(loss["name"], loss.get("divergence", "kl"))
     except (KeyError, ValueError) as error:
         raise SpecError(f"{place}: {error}") from error
 
@@ -286,7 +285,10 @@ def _check_datasets(datasets: list[DataSet], path: Path) -> None:
     for dataset in datasets:
         if dataset.class_path not in known:
             near = _nearest(dataset.class_path, known)
-            raise SpecError(f"{path.name}: {dataset.dataset} has class_path {dataset.class_path!r}; {near}")
+            raise SpecError(
+                f"{path.name}: {dataset.dataset} has class_path {dataset.class_path!r}; {near}. Tables take the data "
+                "modules of this suite alone, by name; train on one of your own with csd fit"
+            )
 
 
 def _check_names(names: list[tuple[str, str]], path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import sys
 from pathlib import Path
 
 import cli_cases
@@ -17,6 +19,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from datamodules import Synthetic
 from lightning_modules import JFSE
 from lightning_modules.cli import main
+from lightning_modules.export import load_export, sources
 
 pytestmark = IGNORED
 
@@ -82,12 +85,16 @@ def test_the_same_command_gives_the_same_numbers(fitted, tmp_path):
 def test_validate_and_test_score_a_checkpoint(fitted, copied, capsys):
     best = next(copied.glob("best*.ckpt"))
     csd("validate", copied, "--ckpt_path", best)
+    assert re.search(r"^average/MAP +\d\.\d{4}$", capsys.readouterr().out, re.MULTILINE)
     earlier = metrics(fitted, 0)["val/average/MAP"].max()
     assert metrics(copied, 0)["val/average/MAP"].tolist() == [pytest.approx(earlier, abs=1e-12)]
     csd("test", copied, "--ckpt_path", best)
     score = metrics(copied, 1)["test/standard/average/MAP"].item()
     assert 0.33 < score <= 1
-    assert "test/standard/average/MAP" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "test/standard" in printed
+    assert re.search(rf"^average/MAP +{score:.4f}$", printed, re.MULTILINE)
+    assert printed.count("average/MAP@10[min(R,k)]") == 1  # whole, with the denominator
 
 
 def test_predict_writes_the_embeddings_of_all_test_items(copied, capsys):
@@ -162,6 +169,13 @@ def test_a_loss_is_named_or_given_as_a_class(tmp_path):
     ]
     assert others[2] == 0
     assert len({*found.values(), *others}) == 4
+    summed = {"divergence": "cs", "temperature": 0.5}
+    pairs = {
+        "pairs": {"class_path": "losses.PairwiseLoss", "init_args": summed},
+        "dict_kwargs": {"class_path": "PairwiseLoss", "init_args": {"divergence": "cs"}, "dict_kwargs": summed},
+    }
+    for key, value in pairs.items():  # of two modalities there is one pair
+        assert alignment_after_one_batch(tmp_path / key, value) == others[0]
     line = ("--model.init_args.alignment", "losses.CSLoss", "--model.init_args.alignment.temperature", "0.5")
     assert alignment_after_one_batch(tmp_path / "line", "kl", *line) == others[0]
 
@@ -174,6 +188,46 @@ def test_model_and_data_have_short_and_full_names(tmp_path, capsys):
         assert not stop.value.code
         shown.append(capsys.readouterr().out)
     assert shown[0] == shown[1]
+
+
+OWN = """
+from datamodules import Synthetic
+
+
+class OwnViews(Synthetic):
+    pass
+"""
+
+
+def test_a_data_module_in_the_current_folder_is_found(tmp_path, monkeypatch, capsys):
+    (tmp_path / "views_of_my_own.py").write_text(OWN)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [place for place in sys.path if place])
+    with pytest.raises(SystemExit) as stop:
+        main(["fit", "--model", "CMPM", "--data", "views_of_my_own.OwnViews", "--print_config"])
+    assert not stop.value.code
+    assert "class_path: views_of_my_own.OwnViews" in capsys.readouterr().out
+
+
+def test_a_checkpoint_of_another_model_holds_with_its_class(copied, capsys):
+    config = yaml.safe_load(write_config(copied).read_text()) | {"model": {"class_path": "LAVIMO"}}
+    (copied / "other.yaml").write_text(yaml.safe_dump(config))
+    csd("predict", copied, "--ckpt_path", copied / "last.ckpt", config=copied / "other.yaml")
+    assert "'lightning_modules.JFSE' (not 'lightning_modules.LAVIMO')" in capsys.readouterr().err
+    assert np.load(copied / "run" / "embeddings.npz")["image"].shape == (24, 3)
+
+
+def test_lavimo_is_trained_on_paired_features_and_exported(tmp_path):
+    config = yaml.safe_load(write_config(tmp_path).read_text())
+    config["model"] = {"class_path": "LAVIMO", "init_args": {"dim": 16, "encoders": {"image": {"name": "features"}}}}
+    (tmp_path / "lavimo.yaml").write_text(yaml.safe_dump(config))
+    csd("fit", tmp_path, config=tmp_path / "lavimo.yaml")
+    assert metrics(tmp_path, 0)["val/average/MAP"].notna().any()
+    main(["export", str(checkpoints(tmp_path, 0)["last"]), "--out", str(tmp_path / "exported")])
+    assert {name: source["shape"] for name, source in sources(load_export(tmp_path / "exported")).items()} == {
+        "image": (8,),
+        "text": (6,),
+    }
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)

@@ -138,7 +138,7 @@ def test_class_embedding_comes_along(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"audio": np.zeros((15, 2)), "depth": np.zeros((15, 2))}, "unknown array audio, depth"),
+        ({"audio": np.zeros((15, 2)), "depth": np.zeros((15, 2))}, "array audio, depth; FeaturePairs takes two"),
         ({"image": np.array([{}] * 15)}, "Object arrays cannot be loaded"),
         ({"image": np.zeros(15)}, "expected numbers of shape"),
         ({"text": np.array([["a"]] * 15)}, "expected numbers of shape"),

@@ -13,6 +13,7 @@ from torch.autograd import grad
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
+from datamodules import SyntheticItems
 from lightning_modules.jfse import JFSE
 
 pytestmark = IGNORED
@@ -278,6 +279,11 @@ def test_reversal_follows_the_schedule_over_the_epochs(tmp_path):
 def test_other_than_two_modalities_and_a_class_embedding_are_refused(dims):
     with pytest.raises(ValueError, match="two modalities and 'class_embedding'"):
         JFSE(dims)
+
+
+def test_items_are_refused_with_the_models_that_take_them():
+    with pytest.raises(ValueError, match=r"features.*FeaturePairs.*items \(text, video, motion\).*LAVIMO"):
+        JFSE(SyntheticItems().dims)
 
 
 def test_an_unknown_preset_is_refused_with_the_known_ones():

@@ -264,9 +264,10 @@ def test_predictions_of_items_with_several_captions(tmp_path):
     assert batch["id"]["text"].tolist() == captions.tolist()
 
 
-def test_it_trains_on_paired_features_as_well_as_on_items(tmp_path) -> None:
+@pytest.mark.parametrize("settings", [{}, {"preset": "as_published", "reconstruct": "text"}], ids=str)
+def test_it_trains_on_paired_features_as_well_as_on_items(tmp_path, settings) -> None:
     data = Synthetic(batch_size=32)
-    model = LAVIMO(data.dims, alignment="cs", dim=16)
+    model = LAVIMO(data.dims, alignment="cs", dim=16, **settings)
     trainer = L.Trainer(max_epochs=5, default_root_dir=tmp_path, logger=False, enable_checkpointing=False)
     untrained = _average_map(trainer.test(model, data, verbose=False))
     trainer.fit(model, data)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import itertools
 import math
 
@@ -12,7 +13,7 @@ import torch
 from torch import nn
 from torch.autograd import gradcheck
 
-from losses import LossOutput, build_loss
+from losses import LossOutput, PairwiseLoss, build_loss, registry
 
 # scipy warns from an estimated error of 2e-13 on, far below the tolerance here.
 pytestmark = pytest.mark.filterwarnings("ignore:logm result may be inaccurate:RuntimeWarning")
@@ -334,6 +335,12 @@ def test_pairwise_is_the_sum_over_pairs(name, modalities, labels):
         for a, b in itertools.combinations(embeddings, 2)
     ]
     torch.testing.assert_close(output.total, sum(pairs), rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("name", [*PAIR_LOSSES, "cs_clamped"])
+def test_pairwise_names_every_keyword_of_the_losses_it_sums(name):
+    assert set(registry.keywords(name)) <= set(inspect.signature(PairwiseLoss).parameters)
+    assert set(registry.keywords("pairwise", name)) == {"divergence", *registry.keywords(name)}
 
 
 @pytest.mark.parametrize(

@@ -234,6 +234,7 @@ def test_an_unknown_table_is_told_which_there_are(tmp_path: Path) -> None:
         ),
         ((METHOD, "{method: A, model: JFSE, alignment: {name: cs, tau: 1}}"), r"A: loss 'cs' has no keyword 'tau'"),
         ((METHOD, f"{CS}, trials: [{{alignment: {{tau: 1}}}}]}}"), r"JFSE \+ CS: loss 'cs' has no keyword 'tau'"),
+        (("class_path: Wikipedia", "class_path: own.Views"), "wikipedia has .* of this suite alone, .* csd fit"),
         ((METHOD, f"{CS}, matched_temperature: 0}}"), r"JFSE \+ CS: temperature must be positive"),
         (
             (METHOD, "{method: A, model: JFSE, alignment: mmd, matched_temperature: 0.1}"),

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from lightning_modules.networks.encoders.base import Encoder
@@ -16,6 +15,7 @@ from lightning_modules.networks.encoders.sound import LogMel, Wav2Vec2
 from lightning_modules.networks.encoders.text import Characters, Sentence, Tokens
 from lightning_modules.networks.encoders.transformers import Frames, PoseTransformer
 from lightning_modules.networks.encoders.words import Words
+from losses.registry import nearest
 
 ENCODERS: dict[str, type[Encoder]] = {
     "features": Features,
@@ -50,14 +50,9 @@ def build_encoder(name: str, source: Mapping[str, Any], **kwargs: Any) -> Encode
         TypeError: unknown setting; either message gives the nearest words.
     """
     if name not in ENCODERS:
-        raise ValueError(f"unknown encoder {name!r}; {_nearest(name, ENCODERS)}")
+        raise ValueError(f"unknown encoder {name!r}; {nearest(name, ENCODERS)}")
     known = [setting for setting in inspect.signature(ENCODERS[name]).parameters if setting != "source"]
     for setting in kwargs:
         if setting not in known:
-            raise TypeError(f"encoder {name!r} has no setting {setting!r}; {_nearest(setting, known)}")
+            raise TypeError(f"encoder {name!r} has no setting {setting!r}; {nearest(setting, known)}")
     return ENCODERS[name](source, **kwargs)
-
-
-def _nearest(word: str, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(word, list(known), n=3, cutoff=0.5)
-    return f"nearest: {', '.join(close)}" if close else f"there are: {', '.join(sorted(known)) or 'none'}"

@@ -1,0 +1,40 @@
+"""What ``csd test`` and ``csd validate`` print of the scores that they log."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import pandas as pd
+
+IN_MATRICES = ("MAP", "R@1")
+
+
+def score_tables(results: Sequence[Mapping[str, float]]) -> str:
+    """Tables of the scores of an evaluation, each score once.
+
+    A score is logged as ``<part>/<direction>/<metric>``, e.g. ``test/seen/image->text/MAP``: its part heads a column,
+    the rest names a row. Of three modalities and more, the rows are the averages over the directions, and the
+    directions stand in matrices of query by gallery, those of MAP and R@1 for each part.
+
+    Args:
+        results: as ``Trainer.test`` returns them: one mapping per DataLoader, each with all scores.
+    """
+    scores = {name: value for result in results for name, value in result.items()}
+    split = [["", "", *name.rsplit("/", 2)][-3:] for name in scores]
+    table = pd.DataFrame(split, columns=["part", "direction", "metric"]).assign(score=scores.values())
+    table["row"] = (table["direction"] + "/" + table["metric"]).str.lstrip("/")
+    paired = table["direction"].str.contains("->")
+    many = table["direction"][paired].nunique() > 2
+    tables = [_text(table[~paired] if many else table, "row", "part")]
+    table[["query", "gallery"]] = table["direction"].str.partition("->")[[0, 2]]
+    wanted = table[paired & table["metric"].isin(IN_MATRICES) & many]
+    for (part, metric), cells in wanted.groupby(["part", "metric"], sort=False):
+        tables.append(f"{part}, {metric} of query (row) -> gallery (column)\n{_text(cells, 'query', 'gallery')}")
+    return "\n\n".join(tables)
+
+
+def _text(cells: pd.DataFrame, rows: str, columns: str) -> str:
+    """Scores in four digits, by row and column in their first order, a dash where there is none."""
+    wide = cells.pivot(index=rows, columns=columns, values="score").loc[cells[rows].unique(), cells[columns].unique()]
+    wide = wide[wide.index] if set(wide.index) == set(wide.columns) else wide  # a matrix has its diagonal
+    return wide.rename_axis(index=None, columns=None).to_string(float_format="{:.4f}".format, na_rep="-")

@@ -17,6 +17,7 @@ import torch
 
 from benchmarks import jfse, large_batch, lavimo, losses, report, retrieval, roofline
 from benchmarks.harness import Record, attempt
+from datamodules.sources import user_path
 from losses import build_loss
 from reproduce.cells import quiet
 from reproduce.measures import origin, write_measures
@@ -39,7 +40,7 @@ def main(argv: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__.splitlines()[0])
     parser.add_argument("--only", choices=tuple(BENCHMARKS), help="one benchmark, into files of its own")
     parser.add_argument("--scale", choices=("quick", "paper"), default="quick", help="how many sizes and repeats")
-    parser.add_argument("--out", default="results", type=Path, help="folder for the results (default: results)")
+    parser.add_argument("--out", default="results", type=user_path, help="folder for the results (default: results)")
     arguments = parser.parse_args(argv)
     quiet(threads=torch.get_num_threads())  # all cores
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler calls it an error that there is no GPU

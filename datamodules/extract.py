@@ -6,6 +6,7 @@ import argparse
 import json
 from collections.abc import Callable, Mapping
 from functools import partial
+from os.path import expanduser
 from pathlib import Path
 
 from datamodules.check import ITEM_MODULES, default_form
@@ -13,7 +14,7 @@ from datamodules.extracted_features import read_metadata, untrained
 from datamodules.extraction import FrozenNetwork, extract_features
 from datamodules.items import ItemSet
 from datamodules.multimodal import ItemDataModule
-from datamodules.sources import data_root
+from datamodules.sources import data_root, user_path
 
 Loader = Callable[[], FrozenNetwork]
 
@@ -29,15 +30,25 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     )
     parser.add_argument("dataset", choices=list(ITEM_MODULES))
     parser.add_argument("--features", help="what the data set is read as (default: the first whose files are there)")
-    parser.add_argument("--image", metavar="MODEL", help="a timm model, e.g. vgg19, or the folder of a CLIP model")
-    parser.add_argument("--text", metavar="MODEL", help="a sentence-transformers or CLIP model, or its folder")
+    parser.add_argument(
+        "--image", type=expanduser, metavar="MODEL", help="a timm model, e.g. vgg19, or the folder of a CLIP model"
+    )
+    parser.add_argument(
+        "--text", type=expanduser, metavar="MODEL", help="a sentence-transformers or CLIP model, or its folder"
+    )
     parser.add_argument("--sound", metavar="MODEL", help="a torchaudio bundle, e.g. wav2vec2_base")
     parser.add_argument(
         "--image-weights",
+        type=expanduser,
         metavar="FILE",
         help="its weights; 'installed' for those of tf_efficientnet_lite0 (default: fetched from the hub)",
     )
-    parser.add_argument("--sound-weights", metavar="FILE", help="its weights (default: fetched from their publisher)")
+    parser.add_argument(
+        "--sound-weights",
+        type=expanduser,
+        metavar="FILE",
+        help="its weights (default: fetched from their publisher)",
+    )
     parser.add_argument(
         "--random-weights",
         type=int,
@@ -49,7 +60,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         "--drop", action="store_true", help="leave out items that lack a modality, or with a broken file"
     )
     parser.add_argument("--data-root", help="folder that holds the data set's folder (default: CSD_DATA, else data/)")
-    parser.add_argument("--out", type=Path, metavar="FILE.safetensors", help="(default: <data set>.safetensors)")
+    parser.add_argument("--out", type=user_path, metavar="FILE.safetensors", help="(default: <data set>.safetensors)")
     parser.add_argument("--batch-size", type=int, default=8, help="entries in memory at a time (default: 8)")
     parser.set_defaults(func=run)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 
@@ -146,7 +147,7 @@ class FeatureSet:
                 f"{self.origin}: label {self.label[bad[0]]} in row {bad[0]} lies outside the class list 0..{count - 1}."
             )
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """sha256 over every array and class name: two sets with the same digest hold the same data."""
         sha = hashlib.sha256()
@@ -156,6 +157,6 @@ class FeatureSet:
         arrays |= {f"unpaired_{name}": array for name, array in self.unpaired.items()}
         for name, array in sorted(arrays.items()):
             sha.update(f"{name}{array.dtype}{array.shape}".encode())
-            sha.update(np.ascontiguousarray(array).tobytes())
+            sha.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8))  # and no copy of it
         sha.update("\0".join(self.class_names).encode())
         return sha.hexdigest()

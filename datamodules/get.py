@@ -8,7 +8,7 @@ from pathlib import Path
 from datamodules.catalogue import CATALOGUE
 from datamodules.features import DataError
 from datamodules.layouts import layout_advice
-from datamodules.sources import SOURCES, data_root, fetch_file
+from datamodules.sources import SOURCES, data_root, fetch_file, user_path
 
 
 def add_parser(commands: argparse._SubParsersAction) -> None:
@@ -16,7 +16,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser("get", help="download a data set's files, or continue to, and verify them")
     parser.add_argument("dataset", choices=sorted(CATALOGUE))
     help_root = "folder to hold the data set's folder, made where it is missing (default: CSD_DATA, else data/)"
-    parser.add_argument("--data-root", type=Path, help=help_root)
+    parser.add_argument("--data-root", type=user_path, help=help_root)
     parser.set_defaults(func=run)
 
 
@@ -30,7 +30,7 @@ def run(arguments: argparse.Namespace) -> int:
         return 1
     try:
         if arguments.data_root is not None:
-            arguments.data_root.expanduser().mkdir(parents=True, exist_ok=True)
+            arguments.data_root.mkdir(parents=True, exist_ok=True)
         root = data_root(arguments.data_root)
     except (DataError, OSError) as error:
         print(f"FAILED   {error}")

@@ -163,6 +163,11 @@ def locate(
     return root / dataset
 
 
+def user_path(text: str) -> Path:
+    """A path as it is typed on a command line, where "~" is the home folder."""
+    return Path(text).expanduser()
+
+
 def sha256_of(path: Path) -> str:
     """sha256 of a file's bytes.
 

@@ -13,6 +13,7 @@ import torch
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
+from lightning_modules.checkpoints import require_same_items, trained_on
 from lightning_modules.metrics import CrossModalRetrieval
 
 Batch = Mapping[str, Tensor]
@@ -29,6 +30,8 @@ class RetrievalModule(L.LightningModule):
     that a run resumed from a checkpoint continues with the same numbers.
 
     A checkpoint remembers the ``alignment`` it was trained with, and loading it into a model with another one warns. It
+    remembers the training items, and a trainer whose data module has others refuses it, since items that it was trained
+    on could be among those that it is scored on; with ``allow_other_data`` set that is a warning. It
     also holds the scores of the last validation and the model's class, from which `csd export` builds it.
 
     ``sizes`` holds, for every split evaluated last, direction -> (queries, gallery items), and ``average_precisions``
@@ -39,6 +42,8 @@ class RetrievalModule(L.LightningModule):
         protocol: "honest" or "as_published", handed to the metric.
         ks: cut-offs of the metric.
     """
+
+    allow_other_data = False
 
     def __init__(self, modalities: Sequence[str], protocol: str, ks: Sequence[int] = (1, 5, 10)):
         super().__init__()
@@ -62,6 +67,7 @@ class RetrievalModule(L.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["alignment"] = repr(self.alignment)
+        checkpoint["trained_on"] = trained_on(self.trainer.datamodule)
         metrics = self.trainer.callback_metrics.items()
         checkpoint["validation"] = {name: float(value) for name, value in metrics if name.startswith("val/")}
         # Where the command line built the model it has named the class already.
@@ -73,6 +79,8 @@ class RetrievalModule(L.LightningModule):
         if trained_with != repr(self.alignment):
             rank_zero_warn(f"the checkpoint was trained with alignment {trained_with}, this model has {self.alignment}")
         self._trained_on = checkpoint.get(self.CHECKPOINT_HYPER_PARAMS_KEY, {}).get("dims", {})
+        if self._trainer is not None:  # and not loaded in Python or for an export, where there are no data
+            require_same_items(checkpoint.get("trained_on"), self.trainer.datamodule, self.allow_other_data)
 
     def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
         """As every module's; weights that were trained on other modalities or widths are refused by a sentence.

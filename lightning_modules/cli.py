@@ -11,16 +11,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
 import torch.distributed as dist
-from lightning import LightningDataModule, Trainer
+from lightning import Callback, LightningDataModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
-from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from datamodules import DataError, FeatureDataModule, ItemDataModule
-from lightning_modules import export, search
+from lightning_modules import checkpoints, export, runs, search
 from lightning_modules.base import RetrievalModule
 from lightning_modules.cli_errors import Parser, check_configurations, leave, reason, refusal
 from lightning_modules.predictions import EmbeddingWriter
@@ -33,14 +31,6 @@ OTHER_COMMANDS = (
     "search query find images, texts or sounds of a folder with it. Each has a --help of its own."
 )
 TRAINER_DEFAULTS = {"max_epochs": 500, "default_root_dir": "results/runs/fit", "log_every_n_steps": 1}
-# Beside the best checkpoint, that of the last epoch, to resume from.
-LAST_CHECKPOINT = {"filename": "last", "enable_version_counter": False}
-CHECKPOINT_DEFAULTS = {
-    "checkpoint.monitor": "val/average/MAP",
-    "checkpoint.mode": "max",
-    "checkpoint.filename": "best-epoch{epoch}",
-    "checkpoint.auto_insert_metric_name": False,
-}
 
 
 INTACT = "Checkpoints written before are intact"
@@ -56,14 +46,23 @@ class RetrievalCLI(LightningCLI):
         parser.link_arguments("data", "model.init_args.dims", compute_fn=_dims, apply_on="instantiate")
         parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
         parser.add_lightning_class_args(EmbeddingWriter, "embeddings")
-        parser.set_defaults(CHECKPOINT_DEFAULTS)
+        parser.set_defaults({f"checkpoint.{name}": value for name, value in checkpoints.BEST.items()})
+        parser.add_argument(
+            "--allow_other_data",
+            type=bool,
+            default=False,
+            help="Take a checkpoint that was trained on other items than the training items of the data given.",
+        )
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        """Parse, and refuse a checkpoint that cannot be read before anything is built."""
+        """Parse, and find out what "~" and ``--ckpt_path`` mean; a file that cannot be read is refused at once."""
         super().parse_arguments(parser, args)
-        path = self.config.get(self.config.subcommand).get("ckpt_path")
-        if path and path not in ("best", "last", "hpc"):
-            _check_checkpoint(Path(path))
+        config = self.config[self.config.subcommand]
+        config.update(runs.at_home(config))
+        if given := config.get("ckpt_path"):
+            config.ckpt_path = str(checkpoints.checkpoint_file(given, Path(config.trainer.default_root_dir)))
+            if config.ckpt_path != given:
+                print(f"csd: --ckpt_path {given} is {config.ckpt_path}", file=sys.stderr)
 
     def instantiate_classes(self) -> None:
         """Build data, model and trainer; what they refuse is said without the stack of calls that led there."""
@@ -71,14 +70,20 @@ class RetrievalCLI(LightningCLI):
             super().instantiate_classes()
         except (ValueError, TypeError) as error:
             leave(reason(error))
+        self.model.allow_other_data = self._get(self.config_init, "allow_other_data")
+        if self.subcommand != "fit" and not self._get(self.config, "ckpt_path"):
+            checkpoints.require_trained(self.model, self.subcommand)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """The trainer, with CSV and TensorBoard logs in its default_root_dir unless the configuration names loggers."""
-        root = Path(self._get(self.config_init, "trainer.default_root_dir")).resolve()
-        if self._get(self.config_init, "trainer.logger") is None:
-            kwargs["logger"] = [CSVLogger(root, name="csv"), TensorBoardLogger(root, name="tensorboard")]
+        config = self._get(self.config_init, "trainer")
+        root = Path(config["default_root_dir"]).resolve()
+        if config["barebones"]:
+            kwargs["log_every_n_steps"] = 0
+        elif config["logger"] is None:
+            kwargs["logger"] = runs.loggers(root, self.subcommand)
         trainer = super().instantiate_trainer(**kwargs)
-        if self.subcommand == "fit" and (path := self._get(self.config, "ckpt_path")) and Path(path).is_file():
+        if self.subcommand == "fit" and (path := self._get(self.config, "ckpt_path")):
             for callback in trainer.checkpoint_callbacks:  # elsewhere they would forget the best one so far
                 callback.dirpath = callback.dirpath or str(Path(path).resolve().parent)
         return trainer
@@ -98,6 +103,16 @@ class RetrievalCLI(LightningCLI):
         results = run(verbose=False, **kwargs)
         if verbose and any(results) and self.trainer.is_global_zero:
             print(score_tables(results))
+
+    def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
+        """Add checkpoints of the last epoch; none where the configuration wants none, or has such a callback itself."""
+        given = config["callbacks"] or []
+        own = {callback.state_key for callback in (given if isinstance(given, list) else [given])}
+        callbacks = [*callbacks, ModelCheckpoint(**checkpoints.LAST)]
+        if config["barebones"] or config["enable_checkpointing"] is False:
+            callbacks = [callback for callback in callbacks if not isinstance(callback, ModelCheckpoint)]
+        callbacks = [callback for callback in callbacks if callback.state_key not in own]
+        return super()._instantiate_trainer(config, callbacks)
 
     def _parse_ckpt_path(self) -> None:
         before = self._model_arguments()
@@ -143,7 +158,7 @@ def main(args: list[str] | None = None) -> None:
             parser_kwargs={"allow_abbrev": False, "epilog": OTHER_COMMANDS},
             auto_configure_optimizers=False,
             save_config_kwargs={"overwrite": True},
-            trainer_defaults={**TRAINER_DEFAULTS, "callbacks": [ModelCheckpoint(**LAST_CHECKPOINT)]},
+            trainer_defaults=TRAINER_DEFAULTS,
             args=args,
         )
     except (DataError, MisconfigurationException) as error:
@@ -183,17 +198,6 @@ def _run(command: Callable[[list[str]], int], words: list[str]) -> None:
         leave(f"{error.strerror or error}: {error.filename}")
     if status:
         raise SystemExit(status)
-
-
-def _check_checkpoint(path: Path) -> None:
-    try:
-        readable = "state_dict" in torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch, zipfile and pickle each have their own ways of refusing a file
-        readable, reason = False, f" ({type(error).__name__})"
-    else:
-        reason = ""
-    if not readable:
-        leave(f"--ckpt_path {path} is not a checkpoint that can be read{reason}; name a .ckpt that csd fit wrote")
 
 
 def _dims(data: FeatureDataModule | ItemDataModule) -> dict[str, Any]:

@@ -21,6 +21,9 @@ FEW, MOST = 0.01, 0.5
 class EncodedModule(RetrievalModule):
     """One encoder per modality, by name; what is fixed in it is computed once; AdamW with warm-up and cosine decay.
 
+    Where training has no last step (max_epochs -1, and no max_steps), the learning rate is reached in the first epoch
+    and then kept.
+
     Args:
         dims: modality -> "kind", "shape" and "rate" of its entries, as `ItemDataModule.dims`, or the width of its
             features, as `FeatureDataModule.dims`; "class_embedding" is no modality.
@@ -108,8 +111,8 @@ class EncodedModule(RetrievalModule):
     def configure_optimizers(self) -> dict[str, Any]:
         trained = [p for p in self.parameters() if p.requires_grad]
         optimizer = torch.optim.AdamW(trained, lr=self.learning_rate, weight_decay=self.weight_decay, fused=True)
-        steps = int(self.trainer.estimated_stepping_batches)
-        warmup = max(steps // 10, 1)
+        steps = self.trainer.estimated_stepping_batches
+        warmup = self._steps_per_epoch() if math.isinf(steps) else max(steps // 10, 1)
 
         def share(step: int) -> float:
             progress = min(max(step - warmup, 0) / max(steps - warmup, 1), 1)
@@ -117,6 +120,10 @@ class EncodedModule(RetrievalModule):
 
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, share)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def _steps_per_epoch(self) -> int:
+        self.trainer.fit_loop.setup_data()
+        return max(math.ceil(self.trainer.num_training_batches / self.trainer.accumulate_grad_batches), 1)
 
     def encode(self, batch: Batch) -> dict[str, Tensor]:
         """Modality -> (n, d) outputs of the encoders, for the modalities in the batch."""

@@ -27,7 +27,7 @@ from datamodules.derived import rows_of
 from datamodules.features import DataError
 from datamodules.items import Modality, listed
 from datamodules.multimodal import Entries
-from datamodules.sources import sha256_of
+from datamodules.sources import sha256_of, user_path
 from lightning_modules.base import Batch, RetrievalModule
 from lightning_modules.encoded import EncodedModule
 from lightning_modules.export_files import (
@@ -172,8 +172,8 @@ def command(words: Sequence[str]) -> int:
         description="Write what retrieval needs of a checkpoint into a folder, which can then be moved.",
         allow_abbrev=False,
     )
-    parser.add_argument("checkpoint", type=Path, help="a .ckpt that csd fit wrote")
-    parser.add_argument("--out", type=Path, help="folder; by default CHECKPOINT-export beside the checkpoint")
+    parser.add_argument("checkpoint", type=user_path, help="a .ckpt that csd fit wrote")
+    parser.add_argument("--out", type=user_path, help="folder; by default CHECKPOINT-export beside the checkpoint")
     arguments = parser.parse_args(words)
     any_name_to_stdout()
     out = export(arguments.checkpoint, arguments.out)

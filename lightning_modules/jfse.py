@@ -56,8 +56,9 @@ class JFSE(RetrievalModule):
     - modality classifier: adv_syn + adv_real;
 
     where ori = mean (a - R(x))^2, cyc = mean (a - R(G(a,z)))^2, adv is the cross-entropy of the modality classifier
-    behind a gradient reversal of strength 2/(1 + exp(-10 epoch/epochs)) - 1, and align is the alignment loss between
-    R_v and R_t. The last three parts are stepped together, from one forward pass. The retrieval embedding is R(x).
+    behind a gradient reversal of strength 2/(1 + exp(-10 epoch/epochs)) - 1 (epochs is 1 where max_epochs is -1), and
+    align is the alignment loss between R_v and R_t. The last three parts are stepped together, from one forward pass.
+    The retrieval embedding is R(x).
 
     ``preset="as_published"`` keeps what the public code does: ReLU outputs; images, texts and class embeddings min-max
     scaled in every batch; weight 1e-4; and, in evaluation, the best of four post-processings (features as they are or

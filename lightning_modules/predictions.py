@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,8 @@ class EmbeddingWriter(BasePredictionWriter):
     Where modalities differ in their number of entries these are ``label/<modality>`` and ``id/<modality>``.
 
     Args:
-        output: the file; by default embeddings.npz in the trainer's default_root_dir.
+        output: the file, which is written over; by default embeddings.npz in the trainer's default_root_dir, or
+            embeddings_1.npz, embeddings_2.npz and so on where there are earlier ones.
 
     Raises:
         MisconfigurationException: several processes, each of which would predict a share of the items.
@@ -42,7 +44,7 @@ class EmbeddingWriter(BasePredictionWriter):
         self, trainer: L.Trainer, module: L.LightningModule, predictions: Sequence[Any], batch_indices: Sequence[Any]
     ) -> None:
         arrays = flat_predictions(predictions)
-        path = Path(self.output or Path(trainer.default_root_dir) / "embeddings.npz")
+        path = Path(self.output) if self.output else _unused(Path(trainer.default_root_dir))
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(f"{path.name}.partial")
         try:
@@ -53,6 +55,11 @@ class EmbeddingWriter(BasePredictionWriter):
             partial.unlink(missing_ok=True)
         counted = ", ".join(f"{len(arrays[name])} {name}" for name in module.modalities)
         print(f"wrote embeddings to {path}: {counted}")
+
+
+def _unused(folder: Path) -> Path:
+    names = chain(["embeddings.npz"], (f"embeddings_{number}.npz" for number in count(1)))
+    return next(path for name in names if not (path := folder / name).exists())
 
 
 def flat_predictions(predictions: Sequence[Any]) -> dict[str, np.ndarray]:

@@ -23,6 +23,7 @@ from datamodules.features import DataError
 from datamodules.folders import ENDINGS, Content, decode, read_folder, readable
 from datamodules.items import Files
 from datamodules.multimodal import EVALUATION_BATCH_SIZE
+from datamodules.sources import user_path
 from lightning_modules.base import RetrievalModule
 from lightning_modules.export import any_name_to_stdout, export_identity, load_export, sources, tensors_of
 from lightning_modules.export_files import check_writable, save_tensors
@@ -201,18 +202,18 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(dest="command", required=True)
     make = commands.add_parser("index", help="embed a folder", allow_abbrev=False)
-    make.add_argument("export", type=Path, help="folder that csd export wrote")
-    make.add_argument("folder", type=Path, help="of images, sounds or texts; or one .txt or .csv file of texts")
+    make.add_argument("export", type=user_path, help="folder that csd export wrote")
+    make.add_argument("folder", type=user_path, help="of images, sounds or texts; or one .txt or .csv file of texts")
     make.add_argument("--modality", required=True, help="the model's modality that they are of, e.g. image")
-    make.add_argument("--out", type=Path, help="the index; by default FOLDER.MODALITY.index.safetensors")
+    make.add_argument("--out", type=user_path, help="the index; by default FOLDER.MODALITY.index.safetensors")
     make.add_argument("--faiss", action="store_true", help="add an index of faiss; above 100,000 entries it is inexact")
     ask = commands.add_parser("query", help="find the nearest entries", allow_abbrev=False)
-    ask.add_argument("export", type=Path, help="folder that csd export wrote")
-    ask.add_argument("index", type=Path, help="file that csd search index wrote")
+    ask.add_argument("export", type=user_path, help="folder that csd export wrote")
+    ask.add_argument("index", type=user_path, help="file that csd search index wrote")
     entry = ask.add_mutually_exclusive_group(required=True)
     entry.add_argument("text", nargs="?", help="the query: a text,")
-    entry.add_argument("--image", type=Path, metavar="FILE", help="or an image,")
-    entry.add_argument("--sound", type=Path, metavar="FILE", help="or a sound")
+    entry.add_argument("--image", type=user_path, metavar="FILE", help="or an image,")
+    entry.add_argument("--sound", type=user_path, metavar="FILE", help="or a sound")
     ask.add_argument("--k", type=int, default=10, help="how many entries, by default 10")
     ask.add_argument("--faiss", action="store_true", help="search by the index of faiss")
     ask.add_argument("--json", action="store_true", help="print a JSON list")

@@ -6,11 +6,11 @@ import argparse
 import shlex
 import sys
 from functools import partial
-from pathlib import Path
 
 import torch
 
 from datamodules import DataError
+from datamodules.sources import user_path
 from reproduce import claims, compare, diff, numerics, page, plan, scaling
 from reproduce.cells import CellStore, quiet
 from reproduce.executors import PARAMETERS, Executor, ExecutorError, Jobs, pool, slurm_parameters, workers
@@ -66,7 +66,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("table", help=", ".join(names))
     parser.add_argument("--scale", default="quick", help="quick (default, for a CPU) or paper (for a GPU)")
     parser.add_argument("--data-root", help="folder of the data sets; by default CSD_DATA, else data/")
-    parser.add_argument("--out", default="results", type=Path, help="folder for the results (default: results)")
+    parser.add_argument("--out", default="results", type=user_path, help="folder for the results (default: results)")
     parser.add_argument("--seeds", type=int, nargs="+", help="seeds to average over (default: those of the scale)")
     parser.add_argument(
         "--only",

@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 
+from datamodules.sources import user_path
 from reproduce.comparisons import Comparison, read_comparisons
 from reproduce.schema import Row, TableError, read_table, replace_file
 
@@ -280,7 +281,7 @@ def main(argv: list[str]) -> int:
         prog="python -m reproduce claims",
         description="Say of every claim of the paper whether the results bear it out.",
     )
-    parser.add_argument("--out", type=Path, default=Path("results"), help="folder of the results (default: results)")
+    parser.add_argument("--out", default="results", type=user_path, help="folder of the results (default: results)")
     folder = parser.parse_args(argv).out
     if not folder.is_dir():
         print(f"{folder}: no such folder; run a table first, or name its folder with --out.", file=sys.stderr)

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from datamodules.sources import user_path
 from reproduce.published import Published, PublishedError, find_published, nearest_published
 from reproduce.render import SECTION, column_name, format_value, section_name
 from reproduce.schema import Row, TableError, read_table
@@ -132,7 +133,7 @@ def _reason(item: AgainstPublished) -> str:
 def main(argv: list[str] | None = None) -> int:
     """Prints the comparison of every table in a folder; returns 1 where there is none or one cannot be read."""
     parser = argparse.ArgumentParser(prog="python -m reproduce compare", description=__doc__)
-    parser.add_argument("--out", type=Path, default=Path("results"), help="folder of the tables (default: results)")
+    parser.add_argument("--out", default="results", type=user_path, help="folder of the tables (default: results)")
     folder = parser.parse_args(argv).out
     paths = table_paths(folder)
     if not paths:

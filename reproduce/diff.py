@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from datamodules.sources import user_path
 from reproduce.compare import compare
 from reproduce.published import PublishedError
 from reproduce.render import column_name, section_name
@@ -209,8 +210,8 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         epilog=MEANING,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("A", type=Path, help="a table, as a run writes it")
-    parser.add_argument("B", type=Path, nargs="?", help="the table to compare it with")
+    parser.add_argument("A", type=user_path, help="a table, as a run writes it")
+    parser.add_argument("B", type=user_path, nargs="?", help="the table to compare it with")
     parser.add_argument("--published", action="store_true", help="compare with the published numbers in place of B")
     parser.add_argument("--tolerance", type=float, default=0.005, metavar="T", help="see below (default: 0.005)")
     arguments = parser.parse_args(argv)

@@ -21,6 +21,7 @@ import torch
 import yaml
 from matplotlib.figure import Figure
 
+from datamodules.sources import user_path
 from losses import AlignmentLoss
 from reproduce.cells import device_name, git_commit, quiet, source_files
 from reproduce.schema import METRICS, Row, TableError, replace_file, write_table
@@ -42,7 +43,7 @@ def command(argv: list[str], table: str, description: str, regenerate: Callable[
     """
     parser = argparse.ArgumentParser(prog=f"python -m reproduce {table}", description=description)
     parser.add_argument("--scale", choices=("quick", "paper"), default="quick", help="how many inputs and repeats")
-    parser.add_argument("--out", default="results", type=Path, help="folder for the results (default: results)")
+    parser.add_argument("--out", default="results", type=user_path, help="folder for the results (default: results)")
     arguments = parser.parse_args(argv)
     quiet(threads=1)
     try:

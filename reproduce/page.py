@@ -14,6 +14,7 @@ from urllib.parse import quote
 import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from datamodules.sources import user_path
 from reproduce.comparisons import Comparison
 from reproduce.index import ResultsFolder, TableFiles, files_beside, read_results, render_index
 from reproduce.published import PublishedError, load_sources
@@ -43,7 +44,7 @@ def main(argv: list[str]) -> int:
         description="Write <out>/report.html, one self-contained page of every table, comparison, claim and figure in "
         "the folder, and <out>/README.md, its index.",
     )
-    parser.add_argument("--out", type=Path, default=Path("results"), help="folder of the tables (default: results)")
+    parser.add_argument("--out", default="results", type=user_path, help="folder of the tables (default: results)")
     folder = parser.parse_args(argv).out
     try:
         results = read_results(folder)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from pathlib import Path
 
+from datamodules.sources import user_path
 from reproduce.cells import run_cell
 from reproduce.runner import Cell, Run, duration, workers
 from reproduce.spec import TRAINED
@@ -74,7 +74,7 @@ def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m reproduce clean-cells", description="Say what finished cells would be deleted; tables stay."
     )
-    parser.add_argument("--out", type=Path, default=Path("results"), help="folder of the results (default: results)")
+    parser.add_argument("--out", default="results", type=user_path, help="folder of the results (default: results)")
     parser.add_argument("--yes", action="store_true", help="delete them")
     arguments = parser.parse_args(argv)
     folder = arguments.out / "runs" / "cells"

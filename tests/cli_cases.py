@@ -46,8 +46,10 @@ def csd(command: str, folder: Path, *words: str, config: Path | None = None) -> 
     main([command, "--config", str(config), "--trainer.default_root_dir", str(folder / "run"), *map(str, words)])
 
 
-def metrics(folder: Path, version: int) -> pd.DataFrame:
-    return pd.read_csv(folder / "run" / "csv" / f"version_{version}" / "metrics.csv")
+def metrics(folder: Path, version: int | str) -> pd.DataFrame:
+    """What a fit logged, by its number; or a test or validation, by its name, as "test_0"."""
+    name = f"version_{version}" if isinstance(version, int) else version
+    return pd.read_csv(folder / "run" / "csv" / name / "metrics.csv")
 
 
 def checkpoints(folder: Path, version: int) -> dict[str, Path]:

@@ -87,9 +87,9 @@ def test_validate_and_test_score_a_checkpoint(fitted, copied, capsys):
     csd("validate", copied, "--ckpt_path", best)
     assert re.search(r"^average/MAP +\d\.\d{4}$", capsys.readouterr().out, re.MULTILINE)
     earlier = metrics(fitted, 0)["val/average/MAP"].max()
-    assert metrics(copied, 0)["val/average/MAP"].tolist() == [pytest.approx(earlier, abs=1e-12)]
+    assert metrics(copied, "validate_0")["val/average/MAP"].tolist() == [pytest.approx(earlier, abs=1e-12)]
     csd("test", copied, "--ckpt_path", best)
-    score = metrics(copied, 1)["test/standard/average/MAP"].item()
+    score = metrics(copied, "test_0")["test/standard/average/MAP"].item()
     assert 0.33 < score <= 1
     printed = capsys.readouterr().out
     assert "test/standard" in printed
@@ -136,7 +136,7 @@ def test_as_published_is_fitted_and_tested(tmp_path):
     csd("fit", tmp_path, "--data.init_args.as_published", "true", config=config)
     chosen = ("--ckpt_path", checkpoints(tmp_path, 0)["best"])
     csd("test", tmp_path, "--data.init_args.as_published", "true", *chosen, config=config)
-    tested = metrics(tmp_path, 1)["test/standard/average/MAP"].item()
+    tested = metrics(tmp_path, "test_0")["test/standard/average/MAP"].item()
     # The test items choose the epoch: the score of the test is the best one seen in validation.
     assert tested == pytest.approx(metrics(tmp_path, 0)["val/average/MAP"].max(), abs=1e-12)
 

@@ -148,6 +148,7 @@ def test_a_run_resumed_on_other_training_items_keeps_the_vocabulary_of_its_weigh
     fitted.fit(first, persons(validation_fraction=0.4))
     fitted.save_checkpoint(tmp_path / "model.ckpt")
     resumed, other = model(persons()), persons(validation_fraction=0)
+    resumed.allow_other_data = True
     trainer(tmp_path, max_epochs=2, limit_val_batches=0).fit(
         resumed, other, ckpt_path=tmp_path / "model.ckpt", weights_only=True
     )

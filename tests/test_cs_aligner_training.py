@@ -252,7 +252,7 @@ def test_a_checkpoint_is_loaded_with_its_settings_and_scores(tmp_path, alignment
 # The command line ---------------------------------------------------------------------------------------------------
 
 
-def csd(command: str, folder, **model_settings) -> None:
+def csd(command: str, folder, *words: str, **model_settings) -> None:
     from lightning_modules.cli import main
 
     quiet = {"enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu", "devices": 1}
@@ -263,11 +263,13 @@ def csd(command: str, folder, **model_settings) -> None:
         "trainer": {"max_epochs": 1, "default_root_dir": str(folder), **quiet},
     }
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
-    main([command, "--config", str(folder / "config.yaml")])
+    main([command, "--config", str(folder / "config.yaml"), *words])
 
 
 def test_predict_writes_texts_in_the_space_of_the_images(tmp_path):
-    csd("predict", tmp_path, target="image", adapter={"name": "linear"})
+    settings = {"target": "image", "adapter": {"name": "linear"}}
+    csd("fit", tmp_path, **settings)
+    csd("predict", tmp_path, "--ckpt_path", "last", **settings)
     with np.load(tmp_path / "embeddings.npz") as kept:
         data = Synthetic(items=160, classes=4, class_encoder="one-hot")
         np.testing.assert_array_equal(kept["image"], data.arrays("standard")[0]["image"])

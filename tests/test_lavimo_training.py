@@ -218,7 +218,7 @@ def test_front_ends_run_once_and_are_read_from_the_disk_afterwards(tmp_path, mon
 # The command line ---------------------------------------------------------------------------------------------------
 
 
-def csd(command: str, folder, **model_settings) -> None:
+def csd(command: str, folder, *words: str, **model_settings) -> None:
     from lightning_modules.cli import main
 
     quiet = {"enable_progress_bar": False, "enable_model_summary": False}
@@ -229,12 +229,13 @@ def csd(command: str, folder, **model_settings) -> None:
         "trainer": {"max_epochs": 2, "accelerator": "cpu", "devices": 1, "default_root_dir": str(folder), **quiet},
     }
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
-    main([command, "--config", str(folder / "config.yaml")])
+    main([command, "--config", str(folder / "config.yaml"), *words])
 
 
 @pytest.mark.parametrize("preset", ["honest", "as_published"])
 def test_predict_writes_the_embeddings_of_the_test_items(tmp_path, capsys, preset):
-    csd("predict", tmp_path, preset=preset)
+    csd("fit", tmp_path, "--trainer.max_epochs", "1", preset=preset)
+    csd("predict", tmp_path, "--ckpt_path", "last", preset=preset)
     with np.load(tmp_path / "embeddings.npz") as kept:
         rows = dict(kept)
     data = SyntheticItems(NAMES[:3])

@@ -181,7 +181,7 @@ def test_processes_without_an_item_of_their_own_do_not_change_a_score(command, f
     folder, ranks = few
     assert [said[command][0] for said in ranks] == [0] * PROCESSES
     places = (folder / command, folder / f"{command} alone")
-    several, one = ((place / "run" / "csv" / "version_0" / "metrics.csv").read_text() for place in places)
+    several, one = ((place / "run" / "csv" / f"{command}_0" / "metrics.csv").read_text() for place in places)
     assert "image->text/P@5" in one  # which an item counted twice would raise
     assert several == one
 

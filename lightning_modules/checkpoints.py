@@ -1,0 +1,134 @@
+"""Checkpoints: which file is meant, whether it can be read, and which items its model was trained on."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning import LightningDataModule
+from lightning.pytorch.utilities import rank_zero_warn
+from torch import nn
+
+from datamodules.base import FeatureDataModule
+from datamodules.features import DataError
+
+# Beside the best checkpoint, that of the last epoch, to resume from.
+LAST = {"filename": "last", "enable_version_counter": False}
+BEST = {
+    "monitor": "val/average/MAP",
+    "mode": "max",
+    "filename": "best-epoch{epoch}",
+    "auto_insert_metric_name": False,
+}
+# Arguments of data modules that do not decide which items are trained on: a digest knows the data, wherever they are.
+NEUTRAL = ("batch_size", "shuffle_seed", "train_labels", "class_encoder", "data_root", "path", "offline")
+
+
+def checkpoint_file(given: str, root: Path) -> Path:
+    """The file that ``--ckpt_path`` means, which can be read.
+
+    Args:
+        given: a file; or "last", or "best", of the run that was trained last.
+        root: the trainer's default_root_dir, in which runs are looked for.
+
+    Raises:
+        DataError: there is no such run, it has no best checkpoint or several, or the file cannot be read.
+    """
+    if given not in ("last", "best"):
+        _read(Path(given), given)
+        return Path(given)
+    found = [file for place in ("checkpoints", "*/*/checkpoints") for file in root.glob(f"{place}/last.ckpt")]
+    if not found:
+        raise DataError(
+            f"--ckpt_path {given}: no run has left a last.ckpt in {root}, the trainer's default_root_dir; name a .ckpt "
+            "that csd fit wrote"
+        )
+    # By time and not by version: a resumed run writes into the folder of the one that it goes on with.
+    last = max(found, key=lambda file: file.stat().st_mtime)
+    content = _read(last, given)
+    if given == "last":
+        return last
+    states = [state for state in content.get("callbacks", {}).values() if state.get("best_model_score") is not None]
+    kept = [Path(state["best_model_path"]) for state in states]
+    kept = [last.with_name(path.name) if last.with_name(path.name).is_file() else path for path in kept]  # it may move
+    best = [path for path in kept if path.is_file()]
+    if len(best) != 1:
+        known = ", ".join(map(str, best)) or "none"
+        raise DataError(f"--ckpt_path best: the last run has {known} (beside {last}); name a file")
+    _read(best[0], given)
+    return best[0]
+
+
+def _read(path: Path, given: str) -> dict[str, Any]:
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+        if "state_dict" in content:
+            return content
+        reason = ""
+    except Exception as error:  # torch, zipfile and pickle each have their own ways of refusing a file
+        reason = f" ({type(error).__name__})"
+    word = f"{given}: " * (given != str(path))
+    raise DataError(
+        f"--ckpt_path {word}{path} is not a checkpoint that can be read{reason}; name a .ckpt that csd fit wrote"
+    )
+
+
+def require_trained(model: nn.Module, command: str) -> None:
+    """Refuse a model of random weights with a DataError, for a command that was given no checkpoint."""
+    if any(parameter.requires_grad for parameter in model.parameters()):
+        raise DataError(
+            f"{command} without --ckpt_path would take an untrained model, of random weights; name a .ckpt that csd "
+            "fit wrote, or --ckpt_path last (or best) for that of the last run in the trainer's default_root_dir"
+        )
+
+
+def trained_on(data: LightningDataModule) -> dict[str, Any]:
+    """What a checkpoint remembers: sha256 of the data and of the rows trained on, and the settings behind them."""
+    items = hashlib.sha256()
+    for split in ("train", "unpaired"):
+        index = data.indices(split)
+        items.update(f"{split} {len(index)} ".encode() + index.astype("int64").tobytes())
+    names = {name for kind in type(data).__mro__ for name in inspect.signature(kind.__init__).parameters}
+    settings = {name: vars(data).get(name) for name in sorted(names - {*NEUTRAL})}
+    settings = {name: value for name, value in settings.items() if isinstance(value, str | int | float)}
+    settings |= {"data": type(data).__name__, "modalities": ", ".join(data.modalities)}
+    digest = data.data.digest if isinstance(data, FeatureDataModule) else data.digest
+    return {"data": digest, "items": items.hexdigest(), "settings": settings}
+
+
+def require_same_items(remembered: Mapping[str, Any] | None, data: LightningDataModule, other: bool) -> None:
+    """Refuse data whose training items are others than those that a checkpoint was trained on.
+
+    Items that it was trained on could be among those that it is scored on.
+
+    Args:
+        remembered: what `trained_on` said then; None where an earlier version wrote the checkpoint.
+        data: the data module that the checkpoint meets.
+        other: warn instead.
+
+    Raises:
+        DataError: the items differ; the message names the settings that do.
+    """
+    if remembered is None:
+        rank_zero_warn("the checkpoint does not say which items it was trained on; they may be among those scored now")
+        return
+    now = trained_on(data)
+    if (remembered["data"], remembered["items"]) == (now["data"], now["items"]):
+        return
+    before, after = remembered["settings"], now["settings"]
+    changed = [name for name in {**before, **after} if before.get(name) != after.get(name)]
+    said = "; ".join(f"{name} was {before.get(name)}, is {after.get(name)}" for name in changed)
+    message = (
+        f"{data.data.origin}: the checkpoint was trained on other items than the training items here "
+        f"({said or 'their content differs'})"
+    )
+    if not other:
+        raise DataError(
+            f"{message}, and those scored now may be among them. Set the data as they were; or, to score or train it "
+            "on other data on purpose, add --allow_other_data true (in Python: allow_other_data = True of the model)"
+        )
+    rank_zero_warn(message)

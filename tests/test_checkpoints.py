@@ -1,0 +1,244 @@
+"""Which checkpoint a command takes, and on which data: untrained models, the last and the best, other items."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import cli_cases
+import lightning as L
+import numpy as np
+import pytest
+import torch
+from cli_cases import DATA, IGNORED, checkpoints, csd, metrics
+
+from datamodules import DataError, FeaturePairs, Synthetic, SyntheticItems
+from lightning_modules import JFSE
+from lightning_modules.base import RetrievalModule
+from lightning_modules.checkpoints import checkpoint_file, require_same_items, trained_on
+
+pytestmark = [*IGNORED, pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty")]
+
+fitted = cli_cases.fitted
+
+
+@pytest.fixture
+def copied(fitted, tmp_path) -> Path:
+    """The finished run, moved to another folder."""
+    shutil.copytree(fitted / "run", tmp_path / "run")
+    return tmp_path
+
+
+def refused(capsys, command: str, folder: Path, *words: str) -> str:
+    """The message of a command that must end with status 2, and writes no logs."""
+    with pytest.raises(SystemExit) as stop:
+        csd(command, folder, *words)
+    assert stop.value.code == 2
+    assert not list((folder / "run" / "csv").glob(f"{command}_*/metrics.csv"))
+    return capsys.readouterr().err
+
+
+# No checkpoint --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("command", ["test", "validate", "predict"])
+def test_a_model_that_was_not_trained_is_refused(command, tmp_path, capsys):
+    message = refused(capsys, command, tmp_path)
+    assert "--ckpt_path" in message
+    assert "untrained" in message
+    assert not list(tmp_path.rglob("*.npz"))
+
+
+class AsTheyAre(RetrievalModule):
+    """Compares features as they are: there is nothing to train."""
+
+    alignment = None
+
+    def __init__(self, dims: dict):
+        super().__init__(["image", "text"], protocol="honest")
+
+    def embed(self, batch):
+        return {name: batch[name] for name in self.modalities}
+
+
+def test_a_model_with_nothing_to_train_is_scored(tmp_path):
+    config = tmp_path / "own.yaml"
+    config.write_text(
+        f"model: {{class_path: {__name__}.AsTheyAre}}\n"
+        "data: {class_path: Synthetic, init_args: {image_dim: 6, text_dim: 6, class_encoder: one-hot}}\n"
+        "trainer: {accelerator: cpu, enable_progress_bar: false}\n"
+    )
+    csd("test", tmp_path, config=config)
+    assert 0 < metrics(tmp_path, "test_0")["test/standard/average/MAP"].item() < 1
+
+
+# The last and the best ------------------------------------------------------------------------------------------
+
+
+def test_last_resumes_the_run_where_it_ended(copied):
+    csd("fit", copied, "--ckpt_path", "last", "--trainer.max_epochs", "3")
+    assert metrics(copied, 1)["epoch"].unique().tolist() == [2]
+    assert torch.load(checkpoints(copied, 0)["last"], weights_only=True)["epoch"] == 2
+
+
+def test_last_and_best_are_scored_as_their_files_are(copied):
+    validated = metrics(copied, 0).dropna(subset=["val/average/MAP"]).set_index("epoch")["val/average/MAP"]
+    for number, (word, expected) in enumerate((("last", validated.loc[1]), ("best", validated.max()))):
+        csd("validate", copied, "--ckpt_path", word)
+        found = metrics(copied, f"validate_{number}")["val/average/MAP"].item()
+        assert found == pytest.approx(expected, abs=1e-12)
+
+
+def test_the_last_run_is_the_one_that_wrote_last_and_not_the_one_of_the_highest_version(copied):
+    root = copied / "run"
+    shutil.copytree(root / "csv" / "version_0", root / "csv" / "version_1")
+    older, newer = (root / "csv" / f"version_{n}" / "checkpoints" / "last.ckpt" for n in (1, 0))
+    os.utime(older, (1e9, 1e9))
+    os.utime(newer, (2e9, 2e9))
+    assert checkpoint_file("last", root) == newer
+    assert checkpoint_file("best", root).parent == newer.parent
+    bare = root / "checkpoints" / "last.ckpt"  # where a run without loggers writes
+    bare.parent.mkdir()
+    shutil.copy(newer, bare)
+    os.utime(bare, (3e9, 3e9))
+    assert checkpoint_file("last", root) == bare
+
+
+def test_the_best_is_found_in_a_folder_of_its_own(tmp_path):
+    csd("fit", tmp_path, "--checkpoint.dirpath", str(tmp_path / "kept"))
+    (best,) = (tmp_path / "kept").glob("best-*.ckpt")
+    assert checkpoint_file("best", tmp_path / "run") == best
+
+
+@pytest.mark.parametrize("word", ["last", "best"])
+@pytest.mark.parametrize("command", ["fit", "test"])
+def test_without_a_run_neither_is_taken(command, word, tmp_path, capsys):
+    message = refused(capsys, command, tmp_path, "--ckpt_path", word)
+    assert f"--ckpt_path {word}" in message
+    assert str(tmp_path / "run") in message
+
+
+def test_a_best_checkpoint_that_is_not_there_or_damaged_is_refused(copied, capsys):
+    best, last = (checkpoints(copied, 0)[kind] for kind in ("best", "last"))
+    best.write_bytes(best.read_bytes()[:5000])
+    assert str(best) in refused(capsys, "test", copied, "--ckpt_path", "best")
+    content = torch.load(last, weights_only=True)
+    for state in content["callbacks"].values():
+        state["best_model_path"] = best.name
+    torch.save(content, last)
+    best.unlink()
+    assert str(last) in refused(capsys, "test", copied, "--ckpt_path", "best")
+
+
+# The items that a checkpoint was trained on -------------------------------------------------------------------------
+
+OTHER = {
+    "split_seed": 1,
+    "validation_fraction": 0.3,
+    "class_split": "zero-shot",
+    "paired_fraction": 0.5,
+}
+
+
+@pytest.mark.parametrize("name", OTHER)
+def test_a_setting_that_changes_the_training_items_is_named(name, fitted, tmp_path, capsys):
+    words = (f"--data.init_args.{name}", str(OTHER[name]), "--ckpt_path", str(checkpoints(fitted, 0)["last"]))
+    message = refused(capsys, "test", tmp_path, *words)
+    assert f"{name} was {Synthetic(**DATA).__dict__[name]}, is {OTHER[name]}" in message
+    assert "--allow_other_data" in message
+
+
+@pytest.mark.parametrize("command", ["fit", "validate", "predict"])
+def test_every_command_refuses_a_checkpoint_of_other_items(command, fitted, tmp_path, capsys):
+    last = str(checkpoints(fitted, 0)["last"])
+    message = refused(capsys, command, tmp_path, "--data.init_args.split_seed", "1", "--ckpt_path", last)
+    assert "split_seed was 0, is 1" in message
+
+
+def test_other_data_are_refused_and_taken_where_asked_for(fitted, tmp_path, capsys):
+    words = ("--data.init_args.seed", "1", "--ckpt_path", str(checkpoints(fitted, 0)["last"]))
+    message = refused(capsys, "test", tmp_path, *words)
+    assert "synthetic data of seed 1" in message
+    assert "content differs" in message
+    with pytest.warns(UserWarning, match="trained on other items"):
+        csd("test", tmp_path, *words, "--allow_other_data", "true")
+    assert metrics(tmp_path, "test_1")["test/standard/average/MAP"].notna().any()
+
+
+def test_settings_that_leave_the_training_items_are_free(fitted, tmp_path, recwarn):
+    words = (
+        "--data.init_args.batch_size",
+        "7",
+        "--data.init_args.shuffle_seed",
+        "3",
+        "--data.init_args.class_seed",
+        "4",
+    )
+    csd("test", tmp_path, *words, "--ckpt_path", str(checkpoints(fitted, 0)["last"]))
+    assert metrics(tmp_path, "test_0")["test/standard/average/MAP"].notna().any()
+    assert not [warning for warning in recwarn if "trained on" in str(warning.message)]
+
+
+def test_a_checkpoint_of_an_earlier_version_is_loaded_with_a_warning(copied):
+    last = checkpoints(copied, 0)["last"]
+    content = torch.load(last, weights_only=True)
+    del content["trained_on"]
+    torch.save(content, last)
+    with pytest.warns(UserWarning, match="does not say which items it was trained on"):
+        csd("test", copied, "--ckpt_path", str(last))
+
+
+def own_features(path: Path) -> Path:
+    """Features without a split, so that the split_seed draws the test items."""
+    rng = np.random.default_rng(0)
+    label = np.arange(60) % 3
+    np.savez(path, image=rng.normal(size=(60, 4)), text=rng.normal(size=(60, 3)), label=label)
+    return path
+
+
+SAME_ITEMS = {
+    "moved file": lambda folder: (
+        FeaturePairs(own_features(folder / "a.npz"), class_encoder="one-hot"),
+        FeaturePairs(own_features(folder / "b.npz"), class_encoder="one-hot", batch_size=3),
+    ),
+    "all train, one split or another": lambda _: (
+        Synthetic(validation_fraction=0, split_seed=0, class_encoder="one-hot"),
+        Synthetic(validation_fraction=0, split_seed=1, class_encoder="one-hot"),
+    ),
+    "labels of items": lambda _: (SyntheticItems(), SyntheticItems(train_labels="instance", class_seed=5)),
+}
+OTHER_ITEMS = {
+    "drawn test items": (
+        lambda folder, **changed: FeaturePairs(own_features(folder / "a.npz"), class_encoder="one-hot", **changed),
+        {"split_seed": 1},
+    ),
+    "split of items": (lambda _, **changed: SyntheticItems(**changed), {"split_seed": 1}),
+    "pairs of items": (lambda _, **changed: SyntheticItems(**changed), {"paired_fraction": 0.5}),
+    "classes of items": (lambda _, **changed: SyntheticItems(class_split="zero-shot", **changed), {"class_seed": 1}),
+    "modalities": (lambda _, **changed: SyntheticItems(**changed), {"modalities": ["text", "video"]}),
+}
+
+
+@pytest.mark.parametrize("case", SAME_ITEMS)
+def test_the_same_items_are_recognised(case, tmp_path):
+    first, second = SAME_ITEMS[case](tmp_path)
+    require_same_items(trained_on(first), second, other=False)
+
+
+@pytest.mark.parametrize("case", OTHER_ITEMS)
+def test_other_items_are_recognised_in_every_kind_of_data(case, tmp_path):
+    build, changed = OTHER_ITEMS[case]
+    with pytest.raises(DataError, match=next(iter(changed))):
+        require_same_items(trained_on(build(tmp_path)), build(tmp_path, **changed), other=False)
+
+
+def test_a_trainer_in_python_refuses_other_items_too(fitted, tmp_path):
+    path, other = checkpoints(fitted, 0)["best"], Synthetic(**DATA, split_seed=1)
+    loaded = JFSE.load_from_checkpoint(path)
+    run = L.Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, default_root_dir=tmp_path)
+    with pytest.raises(DataError, match="split_seed was 0, is 1"):
+        run.test(loaded, other, ckpt_path=path, verbose=False)
+    loaded.allow_other_data = True
+    with pytest.warns(UserWarning, match="split_seed was 0, is 1"):
+        assert run.test(loaded, other, ckpt_path=path, verbose=False)

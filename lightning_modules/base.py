@@ -53,7 +53,7 @@ class RetrievalModule(L.LightningModule):
         self._metrics: dict[tuple[str, str], CrossModalRetrieval] = {}
         self.sizes: dict[str, dict[str, tuple[int, int]]] = {}
         self.average_precisions: dict[str, dict[str, tuple[Tensor, Tensor]]] = {}
-        self._trained_on: Mapping[str, Any] = {}  # dims of the checkpoint that is being loaded
+        self._loading: dict[str, Any] | None = None  # what the checkpoint that is being loaded says of its data
         # A buffer, so that a resumed run keeps the seed it was started with.
         self.register_buffer("run_seed", torch.tensor(torch.initial_seed() % 2**31))
 
@@ -78,20 +78,21 @@ class RetrievalModule(L.LightningModule):
         trained_with = checkpoint.get("alignment")
         if trained_with != repr(self.alignment):
             rank_zero_warn(f"the checkpoint was trained with alignment {trained_with}, this model has {self.alignment}")
-        self._trained_on = checkpoint.get(self.CHECKPOINT_HYPER_PARAMS_KEY, {}).get("dims", {})
-        if self._trainer is not None:  # and not loaded in Python or for an export, where there are no data
-            require_same_items(checkpoint.get("trained_on"), self.trainer.datamodule, self.allow_other_data)
+        dims = checkpoint.get(self.CHECKPOINT_HYPER_PARAMS_KEY, {}).get("dims", {})
+        self._loading = {"dims": dims, "trained_on": checkpoint.get("trained_on")}
 
     def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
-        """As every module's; weights that were trained on other modalities or widths are refused by a sentence.
+        """As every module's; a checkpoint of other modalities, widths or training items is refused by a sentence.
 
         Raises:
             RuntimeError: the weights are not those of this model.
+            DataError: the checkpoint was trained on other items than those of the trainer's data.
         """
+        loading, self._loading = self._loading, None
         try:
-            return super().load_state_dict(*args, **kwargs)
+            loaded = super().load_state_dict(*args, **kwargs)
         except RuntimeError as error:
-            trained_on, here = self._trained_on, dict(self.hparams.get("dims", {}))
+            trained_on, here = (loading or {}).get("dims", {}), dict(self.hparams.get("dims", {}))
             differing = [name for name in {**trained_on, **here} if trained_on.get(name) != here.get(name)]
             if not trained_on or not differing:
                 raise
@@ -100,6 +101,9 @@ class RetrievalModule(L.LightningModule):
                 f"{_described(here, differing)}; give the data that it was trained on, with the same settings, or "
                 "train on these"
             ) from error
+        if loading and self._trainer is not None:  # and not loaded in Python or for an export, where there are no data
+            require_same_items(loading["trained_on"], self.trainer.datamodule, self.allow_other_data)
+        return loaded
 
     def evaluated(self, batch: Batch) -> Batch:
         """The part of an evaluation batch that is evaluated."""

@@ -22,7 +22,7 @@ import reproduce.__main__ as command_line
 from losses import build_loss
 from losses.ring import edge_sets
 from reproduce import sweep_figure
-from reproduce.cells import CellStore, _Gradients, build_data, run_cell
+from reproduce.cells import CellStore, Gradients, build_data, run_cell
 from reproduce.runner import Cell, Run
 from reproduce.schema import METRICS, Row, read_table
 from reproduce.spec import EXPERIMENTS, DataSet, Sweep, Table, available_tables, load_table
@@ -272,8 +272,8 @@ class Linear(L.LightningModule):
         return torch.optim.SGD(self.parameters(), lr=1.0)
 
 
-def fit(gradients: list[list[float]]) -> tuple[Linear, _Gradients]:
-    model, recorder = Linear(), _Gradients()
+def fit(gradients: list[list[float]]) -> tuple[Linear, Gradients]:
+    model, recorder = Linear(), Gradients()
     options = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}
     trainer = L.Trainer(max_epochs=1, callbacks=[recorder], enable_checkpointing=False, **options)
     trainer.fit(model, torch.utils.data.DataLoader(torch.tensor(gradients)))

@@ -84,7 +84,7 @@ class Run:
         Raises:
             DataError: the user named a data root, and it holds none of the data sets, or a broken one.
         """
-        chosen = [one for one in self.table.datasets if one.dataset == self.only.get("dataset", one.dataset)]
+        chosen = [one for one in self.table.datasets if self._wanted([self._unread(one)])]
         present: list[DataSet] = []
         absent: dict[DataSet, str] = {}
         for dataset in chosen:
@@ -101,6 +101,11 @@ class Run:
             raise DataError("\n".join([none, *dict.fromkeys(absent.values())]))
         _check_apart(present)
         return present or [self.table.synthetic] * bool(chosen), absent
+
+    def _unread(self, dataset: DataSet) -> DataSet:
+        """A data set whose features, where its files say how they are called, may be those that --only names."""
+        unknown = dataset.class_path == "FeaturePairs"
+        return replace(dataset, features=self.only.get("features", dataset.features)) if unknown else dataset
 
     def _found(self, dataset: DataSet) -> DataSet:
         """The data set, its features called as their files say where the user brought them.

@@ -19,6 +19,7 @@ from datamodules.features import DataError
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
+    from transformers import PreTrainedTokenizerBase
 
 ONE_HOT = "one-hot"
 BUNDLED = "all-MiniLM-L6-v2"
@@ -106,8 +107,8 @@ def encode_texts(texts: Sequence[str], encoder: str) -> np.ndarray:
     return first
 
 
-def warn_of_cut_texts(model: SentenceTransformer, texts: Sequence[str], name: str) -> None:
-    """Say so where texts are longer than a sentence-transformers model takes; it cuts them without a word."""
+def warn_of_texts(model: SentenceTransformer, texts: Sequence[str], name: str) -> None:
+    """Say so where texts are longer than a sentence-transformers model takes, or are mostly tokens it does not know."""
     from transformers import PreTrainedTokenizerBase
 
     reads_tokens = isinstance(model.tokenizer, PreTrainedTokenizerBase)  # and not plain words, of any number
@@ -116,6 +117,22 @@ def warn_of_cut_texts(model: SentenceTransformer, texts: Sequence[str], name: st
     ids = model.tokenizer(list(texts), truncation=False, verbose=False)["input_ids"]
     if max(map(len, ids)) > model.max_seq_length:
         rank_zero_warn(f"Some texts are longer than the {model.max_seq_length} tokens of {name} and are cut.")
+    warn_of_unknown(model.tokenizer, ids, name)
+
+
+def warn_of_unknown(tokenizer: PreTrainedTokenizerBase, ids: Sequence[Sequence[int]], name: str) -> None:
+    """Say so where most tokens of texts are none that a model knows: in a script that its vocabulary lacks.
+
+    Args:
+        tokenizer: the model's.
+        ids: token numbers of each text.
+        name: the model's.
+    """
+    ends = tokenizer("")["input_ids"]  # some models end every text with the number of an unknown token
+    unknown = tokenizer.unk_token_id
+    if any(2 * (list(row).count(unknown) - ends.count(unknown)) > len(row) - len(ends) for row in ids):
+        said = "and it can hardly tell them apart; for other scripts name a multilingual model."
+        rank_zero_warn(f"Some texts are mostly tokens that {name} does not know, {said}")
 
 
 @contextmanager
@@ -139,7 +156,7 @@ def _encode_once(folder: Path, encoder: str, names: list[str], seed: int) -> np.
     try:
         with without_loading_bars():
             model = SentenceTransformer(str(folder), device="cpu", local_files_only=True)
-        warn_of_cut_texts(model, names, encoder)
+        warn_of_texts(model, names, encoder)
         embedding = model.encode(names, show_progress_bar=False, convert_to_numpy=True)
     except Exception as error:  # damaged model files surface as errors of many libraries
         raise DataError(

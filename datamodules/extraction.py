@@ -136,7 +136,7 @@ def _features(data: ItemSet, name: str, network: FrozenNetwork, batch: range, po
     where = f"{data.origin}: {name} of items {data.names[owners[0]]} to {data.names[owners[-1]]}"
     try:
         found = np.stack(network(entries, modality.rate)).astype(np.float32)
-    except (RuntimeError, ValueError) as error:  # a sound that is too short, memory that does not suffice
+    except (RuntimeError, ValueError) as error:  # such as memory that does not suffice
         model = network.identity["model"]
         raise DataError(f"{where} cannot go through {model} ({type(error).__name__}: {error}).") from error
     if not np.isfinite(found).all():

@@ -103,20 +103,21 @@ def read_captions(path: Path) -> dict[str, list[str]]:
     """Image name without its ending -> its five captions, in the order of the file.
 
     Raises:
-        DataError: not CSV text, another header, a line without two fields, or another number of captions of an image.
+        DataError: not CSV text, another header, a row without two fields, or another number of captions of an image.
     """
     try:
-        header, *lines = list(csv.reader(read_lines(path, "flickr8k_tri"), strict=True)) or [[]]
+        lines = (f"{line}\n" for line in read_lines(path, "flickr8k_tri"))  # a caption in quotes may have several
+        header, *rows = [row for row in csv.reader(lines, strict=True) if row] or [[]]
     except csv.Error as error:
         raise broken(path, f"is not CSV text ({error})", "flickr8k_tri") from error
     if header != ["image", "caption"]:
         raise broken(path, f"starts with {','.join(header)[:80]!r}; expected the header image,caption", "flickr8k_tri")
     captions: dict[str, list[str]] = {}
-    for number, line in enumerate(lines, start=2):
-        if len(line) != 2 or not line[0].endswith(".jpg") or not line[1].strip():
-            what = f"entry {number} is {','.join(line)[:80]!r}; expected <name>.jpg,<caption>"
+    for number, row in enumerate(rows, start=2):
+        if len(row) != 2 or not row[0].endswith(".jpg") or not row[1].strip():
+            what = f"entry {number} is {','.join(row)[:80]!r}; expected <name>.jpg,<caption>"
             raise broken(path, what, "flickr8k_tri")
-        captions.setdefault(line[0].removesuffix(".jpg"), []).append(line[1].strip())
+        captions.setdefault(row[0].removesuffix(".jpg"), []).append(row[1].strip())
     for name, found in captions.items():
         if len(found) != CAPTIONS:
             raise broken(path, f"has {len(found)} captions of {name}.jpg; expected {CAPTIONS}", "flickr8k_tri")

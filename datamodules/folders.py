@@ -26,8 +26,6 @@ ENDINGS = {
 }
 # Columns of a .csv file that hold texts.
 TEXT_COLUMNS = ("text", "caption")
-# Seconds: the longest window that an encoder of sounds looks through.
-SHORTEST_SOUND = 0.025
 
 
 def read_folder(where: Path, content: Content, rate: int | None) -> tuple[list[str], list[str] | Files]:
@@ -68,21 +66,15 @@ def decode(path: Path, rate: int | None) -> np.ndarray:
     """An image (``rate`` is None), or a sound at ``rate`` samples per second, as the data sets decode them.
 
     Raises:
-        DataError: it cannot be read, or is a sound that is too short to be encoded.
+        DataError: it cannot be read.
     """
     dataset = "flickr8k_tri"  # the readers advise on its layout, which is no use here
     try:
-        if rate is None:
-            return read_image(path, dataset)
-        wave = read_resampled(path, rate, dataset)
+        return read_image(path, dataset) if rate is None else read_resampled(path, rate, dataset)
     except DataError as error:
         raise DataError(str(error).removesuffix(layout_advice(dataset)).strip()) from error
     except UnicodeEncodeError as error:  # which the library of sounds cannot pass on
         raise DataError(f"{path}: has a name that is no text of this machine's encoding; rename it.") from error
-    if len(wave) < SHORTEST_SOUND * rate:
-        lasts = f"{1000 * len(wave) / rate:.0f} ms; expected at least {1000 * SHORTEST_SOUND:.0f}"
-        raise DataError(f"{path}: lasts {lasts}.")
-    return wave
 
 
 def readable(files: Files, rows: Sequence[int]) -> tuple[list[int], list[str]]:

@@ -91,12 +91,17 @@ def broken(path: Path, what: str, dataset: str) -> DataError:
 
 
 def read_lines(path: Path, dataset: str) -> list[str]:
-    """Lines of a UTF-8 text file.
+    r"""Lines of a UTF-8 text file, which end in \n, \r\n or \r; blank lines at its end are left out.
 
     Raises:
         DataError: it is missing or not text.
     """
     try:
-        return require(path, dataset).read_text(encoding="utf-8-sig").splitlines()
+        # By the file itself: str.splitlines also cuts at characters that stand within a text, such as U+2028.
+        with require(path, dataset).open(encoding="utf-8-sig") as file:
+            lines = [line.removesuffix("\n") for line in file]
     except (OSError, UnicodeDecodeError) as error:
         raise broken(path, f"cannot be read as text ({error})", dataset) from error
+    while lines and not lines[-1].strip():
+        lines.pop()
+    return lines

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,9 +17,14 @@ from datamodules.features import DataError
 from datamodules.items import Files, Modality
 from datamodules.layouts import broken
 
+# Bytes that the header of a WAV file claims where a program wrote it to a pipe, without knowing how many would come.
+STREAMED = 2**31 - 2**16
+
 
 def read_image(path: Path, dataset: str) -> np.ndarray:
     """An image file as (H, W, 3) uint8, upright where the file says how it was held; greys of 16 bits become 8.
+
+    What is transparent shows a white ground. Of several images in a file the first is read.
 
     Raises:
         DataError: the file is missing, truncated or not an image.
@@ -29,7 +35,12 @@ def read_image(path: Path, dataset: str) -> np.ndarray:
             if upright.mode in ("I", "F"):
                 raise ValueError(f"its pixels are of mode {upright.mode}, of no known range; expected 8 or 16 bits")
             if upright.mode.startswith("I;16"):  # which `convert` would clip at 255
-                upright = Image.fromarray((np.asarray(upright) // 257).astype(np.uint8))
+                grey = np.asarray(upright)
+                grey = np.where(grey == upright.info.get("transparency", -1), 65_535, grey)
+                upright = Image.fromarray((grey // 257).astype(np.uint8))
+            if upright.has_transparency_data:  # `convert` alone would show what the transparent pixels hide
+                drawn, upright = upright.convert("RGBA"), Image.new("RGBA", upright.size, "white")
+                upright.alpha_composite(drawn)
             return np.asarray(upright.convert("RGB"))
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise broken(path, f"is not a readable image ({type(error).__name__}: {error})", dataset) from error
@@ -50,18 +61,25 @@ def read_sound(path: Path, rate: int, dataset: str) -> np.ndarray:
         dataset: the data set it belongs to, for messages.
 
     Raises:
-        DataError: the file is missing, truncated, silent of length, not a sound, or of another rate.
+        DataError: the file is missing, truncated, without samples, not finite, not a sound, or of another rate.
     """
     import soundfile  # here: it loads a C library that nothing but sound needs
 
     try:
-        wave, found = soundfile.read(path, dtype="float32", always_2d=True)
+        with soundfile.SoundFile(path) as file:
+            wave, found, said = file.read(dtype="float32", always_2d=True), file.samplerate, file.extra_info
     except (OSError, RuntimeError) as error:  # LibsndfileError is a RuntimeError
         raise broken(path, f"is not a readable sound ({type(error).__name__}: {error})", dataset) from error
     if found != rate:
         raise broken(path, f"has {found} samples per second; expected {rate}", dataset)
-    if not len(wave) or not np.isfinite(wave).all():
-        raise broken(path, f"has {len(wave)} samples; expected finite ones, at least one", dataset)
+    # libsndfile reads a WAV file that was cut off as far as it goes, and says so in its log alone.
+    cut = re.search(r"^data : (\d+) \(should be (\d+)\)", said, re.MULTILINE)
+    if cut and int(cut[1]) < STREAMED:
+        raise broken(path, f"is truncated: it has {cut[2]} of its {cut[1]} bytes of sound", dataset)
+    if not len(wave):
+        raise broken(path, "has no samples; expected at least one", dataset)
+    if not np.isfinite(wave).all():
+        raise broken(path, "has samples that are NaN or infinite", dataset)
     return wave.mean(axis=1)
 
 
@@ -74,7 +92,7 @@ def read_resampled(path: Path, rate: int, dataset: str) -> np.ndarray:
         dataset: the data set it belongs to, for messages.
 
     Raises:
-        DataError: the file is missing, truncated, silent of length or not a sound.
+        DataError: the file is missing, truncated, without samples, not finite or not a sound.
     """
     found = sound_rate(path, dataset)
     wave = read_sound(path, found, dataset)

@@ -206,6 +206,12 @@ class ItemDataModule(L.LightningDataModule):
             self._entries[name] = Entries(derive(modality, front_end) if front_end else modality)
         return self._entries[name]
 
+    def raw_entries(self, name: str, split: str) -> list[Any]:
+        """Entries of a modality that belong to items of a split, as they were read."""
+        modality = self.data.modalities[name]
+        chosen = np.isin(modality.owners(), self.indices(split))
+        return [modality.entries[entry] for entry in np.flatnonzero(chosen)]
+
     def train_entries(self, name: str) -> Any:
         """Entries of a modality that belong to training items, as `Entries.rows` gives them with their mask."""
         return self._rows(name, "train")

@@ -57,7 +57,7 @@ class PKUXMediaNet(FeatureDataModule):
         """Read the lists, then the features."""
         folder = find_folder(self.dataset, self.data_root)
         classes = folder / "cate_fea.txt"
-        count = sum(not line.isspace() for line in read_lines(classes, self.dataset))
+        count = sum(bool(line.strip()) for line in read_lines(classes, self.dataset))
         label = _labels(folder, count)
         embedding = read_parts([_whole(classes, count)], self.dataset)
         features = {
@@ -121,10 +121,7 @@ def read_list(path: Path, classes: int) -> list[tuple[str, int]]:
     """
     entries = []
     numbers = {str(number): number - 1 for number in range(1, classes + 1)}
-    lines = read_lines(path, "pku_xmedianet")
-    while lines and not lines[-1].strip():
-        lines.pop()
-    for number, line in enumerate(lines, start=1):
+    for number, line in enumerate(read_lines(path, "pku_xmedianet"), start=1):
         fields = line.split()
         if len(fields) != 2 or fields[1] not in numbers:
             what = f"line {number} is {line[:80]!r}; expected a file and a class 1..{classes}"

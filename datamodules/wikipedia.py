@@ -10,6 +10,7 @@ import scipy.io
 
 from datamodules.base import FeatureDataModule
 from datamodules.features import DataError, FeatureSet
+from datamodules.layouts import read_lines
 from datamodules.sources import SOURCES, advice, locate
 
 # Class numbers 1..10 of the lists, in order.
@@ -84,12 +85,8 @@ def read_entries(path: Path) -> list[tuple[str, str, int]]:
     Raises:
         DataError: not text, a line without three fields, or a class outside 1..10.
     """
-    try:
-        lines = path.read_text(encoding="utf-8-sig").rstrip().splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise _broken(path, f"cannot be read as text ({error})") from error
     entries = []
-    for number, line in enumerate(lines, start=1):
+    for number, line in enumerate(read_lines(path, "wikipedia"), start=1):
         fields = line.split()
         if len(fields) != 3 or fields[2] not in map(str, range(1, len(CLASS_NAMES) + 1)):
             raise _broken(path, f"line {number} is {line[:80]!r}")

@@ -6,11 +6,16 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 
 from lightning_modules.base import Batch, RetrievalModule
 from lightning_modules.networks.encoders import Encoder, build_encoder
+
+# Shares of texts that an encoder can hardly tell apart: above the first they are said, above the second not trained on.
+FEW, MOST = 0.01, 0.5
 
 
 class EncodedModule(RetrievalModule):
@@ -29,6 +34,9 @@ class EncodedModule(RetrievalModule):
         ValueError: an encoder for a modality that the data do not have, an unknown encoder, or one that does not read
             the modality.
         TypeError: an unknown setting of an encoder.
+
+    Where an encoder can hardly tell apart more than a hundredth of the training or test texts, this is said; where it
+    is more than half of the training texts, training stops with a ValueError.
     """
 
     def __init__(
@@ -70,11 +78,32 @@ class EncodedModule(RetrievalModule):
                 data.entries(name)
 
     def on_fit_start(self) -> None:
-        if self.trainer.ckpt_path is not None:
-            return  # what was fixed then belongs to the weights, as a vocabulary to the rows of an embedding
-        for name, encoder in self.encoders.items():
+        # Of a checkpoint what was fixed belongs to the weights, as a vocabulary to the rows of an embedding.
+        for name, encoder in self.encoders.items() if self.trainer.ckpt_path is None else ():
             if type(encoder).fit is not Encoder.fit:  # else the training entries need not be laid out at once
                 encoder.fit(*self.trainer.datamodule.train_entries(name))
+        self._check_texts("train")
+
+    def on_test_epoch_start(self) -> None:
+        super().on_test_epoch_start()
+        for split in self.trainer.datamodule.test_splits:
+            self._check_texts(split)
+
+    def _check_texts(self, split: str) -> None:
+        for name, encoder in self.encoders.items():
+            if not encoder.blind_to:
+                continue
+            share = np.mean(encoder.unknown(self.trainer.datamodule.raw_entries(name, split)))
+            said = (
+                f"encoder {type(encoder).__name__.lower()!r} of {name!r}: {share:.0%} of the texts in the {split} "
+                f"part have {encoder.blind_to}, and it can hardly tell them apart; name the encoder 'sentence' with a "
+                "multilingual model, or, where spaces stand between words, 'words', which learns its vocabulary from "
+                "the training texts (lower min_count if they are few)"
+            )
+            if split == "train" and share > MOST:
+                raise ValueError(said)
+            if share > FEW:
+                rank_zero_warn(said)
 
     def configure_optimizers(self) -> dict[str, Any]:
         trained = [p for p in self.parameters() if p.requires_grad]

@@ -26,7 +26,6 @@ from datamodules.multimodal import EVALUATION_BATCH_SIZE
 from lightning_modules.base import RetrievalModule
 from lightning_modules.export import any_name_to_stdout, export_identity, load_export, sources, tensors_of
 from lightning_modules.export_files import check_writable, save_tensors
-from lightning_modules.networks.encoders.words import Words
 
 FORMAT = "1"
 # Entries that pass the fixed part of an encoder together: some load a network each time they are called.
@@ -94,7 +93,8 @@ def find(
 ) -> list[Hit]:
     """Those entries of an index whose embeddings have the largest cosines with that of a text, an image or a sound.
 
-    Where the model knows no word of a text, this is said on the error stream.
+    Where the model can hardly tell a text from others, for it does not know its words or its script, this is said on
+    the error stream.
 
     Args:
         export: folder that `csd export` wrote.
@@ -115,8 +115,9 @@ def find(
     if content == "text" and not str(entry).strip():
         raise ValueError("the query is an empty text")
     names, stored = _read(index, export_identity(export), "faiss" if with_faiss else "embeddings")
-    if content == "text" and not _knows_a_word(model, modality, str(entry)):
-        _say("no word of the query is in the model's vocabulary: what is found does not depend on what they are")
+    encoder = model.encoders[modality]
+    if content == "text" and encoder.unknown([str(entry)])[0]:
+        _say(f"the query has {encoder.blind_to}: what is found hardly depends on what they are")
     raw = entry if content == "text" else decode(Path(entry), sources(model)[modality]["rate"])
     search = nearest_by_faiss if with_faiss else nearest
     cosine, row = search(stored, embed(model, modality, [raw])[0], min(k, len(names)))
@@ -263,15 +264,6 @@ def _modality(model: RetrievalModule, content: Content) -> str:
     return found[0]
 
 
-def _knows_a_word(model: RetrievalModule, modality: str, text: str) -> bool:
-    """False where an encoder with a vocabulary would take every word of the text for an unknown one."""
-    encoder = model.encoders[modality]
-    if not isinstance(encoder, Words):
-        return True
-    (numbers,) = encoder.front_end([text], None)
-    return bool(torch.isin(torch.from_numpy(numbers), encoder.known.cpu()).any())
-
-
 # The index -----------------------------------------------------------------------------------------------------------
 
 
@@ -304,7 +296,7 @@ def _embed_all(
     model: RetrievalModule, modality: str, names: list[str], entries: list[str] | Files
 ) -> tuple[list[str], Tensor]:
     """Names and embeddings of the entries that can be read; the others are named on the error stream."""
-    kept, parts = [], []
+    kept, parts, unknown, encoder = [], [], 0, model.encoders[modality]
     with tqdm(total=len(names), desc=modality, unit=" entries", disable=None) as bar:
         for start in range(0, len(names), CHUNK):
             rows = list(range(start, min(start + CHUNK, len(names))))
@@ -319,7 +311,10 @@ def _embed_all(
             if rows:
                 parts.append(embed(model, modality, chunk))
                 kept += [names[row] for row in rows]
+                unknown += sum(encoder.unknown(chunk))
             bar.update(passed)
+    if unknown:
+        _say(f"{unknown} of {len(kept)} texts have {encoder.blind_to}, and the model can hardly tell them apart")
     return kept, torch.cat(parts) if parts else torch.empty(0, 0)
 
 

@@ -33,6 +33,7 @@ from lightning_modules.networks.encoders.installed import INSTALLED
 from lightning_modules.predictions import flat_predictions
 from losses import build_loss
 from reproduce.baselines import BASELINES
+from reproduce.callbacks import BestEpoch, Gradients, ValidationCurve
 
 # Encoders whose `model` is a folder, or the name of one that was fetched before.
 FOLDER_ENCODERS = ("clip", "sentence", "tokens")
@@ -119,7 +120,8 @@ def run_cell(config: Config, data_root: str | None) -> dict[str, Any]:
         every test split the average precision of each query, "AP/<split>/<direction>", and the item it belongs to,
         "query/<split>/<direction>", and the embeddings of test items that are no paired features, or whose gap is
         measured; "train_seconds"; "gap", where it is measured; "gradients", where they are recorded: the "largest"
-        norm, the "median" and the share of "non-finite steps"; and where and with what it ran.
+        norm, the "median" and the share of "non-finite steps"; "validation_curve", where evaluated on validation data:
+        (training steps, average MAP) along the training; and where and with what it ran.
     """
     L.seed_everything(config["seed"], verbose=False)
     data = build_data(config, data_root)
@@ -177,14 +179,14 @@ def _fit_model(config: Config, data: Data, start: float) -> dict[str, Any]:
         **config["model"]["init_args"],
     )
     selects_on_test = getattr(data, "as_published", False)
-    best = _BestEpoch()
-    gradients = _Gradients() if config.get("record_gradients") else None
+    validated = BestEpoch() if selects_on_test else ValidationCurve(config["max_epochs"])
+    gradients = Gradients() if config.get("record_gradients") else None
     trainer = L.Trainer(
         max_epochs=config["max_epochs"],
         limit_train_batches=config.get("limit_train_batches", 1.0),
-        # The public code looks at its test items after every second epoch; otherwise only the last epoch counts.
-        check_val_every_n_epoch=min(2, config["max_epochs"]) if selects_on_test else config["max_epochs"],
-        callbacks=[best, gradients] if gradients else [best],
+        # The public code looks at its test items after every second epoch.
+        check_val_every_n_epoch=min(2, config["max_epochs"]) if selects_on_test else 1,
+        callbacks=[validated, gradients] if gradients else [validated],
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
@@ -198,8 +200,10 @@ def _fit_model(config: Config, data: Data, start: float) -> dict[str, Any]:
         trained["gradients"] = gradients.summary()
     if selects_on_test or config["evaluate"] == "validation":
         split = data.test_splits[0] if selects_on_test else "validation"
-        found = {"scores": {split: best.scores}, "sizes": {split: model.sizes["validation"]}, **trained}
-        return found | ({"arrays": _per_query(split, best.average_precisions, data)} if selects_on_test else {})
+        found = {"scores": {split: validated.scores}, "sizes": {split: model.sizes["validation"]}, **trained}
+        if selects_on_test:
+            return found | {"arrays": _per_query(split, validated.average_precisions, data)}
+        return found | {"validation_curve": validated.curve}
     trainer.test(model, data, verbose=False)
     scores: dict[str, dict[str, float]] = {split: {} for split in data.test_splits}
     for name, value in trainer.callback_metrics.items():
@@ -254,45 +258,6 @@ def text_vectors(texts: Sequence[str]) -> torch.Tensor:
     different, place = np.unique(np.array(texts), return_inverse=True)
     vectors = torch.from_numpy(embed_classes(different.tolist()))[torch.from_numpy(place)]
     return torch.nn.functional.normalize(vectors, dim=1)
-
-
-class _BestEpoch(L.Callback):
-    """Keeps the validation scores, and the average precisions, of the epoch with the largest average MAP."""
-
-    def __init__(self) -> None:
-        self.scores: dict[str, float] = {}
-        self.average_precisions: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
-
-    def on_train_epoch_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        metrics = trainer.callback_metrics
-        now = {name.removeprefix("val/"): float(v) for name, v in metrics.items() if name.startswith("val/")}
-        if now and (not self.scores or now["average/MAP"] > self.scores["average/MAP"]):
-            self.scores, self.average_precisions = now, module.average_precisions["validation"]
-
-
-class _Gradients(L.Callback):
-    """Keeps the norm of the gradient of all parameters at every step, and leaves out the steps where it is not finite.
-
-    An optimiser that took such a step would have no finite parameter left, and there would be nothing more to count.
-    """
-
-    def __init__(self) -> None:
-        self.norms: list[torch.Tensor] = []
-
-    def on_before_optimizer_step(self, trainer: L.Trainer, module: L.LightningModule, optimizer: Any) -> None:
-        norm = torch.nn.utils.get_total_norm([p.grad for p in module.parameters() if p.grad is not None])
-        self.norms.append(norm)
-        if not norm.isfinite():
-            optimizer.zero_grad()
-
-    def summary(self) -> dict[str, float]:
-        """Largest and median norm of the steps with a finite one, and the share of the others."""
-        norms = torch.stack(self.norms).cpu()
-        finite = norms[norms.isfinite()].numpy()
-        if not len(finite):
-            raise FloatingPointError("no training step had a finite gradient")
-        share = 1 - len(finite) / len(norms)
-        return {"largest": float(finite.max()), "median": float(np.median(finite)), "non-finite steps": share}
 
 
 def quiet(threads: int) -> None:

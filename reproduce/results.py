@@ -147,6 +147,7 @@ def _number(
     sizes: list,
 ) -> Row:
     results = [result for _, result in cells]
+    notes = [run.remark(cells[0][0].dataset, cells[0][0].method)]
     # The sizes of a zero-shot split differ between class splits; a mean of them would be the size of none.
     same = sizes[0] if sizes[0] and all(size == sizes[0] for size in sizes) else (None, None)
     metric, k = (name, "all") if name == "MAP" else _metric_and_cutoff(name)
@@ -166,7 +167,7 @@ def _number(
         git_commit=_joined(results, "git_commit"),
         torch=_joined(results, "torch"),
         config_hash=cells[0][0].key,
-        note=_note(sizes) if same == (None, None) and sizes[0] else "",
+        note="; ".join(filter(None, [*notes, _note(sizes) if same == (None, None) and sizes[0] else ""])),
     )
     return with_published(row)
 
@@ -203,8 +204,13 @@ def _empty(run: Run, dataset: DataSet, method: Method, split: str, status: str, 
 
 
 def _failed(run: Run, dataset: DataSet, method: Method) -> list[Row]:
-    keys = [run._trial(dataset, method, n).key for n in range(len(method.trials))]
-    note = "a tuning trial failed: " + next(run.errors[k] for k in keys if k in run.errors)
+    if run.schedules.get((dataset, method.model), True) is None:
+        keys = [cell.key for cell in run.schedule_cells([(dataset, method)])[dataset, method.model].values()]
+        what = "the training that chooses the schedule"
+    else:
+        keys = [run._trial(dataset, method, n).key for n in range(len(method.trials))]
+        what = "a tuning trial"
+    note = f"{what} failed: " + next(run.errors[k] for k in keys if k in run.errors)
     return [_empty(run, dataset, method, split, "failed", note) for split in _splits(run, dataset)]
 
 
@@ -249,6 +255,11 @@ def _merge(old: list[Row], new: list[Row]) -> list[Row]:
 def _companion(run: Run, finals: Finals, command: str) -> str:
     chosen: dict[str, dict] = {}
     classes: dict[str, dict] = {}
+    schedules: dict[str, dict] = {}
+    for (dataset, model), schedule in run.schedules.items():
+        if schedule:
+            entry = {"min_steps": schedule.min_steps, "chosen with": schedule.method, "tried": list(schedule.tried)}
+            schedules.setdefault(f"{dataset.dataset}/{dataset.features}", {})[model] = entry
     for (dataset, method), choice in run.choices.items():
         name = f"{dataset.dataset}/{dataset.features}"
         if choice and choice["trials"]:
@@ -264,6 +275,8 @@ def _companion(run: Run, finals: Finals, command: str) -> str:
         "scale": {run.scale: vars(run.table.scales[run.scale])},
         "chosen_on_validation": chosen,
     }
+    if schedules:
+        content["schedule_chosen_on_validation"] = schedules
     if classes:
         content["class_split_by_seed"] = classes
     header = "# Settings chosen on validation data (mean over directions of MAP), and what the runs were given.\n"

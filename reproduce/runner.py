@@ -17,6 +17,7 @@ from lightning_modules.metrics.modality_gap import GAP_METRICS
 from reproduce.cells import FOLDER_ENCODERS, CellStore, Config, build_data, cell_hash
 from reproduce.executors import Executor, pool, workers
 from reproduce.presence import require_present
+from reproduce.schedule import Schedule, choose, epochs, reference, remark
 from reproduce.spec import TRAINED, DataSet, Method, Scale, Table
 
 PRESET = ("JFSE", "LAVIMO")  # models with a preset
@@ -42,7 +43,12 @@ class Cell:
 
     @property
     def name(self) -> str:
-        what = f"trial {self.trial + 1}" if self.trial is not None else f"seed {self.config['seed']}"
+        if self.trial is not None:
+            what = f"trial {self.trial + 1}"
+        elif self.config["evaluate"] == "validation":
+            what = f"schedule of {self.steps} steps"
+        else:
+            what = f"seed {self.config['seed']}"
         preset = ", as published" if self.method.preset == "as_published" else ""
         return f"{self.dataset.dataset}/{self.dataset.features} {self.method.method}{preset}, {what}"
 
@@ -75,6 +81,7 @@ class Run:
     executor: Executor = field(default_factory=lambda: partial(pool, workers()))
     errors: dict[str, str] = field(default_factory=dict)  # key of a failed cell -> what went wrong
     choices: dict[tuple[DataSet, Method], dict[str, Any] | None] = field(default_factory=dict)
+    schedules: dict[tuple[DataSet, str], Schedule | None] = field(default_factory=dict)  # of a data set and model
     modules: dict[str, FeatureDataModule] = field(default_factory=dict)
     readers: dict[str, FeatureDataModule] = field(default_factory=dict)
 
@@ -126,15 +133,19 @@ class Run:
         return dataset
 
     def execute(self, datasets: Iterable[DataSet]) -> Finals:
-        """Run every missing cell: first the trials, then, with the best setting of each row, the seeds.
+        """Run every missing cell: those that choose the schedules, the trials, and with the best setting the seeds.
 
         Returns:
             (data set, method) -> final cells with their results, None where a cell failed.
         """
         rows = self._wanted(datasets)
-        trials = {row: [self._trial(*row, number) for number in range(len(row[1].trials))] for row in rows}
-        results = self._run("validation", [cell for cells in trials.values() for cell in cells])
-        self.choices = {row: self._choose(cells, results) for row, cells in trials.items()}
+        tried = self.schedule_cells(rows)
+        results = self._run("schedules", [cell for cells in tried.values() for cell in cells.values()])
+        self.schedules = {key: self._schedule(*key, cells, results) for key, cells in tried.items()}
+        rows_on = [row for row in rows if self.schedules.get((row[0], row[1].model), Schedule()) is not None]
+        trials = {row: [self._trial(*row, number) for number in range(len(row[1].trials))] for row in rows_on}
+        results |= self._run("validation", [cell for cells in trials.values() for cell in cells])
+        self.choices = {row: self._choose(trials[row], results) if row in trials else None for row in rows}
         finals = {
             (d, m): [self._final(d, m, self.choices[d, m]["setting"], seed) for seed in self.seeds]
             for d, m in rows
@@ -146,7 +157,15 @@ class Run:
     def plan(self, datasets: Iterable[DataSet]) -> list[Cell]:
         """All cells of the table, each once; where the setting is not chosen yet, with the first one."""
         cells: dict[str, Cell] = {}
-        for dataset, method in self._wanted(datasets):
+        rows = self._wanted(datasets)
+        for key, tried in self.schedule_cells(rows).items():
+            found = {c.key: result for c in tried.values() if (result := self.store.load(c.key)) is not None}
+            longest = Schedule(
+                min_steps=max(tried)
+            )  # where none is chosen yet, so that it does not take longer than said
+            self.schedules[key] = self._schedule(*key, tried, found) or longest
+            cells |= {cell.key: cell for cell in tried.values()}
+        for dataset, method in rows:
             trials = [self._trial(dataset, method, number) for number in range(len(method.trials))]
             found = {cell.key: result for cell in trials if (result := self.store.load(cell.key)) is not None}
             choice = self._choose(trials, found) or {"setting": method.trials[0]}
@@ -164,7 +183,7 @@ class Run:
 
     def _choose(self, cells: list[Cell], results: dict[str, dict]) -> dict[str, Any] | None:
         if not cells:
-            return {"setting": {}, "trials": []}
+            return {"setting": {}, "trials": [], "curve": ()}
         scores = [(results[c.key]["scores"]["validation"]["average/MAP"] if c.key in results else None) for c in cells]
         if None in scores:
             return None
@@ -172,7 +191,38 @@ class Run:
         trials = [
             {**setting, "validation MAP": round(score, 6)} for setting, score in zip(settings, scores, strict=True)
         ]
-        return {"setting": settings[scores.index(max(scores))], "trials": trials}
+        best = scores.index(max(scores))
+        curve = results[cells[best].key].get("validation_curve", ())
+        return {"setting": settings[best], "trials": trials, "curve": curve}
+
+    def schedule_cells(self, rows: Iterable[tuple[DataSet, Method]]) -> dict[tuple[DataSet, str], dict[int, Cell]]:
+        """(data set, model) -> floor in steps -> the reference's training on it; floors of equal epochs once."""
+        found: dict[tuple[DataSet, str], dict[int, Cell]] = {}
+        for dataset, model in dict.fromkeys((dataset, method.model) for dataset, method in rows):
+            method, floors = reference(self.table, dataset, model), self.table.scales[self.scale].min_steps
+            if method is None or not floors:
+                continue
+            setting = method.trials[0] if method.trials else {}
+            tried = [self._config(dataset, method, setting, None, floor) for floor in sorted(floors)]
+            cells = [self._cell(dataset, method, config, None) for config in tried]
+            first = {cell.key: floor for floor, cell in reversed(list(zip(sorted(floors), cells, strict=True)))}
+            found[dataset, model] = {first[cell.key]: cell for cell in cells}
+        return found
+
+    def _schedule(
+        self, dataset: DataSet, model: str, tried: dict[int, Cell], results: dict[str, dict]
+    ) -> Schedule | None:
+        if any(cell.key not in results for cell in tried.values()):
+            return None
+        method = reference(self.table, dataset, model)
+        return choose(method, {floor: results[cell.key] for floor, cell in tried.items()})
+
+    def remark(self, dataset: DataSet, method: Method) -> str:
+        """What a row's note says of its schedule: of its chosen trial, else of the method that chose the schedule."""
+        if method.model not in TRAINED:
+            return ""
+        schedule = self.schedules.get((dataset, method.model)) or Schedule()
+        return remark(self.choices[dataset, method]["curve"] or schedule.curve)
 
     def _trial(self, dataset: DataSet, method: Method, number: int) -> Cell:
         return self._cell(dataset, method, self._config(dataset, method, method.trials[number], None), number)
@@ -180,8 +230,14 @@ class Run:
     def _final(self, dataset: DataSet, method: Method, setting: dict, seed: int) -> Cell:
         return self._cell(dataset, method, self._config(dataset, method, setting, seed), None)
 
-    def _config(self, dataset: DataSet, method: Method, setting: dict, seed: int | None) -> Config:
-        """Configuration of a cell; without a seed that of a trial, on seed 0 and the validation part."""
+    def _config(
+        self, dataset: DataSet, method: Method, setting: dict, seed: int | None, min_steps: int | None = None
+    ) -> Config:
+        """Configuration of a cell; without a seed that of a trial, on seed 0 and the validation part.
+
+        Args:
+            min_steps: floor on its training steps; by default that of the schedule chosen.
+        """
         scale: Scale = self.table.scales[self.scale]
         fraction = dataset.init_args.get("validation_fraction", 0.15) if seed is None else 0.0
         data = {**dataset.init_args, **method.data, "validation_fraction": fraction, "shuffle_seed": seed or 0}
@@ -200,6 +256,8 @@ class Run:
         if trained:
             preset = {"preset": method.preset} if method.model in PRESET else {}
             arguments = {**scale.model, **scale.models.get(method.model, {}), **dataset.model, **preset, **arguments}
+        if trained and min_steps is None:
+            min_steps = (self.schedules.get((dataset, method.model)) or Schedule()).min_steps
         recorded = {"record_gradients": True} if trained and self.table.record_gradients else {}
         if trained and seed is not None and set(self.table.metrics) & set(GAP_METRICS):
             recorded["modality_gap"] = True
@@ -210,7 +268,7 @@ class Run:
                 "init_args": arguments,
                 "alignment": {**alignment, **chosen} if alignment else None,
             },
-            "max_epochs": scale.max_epochs if trained else None,
+            "max_epochs": epochs(scale, self._steps_per_epoch(source), min_steps) if trained else None,
             "seed": seed or 0,
             "evaluate": "validation" if seed is None else "test",
             "galleries": [] if seed is None else dataset.galleries,
@@ -237,11 +295,15 @@ class Run:
                 module.data = first.data
         return self.modules[key]
 
+    def _steps_per_epoch(self, source: dict[str, Any]) -> int:
+        data = self._data({"data": source})
+        return max(len(data.indices("train")) // data.batch_size, 1)
+
     def _cell(self, dataset: DataSet, method: Method, config: Config, trial: int | None) -> Cell:
         data = self._data(config)
         steps = BASELINE_STEPS
         if config["max_epochs"]:
-            steps = config["max_epochs"] * max(len(data.indices("train")) // data.batch_size, 1)
+            steps = config["max_epochs"] * self._steps_per_epoch(config["data"])
         return Cell(dataset, method, trial, config, cell_hash(config, data.digest), steps)
 
     def _run(self, stage: str, cells: list[Cell]) -> dict[str, dict]:

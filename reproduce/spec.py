@@ -106,12 +106,18 @@ class DataSet:
 
 @dataclass(frozen=True)
 class Scale:
-    """How large and how long: seeds, epochs and the arguments of every model, and of some models alone."""
+    """How large and how long: seeds, epochs and the arguments of every model, and of some models alone.
+
+    Args:
+        min_steps: floors on the number of training steps, of which validation data choose one per data set and model;
+            none: the epochs as they are.
+    """
 
     seeds: list[int]
     max_epochs: int
     model: dict[str, Any]
     models: dict[str, dict[str, Any]] = field(default_factory=dict)
+    min_steps: list[int] = field(default_factory=list)
 
 
 @dataclass(frozen=True)

@@ -45,7 +45,7 @@ def _canonical_correlations(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 def test_cca_attains_the_canonical_correlations() -> None:
     features = _correlated(items=400, noise=0.5)
-    embedded = LinearCCA(components=3).fit(features, np.zeros(400)).embed(features)
+    embedded = LinearCCA(components=3, ridge=1e-9).fit(features, np.zeros(400)).embed(features)
     reached = [np.corrcoef(embedded["image"][:, k], embedded["text"][:, k])[0, 1] for k in range(3)]
     expected = _canonical_correlations(*(x.astype(np.float64) for x in features.values()))[:3]
     np.testing.assert_allclose(reached, expected, atol=1e-3)
@@ -54,7 +54,9 @@ def test_cca_attains_the_canonical_correlations() -> None:
 def test_cca_correlates_held_out_pairs() -> None:
     features = _correlated(items=300, noise=0.01)
     train = {name: x[:200] for name, x in features.items()}
-    embedded = LinearCCA(components=3).fit(train, np.zeros(200)).embed({n: x[200:] for n, x in features.items()})
+    embedded = (
+        LinearCCA(components=3, ridge=1e-9).fit(train, np.zeros(200)).embed({n: x[200:] for n, x in features.items()})
+    )
     assert [x.shape for x in embedded.values()] == [(100, 3), (100, 3)]
     for image, text in zip(embedded["image"].T, embedded["text"].T, strict=True):
         assert np.corrcoef(image, text)[0, 1] > 0.99
@@ -62,8 +64,51 @@ def test_cca_correlates_held_out_pairs() -> None:
 
 def test_cca_has_no_more_components_than_the_narrower_modality() -> None:
     features = _correlated(items=50, noise=0.5)
-    embedded = LinearCCA(components=10).fit(features, np.zeros(50)).embed(features)
-    assert {x.shape for x in embedded.values()} == {(50, 5)}
+    for components in (10, None):
+        embedded = LinearCCA(components).fit(features, np.zeros(50)).embed(features)
+        assert {x.shape for x in embedded.values()} == {(50, 5)}
+
+
+def test_cca_with_a_ridge_solves_its_eigenproblem() -> None:
+    """Its directions solve C_xy (C_yy + r I)^-1 C_yx a = s^2 (C_xx + r I) a, scaled by s^2."""
+    ridge = 0.7
+    x, y = (v.astype(np.float64) for v in _correlated(items=80, noise=0.5).values())
+    x, y = ((v - v.mean(axis=0)) / v.std(axis=0) for v in (x, y))
+    c_xx, c_yy, c_xy = x.T @ x / 80 + ridge * np.eye(6), y.T @ y / 80 + ridge * np.eye(5), x.T @ y / 80
+    values, vectors = np.linalg.eig(np.linalg.solve(c_xx, c_xy @ np.linalg.solve(c_yy, c_xy.T)))
+    order = np.argsort(-values.real)[:5]
+    values, vectors = values.real[order], vectors.real[:, order]
+    expected = x @ (vectors / np.sqrt(np.einsum("ik,ij,jk->k", vectors, c_xx, vectors)) * values)
+    features = _correlated(items=80, noise=0.5)
+    embedded = LinearCCA(ridge=ridge).fit(features, np.zeros(80)).embed(features)["image"]
+    np.testing.assert_allclose(np.abs(embedded), np.abs(expected), atol=1e-8)
+
+
+def test_a_ridge_keeps_cca_from_fitting_noise_where_features_are_as_many_as_items() -> None:
+    rng = np.random.default_rng(0)
+    label = np.repeat(np.arange(10), 12)
+    latent = rng.standard_normal((10, 20))[label] + 0.8 * rng.standard_normal((120, 20))
+    features = {
+        name: (latent @ rng.standard_normal((20, width)) / 4 + 1.5 * rng.standard_normal((120, width)))
+        for name, width in (("image", 200), ("text", 60))
+    }
+    test = np.arange(120) % 12 < 4
+    train, held_out = ({name: x[part] for name, x in features.items()} for part in (~test, test))
+
+    def score(ridge: float) -> float:
+        embedded = LinearCCA(ridge=ridge).fit(train, label[~test]).embed(held_out)
+        metric = CrossModalRetrieval([("image", "text"), ("text", "image")])
+        rows = {name: torch.from_numpy(x) for name, x in embedded.items()}
+        metric.update(rows, torch.from_numpy(label[test]), torch.arange(int(test.sum())))
+        return float(metric.compute()["average/MAP"])
+
+    assert score(10.0) > score(1e-6) + 0.2
+
+
+@pytest.mark.parametrize("wrong", [{"ridge": 0.0}, {"ridge": -1.0}, {"ridge": float("nan")}, {"components": 0}])
+def test_cca_names_an_argument_that_it_cannot_take(wrong: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        LinearCCA(**wrong)
 
 
 @pytest.mark.parametrize("classes", [2, 4])
@@ -154,7 +199,7 @@ def test_cca_on_wikipedia() -> None:
 
     def embed(data: FeatureDataModule) -> dict[str, np.ndarray]:
         features, label = data.arrays("train")
-        model = LinearCCA(components=10).fit(features, label)
+        model = LinearCCA(components=10, ridge=1e-6).fit(features, label)
         train, test = model.embed(features), model.embed(data.arrays("standard")[0])
         return {name: test[name] / train[name].std(axis=0) for name in test}
 

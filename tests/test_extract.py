@@ -294,14 +294,23 @@ def test_what_cannot_be_done_is_said(root, tmp_path, capsys, monkeypatch, argume
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_sound_that_is_too_short_for_its_network_is_named(root, tmp_path):
+def test_a_very_short_sound_has_features(root, tmp_path):
     copied = Path(shutil.copytree(root, tmp_path / "root"))
     (short,) = (copied / "flickr30k" / "voice-recordings").rglob("13_0.ogg")
-    soundfile.write(short, np.zeros(5), RATE, format="WAV")
+    soundfile.write(short, np.full(5, 0.1), RATE, format="WAV")
     module = Flickr30kNarratives(copied, modalities=["text", "audio"])
     networks = {"text": Lengths, "audio": lambda: SoundNetwork(SOUND_MODEL, None, 0)}
-    with pytest.raises(DataError, match=r"audio of items 13 to 14 cannot go through tiny \(RuntimeError"):
-        extract_features(module, networks, tmp_path / "out.safetensors", 3)
+    extract_features(module, networks, tmp_path / "out.safetensors", 3)
+    assert np.isfinite(read_extracted(tmp_path / "out.safetensors").features["audio"]).all()
+
+
+def test_entries_that_a_network_cannot_take_are_named(root, tmp_path):
+    class Full(Lengths):
+        def __call__(self, entries, rate):
+            raise RuntimeError("out of memory")
+
+    with pytest.raises(DataError, match=r"image of items 11 to 13 cannot go through lengths \(RuntimeError: out of"):
+        extract_two(root, tmp_path / "out.safetensors", Full())
 
 
 def test_features_that_are_not_finite_are_refused(root, tmp_path):

@@ -131,7 +131,7 @@ def refused(folder: Path, **kwargs) -> str:
     ("damage", "message"),
     [
         (lambda path: write_sound(path, rate=16_000, form="WAV"), "has 16000 samples per second; expected 24000"),
-        (lambda path: soundfile.write(path, np.zeros(0), RATE, format="WAV"), "has 0 samples"),
+        (lambda path: soundfile.write(path, np.zeros(0), RATE, format="WAV"), "has no samples"),
         (lambda path: path.write_text("no sound"), "is not a readable sound"),
         (lambda path: path.write_bytes(b""), "is not a readable sound"),
     ],

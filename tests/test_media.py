@@ -1,4 +1,4 @@
-"""Images from files: as they were held, and of more than eight bits."""
+"""Images from files: as they were held, of more than eight bits, and with transparent parts."""
 
 from __future__ import annotations
 
@@ -37,3 +37,78 @@ def test_pixels_of_no_known_range_are_refused(tmp_path):
     Image.fromarray(np.ones((4, 4), dtype=np.float32)).save(path)
     with pytest.raises(DataError, match=r"depth.tiff: is not a readable image .*mode F, of no known range"):
         read_image(path, "flickr8k_tri")
+
+
+# Transparency -------------------------------------------------------------------------------------------------------
+
+SHAPE = np.indices((8, 8)).sum(axis=0) % 3 == 0  # where something is drawn
+
+
+def black_on_transparent(mode: str) -> Image.Image:
+    if mode != "P":
+        image = Image.new(mode, SHAPE.shape)
+        image.putalpha(Image.fromarray(SHAPE.astype(np.uint8) * 255))
+        return image
+    image = Image.fromarray(SHAPE.astype(np.uint8))
+    image.putpalette([0, 0, 0] * 2)  # two colours that differ in transparency alone
+    image.info["transparency"] = 0
+    return image
+
+
+@pytest.mark.parametrize(
+    ("mode", "ending"),
+    [
+        *[("RGBA", ending) for ending in ("png", "webp", "tiff", "gif", "ico")],
+        *[("LA", ending) for ending in ("png", "webp", "tiff")],
+        *[("P", ending) for ending in ("png", "gif")],
+        ("PA", "tiff"),
+    ],
+)
+def test_what_is_transparent_is_white(tmp_path, mode, ending):
+    path = tmp_path / f"drawing.{ending}"
+    black_on_transparent(mode).save(path, **({"lossless": True, "exact": True} if ending == "webp" else {}))
+    expected = np.repeat(np.where(SHAPE, 0, 255).astype(np.uint8)[..., None], 3, axis=2)
+    np.testing.assert_array_equal(read_image(path, "flickr8k_tri"), expected)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_a_grey_that_a_png_calls_transparent_is_white(tmp_path, dtype):
+    ramp = (np.arange(64).reshape(8, 8) * (np.iinfo(dtype).max // 63)).astype(dtype)
+    path = tmp_path / "ramp.png"
+    Image.fromarray(ramp).save(path, transparency=int(ramp[1, 2]))
+    expected = (ramp // (np.iinfo(dtype).max // 255)).astype(np.uint8)
+    expected[1, 2] = 255
+    np.testing.assert_array_equal(read_image(path, "flickr8k_tri"), np.repeat(expected[..., None], 3, axis=2))
+
+
+def test_half_transparent_pixels_are_mixed_with_white(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (16, 16, 4), dtype=np.uint8)
+    path = tmp_path / "glass.png"
+    Image.fromarray(pixels).save(path)
+    alpha = pixels[..., 3:] / 255
+    np.testing.assert_allclose(read_image(path, "flickr8k_tri"), alpha * pixels[..., :3] + (1 - alpha) * 255, atol=1)
+
+
+@pytest.mark.parametrize("ending", ["png", "tiff", "webp"])
+def test_an_opaque_alpha_channel_changes_nothing(tmp_path, ending):
+    pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    path = tmp_path / f"opaque.{ending}"
+    image = Image.fromarray(pixels)
+    image.putalpha(255)
+    image.save(path, **({"lossless": True} if ending == "webp" else {}))
+    np.testing.assert_array_equal(read_image(path, "flickr8k_tri"), pixels)
+
+
+def test_a_turned_drawing_keeps_its_transparency(tmp_path):
+    path = tmp_path / "turned.png"
+    exif = Image.Exif()
+    exif[ORIENTATION] = 3  # upside down
+    black_on_transparent("P").save(path, exif=exif)
+    np.testing.assert_array_equal(read_image(path, "flickr8k_tri")[..., 0], np.where(SHAPE, 0, 255)[::-1, ::-1])
+
+
+def test_inks_are_read_without_an_alpha_channel(tmp_path):
+    path = tmp_path / "print.tiff"
+    inks = Image.fromarray(np.random.default_rng(0).integers(0, 256, (8, 8, 4), dtype=np.uint8), "CMYK")
+    inks.save(path)
+    np.testing.assert_array_equal(read_image(path, "flickr8k_tri"), np.asarray(inks.convert("RGB")))

@@ -187,8 +187,15 @@ def test_a_query_without_a_word_that_the_model_knows_is_said_to_be_one(tmp_path,
     assert capsys.readouterr().err == ""
     csd("search", "query", folder, index, "something else")
     said = capsys.readouterr()
-    assert (
-        said.err
-        == "csd: no word of the query is in the model's vocabulary: what is found does not depend on what they are\n"
-    )
+    assert said.err.startswith("csd: the query has no word of the encoder's vocabulary: ")
     assert len(said.out.splitlines()) == 2
+
+
+def test_texts_in_a_script_that_the_model_does_not_know_are_said(searched, tmp_path, capsys):
+    (tmp_path / "texts.txt").write_text("a red picture\nрыжая собака\nсобака бежит\n", encoding="utf-8")
+    csd("search", "index", searched.export, tmp_path / "texts.txt", "--modality", "text")
+    assert "csd: 2 of 3 texts have mostly characters other than a-z and 0-9" in capsys.readouterr().err
+    csd("search", "query", searched.export, searched.indexes["image"], "рыжая собака")
+    assert "csd: the query has mostly characters other than a-z and 0-9" in capsys.readouterr().err
+    csd("search", "query", searched.export, searched.indexes["image"], "un café crème, déjà vu!")
+    assert capsys.readouterr().err == ""

@@ -19,12 +19,13 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from datamodules.class_embeddings import encoder_identity, model_folder, warn_of_cut_texts, without_loading_bars
+from datamodules.class_embeddings import encoder_identity, model_folder, warn_of_texts, without_loading_bars
 from datamodules.extracted_features import UNTRAINED
 from datamodules.features import DataError
 from datamodules.sources import sha256_of
 from lightning_modules.networks.encoders.image import timm_model
 from lightning_modules.networks.encoders.installed import INSTALLED
+from lightning_modules.networks.encoders.sound import SAMPLE_RATE, resampled
 from lightning_modules.networks.pretrained import loaded_whole
 
 SECONDS = 30  # of a sound that pass a network together
@@ -107,7 +108,7 @@ class SentenceNetwork:
 
     def __call__(self, entries: Sequence[str | np.ndarray], rate: int | None) -> list[np.ndarray]:
         texts = [entry for entry in entries if isinstance(entry, str)]
-        warn_of_cut_texts(self.network, texts, self.identity["model"])
+        warn_of_texts(self.network, texts, self.identity["model"])
         given = [Image.fromarray(entry) if isinstance(entry, np.ndarray) else entry for entry in entries]
         with _inference():
             found = self.network.encode(given, batch_size=len(given), show_progress_bar=False)
@@ -117,9 +118,9 @@ class SentenceNetwork:
 class SoundNetwork:
     """Waveforms -> the mean over time of the last layer of a torchaudio bundle (wav2vec 2.0, HuBERT, WavLM).
 
-    Sounds are resampled to the bundle's rate and go through the network one by one: padding would change them. Memory
-    grows with the square of the length, so that one of more than 30 seconds goes through in equal parts of at most 30
-    seconds, and the mean is over the steps of all.
+    Sounds are resampled to 16 kHz, the rate of every bundle, and go through the network one by one: padding would
+    change them. Memory grows with the square of the length, so that one of more than 30 seconds goes through in equal
+    parts of at most 30 seconds, and the mean is over the steps of all. One of less than 25 ms is followed by silence.
 
     Args:
         model: name of a bundle in ``torchaudio.pipelines``, in capitals or not.
@@ -148,13 +149,12 @@ class SoundNetwork:
 
     def __call__(self, entries: Sequence[np.ndarray], rate: int | None) -> list[np.ndarray]:
         with _inference():
-            return [self._embedded(torch.from_numpy(entry.astype(np.float32)), rate) for entry in entries]
+            return [self._embedded(resampled(entry, rate).to(self.device)[None]) for entry in entries]
 
-    def _embedded(self, wave: Tensor, rate: int) -> np.ndarray:
-        wave = torchaudio.functional.resample(wave, rate, int(self.bundle.sample_rate)).to(self.device)[None]
+    def _embedded(self, wave: Tensor) -> np.ndarray:
         if self.bundle._normalize_waveform:
             wave = F.layer_norm(wave, wave.shape)
-        parts = wave.tensor_split(math.ceil(wave.shape[1] / (SECONDS * self.bundle.sample_rate)), dim=1)
+        parts = wave.tensor_split(math.ceil(wave.shape[1] / (SECONDS * SAMPLE_RATE)), dim=1)
         steps = [self.network.extract_features(part)[0][-1][0] for part in parts]
         return torch.cat(steps).float().mean(dim=0).cpu().numpy()
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -30,6 +30,8 @@ class Encoder(nn.Module):
     token_dim: int | None = None
     # Computed once per entry and kept on disk; None where the entries come as they are.
     front_end: FrontEnd | None = None
+    # What texts have that `unknown` finds.
+    blind_to: ClassVar[str] = ""
 
     def __init__(self, source: Mapping[str, Any]):
         super().__init__()
@@ -40,6 +42,10 @@ class Encoder(nn.Module):
 
     def fit(self, rows: Tensor, mask: Tensor | None) -> None:
         """Take what is fixed before training, such as means and scales, from the training entries."""
+
+    def unknown(self, texts: Sequence[str]) -> list[bool]:
+        """Which texts the encoder can hardly tell apart, for it does not know what they are made of."""
+        return [False] * len(texts)
 
     def with_tokens(self, x: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor | None]:
         """Vectors (B, dim), the tokens (B, T, token_dim) that they are made of, and the tokens' mask (B, T) or None."""

@@ -21,6 +21,8 @@ WINDOW, HOP = 400, 320  # samples: 25 ms every 20 ms
 class LogMelSpectrogram:
     """Front end: waveform -> (T, mels) log-mel spectrogram, log(mel + 1e-6), windows of 25 ms every 20 ms at 16 kHz.
 
+    Half a window is mirrored at both ends; a sound that is too short for that, 12.5 ms or less, is followed by silence.
+
     Args:
         mels: bands.
     """
@@ -31,7 +33,7 @@ class LogMelSpectrogram:
 
     def __call__(self, entries: Sequence[np.ndarray], rate: int | None) -> list[np.ndarray]:
         # By number: files are decoded one after the other.
-        waves = (resampled(entries[i], rate) for i in range(len(entries)))
+        waves = (resampled(entries[i], rate, least=WINDOW // 2 + 1) for i in range(len(entries)))
         return [(self.spectrogram(wave) + 1e-6).log().T.numpy().astype(np.float16) for wave in waves]
 
 
@@ -40,9 +42,13 @@ def _require_sound(encoder: Encoder, source: Mapping[str, Any]) -> None:
         raise ValueError(f"{type(encoder).__name__} reads sound, and the modality holds files without a sampling rate")
 
 
-def resampled(wave: np.ndarray, rate: int) -> Tensor:
-    """A waveform (n,) at 16 kHz."""
-    return torchaudio.functional.resample(torch.from_numpy(wave.astype(np.float32)), rate, SAMPLE_RATE)
+def resampled(wave: np.ndarray, rate: int, least: int = WINDOW) -> Tensor:
+    """A waveform (n,) at 16 kHz, followed by silence where it has fewer samples than ``least``.
+
+    The networks of torchaudio's bundles need a window of 25 ms.
+    """
+    found = torchaudio.functional.resample(torch.from_numpy(wave.astype(np.float32)), rate, SAMPLE_RATE)
+    return torch.nn.functional.pad(found, (0, max(least - len(found), 0)))
 
 
 class LogMel(Encoder):
@@ -107,6 +113,8 @@ def _kept(length: Tensor, longest: int, most: float) -> Tensor:
 
 class Wav2Vec2(Encoder):
     """Frozen wav2vec 2.0 features of a torchaudio bundle, computed once: the mean over time of the last layer.
+
+    A sound of less than 25 ms is followed by silence.
 
     Args:
         source: of kind "file", decoded to a waveform.

@@ -1,7 +1,8 @@
-"""Text encoders: sentence embeddings, and token embeddings of a transformers model."""
+"""Text encoders: sentence embeddings, token embeddings of a transformers model, and characters."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 
-from datamodules.class_embeddings import embed_classes, encode_texts, encoder_identity, model_folder
+from datamodules.class_embeddings import embed_classes, encode_texts, encoder_identity, model_folder, warn_of_unknown
 from lightning_modules.networks.encoders.base import Convolutions, Encoder, mean_over_steps, pool
 from lightning_modules.networks.pretrained import adapt_low_rank, check_low_rank, pretrained
 
@@ -107,7 +108,9 @@ class Tokens(Encoder):
 
 
 class TokenIds:
-    """Front end: (T,) token numbers. A text longer than the model takes is cut, and how many were is said.
+    """Front end: (T,) token numbers. A text longer than the model takes is cut.
+
+    How many were cut is said, and whether some are mostly tokens that the model does not know.
 
     Args:
         model: local folder or name of a transformers model whose files are on this machine.
@@ -125,6 +128,7 @@ class TokenIds:
         config = AutoConfig.from_pretrained(folder, local_files_only=True).get_text_config()
         limit = min(tokenizer.model_max_length, config.max_position_embeddings)
         ids = tokenizer(list(entries), truncation=False, verbose=False)["input_ids"]
+        warn_of_unknown(tokenizer, ids, self.model)
         cut = sum(len(row) > limit for row in ids)
         if cut:
             rank_zero_warn(f"{cut} of {len(ids)} texts are longer than the {limit} tokens of {self.model} and are cut.")
@@ -167,6 +171,9 @@ class CharacterIds:
 class Characters(Encoder):
     """Temporal convolutions over the characters of a text, trained: what is written is close to what is spoken.
 
+    All characters but a-z, 0-9 and space are one and the same to it. That does for English, and for other languages in
+    Latin letters; training on texts that are mostly other characters is refused.
+
     Args:
         source: of kind "text".
         width: channels.
@@ -175,6 +182,7 @@ class Characters(Encoder):
     """
 
     kinds = ("text",)
+    blind_to = "mostly characters other than a-z and 0-9"
 
     def __init__(self, source: Mapping[str, Any], width: int = 128, layers: int = 3, dropout: float = 0.2):
         super().__init__(source)
@@ -186,3 +194,7 @@ class Characters(Encoder):
     def with_tokens(self, x: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor | None]:
         steps, mask = self.convolutions(self.embedding(x), mask)
         return pool(steps, mask), steps, mask
+
+    def unknown(self, texts: Sequence[str]) -> list[bool]:
+        other = re.compile(f"[^{CharacterIds.alphabet}]")
+        return [2 * len(other.findall(text)) > len(text) - text.count(" ") for text in map(str.lower, texts)]

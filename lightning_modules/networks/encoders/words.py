@@ -63,6 +63,7 @@ class Words(Encoder):
     """
 
     kinds = ("text",)
+    blind_to = "no word of the encoder's vocabulary"
 
     def __init__(
         self,
@@ -91,12 +92,17 @@ class Words(Encoder):
         frequent = counts >= self.min_count
         if not frequent.any():
             raise ValueError(
-                f"no word occurs {self.min_count} times in the {len(rows)} training texts; lower min_count"
+                f"no word occurs {self.min_count} times in the {len(rows)} training texts; lower min_count, or, where "
+                "no spaces stand between words, name the encoder 'sentence' with a model of that language"
             )
         order = torch.argsort(counts[frequent], descending=True, stable=True)[: len(self.known)]
         kept = words[frequent][order].sort().values
         self.known.fill_(FREE)
         self.known[: len(kept)] = kept.to(self.known.device)
+
+    def unknown(self, texts: Sequence[str]) -> list[bool]:
+        known = set(self.known.tolist())
+        return [known.isdisjoint(row.tolist()) for row in self.front_end(texts, None)]
 
     def with_tokens(self, x: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor | None]:
         """The vectors, and the states of both directions at each word."""

@@ -1,0 +1,147 @@
+"""Sounds of a few samples, of none, cut off or not finite: what is read, and what is refused by name."""
+
+from __future__ import annotations
+
+import struct
+from functools import partial
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+import torchaudio
+from extract_cases import TINY, tiny_bundle, write_weights
+from tiny_items import Tiny, with_modality
+
+from datamodules import DataError
+from datamodules.derived import derive
+from datamodules.items import Files, Modality
+from datamodules.media import read_resampled, read_sound
+from lightning_modules.networks.encoders import build_encoder
+from lightning_modules.networks.encoders.sound import LogMelSpectrogram
+from lightning_modules.networks.frozen import SoundNetwork
+
+RATE = 16_000
+SOUND = {"kind": "file", "shape": (), "rate": RATE}
+
+
+@pytest.fixture(autouse=True)
+def surroundings(tmp_path, monkeypatch):
+    monkeypatch.setattr("datamodules.derived.cache_folder", lambda: tmp_path / "cache")
+    monkeypatch.setattr(torchaudio.pipelines, "TINY", tiny_bundle(), raising=False)
+
+
+def sound(samples: int) -> np.ndarray:
+    return np.random.default_rng(samples).normal(0, 0.1, samples).astype(np.float32)
+
+
+def with_silence(wave: np.ndarray, samples: int) -> np.ndarray:
+    return np.concatenate([wave, np.zeros(samples - len(wave), dtype=np.float32)])
+
+
+def wav(folder, wave: np.ndarray, rate: int = RATE):
+    path = folder / f"{len(wave)}.wav"
+    soundfile.write(path, wave, rate, subtype="FLOAT")
+    return path
+
+
+# What the networks make of short sounds -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("samples", [1, 100, 200])
+def test_a_spectrogram_of_a_short_sound_is_that_with_silence_after_it(samples):
+    short, padded = LogMelSpectrogram(20)([sound(samples), with_silence(sound(samples), 201)], RATE)
+    assert short.shape == (1, 20)
+    np.testing.assert_array_equal(short, padded)
+
+
+@pytest.mark.parametrize("samples", [201, 319, 400, 4000])
+def test_a_spectrogram_of_a_longer_sound_is_that_of_its_samples_alone(samples):
+    alone = torchaudio.transforms.MelSpectrogram(RATE, 400, hop_length=320, n_mels=20)
+    expected = (alone(torch.from_numpy(sound(samples))) + 1e-6).log().T.numpy().astype(np.float16)
+    np.testing.assert_array_equal(LogMelSpectrogram(20)([sound(samples)], RATE)[0], expected)
+
+
+@pytest.mark.parametrize("rate", [8000, 24_000, 96_000])
+def test_a_single_sample_of_any_rate_makes_a_step(rate):
+    (found,) = LogMelSpectrogram(20)([sound(1)], rate)
+    assert found.shape == (1, 20)
+    assert np.isfinite(found).all()
+
+
+def test_silence_is_the_floor_of_the_spectrogram():
+    (found,) = LogMelSpectrogram(20)([np.zeros(3000, dtype=np.float32)], RATE)
+    np.testing.assert_array_equal(found, np.full((10, 20), np.log(1e-6), dtype=np.float16))
+
+
+@pytest.mark.parametrize("network", ["convolution", "transformer"])
+@pytest.mark.parametrize("training", [True, False])
+def test_a_short_sound_is_encoded_as_it_is_alone_in_a_batch_with_a_long_one(network, training):
+    module = build_encoder("log_mel", SOUND, network=network, mels=20, width=16, dropout=0.0).train(training)
+    rows = [torch.from_numpy(row.astype(np.float32)) for row in module.front_end([sound(5), sound(5000)], RATE)]
+    mask = torch.arange(len(rows[1])) < torch.tensor([[len(row)] for row in rows])
+    found = module(torch.nn.utils.rnn.pad_sequence(rows, batch_first=True), mask)
+    assert found.isfinite().all()
+    if not training:  # where nothing is masked at random
+        torch.testing.assert_close(found[:1], module(rows[0][None], None), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("samples", [1, 399])
+def test_a_bundle_embeds_a_short_sound_with_silence_after_it(samples, tmp_path):
+    weights = str(write_weights(tmp_path)["sound"])
+    front_end = build_encoder("wav2vec2", SOUND, weights=weights, bundle="TINY").front_end
+    for network in (front_end, SoundNetwork("tiny", weights)):
+        short, padded = network([sound(samples), with_silence(sound(samples), 400)], RATE)
+        assert short.shape == (TINY["encoder_embed_dim"],)
+        np.testing.assert_array_equal(short, padded)
+
+
+def test_every_published_bundle_takes_a_window_of_silence():
+    bundles = [getattr(torchaudio.pipelines, name) for name in dir(torchaudio.pipelines) if name != "TINY"]
+    bundles = [bundle for bundle in bundles if isinstance(bundle, torchaudio.pipelines.Wav2Vec2Bundle)]
+    assert bundles
+    for bundle in bundles:
+        least = 1
+        for _, kernel, stride in reversed(bundle._params["extractor_conv_layer_config"]):
+            least = (least - 1) * stride + kernel
+        assert (least, bundle.sample_rate) == (400, RATE)
+
+
+# What is broken -----------------------------------------------------------------------------------------------------
+
+
+def test_a_short_sound_is_whole_and_one_without_samples_is_broken(tmp_path):
+    paths = tuple(wav(tmp_path, sound(samples)) for samples in (1, 0, 290, 3000))
+    files = Files(paths, partial(read_sound, rate=RATE, dataset="flickr8k_tri"))
+    module = Tiny(with_modality("audio", Modality(files, np.arange(4), RATE)), on_missing="drop", on_broken="drop")
+    with pytest.warns(UserWarning, match=r"0.wav: has no samples"):
+        _, broken = module.inspect()
+    assert list(broken) == ["item-1"]
+    assert module.data.names == ["item-0", "item-2", "item-3"]
+    kept = derive(module.data.modalities["audio"], LogMelSpectrogram(20))
+    assert [len(entry) for entry in kept.entries] == [1, 1, 10]
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_a_sound_that_is_not_finite_is_refused_by_name(tmp_path, value):
+    wave = sound(300)
+    wave[7] = value
+    with pytest.raises(DataError, match=r"300.wav: has samples that are NaN or infinite"):
+        read_sound(wav(tmp_path, wave), RATE, "flickr8k_tri")
+
+
+def test_a_truncated_wav_file_is_refused_and_one_of_a_pipe_is_read(tmp_path):
+    path = tmp_path / "sound.wav"
+    soundfile.write(path, sound(100), RATE)
+    whole, expected = path.read_bytes(), read_sound(path, RATE, "flickr8k_tri")
+    path.write_bytes(whole[:-60])
+    with pytest.raises(DataError, match=r"sound.wav: is truncated: it has 140 of its 200 bytes of sound"):
+        read_sound(path, RATE, "flickr8k_tri")
+    for claimed in (2**32 - 1, 2**31 - 1):  # as ffmpeg and others write it who do not know the length yet
+        path.write_bytes(whole[:40] + struct.pack("<I", claimed) + whole[44:])
+        np.testing.assert_array_equal(read_sound(path, RATE, "flickr8k_tri"), expected)
+
+
+@pytest.mark.parametrize("rate", [8000, 44_100, 96_000])
+def test_resampling_leaves_a_sample_of_a_sound(tmp_path, rate):
+    assert len(read_resampled(wav(tmp_path, sound(1), rate), RATE, "flickr8k_tri")) == -(-RATE // rate)

@@ -1,0 +1,116 @@
+"""Texts that an encoder can hardly tell apart: in a script, or of words, that it does not know."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Sequence
+
+import cmpm_cases
+import lightning as L
+import numpy as np
+import pytest
+from tiny_clip import write_clip
+from tiny_items import N, Tiny, item_set, with_modality
+
+from datamodules.class_embeddings import encode_texts
+from datamodules.items import Modality
+from lightning_modules import CMPM
+from lightning_modules.networks.encoders import build_encoder
+from lightning_modules.networks.encoders.text import TokenIds
+
+pytestmark = cmpm_cases.IGNORED
+cache_of_its_own = cmpm_cases.cache_of_its_own
+
+TEXT = {"kind": "text", "shape": (), "rate": None}
+CHARACTERS = {"name": "characters", "width": 8}
+WORDS = {"name": "words", "min_count": 1, "width": 4, "hidden": 4}
+TEST = np.flatnonzero(item_set().split == "test")
+
+
+@pytest.mark.parametrize(
+    ("text", "unknown"),
+    [
+        ("A brown dog runs over the grass.", False),
+        ("Un café crème, déjà bu !", False),
+        ("Trời đẹp quá, chúng tôi đi chơi", False),
+        ("2 dogs", False),
+        ("рыжая собака бежит по траве", True),
+        ("一只狗在草地上奔跑", True),
+        ("كلب بني يركض", True),
+        ("٣ ٤ ٥", True),
+        ("собака brown", True),  # five letters of eleven are known, spaces do not count
+        ("собаки browns", False),  # six of twelve
+        ("?!", True),
+    ],
+)
+def test_characters_do_not_know_texts_of_mostly_other_characters(text, unknown):
+    assert build_encoder("characters", TEXT).unknown([text, "a"]) == [unknown, False]
+
+
+def run(encoder: dict[str, object], russian: Sequence[int], test: bool = False) -> list[str]:
+    """Train, or train and test, on a text per item, Russian where the items say so; what is warned of."""
+    texts = ["рыжая собака" if i in russian else "a brown dog" for i in range(N)]
+    data = Tiny(with_modality("text", Modality(texts)), modalities=("text", "code"))
+    L.seed_everything(0, verbose=False)
+    model = CMPM(data.dims, encoders={"text": encoder}, dim=8)
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    quiet = {"enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False}
+    trainer = L.Trainer(max_epochs=1, accelerator="cpu", logger=False, **quiet)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        trainer.fit(model, data)
+        if test:
+            trainer.test(model, data, verbose=False)
+    return [str(warning.message) for warning in caught if "tell them apart" in str(warning.message)]
+
+
+def test_training_on_mostly_unknown_texts_is_refused_with_the_share_and_what_to_use():
+    with pytest.raises(
+        ValueError, match=r"'characters' of 'text': 100% of the texts in the train .*'sentence'.*'words'"
+    ):
+        run(CHARACTERS, range(N))
+
+
+def test_some_unknown_texts_in_training_are_said_and_none_is_silence():
+    items = np.setdiff1d(np.arange(N), TEST)[::3]  # a third of those for training and validation
+    (said,) = run(CHARACTERS, items)
+    assert "of the texts in the train part have mostly characters other than a-z" in said
+    assert run(CHARACTERS, [], test=True) == []
+
+
+@pytest.mark.parametrize(
+    ("encoder", "blind_to"), [(CHARACTERS, "mostly characters other"), (WORDS, "no word of the encoder's vocabulary")]
+)
+def test_unknown_texts_in_test_are_said_with_their_share(encoder, blind_to):
+    (said,) = run(encoder, TEST[::2], test=True)
+    assert f"{encoder['name']!r} of 'text': 50% of the texts in the standard part have {blind_to}" in said
+
+
+def test_words_name_another_encoder_where_texts_have_no_spaces():
+    data = Tiny(with_modality("text", Modality([f"一只狗{chr(0x5200 + i)}" for i in range(N)])))
+    encoder = build_encoder("words", TEXT, min_count=3)
+    data.derive("text", encoder.front_end)
+    with pytest.raises(ValueError, match=r"no word occurs 3 times .* where no spaces .* 'sentence'"):
+        encoder.fit(*data.train_entries("text"))
+
+
+# Models with a vocabulary of their own ------------------------------------------------------------------------------
+
+MINILM = "all-MiniLM-L6-v2"
+
+
+@pytest.mark.parametrize("embed", [encode_texts, lambda texts, model: TokenIds(model)(texts, None)])
+def test_a_model_says_that_its_vocabulary_lacks_a_script(embed):
+    with pytest.warns(UserWarning, match=f"Some texts are mostly tokens that {MINILM} does not know"):
+        embed(["a dog", "ውሻ በሣር ላይ ይሮጣል"], MINILM)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        embed(["a dog", "рыжая собака", "un café, déjà vu"], MINILM)
+
+
+def test_a_model_that_ends_texts_with_the_number_of_an_unknown_token_says_nothing(tmp_path):
+    model = str(write_clip(tmp_path))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        TokenIds(model)(["a", "dog", "a dog"], None)

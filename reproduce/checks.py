@@ -106,7 +106,9 @@ def check_method(method: Method, file: str) -> None:
         own, of_loss = {key: x for key, x in trial.items() if key != "alignment"}, trial.get("alignment", {})
         check_model(method.model, own, f"{place}: trials")
         if method.model in BASELINES:
-            check_call(model_class(method.model), {**method.init_args, **own}, place, whole=True)
+            arguments = {**method.init_args, **own}
+            check_call(model_class(method.model), arguments, f"{place}: init_args and trials", whole=True)
+            built(f"{place}: trials", model_class(method.model), **arguments)
         if of_loss and (method.loss is None or not isinstance(of_loss, dict)):
             raise SpecError(f"{place}: trials set alignment {of_loss!r}; expected arguments of the method's alignment")
         _check_alignment(method, of_loss, place)
@@ -159,11 +161,15 @@ def _check_scale(name: str, scale: Scale, trained: set[str], file: str) -> None:
     if name not in VOCABULARY["scale"]:
         raise SpecError(f"{place}: unknown scale {name!r}; {nearest(name, VOCABULARY['scale'])}")
     check_once(scale.seeds, f"{place}.seeds")
-    if min(scale.seeds) < 0 or scale.max_epochs < 1:
-        raise SpecError(
-            f"{place} has seeds {scale.seeds} and max_epochs {scale.max_epochs}; expected no negative seed and one "
-            "epoch or more"
-        )
+    if scale.min_steps:
+        check_once(scale.min_steps, f"{place}.min_steps")
+    for entry, values, least in (
+        ("seeds", scale.seeds, 0),
+        ("max_epochs", [scale.max_epochs], 1),
+        ("min_steps", scale.min_steps, 1),
+    ):
+        if any(value < least for value in values):
+            raise SpecError(f"{place}: {entry} holds {values}; expected {least} or more")
     for model, arguments in scale.models.items():
         if model not in trained:
             raise SpecError(f"{place}.models names {model!r}, no trained model of the table; {nearest(model, trained)}")
@@ -207,6 +213,24 @@ def _check_galleries(table: Table, dataset: DataSet, place: str, of_items: bool)
         built(f"{place}: galleries", parse_gallery, name=name)
 
 
+def check_modalities(dataset: DataSet, modalities: Sequence[str], file: str) -> None:
+    """Refuse encoders, and other settings of a model, for modalities that the data set does not have.
+
+    Args:
+        dataset: of a table.
+        modalities: those of the data.
+        file: name of the table's file, for the message.
+
+    Raises:
+        SpecError: naming the modality.
+    """
+    single = [dataset.model[name] for name in ("reconstruct", "target") if dataset.model.get(name) is not None]
+    for name in (*dataset.model.get("encoders", {}), *single):
+        if name not in modalities:
+            place = f"{file}: {dataset.dataset}/{dataset.features}: model"
+            raise SpecError(f"{place} names {name!r}, no modality of the data; {nearest(name, modalities)}")
+
+
 @cache
 def computed(ks: tuple[int, ...]) -> list[str]:
     """Metrics that an evaluation with these cut-offs computes: those of a gallery of two items."""
@@ -229,6 +253,8 @@ def _check_metrics(table: Table, file: str) -> None:
 
 
 def _check_computed(table: Table, method: Method, settings: dict[str, Any], file: str) -> None:
+    if method.model in BASELINES and set(table.metrics) <= set(OF_TRAINING):
+        raise SpecError(f"{file}: metrics holds none that {method.method} has, which is not trained by steps; add MAP")
     kind = model_class(method.model)
     if "ks" not in parameters(kind):
         kind, settings = CrossModalRetrieval, {}

@@ -15,6 +15,7 @@ from datamodules.class_embeddings import model_folder
 from datamodules.feature_pairs import AS_PUBLISHED
 from lightning_modules.metrics.modality_gap import GAP_METRICS
 from reproduce.cells import FOLDER_ENCODERS, CellStore, Config, build_data, cell_hash
+from reproduce.checks import check_modalities
 from reproduce.executors import Executor, pool, workers
 from reproduce.presence import require_present
 from reproduce.schedule import Schedule, choose, epochs, reference, remark
@@ -120,11 +121,13 @@ class Run:
         Raises:
             DataMissing: it is not here.
             DataError: it is broken or incomplete.
+            SpecError: the table names a modality that it does not have.
         """
         config = self._config(dataset, Method("CCA", "CCA"), {}, None)
         require_present(dataset, build_data(config, self.root, self.offline), self.root)
         module = self._data(config)
         module.indices("train")
+        check_modalities(dataset, module.modalities, f"{self.table.name}.yaml")
         if reason := _model_absent(dataset):
             raise DataMissing(reason)
         if dataset.class_path == "FeaturePairs":

@@ -7,8 +7,11 @@ from string import Template
 
 import pytest
 
+from datamodules import DataError
 from lightning_modules import CMPM, JFSE, LAVIMO, CSAligner
 from reproduce import checks, results
+from reproduce.cells import CellStore
+from reproduce.runner import Run
 from reproduce.spec import SpecError, load_table
 
 TABLE = """
@@ -94,10 +97,12 @@ def test_a_number_may_be_written_in_any_form(tmp_path: Path, number: str) -> Non
         ({"GALLERY": "batches-32"}, ["moves/own: galleries", "'batches-32'", "twice"]),
         ({"TOP": "galleries: [batches-64]"}, ["galleries", "'batches-64'"]),
         ({"SEEDS": "[]"}, ["scales.quick.seeds", "empty"]),
-        ({"SEEDS": "[0, -1]"}, ["scales.quick", "[0, -1]", "negative"]),
+        ({"SEEDS": "[0, -1]"}, ["scales.quick", "seeds", "[0, -1]", "0 or more"]),
         ({"SEEDS": "[0, 0]"}, ["scales.quick.seeds", "0 twice"]),
         ({"SEEDS": "[0.5]"}, ["scales.quick", "[0.5]", "integers"]),
         ({"SEEDS": "['0']"}, ["scales.quick", "['0']", "integers"]),
+        ({"SEEDS": "[0], min_steps: [10, 0]"}, ["scales.quick", "min_steps", "[10, 0]"]),
+        ({"SEEDS": "[0], min_steps: [10, 10]"}, ["scales.quick.min_steps", "10 twice"]),
         ({"SEEDS": "3"}, ["scales.quick", "seeds is 3", "integers"]),
         ({"SEEDS": "[0], max_epochs: 0"}, ["max_epochs", "stands twice"]),
         ({"TOP": "comparisons: [[GCS, LK]]"}, ["comparisons", "'LK'", "nearest: KL"]),
@@ -130,7 +135,10 @@ def test_a_fault_is_refused_where_the_file_is_read(tmp_path: Path, changes: dict
     [
         ("model: LAVIMO, alignment: {name: gcs, scheme: mixed, $LOSS}", "model: LAVIMO", ["GCS", "alignment: cs"]),
         ("model: CMPM, alignment: kl", "model: CCA, alignment: kl", ["KL", "alignment", "CCA"]),
-        ("model: CMPM, alignment: kl", "model: CCA", ["KL", "components"]),
+        ("model: CMPM, alignment: kl", "model: semantic matching", ["KL", "C missing"]),
+        ("model: CMPM, alignment: kl", "model: semantic matching, init_args: {C: low}", ["KL", "C is 'low'", "number"]),
+        ("model: CMPM, alignment: kl", "model: CCA, trials: [{ridge: 0}]", ["KL: trials", "ridge is 0"]),
+        ("model: CMPM, alignment: kl", "model: CCA, trials: [{rigde: 1}]", ["KL: trials", "'rigde'", "nearest: ridge"]),
         ("model: CMPM, alignment: kl", "model: CCA, init_args: {components: 2}", ["moves", "KL", "leaves_out"]),
         ("model: CMPM, alignment: kl", "model: JFSE", ["moves", "KL", "JFSE", "leaves_out"]),
         ("model: CMPM,", "model: CMPM, preset: as_published,", ["KL", "as_published", "CMPM"]),
@@ -161,6 +169,39 @@ def test_an_adapter_is_checked_as_an_encoder_is(tmp_path: Path, monkeypatch: pyt
         monkeypatch.setattr(f"{__name__}.TABLE", plain.replace("model: CMPM, alignment: kl", row))
         with pytest.raises(SpecError, match=f"KL: init_args: adapter.*{word}"):
             _load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"ON_IT": "reconstruct: motoin"}, "'motoin', no modality of the data; nearest: motion"),
+        ({"DATA": "modalities: [text]"}, "'motion', no modality of the data; there are: text"),
+        ({"DATA": "modalities: [text, motoin]"}, "no modality 'motoin'"),
+    ],
+)
+def test_modalities_are_compared_with_the_data_before_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, str], named: str
+) -> None:
+    monkeypatch.delenv("CSD_DATA", raising=False)
+    monkeypatch.chdir(tmp_path)
+    run = Run(_load(tmp_path, **changes), "quick", None, [0], CellStore(tmp_path))
+    with pytest.raises((SpecError, DataError)) as refusal:
+        run.available()
+    assert named in str(refusal.value)
+
+
+def test_a_method_without_training_steps_has_a_metric_of_retrieval(tmp_path: Path) -> None:
+    table = """
+      title: A table
+      metrics: [seconds/epoch]
+      datasets: [{dataset: wikipedia, features: roph, class_path: Wikipedia}]
+      synthetic: {dataset: synthetic, features: synthetic, class_path: Synthetic}
+      methods: [{method: Linear, model: CCA}]
+      scales: {quick: {seeds: [0], max_epochs: 1, model: {}}}
+    """
+    (tmp_path / "table9.yaml").write_text(table, encoding="utf-8")
+    with pytest.raises(SpecError, match=r"metrics holds none that Linear has.*add MAP"):
+        load_table("table9", tmp_path)
 
 
 @pytest.mark.parametrize("ks", ["[1, 5, 20]", "[20, 5]"])

@@ -172,19 +172,26 @@ def test_an_adapter_is_checked_as_an_encoder_is(tmp_path: Path, monkeypatch: pyt
 
 
 @pytest.mark.parametrize(
-    ("changes", "named"),
+    ("old", "new", "named"),
     [
-        ({"ON_IT": "reconstruct: motoin"}, "'motoin', no modality of the data; nearest: motion"),
-        ({"DATA": "modalities: [text]"}, "'motion', no modality of the data; there are: text"),
-        ({"DATA": "modalities: [text, motoin]"}, "no modality 'motoin'"),
+        (
+            "{motion: {name",
+            "{motoin: {name",
+            "moves/own: model names 'motoin', no modality of the data; nearest: motion",
+        ),
+        ("$ON_IT", "reconstruct: motoin", "moves/own: model names 'motoin', no modality of the data; nearest: motion"),
+        ("motion], $DATA", "motion], modalities: [text, motoin]", "no modality 'motoin'"),
     ],
 )
 def test_modalities_are_compared_with_the_data_before_training(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, str], named: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, old: str, new: str, named: str
 ) -> None:
     monkeypatch.delenv("CSD_DATA", raising=False)
     monkeypatch.chdir(tmp_path)
-    run = Run(_load(tmp_path, **changes), "quick", None, [0], CellStore(tmp_path))
+    alone = TABLE.replace("  - {method: KL, model: CMPM, alignment: kl}\n", "")
+    assert old in alone
+    monkeypatch.setattr(f"{__name__}.TABLE", alone.replace(old, new))
+    run = Run(_load(tmp_path), "quick", None, [0], CellStore(tmp_path))
     with pytest.raises((SpecError, DataError)) as refusal:
         run.available()
     assert named in str(refusal.value)

@@ -256,7 +256,8 @@ def _check_computed(table: Table, method: Method, settings: dict[str, Any], file
     if method.model in BASELINES and set(table.metrics) <= set(OF_TRAINING):
         raise SpecError(f"{file}: metrics holds none that {method.method} has, which is not trained by steps; add MAP")
     kind = model_class(method.model)
-    if "ks" not in parameters(kind):
+    own_ks = "ks" in parameters(kind)
+    if not own_ks:
         kind, settings = CrossModalRetrieval, {}
     by_default = inspect.signature(kind).parameters["ks"].default
     for trial in method.trials or [{}]:
@@ -267,4 +268,6 @@ def _check_computed(table: Table, method: Method, settings: dict[str, Any], file
                 raise SpecError(
                     f"{file}: metrics names {metric!r}, which is not computed for {method.method}; "
                     f"{nearest(metric, known)}; there are {', '.join(known)}"
+                    + f"; `ks` of {method.model} sets other cut-offs"
+                    * own_ks
                 )

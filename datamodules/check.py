@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -85,6 +86,10 @@ def default_form(dataset: str, root: Path) -> str:
     return min((form for form in (first, *others) if form in lacks), key=lambda form: len(lacks[form]), default=first)
 
 
+# The end of what every message about data says, which is no advice to whoever runs this command.
+ITSELF = re.compile(r",? and check with `python -m datamodules check \w+`")
+
+
 def add_parser(commands: argparse._SubParsersAction) -> None:
     """Add the command to a parser's sub-commands."""
     parser = commands.add_parser(
@@ -104,10 +109,11 @@ def run(arguments: argparse.Namespace) -> int:
     """Check one data set; return the exit status, 1 where something is missing, unknown or broken."""
     dataset = arguments.dataset
     try:
-        trouble, other = check(dataset, data_root(arguments.data_root))
+        root = data_root(arguments.data_root)
     except DataError as error:
-        print(f"BROKEN   {error}")
-        trouble, other = 1, 0
+        print(f"ABSENT   {error}")
+        return 1
+    trouble, other = check(dataset, root)
     if trouble:
         print(f"{trouble} trouble(s)")
     else:
@@ -124,11 +130,12 @@ def check(dataset: str, root: Path) -> tuple[int, int]:
 
     Returns:
         Number of troubles, and number of differences from the size of the authors' copy, which are no troubles.
-
-    Raises:
-        DataError: there is no such folder.
     """
-    folder = find_folder(dataset, root)
+    try:
+        folder = find_folder(dataset, root)
+    except DataError as error:
+        print(f"ABSENT   {ITSELF.sub('', str(error))}")
+        return 1, 0
     trouble, other = check_hashes(dataset, folder), 0
     forms = lacking(CATALOGUE[dataset], folder)
     if not forms:
@@ -141,7 +148,7 @@ def check(dataset: str, root: Path) -> tuple[int, int]:
         found = check_form(dataset, name, root, folder)
         trouble, other = trouble + found[0], other + found[1]
     if trouble:
-        print(f"         {layout_advice(dataset)}")
+        print(f"         {ITSELF.sub('', layout_advice(dataset))}")
     return trouble, other
 
 
@@ -152,7 +159,7 @@ def check_form(dataset: str, name: str, root: Path, folder: Path) -> tuple[int, 
         with warnings.catch_warnings(action="ignore"):  # what is broken is printed below
             data, broken = module.inspect() if isinstance(module, ItemDataModule) else (module.data, {})
     except DataError as error:
-        print(f"BROKEN   {name}: {error}")
+        print(f"BROKEN   {name}: {ITSELF.sub('', str(error))}")
         return 1, 0
     (describe_items if isinstance(data, ItemSet) else describe)(name, data)
     facts = CATALOGUE[dataset]
@@ -174,7 +181,8 @@ def check_hashes(dataset: str, folder: Path) -> int:
         if (found := sha256_of(path)) == file.sha256:
             print(f"ok       {path}: sha256 {found}")
         else:
-            print(f"OTHER    {path}: sha256 {found}; the known copy has {file.sha256}. {advice(dataset, file)}")
+            found += f"; the known copy has {file.sha256}. {ITSELF.sub('', advice(dataset, file))}"
+            print(f"OTHER    {path}: sha256 {found}")
             trouble += 1
     return trouble
 

@@ -19,7 +19,7 @@ from reproduce.published import PublishedError
 from reproduce.results import write_results
 from reproduce.runner import Run, duration
 from reproduce.schema import TableError, replace_file
-from reproduce.spec import SpecError, available_tables, load_table
+from reproduce.spec import SpecError, Table, available_tables, load_table
 
 ONLY = ("dataset", "features", "method", "protocol")
 # What does not train the cells of a YAML file: the first two measure the losses themselves.
@@ -132,6 +132,8 @@ def _regenerate(arguments: argparse.Namespace, argv: list[str]) -> int:
     table = load_table(arguments.table)
     if arguments.scale not in table.scales:
         raise SpecError(f"{table.name} has no scale {arguments.scale!r}; there are {', '.join(table.scales)}")
+    methods = {"method": [m.method for m in table.methods], "protocol": [m.preset for m in table.methods]}
+    _check_only(arguments.only, {"dataset": [dataset.dataset for dataset in table.datasets], **methods}, table)
     quiet(threads=1)
     run = Run(
         table,
@@ -145,14 +147,17 @@ def _regenerate(arguments: argparse.Namespace, argv: list[str]) -> int:
     )
     command = f"python -m reproduce {shlex.join(argv)}"
     if table.not_run:
-        path = write_results(run, {}, dict.fromkeys(table.datasets, table.not_run), arguments.out, command)
-        print(f"{table.name} is not run: {table.not_run}. Wrote {path}, .md and .yaml, which say so")
+        written = write_results(run, {}, dict.fromkeys(table.datasets, table.not_run), arguments.out, command)
+        print(f"{table.name} is not run: {table.not_run}. Wrote {', '.join(map(str, written))}, which say so")
         return 0
     datasets, absent = run.available()
     for dataset, reason in absent.items():
         print(f"{dataset.dataset}/{dataset.features} is not run: {reason}")
     if not (cells := run.plan(datasets)):
-        raise SpecError(f"--only {arguments.only} leaves no row of {table.name}")
+        _check_only(arguments.only, {"features": [one.features for one in (*table.datasets, *datasets)]}, table)
+        raise SpecError(
+            f"--only {shlex.join(map('='.join, arguments.only.items()))} leaves no row of {table.name} that can be run"
+        )
     if arguments.dry_run:
         print(format_plan(run, cells))
         return 0
@@ -166,11 +171,19 @@ def _regenerate(arguments: argparse.Namespace, argv: list[str]) -> int:
         seconds = sum(cell_seconds(run, missing_cells(run, cells)).values()) / (arguments.jobs or workers())
         print(f"paper scale is a GPU's work: on this CPU it takes about {duration(seconds)}", flush=True)
     finals = run.execute(datasets)
-    path = write_results(run, finals, absent, folder, command)
-    print(f"wrote {path}, and beside it .md, .png and .yaml")
+    written = write_results(run, finals, absent, folder, command)
+    print(f"wrote {', '.join(map(str, written))}")
     for error in run.errors.values():
         print(f"failed: {error}", file=sys.stderr)
     return 1 if run.errors else 0
+
+
+def _check_only(only: dict[str, str], values: dict[str, list[str]], table: Table) -> None:
+    """Refuse a value of --only that no row of the table has, where the values of its key are known."""
+    for key, value in only.items():
+        if key in values and value not in values[key]:
+            there = "; ".join(dict.fromkeys(values[key]))
+            raise SpecError(f"--only {key}={value}: no row of {table.name} has it; there are: {there}")
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from reproduce.comparisons import Comparison, read_comparisons
 from reproduce.render import SYNTHETIC, distinct, escape
 from reproduce.schema import Row, TableError, read_table
 
-RETRIEVAL = ("MAP", "R@k", "P@k", "MedR")
+RETRIEVAL = ("MAP", "R@k", "P@k", "MAP@k[min(R,k)]", "MedR")
 
 
 @dataclass(frozen=True, kw_only=True)

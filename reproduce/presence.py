@@ -8,8 +8,9 @@ from datamodules import DataMissing, FeatureDataModule, ItemDataModule, data_roo
 from datamodules.catalogue import CATALOGUE
 from datamodules.check import FEATURE_MODULES, ITEM_MODULES
 from datamodules.inventory import lacking
+from datamodules.items import listed
 from datamodules.layouts import folder_below, layout_advice
-from datamodules.sources import SOURCES, missing_files
+from datamodules.sources import SOURCES
 from reproduce.spec import DataSet
 
 
@@ -22,7 +23,7 @@ def require_present(dataset: DataSet, module: FeatureDataModule | ItemDataModule
         named: the data root as the user named it, or None. Where nobody named one, what can be fetched is not missing.
 
     Raises:
-        DataMissing: there is no folder, or none of the files of the form that the module reads.
+        DataMissing: there is no folder, or no file that the form that the module reads has alone.
     """
     root = data_root(named)
     pairs = dataset.class_path == "FeaturePairs"
@@ -33,13 +34,13 @@ def require_present(dataset: DataSet, module: FeatureDataModule | ItemDataModule
         raise DataMissing(f"no folder {folder.name}/ under the data root{kind}")
     if not known or not folder.exists():
         return
-    if dataset.dataset in SOURCES:
-        gone = root_is_named(named) and missing_files(dataset.dataset, root) == SOURCES[dataset.dataset].files
-    else:
-        form = _form(dataset.dataset, module, root)
-        gone = form is not None and form not in lacking(CATALOGUE[dataset.dataset], folder)
-    if gone:
-        raise DataMissing(f"{folder} has none of the files. {layout_advice(dataset.dataset)}")
+    form = _form(dataset.dataset, module, root)
+    fetched = dataset.dataset in SOURCES and not root_is_named(named)
+    if form is None or fetched or form in lacking(CATALOGUE[dataset.dataset], folder):
+        return
+    paths = dict.fromkeys(path for variant in CATALOGUE[dataset.dataset].forms[form].variants for path in variant)
+    gone = listed([path for path in paths if not any(folder.glob(path))])
+    raise DataMissing(f"{folder} lacks {gone}. {layout_advice(dataset.dataset)}")
 
 
 def _form(dataset: str, module: FeatureDataModule | ItemDataModule, root: Path) -> str | None:

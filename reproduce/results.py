@@ -33,8 +33,8 @@ OF_TRAINING = {
 }
 
 
-def write_results(run: Run, finals: Finals, absent: dict[DataSet, str], folder: Path, command: str) -> Path:
-    """Write <table>.csv, <table>.yaml, <table>.md and <table>.png of a run, and <table>_gap.png where it measures one.
+def write_results(run: Run, finals: Finals, absent: dict[DataSet, str], folder: Path, command: str) -> list[Path]:
+    """Write <table>.csv, <table>.md and <table>.png of a run, <table>.yaml of a whole one, and what else it measures.
 
     Args:
         run: the run, after ``execute``.
@@ -44,7 +44,7 @@ def write_results(run: Run, finals: Finals, absent: dict[DataSet, str], folder: 
         command: the command that regenerates them, for the YAML.
 
     Returns:
-        Path of the CSV.
+        The files written, the CSV first.
 
     Raises:
         TableError: the folder cannot be written, or holds a file in a table's place that is none.
@@ -57,31 +57,30 @@ def write_results(run: Run, finals: Finals, absent: dict[DataSet, str], folder: 
         rows = _merge([row for row in old if not _overtaken(row, run, finals)], rows)
     elif not any(row.data_kind == "synthetic" for row in rows):  # else every row of the real table would be not_run
         rows += [row for dataset, reason in absent.items() for row in _not_run(run, dataset, reason)]
-    write_table(rows, path)
+    written = [write_table(rows, path)]
     if not run.only:
-        replace_file(path.with_suffix(".yaml"), _companion(run, finals, command))
+        written.append(replace_file(path.with_suffix(".yaml"), _companion(run, finals, command)))
     if run.table.comparisons:
-        _write_comparisons(run, finals, folder / "comparisons" / path.name)
-    write_markdown(path, title=run.table.title)
-    if any(method.sweep for method in run.table.methods):
-        draw_sweep(path, run.table)
-    else:
-        draw_table(path, run.table.title)
-    draw_gap(path, run.table.title)
+        written.append(_write_comparisons(run, finals, folder / "comparisons" / path.name))
+    written.append(write_markdown(path, title=run.table.title))
+    swept = any(method.sweep for method in run.table.methods)
+    pictures = [draw_sweep(path, run.table) if swept else draw_table(path, run.table.title)]
+    pictures.append(draw_gap(path, run.table.title))
     if run.table.projection:
-        _draw_projections(run, finals, folder)
-    return path
+        pictures += _draw_projections(run, finals, folder)
+    return [*written, *(picture for picture in pictures if picture)]
 
 
-def _write_comparisons(run: Run, finals: Finals, path: Path) -> None:
+def _write_comparisons(run: Run, finals: Finals, path: Path) -> Path:
     found = compare_methods(run, finals)
     if run.only and path.exists():
         again = {(d.dataset, d.features, m.method) for d, m in finals if m.preset == "honest"}
         found = merged(read_comparisons(path), found, again)
-    write_comparisons(found, path)
+    return write_comparisons(found, path)
 
 
-def _draw_projections(run: Run, finals: Finals, folder: Path) -> None:
+def _draw_projections(run: Run, finals: Finals, folder: Path) -> list[Path]:
+    written = []
     for dataset in dict.fromkeys(dataset for dataset, _ in finals):
         panels = {}
         for (of, method), cells in finals.items():
@@ -93,7 +92,8 @@ def _draw_projections(run: Run, finals: Finals, folder: Path) -> None:
             same = [other for other in run.table.datasets if other.dataset == dataset.dataset]
             name = dataset.dataset if len(same) < 2 else f"{dataset.dataset}-{dataset.features}".replace(" ", "-")
             path = folder / f"{run.table.name}_projection_{re.sub(r'[^A-Za-z0-9_.-]', '', name)}.png"
-            draw_projection(drawn, path, f"{dataset.dataset}, {dataset.features}")
+            written.append(draw_projection(drawn, path, f"{dataset.dataset}, {dataset.features}"))
+    return written
 
 
 def _rows(run: Run, dataset: DataSet, method: Method, cells: list[tuple[Cell, dict | None]]) -> list[Row]:
@@ -173,8 +173,8 @@ def _number(
 
 
 def _metric_and_cutoff(name: str) -> tuple[str, int | None]:
-    match = re.fullmatch(r"([RP]@)(\d+)", name)
-    return (f"{match[1]}k", int(match[2])) if match else (name, None)
+    match = re.fullmatch(r"(MAP@|[RP]@)(\d+)(.*)", name)
+    return (f"{match[1]}k{match[3]}", int(match[2])) if match else (name, None)
 
 
 def _note(sizes: list[tuple[int, int]]) -> str:

@@ -15,6 +15,7 @@ from datamodules.class_embeddings import model_folder
 from datamodules.feature_pairs import AS_PUBLISHED
 from lightning_modules.metrics.modality_gap import GAP_METRICS
 from reproduce.cells import FOLDER_ENCODERS, CellStore, Config, build_data, cell_hash
+from reproduce.checks import check_modalities
 from reproduce.executors import Executor, pool, workers
 from reproduce.presence import require_present
 from reproduce.schedule import Schedule, choose, epochs, reference, remark
@@ -91,7 +92,7 @@ class Run:
         Raises:
             DataError: the user named a data root, and it holds none of the data sets, or a broken one.
         """
-        chosen = [one for one in self.table.datasets if one.dataset == self.only.get("dataset", one.dataset)]
+        chosen = [one for one in self.table.datasets if self._wanted([self._unread(one)])]
         present: list[DataSet] = []
         absent: dict[DataSet, str] = {}
         for dataset in chosen:
@@ -109,17 +110,24 @@ class Run:
         _check_apart(present)
         return present or [self.table.synthetic] * bool(chosen), absent
 
+    def _unread(self, dataset: DataSet) -> DataSet:
+        """A data set whose features, where its files say how they are called, may be those that --only names."""
+        unknown = dataset.class_path == "FeaturePairs"
+        return replace(dataset, features=self.only.get("features", dataset.features)) if unknown else dataset
+
     def _found(self, dataset: DataSet) -> DataSet:
         """The data set, its features called as their files say where the user brought them.
 
         Raises:
             DataMissing: it is not here.
             DataError: it is broken or incomplete.
+            SpecError: the table names a modality that it does not have.
         """
         config = self._config(dataset, Method("CCA", "CCA"), {}, None)
         require_present(dataset, build_data(config, self.root, self.offline), self.root)
         module = self._data(config)
         module.indices("train")
+        check_modalities(dataset, module.modalities, f"{self.table.name}.yaml")
         if reason := _model_absent(dataset):
             raise DataMissing(reason)
         if dataset.class_path == "FeaturePairs":

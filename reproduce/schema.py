@@ -71,6 +71,7 @@ METRICS = {
     "MAP": Metric(k="all", fraction=True, higher_is_better=True),
     "R@k": Metric(k="integer", fraction=True, higher_is_better=True),
     "P@k": Metric(k="integer", fraction=True, higher_is_better=True),
+    "MAP@k[min(R,k)]": Metric(k="integer", fraction=True, higher_is_better=True),
     "MedR": Metric(k="none", fraction=False, higher_is_better=False, least=1),
     "seconds/epoch": _COST,
     **dict.fromkeys(("finite values", "finite gradients", "live gradients"), _SHARE),
@@ -123,9 +124,9 @@ class Row:
     empty where a whole training is missing. `delta` is `value - published`.
 
     Args:
-        k: "all" for MAP over the whole gallery, the cut-off for R@k and P@k, None for the other metrics.
-        value: mean over seeds; a fraction for MAP, R@k, P@k and shares, a rank for MedR. What has no direction, such as
-            seconds, has "average" in that column.
+        k: "all" for MAP over the whole gallery, the cut-off for metrics with @k, None for the other metrics.
+        value: mean over seeds; a fraction for MAP, R@k, P@k, MAP@k and shares, a rank for MedR. What has no direction,
+            such as seconds, has "average" in that column.
         std: standard deviation over seeds with n - 1; None for a single seed.
         seeds: the seeds averaged over.
         note: free text; line breaks become spaces.

@@ -2,33 +2,22 @@
 
 from __future__ import annotations
 
-import difflib
 import fnmatch
-import inspect
 import math
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-import yaml
-
-import datamodules
-import lightning_modules
-from losses import build_loss
 from losses.registry import keywords
-from reproduce.baselines import BASELINES
+from reproduce.arguments import SpecError, check_call, model_class, nearest, parameters
+from reproduce.checks import check_method, check_once, check_table, read_yaml
 
 FOLDER = Path(__file__).with_name("tables")
 EXPERIMENTS = Path(__file__).with_name("experiments")
 # By gradient descent, for the epochs of the scale; the others are fitted at once.
 TRAINED = ("JFSE", "LAVIMO", "CMPM", "CSAligner")
 MODELS = (*TRAINED, "CCA", "semantic matching")
-# Measured while a model is trained, where the table has record_gradients.
-GRADIENT_METRICS = ("gradient norm", "finite gradients")
-
-
-class SpecError(ValueError):
-    """A table file that cannot be used; the message names the file and entry and what was expected."""
+PARTS = {"methods": list, "datasets": list, "scales": dict, "synthetic": dict}  # entries with entries of their own
 
 
 @dataclass(frozen=True)
@@ -58,7 +47,7 @@ class Method:
         init_args: arguments of the model that no trial changes.
         data: arguments of the data module beside those of the data set, such as a share of pairs.
         trials: settings to choose from; empty where there is nothing to choose.
-        sweep: in the file {argument: values}, which makes one method per value; once loaded the place of this one.
+        sweep: in the file {argument: values}, which makes one method per value; once loaded the ``Sweep`` of this one.
         matched_temperature: t, the effective temperature at which losses are compared: the alignment takes f t as its
             temperature and f as its weight, with f = 1 for KL, 2 for CS and M + 1 for GCS over M modalities. None
             leaves temperature and weight to ``alignment`` and ``init_args``.
@@ -66,12 +55,12 @@ class Method:
 
     method: str
     model: str
-    preset: str = "honest"
+    preset: Literal["honest", "as_published"] = "honest"
     alignment: str | dict[str, Any] | None = None
     init_args: dict[str, Any] = field(default_factory=dict)
     data: dict[str, Any] = field(default_factory=dict)
     trials: list[dict[str, Any]] = field(default_factory=list)
-    sweep: Sweep | dict[str, list[float]] | None = None
+    sweep: Any = None
     matched_temperature: float | None = None
 
     @property
@@ -152,7 +141,7 @@ class Table:
     synthetic: DataSet
     methods: list[Method]
     scales: dict[str, Scale]
-    class_split: str | None = None
+    class_split: Literal["standard", "zero-shot"] | None = None
     galleries: list[str] = field(default_factory=list)
     projection: list[str] = field(default_factory=list)
     comparisons: list[list[str]] = field(default_factory=list)
@@ -180,82 +169,59 @@ def _names(folder: Path) -> list[str]:
 
 
 def load_table(name: str, folder: Path | None = None) -> Table:
-    """Read a YAML file and the file it extends, named relative to it, whose methods come first.
+    """Read a YAML file and those it extends, and check everything it says.
 
     Args:
         name: "table2", "table3", ..., or that of an experiment.
         folder: where the files are; by default that of the tables, then that of the experiments.
 
     Raises:
-        SpecError: no such table, a key, model, data module, loss or argument that is unknown or missing, two rows of
-            one name, or a file that is no YAML mapping.
+        SpecError: no such table, a key, model, metric, data module, loss or argument that is unknown or missing or has
+            another type, two rows of one name, or a file that is no YAML mapping.
     """
     folders = (FOLDER, EXPERIMENTS) if folder is None else (folder,)
     path = next((place / f"{name}.yaml" for place in folders if (place / f"{name}.yaml").exists()), None)
     if path is None:
         known = [known for place in folders for known in _names(place)]
         raise SpecError(f"there is no {name}; there are {', '.join(known)}")
-    own = _mapping(path)
-    base = _mapping(path.parent / own.pop("extends")) if "extends" in own else {}
-    merged = base | own | {"methods": (base.get("methods") or []) + (own.get("methods") or [])}
-    for key in ("methods", "datasets", "scales", "synthetic"):
-        if not merged.get(key):
-            raise SpecError(f"{path.name} has no {key}; a table needs at least one")
-    scales = {key: _build(Scale, value, path) for key, value in merged.pop("scales", {}).items()}
-    methods = [_build(Method, value, path) for value in merged.pop("methods")]
-    datasets = [_build(DataSet, value, path) for value in merged.pop("datasets", [])]
-    synthetic = _build(DataSet, merged["synthetic"], path)
-    if not merged.get("not_run"):
-        methods = [swept for method in methods for swept in _checked(method, path)]
-    _check_datasets([*datasets, synthetic], path)
-    _check_names([(method.method, method.preset) for method in methods], path)
-    _check_names([(dataset.dataset, dataset.features) for dataset in datasets], path)
-    _check_comparisons(merged.get("comparisons", []), methods, path)
-    _check_patterns("projection", merged.get("projection", []), methods, path)
-    for dataset in (*datasets, synthetic):
-        _check_patterns("leaves_out", dataset.leaves_out, methods, path)
-    entries = {"name": name, "datasets": datasets, "synthetic": synthetic, "methods": methods, "scales": scales}
-    table = _build(Table, merged | entries, path)
-    for dataset in (*table.datasets, table.synthetic):
-        if lacking := [name for name in table.galleries if name not in dataset.galleries]:
-            raise SpecError(f"{path.name}: galleries name {lacking[0]!r}, which {dataset.dataset} does not have")
-    if not table.record_gradients and set(table.metrics) & set(GRADIENT_METRICS):
-        raise SpecError(f"{path.name}: {' and '.join(GRADIENT_METRICS)} need record_gradients: true")
+    said, file = read_yaml(path), path.name
+    check_call(Table, {key: value for key, value in said.items() if key not in PARTS}, file, skip=("name",))
+    for key in ("title", "metrics", *PARTS):
+        if not said.get(key):
+            raise SpecError(f"{file} has no {key}; a table needs at least one")
+    for key, kind in PARTS.items():
+        if not isinstance(said[key], kind):
+            raise SpecError(f"{file}: {key} is {said[key]!r}; expected a {'list' if kind is list else 'mapping'}")
+    said["scales"] = {key: _build(Scale, value, f"{file}: scales.{key}") for key, value in said["scales"].items()}
+    said["datasets"] = [_build(DataSet, value, f"{file}: datasets") for value in said["datasets"]]
+    said["synthetic"] = _build(DataSet, said["synthetic"], f"{file}: synthetic")
+    methods = [_build(Method, value, f"{file}: methods") for value in said["methods"]]
+    said["methods"] = [swept for method in methods for swept in _swept(method, file)]
+    table = Table(name, **said)
+    _check_names(table, file)
+    if not table.not_run:
+        for method in table.methods:
+            check_method(method, file)
+        check_table(table, file)
     return table
 
 
-def _checked(method: Method, path: Path) -> list[Method]:
-    """The methods that an entry of the file stands for, with models, losses and arguments that exist."""
+def _swept(method: Method, file: str) -> list[Method]:
+    """The methods that an entry of the file stands for: one per value of its sweep."""
+    place = f"{file}: {method.method}"
     if method.model not in MODELS:
-        raise SpecError(f"{path.name}: {method.method} has model {method.model!r}; {_nearest(method.model, MODELS)}")
-    methods = [method] if method.sweep is None else _swept(method, path)
-    for one in methods:
-        settings = [trial.get("alignment", {}) for trial in one.trials] or [{}]
-        try:
-            fixed = {}
-            if one.matched_temperature is not None:
-                if "temperature" in (one.loss or {}):
-                    raise ValueError("it has a temperature and a matched_temperature; keep one of them")
-                fixed = {"temperature": one.matched_temperature * one.effective_factor(modalities=2)}
-            for setting in settings if one.loss else []:
-                build_loss(**{**one.loss, **fixed, **setting})
-        except (ValueError, TypeError) as error:
-            raise SpecError(f"{path.name}: {one.method}: {error}") from error
-    return methods
-
-
-def _swept(method: Method, path: Path) -> list[Method]:
-    """One method per value of a sweep."""
-    place = f"{path.name}: {method.method}"
+        raise SpecError(f"{place} has model {method.model!r}; {nearest(method.model, MODELS)}")
+    if method.sweep is None:
+        return [method]
     if not isinstance(method.sweep, dict) or len(method.sweep) != 1 or method.trials:
         raise SpecError(f"{place} has sweep {method.sweep!r}; expected one argument with its values, and no trials")
     [(argument, values)] = method.sweep.items()
     if not isinstance(values, list) or not values or not all(_positive(value) for value in values):
         raise SpecError(f"{place} sweeps {argument} over {values!r}; expected a list of one positive number or more")
     of_loss = _loss_keywords(method.loss, place) if method.loss else []
-    of_model = inspect.signature(BASELINES.get(method.model) or getattr(lightning_modules, method.model)).parameters
-    if argument not in [*of_loss, *of_model]:
-        raise SpecError(f"{place} sweeps unknown argument {argument!r}; {_nearest(argument, [*of_loss, *of_model])}")
+    known = [*of_loss, *parameters(model_class(method.model))]
+    if argument not in known:
+        raise SpecError(f"{place} sweeps unknown argument {argument!r}; {nearest(argument, known)}")
     methods = []
     for value in values:
         if argument in of_loss:
@@ -278,67 +244,33 @@ def _loss_keywords(loss: dict[str, Any], place: str) -> list[str]:
         raise SpecError(f"{place}: {error}") from error
 
 
-def _check_datasets(datasets: list[DataSet], path: Path) -> None:
-    kinds = (datamodules.FeatureDataModule, datamodules.ItemDataModule)
-    found = {name: getattr(datamodules, name) for name in datamodules.__all__}
-    known = [name for name, value in found.items() if isinstance(value, type) and issubclass(value, kinds)]
-    for dataset in datasets:
-        if dataset.class_path not in known:
-            near = _nearest(dataset.class_path, known)
-            raise SpecError(
-                f"{path.name}: {dataset.dataset} has class_path {dataset.class_path!r}; {near}. Tables take the data "
-                "modules of this suite alone, by name; train on one of your own with csd fit"
-            )
-
-
-def _check_names(names: list[tuple[str, str]], path: Path) -> None:
-    twice = next((name for name in names if names.count(name) > 1), None)
-    if twice:
-        raise SpecError(f"{path.name} has {', '.join(twice)} twice; give each row a name of its own")
-
-
-def _check_comparisons(pairs: Any, methods: list[Method], path: Path) -> None:
-    known = [method.method for method in methods if method.preset == "honest"]
-    for pair in pairs:
-        if not isinstance(pair, list) or len(pair) != 2:
-            raise SpecError(f"{path.name}: comparisons holds {pair!r}; expected pairs [method, baseline]")
+def _check_names(table: Table, file: str) -> None:
+    """Names stand once, and what is named is there."""
+    check_once([f"{method.method}, {method.preset}" for method in table.methods], f"{file}: methods")
+    check_once([f"{dataset.dataset}, {dataset.features}" for dataset in table.datasets], f"{file}: datasets")
+    honest = [method.method for method in table.methods if method.preset == "honest"]
+    for pair in table.comparisons:
+        if len(pair) != 2 or pair[0] == pair[1] or table.comparisons.count(pair) > 1:
+            raise SpecError(f"{file}: comparisons holds {pair!r}; expected pairs [method, baseline] of two, each once")
         for name in pair:
-            if name not in known:
-                raise SpecError(f"{path.name}: comparisons name {name!r}, no honest method; {_nearest(name, known)}")
+            if name not in honest:
+                raise SpecError(f"{file}: comparisons name {name!r}, no honest method; {nearest(name, honest)}")
+    _check_patterns(f"{file}: projection", table.projection, table)
+    for dataset in (*table.datasets, table.synthetic):
+        _check_patterns(f"{file}: leaves_out", dataset.leaves_out, table)
+        if lacking := [name for name in table.galleries if name not in dataset.galleries]:
+            raise SpecError(f"{file}: galleries name {lacking[0]!r}, which {dataset.dataset} does not have")
 
 
-def _check_patterns(key: str, patterns: Any, methods: list[Method], path: Path) -> None:
-    if not isinstance(patterns, list):
-        raise SpecError(f"{path.name}: {key} is {patterns!r}; expected a list of names of methods")
+def _check_patterns(place: str, patterns: list[str], table: Table) -> None:
     for pattern in patterns:
-        if not _matching(str(pattern), methods):
-            near = _nearest(pattern, [method.method for method in methods])
-            raise SpecError(f"{path.name}: {key} names {pattern!r}, no method; {near}")
+        if not _matching(pattern, table.methods):
+            near = nearest(pattern, [method.method for method in table.methods])
+            raise SpecError(f"{place} names {pattern!r}, no method; {near}")
 
 
-def _mapping(path: Path) -> dict[str, Any]:
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError) as error:
-        raise SpecError(f"{path.name} cannot be read: {error}") from error
-    if not isinstance(content, dict):
-        raise SpecError(f"{path.name} must be a mapping, got {type(content).__name__}")
-    return content
-
-
-def _build(kind: type, entry: Any, path: Path) -> Any:
-    known = kind.__dataclass_fields__
-    if not isinstance(entry, dict):
-        raise SpecError(f"{path.name}: expected a mapping with {', '.join(known)}, got {entry!r}")
-    for key in entry:
-        if key not in known:
-            raise SpecError(f"{path.name}: unknown key {key!r} in {entry}; {_nearest(key, known)}")
-    try:
-        return kind(**entry)
-    except TypeError as error:
-        raise SpecError(f"{path.name}: {entry} is incomplete: {error}") from error
-
-
-def _nearest(word: str, known: Any) -> str:
-    close = difflib.get_close_matches(str(word), list(known), n=3, cutoff=0.4)
-    return f"nearest: {', '.join(close)}" if close else f"there are: {', '.join(known)}"
+def _build(kind: type, entry: Any, place: str) -> Any:
+    name = entry.get("method") or entry.get("dataset") if isinstance(entry, dict) else None
+    place = f"{place}: {name}" if name else place
+    check_call(kind, entry, place, whole=True)
+    return kind(**entry)

@@ -49,7 +49,7 @@ class_split: zero-shot
 methods:
   - {method: broken width, model: JFSE, trials: [{width: -1}]}
   - {method: broken rate, model: JFSE, trials: [{learning_rate: -1.0}]}
-  - {method: broken seeds, model: semantic matching}
+  - {method: broken seeds, model: semantic matching, init_args: {C: -1.0}}
   - {method: JFSE, model: JFSE}
 """
 

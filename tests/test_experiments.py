@@ -22,7 +22,8 @@ import reproduce.__main__ as command_line
 from losses import build_loss
 from losses.ring import edge_sets
 from reproduce import sweep_figure
-from reproduce.cells import CellStore, Gradients, build_data, run_cell
+from reproduce.callbacks import Gradients
+from reproduce.cells import CellStore, build_data, run_cell
 from reproduce.runner import Cell, Run
 from reproduce.schema import METRICS, Row, read_table
 from reproduce.spec import EXPERIMENTS, DataSet, Sweep, Table, available_tables, load_table

@@ -159,6 +159,8 @@ def test_a_gallery_that_the_data_do_not_have_says_why(name, with_text, reason):
 )
 def test_an_unknown_gallery_is_refused(name):
     rows, label, text = drawn()
-    with pytest.raises(ValueError, match=r"unknown gallery '.*'; expected full, batches-32, threshold-0.95") as refusal:
+    with pytest.raises(
+        ValueError, match=r"unknown gallery '.*'; expected one like batches-32, threshold-0.95"
+    ) as refusal:
         score_gallery(name, evaluated(rows, label, text))
     assert not isinstance(refusal.value, GalleryUndefined)

@@ -45,7 +45,11 @@ def test_a_missing_folder_is_reported_with_layout_source_and_command(dataset, tm
         with pytest.raises(DataMissing, match="is missing"):
             _ = module().data
     assert main(["check", dataset, "--data-root", str(tmp_path)]) == 1
-    assert f"{CATALOGUE[dataset].folder} is missing" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert said.startswith(f"ABSENT   {tmp_path / CATALOGUE[dataset].folder} is missing")
+    assert CATALOGUE[dataset].url in said
+    assert "BROKEN" not in said
+    assert "datamodules check" not in said  # which was run just now
 
 
 # Flickr30K with Localized Narratives --------------------------------------------------------------------------------

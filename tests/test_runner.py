@@ -196,6 +196,29 @@ def test_only_on_an_empty_folder_writes_only_those_rows(tables: Path, root: Path
     outcome = command(tables, "table2", "--data-root", root, "--out", out, "--only", "method=JFSE")
     assert outcome.status == 0, outcome.err
     assert {row.method for row in read_table(out / "table2.csv")} == {"JFSE"}
+    assert _said_written(outcome) == {*out.glob("table2*"), out / "comparisons" / "table2.csv"}
+    assert not (out / "table2.yaml").exists()
+
+
+def _said_written(outcome: Outcome) -> set[Path]:
+    (line,) = [line for line in outcome.out.splitlines() if line.startswith("wrote ")]
+    return {Path(name) for name in line.removeprefix("wrote ").split(", ")}
+
+
+def test_a_metric_with_a_cut_off_and_a_denominator_is_shown(root: Path, tmp_path: Path) -> None:
+    table = yaml.safe_load(runner_cases.TINY) | {"comparisons": [], "metrics": ["R@1", "MAP@10[min(R,k)]"]}
+    table["methods"] = [{"method": "CCA", "model": "CCA", "init_args": {"components": 1}}]
+    (tmp_path / "table2.yaml").write_text(yaml.safe_dump(table), encoding="utf-8")
+    outcome = command(tmp_path, "table2", "--data-root", root, "--out", tmp_path / "out", "--seeds", "0")
+    assert outcome.status == 0, outcome.err
+    ((_, cell),) = _cells(tmp_path / "out").items()
+    found = {(row.direction, row.metric, row.k): row.value for row in read_table(tmp_path / "out" / "table2.csv")}
+    for direction in ("image->text", "text->image", "average"):
+        expected = cell["result"]["scores"]["standard"][f"{direction}/MAP@10[min(R,k)]"]
+        assert found[direction, "MAP@k[min(R,k)]", 10] == pytest.approx(expected, abs=1e-6)
+    assert "average MAP@10[min(R,10)]" in (tmp_path / "out" / "table2.md").read_text(encoding="utf-8")
+    assert not (tmp_path / "out" / "table2.png").exists()  # it draws MAP
+    assert _said_written(outcome) == set((tmp_path / "out").glob("table2*"))
 
 
 def test_seeds_replace_those_of_the_scale(tables: Path, root: Path, out: Path) -> None:

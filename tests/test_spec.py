@@ -133,7 +133,8 @@ def test_models_of_items_can_be_built_from_the_tables(name: str) -> None:
 
 def test_a_table_adds_its_methods_to_those_it_extends_and_replaces_the_rest(tmp_path: Path) -> None:
     _write(tmp_path, MINIMAL)
-    _write(tmp_path, "extends: table9.yaml\ntitle: Other\nmethods: [{method: CCA, model: CCA}]\n", "table10")
+    own = "extends: table9.yaml\ntitle: Other\nmethods: [{method: CCA, model: CCA, init_args: {components: 2}}]\n"
+    _write(tmp_path, own, "table10")
     own, base = load_table("table10", tmp_path), load_table("table9", tmp_path)
     assert [method.method for method in own.methods] == ["JFSE", "CCA"]
     assert (own.name, own.title, base.title) == ("table10", "Other", "A table")
@@ -178,8 +179,9 @@ def test_a_data_set_that_is_not_there_has_a_row_per_method_and_split(name: str) 
 
 
 def test_a_data_set_leaves_out_the_methods_it_names(tmp_path: Path) -> None:
-    methods = "[{method: JFSE}, {method: JFSE + CS, alignment: cs}, {method: CMPM + CS, model: CMPM}]"
+    methods = "[{method: JFSE}, {method: JFSE + CS, alignment: cs}, {method: CMPM + CS, model: CMPM, alignment: cs}]"
     text = MINIMAL.replace(METHOD, "").replace("[]", methods.replace("{method: JFSE", "{model: JFSE, method: JFSE"))
+    text = text.replace("{width: 8}", "{learning_rate: 0.1}")  # what both models take
     _write(tmp_path, text.replace("features: roph,", 'features: roph, leaves_out: ["JFSE*"],'))
     table = load_table("table9", tmp_path)
     assert [method.method for method in table.methods_on(table.datasets[0])] == ["CMPM + CS"]
@@ -197,7 +199,7 @@ def test_an_unknown_table_is_told_which_there_are(tmp_path: Path) -> None:
     ("change", "message"),
     [
         (("title: A table", "titel: A table"), r"table9\.yaml: unknown key 'titel'.*nearest: title"),
-        (("title: A table\n", ""), r"table9\.yaml: .*title"),
+        (("title: A table\n", ""), r"table9\.yaml has no title"),
         (("max_epochs: 1, ", ""), r"table9\.yaml: .*max_epochs"),
         (("[{method: JFSE, model: JFSE}]", ""), r"table9\.yaml has no methods"),
         (("datasets: [{dataset: wikipedia, features: roph, class_path: Wikipedia}]\n", ""), r"has no datasets"),
@@ -212,18 +214,21 @@ def test_an_unknown_table_is_told_which_there_are(tmp_path: Path) -> None:
             ("features: roph,", "features: roph, leaves_out: [JSFE],"),
             r"leaves_out names 'JSFE', no method; nearest:",
         ),
-        (("features: roph,", "features: roph, leaves_out: JFSE,"), r"leaves_out is 'JFSE'; expected a list"),
+        (("features: roph,", "features: roph, leaves_out: JFSE,"), r"leaves_out is 'JFSE', a text; expected a list"),
         (("title: A table", "title: A table\nprojection: [JFSE CS]"), r"projection names 'JFSE CS', no method"),
         (("[MAP]", "[MAP, gradient norm]"), r"table9\.yaml: gradient norm and .* need record_gradients: true"),
-        ((METHOD, f"{METHOD}, {METHOD}"), r"table9\.yaml has JFSE, honest twice; give each row a name of its own"),
+        ((METHOD, f"{METHOD}, {METHOD}"), r"table9\.yaml: methods holds 'JFSE, honest' twice"),
         ((METHOD, f"{CS}, sweep: {{}}}}"), r"table9\.yaml: JFSE \+ CS has sweep {}; expected one argument"),
         ((METHOD, f"{CS}, sweep: [0.1]}}"), r"JFSE \+ CS has sweep \[0\.1\]; expected one argument with its values"),
         ((METHOD, f"{CS}, sweep: {{temperature: [0.1], width: [8]}}}}"), r"expected one argument with its values"),
         ((METHOD, f"{CS}, sweep: {{temperature: []}}}}"), r"JFSE \+ CS sweeps temperature over \[\]; expected a list"),
         ((METHOD, f"{CS}, sweep: {{temperature: 0.1}}}}"), r"sweeps temperature over 0\.1; expected a list of one"),
         ((METHOD, f"{CS}, sweep: {{temperature: [0.1, 0]}}}}"), r"over \[0\.1, 0\]; expected .* positive number"),
-        ((METHOD, f"{CS}, sweep: {{temperature: [1e-3]}}}}"), r"over \['1e-3'\]; expected .* positive number"),
-        ((METHOD, f"{CS}, sweep: {{temperature: [0.1, 0.1]}}}}"), r"has JFSE \+ CS, temperature 0\.1, honest twice"),
+        ((METHOD, f"{CS}, sweep: {{temperature: ['1e-3']}}}}"), r"over \['1e-3'\]; expected .* positive number"),
+        (
+            (METHOD, f"{CS}, sweep: {{temperature: [0.1, 0.1]}}}}"),
+            r"holds 'JFSE \+ CS, temperature 0\.1, honest' twice",
+        ),
         ((METHOD, f"{CS}, sweep: {{temprature: [0.1]}}}}"), r"unknown argument 'temprature'; nearest: temperature"),
         ((METHOD, f"{CS}, sweep: {{widht: [8]}}}}"), r"sweeps unknown argument 'widht'; nearest: width"),
         ((METHOD, f"{CS}, trials: [{{width: 8}}], sweep: {{dropout: [0.1]}}}}"), r"with its values, and no trials"),

@@ -167,7 +167,7 @@ def test_a_form_that_a_folder_does_not_have_is_not_run_beside_the_one_that_it_ha
     write_official(tmp_path / "KIT-ML", 251, captions=1)
     assert command_line.main(["table9", "--data-root", str(tmp_path), "--out", str(tmp_path), "--dry-run"]) == 0
     said = capsys.readouterr().out
-    assert f"kit_ml/{TMR} is not run: KIT-ML has none of the files." in said
+    assert f"kit_ml/{TMR} is not run: KIT-ML lacks annotations.json, guoh3dfeats, splits/train.txt" in said
     assert f"kit_ml/{OFFICIAL} pairwise KL, seed 0" in said
 
 

@@ -126,13 +126,14 @@ def test_an_incomplete_folder_is_an_error_but_for_the_rows_of_others(root, tmp_p
     aside = missing.rename(tmp_path / missing.name)
     try:
         assert f"{missing} is missing." in refused(root, tmp_path / "out", capsys)
-        only = ["--only", "dataset=nus_wide", "--dry-run", "--data-root", str(root), "--out", str(tmp_path / "out")]
-        assert command_line.main(["table2", *only]) == 0
+        for other in ("dataset=nus_wide", "features=low-level"):
+            only = ["--only", other, "--dry-run", "--data-root", str(root), "--out", str(tmp_path / "out")]
+            assert command_line.main(["table2", *only]) == 0
+            said = capsys.readouterr().out
+            assert "nus_wide/low-level CCA, seed 0" in said
+            assert "pku_xmedianet/cnn4096-doc300" not in said
     finally:
         aside.rename(missing)
-    said = capsys.readouterr().out
-    assert "nus_wide/low-level CCA, seed 0" in said
-    assert "pku_xmedianet" not in said
 
 
 def test_rows_that_were_asked_for_and_are_not_there_are_an_error_that_says_why(root, tmp_path, capsys):

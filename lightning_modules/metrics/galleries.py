@@ -60,6 +60,19 @@ def _averages(scores: Scores) -> Scores:
     return {f"average/{measure}": float(np.mean(values)) for measure, values in by_measure.items()}
 
 
+def parse_gallery(name: str) -> tuple[str, str]:
+    """Kind and number of a named gallery, as in "batches-32".
+
+    Raises:
+        ValueError: no such gallery.
+    """
+    match = re.fullmatch(r"(batches|dissimilar)-([1-9]\d*)|(threshold)-([01]\.\d+)", name)
+    if not match:
+        raise ValueError(f"unknown gallery {name!r}; expected one like batches-32, threshold-0.95 or dissimilar-100")
+    kind, number = filter(None, match.groups())
+    return kind, number
+
+
 def score_gallery(name: str, evaluated: Evaluated) -> tuple[Scores, Sizes]:
     """Score every direction against a named gallery.
 
@@ -81,10 +94,7 @@ def score_gallery(name: str, evaluated: Evaluated) -> tuple[Scores, Sizes]:
 
     Source: Petrovich et al., ICCV 2023 (TMR), which chooses its 100 items by another approximation.
     """
-    match = re.fullmatch(r"(batches|dissimilar)-([1-9]\d*)|(threshold)-([01]\.\d+)", name)
-    if not match:
-        raise ValueError(f"unknown gallery {name!r}; expected full, batches-32, threshold-0.95 or dissimilar-100")
-    kind, number = filter(None, match.groups())
+    kind, number = parse_gallery(name)
     if kind == "batches":
         return _batches(evaluated, int(number))
     if evaluated.text is None:

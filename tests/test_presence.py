@@ -1,0 +1,100 @@
+"""Which rows of a table are run: a data set in another form is absent, one that is there in part is an error."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tiny_trees import write_wikipedia
+
+import datamodules
+from datamodules import DataError, DataMissing
+from datamodules.catalogue import CATALOGUE
+from reproduce.cells import CellStore
+from reproduce.presence import require_present
+from reproduce.runner import Run
+from reproduce.spec import load_table
+
+
+def _run(root: Path, **only: str) -> Run:
+    return Run(load_table("table2"), "quick", str(root), [0], CellStore(root / "cells"), offline=True, only=only)
+
+
+@pytest.fixture
+def wikipedia(tmp_path: Path) -> Path:
+    """Texts and images, and beside them a file of features of one's own."""
+    folder = write_wikipedia(tmp_path)
+    draw = np.random.default_rng(0)
+    image, text = draw.normal(size=(40, 5)), draw.normal(size=(40, 4))
+    split = np.where(np.arange(40) < 30, "train", "test")
+    embedding = draw.normal(size=(4, 3))
+    label = np.arange(40) % 4
+    np.savez(folder / "own.npz", image=image, text=text, label=label, split=split, class_embedding=embedding)
+    return folder
+
+
+@pytest.mark.parametrize("only", [{}, {"features": "own"}, {"method": "CCA"}])
+def test_texts_and_images_do_not_stand_in_the_way_of_features_beside_them(wikipedia: Path, only: dict) -> None:
+    present, absent = _run(wikipedia.parent, **only).available()
+    assert [(dataset.dataset, dataset.features) for dataset in present] == [("wikipedia", "own")]
+    reasons = {dataset.features: reason for dataset, reason in absent.items() if dataset.dataset == "wikipedia"}
+    named = {"roph": "wikipedia lacks wiki_roph.mat. ", "sift-lda": "wikipedia lacks raw_features.mat. "}
+    assert set(reasons) == (set() if "features" in only else set(named))
+    assert all(reasons[features].startswith(named[features]) for features in reasons)
+
+
+def test_features_without_the_lists_are_incomplete(wikipedia: Path) -> None:
+    (wikipedia / "wiki_roph.mat").touch()
+    gone = wikipedia / "testset_txt_img_cat.list"
+    gone.unlink()
+    with pytest.raises(DataError, match=gone.name) as refusal:
+        _run(wikipedia.parent).available()
+    assert not isinstance(refusal.value, DataMissing)
+
+
+@pytest.mark.parametrize(
+    ("table", "there", "rows"),
+    [
+        ("table2", ("wikipedia", "roph"), {"roph": True, "sift-lda": False}),
+        ("table2", ("wikipedia", "sift-lda"), {"roph": False, "sift-lda": True}),
+        ("table2", ("wikipedia", "raw"), {"roph": False, "sift-lda": False}),
+        ("table2", ("nus_wide", "bow"), {"low-level": False}),
+        ("table2", ("nus_wide", "low-level"), {"low-level": True}),
+        ("table7", ("utd_mhad", "raw"), {"16f": False}),
+        ("table7", ("utd_mhad", "16f"), {"16f": True}),
+        ("table5", ("flickr30k", "karpathy"), {"raw, Localized Narratives": False}),
+    ],
+)
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_form_is_there_where_a_file_of_its_own_is(
+    tmp_path: Path, table: str, there: tuple[str, str], rows: dict[str, bool], whole: bool
+) -> None:
+    facts = CATALOGUE[there[0]]
+    others = {path for name, form in facts.forms.items() if name != there[1] for path in sum(form.variants, ())}
+    for path in facts.forms[there[1]].variants[0]:
+        if whole or path not in others:  # in part: without the files that it shares with other forms
+            file = tmp_path / facts.folder / path.replace("*", "a")
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.touch()
+    asked = [one for one in load_table(table).datasets if one.dataset == there[0] and one.features in rows]
+    assert len(asked) == len(rows)
+    for dataset in asked:
+        module = getattr(datamodules, dataset.class_path)(tmp_path, **dataset.init_args)
+        with nullcontext() if rows[dataset.features] else pytest.raises(DataMissing, match=f"{facts.folder} lacks "):
+            require_present(dataset, module, str(tmp_path))
+
+
+def test_nothing_is_missing_that_can_be_fetched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wikipedia: Path
+) -> None:
+    monkeypatch.delenv("CSD_DATA", raising=False)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data").mkdir()
+    wikipedia.rename(tmp_path / "data" / "wikipedia")
+    run = Run(load_table("table2"), "quick", None, [0], CellStore(tmp_path), offline=True)
+    present, absent = run.available()
+    assert [dataset.features for dataset in present] == ["own"]
+    reason = next(reason for dataset, reason in absent.items() if dataset.features == "roph")
+    assert "offline=True forbids fetching it" in reason

@@ -17,7 +17,7 @@ import scipy.sparse
 
 from datamodules.features import DataError
 
-PIECE = 2**20  # numbers that are converted at a time
+PIECE = 2**17  # numbers that are converted at a time
 
 
 @contextmanager
@@ -210,7 +210,10 @@ def _plain(array: np.ndarray, subject: object) -> np.ndarray:
     """The array; one of Python objects, or of MATLAB's cells, as one of texts or of numbers."""
     holds = f"{array.dtype} of shape {array.shape}"
     if array.dtype.kind == "O" and array.size:
-        objects = [x.item() if isinstance(x, np.ndarray) and x.size == 1 else x for x in array.flat]
+        objects = [x.array if isinstance(x, _PickledArray) else x for x in array.flat]
+        if array.ndim == 1 and all(isinstance(x, np.ndarray) and x.shape == objects[0].shape for x in objects):
+            return _plain(np.stack(objects), subject)  # a column of pandas that holds vectors
+        objects = [x.item() if isinstance(x, np.ndarray) and x.size == 1 else x for x in objects]
         if all(isinstance(x, str) for x in objects) or all(isinstance(x, Real) for x in objects):
             array = np.array(objects).reshape(array.shape)
         kinds, rows = [type(x).__name__ for x in objects], len(array) if array.ndim else 1
@@ -218,7 +221,7 @@ def _plain(array: np.ndarray, subject: object) -> np.ndarray:
         holds += f" with {', '.join(first)}"
     if array.dtype.kind not in "biufSU":
         raise DataError(
-            f"{subject}: holds {holds}; expected numbers or text, as one array or as a list of equally long arrays: "
-            f"save {PLAIN_TYPES}."
+            f"{subject}: holds {holds}; expected numbers alone or texts alone, none missing, as one array or as a list "
+            f"of equally long arrays: save {PLAIN_TYPES}."
         )
     return array

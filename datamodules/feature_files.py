@@ -132,9 +132,9 @@ def read_folder(folder: Path, layout: Layout) -> FeatureSet:
     parts = {role: [as_matrix(layout.load(file), file) for file in files[role]] for role in ("image", "text")}
     rows = [len(part) for part in parts["image"]]
     parts["label"] = rows_of_items([layout.load(file) for file in files["label"]], rows, str(folder))
-    for role in ("text", "label"):
+    for role, advice in (("text", WITHOUT_PARTNER), ("label", "")):
         for array, name, image, images in zip(parts[role], files[role], parts["image"], files["image"], strict=True):
-            _check_rows(array, name, image, images, WITHOUT_PARTNER)
+            _check_rows(array, name, image, images, advice)
     for role, (train, test) in parts.items():
         if train.shape[1:] != test.shape[1:] or (train.dtype.kind in "SU") != (test.dtype.kind in "SU"):
             raise DataError(

@@ -165,6 +165,6 @@ class FeatureSet:
         return sha.hexdigest()
 
 
-def _pieces(array: np.ndarray, rows: int = 4096) -> Iterator[np.ndarray]:
+def _pieces(array: np.ndarray, rows: int = 512) -> Iterator[np.ndarray]:
     """Some rows at a time: what is made of an array of many gigabytes should not be as large again."""
     return (array[start : start + rows] for start in range(0, len(array), rows))

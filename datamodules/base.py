@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator, Mapping
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal
 
 import lightning as L
 import numpy as np
@@ -14,9 +15,11 @@ from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
 from datamodules.class_embeddings import embed_classes, encoder_identity
 from datamodules.features import DataError, FeatureSet
+from datamodules.repeats import first_of_equal, repeated_modalities
 from datamodules.splits import carve_validation, seen_unseen, split_paired
 
 EVALUATION_BATCH_SIZE = 1024
+COLUMNS = 32  # of the training rows in memory at a time, in double precision
 
 
 class PairedItems(Dataset):
@@ -27,22 +30,31 @@ class PairedItems(Dataset):
         class_embedding: (C, E) tensor, one row per class.
         index: (n,) rows of the data set that belong to this part.
         query: (n,) bool, True where the item is also a query and not in the gallery alone.
+        ids: modality -> (n,) id of each item there, where modalities differ in them; by default an item's id is its row
+            in every modality.
     """
 
     def __init__(
-        self, tensors: dict[str, torch.Tensor], class_embedding: torch.Tensor, index: torch.Tensor, query: torch.Tensor
+        self,
+        tensors: dict[str, torch.Tensor],
+        class_embedding: torch.Tensor,
+        index: torch.Tensor,
+        query: torch.Tensor,
+        ids: Mapping[str, torch.Tensor] | None = None,
     ) -> None:
         self.tensors, self.class_embedding, self.index, self.query = tensors, class_embedding, index, query
+        self.ids = ids
 
     def __len__(self) -> int:
         return len(self.index)
 
-    def __getitems__(self, positions: list[int]) -> dict[str, torch.Tensor]:
+    def __getitems__(self, positions: list[int]) -> dict[str, Any]:
         position = torch.as_tensor(positions)
         row = self.index[position]
         batch = {name: tensor[row] for name, tensor in self.tensors.items()}
         embedding = embed_items(batch["label"], self.class_embedding)
-        return batch | {"id": row, "class_embedding": embedding, "query": self.query[position]}
+        ids = {name: values[position] for name, values in self.ids.items()} if self.ids else row
+        return batch | {"id": ids, "class_embedding": embedding, "query": self.query[position]}
 
 
 def embed_items(label: torch.Tensor, class_embedding: torch.Tensor) -> torch.Tensor:
@@ -53,7 +65,7 @@ def embed_items(label: torch.Tensor, class_embedding: torch.Tensor) -> torch.Ten
     return weight @ class_embedding / weight.sum(dim=1, keepdim=True)
 
 
-def _unchanged(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def _unchanged(batch: dict[str, Any]) -> dict[str, Any]:
     """Collate function of a data set whose `__getitems__` already returns the whole batch."""
     return batch
 
@@ -81,6 +93,11 @@ class FeatureDataModule(L.LightningDataModule):
     A subclass sets `dataset`, `features` and `data_kind` and implements `read`. Data are read once, on first use, and
     every property works without a Trainer. A batch is a mapping: modality -> (B, d) float32, "label" -> (B,) int64 or
     (B, C) bool, "id" -> (B,) int64 row in the data set, "class_embedding" -> (B, E) float32, "query" -> (B,) bool.
+
+    In validation and test a sample counts once. Files of images with several captions hold an image's row again beside
+    each: where at most half of the test items' rows of a modality differ, bit for bit, and equal ones always have equal
+    labels, "id" is a mapping modality -> (B,) in validation and test batches, and there equal rows of equal label have
+    the id of the first.
 
     Args:
         batch_size: items per training batch and process.
@@ -215,10 +232,26 @@ class FeatureDataModule(L.LightningDataModule):
         return features, self._tensors["label"][index].numpy()
 
     def train_features(self) -> dict[str, torch.Tensor]:
-        """Training rows of every modality and of "class_embedding", for standardisation statistics."""
+        """Training rows of every modality and of "class_embedding"."""
         rows = {name: tensor[torch.from_numpy(self.indices("train"))] for name, tensor in self._tensors.items()}
         rows["class_embedding"] = embed_items(rows.pop("label"), self.class_embedding)
         return rows
+
+    def train_columns(self, name: str) -> Iterator[torch.Tensor]:
+        """The same of one modality or "class_embedding", (n, at most 32) float64 at a time, for statistics.
+
+        In float32 a constant column would seem to vary, by the rounding of its mean; and all at once, in float64, they
+        would need thrice the memory of the features.
+        """
+        index = self.indices("train")
+        if name == "class_embedding":
+            rows = embed_items(self._tensors["label"][torch.from_numpy(index)], self.class_embedding).numpy()
+            index = np.arange(len(index))
+        else:
+            rows = self._tensors[name].numpy()
+        for start in range(0, rows.shape[1], COLUMNS):
+            # Copied by NumPy: of PyTorch's blocks, which are aligned, glibc would keep each and reuse none.
+            yield torch.from_numpy(rows[:, start : start + COLUMNS][index].astype(np.float64))
 
     def train_entries(self, name: str) -> tuple[torch.Tensor, None]:
         """Training rows of a modality, and no mask: features have no padding."""
@@ -236,15 +269,14 @@ class FeatureDataModule(L.LightningDataModule):
             return np.arange(len(self.class_names)), np.arange(0)
         return seen_unseen(len(self.class_names), self.class_seed)
 
-    @cached_property
-    def _membership(self) -> np.ndarray:
-        """(N, C) bool, True where the item belongs to the class."""
+    def _of_classes(self, classes: np.ndarray) -> np.ndarray:
+        """(N,) bool, True where the item belongs to one of the classes."""
         label = self.data.label
-        return label if label.ndim == 2 else label[:, None] == np.arange(len(self.class_names))
+        return label[:, classes].any(axis=1) if label.ndim == 2 else np.isin(label, classes)
 
     @cached_property
     def _parts(self) -> dict[str, np.ndarray]:
-        seen, unseen = (self._membership[:, half].any(axis=1) for half in self._class_halves)
+        seen, unseen = map(self._of_classes, self._class_halves)
         mixed = seen & unseen
         if mixed.any():
             rank_zero_info(f"{self.dataset}: {mixed.sum()} items with both seen and unseen classes are left out.")
@@ -273,7 +305,8 @@ class FeatureDataModule(L.LightningDataModule):
             return np.union1d(train, validation), np.arange(0)
         if len(validation):
             return train, validation
-        lone = np.flatnonzero(self._membership[train].sum(axis=0) == 1)
+        label = self.data.label[train]
+        lone = np.flatnonzero((label.sum(axis=0) if label.ndim == 2 else np.bincount(label)) == 1)
         if lone.size:
             raise DataError(
                 f"{self.data.origin}: class {self.class_names[lone[0]]!r} has one training item: it cannot be in the "
@@ -306,22 +339,41 @@ class FeatureDataModule(L.LightningDataModule):
         return [self._evaluation_loader(name) for name in self.test_splits]
 
     def predict_dataloader(self) -> DataLoader:
-        """All test items, in order."""
-        return self._evaluation_loader(self.test_splits[-1])
+        """All test items, in order, with their rows as ids."""
+        return _loader_of(self._items(self.test_splits[-1]))
 
     def _evaluation_loader(self, split: str) -> DataLoader:
-        return DataLoader(self._items(split), batch_size=EVALUATION_BATCH_SIZE, collate_fn=_unchanged)
+        return _loader_of(self._items(split, self._ids(split) if self._repeated else None))
 
-    def _items(self, split: str) -> PairedItems:
+    def _items(self, split: str, ids: Mapping[str, torch.Tensor] | None = None) -> PairedItems:
         index = self.indices(split)
         query = np.ones(len(index), dtype=bool)
         if split == "generalised":
-            query = self._membership[index][:, self._class_halves[1]].any(axis=1)
-        return PairedItems(self._tensors, self.class_embedding, torch.from_numpy(index), torch.from_numpy(query))
+            query = self._of_classes(self._class_halves[1])[index]
+        return PairedItems(self._tensors, self.class_embedding, torch.from_numpy(index), torch.from_numpy(query), ids)
+
+    @cached_property
+    def _repeated(self) -> tuple[str, ...]:
+        """Modalities whose rows stand several times in the data and count once in validation and test."""
+        return repeated_modalities(self.data)
+
+    def _ids(self, split: str) -> dict[str, torch.Tensor]:
+        index = self.indices(split)
+        first = {name: first_of_equal(self.data.features[name], self.data.label, index) for name in self._repeated}
+        return {name: torch.from_numpy(first.get(name, index)) for name in self.modalities}
 
     @cached_property
     def _tensors(self) -> dict[str, torch.Tensor]:
-        """Every modality as float32 and "label" as int64 or bool, over all items."""
-        tensors = {name: torch.from_numpy(array.astype(np.float32)) for name, array in self.data.features.items()}
+        """Every modality as float32 and "label" as int64 or bool, over all items; float32 is shared with the data."""
+        tensors = {name: torch.from_numpy(_shared(array)) for name, array in self.data.features.items()}
         label = self.data.label
         return tensors | {"label": torch.from_numpy(label.astype(bool if label.ndim == 2 else np.int64))}
+
+
+def _shared(array: np.ndarray) -> np.ndarray:
+    # PyTorch warns of memory that it may not write to, such as that of a mapped file.
+    return np.require(array, np.float32, "W")
+
+
+def _loader_of(items: PairedItems) -> DataLoader:
+    return DataLoader(items, batch_size=EVALUATION_BATCH_SIZE, collate_fn=_unchanged)

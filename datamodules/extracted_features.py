@@ -35,8 +35,8 @@ def write_features(file: BinaryIO, data: ItemSet, features: Mapping[str, Rows], 
 
     Its tensors: ``features/<modality>`` (n, d) float32, one row per entry; ``owner/<modality>`` (n,) int64, the item of
     each entry; ``label`` (N,) int64, classes numbered from 0; ``split`` (N,) 0, 1 or 2 for train, validation and test;
-    ``item_names`` and ``class_names``, lists of texts as the bytes of their JSON. Where every item has a label of its
-    own, the classes are called as the items are.
+    ``item_names`` and ``class_names``, lists of texts as the bytes of their JSON. Where the items bring no class names,
+    and every item has a label of its own, the classes are called as the items are.
 
     Args:
         file: open for writing.
@@ -82,6 +82,8 @@ def _as_bytes(texts: Iterable[str]) -> np.ndarray:
 def _classes(data: ItemSet) -> tuple[np.ndarray, list[str]]:
     """Labels numbered from 0, and a name for each."""
     values, first, label = np.unique(data.label, return_index=True, return_inverse=True)
+    if data.class_names is not None:
+        return label, [data.class_names[value] for value in values.tolist()]
     if len(values) == len(data):
         return label, [data.names[item] for item in first]
     return label, [f"class {value}" for value in values]
@@ -164,9 +166,11 @@ def read_extracted(path: Path) -> FeatureSet:
 def _class_means(vectors: np.ndarray, label: np.ndarray, train: np.ndarray) -> np.ndarray:
     """(C, d): the mean over a class's training items, or over all of its items where it has none to train on."""
     trained = np.bincount(label[train], minlength=label.max() + 1) > 0
-    counted = train | ~trained[label]
-    order = np.argsort(label[counted], kind="stable")
-    return _means(vectors[counted][order], label[counted][order], len(trained))
+    counted = np.flatnonzero(train | ~trained[label])
+    order = counted[np.argsort(label[counted], kind="stable")]
+    of_classes = np.split(order, np.cumsum(np.bincount(label[order]))[:-1])
+    # Class by class: all at once would be a copy of the vectors and their sums in float64.
+    return np.concatenate([_means(vectors[rows], np.zeros(len(rows), dtype=int), 1) for rows in of_classes])
 
 
 def _means(vectors: np.ndarray, owner: np.ndarray, count: int) -> np.ndarray:

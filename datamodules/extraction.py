@@ -69,11 +69,16 @@ def extract_features(
         "batch_size": str(batch_size),
         "encoders": json.dumps(encoders),
     }
-    metadata["key"] = hashlib.sha256(json.dumps([FORMAT, metadata, list(data.names)]).encode()).hexdigest()
+    named = [FORMAT, metadata, list(data.names)]
+    if data.class_names is not None:
+        named.append(list(data.class_names))
+    metadata["key"] = hashlib.sha256(json.dumps(named).encode()).hexdigest()
     folder = out.with_name(f"{out.name}.parts-{metadata['key'][:16]}")
     if out.exists():
         if read_metadata(out).get("key") != metadata["key"]:
-            raise DataError(f"{out} holds features of other data or networks; remove it or name another file.")
+            raise DataError(
+                f"{out} holds features of other data, class names or networks; remove it or name another file."
+            )
         shutil.rmtree(folder, ignore_errors=True)
         return None
     folder.mkdir(parents=True, exist_ok=True)

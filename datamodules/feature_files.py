@@ -7,15 +7,17 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_warn
 
-from datamodules.array_files import decoding, load_mat, load_pickle
+from datamodules.array_files import as_matrix, decoding, load_mat, load_npz_array, load_pickle
 from datamodules.extracted_features import read_extracted
-from datamodules.features import DataError, DataMissing, FeatureSet
+from datamodules.features import SPLITS, DataError, DataMissing, FeatureSet
+from datamodules.labels import class_labels, rows_of_items, text_list
 from datamodules.splits import carve_validation
 
 NPZ_REQUIRED = ("image", "text", "label")
 UNPAIRED = "unpaired_"
+NPZ_OTHERS = ("label", "split", "class_names")  # than matrices of features
 NPZ_OPTIONAL = ("split", "class_names", "class_embedding", f"{UNPAIRED}image", f"{UNPAIRED}text")
 WITHOUT_PARTNER = f"; samples without a partner go into {UNPAIRED}image and {UNPAIRED}text of an .npz file"
 CLASS_EMBEDDING_FILE = "train_attribute.pkl"
@@ -91,7 +93,10 @@ def find_source(path: str | Path) -> Path:
 
 def brings_split(source: Path) -> bool:
     """Whether the data say which items are for test: all do but an .npz file without split."""
-    return source.suffix != ".npz" or "split" in _npz_arrays(source)
+    if source.suffix != ".npz":
+        return True
+    with decoding(source, "an .npz file of arrays"), np.load(source, allow_pickle=False) as archive:
+        return "split" in archive.files
 
 
 def _layout(folder: Path) -> Layout | Path:
@@ -120,30 +125,40 @@ def read_folder(folder: Path, layout: Layout) -> FeatureSet:
         DataError: a damaged file, an array of the wrong shape, files of one split with different row counts, or
             different class embeddings within one class.
     """
-    parts: dict[str, list[np.ndarray]] = {"image": [], "text": [], "label": []}
-    for split in ("train", "test"):
-        files = {role: folder / getattr(layout, role).format(split) for role in parts}
-        for role, file in files.items():
-            array = layout.load(file)
-            parts[role].append(array if role == "label" else _matrix(array, file))
-            _check_rows(array, file, parts["image"][-1], files["image"], WITHOUT_PARTNER)
+    files = {
+        role: [folder / getattr(layout, role).format(split) for split in ("train", "test")]
+        for role in ("image", "text", "label")
+    }
+    parts = {role: [as_matrix(layout.load(file), file) for file in files[role]] for role in ("image", "text")}
+    rows = [len(part) for part in parts["image"]]
+    parts["label"] = rows_of_items([layout.load(file) for file in files["label"]], rows, str(folder))
+    for role, advice in (("text", WITHOUT_PARTNER), ("label", "")):
+        for array, name, image, images in zip(parts[role], files[role], parts["image"], files["image"], strict=True):
+            _check_rows(array, name, image, images, advice)
     for role, (train, test) in parts.items():
         if train.shape[1:] != test.shape[1:] or (train.dtype.kind in "SU") != (test.dtype.kind in "SU"):
             raise DataError(
                 f"{folder}: {role} is {train.dtype} of shape {train.shape} in training but {test.dtype} of shape "
                 f"{test.shape} in test; only the number of rows may differ."
             )
-    label, class_names = _class_labels(np.concatenate(parts["label"]), str(folder))
-    rows = [len(part) for part in parts["label"]]
+    label, class_names = class_labels(np.concatenate(parts["label"]), str(folder))
     file = folder / CLASS_EMBEDDING_FILE
     return FeatureSet(
-        features={role: np.concatenate(parts[role]) for role in ("image", "text")},
+        features={role: _joined(*parts[role]) for role in ("image", "text")},
         label=label,
         split=np.repeat(["train", "test"], rows),
         class_names=class_names,
         origin=str(folder),
         class_embedding=_class_embedding(file, label[: rows[0]], len(class_names)) if file.exists() else None,
     )
+
+
+def _joined(train: np.ndarray, test: np.ndarray) -> np.ndarray:
+    """Training rows above test rows; the memory of the first is grown in place, for it may be gigabytes."""
+    rows, train = len(train), np.require(train, requirements="O")
+    train.resize((rows + len(test), train.shape[1]), refcheck=False)
+    train[rows:] = test
+    return train
 
 
 def read_npz(file: Path, test_fraction: float = 0.2, split_seed: int = 0) -> FeatureSet:
@@ -160,16 +175,16 @@ def read_npz(file: Path, test_fraction: float = 0.2, split_seed: int = 0) -> Fea
         DataError: a damaged file, a missing or unknown array, an array of the wrong type or shape.
     """
     arrays = _npz_arrays(file)
-    others = ("label", "split", "class_names")
-    matrices = {name: _matrix(array, f"{file}, {name}") for name, array in arrays.items() if name not in others}
+    matrices = {name: as_matrix(array, f"{file}, {name}") for name, array in arrays.items() if name not in NPZ_OTHERS}
     _check_rows(matrices["text"], f"{file}: text", matrices["image"], "image", WITHOUT_PARTNER)
-    names = _text(arrays["class_names"], file, "class_names") if "class_names" in arrays else None
-    label, class_names = _class_labels(arrays["label"], f"{file}, label", names)
-    split = arrays.get("split")
+    names = text_list(arrays["class_names"], f"{file}, class_names") if "class_names" in arrays else None
+    (label,) = rows_of_items([arrays["label"]], [len(matrices["image"])], f"{file}, label")
+    label, class_names = class_labels(label, f"{file}, label", names)
+    split = _split(arrays["split"], file) if "split" in arrays else _draw_split(label, test_fraction, split_seed)
     return FeatureSet(
         features={name: matrices[name] for name in ("image", "text")},
         label=label,
-        split=_draw_split(label, test_fraction, split_seed) if split is None else _text(split, file, "split"),
+        split=split,
         class_names=class_names,
         origin=str(file),
         class_embedding=matrices.get("class_embedding"),
@@ -178,7 +193,7 @@ def read_npz(file: Path, test_fraction: float = 0.2, split_seed: int = 0) -> Fea
 
 
 def _npz_arrays(file: Path) -> dict[str, np.ndarray]:
-    with decoding(file, "an .npz file of plain arrays"), np.load(file, allow_pickle=False) as archive:
+    with decoding(file, "an .npz file of arrays"), np.load(file, allow_pickle=False) as archive:
         missing = [name for name in NPZ_REQUIRED if name not in archive.files]
         if missing:
             raise DataError(f"{file}: holds {', '.join(archive.files) or 'no array'}; add {', '.join(missing)}.")
@@ -189,22 +204,29 @@ def _npz_arrays(file: Path) -> dict[str, np.ndarray]:
                 f"{', '.join(NPZ_REQUIRED)} and optionally {', '.join(NPZ_OPTIONAL)}. Rename or remove it; three "
                 "modalities and more take a data module of your own, a subclass of datamodules.ItemDataModule."
             )
-        return {name: archive[name] for name in archive.files}
+        return {
+            name: load_npz_array(archive, name, f"{file}, {name}", as_float32=name not in NPZ_OTHERS)
+            for name in archive.files
+        }
 
 
-def _matrix(array: np.ndarray, subject: object) -> np.ndarray:
-    if array.ndim != 2 or array.dtype.kind not in "biuf":
+def _split(split: np.ndarray, file: Path) -> np.ndarray:
+    if split.ndim == 1 and split.dtype.kind in "biuf":
         raise DataError(
-            f"{subject}: holds {array.dtype} of shape {array.shape}; expected numbers of shape (rows, dimension)."
+            f"{file}, split: holds {split.dtype}; expected train, validation or test as the text of each item, for "
+            "instance by np.where(split == 1, 'test', 'train')."
         )
-    with np.errstate(over="ignore"):  # FeatureSet reports the infinite value
-        return array.astype(np.float32)
-
-
-def _text(array: np.ndarray, file: object, name: str) -> np.ndarray:
-    if array.ndim != 1 or array.dtype.kind not in "SU":
-        raise DataError(f"{file}: {name} holds {array.dtype} of shape {array.shape}; expected a list of texts.")
-    return np.char.decode(array, "utf-8") if array.dtype.kind == "S" else array
+    split = text_list(split, f"{file}, split")
+    found = set(split.tolist())
+    if found <= set(SPLITS) and ("test" not in found or found == {"test"}):
+        counted = ", ".join(
+            f"{count} {name}" for name, count in zip(*np.unique(split, return_counts=True), strict=True)
+        )
+        raise DataError(
+            f"{file}, split: holds {counted or 'no item'}; expected items of test and others, of train or validation. "
+            "Mark some, or leave the array out: test items are then drawn (test_fraction)."
+        )
+    return split
 
 
 def _check_rows(
@@ -218,57 +240,6 @@ def _check_rows(
         )
 
 
-def _class_labels(raw: np.ndarray, origin: str, names: np.ndarray | None = None) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Integers in 0..C-1 or a Boolean (N, C) matrix, and the class names, from any label form."""
-    if raw.ndim == 2 and raw.shape[1] == 1:
-        raw = raw[:, 0]
-    if raw.ndim not in (1, 2) or 0 in raw.shape or raw.dtype.kind not in "biufSU":
-        raise _bad_labels(raw, origin)
-    if raw.dtype.kind in "SU":
-        label, found = _named_labels(_text(raw, origin, "label"), origin, names)
-    elif raw.ndim == 2:
-        label, found = _matrix_labels(raw, origin, names), [f"class {c}" for c in range(raw.shape[1])]
-    else:
-        label, found = _integer_labels(raw, origin, names)
-    return label, tuple(found if names is None else names.tolist())
-
-
-def _bad_labels(raw: np.ndarray, origin: str) -> DataError:
-    return DataError(
-        f"{origin}: labels are {raw.dtype} of shape {raw.shape}; expected class numbers 0..C-1 or names "
-        "of shape (N,), or zeros and ones of shape (N, C). Write them in one of these forms."
-    )
-
-
-def _integer_labels(raw: np.ndarray, origin: str, names: np.ndarray | None) -> tuple[np.ndarray, list[str]]:
-    if not np.isfinite(raw).all() or (raw != np.round(raw)).any():
-        raise _bad_labels(raw, origin)
-    low, high = int(raw.min()), int(raw.max())
-    if low < 0 or high > len(raw):
-        raise DataError(f"{origin}: labels of {len(raw)} items run from {low} to {high}; number the classes 0..C-1.")
-    first = int(low == 1 and (names is None or high == len(names)))
-    if first:
-        rank_zero_info(f"{origin}: labels start at 1; shifted to start at 0.")
-    return raw.astype(np.int64) - first, [f"class {c}" for c in range(first, high + 1)]
-
-
-def _matrix_labels(raw: np.ndarray, origin: str, names: np.ndarray | None) -> np.ndarray:
-    if not np.isin(raw, (0, 1)).all() or (names is not None and len(names) != raw.shape[1]):
-        classes = "one column per class" if names is None else f"one column for each of {len(names)} class_names"
-        raise DataError(f"{origin}: the matrix of shape {raw.shape} may hold zeros and ones only, {classes}.")
-    member = raw.astype(bool)
-    return np.nonzero(member)[1] if (member.sum(axis=1) == 1).all() else member
-
-
-def _named_labels(raw: np.ndarray, origin: str, names: np.ndarray | None) -> tuple[np.ndarray, list[str]]:
-    found = (np.unique(raw) if names is None else names).tolist()
-    index = {name: c for c, name in enumerate(found)}
-    unknown = sorted(set(raw.tolist()) - set(index))
-    if unknown:
-        raise DataError(f"{origin}: label {unknown[0]!r} is not among class_names; add it there or correct the label.")
-    return np.array([index[name] for name in raw.tolist()]), found
-
-
 def _draw_split(label: np.ndarray, test_fraction: float, seed: int) -> np.ndarray:
     _, test = carve_validation(label, np.arange(len(label)), test_fraction, seed)
     split = np.full(len(label), "train")
@@ -277,7 +248,7 @@ def _draw_split(label: np.ndarray, test_fraction: float, seed: int) -> np.ndarra
 
 
 def _class_embedding(file: Path, label: np.ndarray, classes: int) -> np.ndarray | None:
-    rows = _matrix(load_pickle(file), file)
+    rows = as_matrix(load_pickle(file), file)
     _check_rows(rows, file, label, "the training labels")
     if label.ndim == 2:
         rank_zero_warn(f"{file}: items have several classes, so it gives no class embedding.")

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from lightning.pytorch.utilities import rank_zero_warn
 
 from datamodules.base import FeatureDataModule
-from datamodules.class_embeddings import BUNDLED
+from datamodules.class_embeddings import BUNDLED, ONE_HOT
 from datamodules.extracted_features import networks_of, untrained
 from datamodules.feature_files import brings_split, find_source, read_feature_pairs
 from datamodules.features import FeatureSet
@@ -24,6 +27,7 @@ class FeaturePairs(FeatureDataModule):
 
     `python -m datamodules extract` writes files of features of two or more modalities. Where it read items that match
     themselves alone, every item is a class of its own, and the validation items are drawn from all training items.
+    Whole classes are drawn where an image stands beside each of its captions and no test item has a class of training.
 
     An .npz file holds image (N, d), text (N, e) and label, (N,) or (N, C). It may hold split (N,), class_names (C,),
     class_embedding (C, E), and samples without a partner: unpaired_image (n, d), unpaired_text (m, e), or one of them.
@@ -36,6 +40,7 @@ class FeaturePairs(FeatureDataModule):
         dataset: name of the data set in results.
         class_encoder: see `FeatureDataModule`; by default the class embedding that an .npz file or a folder brings, and
             "all-MiniLM-L6-v2" where there is none or `extract` made the features: it has no other than of the texts.
+            Of data with class numbers alone, it embeds "class 0", "class 1", ..., and a warning says so.
         test_fraction: share of test items where the data bring no split, 0 < test_fraction < 1; drawn by `split_seed`.
         **kwargs: arguments of `FeatureDataModule`.
 
@@ -89,6 +94,17 @@ class FeaturePairs(FeatureDataModule):
         return AS_PUBLISHED.get((*widths, self.class_embedding.shape[1]), "own")
 
     @cached_property
+    def class_embedding(self) -> torch.Tensor:
+        numbered = [name for name in self.class_names if re.fullmatch(r"class \d+", name)]
+        if self.class_encoder not in (ONE_HOT, "from-data") and len(numbered) == len(self.class_names):
+            rank_zero_warn(
+                f"{self.data.origin}: class names are unknown, and {self.class_encoder} embeds {numbered[0]!r} to "
+                f"{numbered[-1]!r}; add an array class_names to an .npz file, or choose class_encoder one-hot or "
+                "from-data, where a model uses class embeddings."
+            )
+        return super().class_embedding
+
+    @cached_property
     def source(self) -> Path:
         """The file of features, or the folder in a layout of separate ones."""
         return find_source(self.path)
@@ -97,8 +113,15 @@ class FeaturePairs(FeatureDataModule):
         return read_feature_pairs(self.source, self.test_fraction, self.split_seed)
 
     def _training_parts(self, train: np.ndarray, validation: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        label = self.data.label
-        alone = label.ndim == 1 and len(np.unique(label)) == len(label)
-        if alone and not len(validation) and self.validation_fraction and not self.as_published:
-            return carve_groups(label, train, self.validation_fraction, self.split_seed)
+        carved = not len(validation) and self.validation_fraction and not self.as_published
+        if carved and self._classes_are_samples():
+            return carve_groups(self.data.label, train, self.validation_fraction, self.split_seed)
         return super()._training_parts(train, validation)
+
+    def _classes_are_samples(self) -> bool:
+        """Whether an item matches itself alone, or in data with repeated rows no test item matches one of training."""
+        label, test = self.data.label, self.data.split == "test"
+        if label.ndim == 2:
+            return False
+        alone = len(np.unique(label)) == len(label)
+        return alone or bool(self._repeated and not np.isin(label[test], label[~test]).any())

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -86,7 +88,8 @@ class FeatureSet:
                 "expected (rows, feature dimension) of floating point."
             )
         with np.errstate(over="ignore"):  # beyond float32, the type of a batch, counts as infinite
-            bad = np.flatnonzero(~np.isfinite(array.astype(np.float32)).all(axis=1))
+            finite = [np.isfinite(rows.astype(np.float32, copy=False)).all(axis=1) for rows in _pieces(array)]
+        bad = np.flatnonzero(~np.concatenate(finite)) if finite else np.arange(0)
         if bad.size:
             raise DataError(
                 f"{self.origin}: {name} is NaN or infinite in {bad.size} row(s), first row {bad[0]}; "
@@ -107,7 +110,7 @@ class FeatureSet:
             )
 
     def _check_class_names(self) -> None:
-        twice = sorted({name for name in self.class_names if self.class_names.count(name) > 1})
+        twice = sorted(name for name, count in Counter(self.class_names).items() if count > 1)
         if twice:
             raise DataError(
                 f"{self.origin}: class {twice[0]!r} is listed more than once; give each class its own name."
@@ -157,6 +160,12 @@ class FeatureSet:
         arrays |= {f"unpaired_{name}": array for name, array in self.unpaired.items()}
         for name, array in sorted(arrays.items()):
             sha.update(f"{name}{array.dtype}{array.shape}".encode())
-            sha.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8))  # and no copy of it
+            for rows in _pieces(array):
+                sha.update(np.ascontiguousarray(rows))
         sha.update("\0".join(self.class_names).encode())
         return sha.hexdigest()
+
+
+def _pieces(array: np.ndarray, rows: int = 512) -> Iterator[np.ndarray]:
+    """Some rows at a time: what is made of an array of many gigabytes should not be as large again."""
+    return (array[start : start + rows] for start in range(0, len(array), rows))

@@ -98,10 +98,11 @@ class ItemSet:
         origin: the file or folder the items were read from, for messages.
         group: (N,) integers: items of one group (a subject, say) stay together when a validation part is carved;
             by default every item is a group.
+        class_names: names of the labels 0, 1, ..., where the data set has names for its classes.
 
     Raises:
-        DataError: row counts differ, two items share a name, a text or sequence is empty, a value is not finite, shapes
-            differ, or a modality's name is reserved.
+        DataError: row counts differ, two items share a name, a label has none of the class names, a text or sequence is
+            empty, a value is not finite, shapes differ, or a modality's name is reserved.
     """
 
     modalities: dict[str, Modality]
@@ -110,6 +111,7 @@ class ItemSet:
     names: Sequence[str]
     origin: str
     group: np.ndarray | None = field(default=None)
+    class_names: Sequence[str] | None = None
 
     def __post_init__(self) -> None:
         reserved = sorted(set(self.modalities) & {*RESERVED, MASKS})
@@ -127,6 +129,11 @@ class ItemSet:
         unknown = sorted(set(np.unique(self.split).tolist()) - set(SPLITS))
         if unknown:
             raise DataError(f"{self.origin}: split {unknown[0]!r} is unknown; each item is one of {', '.join(SPLITS)}.")
+        if self.class_names is not None and not 0 <= self.label.min() <= self.label.max() < len(self.class_names):
+            raise DataError(
+                f"{self.origin}: labels run from {self.label.min()} to {self.label.max()} and there are "
+                f"{len(self.class_names)} class names; expected labels from 0, with a name each."
+            )
         for name, modality in self.modalities.items():
             self._check_modality(name, modality)
 
@@ -204,6 +211,7 @@ class ItemSet:
             [name for name, keep in zip(self.names, kept, strict=True) if keep],
             self.origin,
             None if self.group is None else self.group[kept],
+            self.class_names,
         )
 
     def digest(self) -> str:

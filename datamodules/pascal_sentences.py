@@ -61,7 +61,7 @@ class PascalSentences(ItemDataModule):
         names = sorted({*_below(images, ".jpg"), *described})
         if not names:
             raise broken(folder, "has no dataset/<class>/<image>.jpg", self.dataset)
-        _, label = np.unique([name.split("/")[0] for name in names], return_inverse=True)
+        classes, label = np.unique([name.split("/")[0] for name in names], return_inverse=True)
         modalities = {}
         if "image" in wanted:
             modalities["image"] = image_of_each([images / f"{name}.jpg" for name in names], self.dataset)
@@ -73,6 +73,7 @@ class PascalSentences(ItemDataModule):
             split=draw_split(label, self.split_seed),
             names=names,
             origin=str(folder),
+            class_names=classes.tolist(),
         )
 
     def _sentences(self, described: dict[str, Path], names: list[str]) -> Modality:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from datamodules.features import FeatureSet
 from datamodules.items import Files, ItemSet, Modality
@@ -117,3 +118,36 @@ def _digest(entry: np.ndarray | str | Path) -> bytes:
     if isinstance(entry, str):
         return hashlib.sha256(entry.encode()).digest()
     return hashlib.sha256(f"{entry.shape}".encode() + np.ascontiguousarray(entry).tobytes()).digest()
+
+
+# Rows of paired features that stand several times: an image beside each of its captions -----------------------------
+
+
+def repeated_modalities(data: FeatureSet) -> tuple[str, ...]:
+    """Modalities of which a test sample stands several times, as images with several captions do; each is announced.
+
+    They are those where at most half of the test items' rows differ, bit for bit, and equal ones always have equal
+    labels. Chance repeats, such as empty texts or short binary vectors, are fewer or differ in label.
+    """
+    test = np.flatnonzero(data.split == "test")
+    found = []
+    for name, rows in data.features.items():
+        different = len({_digest(row) for row in map(rows.__getitem__, test)})
+        if 2 * different > len(test):
+            continue
+        said = f"{data.origin}: the {len(test)} test rows of {name} are {different} different ones"
+        if len(np.unique(first_of_equal(rows, data.label, test))) > different:
+            rank_zero_warn(
+                f"{said}, and equal ones have several labels, so each counts as another {name}; if they are one {name} "
+                "with several partners, give its rows one label: it then counts once."
+            )
+        else:
+            rank_zero_info(f"{said}: each counts once, as one {name} with several partners.")
+            found.append(name)
+    return tuple(found)
+
+
+def first_of_equal(rows: np.ndarray, label: np.ndarray, index: np.ndarray) -> np.ndarray:
+    """(n,) for each row that an index names, the first that it names with the same numbers, bit for bit, and label."""
+    first: dict[tuple[bytes, bytes], int] = {}
+    return np.array([first.setdefault((_digest(rows[i]), label[i].tobytes()), i) for i in index.tolist()], dtype=int)

@@ -28,8 +28,9 @@ def carve_validation(label: np.ndarray, index: np.ndarray, fraction: float, seed
         frequency = stratum.sum(axis=0)
         stratum = np.where(stratum, frequency, len(index) + 1).argmin(axis=1)
     held_out = [np.arange(0)]
-    for c in np.unique(stratum):
-        items = index[stratum == c]
+    order = np.argsort(stratum, kind="stable")
+    classes, first = np.unique(stratum[order], return_index=True)
+    for c, items in zip(classes, np.split(index[order], first[1:]), strict=True):
         count = min(max(round(fraction * len(items)), 1), len(items) - 1)
         held_out.append(np.random.default_rng((seed, int(c))).permutation(items)[:count])
     validation = np.sort(np.concatenate(held_out))

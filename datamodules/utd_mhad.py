@@ -107,6 +107,7 @@ class UTDMHAD(ItemDataModule):
             names=names,
             origin=str(origin),
             group=subject,
+            class_names=phrases,
         )
 
     def _read_raw(self, folder: Path, wanted: tuple[str, ...]) -> tuple[list[str], dict[str, Modality]]:

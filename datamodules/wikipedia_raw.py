@@ -75,6 +75,7 @@ class WikipediaRaw(ItemDataModule):
             split=np.array(split),
             names=names,
             origin=str(folder),
+            class_names=CLASS_NAMES,
         )
 
     def _texts(self, folder: Path, names: list[str]) -> Modality:

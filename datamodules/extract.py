@@ -31,7 +31,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("dataset", choices=list(ITEM_MODULES))
     parser.add_argument("--features", help="what the data set is read as (default: the first whose files are there)")
     parser.add_argument(
-        "--image", type=expanduser, metavar="MODEL", help="a timm model, e.g. vgg19, or the folder of a CLIP model"
+        "--image", type=expanduser, metavar="MODEL", help="a timm model, e.g. vgg19, or a CLIP model or its folder"
     )
     parser.add_argument(
         "--text", type=expanduser, metavar="MODEL", help="a sentence-transformers or CLIP model, or its folder"
@@ -91,7 +91,7 @@ def _networks(arguments: argparse.Namespace) -> dict[str, Loader]:
         model, weights = getattr(arguments, kind), getattr(arguments, f"{kind}_weights")
         if model is None and weights is not None:
             raise ValueError(f"--{kind}-weights are given and no --{kind}; name the model that they belong to")
-        if kind == "image" and model is not None and (Path(model).is_dir() or "/" in model):  # never in timm's names
+        if kind == "image" and model is not None and _brings_weights(model):
             if weights is not None:
                 raise ValueError(f"--image-weights are given, and --image {model} brings its own; leave one out")
             networks[name] = partial(SentenceNetwork, model, kind)
@@ -103,6 +103,11 @@ def _networks(arguments: argparse.Namespace) -> dict[str, Loader]:
     if len(named) < 2:
         raise ValueError("expected networks for two modalities or more: name them by --image, --text and --sound")
     return named
+
+
+def _brings_weights(model: str) -> bool:
+    """Whether an image model is of sentence-transformers or CLIP: a folder, or a name on the hub, but none of timm."""
+    return Path(model).is_dir() or ("/" in model and not model.startswith(("timm/", "hf-hub:", "hf_hub:")))
 
 
 def _module(arguments: argparse.Namespace, modalities: tuple[str, ...]) -> ItemDataModule:

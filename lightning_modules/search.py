@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
@@ -31,8 +32,8 @@ from lightning_modules.export_files import check_writable, save_tensors
 FORMAT = "1"
 # Entries that pass the fixed part of an encoder together: some load a network each time they are called.
 CHUNK = 512
-# Rows of the gallery that are scored together.
-ROWS = 65_536
+# More than rounding changes a cosine by: all entries this near to the last one are put in order.
+ROUNDING = 1e-5
 # In larger galleries faiss compares a query with a part of the entries alone.
 FLAT_UP_TO = 100_000
 
@@ -155,22 +156,28 @@ def nearest(gallery: Tensor, query: Tensor, k: int) -> tuple[Tensor, Tensor]:
     Args:
         gallery: (n, D), of unit length.
         query: (D,), of unit length.
-        k: at most n.
+        k: how many; all where there are fewer.
     """
-    cosine, row = gallery.new_empty(0), torch.empty(0, dtype=torch.long)
-    for start in range(0, len(gallery), ROWS):
-        scored = gallery[start : start + ROWS] @ query
-        cosine, row = torch.cat([cosine, scored]), torch.cat([row, torch.arange(start, start + len(scored))])
-        best = cosine.sort(descending=True, stable=True).indices[:k]
-        cosine, row = cosine[best], row[best]
-    return cosine, row
+    scored = gallery @ query
+    row = (scored >= scored.topk(min(k, len(scored))).values[-1] - ROUNDING).nonzero()[:, 0]
+    return _in_order(gallery[row], row, query, k)
 
 
 def nearest_by_faiss(index: Tensor, query: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """The same from an index of faiss, as its bytes; fewer than k where the lists compared hold fewer entries."""
-    cosine, row = _faiss().deserialize_index(index.numpy()).search(query[None].numpy(), k)
-    found = row[0] >= 0
-    return torch.from_numpy(cosine[0][found]), torch.from_numpy(row[0][found])
+    faiss, asked = _faiss(), query[None].numpy()
+    held = faiss.deserialize_index(index.numpy())
+    if isinstance(held, faiss.IndexIVF):
+        held.make_direct_map()  # from rows to their vectors
+    last = held.search(asked, k)[0][0, -1]  # far below any cosine where fewer than k are compared
+    row = np.sort(held.range_search(asked, last - ROUNDING)[2])  # with all that are as near as the last
+    return _in_order(torch.from_numpy(held.reconstruct_batch(row)), torch.from_numpy(row), query, k)
+
+
+def _in_order(vectors: Tensor, row: Tensor, query: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The first k of some ascending rows; each vector alone, as a matrix product may round equal ones differently."""
+    cosine, place = (vectors * query).sum(dim=1).sort(descending=True, stable=True)
+    return cosine[:k], row[place[:k]]
 
 
 def command(words: Sequence[str]) -> int:

@@ -208,15 +208,58 @@ def test_missing_weights_are_named(tmp_path, frozen):
 
 @pytest.mark.parametrize("other", ["test_vit", "test_efficientnet", "test_convnext"])
 def test_weights_of_another_model_are_refused(weights, other):
-    with pytest.raises(DataError, match=f"(cannot be loaded into|lacks weights of) timm's {other}"):
+    with pytest.raises(DataError, match=f"(cannot be loaded|, read) into timm's {other}"):
         build_timm(model=other, weights=weights, frozen=True)
 
 
 def test_weights_that_would_be_random_are_refused(tmp_path):
     state = timm.create_model(MODEL).state_dict()
     save_file({name: x for name, x in state.items() if name != "layer3.0.conv2.weight"}, tmp_path / "w.safetensors")
-    with pytest.raises(DataError, match=r"lacks weights of timm's test_resnet, .* random: layer3.0.conv2.weight"):
+    with pytest.raises(DataError, match=r"test_resnet, lacks 1 of the weights .* the first layer3.0.conv2.weight"):
         build_timm(model=MODEL, weights=str(tmp_path / "w.safetensors"))
+
+
+@pytest.mark.parametrize(
+    ("model", "part", "count"),
+    [("test_resnet", "running_var", 15), ("test_vit", "norm", 26), ("test_vit", "fc1.bias", 6)],
+)
+def test_norms_and_biases_that_are_missing_are_refused_too(tmp_path, model, part, count):
+    """timm would start them from the same zeros and ones every time."""
+    state = timm.create_model(model).state_dict()
+    torch.save({name: x for name, x in state.items() if part not in name}, tmp_path / "w.pth")
+    with pytest.raises(DataError, match=f"timm's {model}, lacks {count} of the weights"):
+        build_timm(model=model, weights=str(tmp_path / "w.pth"))
+
+
+def test_a_classifier_of_other_classes_or_none_and_counters_of_batches_may_be_missing(tmp_path):
+    torch.manual_seed(0)
+    state = timm.create_model(MODEL, num_classes=10).state_dict()
+    kept = {name: x for name, x in state.items() if "num_batches_tracked" not in name}
+    for number, held in enumerate((state, kept, {name: x for name, x in state.items() if not name.startswith("fc.")})):
+        torch.save({name: x.half() for name, x in held.items()}, tmp_path / f"{number}.pth")
+        network = build_timm(model=MODEL, weights=str(tmp_path / f"{number}.pth")).network
+        assert torch.equal(network.conv1[0].weight, state["conv1.0.weight"].half().float())
+        assert {weight.dtype for weight in network.parameters()} == {torch.float32}
+
+
+@pytest.mark.parametrize("before", ["timm/", "hf-hub:timm/", "hf_hub:timm/"])
+def test_timm_models_go_by_their_names_on_the_hub_too(weights, before):
+    named = build_timm(model=f"{before}{MODEL}.r160_in1k", weights=weights, frozen=True, size=56)
+    plain = build_timm(model=f"{MODEL}.r160_in1k", weights=weights, frozen=True, size=56)
+    assert named.front_end.key == plain.front_end.key
+
+
+@pytest.mark.parametrize(
+    ("model", "said"),
+    [
+        ("resnet10t.nosuch", "'resnet10t.nosuch'; nearest: resnet10t.c3_in1k"),
+        ("hf-hub:laion/CLIP-ViT-B-32", "'hf-hub:laion/CLIP-ViT-B-32'; nearest: see timm"),
+        ("timm/resnet10x", "'resnet10x'; nearest: "),
+    ],
+)
+def test_names_of_the_hub_that_timm_has_not_are_refused(model, said):
+    with pytest.raises(ValueError, match=f"timm has no model {said}"):
+        build_timm(model=model)
 
 
 def test_a_file_that_holds_no_weights_is_refused(tmp_path):

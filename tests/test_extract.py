@@ -119,6 +119,16 @@ def test_a_file_of_other_networks_is_never_written_over(written, root, weights, 
     assert written.read_bytes() == before
 
 
+def test_names_of_the_hub_make_the_same_file(root, tmp_path):
+    text, seed = ("--text", "all-MiniLM-L6-v2"), ("--random-weights", 0, "--data-root", root)
+    plain, named = tmp_path / "plain.safetensors", tmp_path / "named.safetensors"
+    assert run("flickr30k", "--image", f"{IMAGE_MODEL}.r160_in1k", *text, *seed, "--out", plain) == 0
+    text = ("--text", "sentence-transformers/all-MiniLM-L6-v2")
+    assert run("flickr30k", "--image", f"hf-hub:timm/{IMAGE_MODEL}.r160_in1k", *text, *seed, "--out", named) == 0
+    assert named.read_bytes() == plain.read_bytes()
+    assert untrained(named) == {"image": f"{IMAGE_MODEL}.r160_in1k"}
+
+
 def test_modalities_without_a_network_are_left_out_and_need_not_be_there(root, weights, tmp_path):
     copied = Path(shutil.copytree(root, tmp_path / "root"))
     shutil.rmtree(copied / "flickr30k" / "voice-recordings")
@@ -284,6 +294,8 @@ def test_only_a_batch_of_decoded_files_is_in_memory(tmp_path):
         (("--text", "all-MiniLM-L6-v2", "--batch-size", 0), "--batch-size 0; expected .* at least 1"),
         (("--text", "all-MiniLM-L6-v2", "--image", IMAGE_MODEL, "--features", "cooked"), "as 'cooked'; it can as raw"),
         (("--text", "all-MiniLM-L6-v2", "--image", "resnet_none"), "no model 'resnet_none'; nearest: .*resnet"),
+        (("--text", "all-MiniLM-L6-v2", "--image", "timm/resnet_none"), "no model 'resnet_none'; nearest: .*resnet"),
+        (("--text", "all-MiniLM-L6-v2", "--image", "hf-hub:one/other"), "timm has no model 'hf-hub:one/other'"),
         (("--text", "all-MiniLM-L6-v2", "--image", IMAGE_MODEL, "--image-weights", "no.pth"), "no.pth cannot be read"),
     ],
 )

@@ -165,7 +165,7 @@ def test_missing_weights_and_those_of_another_model_are_refused(weights, bundle,
     for network, model in ((ImageNetwork, IMAGE_MODEL), (SoundNetwork, "tiny")):
         with pytest.raises(DataError, match=r"nowhere.pt cannot be read"):
             network(model, str(tmp_path / "nowhere.pt"))
-    with pytest.raises(DataError, match=r"image.safetensors (cannot be loaded into|lacks weights of) timm's test_vit"):
+    with pytest.raises(DataError, match=r"image.safetensors(, read| cannot be loaded) into timm's test_vit"):
         ImageNetwork("test_vit", str(weights["image"]))
     with pytest.raises(DataError, match=r"image.safetensors does not hold the weights of that bundle"):
         SoundNetwork("tiny", str(weights["image"]))

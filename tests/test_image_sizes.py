@@ -1,14 +1,18 @@
-"""The timm encoder on rectangles of height and width, as photographs of pedestrians are, beside squares."""
+"""The timm encoder on rectangles of height and width, beside squares, and at sizes that a model is not made for."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
+import timm
 import torch
 from PIL import Image
 
 from lightning_modules.networks.encoders import build_encoder
 from lightning_modules.networks.encoders.image import Resize
+from lightning_modules.networks.frozen import ImageNetwork
 
 IMAGE = {"kind": "file", "shape": [], "rate": None}
 
@@ -63,3 +67,87 @@ def test_squares_are_cropped_with_the_draws_of_one_number_for_both_sides():
 def test_sizes_of_neither_form_are_refused(size):
     with pytest.raises(ValueError, match=r"expected pixels of a side, or \[height, width\]"):
         build_encoder("timm", IMAGE, model="test_convnext", size=size)
+
+
+# Models that are built for one size ----------------------------------------------------------------------------------
+
+
+def seen(module: torch.nn.Module) -> torch.Tensor:
+    return torch.from_numpy(np.stack(module.front_end([noise(200, 90), noise(70, 80)], None)))
+
+
+@pytest.mark.parametrize(("model", "size"), [("test_vit", 160), ("test_resnet", 224), ("vit_tiny_patch16_384", 384)])
+def test_the_size_is_that_of_the_model_where_it_is_made_for_one(model, size):
+    module = build_encoder("timm", IMAGE, model=model)
+    assert module.size == size
+    assert module.front_end.size == size * 8 // 7
+
+
+@pytest.mark.parametrize("model", ["test_vit", "levit_128s", "test_convnext"])
+def test_networks_train_at_the_sizes_of_pedestrians(model):
+    module = build_encoder("timm", IMAGE, model=model, size=[192, 64]).train()
+    vectors, cells, _ = module.with_tokens(seen(module))
+    assert vectors.shape == (2, module.dim)
+    assert cells.shape[2] == module.token_dim
+    vectors.square().sum().backward()
+    assert module.network.state_dict().keys() == timm.create_model(model, num_classes=0).state_dict().keys()
+
+
+def test_the_initial_weights_at_another_size_are_those_of_the_seed():
+    torch.manual_seed(0)
+    module, after = build_encoder("timm", IMAGE, model="test_vit", size=[96, 32]), torch.rand(1)
+    torch.manual_seed(0)
+    expected, alike = timm.create_model("test_vit", num_classes=0, img_size=(96, 32)).state_dict(), torch.rand(1)
+    assert torch.equal(after, alike)
+    for name, value in module.network.state_dict().items():
+        assert torch.equal(value, expected[name])
+
+
+@pytest.fixture
+def vit_of_96(tmp_path) -> Path:
+    torch.manual_seed(0)
+    torch.save(timm.create_model("test_vit", img_size=96).state_dict(), tmp_path / "vit.pth")
+    return tmp_path / "vit.pth"
+
+
+@pytest.mark.parametrize("size", [96, [64, 32], None])
+def test_weights_of_another_size_are_those_that_timm_interpolates(vit_of_96, size):
+    arguments = {"model": "test_vit", "weights": str(vit_of_96), "size": size}
+    frozen = build_encoder("timm", IMAGE, frozen=True, cells=True, **arguments)
+    sides = (160, 160) if size is None else (size, size) if size == 96 else tuple(size)
+    overlay = {"file": str(vit_of_96)}
+    expected = timm.create_model(
+        "test_vit", pretrained=True, num_classes=0, img_size=sides, pretrained_cfg_overlay=overlay
+    ).eval()
+    pixels = torch.from_numpy(Resize(sides)([noise(50, 40)], None)[0]) / 255
+    mean, std = (torch.tensor(expected.pretrained_cfg[key]).view(3, 1, 1) for key in ("mean", "std"))
+    with torch.no_grad():
+        cells = expected.forward_features(((pixels - mean) / std)[None])[0, expected.num_prefix_tokens :]
+    assert len(cells) == sides[0] * sides[1] // 256
+    np.testing.assert_allclose(frozen.front_end([noise(50, 40)], None)[0], cells, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("model", "size", "own"),
+    [("test_vit", 100, 160), ("nest_tiny", [192, 64], 224), ("efficientformer_l1", 160, 224)],
+    ids=["not divisible", "no square", "known by an image alone"],
+)
+def test_a_size_that_a_model_cannot_take_is_refused_with_its_own(model, size, own):
+    height, width = (size, size) if isinstance(size, int) else size
+    message = rf"timm's {model} cannot take images of {height} x {width} pixels .* it is made for {own} x {own}"
+    with pytest.raises(ValueError, match=message):
+        build_encoder("timm", IMAGE, model=model, size=size)
+
+
+def test_frames_go_through_a_model_that_is_built_for_their_size():
+    frames = {"kind": "sequence", "shape": [32, 48], "rate": None}
+    module = build_encoder("frames", frames, model="test_vit")
+    assert module(torch.zeros(2, 3, 32, 48)).shape == (2, module.dim)
+    with pytest.raises(ValueError, match="test_vit cannot take images of 30 x 48 pixels"):
+        build_encoder("frames", {**frames, "shape": [3, 30, 48]}, model="test_vit")
+
+
+def test_extracted_images_have_the_size_of_the_model():
+    network = ImageNetwork("vit_tiny_patch16_384", seed=0)
+    assert network.transform(Image.fromarray(noise(50, 40))).shape == (3, 384, 384)
+    assert network([noise(50, 40)], None)[0].shape == (192,)

@@ -17,12 +17,11 @@ import search_cases
 import soundfile
 import torch
 import yaml
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from search_cases import Searched, csd, sound
 from tiny_items import Tiny
 
+from datamodules import DataError
 from lightning_modules import search
 from lightning_modules.export import export, load_export
 
@@ -143,53 +142,6 @@ def test_the_commands_are_named_by_the_help_of_csd(capsys):
     assert "csd search index and csd search query" in said
 
 
-# Searching in rows ---------------------------------------------------------------------------------------------------
-
-
-@settings(max_examples=60, deadline=None)
-@given(st.integers(1, 40), st.integers(1, 45), st.integers(1, 50), st.integers(0, 1000))
-def test_the_nearest_are_those_of_a_whole_sort_and_ties_go_by_row(count, k, rows, seed):
-    draw = np.random.default_rng(seed)
-    gallery = draw.integers(-1, 2, (count, 2)).astype(np.float32)  # few values: many ties, and exact products
-    query = np.array([1.0, 2.0], dtype=np.float32)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(search, "ROWS", rows)
-        cosine, row = search.nearest(torch.from_numpy(gallery), torch.from_numpy(query), min(k, count))
-    order = np.argsort(-(gallery @ query), kind="stable")[:k]
-    np.testing.assert_array_equal(row, order)
-    np.testing.assert_array_equal(cosine, (gallery @ query)[order])
-
-
-def random_rows(count: int, dim: int = 24) -> torch.Tensor:
-    generator = torch.Generator().manual_seed(0)
-    return torch.nn.functional.normalize(torch.randn(count, dim, generator=generator), dim=1)
-
-
-def test_the_flat_index_of_faiss_finds_what_the_exact_search_finds():
-    rows = random_rows(700)
-    index = search._faiss_index(rows)
-    for query in random_rows(720)[::90]:
-        for k in (1, 10, 700):
-            (cosine, row), (expected, place) = search.nearest_by_faiss(index, query, k), search.nearest(rows, query, k)
-            assert torch.equal(row, place)
-            torch.testing.assert_close(cosine, expected, rtol=0, atol=1e-6)
-
-
-def test_a_large_gallery_is_searched_in_lists_that_hold_every_row(monkeypatch):
-    monkeypatch.setattr(search, "FLAT_UP_TO", 500)
-    rows = random_rows(4000)
-    index = search._faiss_index(rows)
-    recalled = 0
-    for number in range(0, 4000, 200):
-        cosine, row = search.nearest_by_faiss(index, rows[number], 4000)
-        assert row[0] == number  # a row lies in the list that its own query looks through first
-        assert 10 < len(row) < 1000, "about a sixteenth of the rows is compared"
-        torch.testing.assert_close(cosine, rows[row] @ rows[number], rtol=0, atol=1e-5)
-        assert len(set(row.tolist())) == len(row)
-        recalled += len(row)
-    assert recalled > 20 * 100
-
-
 # Folders as they come ------------------------------------------------------------------------------------------------
 
 
@@ -292,6 +244,15 @@ def test_a_query_whose_file_cannot_be_read_is_refused(searched, tmp_path, capsys
     assert f"{tmp_path / 'a.jpg'}: is not a readable image" in message
     assert "flickr8k" not in message
     assert "is not a readable sound" in refused(capsys, *words, "--sound", tmp_path / "absent.wav")
+
+
+def test_an_embedding_that_is_not_a_number_is_refused(searched):
+    model = load_export(searched.export)
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.fill_(float("nan"))
+    with pytest.raises(DataError, match="the model embeds text as NaN or infinite numbers"):
+        search.embed(model, "text", ["a dog"])
 
 
 def test_a_modality_that_the_model_has_not_is_refused(searched, tmp_path, capsys):

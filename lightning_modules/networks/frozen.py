@@ -19,14 +19,14 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from datamodules.class_embeddings import encoder_identity, model_folder, warn_of_texts, without_loading_bars
+from datamodules.class_embeddings import HUB, encoder_identity, model_folder, sentence_model, warn_of_texts
 from datamodules.extracted_features import UNTRAINED
 from datamodules.features import DataError
+from datamodules.inference import frozen_inference
 from datamodules.sources import sha256_of
-from lightning_modules.networks.encoders.image import timm_model
+from lightning_modules.networks.encoders.image import timm_model, timm_name
 from lightning_modules.networks.encoders.installed import INSTALLED
 from lightning_modules.networks.encoders.sound import SAMPLE_RATE, resampled
-from lightning_modules.networks.pretrained import loaded_whole
 
 SECONDS = 30  # of a sound that pass a network together
 
@@ -37,7 +37,7 @@ class ImageNetwork:
     An image is resized, cut and normalised as the model's own configuration says.
 
     Args:
-        model: one of ``timm.list_models()``, with or without the tag of its weights.
+        model: one of ``timm.list_models()``, with or without the tag of its weights and what the hub puts before it.
         weights: path of a .safetensors or .pth file, or "installed"; by default the hub's.
         seed: leave the network untrained, its weights drawn from this seed; for tests and dry runs.
 
@@ -47,8 +47,9 @@ class ImageNetwork:
     """
 
     def __init__(self, model: str, weights: str | None = None, seed: int | None = None):
+        model = timm_name(model)
         with _drawn_from(seed):
-            if weights is not None or seed is not None or not timm.is_model(model):  # which says the nearest names
+            if weights is not None or seed is not None:
                 network = timm_model(model, weights)
             else:
                 published = partial(timm.create_model, model, pretrained=True, num_classes=0)
@@ -59,7 +60,7 @@ class ImageNetwork:
         self.identity = _identity(network, model, _origin(weights, seed), self.device, "timm", "torchvision", "pillow")
 
     def __call__(self, entries: Sequence[np.ndarray], rate: int | None) -> list[np.ndarray]:
-        with _inference():
+        with frozen_inference():
             pixels = torch.stack([self.transform(Image.fromarray(entry)) for entry in entries])
             return list(self.network(pixels.to(self.device)).float().cpu().numpy())
 
@@ -86,21 +87,11 @@ class SentenceNetwork:
             _from_hub(partial(SentenceTransformer, model, device="cpu"), f"the model {model}", f"--{reads}")
             folder = model_folder(model)
         self.device = _device()
-
-        def load() -> nn.Module:
-            try:
-                with without_loading_bars():
-                    return SentenceTransformer(str(folder), device=str(self.device), local_files_only=True)
-            except Exception as error:  # damaged model files surface as errors of many libraries
-                raise DataError(
-                    f"{folder} cannot be loaded by sentence-transformers ({_first_line(error)}); fetch it again"
-                ) from error
-
-        self.network = loaded_whole(load, f"{folder} lacks weights").eval()
+        self.network = sentence_model(folder, str(self.device)).eval()
         if not self.network.supports(reads):
             raise ValueError(f"--{reads} {model}: the model reads {' and '.join(self.network.modalities)}, no {reads}")
         self.identity = {
-            "model": Path(model).name if Path(model).is_dir() else model,
+            "model": Path(model).name if Path(model).is_dir() else model.removeprefix(HUB),
             "weights": f"folder {folder.name}" if Path(model).is_dir() else "published",
             "sha256": encoder_identity(model),
             "versions": _versions(self.device, ("sentence-transformers", "transformers", "tokenizers")),
@@ -110,7 +101,7 @@ class SentenceNetwork:
         texts = [entry for entry in entries if isinstance(entry, str)]
         warn_of_texts(self.network, texts, self.identity["model"])
         given = [Image.fromarray(entry) if isinstance(entry, np.ndarray) else entry for entry in entries]
-        with _inference():
+        with frozen_inference():
             found = self.network.encode(given, batch_size=len(given), show_progress_bar=False)
         return list(np.asarray(found, dtype=np.float32))
 
@@ -148,7 +139,7 @@ class SoundNetwork:
         self.identity = _identity(network, model, _origin(weights, seed), self.device, "torchaudio", "soundfile")
 
     def __call__(self, entries: Sequence[np.ndarray], rate: int | None) -> list[np.ndarray]:
-        with _inference():
+        with frozen_inference():
             return [self._embedded(resampled(entry, rate).to(self.device)[None]) for entry in entries]
 
     def _embedded(self, wave: Tensor) -> np.ndarray:
@@ -196,13 +187,6 @@ def _drawn_from(seed: int | None) -> Iterator[None]:
     with torch.random.fork_rng(devices=[]):
         if seed is not None:
             torch.manual_seed(seed)
-        yield
-
-
-@contextmanager
-def _inference() -> Iterator[None]:
-    """No gradients, and on a GPU the convolutions that give the same result every time."""
-    with torch.inference_mode(), torch.backends.cudnn.flags(benchmark=False, deterministic=True, allow_tf32=False):
         yield
 
 

@@ -1,40 +1,15 @@
-"""Networks of others with all of their weights, or refused; models of transformers and their low-rank adaptation."""
+"""Models of transformers with all of their weights, and their low-rank adaptation."""
 
 from __future__ import annotations
-
-from collections.abc import Callable
 
 import torch
 from torch import nn
 
-from datamodules.class_embeddings import model_folder, without_loading_bars
+from datamodules.class_embeddings import missing_weights, model_folder, refuse_missing, without_loading_bars
 from datamodules.features import DataError
-from datamodules.items import listed
 
 # Query and value projections of attention, as the models of transformers name them: what LoRA adapts.
 PROJECTIONS = ("query", "value", "q_lin", "v_lin", "q_proj", "v_proj", "q", "v")
-
-
-def loaded_whole(load: Callable[[], nn.Module], lacking: str) -> nn.Module:
-    """A network that is loaded twice, under different seeds: a weight that its files lack would be random, and differ.
-
-    Args:
-        load: loads it, and draws what it does not find.
-        lacking: how the message begins, e.g. "FILE lacks weights".
-
-    Raises:
-        DataError: weights are missing.
-    """
-    networks = []
-    with torch.random.fork_rng(devices=[]):
-        for seed in (0, 1):
-            torch.manual_seed(seed)
-            networks.append(load())
-    again = networks[1].state_dict()
-    absent = [name for name, value in networks[0].state_dict().items() if not torch.equal(value, again[name])]
-    if absent:
-        raise DataError(f"{lacking}, which would be random: {listed(absent)}")
-    return networks[0]
 
 
 def pretrained(model: str) -> nn.Module:
@@ -44,25 +19,23 @@ def pretrained(model: str) -> nn.Module:
         model: its local folder, or its name where its files are on this machine.
 
     Raises:
-        DataError: it is not here, is damaged, or lacks weights, which would be random.
+        DataError: it is not here, is damaged, or lacks weights.
     """
     from transformers import AutoModel  # takes seconds
 
     folder = model_folder(model)
     try:
         with without_loading_bars():
-            network, found = AutoModel.from_pretrained(
-                folder, local_files_only=True, dtype=torch.float32, output_loading_info=True
+            network = AutoModel.from_pretrained(
+                folder, local_files_only=True, dtype=torch.float32, ignore_mismatched_sizes=True
             )
     except Exception as error:  # transformers and safetensors each refuse in their own way
         raise DataError(
             f"{folder} cannot be loaded as a model of transformers ({type(error).__name__}: {error})"
         ) from error
+    refuse_missing(folder, missing_weights(network))
     if getattr(network, "pooler", None) is not None:
-        network.pooler = None  # its weights may be missing, and would never receive a gradient
-    missing = sorted(name for name in found["missing_keys"] if not name.startswith("pooler."))
-    if missing:
-        raise DataError(f"{folder} lacks weights, which would be random: {listed(missing)}; fetch the model again")
+        network.pooler = None  # it would never receive a gradient
     return network
 
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from datamodules.class_embeddings import encoder_identity, model_folder
 from datamodules.features import DataError
+from datamodules.inference import frozen_inference
 from lightning_modules.networks.encoders.base import Encoder
 from lightning_modules.networks.encoders.text import TokenIds
 from lightning_modules.networks.pretrained import adapt_low_rank, check_low_rank, pretrained
@@ -141,7 +142,7 @@ class _FrozenTower:
         if self.tower.of_texts:
             entries = self.tower.reader(entries, rate)  # of all at once, so that it says once how many are too long
         vectors: list[np.ndarray] = []
-        with torch.inference_mode():
+        with frozen_inference():
             for start in range(0, len(entries), BATCH):
                 chosen = [entries[i] for i in range(start, min(start + BATCH, len(entries)))]
                 vectors += list(self._vectors(chosen, rate).numpy())

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import timm
@@ -12,45 +15,95 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from datamodules.class_embeddings import refuse_missing
 from datamodules.features import DataError
+from datamodules.inference import frozen_inference
 from datamodules.sources import sha256_of
 from lightning_modules.networks.encoders.base import Encoder
 from lightning_modules.networks.encoders.installed import INSTALLED, efficientnet_lite0, weights_file
-from lightning_modules.networks.pretrained import loaded_whole
 
 BATCH = 32
 
 
-def timm_model(model: str, weights: str | None) -> nn.Module:
+def timm_model(model: str, weights: str | None, size: tuple[int, int] | None = None) -> nn.Module:
     """A timm model without its classifier, with the weights of a local file, or untrained where there are none.
 
     Args:
-        model: one of ``timm.list_models()``.
+        model: one of ``timm.list_models()``, with or without the tag of its weights and what the hub puts before it.
         weights: path of a .safetensors or .pth file; "installed" for those that a package brings; or None.
+        size: height and width of the images; by default what the model is made for. Where the weights are of another
+            size, as those of a vision transformer are, timm interpolates the embeddings of positions.
+
+    Raises:
+        ValueError: no such model, or it cannot take images of that size.
+        DataError: the file is missing, or does not hold all of this model's weights.
+    """
+    model = timm_name(model)
+    own = own_size(model)
+    settings: dict[str, Any] = {"num_classes": 0}
+    if own is not None and size not in (None, own):
+        settings["img_size"] = size
+        _check_size(model, own, settings)
+    if weights is None:
+        return timm.create_model(model, **settings)
+    path = weights_file(model, weights)
+    sha256_of(path)  # says which file is missing
+    return efficientnet_lite0() if weights == INSTALLED else _loaded(model, path, settings)
+
+
+def timm_name(model: str) -> str:
+    """A timm model's name, without what stands before it on the hub, as in hf-hub:timm/resnet10t.c3_in1k.
 
     Raises:
         ValueError: no such model.
-        DataError: the file is missing, or does not hold all of this model's weights.
     """
-    if not timm.is_model(model):
-        close = timm.list_models(f"*{model.split('_')[0]}*")[:5]
-        raise ValueError(f"timm has no model {model!r}; nearest: {', '.join(close) or 'see timm.list_models()'}")
-    if weights is None:
-        return timm.create_model(model, num_classes=0)
-    sha256_of(weights_file(model, weights))  # says which file is missing
-    if weights == INSTALLED:
-        return efficientnet_lite0()
-    overlay = {"file": str(weights), "hf_hub_id": None}
+    name = re.sub("^(hf[-_]hub:)?timm/", "", model)
+    try:
+        if timm.is_model(name):
+            timm.get_pretrained_cfg(name)
+            return name
+    except RuntimeError:  # no weights of that tag
+        close = timm.list_pretrained(f"{name.split('.')[0]}.*")
+    else:
+        close = timm.list_models(f"*{name.split('_')[0]}*")
+    raise ValueError(f"timm has no model {name!r}; nearest: {', '.join(close[:5]) or 'see timm.list_models()'}")
 
-    def load() -> nn.Module:
-        try:
-            return timm.create_model(model, pretrained=True, num_classes=0, pretrained_cfg_overlay=overlay)
-        except Exception as error:  # timm, torch and safetensors each refuse in their own way
-            raise DataError(
-                f"{weights} cannot be loaded into timm's {model} ({type(error).__name__}: {error})"
-            ) from error
 
-    return loaded_whole(load, f"{weights} lacks weights of timm's {model}")  # of which timm says nothing
+def own_size(model: str) -> tuple[int, int] | None:
+    """Height and width of the images that a timm model is made for; None where it takes others as well."""
+    config = timm.get_pretrained_cfg(model)
+    return tuple(config.input_size[1:]) if config is not None and config.fixed_input_size else None
+
+
+def _check_size(model: str, own: tuple[int, int], settings: Mapping[str, Any]) -> None:
+    """Refuse a size that a model cannot be built for, or an image of which cannot go through it."""
+    height, width = settings["img_size"]
+    try:
+        with torch.random.fork_rng(devices=[]), torch.inference_mode():
+            timm.create_model(model, **settings).eval()(torch.zeros(1, 3, height, width))
+    except Exception as error:  # each model has a check of its own, or none
+        raise ValueError(
+            f"timm's {model} cannot take images of {height} x {width} pixels ({type(error).__name__}: {error}); it is "
+            f"made for {own[0]} x {own[1]}"
+        ) from error
+
+
+def _loaded(model: str, path: Path, settings: Mapping[str, Any]) -> nn.Module:
+    overlay = {"file": str(path), "hf_hub_id": None, "custom_load": False}
+    load, found = nn.Module.load_state_dict, []
+
+    def recording(network: nn.Module, *given: Any, **more: Any) -> Any:
+        found.append(load(network, *given, **more))
+        return found[-1]
+
+    try:
+        # timm hands on what a file lacks to nobody, so that torch is asked when timm calls it.
+        with patch.object(nn.Module, "load_state_dict", recording), torch.random.fork_rng(devices=[]):
+            network = timm.create_model(model, pretrained=True, pretrained_cfg_overlay=overlay, **settings)
+    except Exception as error:  # timm, torch and safetensors each refuse in their own way
+        raise DataError(f"{path} cannot be loaded into timm's {model} ({type(error).__name__}: {error})") from error
+    refuse_missing(f"{path}, read into timm's {model},", found[-1].missing_keys)
+    return network
 
 
 def timm_width(network: nn.Module) -> int:
@@ -100,13 +153,14 @@ class TimmImage(Encoder):
         weights: path of the model's weights, or "installed" for tf_efficientnet_lite0 with those that the suite
             installs (ImageNet classification); without them the network starts untrained.
         frozen: whether the network stays as it is, which takes weights.
-        size: pixels of a side that the network sees, or [height, width].
+        size: pixels of a side that the network sees, or [height, width]. By default 224, or what the model is made for
+            where that is one size, as it is for vision transformers.
         cells: a frozen network's output is kept as the cells of its last feature map, whose mean is the vector. A
             network that trains has its cells at hand.
 
     Raises:
-        ValueError: no such model, frozen without weights, cells of one that is not frozen, a size of neither form, or
-            sound.
+        ValueError: no such model, frozen without weights, cells of one that is not frozen, a size of neither form or
+            that the model cannot take, or sound.
         DataError: the weights are missing or of another model.
     """
 
@@ -118,7 +172,7 @@ class TimmImage(Encoder):
         model: str = "resnet10t",
         weights: str | None = None,
         frozen: bool = False,
-        size: int | Sequence[int] = 224,
+        size: int | Sequence[int] | None = None,
         cells: bool = False,
     ):
         super().__init__(source)
@@ -128,10 +182,12 @@ class TimmImage(Encoder):
             raise ValueError("a frozen timm model takes weights: name their file, or set frozen to false to train it")
         if cells and not frozen:
             raise ValueError("cells are kept of a frozen network alone; leave the setting out, or set frozen to true")
-        network = timm_model(model, weights)
-        self.dim = network.num_features if cells else timm_width(network)
+        model = timm_name(model)
+        size = (own_size(model) or 224) if size is None else size
         sides = _sides(size)
-        size = size if isinstance(size, int) else sides
+        size = sides[0] if sides[0] == sides[1] else sides
+        network = timm_model(model, weights, sides)
+        self.dim = network.num_features if cells else timm_width(network)
         self.frozen, self.size = frozen, size
         config = timm.data.resolve_model_data_config(network)
         mean, std = (torch.tensor(config[key]).view(3, 1, 1) for key in ("mean", "std"))
@@ -199,7 +255,7 @@ class _FrozenTimm:
 
     def __call__(self, entries: Sequence[np.ndarray], rate: int | None) -> list[np.ndarray]:
         embedded: list[np.ndarray] = []
-        with torch.inference_mode():
+        with frozen_inference():
             for start in range(0, len(entries), BATCH):
                 chosen = [entries[i] for i in range(start, min(start + BATCH, len(entries)))]
                 x = (torch.from_numpy(np.stack(self.resize(chosen, rate))) / 255 - self.mean) / self.std

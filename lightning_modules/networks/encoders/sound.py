@@ -11,6 +11,7 @@ import torchaudio
 from torch import Tensor
 
 from datamodules.features import DataError
+from datamodules.inference import frozen_inference
 from datamodules.sources import sha256_of
 from lightning_modules.networks.encoders.base import Convolutions, Encoder, Standardise, TemporalTransformer, pool
 
@@ -153,7 +154,7 @@ class _Wav2Vec2FrontEnd:
         except Exception as error:  # torch and pickle each refuse in their own way
             raise DataError(f"{self.weights} does not hold the weights of {self.key.split()[1]} ({error})") from error
         embedded = []
-        with torch.inference_mode():
+        with frozen_inference():
             for i in range(len(entries)):
                 wave = resampled(entries[i], rate)[None]
                 if self.bundle._normalize_waveform:

@@ -12,6 +12,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 
 from datamodules.class_embeddings import embed_classes, encode_texts, encoder_identity, model_folder, warn_of_unknown
+from datamodules.inference import frozen_inference
 from lightning_modules.networks.encoders.base import Convolutions, Encoder, mean_over_steps, pool
 from lightning_modules.networks.pretrained import adapt_low_rank, check_low_rank, pretrained
 
@@ -147,7 +148,7 @@ class FrozenTokens(TokenIds):
         model = pretrained(self.model).eval()
         rows = [torch.from_numpy(row) for row in super().__call__(entries, rate)]
         embedded = []
-        with torch.inference_mode():
+        with frozen_inference():
             for start in range(0, len(rows), BATCH):
                 batch = rows[start : start + BATCH]
                 lengths = torch.tensor([len(row) for row in batch])

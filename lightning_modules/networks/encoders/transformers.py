@@ -54,7 +54,7 @@ class Frames(Encoder):
         dropout: share of units dropped in training.
 
     Raises:
-        ValueError: no such model.
+        ValueError: no such model, or it cannot take frames of that size.
         DataError: the weights are missing or of another model.
 
     Source: Yin et al., CVPR 2024 (LAVIMO), six layers over CLIP frames.
@@ -75,7 +75,7 @@ class Frames(Encoder):
         shape = tuple(source["shape"])
         if len(shape) not in (2, 3) or (len(shape) == 3 and shape[0] != 3):
             raise ValueError(f"Frames reads frames of shape (H, W) or (3, H, W), and the modality holds {shape}")
-        self.frame = timm_model(model, weights)
+        self.frame = timm_model(model, weights, shape[-2:])
         self.dim = self.token_dim = timm_width(self.frame)
         self.standardise = Standardise(1)
         self.transformer = TemporalTransformer(self.dim, depth, heads, dropout)

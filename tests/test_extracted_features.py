@@ -14,6 +14,7 @@ from extract_cases import (
     ITEMS,
     SOUND_MODEL,
     SPLIT,
+    Lengths,
     prepare,
     run,
     run_all,
@@ -25,11 +26,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from jfse_cases import IGNORED, trainer
 from safetensors.numpy import save_file
+from tiny_items import item_set
+from tiny_trees import PASCAL_CLASSES, WIKIPEDIA, write_pascal, write_wikipedia
 
 import lightning_modules
-from datamodules import DataError, FeaturePairs
+from datamodules import DataError, FeaturePairs, PascalSentences, WikipediaRaw
 from datamodules.extracted_features import Rows, read_extracted, read_metadata, untrained, write_features
+from datamodules.extraction import extract_features
 from datamodules.items import ItemSet, Modality
+from datamodules.wikipedia import CLASS_NAMES
 
 pytestmark = IGNORED
 
@@ -113,6 +118,30 @@ def test_what_was_written_is_read_whatever_the_numbers_of_entries(tmp_path_facto
         trained = members & (split == "train")
         expected = read.features["text"][trained if trained.any() else members].astype(np.float64).mean(axis=0)
         np.testing.assert_allclose(read.class_embedding[number], expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("write", "module", "expected"),
+    [
+        (write_wikipedia, WikipediaRaw, sorted({CLASS_NAMES[c - 1] for part in WIKIPEDIA.values() for *_, c in part})),
+        (write_pascal, PascalSentences, sorted(PASCAL_CLASSES)),
+    ],
+)
+def test_class_names_of_a_data_set_are_kept(tmp_path, monkeypatch, write, module, expected):
+    monkeypatch.setattr("datamodules.derived.cache_folder", lambda: tmp_path / "cache")
+    data = module(write(tmp_path / "root").parent)
+    extract_features(data, {"image": Lengths, "text": Lengths}, tmp_path / "out.safetensors", 4)
+    read = read_extracted(tmp_path / "out.safetensors")
+    assert read.class_names == tuple(expected)
+    assert [read.class_names[c] for c in read.label] == [data.data.class_names[c] for c in data.data.label]
+    kept = data.data.without({data.data.names[0]}).select(["text", "image"])
+    assert kept.class_names == data.data.class_names
+
+
+def test_labels_without_a_class_name_are_refused():
+    with pytest.raises(DataError, match="labels run from 0 to 5 and there are 5 class names"):
+        item_set(class_names=list("abcde"))
+    assert item_set(class_names=list("abcdef")).without({"item-0"}).class_names == list("abcdef")
 
 
 def test_a_folder_with_the_file_alone_is_read_as_the_file(written, tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import warnings
 
 import numpy as np
 import pytest
@@ -329,3 +330,19 @@ def test_datamodule_refusals(tmp_path):
         FeaturePairs(tmp_path / "nowhere").data  # noqa: B018
     with pytest.raises(TypeError, match="batchsize"):
         FeaturePairs(tmp_path, batchsize=3)
+
+
+def test_class_numbers_that_a_sentence_encoder_embeds_are_warned_about(tmp_path):
+    with pytest.warns(UserWarning, match=r"pairs\.npz: class names are unknown.*'class 0' to 'class 2'.*class_names"):
+        numbers = FeaturePairs(save(tmp_path)).class_embedding
+    assert numbers.shape == (CLASSES, 384)
+    table = np.eye(CLASSES)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        named = FeaturePairs(save(tmp_path, class_names=np.array(["art", "sport", "class 3"])))
+        assert named.class_embedding.shape == (CLASSES, 384)
+        for module in (
+            FeaturePairs(save(tmp_path), class_encoder="one-hot"),
+            FeaturePairs(save(tmp_path, class_embedding=table)),
+        ):
+            np.testing.assert_array_equal(module.class_embedding, table)

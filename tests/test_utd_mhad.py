@@ -91,6 +91,7 @@ def test_reduced_clips(root):
     assert module.modalities == ("text", "video", "motion", "inertial")
     assert list(data.names) == CLIPS
     assert data.modalities["text"].entries == [PHRASES[label - 1] for label in expected["label"]]
+    assert list(data.class_names) == list(PHRASES)
     np.testing.assert_array_equal(data.label, expected["label"] - 1)
     np.testing.assert_array_equal(data.group, expected["subject"])
     np.testing.assert_array_equal(data.split == "train", expected["subject"] % 2 == 1)

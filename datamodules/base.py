@@ -371,8 +371,8 @@ class FeatureDataModule(L.LightningDataModule):
 
 
 def _shared(array: np.ndarray) -> np.ndarray:
-    # PyTorch warns of memory that it may not write to, such as that of a mapped file.
-    return np.require(array, np.float32, "W")
+    # PyTorch takes no reversed rows, and warns of memory that it may not write to, such as that of a mapped file.
+    return np.require(array, np.float32, "CW")
 
 
 def _loader_of(items: PairedItems) -> DataLoader:

@@ -12,9 +12,13 @@ import pooch
 from lightning.pytorch.utilities import rank_zero_warn
 
 
+# Raised where a reader or a network gives other values for the same files, so that nothing computed before is taken.
+VERSION = 2
+
+
 def cache_folder() -> Path:
-    """The user's cache folder of this suite."""
-    return Path(pooch.os_cache("csd-retrieval"))
+    """The user's cache folder of this suite, for this version of what it keeps."""
+    return Path(pooch.os_cache("csd-retrieval")) / f"v{VERSION}"
 
 
 def keep(path: Path, write: Callable[[BinaryIO], object]) -> None:

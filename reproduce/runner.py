@@ -221,11 +221,13 @@ class Run:
         return choose(method, {floor: results[cell.key] for floor, cell in tried.items()})
 
     def remark(self, dataset: DataSet, method: Method) -> str:
-        """What a row's note says of its schedule: of its chosen trial, else of the method that chose the schedule."""
-        if method.model not in TRAINED:
+        """What a row's note says of its schedule: of its chosen trial, else of the training that chose the schedule."""
+        if method.model not in TRAINED or method.preset == "as_published":
             return ""
         schedule = self.schedules.get((dataset, method.model)) or Schedule()
-        return remark(self.choices[dataset, method]["curve"] or schedule.curve)
+        own = self.choices[dataset, method]["curve"]
+        said = remark(own or schedule.curve)
+        return said if own or not said or schedule.method == method.method else f"{schedule.method}: {said}"
 
     def _trial(self, dataset: DataSet, method: Method, number: int) -> Cell:
         return self._cell(dataset, method, self._config(dataset, method, method.trials[number], None), number)
@@ -239,7 +241,7 @@ class Run:
         """Configuration of a cell; without a seed that of a trial, on seed 0 and the validation part.
 
         Args:
-            min_steps: floor on its training steps; by default that of the schedule chosen.
+            min_steps: floor on its training steps; by default that of the schedule chosen, and none for a published one.
         """
         scale: Scale = self.table.scales[self.scale]
         fraction = dataset.init_args.get("validation_fraction", 0.15) if seed is None else 0.0
@@ -260,7 +262,8 @@ class Run:
             preset = {"preset": method.preset} if method.model in PRESET else {}
             arguments = {**scale.model, **scale.models.get(method.model, {}), **dataset.model, **preset, **arguments}
         if trained and min_steps is None:
-            min_steps = (self.schedules.get((dataset, method.model)) or Schedule()).min_steps
+            chosen_here = method.preset == "honest" and self.schedules.get((dataset, method.model))
+            min_steps = chosen_here.min_steps if chosen_here else 0
         recorded = {"record_gradients": True} if trained and self.table.record_gradients else {}
         if trained and seed is not None and set(self.table.metrics) & set(GAP_METRICS):
             recorded["modality_gap"] = True

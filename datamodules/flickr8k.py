@@ -107,13 +107,15 @@ def read_captions(path: Path) -> dict[str, list[str]]:
     """
     try:
         lines = (f"{line}\n" for line in read_lines(path, "flickr8k_tri"))  # a caption in quotes may have several
-        header, *rows = [row for row in csv.reader(lines, strict=True) if row] or [[]]
+        header, *rows = list(csv.reader(lines, strict=True)) or [[]]
     except csv.Error as error:
         raise broken(path, f"is not CSV text ({error})", "flickr8k_tri") from error
     if header != ["image", "caption"]:
         raise broken(path, f"starts with {','.join(header)[:80]!r}; expected the header image,caption", "flickr8k_tri")
     captions: dict[str, list[str]] = {}
     for number, row in enumerate(rows, start=2):
+        if not row:  # a blank line
+            continue
         if len(row) != 2 or not row[0].endswith(".jpg") or not row[1].strip():
             what = f"entry {number} is {','.join(row)[:80]!r}; expected <name>.jpg,<caption>"
             raise broken(path, what, "flickr8k_tri")

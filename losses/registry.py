@@ -74,10 +74,10 @@ def keywords(name: str, divergence: str = "kl") -> list[str]:
     return ["divergence", *keywords(divergence)] if "divergence" in known else known
 
 
-def nearest(word: str, known: Iterable[str]) -> str:
+def nearest(word: object, known: Iterable[str]) -> str:
     """What to say about a word that is none of the known ones: those spelt alike, whatever their case, or all."""
-    spelt = {name.lower(): name for name in sorted(known)}
-    close = difflib.get_close_matches(word.lower(), spelt, n=1 if word.lower() in spelt else 3, cutoff=0.5)
+    lower, spelt = str(word).lower(), {name.lower(): name for name in sorted(known)}
+    close = difflib.get_close_matches(lower, spelt, n=1 if lower in spelt else 3, cutoff=0.5)
     if close:
         return f"nearest: {', '.join(spelt[name] for name in close)}"
     return f"there are: {', '.join(spelt.values())}" if spelt else "it takes none"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -16,6 +15,7 @@ import lightning_modules
 from lightning_modules.networks.adapters import ADAPTERS
 from lightning_modules.networks.encoders import ENCODERS
 from losses import AlignmentLoss, build_loss
+from losses.registry import nearest
 from reproduce.baselines import BASELINES
 
 # Arguments of a model that are not for init_args, trials and scales: of the data, and entries of the method itself.
@@ -32,13 +32,6 @@ IN_WORDS = {
 
 class SpecError(ValueError):
     """A table file that cannot be used; the message names the file and entry and what was expected."""
-
-
-def nearest(word: object, known: Iterable[str]) -> str:
-    """The known words most like a wrong one, or all of them where none is."""
-    known = list(known)
-    close = difflib.get_close_matches(str(word), known, n=3, cutoff=0.4)
-    return f"nearest: {', '.join(close)}" if close else f"there are: {', '.join(known) or 'none'}"
 
 
 def model_class(name: str) -> type:

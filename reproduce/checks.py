@@ -16,6 +16,7 @@ import datamodules
 from lightning_modules.metrics import CrossModalRetrieval
 from lightning_modules.metrics.galleries import parse_gallery
 from lightning_modules.metrics.modality_gap import BY_CHANCE, GAP_METRICS
+from losses.registry import nearest
 from reproduce.arguments import (
     OF_THE_RUN,
     SpecError,
@@ -24,7 +25,6 @@ from reproduce.arguments import (
     check_loss,
     check_model,
     model_class,
-    nearest,
     parameters,
 )
 from reproduce.baselines import BASELINES
@@ -268,9 +268,9 @@ def _check_computed(table: Table, method: Method, settings: dict[str, Any], file
         known = [*built(f"{file}: {method.method}: ks", computed, ks=ks), *OF_TRAINING]
         for metric in table.metrics:
             if metric not in known:
+                others = f"; `ks` of {method.model} sets other cut-offs" * own_ks
+                near, every = nearest(metric, known), f"there are: {', '.join(known)}"
                 raise SpecError(
                     f"{file}: metrics names {metric!r}, which is not computed for {method.method}; "
-                    f"{nearest(metric, known)}; there are {', '.join(known)}"
-                    + f"; `ks` of {method.model} sets other cut-offs"
-                    * own_ks
+                    f"{'; '.join([near, every] if near.startswith('nearest') else [every])}{others}"
                 )

@@ -38,9 +38,9 @@ def require_present(dataset: DataSet, module: FeatureDataModule | ItemDataModule
     fetched = dataset.dataset in SOURCES and not root_is_named(named)
     if form is None or fetched or form in lacking(CATALOGUE[dataset.dataset], folder):
         return
-    paths = dict.fromkeys(path for variant in CATALOGUE[dataset.dataset].forms[form].variants for path in variant)
-    gone = listed([path for path in paths if not any(folder.glob(path))])
-    raise DataMissing(f"{folder} lacks {gone}. {layout_advice(dataset.dataset)}")
+    variants = CATALOGUE[dataset.dataset].forms[form].variants
+    gone = min(([path for path in variant if not any(folder.glob(path))] for variant in variants), key=len)
+    raise DataMissing(f"{folder} lacks {listed(gone)}. {layout_advice(dataset.dataset)}")
 
 
 def _form(dataset: str, module: FeatureDataModule | ItemDataModule, root: Path) -> str | None:

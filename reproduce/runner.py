@@ -112,8 +112,10 @@ class Run:
 
     def _unread(self, dataset: DataSet) -> DataSet:
         """A data set whose features, where its files say how they are called, may be those that --only names."""
-        unknown = dataset.class_path == "FeaturePairs"
-        return replace(dataset, features=self.only.get("features", dataset.features)) if unknown else dataset
+        wanted = self.only.get("features", dataset.features)
+        known = {one.features for one in self.table.datasets if one.class_path != "FeaturePairs"}
+        unknown = dataset.class_path == "FeaturePairs" and wanted not in known
+        return replace(dataset, features=wanted) if unknown else dataset
 
     def _found(self, dataset: DataSet) -> DataSet:
         """The data set, its features called as their files say where the user brought them.
@@ -241,7 +243,7 @@ class Run:
         """Configuration of a cell; without a seed that of a trial, on seed 0 and the validation part.
 
         Args:
-            min_steps: floor on its training steps; by default that of the schedule chosen, and none for a published one.
+            min_steps: floor on its training steps; by default that of the schedule chosen, none for as_published.
         """
         scale: Scale = self.table.scales[self.scale]
         fraction = dataset.init_args.get("validation_fraction", 0.15) if seed is None else 0.0

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from losses.registry import keywords
-from reproduce.arguments import SpecError, check_call, model_class, nearest, parameters
+from losses.registry import keywords, nearest
+from reproduce.arguments import SpecError, check_call, model_class, parameters
 from reproduce.checks import check_method, check_once, check_table, read_yaml
 
 FOLDER = Path(__file__).with_name("tables")
@@ -238,9 +238,11 @@ def _positive(value: Any) -> bool:
 
 
 def _loss_keywords(loss: dict[str, Any], place: str) -> list[str]:
+    if not isinstance(loss, dict) or "name" not in loss:
+        raise SpecError(f"{place} has alignment {loss!r}; expected the name of a loss, or a mapping with name")
     try:
         return keywords(loss["name"], loss.get("divergence", "kl"))
-    except (KeyError, ValueError) as error:
+    except ValueError as error:
         raise SpecError(f"{place}: {error}") from error
 
 

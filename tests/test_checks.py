@@ -214,7 +214,7 @@ def test_a_method_without_training_steps_has_a_metric_of_retrieval(tmp_path: Pat
 @pytest.mark.parametrize("ks", ["[1, 5, 20]", "[20, 5]"])
 def test_cut_offs_that_the_models_are_given_can_be_shown(tmp_path: Path, ks: str) -> None:
     assert _load(tmp_path, METRIC="R@20, P@5", ALL=f"ks: {ks}").metrics == ["MAP", "R@20", "P@5"]
-    with pytest.raises(SpecError, match=r"'R@10'.*there are MAP, "):
+    with pytest.raises(SpecError, match=r"'R@10'.*there are: MAP, "):
         _load(tmp_path, METRIC="R@10", ALL=f"ks: {ks}")
     with pytest.raises(SpecError, match=r"'R@20'.*for KL"):
         _load(tmp_path, METRIC="R@20", OWN=f"ks: {ks}")  # of one model alone

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
 from datamodules.class_embeddings import embed_classes, encoder_identity
 from datamodules.features import DataError, FeatureSet
-from datamodules.repeats import first_of_equal, repeated_modalities
+from datamodules.repeats import first_of_equal, repeated_rows
 from datamodules.splits import carve_validation, seen_unseen, split_paired
 
 EVALUATION_BATCH_SIZE = 1024
@@ -95,9 +95,8 @@ class FeatureDataModule(L.LightningDataModule):
     (B, C) bool, "id" -> (B,) int64 row in the data set, "class_embedding" -> (B, E) float32, "query" -> (B,) bool.
 
     In validation and test a sample counts once. Files of images with several captions hold an image's row again beside
-    each: where at most half of the test items' rows of a modality differ, bit for bit, and equal ones always have equal
-    labels, "id" is a mapping modality -> (B,) in validation and test batches, and there equal rows of equal label have
-    the id of the first.
+    each: where `datamodules.repeats.repeated_rows` finds such rows in test, "id" is a mapping modality -> (B,) in
+    validation and test batches, and there equal rows of equal label have the id of the first.
 
     Args:
         batch_size: items per training batch and process.
@@ -355,11 +354,13 @@ class FeatureDataModule(L.LightningDataModule):
     @cached_property
     def _repeated(self) -> tuple[str, ...]:
         """Modalities whose rows stand several times in the data and count once in validation and test."""
-        return repeated_modalities(self.data)
+        test = np.flatnonzero(self.data.split == "test")
+        said = f"{self.data.origin}: the {len(test)} test rows"
+        return tuple(repeated_rows(self.data.features, self.data.label, test, said))
 
     def _ids(self, split: str) -> dict[str, torch.Tensor]:
         index = self.indices(split)
-        first = {name: first_of_equal(self.data.features[name], self.data.label, index) for name in self._repeated}
+        first = {name: first_of_equal(self.data.features[name], index, self.data.label) for name in self._repeated}
         return {name: torch.from_numpy(first.get(name, index)) for name in self.modalities}
 
     @cached_property

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 from datamodules.features import FeatureSet
 from datamodules.items import Files, ItemSet, Modality
 from datamodules.sources import sha256_of
+
+CAPTIONS = 10  # of one image at most, as those of CUB-200; a label with more rows is a class
 
 
 @dataclass(frozen=True)
@@ -123,31 +127,91 @@ def _digest(entry: np.ndarray | str | Path) -> bytes:
 # Rows of paired features that stand several times: an image beside each of its captions -----------------------------
 
 
-def repeated_modalities(data: FeatureSet) -> tuple[str, ...]:
-    """Modalities of which a test sample stands several times, as images with several captions do; each is announced.
+def repeated_rows(
+    features: Mapping[str, np.ndarray], label: np.ndarray, index: np.ndarray, said: str | None = None
+) -> dict[str, np.ndarray]:
+    """Modalities of which a sample stands several times, as images with several captions do -> `first_of_equal`.
 
-    They are those where at most half of the test items' rows differ, bit for bit, and equal ones always have equal
-    labels. Chance repeats, such as empty texts or short binary vectors, are fewer or differ in label.
+    They are those where at most half of the rows differ, bit for bit, and equal ones always have equal labels. Chance
+    repeats, such as empty texts or short binary vectors, are fewer or differ in label.
+
+    Where equal labels always have equal rows, in the whole data, a label is an image with its captions, or a class of
+    which every item has the same text, such as the vector of the class's name. The data do not say which. It is taken
+    for an image where no label has more than 10 rows, and none has rows beside those looked at, for an image stands in
+    one part. Else it is taken for a class, and its rows count apart.
+
+    Args:
+        features: modality -> (N, d) rows.
+        label: (N,) integers or (N, C) bool.
+        index: (n,) rows to look at.
+        said: what they are, such as "pairs.npz: the 50 test rows", to say what was found and to warn of rows that
+            repeat and count apart; None: say nothing.
     """
-    test = np.flatnonzero(data.split == "test")
-    found = []
-    for name, rows in data.features.items():
-        different = len({_digest(row) for row in map(rows.__getitem__, test)})
-        if 2 * different > len(test):
-            continue
-        said = f"{data.origin}: the {len(test)} test rows of {name} are {different} different ones"
-        if len(np.unique(first_of_equal(rows, data.label, test))) > different:
-            rank_zero_warn(
-                f"{said}, and equal ones have several labels, so each counts as another {name}; if they are one {name} "
-                "with several partners, give its rows one label: it then counts once."
-            )
-        else:
-            rank_zero_info(f"{said}: each counts once, as one {name} with several partners.")
-            found.append(name)
-    return tuple(found)
+    kind = np.unique(label, axis=0, return_inverse=True)[1].reshape(-1)
+    inside, found = kind[index], {}
+    for name, rows in features.items():
+        first = first_of_equal(rows, index)
+        different, one_label = len(np.unique(first)), bool((kind[first] == inside).all())
+        few = 0 < 2 * different <= len(index)
+        of_class = few and one_label and _of_class(rows, kind, index)
+        if few and one_label and not of_class:
+            found[name] = first
+        if said:
+            again = len(index) - len(set(zip(first.tolist(), inside.tolist(), strict=True)))
+            message = f"{said} of {name} are {different} different ones"
+            _say(message, name, few, one_label, of_class, 10 * again > len(index))
+    return found
 
 
-def first_of_equal(rows: np.ndarray, label: np.ndarray, index: np.ndarray) -> np.ndarray:
-    """(n,) for each row that an index names, the first that it names with the same numbers, bit for bit, and label."""
+def _of_class(rows: np.ndarray, kind: np.ndarray, index: np.ndarray) -> bool:
+    """Whether the labels of some rows have one row each in the whole data, and are classes rather than images."""
+    whole = np.flatnonzero(np.isin(kind, kind[index]))
+    each = np.unique(kind[whole], return_counts=True)[1]
+    image = each.max() <= CAPTIONS and len(whole) == len(index)
+    first = first_of_equal(rows, whole)
+    return not image and len(set(zip(first.tolist(), kind[whole].tolist(), strict=True))) == len(each)
+
+
+def _say(said: str, name: str, few: bool, one_label: bool, of_class: bool, many: bool) -> None:
+    if few and not one_label:
+        rank_zero_warn(
+            f"{said}, and equal ones have several labels, so each counts as another {name}; if they are one {name} "
+            "with several partners, give its rows one label: it then counts once."
+        )
+    elif few and not of_class:
+        rank_zero_info(f"{said}: each counts once, as one {name} with several partners.")
+    elif many:
+        why = (
+            "one for each label, as class names are"
+            if of_class
+            else "more than half of their number, too many for one with several partners each"
+        )
+        rank_zero_warn(
+            f"{said}, {why}, so each row is drawn and counts as another {name}; if equal rows are one {name}, "
+            "keep one pair of each."
+        )
+
+
+def first_of_equal(rows: np.ndarray, index: np.ndarray, label: np.ndarray | None = None) -> np.ndarray:
+    """(n,) for each row that an index names, the first that it names with the same numbers, bit for bit (and label)."""
     first: dict[tuple[bytes, bytes], int] = {}
-    return np.array([first.setdefault((_digest(rows[i]), label[i].tobytes()), i) for i in index.tolist()], dtype=int)
+    labels = (b"" if label is None else label[i].tobytes() for i in index.tolist())
+    keys = zip(map(_digest, map(rows.__getitem__, index.tolist())), labels, strict=True)
+    return np.array([first.setdefault(key, i) for key, i in zip(keys, index.tolist(), strict=True)], dtype=int)
+
+
+def samples_of_rows(
+    features: Mapping[str, np.ndarray], label: np.ndarray, index: np.ndarray, said: str | None = None
+) -> np.ndarray:
+    """(n,) for each row that an index names, a row that stands for its sample: itself, where no modality repeats.
+
+    Rows are one sample where they are equal in a modality of `repeated_rows`, which describes the arguments, directly
+    or by way of others.
+    """
+    sample = index
+    for first in repeated_rows(features, label, index, said).values():
+        links = coo_array((np.ones(2 * len(index)), (np.tile(index, 2), np.r_[sample, first])), shape=(len(label),) * 2)
+        component = connected_components(links, directed=False)[1][index]
+        _, leader, group = np.unique(component, return_index=True, return_inverse=True)
+        sample = index[leader][group]
+    return sample

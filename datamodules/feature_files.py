@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,7 +13,8 @@ from datamodules.array_files import as_matrix, decoding, load_mat, load_npz_arra
 from datamodules.extracted_features import read_extracted
 from datamodules.features import SPLITS, DataError, DataMissing, FeatureSet
 from datamodules.labels import class_labels, rows_of_items, text_list
-from datamodules.splits import carve_validation
+from datamodules.repeats import samples_of_rows
+from datamodules.splits import carve_groups, carve_validation
 
 NPZ_REQUIRED = ("image", "text", "label")
 UNPAIRED = "unpaired_"
@@ -168,7 +169,8 @@ def read_npz(file: Path, test_fraction: float = 0.2, split_seed: int = 0) -> Fea
         file: label is (N,) integers, (N,) class names, or (N, C) Booleans or zeros and ones; split (N,) is train,
             validation or test; class_names (C,) text; class_embedding (C, E); unpaired_image (n, d) and unpaired_text
             (m, e), samples of one modality to train on, without partner, label or split.
-        test_fraction: share of test items where the file has no split, between 0 and 1, drawn class by class.
+        test_fraction: share of test items where the file has no split, between 0 and 1, drawn class by class; an image
+            that stands beside several captions (`datamodules.repeats.repeated_rows`) goes to one part with all of them.
         split_seed: seed of that split.
 
     Raises:
@@ -180,9 +182,13 @@ def read_npz(file: Path, test_fraction: float = 0.2, split_seed: int = 0) -> Fea
     names = text_list(arrays["class_names"], f"{file}, class_names") if "class_names" in arrays else None
     (label,) = rows_of_items([arrays["label"]], [len(matrices["image"])], f"{file}, label")
     label, class_names = class_labels(label, f"{file}, label", names)
-    split = _split(arrays["split"], file) if "split" in arrays else _draw_split(label, test_fraction, split_seed)
+    features = {name: matrices[name] for name in ("image", "text")}
+    if "split" in arrays:
+        split = _split(arrays["split"], file)
+    else:
+        split = _draw_split(features, label, test_fraction, split_seed, str(file))
     return FeatureSet(
-        features={name: matrices[name] for name in ("image", "text")},
+        features=features,
         label=label,
         split=split,
         class_names=class_names,
@@ -240,11 +246,15 @@ def _check_rows(
         )
 
 
-def _draw_split(label: np.ndarray, test_fraction: float, seed: int) -> np.ndarray:
-    _, test = carve_validation(label, np.arange(len(label)), test_fraction, seed)
-    split = np.full(len(label), "train")
-    split[test] = "test"
-    return split
+def _draw_split(
+    features: Mapping[str, np.ndarray], label: np.ndarray, test_fraction: float, seed: int, origin: str
+) -> np.ndarray:
+    """Test items, class by class; of an image with several captions, all rows or none."""
+    sample = samples_of_rows(features, label, np.arange(len(label)), f"{origin}: the {len(label)} rows")
+    samples = np.unique(sample)
+    lone = len(samples) < len(label) and label.ndim == 1 and len(np.unique(label[samples])) == len(samples)
+    _, test = (carve_groups if lone else carve_validation)(label, samples, test_fraction, seed)
+    return np.where(np.isin(sample, test), "test", "train")
 
 
 def _class_embedding(file: Path, label: np.ndarray, classes: int) -> np.ndarray | None:

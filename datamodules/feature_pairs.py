@@ -16,6 +16,7 @@ from datamodules.class_embeddings import BUNDLED, ONE_HOT
 from datamodules.extracted_features import networks_of, untrained
 from datamodules.feature_files import brings_split, find_source, read_feature_pairs
 from datamodules.features import FeatureSet
+from datamodules.repeats import samples_of_rows
 from datamodules.splits import carve_groups
 
 # Widths of image, text and class embedding -> what the features with which others published are called in tables.
@@ -27,7 +28,9 @@ class FeaturePairs(FeatureDataModule):
 
     `python -m datamodules extract` writes files of features of two or more modalities. Where it read items that match
     themselves alone, every item is a class of its own, and the validation items are drawn from all training items.
-    Whole classes are drawn where an image stands beside each of its captions and no test item has a class of training.
+    Where an image stands beside each of its captions, it goes to one part with all of them: test items that a file
+    does not name, and validation items, are images drawn class by class, or whole classes where no test item has a
+    class of training. `datamodules.repeats.repeated_rows` says when equal rows are one image.
 
     An .npz file holds image (N, d), text (N, e) and label, (N,) or (N, C). It may hold split (N,), class_names (C,),
     class_embedding (C, E), and samples without a partner: unpaired_image (n, d), unpaired_text (m, e), or one of them.
@@ -113,10 +116,14 @@ class FeaturePairs(FeatureDataModule):
         return read_feature_pairs(self.source, self.test_fraction, self.split_seed)
 
     def _training_parts(self, train: np.ndarray, validation: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        carved = not len(validation) and self.validation_fraction and not self.as_published
-        if carved and self._classes_are_samples():
+        if len(validation) or not self.validation_fraction or self.as_published:
+            return super()._training_parts(train, validation)
+        if self._classes_are_samples():
             return carve_groups(self.data.label, train, self.validation_fraction, self.split_seed)
-        return super()._training_parts(train, validation)
+        sample = samples_of_rows(self.data.features, self.data.label, train)
+        _, drawn = super()._training_parts(np.unique(sample), validation)
+        held_out = np.isin(sample, drawn)
+        return train[~held_out], train[held_out]
 
     def _classes_are_samples(self) -> bool:
         """Whether an item matches itself alone, or in data with repeated rows no test item matches one of training."""

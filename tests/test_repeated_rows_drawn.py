@@ -1,0 +1,165 @@
+"""Which equal rows of a feature file are one sample, and that such a sample is drawn for one part as a whole."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from datamodules import FeaturePairs
+from datamodules.repeats import samples_of_rows
+from datamodules.splits import carve_validation
+
+IMAGES, CAPTIONS, CLASSES = 40, 5, 8
+OWNER = np.repeat(np.arange(IMAGES), CAPTIONS)
+
+
+def normal(rows: int, seed: int) -> np.ndarray:
+    return np.random.default_rng(seed).standard_normal((rows, 3)).astype(np.float32)
+
+
+def pairs(tmp_path: Path, image: np.ndarray, text: np.ndarray, label: np.ndarray, split=None, **kwargs) -> FeaturePairs:
+    """Rows in random order, so that nothing depends on equal ones standing together."""
+    order = np.random.default_rng(0).permutation(len(label))
+    arrays = {"image": image, "text": text, "label": label} | ({} if split is None else {"split": split})
+    np.savez(tmp_path / "pairs.npz", **{name: array[order] for name, array in arrays.items()})
+    return FeaturePairs(tmp_path / "pairs.npz", class_encoder="one-hot", **kwargs)
+
+
+def captions(tmp_path: Path, label: np.ndarray, split=None, **kwargs) -> FeaturePairs:
+    return pairs(tmp_path, normal(IMAGES, 1)[OWNER], normal(len(OWNER), 2), label, split, **kwargs)
+
+
+def images_of(data: FeaturePairs, split: str, modality: str = "image") -> set[bytes]:
+    return {row.tobytes() for row in data.data.features[modality][data.indices(split)]}
+
+
+def sizes(data: FeaturePairs) -> list[int]:
+    """Rows in training, validation and test, then different images there, after no image was in two parts."""
+    parts = ("train", "validation", "standard")
+    found = [images_of(data, split) for split in parts]
+    assert len(set.union(*found)) == sum(map(len, found))
+    return [len(data.indices(split)) for split in parts] + [len(images) for images in found]
+
+
+def ids(data: FeaturePairs, modality: str) -> int:
+    (loader,) = data.test_dataloader()
+    (batch,) = loader
+    found = batch["id"] if isinstance(batch["id"], dict) else {modality: batch["id"]}
+    return len(found[modality].unique())
+
+
+@pytest.mark.parametrize("label", [OWNER % CLASSES, OWNER], ids=["classes", "a label for each image"])
+def test_test_and_validation_items_that_a_file_does_not_name_are_whole_images(tmp_path, label):
+    data = captions(tmp_path, label, validation_fraction=0.25)
+    assert sizes(data) == [120, 40, 40, 24, 8, 8]
+    assert ids(data, "image") == 8
+    if label is not OWNER:
+        for split in ("validation", "standard"):
+            assert np.bincount(data.data.label[data.indices(split)]).tolist() == [CAPTIONS] * CLASSES
+
+
+def test_images_of_several_classes_are_drawn_whole(tmp_path):
+    label = np.eye(CLASSES, dtype=int)[OWNER % CLASSES] | np.eye(CLASSES, dtype=int)[(OWNER + 1) % CLASSES]
+    found = sizes(captions(tmp_path, label))
+    assert found[:3] == [CAPTIONS * images for images in found[3:]]
+    assert min(found) > 0
+
+
+def test_texts_with_several_images_are_drawn_whole(tmp_path):
+    data = pairs(tmp_path, normal(len(OWNER), 2), normal(IMAGES, 1)[OWNER], OWNER % CLASSES)
+    assert not images_of(data, "train", "text") & images_of(data, "standard", "text")
+    assert ids(data, "text") == 8
+
+
+def test_validation_items_beside_given_test_items_are_whole_images_class_by_class(tmp_path):
+    split = np.where(OWNER < 32, "train", "test")
+    data = captions(tmp_path, OWNER % CLASSES, split, validation_fraction=0.25)
+    assert sizes(data) == [120, 40, 40, 24, 8, 8]
+    assert np.bincount(data.data.label[data.indices("validation")]).tolist() == [CAPTIONS] * CLASSES
+
+
+def test_a_class_of_one_training_image_is_refused_as_a_class_of_one_item_is(tmp_path):
+    label = np.where(OWNER == 0, CLASSES, OWNER % CLASSES)
+    data = captions(tmp_path, label, np.where(OWNER < 32, "train", "test"))
+    with pytest.raises(ValueError, match=r"pairs\.npz: class 'class 8' has one training item.*validation_fraction"):
+        data.indices("train")
+
+
+@pytest.mark.parametrize("texts", [1, 40])
+def test_files_without_repeats_draw_as_ever_and_nothing_is_said(tmp_path, texts):
+    text = normal(200, 2)
+    text[:texts] = 0  # up to 40 of 200 are empty, across all classes: no sign of one text
+    data = pairs(tmp_path, normal(200, 1), text, np.arange(200) % CLASSES)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore" if texts > 1 else "error")
+        train, validation, test = (data.indices(name).tolist() for name in ("train", "validation", "standard"))
+    rest, expected = carve_validation(data.data.label, np.arange(200), 0.2, 0)
+    assert test == expected.tolist()
+    assert [train, validation] == [part.tolist() for part in carve_validation(data.data.label, rest, 0.15, 0)]
+
+
+@pytest.mark.parametrize("given", [False, True], ids=["drawn", "given"])
+def test_texts_that_are_the_vector_of_their_class_count_and_are_drawn_apart(tmp_path, given):
+    label = np.arange(200) % CLASSES
+    split = np.where(np.arange(200) < 150, "train", "test") if given else None
+    data = pairs(tmp_path, normal(200, 1), normal(CLASSES, 2)[label], label, split)
+    with pytest.warns(UserWarning, match=r"pairs\.npz: the \d+ test rows of text are 8 different ones, one for each"):
+        test = ids(data, "text")
+    assert test == len(data.indices("standard")) >= 40
+    for name in ("train", "validation", "standard"):
+        assert len(np.unique(data.data.label[data.indices(name)])) == CLASSES
+
+
+def test_class_vectors_beside_images_with_captions_count_apart(tmp_path):
+    label = OWNER % CLASSES
+    data = pairs(tmp_path, normal(IMAGES, 1)[OWNER], normal(CLASSES, 2)[label], label)
+    assert sizes(data)[3:] == [24, 8, 8]
+    assert (ids(data, "image"), ids(data, "text")) == (8, 40)
+
+
+@pytest.mark.parametrize(
+    ("rows", "trained", "repeated"),
+    [(10, "others", True), (11, "others", False), (9, "the same texts", False), (9, "further texts", True)],
+)
+def test_texts_of_one_for_each_test_label_count_once_unless_the_label_looks_like_a_class(
+    tmp_path, rows, trained, repeated
+):
+    label, more = np.repeat(np.arange(4), rows), np.arange(8) % 4 + 4 * (trained == "others")
+    text = normal(8, 2)[np.r_[label, more]] + np.repeat([[0], [trained == "further texts"]], [len(label), 8], axis=0)
+    split = np.repeat(["test", "train"], [len(label), 8])
+    data = pairs(tmp_path, normal(len(split), 1), text, np.r_[label, more], split, validation_fraction=0)
+    assert ids(data, "text") == (4 if repeated else 4 * rows)
+
+
+@pytest.mark.parametrize(("different", "warned"), [(60, True), (89, True), (90, False)])
+def test_repeats_too_few_to_be_captions_are_warned_about(tmp_path, different, warned):
+    first = np.r_[np.arange(different), np.arange(100 - different)]
+    image = np.r_[normal(different, 1)[first], normal(20, 3)]
+    label = np.r_[first % 4, np.arange(20) % 4]
+    data = pairs(tmp_path, image, normal(120, 2), label, np.repeat(["test", "train"], [100, 20]))
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        assert ids(data, "image") == 100
+    said = [str(warning.message) for warning in said if "pairs.npz" in str(warning.message)]
+    assert len(said) == warned
+    for part in ("pairs.npz", "100 test rows of image", f"{different} different", "keep one pair of each"):
+        assert all(part in message for message in said)
+
+
+def test_repeats_too_few_to_be_captions_are_warned_about_where_test_items_are_drawn(tmp_path):
+    first = np.r_[np.arange(120), np.arange(80)]
+    data = pairs(tmp_path, normal(120, 1)[first], normal(200, 2), first % 4)
+    with pytest.warns(UserWarning, match="200 rows of image are 120 different .* each row is drawn"):
+        data.indices("standard")
+
+
+def test_rows_are_one_sample_by_way_of_others():
+    image = np.array([0, 0, 1, 1, 2, 2, 3, 3])
+    text = np.array([5, 6, 6, 5, 7, 8, 8, 7])
+    features = {"image": image[:, None], "text": text[:, None]}
+    label = np.repeat([0, 1], 4)
+    assert samples_of_rows(features, label, np.arange(8)).tolist() == [0] * 4 + [4] * 4
+    assert samples_of_rows({"image": image[:, None]}, label, np.array([1, 2, 3, 0])).tolist() == [1, 2, 2, 1]

@@ -122,7 +122,7 @@ def test_class_vectors_beside_images_with_captions_count_apart(tmp_path):
 
 @pytest.mark.parametrize(
     ("rows", "trained", "repeated"),
-    [(10, "others", True), (11, "others", False), (9, "the same texts", False), (9, "further texts", True)],
+    [(10, "others", True), (11, "others", False), (8, "the same texts", False), (8, "further texts", True)],
 )
 def test_texts_of_one_for_each_test_label_count_once_unless_the_label_looks_like_a_class(
     tmp_path, rows, trained, repeated

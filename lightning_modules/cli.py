@@ -32,6 +32,8 @@ OTHER_COMMANDS = (
 )
 TRAINER_DEFAULTS = {"max_epochs": 500, "default_root_dir": "results/runs/fit", "log_every_n_steps": 1}
 
+# Lightning's word for the checkpoint that it writes when SLURM takes a job back, to resume from when it is queued again.
+HPC = "hpc"
 
 INTACT = "Checkpoints written before are intact"
 LOST = re.compile(r"/gloo/.*(connection|pipe|timed out|timeout)|ncclRemoteError", re.IGNORECASE)
@@ -59,7 +61,8 @@ class RetrievalCLI(LightningCLI):
         super().parse_arguments(parser, args)
         config = self.config[self.config.subcommand]
         config.update(runs.at_home(config))
-        if given := config.get("ckpt_path"):
+        given = config.get("ckpt_path")
+        if given and given != HPC:
             config.ckpt_path = str(checkpoints.checkpoint_file(given, Path(config.trainer.default_root_dir)))
             if config.ckpt_path != given:
                 print(f"csd: --ckpt_path {given} is {config.ckpt_path}", file=sys.stderr)
@@ -83,7 +86,8 @@ class RetrievalCLI(LightningCLI):
         elif config["logger"] is None:
             kwargs["logger"] = runs.loggers(root, self.subcommand)
         trainer = super().instantiate_trainer(**kwargs)
-        if self.subcommand == "fit" and (path := self._get(self.config, "ckpt_path")):
+        path = self._get(self.config, "ckpt_path")
+        if self.subcommand == "fit" and path and path != HPC:
             for callback in trainer.checkpoint_callbacks:  # elsewhere they would forget the best one so far
                 callback.dirpath = callback.dirpath or str(Path(path).resolve().parent)
         return trainer

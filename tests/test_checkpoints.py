@@ -82,6 +82,14 @@ def test_last_resumes_the_run_where_it_ended(copied):
     assert torch.load(checkpoints(copied, 0)["last"], weights_only=True)["epoch"] == 2
 
 
+def test_hpc_resumes_what_slurm_interrupted(copied):
+    """Lightning's word for a file that it writes itself, and finds in the folder of the runs."""
+    shutil.copy(checkpoints(copied, 0)["last"], copied / "run" / "hpc_ckpt_1.ckpt")
+    csd("fit", copied, "--ckpt_path", "hpc", "--trainer.max_epochs", "3")
+    assert metrics(copied, 1)["epoch"].unique().tolist() == [2]
+    assert torch.load(checkpoints(copied, 1)["last"], weights_only=True)["epoch"] == 2
+
+
 def test_last_and_best_are_scored_as_their_files_are(copied):
     validated = metrics(copied, 0).dropna(subset=["val/average/MAP"]).set_index("epoch")["val/average/MAP"]
     for number, (word, expected) in enumerate((("last", validated.loc[1]), ("best", validated.max()))):

@@ -11,7 +11,6 @@ from typing import BinaryIO
 import pooch
 from lightning.pytorch.utilities import rank_zero_warn
 
-
 # Raised where a reader or a network gives other values for the same files, so that nothing computed before is taken.
 VERSION = 2
 

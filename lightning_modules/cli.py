@@ -32,9 +32,8 @@ OTHER_COMMANDS = (
 )
 TRAINER_DEFAULTS = {"max_epochs": 500, "default_root_dir": "results/runs/fit", "log_every_n_steps": 1}
 
-# Lightning's word for the checkpoint that it writes when SLURM takes a job back, to resume from when it is queued again.
+# Lightning's word for the checkpoint that it writes when SLURM takes a job back, and resumes when it is queued again.
 HPC = "hpc"
-
 INTACT = "Checkpoints written before are intact"
 LOST = re.compile(r"/gloo/.*(connection|pipe|timed out|timeout)|ncclRemoteError", re.IGNORECASE)
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)

@@ -90,6 +90,10 @@ def test_hpc_resumes_what_slurm_interrupted(copied):
     assert torch.load(checkpoints(copied, 1)["last"], weights_only=True)["epoch"] == 2
 
 
+def test_hpc_is_refused_where_slurm_interrupted_nothing(tmp_path, capsys):
+    assert "no HPC checkpoint was found" in refused(capsys, "fit", tmp_path, "--ckpt_path", "hpc")
+
+
 def test_last_and_best_are_scored_as_their_files_are(copied):
     validated = metrics(copied, 0).dropna(subset=["val/average/MAP"]).set_index("epoch")["val/average/MAP"]
     for number, (word, expected) in enumerate((("last", validated.loc[1]), ("best", validated.max()))):

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from lightning import LightningDataModule
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import nn
@@ -36,7 +37,7 @@ def checkpoint_file(given: str, root: Path) -> Path:
         root: the trainer's default_root_dir, in which runs are looked for.
 
     Raises:
-        DataError: there is no such run, it has no best checkpoint or several, or the file cannot be read.
+        DataError: there is no such run, it has no last.ckpt, no best checkpoint or several, or the file cannot be read.
     """
     if given not in ("last", "best"):
         _read(Path(given), given)
@@ -48,7 +49,8 @@ def checkpoint_file(given: str, root: Path) -> Path:
             "that csd fit wrote"
         )
     # By time and not by version: a resumed run writes into the folder of the one that it goes on with.
-    last = max(found, key=lambda file: file.stat().st_mtime)
+    last = max(found, key=_time)
+    _require_of_newest_run(last, given, root)
     content = _read(last, given)
     if given == "last":
         return last
@@ -61,6 +63,24 @@ def checkpoint_file(given: str, root: Path) -> Path:
         raise DataError(f"--ckpt_path best: the last run has {known} (beside {last}); name a file")
     _read(best[0], given)
     return best[0]
+
+
+def _require_of_newest_run(last: Path, given: str, root: Path) -> None:
+    begun = max(root.glob("csv/version_*/config.yaml"), key=_time, default=None)  # written once, when a run begins
+    if begun is None or _time(begun) <= _time(last):
+        return
+    of_run = sorted(begun.parent.glob("checkpoints/*.ckpt"))
+    resumed = yaml.safe_load(begun.read_text(encoding="utf-8")).get("ckpt_path")  # it goes on in that file's folder
+    if begun.parent / "checkpoints" / last.name in of_run or (resumed and Path(resumed).parent == last.parent):
+        return
+    raise DataError(
+        f"--ckpt_path {given}: the newest run, {begun.parent}, has left no last.ckpt; name a file, of its own "
+        f"({', '.join(map(str, of_run)) or 'there is none in its folder'}) or of an earlier run ({last})"
+    )
+
+
+def _time(path: Path) -> float:
+    return path.stat().st_mtime
 
 
 def _read(path: Path, given: str) -> dict[str, Any]:

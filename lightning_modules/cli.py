@@ -160,6 +160,7 @@ def main(args: list[str] | None = None) -> None:
             parser_class=Parser,
             parser_kwargs={"allow_abbrev": False, "epilog": OTHER_COMMANDS},
             auto_configure_optimizers=False,
+            save_config_callback=runs.ConfigWriter,
             save_config_kwargs={"overwrite": True},
             trainer_defaults=TRAINER_DEFAULTS,
             args=args,

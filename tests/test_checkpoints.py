@@ -30,12 +30,17 @@ def copied(fitted, tmp_path) -> Path:
     return tmp_path
 
 
+def written(folder: Path) -> list[Path]:
+    return sorted(path for path in (folder / "run").rglob("*") if path.suffix in (".yaml", ".csv", ".ckpt"))
+
+
 def refused(capsys, command: str, folder: Path, *words: str) -> str:
-    """The message of a command that must end with status 2, and writes no logs."""
+    """The message of a command that must end with status 2, and writes no logs and no configuration."""
+    before = written(folder)
     with pytest.raises(SystemExit) as stop:
         csd(command, folder, *words)
     assert stop.value.code == 2
-    assert not list((folder / "run" / "csv").glob(f"{command}_*/metrics.csv"))
+    assert written(folder) == before
     return capsys.readouterr().err
 
 
@@ -79,7 +84,10 @@ def test_a_model_with_nothing_to_train_is_scored(tmp_path):
 def test_last_resumes_the_run_where_it_ended(copied):
     csd("fit", copied, "--ckpt_path", "last", "--trainer.max_epochs", "3")
     assert metrics(copied, 1)["epoch"].unique().tolist() == [2]
-    assert torch.load(checkpoints(copied, 0)["last"], weights_only=True)["epoch"] == 2
+    last = checkpoints(copied, 0)["last"]
+    assert torch.load(last, weights_only=True)["epoch"] == 2
+    os.utime(last, (1e9, 1e9))  # as where the resumed run is stopped in its first epoch
+    assert checkpoint_file("last", copied / "run") == last
 
 
 def test_hpc_resumes_what_slurm_interrupted(copied):
@@ -123,6 +131,24 @@ def test_the_best_is_found_in_a_folder_of_its_own(tmp_path):
     assert checkpoint_file("best", tmp_path / "run") == best
 
 
+WITHOUT_LAST = {
+    "callback of one's own": ["--trainer.callbacks+=ModelCheckpoint", "--trainer.callbacks.save_top_k=-1"],
+    "no checkpoints": ["--trainer.enable_checkpointing=false"],
+}
+
+
+@pytest.mark.parametrize("case", WITHOUT_LAST)
+def test_the_last_of_an_earlier_run_is_not_taken_for_that_of_the_newest(case, copied, capsys):
+    earlier = checkpoints(copied, 0)["last"]
+    csd("fit", copied, "--trainer.max_epochs", "1", *WITHOUT_LAST[case])
+    kept = checkpoints(copied, 1).values()
+    for word in ("last", "best"):
+        with pytest.raises(DataError) as error:
+            checkpoint_file(word, copied / "run")
+        for named in (copied / "run" / "csv" / "version_1", *kept, earlier):
+            assert str(named) in str(error.value)
+
+
 @pytest.mark.parametrize("word", ["last", "best"])
 @pytest.mark.parametrize("command", ["fit", "test"])
 def test_without_a_run_neither_is_taken(command, word, tmp_path, capsys):
@@ -162,10 +188,10 @@ def test_a_setting_that_changes_the_training_items_is_named(name, fitted, tmp_pa
 
 
 @pytest.mark.parametrize("command", ["fit", "validate", "predict"])
-def test_every_command_refuses_a_checkpoint_of_other_items(command, fitted, tmp_path, capsys):
-    last = str(checkpoints(fitted, 0)["last"])
-    message = refused(capsys, command, tmp_path, "--data.init_args.split_seed", "1", "--ckpt_path", last)
+def test_every_command_refuses_a_checkpoint_of_other_items(command, copied, capsys):
+    message = refused(capsys, command, copied, "--data.init_args.split_seed", "1", "--ckpt_path", "last")
     assert "split_seed was 0, is 1" in message
+    assert checkpoint_file("last", copied / "run") == checkpoints(copied, 0)["last"]
 
 
 def test_other_data_are_refused_and_taken_where_asked_for(fitted, tmp_path, capsys):

@@ -52,7 +52,7 @@ class RetrievalCLI(LightningCLI):
             "--allow_other_data",
             type=bool,
             default=False,
-            help="Take a checkpoint that was trained on other items than the training items of the data given.",
+            help="Take a checkpoint that was trained on, or chosen by, other items than those of the data given.",
         )
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:

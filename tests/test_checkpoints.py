@@ -199,7 +199,7 @@ def test_other_data_are_refused_and_taken_where_asked_for(fitted, tmp_path, caps
     message = refused(capsys, "test", tmp_path, *words)
     assert "synthetic data of seed 1" in message
     assert "content differs" in message
-    with pytest.warns(UserWarning, match="trained on other items"):
+    with pytest.warns(UserWarning, match="trained on, or chosen by, other items"):
         csd("test", tmp_path, *words, "--allow_other_data", "true")
     assert metrics(tmp_path, "test_1")["test/standard/average/MAP"].notna().any()
 
@@ -216,6 +216,33 @@ def test_settings_that_leave_the_training_items_are_free(fitted, tmp_path, recwa
     csd("test", tmp_path, *words, "--ckpt_path", str(checkpoints(fitted, 0)["last"]))
     assert metrics(tmp_path, "test_0")["test/standard/average/MAP"].notna().any()
     assert not [warning for warning in recwarn if "trained on" in str(warning.message)]
+
+
+def test_new_test_items_are_scored_and_new_training_items_are_not(tmp_path, capsys, recwarn):
+    rng = np.random.default_rng(0)
+    rows = {"image": rng.normal(size=(70, 4)), "text": rng.normal(size=(70, 3)), "label": np.arange(70) % 3}
+    parts = np.where(np.arange(70) % 4 == 0, "test", "train")
+    parts[60:] = "test"
+    config = tmp_path / "own.yaml"
+    config.write_text(
+        "model: {class_path: JFSE, init_args: {width: 8}}\n"
+        f"data: {{class_path: FeaturePairs, init_args: {{path: {tmp_path / 'a.npz'}, class_encoder: one-hot}}}}\n"
+        "trainer: {accelerator: cpu, max_epochs: 1, enable_progress_bar: false, enable_model_summary: false}\n"
+    )
+
+    def write(split: np.ndarray) -> None:
+        np.savez(tmp_path / "a.npz", split=split, **{name: array[: len(split)] for name, array in rows.items()})
+
+    write(parts[:60])
+    csd("fit", tmp_path, config=config)
+    write(parts)
+    csd("test", tmp_path, "--ckpt_path", "last", config=config)
+    assert metrics(tmp_path, "test_0")["test/standard/average/MAP"].notna().any()
+    assert not [warning for warning in recwarn if "trained on" in str(warning.message)]
+    write(np.where(np.arange(70) == 60, "train", parts))
+    with pytest.raises(SystemExit):
+        csd("test", tmp_path, "--ckpt_path", "last", config=config)
+    assert "other items" in capsys.readouterr().err
 
 
 def test_a_checkpoint_of_an_earlier_version_is_loaded_with_a_warning(copied):

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset, DistributedSampler
 from datamodules.class_embeddings import embed_classes, encoder_identity
 from datamodules.features import DataError, FeatureSet
 from datamodules.repeats import first_of_equal, repeated_rows
-from datamodules.splits import carve_validation, seen_unseen, split_paired
+from datamodules.splits import LEARNED, carve_validation, seen_unseen, split_paired
 
 EVALUATION_BATCH_SIZE = 1024
 COLUMNS = 32  # of the training rows in memory at a time, in double precision
@@ -215,6 +215,11 @@ class FeatureDataModule(L.LightningDataModule):
     def digest(self) -> str:
         """sha256 of the data and of the class encoder with its weights."""
         return hashlib.sha256(f"{self.data.digest} {encoder_identity(self.class_encoder)}".encode()).hexdigest()
+
+    @cached_property
+    def learned_digest(self) -> str:
+        """sha256 of the items that a model is trained on or chosen by, whatever the test items are."""
+        return self.data.digest_of([self.indices(split) for split in LEARNED])
 
     # Which items belong where -----------------------------------------------------------------------------------
 

@@ -121,7 +121,7 @@ def sentence_model(folder: Path, device: str = "cpu") -> SentenceTransformer:
     settings = {"local_files_only": True, "model_kwargs": {"dtype": torch.float32, "ignore_mismatched_sizes": True}}
     try:
         with without_loading_bars(), torch.random.fork_rng(devices=[]):
-            model = SentenceTransformer(str(folder), device=device, **settings).float()
+            model = SentenceTransformer(str(folder), device="cpu", **settings)
     except Exception as error:  # damaged model files surface as errors of many libraries
         raise DataError(
             f"{folder} cannot be loaded ({type(error).__name__}: {error}); expected a sentence-transformers model with "
@@ -129,7 +129,7 @@ def sentence_model(folder: Path, device: str = "cpu") -> SentenceTransformer:
         ) from error
     if model.transformers_model is not None:
         refuse_missing(folder, missing_weights(model.transformers_model))
-    return model
+    return model.float().to(device)  # after the check: what is moved or converted may lose the marks that it reads
 
 
 def missing_weights(network: PreTrainedModel) -> list[str]:

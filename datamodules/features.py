@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
@@ -164,6 +165,35 @@ class FeatureSet:
                 sha.update(np.ascontiguousarray(rows))
         sha.update("\0".join(self.class_names).encode())
         return sha.hexdigest()
+
+    def digest_of(self, parts: Sequence[np.ndarray]) -> str:
+        """sha256 over some parts alone, with the names of their classes, and over the unpaired samples.
+
+        Args:
+            parts: rows of each part.
+        """
+        sha = hashlib.sha256(f"{[len(part) for part in parts]}".encode())
+        rows = np.concatenate(parts)
+        label = self.label[rows]
+        # Classes that stand in other parts alone may be there or not, and so change the numbers of these.
+        classes = np.flatnonzero(label.any(axis=0)) if label.ndim == 2 else np.unique(label)
+        label = label[:, classes] if label.ndim == 2 else np.searchsorted(classes, label)
+        _add(sha, "label", label)
+        if self.class_embedding is not None:
+            _add(sha, "class_embedding", self.class_embedding, classes)
+        for name, array in sorted(self.features.items()):
+            _add(sha, name, array, rows)
+        for name, array in sorted(self.unpaired.items()):
+            _add(sha, f"unpaired_{name}", array)
+        sha.update("\0".join(self.class_names[c] for c in classes).encode())
+        return sha.hexdigest()
+
+
+def _add(sha: Any, name: str, array: np.ndarray, rows: np.ndarray | None = None) -> None:
+    rows = np.arange(len(array)) if rows is None else rows
+    sha.update(f"{name}{array.dtype}{len(rows)}{array.shape[1:]}".encode())
+    for piece in _pieces(rows):
+        sha.update(np.ascontiguousarray(array[piece]))
 
 
 def _pieces(array: np.ndarray, rows: int = 512) -> Iterator[np.ndarray]:

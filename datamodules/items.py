@@ -72,11 +72,16 @@ class Modality:
             return ()
         return tuple(np.shape(self.entries[0]))[0 if self.kind == "vector" else 1 :]
 
-    def digest(self) -> str:
-        """sha256 over the entries; over their files where they stand in files."""
+    def digest(self, items: np.ndarray | None = None) -> str:
+        """sha256 over the entries, or those of some items alone; over their files where they stand in files."""
+        entries = self.entries.paths if isinstance(self.entries, Files) else self.entries
+        owners, rows = self.owners(), np.arange(len(entries))
+        if items is not None:
+            rows = np.flatnonzero(np.isin(owners, items))
+            owners = np.searchsorted(items, owners[rows])
         sha = hashlib.sha256(f"{self.kind}{self.rate}".encode())
-        sha.update(np.ascontiguousarray(self.owners()).tobytes())
-        for entry in self.entries.paths if isinstance(self.entries, Files) else self.entries:
+        sha.update(np.ascontiguousarray(owners).tobytes())
+        for entry in map(entries.__getitem__, rows.tolist()):
             if isinstance(entry, Path):
                 sha.update(f"{entry.name}\0{sha256_of(entry)}\n".encode())
             elif isinstance(entry, str):
@@ -222,6 +227,22 @@ class ItemSet:
         groups = np.arange(len(self)) if self.group is None else self.group
         for array in (self.label.astype(np.int64), self.split.astype("U10"), groups.astype(np.int64)):
             sha.update(np.ascontiguousarray(array).tobytes())
+        return sha.hexdigest()
+
+    def digest_of(self, parts: Sequence[np.ndarray]) -> str:
+        """sha256 over some parts alone, which have no item in common: their entries, and which of them share a class.
+
+        Args:
+            parts: items of each part, ascending.
+        """
+        sha = hashlib.sha256()
+        for part in parts:
+            sha.update(f"{len(part)}".encode())
+            for name, modality in self.modalities.items():
+                sha.update(f"{name}{modality.digest(part)}".encode())
+        # Numbers of classes may be others where there are other classes in test.
+        _, label = np.unique(self.label[np.concatenate(parts)], return_inverse=True)
+        sha.update(label.astype(np.int64).tobytes())
         return sha.hexdigest()
 
 

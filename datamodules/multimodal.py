@@ -20,7 +20,7 @@ from datamodules.entries import Entries, EvaluationItems, TrainingItems
 from datamodules.features import DataError
 from datamodules.items import ItemSet
 from datamodules.pseudo_labels import cluster_items
-from datamodules.splits import carve_groups, seen_unseen, split_paired
+from datamodules.splits import LEARNED, carve_groups, seen_unseen, split_paired
 
 EVALUATION_BATCH_SIZE = 256
 
@@ -186,6 +186,11 @@ class ItemDataModule(L.LightningDataModule):
     def digest(self) -> str:
         """sha256 of the data."""
         return self.data.digest()
+
+    @cached_property
+    def learned_digest(self) -> str:
+        """sha256 of the items that a model is trained on or chosen by, whatever the test items are."""
+        return self.data.digest_of([self.indices(split) for split in LEARNED])
 
     def derive(self, name: str, front_end: FrontEnd, source: str | None = None) -> None:
         """Put what a front end returns for every entry into the batches, from the disk where it was computed before.

@@ -86,7 +86,7 @@ class RetrievalModule(L.LightningModule):
 
         Raises:
             RuntimeError: the weights are not those of this model.
-            DataError: the checkpoint was trained on other items than those of the trainer's data.
+            DataError: the checkpoint was trained on, or chosen by, other items than those of the trainer's data.
         """
         loading, self._loading = self._loading, None
         try:

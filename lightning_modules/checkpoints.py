@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
 import inspect
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from lightning import LightningDataModule
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import nn
 
-from datamodules.base import FeatureDataModule
 from datamodules.features import DataError
 
 # Beside the best checkpoint, that of the last epoch, to resume from.
@@ -36,7 +35,7 @@ def checkpoint_file(given: str, root: Path) -> Path:
         root: the trainer's default_root_dir, in which runs are looked for.
 
     Raises:
-        DataError: there is no such run, it has no best checkpoint or several, or the file cannot be read.
+        DataError: there is no such run, it has no last.ckpt, no best checkpoint or several, or the file cannot be read.
     """
     if given not in ("last", "best"):
         _read(Path(given), given)
@@ -48,7 +47,8 @@ def checkpoint_file(given: str, root: Path) -> Path:
             "that csd fit wrote"
         )
     # By time and not by version: a resumed run writes into the folder of the one that it goes on with.
-    last = max(found, key=lambda file: file.stat().st_mtime)
+    last = max(found, key=_time)
+    _require_of_newest_run(last, given, root)
     content = _read(last, given)
     if given == "last":
         return last
@@ -61,6 +61,24 @@ def checkpoint_file(given: str, root: Path) -> Path:
         raise DataError(f"--ckpt_path best: the last run has {known} (beside {last}); name a file")
     _read(best[0], given)
     return best[0]
+
+
+def _require_of_newest_run(last: Path, given: str, root: Path) -> None:
+    begun = max(root.glob("csv/version_*/config.yaml"), key=_time, default=None)  # written once, when a run begins
+    if begun is None or _time(begun) <= _time(last):
+        return
+    of_run = sorted(begun.parent.glob("checkpoints/*.ckpt"))
+    resumed = yaml.safe_load(begun.read_text(encoding="utf-8")).get("ckpt_path")  # it goes on in that file's folder
+    if begun.parent / "checkpoints" / last.name in of_run or (resumed and Path(resumed).parent == last.parent):
+        return
+    raise DataError(
+        f"--ckpt_path {given}: the newest run, {begun.parent}, has left no last.ckpt; name a file, of its own "
+        f"({', '.join(map(str, of_run)) or 'there is none in its folder'}) or of an earlier run ({last})"
+    )
+
+
+def _time(path: Path) -> float:
+    return path.stat().st_mtime
 
 
 def _read(path: Path, given: str) -> dict[str, Any]:
@@ -87,23 +105,19 @@ def require_trained(model: nn.Module, command: str) -> None:
 
 
 def trained_on(data: LightningDataModule) -> dict[str, Any]:
-    """What a checkpoint remembers: sha256 of the data and of the rows trained on, and the settings behind them."""
-    items = hashlib.sha256()
-    for split in ("train", "unpaired"):
-        index = data.indices(split)
-        items.update(f"{split} {len(index)} ".encode() + index.astype("int64").tobytes())
+    """What a checkpoint remembers: sha256 of the items trained on or chosen by, and the settings behind them."""
     names = {name for kind in type(data).__mro__ for name in inspect.signature(kind.__init__).parameters}
     settings = {name: vars(data).get(name) for name in sorted(names - {*NEUTRAL})}
     settings = {name: value for name, value in settings.items() if isinstance(value, str | int | float)}
     settings |= {"data": type(data).__name__, "modalities": ", ".join(data.modalities)}
-    digest = data.data.digest if isinstance(data, FeatureDataModule) else data.digest
-    return {"data": digest, "items": items.hexdigest(), "settings": settings}
+    return {"items": data.learned_digest, "settings": settings}
 
 
 def require_same_items(remembered: Mapping[str, Any] | None, data: LightningDataModule, other: bool) -> None:
-    """Refuse data whose training items are others than those that a checkpoint was trained on.
+    """Refuse data whose training or validation items are others than those that a checkpoint was made with.
 
-    Items that it was trained on could be among those that it is scored on.
+    Items that it was trained on could be among those that it is scored on; where they are the same, the split keeps
+    them apart from the test items, be those new.
 
     Args:
         remembered: what `trained_on` said then; None where an earlier version wrote the checkpoint.
@@ -117,14 +131,14 @@ def require_same_items(remembered: Mapping[str, Any] | None, data: LightningData
         rank_zero_warn("the checkpoint does not say which items it was trained on; they may be among those scored now")
         return
     now = trained_on(data)
-    if (remembered["data"], remembered["items"]) == (now["data"], now["items"]):
+    if remembered["items"] == now["items"]:
         return
     before, after = remembered["settings"], now["settings"]
     changed = [name for name in {**before, **after} if before.get(name) != after.get(name)]
     said = "; ".join(f"{name} was {before.get(name)}, is {after.get(name)}" for name in changed)
     message = (
-        f"{data.data.origin}: the checkpoint was trained on other items than the training items here "
-        f"({said or 'their content differs'})"
+        f"{data.data.origin}: the checkpoint was trained on, or chosen by, other items than those of the training and "
+        f"validation parts here ({said or 'their content differs'})"
     )
     if not other:
         raise DataError(

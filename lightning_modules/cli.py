@@ -32,7 +32,8 @@ OTHER_COMMANDS = (
 )
 TRAINER_DEFAULTS = {"max_epochs": 500, "default_root_dir": "results/runs/fit", "log_every_n_steps": 1}
 
-
+# Lightning's word for the checkpoint that it writes when SLURM takes a job back, and resumes when it is queued again.
+HPC = "hpc"
 INTACT = "Checkpoints written before are intact"
 LOST = re.compile(r"/gloo/.*(connection|pipe|timed out|timeout)|ncclRemoteError", re.IGNORECASE)
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -51,7 +52,7 @@ class RetrievalCLI(LightningCLI):
             "--allow_other_data",
             type=bool,
             default=False,
-            help="Take a checkpoint that was trained on other items than the training items of the data given.",
+            help="Take a checkpoint that was trained on, or chosen by, other items than those of the data given.",
         )
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
@@ -59,7 +60,8 @@ class RetrievalCLI(LightningCLI):
         super().parse_arguments(parser, args)
         config = self.config[self.config.subcommand]
         config.update(runs.at_home(config))
-        if given := config.get("ckpt_path"):
+        given = config.get("ckpt_path")
+        if given and given != HPC:
             config.ckpt_path = str(checkpoints.checkpoint_file(given, Path(config.trainer.default_root_dir)))
             if config.ckpt_path != given:
                 print(f"csd: --ckpt_path {given} is {config.ckpt_path}", file=sys.stderr)
@@ -83,7 +85,8 @@ class RetrievalCLI(LightningCLI):
         elif config["logger"] is None:
             kwargs["logger"] = runs.loggers(root, self.subcommand)
         trainer = super().instantiate_trainer(**kwargs)
-        if self.subcommand == "fit" and (path := self._get(self.config, "ckpt_path")):
+        path = self._get(self.config, "ckpt_path")
+        if self.subcommand == "fit" and path and path != HPC:
             for callback in trainer.checkpoint_callbacks:  # elsewhere they would forget the best one so far
                 callback.dirpath = callback.dirpath or str(Path(path).resolve().parent)
         return trainer
@@ -157,6 +160,7 @@ def main(args: list[str] | None = None) -> None:
             parser_class=Parser,
             parser_kwargs={"allow_abbrev": False, "epilog": OTHER_COMMANDS},
             auto_configure_optimizers=False,
+            save_config_callback=runs.ConfigWriter,
             save_config_kwargs={"overwrite": True},
             trainer_defaults=TRAINER_DEFAULTS,
             args=args,

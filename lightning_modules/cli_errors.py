@@ -25,7 +25,13 @@ from losses import AlignmentLoss, available_losses, build_loss
 from losses.registry import nearest
 
 # Modules whose errors are meant for people: this suite's, and those that look at how a run was started.
-SPEAKING = ("losses.", "datamodules.", "lightning_modules.", "lightning.fabric.plugins.environments.")
+SPEAKING = (
+    "losses.",
+    "datamodules.",
+    "lightning_modules.",
+    "lightning.fabric.plugins.environments.",
+    "lightning.pytorch.trainer.connectors.checkpoint_connector",
+)
 # What jsonargparse adds about types that were never meant (every argument may also be None), and around a problem.
 NOISE = re.compile(
     r"NoneType|Subtypes:|Union subtypes|Given value|Errors:$|Expected a path but|Problem with given class_path"
@@ -151,7 +157,7 @@ def reason(error: BaseException) -> str:
 
 
 def refusal(error: BaseException) -> str:
-    """What this suite, or the environment that a run was started in, said with ``raise``; nothing for another error."""
+    """What this suite, the environment of a run or the reader of ``hpc`` said with ``raise``; else nothing."""
     *_, (frame, line) = [(None, 0), *traceback.walk_tb(error.__traceback__)]
     if frame is None:  # never raised
         return ""

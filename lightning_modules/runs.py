@@ -1,4 +1,4 @@
-"""Where a run writes: folders of its logs, and "~" in every argument."""
+"""Where and when a run writes: folders of its logs, its configuration, and "~" in every argument."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from jsonargparse import Namespace
+from lightning import LightningModule, Trainer
+from lightning.pytorch.cli import SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 
 
@@ -17,6 +19,18 @@ def loggers(root: Path, command: str) -> list[Logger]:
         numbers = [path.name.removeprefix(f"{command}_") for path in root.glob(f"*/{command}_*")]
         version = f"{command}_{max((int(number) for number in numbers if number.isdigit()), default=-1) + 1}"
     return [CSVLogger(root, name="csv", version=version), TensorBoardLogger(root, name="tensorboard", version=version)]
+
+
+class ConfigWriter(SaveConfigCallback):
+    """Lightning's, which writes once the checkpoint is loaded: what refuses it is no run and has no configuration."""
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        pass
+
+    def _write(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        super().setup(trainer, pl_module, trainer.state.fn)
+
+    on_fit_start = on_validation_start = on_test_start = on_predict_start = _write
 
 
 def at_home(value: Any) -> Any:

@@ -178,7 +178,12 @@ def _check_scale(name: str, scale: Scale, trained: set[str], file: str) -> None:
         check_model(model, scale.model, f"{place}.model, for {model}")
 
 
-def _check_dataset(table: Table, dataset: DataSet, file: str) -> None:
+def data_module(dataset: DataSet, file: str) -> type:
+    """The class that a data set's ``class_path`` names.
+
+    Raises:
+        SpecError: there is none in this suite.
+    """
     kinds = (datamodules.FeatureDataModule, datamodules.ItemDataModule)
     found = {name: getattr(datamodules, name) for name in datamodules.__all__}
     known = [name for name, value in found.items() if isinstance(value, type) and issubclass(value, kinds)]
@@ -188,7 +193,11 @@ def _check_dataset(table: Table, dataset: DataSet, file: str) -> None:
             f"{file}: {dataset.dataset} has class_path {dataset.class_path!r}; {near}. Tables take the data modules of "
             "this suite alone, by name; train on one of your own with csd fit"
         )
-    kind, place = found[dataset.class_path], f"{file}: {dataset.dataset}/{dataset.features}"
+    return found[dataset.class_path]
+
+
+def _check_dataset(table: Table, dataset: DataSet, file: str) -> None:
+    kind, place = data_module(dataset, file), f"{file}: {dataset.dataset}/{dataset.features}"
     check_call(kind, dataset.init_args, f"{place}: init_args", OF_THE_RUN)
     of_items = issubclass(kind, datamodules.ItemDataModule)
     for method in table.methods_on(dataset):

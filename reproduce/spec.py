@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import fnmatch
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from losses.registry import keywords, nearest
 from reproduce.arguments import SpecError, check_call, model_class, parameters
-from reproduce.checks import check_method, check_once, check_table, read_yaml
+from reproduce.checks import check_method, check_once, check_table, data_module, read_yaml
 
 FOLDER = Path(__file__).with_name("tables")
 EXPERIMENTS = Path(__file__).with_name("experiments")
@@ -186,15 +187,16 @@ def load_table(name: str, folder: Path | None = None) -> Table:
         raise SpecError(f"there is no {name}; there are {', '.join(known)}")
     said, file = read_yaml(path), path.name
     check_call(Table, {key: value for key, value in said.items() if key not in PARTS}, file, skip=("name",))
-    for key in ("title", "metrics", *PARTS):
-        if not said.get(key):
-            raise SpecError(f"{file} has no {key}; a table needs at least one")
+    _require(said, PARTS, file)
     for key, kind in PARTS.items():
         if not isinstance(said[key], kind):
             raise SpecError(f"{file}: {key} is {said[key]!r}; expected a {'list' if kind is list else 'mapping'}")
     said["scales"] = {key: _build(Scale, value, f"{file}: scales.{key}") for key, value in said["scales"].items()}
     said["datasets"] = [_build(DataSet, value, f"{file}: datasets") for value in said["datasets"]]
     said["synthetic"] = _build(DataSet, said["synthetic"], f"{file}: synthetic")
+    for dataset in (*said["datasets"], said["synthetic"]):
+        data_module(dataset, file)
+    _require(said, ("title", "metrics"), file)
     methods = [_build(Method, value, f"{file}: methods") for value in said["methods"]]
     said["methods"] = [swept for method in methods for swept in _swept(method, file)]
     table = Table(name, **said)
@@ -244,6 +246,12 @@ def _loss_keywords(loss: dict[str, Any], place: str) -> list[str]:
         return keywords(loss["name"], loss.get("divergence", "kl"))
     except ValueError as error:
         raise SpecError(f"{place}: {error}") from error
+
+
+def _require(said: dict[str, Any], keys: Iterable[str], file: str) -> None:
+    for key in keys:
+        if not said.get(key):
+            raise SpecError(f"{file} has no {key}; a table needs at least one")
 
 
 def _check_names(table: Table, file: str) -> None:

@@ -30,12 +30,17 @@ def copied(fitted, tmp_path) -> Path:
     return tmp_path
 
 
+def written(folder: Path) -> list[Path]:
+    return sorted(path for path in (folder / "run").rglob("*") if path.suffix in (".yaml", ".csv", ".ckpt"))
+
+
 def refused(capsys, command: str, folder: Path, *words: str) -> str:
-    """The message of a command that must end with status 2, and writes no logs."""
+    """The message of a command that must end with status 2, and writes no logs and no configuration."""
+    before = written(folder)
     with pytest.raises(SystemExit) as stop:
         csd(command, folder, *words)
     assert stop.value.code == 2
-    assert not list((folder / "run" / "csv").glob(f"{command}_*/metrics.csv"))
+    assert written(folder) == before
     return capsys.readouterr().err
 
 
@@ -79,7 +84,22 @@ def test_a_model_with_nothing_to_train_is_scored(tmp_path):
 def test_last_resumes_the_run_where_it_ended(copied):
     csd("fit", copied, "--ckpt_path", "last", "--trainer.max_epochs", "3")
     assert metrics(copied, 1)["epoch"].unique().tolist() == [2]
-    assert torch.load(checkpoints(copied, 0)["last"], weights_only=True)["epoch"] == 2
+    last = checkpoints(copied, 0)["last"]
+    assert torch.load(last, weights_only=True)["epoch"] == 2
+    os.utime(last, (1e9, 1e9))  # as where the resumed run is stopped in its first epoch
+    assert checkpoint_file("last", copied / "run") == last
+
+
+def test_hpc_resumes_what_slurm_interrupted(copied):
+    """Lightning's word for a file that it writes itself, and finds in the folder of the runs."""
+    shutil.copy(checkpoints(copied, 0)["last"], copied / "run" / "hpc_ckpt_1.ckpt")
+    csd("fit", copied, "--ckpt_path", "hpc", "--trainer.max_epochs", "3")
+    assert metrics(copied, 1)["epoch"].unique().tolist() == [2]
+    assert torch.load(checkpoints(copied, 1)["last"], weights_only=True)["epoch"] == 2
+
+
+def test_hpc_is_refused_where_slurm_interrupted_nothing(tmp_path, capsys):
+    assert "no HPC checkpoint was found" in refused(capsys, "fit", tmp_path, "--ckpt_path", "hpc")
 
 
 def test_last_and_best_are_scored_as_their_files_are(copied):
@@ -109,6 +129,24 @@ def test_the_best_is_found_in_a_folder_of_its_own(tmp_path):
     csd("fit", tmp_path, "--checkpoint.dirpath", str(tmp_path / "kept"))
     (best,) = (tmp_path / "kept").glob("best-*.ckpt")
     assert checkpoint_file("best", tmp_path / "run") == best
+
+
+WITHOUT_LAST = {
+    "callback of one's own": ["--trainer.callbacks+=ModelCheckpoint", "--trainer.callbacks.save_top_k=-1"],
+    "no checkpoints": ["--trainer.enable_checkpointing=false"],
+}
+
+
+@pytest.mark.parametrize("case", WITHOUT_LAST)
+def test_the_last_of_an_earlier_run_is_not_taken_for_that_of_the_newest(case, copied, capsys):
+    earlier = checkpoints(copied, 0)["last"]
+    csd("fit", copied, "--trainer.max_epochs", "1", *WITHOUT_LAST[case])
+    kept = checkpoints(copied, 1).values()
+    for word in ("last", "best"):
+        with pytest.raises(DataError) as error:
+            checkpoint_file(word, copied / "run")
+        for named in (copied / "run" / "csv" / "version_1", *kept, earlier):
+            assert str(named) in str(error.value)
 
 
 @pytest.mark.parametrize("word", ["last", "best"])
@@ -150,10 +188,10 @@ def test_a_setting_that_changes_the_training_items_is_named(name, fitted, tmp_pa
 
 
 @pytest.mark.parametrize("command", ["fit", "validate", "predict"])
-def test_every_command_refuses_a_checkpoint_of_other_items(command, fitted, tmp_path, capsys):
-    last = str(checkpoints(fitted, 0)["last"])
-    message = refused(capsys, command, tmp_path, "--data.init_args.split_seed", "1", "--ckpt_path", last)
+def test_every_command_refuses_a_checkpoint_of_other_items(command, copied, capsys):
+    message = refused(capsys, command, copied, "--data.init_args.split_seed", "1", "--ckpt_path", "last")
     assert "split_seed was 0, is 1" in message
+    assert checkpoint_file("last", copied / "run") == checkpoints(copied, 0)["last"]
 
 
 def test_other_data_are_refused_and_taken_where_asked_for(fitted, tmp_path, capsys):
@@ -161,7 +199,7 @@ def test_other_data_are_refused_and_taken_where_asked_for(fitted, tmp_path, caps
     message = refused(capsys, "test", tmp_path, *words)
     assert "synthetic data of seed 1" in message
     assert "content differs" in message
-    with pytest.warns(UserWarning, match="trained on other items"):
+    with pytest.warns(UserWarning, match="trained on, or chosen by, other items"):
         csd("test", tmp_path, *words, "--allow_other_data", "true")
     assert metrics(tmp_path, "test_1")["test/standard/average/MAP"].notna().any()
 
@@ -178,6 +216,33 @@ def test_settings_that_leave_the_training_items_are_free(fitted, tmp_path, recwa
     csd("test", tmp_path, *words, "--ckpt_path", str(checkpoints(fitted, 0)["last"]))
     assert metrics(tmp_path, "test_0")["test/standard/average/MAP"].notna().any()
     assert not [warning for warning in recwarn if "trained on" in str(warning.message)]
+
+
+def test_new_test_items_are_scored_and_new_training_items_are_not(tmp_path, capsys, recwarn):
+    rng = np.random.default_rng(0)
+    rows = {"image": rng.normal(size=(70, 4)), "text": rng.normal(size=(70, 3)), "label": np.arange(70) % 3}
+    parts = np.where(np.arange(70) % 4 == 0, "test", "train")
+    parts[60:] = "test"
+    config = tmp_path / "own.yaml"
+    config.write_text(
+        "model: {class_path: JFSE, init_args: {width: 8}}\n"
+        f"data: {{class_path: FeaturePairs, init_args: {{path: {tmp_path / 'a.npz'}, class_encoder: one-hot}}}}\n"
+        "trainer: {accelerator: cpu, max_epochs: 1, enable_progress_bar: false, enable_model_summary: false}\n"
+    )
+
+    def write(split: np.ndarray) -> None:
+        np.savez(tmp_path / "a.npz", split=split, **{name: array[: len(split)] for name, array in rows.items()})
+
+    write(parts[:60])
+    csd("fit", tmp_path, config=config)
+    write(parts)
+    csd("test", tmp_path, "--ckpt_path", "last", config=config)
+    assert metrics(tmp_path, "test_0")["test/standard/average/MAP"].notna().any()
+    assert not [warning for warning in recwarn if "trained on" in str(warning.message)]
+    write(np.where(np.arange(70) == 60, "train", parts))
+    with pytest.raises(SystemExit):
+        csd("test", tmp_path, "--ckpt_path", "last", config=config)
+    assert "other items" in capsys.readouterr().err
 
 
 def test_a_checkpoint_of_an_earlier_version_is_loaded_with_a_warning(copied):

@@ -17,7 +17,7 @@ from tiny_models import text_model
 from torch import Tensor
 
 from datamodules import DataError
-from datamodules.class_embeddings import encode_texts, encoder_identity, model_folder
+from datamodules.class_embeddings import encode_texts, encoder_identity, model_folder, sentence_model
 from lightning_modules.networks.encoders import build_encoder
 from lightning_modules.networks.frozen import SentenceNetwork
 
@@ -127,6 +127,14 @@ def test_missing_weights_are_counted_and_the_first_is_named(bert, tmp_path, part
     copy = changed(bert, tmp_path / "lacks", lambda state: {name: x for name, x in state.items() if part not in name})
     with pytest.raises(DataError, match=f"lacks lacks {count} of the weights .* first {first}; fetch it again"):
         read(copy)
+
+
+def test_a_whole_model_is_taken_to_any_device(bert, tmp_path):
+    """It is found whole before it is moved: the marks of what was read do not survive that."""
+    assert {value.device.type for value in sentence_model(bert, "meta").parameters()} == {"meta"}
+    lacking = changed(bert, tmp_path / "lacks", lambda state: {n: x for n, x in state.items() if "LayerNorm." not in n})
+    with pytest.raises(DataError, match="lacks 10 of the weights"):
+        sentence_model(lacking, "meta")
 
 
 @pytest.mark.parametrize("read", READERS)

@@ -19,7 +19,7 @@ from reproduce.projection import draw_projection
 from reproduce.published import with_published
 from reproduce.render import write_markdown
 from reproduce.runner import Cell, Finals, Run
-from reproduce.schema import IDENTITY, Row, read_table, replace_file, write_table
+from reproduce.schema import IDENTITY, Row, TableError, read_table, replace_file, write_table
 from reproduce.spec import DataSet, Method
 from reproduce.sweep_figure import draw_sweep
 
@@ -58,8 +58,9 @@ def write_results(run: Run, finals: Finals, absent: dict[DataSet, str], folder: 
     elif not any(row.data_kind == "synthetic" for row in rows):  # else every row of the real table would be not_run
         rows += [row for dataset, reason in absent.items() for row in _not_run(run, dataset, reason)]
     written = [write_table(rows, path)]
-    if not run.only:
-        written.append(replace_file(path.with_suffix(".yaml"), _companion(run, finals, command)))
+    beside = path.with_suffix(".yaml")
+    before = _read_companion(beside) if run.only and beside.exists() else {}
+    written.append(replace_file(beside, _companion(run, finals, command, before)))
     if run.table.comparisons:
         written.append(_write_comparisons(run, finals, folder / "comparisons" / path.name))
     written.append(write_markdown(path, title=run.table.title))
@@ -252,7 +253,18 @@ def _merge(old: list[Row], new: list[Row]) -> list[Row]:
     return merged + [row for rows in made.values() for row in rows]
 
 
-def _companion(run: Run, finals: Finals, command: str) -> str:
+def _read_companion(path: Path) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError) as error:
+        raise TableError(f"{path} cannot be read: {error}; remove it, and run the whole table") from error
+    if not isinstance(content, dict):
+        raise TableError(f"{path} is no YAML mapping; remove it, and run the whole table")
+    return content
+
+
+def _companion(run: Run, finals: Finals, command: str, before: dict[str, Any]) -> str:
+    """What the rows were given; with ``before``, what the file said, rows that are not made anew keep theirs."""
     chosen: dict[str, dict] = {}
     classes: dict[str, dict] = {}
     schedules: dict[str, dict] = {}
@@ -269,16 +281,21 @@ def _companion(run: Run, finals: Finals, command: str) -> str:
             if result and result["unseen_classes"]:
                 split = {"seen": list(result["seen_classes"]), "unseen": list(result["unseen_classes"])}
                 classes.setdefault(dataset.dataset, {})[cell.config["seed"]] = split
+    commands = [line for line in before.get("command", "").splitlines() if line != command]
     content = {
         "table": run.table.name,
-        "command": command,
-        "scale": {run.scale: vars(run.table.scales[run.scale])},
-        "chosen_on_validation": chosen,
+        "command": "\n".join([*commands, command]),
+        "scale": {**before.get("scale", {}), run.scale: vars(run.table.scales[run.scale])},
     }
-    if schedules:
-        content["schedule_chosen_on_validation"] = schedules
-    if classes:
-        content["class_split_by_seed"] = classes
+    parts = {
+        "chosen_on_validation": chosen,
+        "schedule_chosen_on_validation": schedules,
+        "class_split_by_seed": classes,
+    }
+    for name, new in parts.items():
+        old = before.get(name, {})
+        content[name] = {key: {**old.get(key, {}), **new.get(key, {})} for key in {**old, **new}}
+    content = {name: value for name, value in content.items() if value or name == "chosen_on_validation"}
     header = "# Settings chosen on validation data (mean over directions of MAP), and what the runs were given.\n"
     return header + yaml.dump(content, Dumper=_WithoutAliases, sort_keys=False, width=120)
 

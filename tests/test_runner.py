@@ -178,7 +178,7 @@ def test_missing_and_damaged_cells_are_trained_again_and_give_the_same_table(
 
 
 def test_only_replaces_its_rows_and_keeps_the_others(tables: Path, root: Path, out: Path) -> None:
-    before = read_table(out / "table2.csv")
+    before, yaml_before = read_table(out / "table2.csv"), yaml.safe_load((out / "table2.yaml").read_text())
     only = ("--only", "method=CCA", "--seeds", "1")
     outcome = command(tables, "table2", "--data-root", root, "--out", out, *only)
     assert outcome.status == 0, outcome.err
@@ -188,6 +188,25 @@ def test_only_replaces_its_rows_and_keeps_the_others(tables: Path, root: Path, o
     changed = [row for row, old in zip(after, before, strict=True) if row != old]
     assert changed == rows_of(after, method="CCA", status="ok")
     assert {(row.seeds, row.std) for row in changed} == {((1,), None)}
+    yaml_after = yaml.safe_load((out / "table2.yaml").read_text())
+    assert yaml_after["chosen_on_validation"] == yaml_before["chosen_on_validation"]  # of every method still
+    first, second = yaml_after["command"].splitlines()
+    assert first == yaml_before["command"]
+    assert "--only method=CCA --seeds 1" in second
+
+
+def test_only_replaces_what_the_yaml_says_of_its_rows(tables: Path, root: Path, out: Path) -> None:
+    content = yaml.safe_load((out / "table2.yaml").read_text())
+    chosen = content["chosen_on_validation"]["tiny/own"]
+    right = chosen["CCA"]
+    chosen["CCA"], chosen["another"] = {"chosen": {"components": 99}, "trials": []}, {"chosen": {}, "trials": []}
+    (out / "table2.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
+    assert command(tables, "table2", "--data-root", root, "--out", out, "--only", "method=CCA").status == 0
+    chosen = yaml.safe_load((out / "table2.yaml").read_text())["chosen_on_validation"]["tiny/own"]
+    assert (chosen["CCA"], chosen["another"]) == (right, {"chosen": {}, "trials": []})
+    (out / "table2.yaml").write_text("[", encoding="utf-8")
+    outcome = command(tables, "table2", "--data-root", root, "--out", out, "--only", "method=CCA")
+    assert (outcome.status, "table2.yaml" in outcome.err) == (2, True)
 
 
 def test_only_on_an_empty_folder_writes_only_those_rows(tables: Path, root: Path, out: Path) -> None:
@@ -197,7 +216,8 @@ def test_only_on_an_empty_folder_writes_only_those_rows(tables: Path, root: Path
     assert outcome.status == 0, outcome.err
     assert {row.method for row in read_table(out / "table2.csv")} == {"JFSE"}
     assert _said_written(outcome) == {*out.glob("table2*"), out / "comparisons" / "table2.csv"}
-    assert not (out / "table2.yaml").exists()
+    content = yaml.safe_load((out / "table2.yaml").read_text())
+    assert set(content) == {"table", "command", "scale", "chosen_on_validation"}
 
 
 def _said_written(outcome: Outcome) -> set[Path]:

@@ -83,7 +83,7 @@ def test_two_nodes_under_slurm_score_a_checkpoint_like_one_process(nodes, tmp_pa
     done = slurm(tmp_path, *CSD, *given["two"], *map(str, NODES))
     assert [status for status, _ in done] == [0, 0]
     assert written(tmp_path / "two") == written(tmp_path / "one")
-    one, two = ((tmp_path / place / "run" / "csv" / "version_0" / "metrics.csv").read_text() for place in given)
+    one, two = ((tmp_path / place / "run" / "csv" / "test_0" / "metrics.csv").read_text() for place in given)
     assert "test/standard/average/MAP" in one
     assert two == one
 

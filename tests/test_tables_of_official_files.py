@@ -45,7 +45,9 @@ def surroundings(monkeypatch, tmp_path):
 
 def small(name: str) -> Table:
     table = load_table(name)
-    scale = replace(table.scales["quick"], seeds=[0], max_epochs=1, model={"width": 8, "learning_rate": 0.001})
+    scale = replace(
+        table.scales["quick"], seeds=[0], max_epochs=1, min_steps=[], model={"width": 8, "learning_rate": 0.001}
+    )
     methods = [replace(method, trials=method.trials[:1]) for method in table.methods if method.method in METHODS]
     return replace(table, methods=methods, comparisons=[], scales={"quick": scale})
 

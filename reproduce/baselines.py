@@ -41,7 +41,9 @@ class LinearCCA:
         x, y = (self._scaled(name, rows) for name, rows in features.items())
         lower_x, lower_y = (self._cholesky(rows) for rows in (x, y))
         between = solve_triangular(lower_x, x.T @ y / len(x), lower=True)
-        left, correlations, right = svd(solve_triangular(lower_y, between.T, lower=True).T, full_matrices=False)
+        between = solve_triangular(lower_y, between.T, lower=True).T
+        # By QR: the faster divide and conquer now and then does not converge.
+        left, correlations, right = svd(between, full_matrices=False, lapack_driver="gesvd")
         kept = slice(self.components)
         weight = correlations[kept] ** 2
         sides = ((lower_x, left[:, kept]), (lower_y, right.T[:, kept]))

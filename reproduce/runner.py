@@ -165,10 +165,8 @@ class Run:
         rows = self._wanted(datasets)
         for key, tried in self.schedule_cells(rows).items():
             found = {c.key: result for c in tried.values() if (result := self.store.load(c.key)) is not None}
-            longest = Schedule(
-                min_steps=max(tried)
-            )  # where none is chosen yet, so that it does not take longer than said
-            self.schedules[key] = self._schedule(*key, tried, found) or longest
+            # Where none is chosen yet the longest, so that the table does not take longer than was said.
+            self.schedules[key] = self._schedule(*key, tried, found) or Schedule(min_steps=max(tried))
             cells |= {cell.key: cell for cell in tried.values()}
         for dataset, method in rows:
             trials = [self._trial(dataset, method, number) for number in range(len(method.trials))]
@@ -208,10 +206,12 @@ class Run:
             if method is None or not floors:
                 continue
             setting = method.trials[0] if method.trials else {}
-            tried = [self._config(dataset, method, setting, None, floor) for floor in sorted(floors)]
-            cells = [self._cell(dataset, method, config, None) for config in tried]
-            first = {cell.key: floor for floor, cell in reversed(list(zip(sorted(floors), cells, strict=True)))}
-            found[dataset, model] = {first[cell.key]: cell for cell in cells}
+            tried: dict[int, Cell] = {}
+            for floor in sorted(floors):
+                cell = self._cell(dataset, method, self._config(dataset, method, setting, None, floor), None)
+                if all(cell.key != other.key for other in tried.values()):
+                    tried[floor] = cell
+            found[dataset, model] = tried
         return found
 
     def _schedule(
@@ -264,8 +264,8 @@ class Run:
             preset = {"preset": method.preset} if method.model in PRESET else {}
             arguments = {**scale.model, **scale.models.get(method.model, {}), **dataset.model, **preset, **arguments}
         if trained and min_steps is None:
-            chosen_here = method.preset == "honest" and self.schedules.get((dataset, method.model))
-            min_steps = chosen_here.min_steps if chosen_here else 0
+            schedule = self.schedules.get((dataset, method.model)) if method.preset == "honest" else None
+            min_steps = schedule.min_steps if schedule else 0
         recorded = {"record_gradients": True} if trained and self.table.record_gradients else {}
         if trained and seed is not None and set(self.table.metrics) & set(GAP_METRICS):
             recorded["modality_gap"] = True

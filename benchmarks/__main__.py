@@ -17,7 +17,7 @@ import torch
 
 from benchmarks import jfse, large_batch, lavimo, losses, report, retrieval, roofline
 from benchmarks.harness import Record, attempt
-from datamodules.sources import user_path
+from datamodules.files.sources import user_path
 from losses import build_loss
 from reproduce.cells import quiet
 from reproduce.measures import origin, write_measures

@@ -19,9 +19,9 @@ from benchmarks.harness import Record, Target, agree, attempt
 from benchmarks.roofline import PRODUCT, Ceilings, Part, add_floor, counted_flops
 from benchmarks.training import EpochClock, fit, take_turns
 from datamodules import Flickr8kTriples, ItemDataModule, data_root
+from datamodules.datasets.synthetic import CLASS_NAMES
+from datamodules.files.media import read_image
 from datamodules.items import Files, ItemSet, Modality
-from datamodules.media import read_image
-from datamodules.synthetic import CLASS_NAMES
 from lightning_modules import LAVIMO
 from lightning_modules.networks.encoders.base import Encoder
 from lightning_modules.networks.encoders.image import Resize, timm_model

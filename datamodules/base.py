@@ -13,8 +13,9 @@ import torch
 from lightning.pytorch.utilities import rank_zero_info
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
-from datamodules.class_embeddings import embed_classes, encoder_identity
-from datamodules.features import DataError, FeatureSet
+from datamodules.errors import DataError
+from datamodules.feature_set import FeatureSet
+from datamodules.features.class_embeddings import embed_classes, encoder_identity
 from datamodules.repeats import first_of_equal, repeated_rows
 from datamodules.splits import LEARNED, carve_validation, seen_unseen, split_paired
 

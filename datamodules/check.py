@@ -11,26 +11,27 @@ from pathlib import Path
 import numpy as np
 
 from datamodules.base import FeatureDataModule
-from datamodules.catalogue import CATALOGUE, Facts, Form
-from datamodules.cuhk_pedes import CUHKPEDES
-from datamodules.feature_pairs import FeaturePairs
-from datamodules.features import SPLITS, DataError, FeatureSet
-from datamodules.flickr8k import Flickr8kTriples
-from datamodules.flickr30k_captions import Flickr30kCaptions
-from datamodules.flickr30k_narratives import Flickr30kNarratives
-from datamodules.inventory import lacking
+from datamodules.datasets.catalogue import CATALOGUE, Facts, Form
+from datamodules.datasets.cuhk_pedes import CUHKPEDES
+from datamodules.datasets.feature_pairs import FeaturePairs
+from datamodules.datasets.flickr8k import Flickr8kTriples
+from datamodules.datasets.flickr30k_captions import Flickr30kCaptions
+from datamodules.datasets.flickr30k_narratives import Flickr30kNarratives
+from datamodules.datasets.motion_text import HumanML3D
+from datamodules.datasets.nus_wide import IMAGE_FILES, NUSWIDE
+from datamodules.datasets.pascal_sentences import PascalSentences
+from datamodules.datasets.pku_xmedianet import PKUXMediaNet
+from datamodules.datasets.utd_mhad import UTDMHAD
+from datamodules.datasets.wikipedia import FEATURE_FILES, Wikipedia
+from datamodules.datasets.wikipedia_raw import WikipediaRaw
+from datamodules.errors import DataError
+from datamodules.feature_set import SPLITS, FeatureSet
+from datamodules.files.inventory import lacking
+from datamodules.files.layouts import find_folder, folder_below, layout_advice
+from datamodules.files.sources import SOURCES, advice, data_root, sha256_of
 from datamodules.items import Files, ItemSet, Modality, listed
-from datamodules.layouts import find_folder, folder_below, layout_advice
-from datamodules.motion_text import HumanML3D
 from datamodules.multimodal import ItemDataModule
-from datamodules.nus_wide import IMAGE_FILES, NUSWIDE
-from datamodules.pascal_sentences import PascalSentences
-from datamodules.pku_xmedianet import PKUXMediaNet
 from datamodules.repeats import find_repeats
-from datamodules.sources import SOURCES, advice, data_root, sha256_of
-from datamodules.utd_mhad import UTDMHAD
-from datamodules.wikipedia import FEATURE_FILES, Wikipedia
-from datamodules.wikipedia_raw import WikipediaRaw
 
 # Data set -> what its folder can be read as.
 ITEM_MODULES: dict[str, dict[str, Callable[[Path], ItemDataModule]]] = {

@@ -10,11 +10,11 @@ from os.path import expanduser
 from pathlib import Path
 
 from datamodules.check import ITEM_MODULES, default_form
-from datamodules.extracted_features import read_metadata, untrained
-from datamodules.extraction import FrozenNetwork, extract_features
+from datamodules.features.extraction import FrozenNetwork, extract_features
+from datamodules.files.extracted_features import read_metadata, untrained
+from datamodules.files.sources import data_root, user_path
 from datamodules.items import ItemSet
 from datamodules.multimodal import ItemDataModule
-from datamodules.sources import data_root, user_path
 
 Loader = Callable[[], FrozenNetwork]
 

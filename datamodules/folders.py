@@ -13,10 +13,10 @@ from typing import Literal
 
 import numpy as np
 
-from datamodules.features import DataError
+from datamodules.errors import DataError
+from datamodules.files.layouts import layout_advice
+from datamodules.files.media import faults, read_image, read_resampled
 from datamodules.items import Files
-from datamodules.layouts import layout_advice
-from datamodules.media import faults, read_image, read_resampled
 
 Content = Literal["text", "image", "sound"]
 ENDINGS = {

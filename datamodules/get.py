@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from datamodules.catalogue import CATALOGUE
-from datamodules.features import DataError
-from datamodules.layouts import layout_advice
-from datamodules.sources import SOURCES, data_root, fetch_file, user_path
+from datamodules.datasets.catalogue import CATALOGUE
+from datamodules.errors import DataError
+from datamodules.files.layouts import layout_advice
+from datamodules.files.sources import SOURCES, data_root, fetch_file, user_path
 
 
 def add_parser(commands: argparse._SubParsersAction) -> None:

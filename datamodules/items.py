@@ -12,8 +12,9 @@ from typing import Literal
 import numpy as np
 from lightning.pytorch.utilities import rank_zero_warn
 
-from datamodules.features import RESERVED, SPLITS, DataError
-from datamodules.sources import sha256_of
+from datamodules.errors import DataError
+from datamodules.feature_set import RESERVED, SPLITS
+from datamodules.files.sources import sha256_of
 
 # Further keys of a batch beside its modalities.
 MASKS = "masks"

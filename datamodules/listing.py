@@ -7,10 +7,10 @@ from pathlib import Path
 
 import yaml
 
-from datamodules.catalogue import CATALOGUE, Facts
-from datamodules.inventory import lacking
-from datamodules.layouts import folder_below
-from datamodules.sources import SOURCES, data_root
+from datamodules.datasets.catalogue import CATALOGUE, Facts
+from datamodules.files.inventory import lacking
+from datamodules.files.layouts import folder_below
+from datamodules.files.sources import SOURCES, data_root
 
 # Read as files: data sets know nothing of the tables that are made of them.
 TABLES = Path(__file__).parents[1] / "reproduce"

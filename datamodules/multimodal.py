@@ -15,9 +15,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, DistributedSampler
 
 from datamodules.base import training_share
-from datamodules.derived import FrontEnd, broken_files, derive
 from datamodules.entries import Entries, EvaluationItems, TrainingItems
-from datamodules.features import DataError
+from datamodules.errors import DataError
+from datamodules.features.derived import FrontEnd, broken_files, derive
 from datamodules.items import ItemSet
 from datamodules.pseudo_labels import cluster_items
 from datamodules.splits import LEARNED, carve_groups, seen_unseen, split_paired

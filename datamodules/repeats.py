@@ -12,9 +12,9 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from datamodules.features import FeatureSet
+from datamodules.feature_set import FeatureSet
+from datamodules.files.sources import sha256_of
 from datamodules.items import Files, ItemSet, Modality
-from datamodules.sources import sha256_of
 
 CAPTIONS = 10  # of one image at most, as those of CUB-200; a label with more rows is a class
 

@@ -13,7 +13,7 @@ from lightning import LightningDataModule
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import nn
 
-from datamodules.features import DataError
+from datamodules.errors import DataError
 
 # Beside the best checkpoint, that of the last epoch, to resume from.
 LAST = {"filename": "last", "enable_version_counter": False}

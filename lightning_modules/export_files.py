@@ -11,8 +11,8 @@ from typing import Any
 from safetensors.torch import save_file
 from torch import Tensor
 
-from datamodules.class_embeddings import BUNDLED
-from datamodules.features import DataError
+from datamodules.errors import DataError
+from datamodules.features.class_embeddings import BUNDLED
 from lightning_modules.networks.encoders.installed import INSTALLED
 
 Encoders = Mapping[str, Mapping[str, Any]]

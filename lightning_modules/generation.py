@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from datamodules.features import DataError
+from datamodules.errors import DataError
 from datamodules.items import listed
 
 if TYPE_CHECKING:

@@ -20,11 +20,11 @@ from torch import Tensor
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from datamodules.features import DataError
+from datamodules.errors import DataError
+from datamodules.files.sources import user_path
 from datamodules.folders import ENDINGS, Content, decode, read_folder, readable
 from datamodules.items import Files
 from datamodules.multimodal import EVALUATION_BATCH_SIZE
-from datamodules.sources import user_path
 from lightning_modules.base import RetrievalModule
 from lightning_modules.export import any_name_to_stdout, export_identity, load_export, sources, tensors_of
 from lightning_modules.export_files import check_writable, save_tensors

@@ -23,9 +23,9 @@ import torch
 
 import datamodules
 import lightning_modules
-from datamodules.cache import keep
-from datamodules.class_embeddings import embed_classes, encoder_identity
-from datamodules.sources import sha256_of
+from datamodules.features.class_embeddings import embed_classes, encoder_identity
+from datamodules.files.cache import keep
+from datamodules.files.sources import sha256_of
 from lightning_modules.metrics import CrossModalRetrieval
 from lightning_modules.metrics.galleries import Evaluated, GalleryUndefined, score_gallery
 from lightning_modules.metrics.modality_gap import modality_gap

@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from datamodules import DataMissing, FeatureDataModule, ItemDataModule, data_root, root_is_named
-from datamodules.catalogue import CATALOGUE
 from datamodules.check import FEATURE_MODULES, ITEM_MODULES
-from datamodules.inventory import lacking
+from datamodules.datasets.catalogue import CATALOGUE
+from datamodules.files.inventory import lacking
+from datamodules.files.layouts import folder_below, layout_advice
+from datamodules.files.sources import SOURCES
 from datamodules.items import listed
-from datamodules.layouts import folder_below, layout_advice
-from datamodules.sources import SOURCES
 from reproduce.spec import DataSet
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from datamodules.__main__ import main
-from datamodules.catalogue import CATALOGUE
+from datamodules.datasets.catalogue import CATALOGUE
 
 
 def checked(dataset: str, folder: Path, capsys) -> tuple[int, str]:

@@ -44,11 +44,3 @@ def model(data: ItemDataModule | FeatureDataModule, seed: int = 0, **settings) -
 
 
 # A test file takes the fixture by assignment: imported, it would count as an unused name.
-@pytest.fixture(scope="module", autouse=True)
-def cache_of_its_own(tmp_path_factory):
-    """A cache folder of the test file's own."""
-    folder = tmp_path_factory.mktemp("cache")
-    with pytest.MonkeyPatch.context() as patch:
-        for module in ("derived", "class_embeddings"):
-            patch.setattr(f"datamodules.{module}.cache_folder", lambda: folder)
-        yield folder

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from datamodules import FeatureDataModule, FeatureSet, Synthetic
-from datamodules.synthetic import synthetic_features
+from datamodules.datasets.synthetic import synthetic_features
 from lightning_modules.jfse import JFSE
 
 # Warnings of small runs, which no test is about.

@@ -13,8 +13,9 @@ from feature_pairs_cases import CLASSES, TRAIN, joined, make_parts, save
 from test_pickled_features import Call
 
 from datamodules import FeaturePairs
-from datamodules.feature_files import read_feature_pairs
-from datamodules.features import DataError, FeatureSet
+from datamodules.errors import DataError
+from datamodules.feature_set import FeatureSet
+from datamodules.files.feature_files import read_feature_pairs
 
 NAMES = np.array(["ant", "bumblebee", "cat"])
 LABEL = joined(make_parts())["label"]

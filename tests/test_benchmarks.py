@@ -365,8 +365,6 @@ def test_jfse_measures_steps_of_both_the_authors_schedule_and_testing(record, mo
 @pytest.mark.slow
 @pytest.mark.usefixtures("undo_quiet")
 def test_lavimo_measures_cached_and_uncached_encoders_on_generated_items(record, tmp_path, monkeypatch):
-    for module in ("derived", "class_embeddings"):
-        monkeypatch.setattr(f"datamodules.{module}.cache_folder", lambda: tmp_path / "cache")
     monkeypatch.setenv("CSD_DATA", str(tmp_path))
     monkeypatch.setattr(lavimo, "PIXELS", 64)
     monkeypatch.setattr(lavimo, "BATCH", 4)

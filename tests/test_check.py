@@ -19,9 +19,9 @@ from tiny_trees import (
     write_xmedianet,
 )
 
-from datamodules.catalogue import CATALOGUE
 from datamodules.check import FEATURE_MODULES, ITEM_MODULES
-from datamodules.sources import SOURCES, Source, SourceFile
+from datamodules.datasets.catalogue import CATALOGUE
+from datamodules.files.sources import SOURCES, Source, SourceFile
 
 TREES = {
     "wikipedia": write_wikipedia,
@@ -53,8 +53,7 @@ def source_of(folder: Path, skip: int = 0) -> Source:
 
 @pytest.fixture(autouse=True)
 def surroundings(written, monkeypatch, tmp_path):
-    """A cache folder of the test's own, and a Wikipedia whose lists are the known ones."""
-    monkeypatch.setattr("datamodules.derived.cache_folder", lambda: tmp_path / "cache")
+    """A Wikipedia whose lists are the known ones."""
     monkeypatch.setitem(SOURCES, "wikipedia", source_of(written["wikipedia"]))
 
 

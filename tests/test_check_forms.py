@@ -10,16 +10,10 @@ from check_cases import checked, faulty, listed
 from tiny_pedes import entries, write_annotations, write_pedes
 from tiny_trees import flickr30k, write_flickr30k, write_image, write_nus_wide, write_pascal, write_tmr, write_wikipedia
 
-from datamodules import cuhk_pedes
 from datamodules.check import ITEM_MODULES, default_form
-from datamodules.extracted_features import Rows, write_features
+from datamodules.datasets import cuhk_pedes
+from datamodules.files.extracted_features import Rows, write_features
 from datamodules.items import ItemSet, Modality
-
-
-@pytest.fixture(autouse=True)
-def cache(monkeypatch, tmp_path):
-    """A cache folder of the test's own."""
-    monkeypatch.setattr("datamodules.derived.cache_folder", lambda: tmp_path / "cache")
 
 
 def write_narratives(folder, content: str) -> None:

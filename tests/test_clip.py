@@ -18,7 +18,7 @@ from tiny_clip import HIDDEN, LIMIT, TEXTS, WIDTH, lose_weight, of_the_library, 
 from torch.nn.utils.rnn import pad_sequence
 
 from datamodules import DataError, Flickr30kNarratives
-from datamodules.extracted_features import read_metadata
+from datamodules.files.extracted_features import read_metadata
 from lightning_modules import CSAligner
 from lightning_modules.export import export, load_export
 from lightning_modules.networks.encoders import build_encoder
@@ -40,12 +40,9 @@ pytestmark = [
 
 
 @pytest.fixture(scope="module", autouse=True)
-def cache(tmp_path_factory):
-    """A cache folder of this file's own, and no way to the hub."""
-    folder = tmp_path_factory.mktemp("cache")
+def no_hub():
+    """No way to the hub."""
     with pytest.MonkeyPatch.context() as patch:
-        for module in ("derived", "class_embeddings"):
-            patch.setattr(f"datamodules.{module}.cache_folder", lambda: folder)
         patch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
         yield
 

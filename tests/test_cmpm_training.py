@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-import cmpm_cases
 import lightning as L
 import pytest
 import torch
@@ -17,12 +16,11 @@ from tiny_items import Tiny, item_set
 from tiny_pedes import write_pedes
 
 from datamodules import CUHKPEDES, Flickr8kTriples
-from datamodules.flickr8k import read_captions
+from datamodules.datasets.flickr8k import read_captions
 from lightning_modules import CMPM
 from lightning_modules.export import export, load_export, tensors_of
 
 pytestmark = IGNORED
-cache = cmpm_cases.cache_of_its_own
 
 
 # Pedestrians --------------------------------------------------------------------------------------------------------

@@ -11,15 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny_pedes import SPLITS, entries, photograph, write_annotations, write_pedes
 
-from datamodules import CUHKPEDES, DataError, DataMissing, cuhk_pedes
+from datamodules import CUHKPEDES, DataError, DataMissing
 from datamodules.__main__ import main
-from datamodules.cuhk_pedes import split_by_identity
-
-
-@pytest.fixture(autouse=True)
-def cache(monkeypatch, tmp_path):
-    """A cache folder of the test's own."""
-    monkeypatch.setattr("datamodules.derived.cache_folder", lambda: tmp_path / "cache")
+from datamodules.datasets import cuhk_pedes
+from datamodules.datasets.cuhk_pedes import split_by_identity
 
 
 @pytest.fixture

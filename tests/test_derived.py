@@ -8,17 +8,9 @@ from PIL import Image
 from tiny_items import CAPTION_OWNER, Tiny, epoch_of, modalities
 
 from datamodules import DataError
-from datamodules.derived import broken_files, derive
+from datamodules.features.derived import broken_files, derive
+from datamodules.files.media import read_image
 from datamodules.items import Files, ItemSet, Modality
-from datamodules.media import read_image
-
-
-@pytest.fixture(autouse=True)
-def cache(monkeypatch, tmp_path):
-    """A cache folder of the test's own."""
-    folder = tmp_path / "cache"
-    monkeypatch.setattr("datamodules.derived.cache_folder", lambda: folder)
-    return folder
 
 
 class Lengths:

@@ -25,16 +25,6 @@ TEXTS = ["a dog runs", "two people play chess in the park", "a dog runs", "snow"
 MODEL = "test_resnet"
 
 
-@pytest.fixture(scope="module", autouse=True)
-def cache(tmp_path_factory):
-    """A cache folder of this file's own."""
-    folder = tmp_path_factory.mktemp("cache")
-    with pytest.MonkeyPatch.context() as patch:
-        for module in ("derived", "class_embeddings"):
-            patch.setattr(f"datamodules.{module}.cache_folder", lambda: folder)
-        yield folder
-
-
 # Text --------------------------------------------------------------------------------------------------------------
 
 

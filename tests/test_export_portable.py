@@ -21,8 +21,8 @@ from tiny_items import Tiny, with_modality
 from tiny_models import text_model
 
 from datamodules import DataError
+from datamodules.files.media import read_image
 from datamodules.items import Files, Modality
-from datamodules.media import read_image
 from lightning_modules import export
 from lightning_modules.export import export_identity, load_export
 from lightning_modules.search import embed
@@ -35,12 +35,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:Total length of `.*` across ranks is zero"),
 ]
 
-cache = search_cases.cache
-
-
-@pytest.fixture(autouse=True)
-def own_cache(cache):
-    return cache
+searched = search_cases.searched
 
 
 @pytest.fixture(scope="module")

@@ -31,18 +31,18 @@ from tiny_trees import PASCAL_CLASSES, WIKIPEDIA, write_pascal, write_wikipedia
 
 import lightning_modules
 from datamodules import DataError, FeaturePairs, PascalSentences, WikipediaRaw
-from datamodules.extracted_features import Rows, read_extracted, read_metadata, untrained, write_features
-from datamodules.extraction import extract_features
+from datamodules.datasets.wikipedia import CLASS_NAMES
+from datamodules.features.extraction import extract_features
+from datamodules.files.extracted_features import Rows, read_extracted, read_metadata, untrained, write_features
 from datamodules.items import ItemSet, Modality
-from datamodules.wikipedia import CLASS_NAMES
 
 pytestmark = IGNORED
 
 
 @pytest.fixture(scope="module", autouse=True)
-def cache(tmp_path_factory):
+def bundle():
     with pytest.MonkeyPatch.context() as patch:
-        prepare(patch, tmp_path_factory.mktemp("cache"))
+        prepare(patch)
         yield
 
 
@@ -127,8 +127,7 @@ def test_what_was_written_is_read_whatever_the_numbers_of_entries(tmp_path_facto
         (write_pascal, PascalSentences, sorted(PASCAL_CLASSES)),
     ],
 )
-def test_class_names_of_a_data_set_are_kept(tmp_path, monkeypatch, write, module, expected):
-    monkeypatch.setattr("datamodules.derived.cache_folder", lambda: tmp_path / "cache")
+def test_class_names_of_a_data_set_are_kept(tmp_path, write, module, expected):
     data = module(write(tmp_path / "root").parent)
     extract_features(data, {"image": Lengths, "text": Lengths}, tmp_path / "out.safetensors", 4)
     read = read_extracted(tmp_path / "out.safetensors")

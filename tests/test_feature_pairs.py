@@ -23,9 +23,9 @@ from feature_pairs_cases import (
     write_npz,
 )
 
-from datamodules.feature_files import load_mat, load_pickle, read_feature_pairs
-from datamodules.feature_pairs import FeaturePairs
-from datamodules.features import DataError
+from datamodules.datasets.feature_pairs import FeaturePairs
+from datamodules.errors import DataError
+from datamodules.files.feature_files import load_mat, load_pickle, read_feature_pairs
 
 
 @pytest.mark.parametrize("layout", WRITERS)

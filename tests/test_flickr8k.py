@@ -13,17 +13,11 @@ from PIL import Image
 
 from datamodules import DataError, Flickr8kTriples
 from datamodules.__main__ import main
-from datamodules.flickr8k import HELD_OUT, RATE, held_out, read_captions
-from datamodules.media import read_image, read_sound, sound_rate
+from datamodules.datasets.flickr8k import HELD_OUT, RATE, held_out, read_captions
+from datamodules.files.media import read_image, read_sound, sound_rate
 
 COUNT = HELD_OUT + 8
 NAMES = [f"name{i:03d}" for i in range(COUNT)]
-
-
-@pytest.fixture(autouse=True)
-def cache(monkeypatch, tmp_path):
-    """A cache folder of the test's own."""
-    monkeypatch.setattr("datamodules.derived.cache_folder", lambda: tmp_path / "cache")
 
 
 def write_sound(path: Path, seconds: float = 0.1, rate: int = RATE, form: str = "MP3", channels: int = 1) -> None:

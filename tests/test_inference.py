@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch.backends import cuda, cudnn, mkldnn
 
-from datamodules.class_embeddings import encode_texts
-from datamodules.inference import frozen_inference
+from datamodules.features.class_embeddings import encode_texts
+from datamodules.features.inference import frozen_inference
 from lightning_modules.networks.frozen import ImageNetwork
 
 OPERATIONS = (cudnn.conv, cudnn.rnn, cuda.matmul, mkldnn.conv, mkldnn.rnn, mkldnn.matmul)

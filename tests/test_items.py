@@ -11,17 +11,8 @@ from PIL import Image
 from tiny_items import CAPTION_OWNER, N, Tiny, epoch_of, item_set, modalities, with_modality
 
 from datamodules import DataError
+from datamodules.files.media import read_image
 from datamodules.items import Files, ItemSet, Modality
-from datamodules.media import read_image
-
-
-@pytest.fixture(autouse=True)
-def cache(monkeypatch, tmp_path):
-    """A cache folder of the test's own."""
-    folder = tmp_path / "cache"
-    monkeypatch.setattr("datamodules.derived.cache_folder", lambda: folder)
-    return folder
-
 
 # What is missing or broken ------------------------------------------------------------------------------------------
 
@@ -94,7 +85,7 @@ def test_broken_files_are_refused_by_name(pictures):
     assert len(Tiny(pictures[0], modalities=["text", "code"]).data) == N, "what is not chosen does not matter"
 
 
-def test_broken_files_are_dropped_each_with_a_warning_and_whole_files_are_checked_once(pictures):
+def test_broken_files_are_dropped_each_with_a_warning_and_whole_files_are_checked_once(pictures, cache):
     content, decode, paths = pictures
     with pytest.warns(UserWarning, match="is not a readable image") as warned:
         data = Tiny(content, on_broken="drop").data

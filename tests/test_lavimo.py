@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 
 from datamodules import SyntheticItems
 from datamodules import multimodal as multimodal_module
-from datamodules.class_embeddings import embed_classes
+from datamodules.features.class_embeddings import embed_classes
 from datamodules.items import Modality
 from lightning_modules import LAVIMO
 from lightning_modules.networks.fusion import CrossAttention
@@ -28,16 +28,6 @@ pytestmark = [
 ]
 
 NAMES = ("text", "video", "motion")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def cache(tmp_path_factory):
-    """A cache folder of this file's own."""
-    folder = tmp_path_factory.mktemp("cache")
-    with pytest.MonkeyPatch.context() as patch:
-        for module in ("derived", "class_embeddings"):
-            patch.setattr(f"datamodules.{module}.cache_folder", lambda: folder)
-        yield folder
 
 
 # The training step, from the formulas -------------------------------------------------------------------------------

@@ -28,16 +28,6 @@ pytestmark = [
 NAMES = ("text", "video", "motion", "audio")
 
 
-@pytest.fixture(scope="module", autouse=True)
-def cache(tmp_path_factory):
-    """A cache folder of this file's own."""
-    folder = tmp_path_factory.mktemp("cache")
-    with pytest.MonkeyPatch.context() as patch:
-        for module in ("derived", "class_embeddings"):
-            patch.setattr(f"datamodules.{module}.cache_folder", lambda: folder)
-        yield folder
-
-
 # Alignments ---------------------------------------------------------------------------------------------------------
 
 ALIGNMENTS = {f"pairwise {name}": ("pairwise", {"divergence": name}) for name in ("kl", "cs", "infonce", "cmpm_kl")}
@@ -201,7 +191,7 @@ def test_front_ends_run_once_and_are_read_from_the_disk_afterwards(tmp_path, mon
             return run(self, entries, rate)
 
         monkeypatch.setattr(kind, "__call__", counted)
-    monkeypatch.setattr("datamodules.derived.cache_folder", lambda: tmp_path / "cache")
+    monkeypatch.setenv("CSD_CACHE", str(tmp_path / "cache"))
     settings = {"soft_targets": {"model": "all-MiniLM-L6-v2", "threshold": 0.7}, "alignment": "pairwise"}
     first = model(Tiny(), **settings)
     trainer(tmp_path, max_epochs=2).fit(first, Tiny())

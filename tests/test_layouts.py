@@ -15,16 +15,10 @@ from PIL import Image
 
 from datamodules import DataError, DataMissing, Flickr30kNarratives, HumanML3D
 from datamodules.__main__ import main
-from datamodules.catalogue import CATALOGUE
-from datamodules.flickr30k_narratives import read_narratives
+from datamodules.datasets.catalogue import CATALOGUE
+from datamodules.datasets.flickr30k_narratives import read_narratives
 
 OGG_RATE = 16_000
-
-
-@pytest.fixture(autouse=True)
-def cache(monkeypatch, tmp_path):
-    """A cache folder of the test's own."""
-    monkeypatch.setattr("datamodules.derived.cache_folder", lambda: tmp_path / "cache")
 
 
 def refused(module) -> str:

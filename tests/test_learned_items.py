@@ -13,8 +13,8 @@ from PIL import Image
 from tiny_items import item_set
 
 from datamodules import FeatureDataModule, FeatureSet
+from datamodules.files.media import read_image
 from datamodules.items import Files, ItemSet, Modality
-from datamodules.media import read_image
 
 N = 60
 
@@ -125,9 +125,8 @@ def with_picture(data: ItemSet, folder, changed: int | None = None) -> ItemSet:
 
 
 @pytest.mark.parametrize(("item", "follows"), [(None, False), (2, False), (0, True), (1, True)])
-def test_it_follows_the_files_of_training_items_alone(item, follows, tmp_path, monkeypatch):
+def test_it_follows_the_files_of_training_items_alone(item, follows, tmp_path):
     """Item 2 is a test item; the folder does not matter."""
-    monkeypatch.setattr("datamodules.derived.cache_folder", lambda: tmp_path / "cache")
     sets = with_picture(item_set(), tmp_path / "a"), with_picture(item_set(), tmp_path / "b", item)
     before, after = (tiny_items.Tiny(data).learned_digest for data in sets)
     assert (before != after) == follows

@@ -9,10 +9,10 @@ from check_cases import listed
 from tiny_trees import write_flickr30k, write_nus_wide, write_pascal, write_tmr, write_wikipedia, write_xmedianet
 
 from datamodules.__main__ import main
-from datamodules.catalogue import CATALOGUE
-from datamodules.inventory import lacking
+from datamodules.datasets.catalogue import CATALOGUE
+from datamodules.files.inventory import lacking
+from datamodules.files.sources import SOURCES
 from datamodules.listing import used_by
-from datamodules.sources import SOURCES
 from reproduce.spec import available_tables, load_table
 
 

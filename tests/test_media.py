@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from datamodules import DataError
-from datamodules.media import read_image
+from datamodules.files.media import read_image
 
 ORIENTATION = 0x0112  # EXIF
 

@@ -9,7 +9,7 @@ import pytest
 
 from datamodules import DataError, HumanML3D
 from datamodules.__main__ import main
-from datamodules.catalogue import CATALOGUE
+from datamodules.datasets.catalogue import CATALOGUE
 
 
 def refused(module) -> str:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tiny_trees import NUS_CONCEPTS, NUS_COUNTS, NUS_WIDTHS, nus_wide, write_nus_wide
 
 from datamodules import NUSWIDE, DataError
-from datamodules.text_matrix import Part, read_bits, read_parts
+from datamodules.files.text_matrix import Part, read_bits, read_parts
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from tiny_trees import write_wikipedia
 
 import datamodules
 from datamodules import DataError, DataMissing
-from datamodules.catalogue import CATALOGUE
+from datamodules.datasets.catalogue import CATALOGUE
 from reproduce.cells import CellStore
 from reproduce.presence import require_present
 from reproduce.runner import Run

@@ -11,7 +11,7 @@ import torch
 from feature_pairs_cases import joined, make_parts, save
 
 from datamodules import FeaturePairs, Wikipedia
-from datamodules.sources import data_root
+from datamodules.files.sources import data_root
 from lightning_modules import JFSE
 from lightning_modules.metrics import CrossModalRetrieval
 

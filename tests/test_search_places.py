@@ -30,14 +30,9 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:Total length of `.*` across ranks is zero"),
 ]
 
-cache, searched = search_cases.cache, search_cases.searched
+searched = search_cases.searched
 # A name that is no UTF-8, one that breaks a line and colours what follows, and one that is as it is.
 NAMES = (b"bad\xff.jpg", b"two\nlines\x1b[1m.jpg", "caf\u00e9 \u3000.jpg".encode())
-
-
-@pytest.fixture(autouse=True)
-def own_cache(cache):
-    return cache
 
 
 def refused(capsys, *words: object) -> str:

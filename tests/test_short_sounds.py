@@ -14,9 +14,9 @@ from extract_cases import TINY, tiny_bundle, write_weights
 from tiny_items import Tiny, with_modality
 
 from datamodules import DataError
-from datamodules.derived import derive
+from datamodules.features.derived import derive
+from datamodules.files.media import read_resampled, read_sound
 from datamodules.items import Files, Modality
-from datamodules.media import read_resampled, read_sound
 from lightning_modules.networks.encoders import build_encoder
 from lightning_modules.networks.encoders.sound import LogMelSpectrogram
 from lightning_modules.networks.frozen import SoundNetwork
@@ -26,8 +26,7 @@ SOUND = {"kind": "file", "shape": (), "rate": RATE}
 
 
 @pytest.fixture(autouse=True)
-def surroundings(tmp_path, monkeypatch):
-    monkeypatch.setattr("datamodules.derived.cache_folder", lambda: tmp_path / "cache")
+def surroundings(monkeypatch):
     monkeypatch.setattr(torchaudio.pipelines, "TINY", tiny_bundle(), raising=False)
 
 

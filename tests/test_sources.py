@@ -11,7 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from datamodules import DataError, DataMissing, Wikipedia
-from datamodules.sources import (
+from datamodules.files.sources import (
     SOURCES,
     Source,
     SourceFile,

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from datamodules.synthetic import CLASS_NAMES, Synthetic, synthetic_features
+from datamodules.datasets.synthetic import CLASS_NAMES, Synthetic, synthetic_features
 
 
 def centroid_scores(data) -> tuple[np.ndarray, list[np.ndarray]]:

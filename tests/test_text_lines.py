@@ -7,13 +7,13 @@ import json
 import pytest
 
 from datamodules import DataError
-from datamodules.flickr8k import read_captions
-from datamodules.flickr30k_narratives import read_narratives
+from datamodules.datasets.flickr8k import read_captions
+from datamodules.datasets.flickr30k_narratives import read_narratives
+from datamodules.datasets.motion_text import read_captions as read_motion_captions
+from datamodules.datasets.pascal_sentences import read_sentences
+from datamodules.datasets.utd_mhad import CLASSES, read_classes
+from datamodules.files.layouts import read_lines
 from datamodules.folders import read_folder
-from datamodules.layouts import read_lines
-from datamodules.motion_text import read_captions as read_motion_captions
-from datamodules.pascal_sentences import read_sentences
-from datamodules.utd_mhad import CLASSES, read_classes
 
 # Those at which str.splitlines cuts and files do not.
 WITHIN = ["\u2028", "\u2029", "\x85", "\x0b", "\x0c", "\x1c", "\x1d", "\x1e"]

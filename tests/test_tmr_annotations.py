@@ -9,7 +9,7 @@ import pytest
 from tiny_trees import TMR_SPLITS, tmr_annotations, tmr_motion, write_tmr
 
 from datamodules import DataError, HumanML3D
-from datamodules.catalogue import CATALOGUE
+from datamodules.datasets.catalogue import CATALOGUE
 
 SPLITS = {"train": "train", "val": "validation", "test": "test"}
 

@@ -13,14 +13,13 @@ import pytest
 from tiny_clip import write_clip
 from tiny_items import N, Tiny, item_set, with_modality
 
-from datamodules.class_embeddings import encode_texts
+from datamodules.features.class_embeddings import encode_texts
 from datamodules.items import Modality
 from lightning_modules import CMPM
 from lightning_modules.networks.encoders import build_encoder
 from lightning_modules.networks.encoders.text import TokenIds
 
 pytestmark = cmpm_cases.IGNORED
-cache_of_its_own = cmpm_cases.cache_of_its_own
 
 TEXT = {"kind": "text", "shape": (), "rate": None}
 CHARACTERS = {"name": "characters", "width": 8}

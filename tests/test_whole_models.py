@@ -17,7 +17,7 @@ from tiny_models import text_model
 from torch import Tensor
 
 from datamodules import DataError
-from datamodules.class_embeddings import encode_texts, encoder_identity, model_folder, sentence_model
+from datamodules.features.class_embeddings import encode_texts, encoder_identity, model_folder, sentence_model
 from lightning_modules.networks.encoders import build_encoder
 from lightning_modules.networks.frozen import SentenceNetwork
 

@@ -14,8 +14,8 @@ from sklearn.preprocessing import StandardScaler
 
 from datamodules import DataError, Wikipedia
 from datamodules.__main__ import main
-from datamodules.sources import SOURCES, data_root, missing_files
-from datamodules.wikipedia import CLASS_NAMES, FEATURE_FILES, ITEMS, TEST_LIST, TRAIN_LIST
+from datamodules.datasets.wikipedia import CLASS_NAMES, FEATURE_FILES, ITEMS, TEST_LIST, TRAIN_LIST
+from datamodules.files.sources import SOURCES, data_root, missing_files
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*is not the known copy")
 

@@ -19,11 +19,11 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from datamodules.class_embeddings import HUB, encoder_identity, model_folder, sentence_model, warn_of_texts
-from datamodules.extracted_features import UNTRAINED
-from datamodules.features import DataError
-from datamodules.inference import frozen_inference
-from datamodules.sources import sha256_of
+from datamodules.errors import DataError
+from datamodules.features.class_embeddings import HUB, encoder_identity, model_folder, sentence_model, warn_of_texts
+from datamodules.features.inference import frozen_inference
+from datamodules.files.extracted_features import UNTRAINED
+from datamodules.files.sources import sha256_of
 from lightning_modules.networks.encoders.image import timm_model, timm_name
 from lightning_modules.networks.encoders.installed import INSTALLED
 from lightning_modules.networks.encoders.sound import SAMPLE_RATE, resampled

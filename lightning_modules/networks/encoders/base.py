@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from datamodules.derived import FrontEnd
+from datamodules.features.derived import FrontEnd
 
 
 class Encoder(nn.Module):

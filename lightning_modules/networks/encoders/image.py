@@ -15,10 +15,10 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from datamodules.class_embeddings import refuse_missing
-from datamodules.features import DataError
-from datamodules.inference import frozen_inference
-from datamodules.sources import sha256_of
+from datamodules.errors import DataError
+from datamodules.features.class_embeddings import refuse_missing
+from datamodules.features.inference import frozen_inference
+from datamodules.files.sources import sha256_of
 from lightning_modules.networks.encoders.base import Encoder
 from lightning_modules.networks.encoders.installed import INSTALLED, efficientnet_lite0, weights_file
 

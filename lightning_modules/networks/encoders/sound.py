@@ -10,9 +10,9 @@ import torch
 import torchaudio
 from torch import Tensor
 
-from datamodules.features import DataError
-from datamodules.inference import frozen_inference
-from datamodules.sources import sha256_of
+from datamodules.errors import DataError
+from datamodules.features.inference import frozen_inference
+from datamodules.files.sources import sha256_of
 from lightning_modules.networks.encoders.base import Convolutions, Encoder, Standardise, TemporalTransformer, pool
 
 SAMPLE_RATE = 16000

@@ -11,8 +11,14 @@ import torch
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 
-from datamodules.class_embeddings import embed_classes, encode_texts, encoder_identity, model_folder, warn_of_unknown
-from datamodules.inference import frozen_inference
+from datamodules.features.class_embeddings import (
+    embed_classes,
+    encode_texts,
+    encoder_identity,
+    model_folder,
+    warn_of_unknown,
+)
+from datamodules.features.inference import frozen_inference
 from lightning_modules.networks.encoders.base import Convolutions, Encoder, mean_over_steps, pool
 from lightning_modules.networks.pretrained import adapt_low_rank, check_low_rank, pretrained
 

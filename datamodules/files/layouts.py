@@ -7,9 +7,9 @@ from pathlib import Path
 
 # The mapping alone, no class: what a result depends on is the code that its data module's names lead to, and facts
 # about other data sets are no part of that.
-from datamodules.catalogue import CATALOGUE
-from datamodules.features import DataError, DataMissing
-from datamodules.sources import data_root, root_is_named
+from datamodules.datasets.catalogue import CATALOGUE
+from datamodules.errors import DataError, DataMissing
+from datamodules.files.sources import data_root, root_is_named
 
 
 def layout_advice(dataset: str) -> str:

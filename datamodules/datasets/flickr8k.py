@@ -10,9 +10,9 @@ from typing import Any, Literal
 import numpy as np
 from lightning.pytorch.utilities import rank_zero_warn
 
+from datamodules.files.layouts import broken, find_folder, read_lines, require
+from datamodules.files.media import read_image, read_sound
 from datamodules.items import Files, ItemSet, Modality
-from datamodules.layouts import broken, find_folder, read_lines, require
-from datamodules.media import read_image, read_sound
 from datamodules.multimodal import ItemDataModule
 
 MODALITIES = ("image", "text", "audio")

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from datamodules.files.layouts import broken, find_folder, require, require_parts
+from datamodules.files.media import image_of_each
 from datamodules.items import ItemSet, Modality
-from datamodules.layouts import broken, find_folder, require, require_parts
-from datamodules.media import image_of_each
 from datamodules.multimodal import ItemDataModule
 
 MODALITIES = ("image", "text")

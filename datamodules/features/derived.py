@@ -12,10 +12,10 @@ from zipfile import BadZipFile
 import numpy as np
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
-from datamodules.cache import cache_folder, keep
-from datamodules.features import DataError
+from datamodules.errors import DataError
+from datamodules.files.cache import cache_folder, keep
+from datamodules.files.media import faults
 from datamodules.items import Files, ItemSet, Modality
-from datamodules.media import faults
 
 
 class FrontEnd(Protocol):

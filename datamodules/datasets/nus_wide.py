@@ -8,9 +8,9 @@ from typing import Literal
 import numpy as np
 
 from datamodules.base import FeatureDataModule
-from datamodules.features import FeatureSet
-from datamodules.layouts import broken, find_folder, read_lines
-from datamodules.text_matrix import Part, read_bits, read_parts
+from datamodules.feature_set import FeatureSet
+from datamodules.files.layouts import broken, find_folder, read_lines
+from datamodules.files.text_matrix import Part, read_bits, read_parts
 
 # Split -> the word in the file names.
 PARTS = {"train": "Train", "test": "Test"}

@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from datamodules.feature_files import LAYOUTS as PAIR_LAYOUTS
-from datamodules.sources import SOURCES
+from datamodules.files.feature_files import LAYOUTS as PAIR_LAYOUTS
+from datamodules.files.sources import SOURCES
 
 
 @dataclass(frozen=True)

@@ -12,10 +12,10 @@ import torch
 from lightning.pytorch.utilities import rank_zero_warn
 
 from datamodules.base import FeatureDataModule
-from datamodules.class_embeddings import BUNDLED, ONE_HOT
-from datamodules.extracted_features import networks_of, untrained
-from datamodules.feature_files import brings_split, find_source, read_feature_pairs
-from datamodules.features import FeatureSet
+from datamodules.feature_set import FeatureSet
+from datamodules.features.class_embeddings import BUNDLED, ONE_HOT
+from datamodules.files.extracted_features import networks_of, untrained
+from datamodules.files.feature_files import brings_split, find_source, read_feature_pairs
 from datamodules.repeats import samples_of_rows
 from datamodules.splits import carve_groups
 
@@ -39,7 +39,7 @@ class FeaturePairs(FeatureDataModule):
     the user to leave out samples of unseen classes, as it is always to leave out those of test items.
 
     Args:
-        path: file or folder; `datamodules.feature_files.read_feature_pairs` says which layouts it knows.
+        path: file or folder; `datamodules.files.feature_files.read_feature_pairs` says which layouts it knows.
         dataset: name of the data set in results.
         class_encoder: see `FeatureDataModule`; by default the class embedding that an .npz file or a folder brings, and
             "all-MiniLM-L6-v2" where there is none or `extract` made the features: it has no other than of the texts.

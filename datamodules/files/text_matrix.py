@@ -10,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
-from datamodules.cache import cache_folder, keep
-from datamodules.layouts import broken, require
-from datamodules.sources import sha256_of
+from datamodules.files.cache import cache_folder, keep
+from datamodules.files.layouts import broken, require
+from datamodules.files.sources import sha256_of
 
 LARGE = 2**26
 

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 from lightning.pytorch.utilities import rank_zero_warn
 
+from datamodules.files.layouts import broken, find_folder, read_lines, require
+from datamodules.files.media import image_of_each, most_common_rate, read_resampled
 from datamodules.items import Files, ItemSet, Modality
-from datamodules.layouts import broken, find_folder, read_lines, require
-from datamodules.media import image_of_each, most_common_rate, read_resampled
 from datamodules.multimodal import ItemDataModule
 
 MODALITIES = ("image", "text", "audio")

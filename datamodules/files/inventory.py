@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from datamodules.catalogue import Facts
+from datamodules.datasets.catalogue import Facts
 
 
 def lacking(facts: Facts, folder: Path) -> dict[str, tuple[str, ...]]:

@@ -16,8 +16,8 @@ VERSION = 2
 
 
 def cache_folder() -> Path:
-    """The user's cache folder of this suite, for this version of what it keeps."""
-    return Path(pooch.os_cache("csd-retrieval")) / f"v{VERSION}"
+    """The folder that CSD_CACHE names, else the user's cache folder of this suite, for this version of its content."""
+    return Path(os.environ.get("CSD_CACHE") or pooch.os_cache("csd-retrieval")).expanduser() / f"v{VERSION}"
 
 
 def keep(path: Path, write: Callable[[BinaryIO], object]) -> None:

@@ -9,9 +9,10 @@ import numpy as np
 import scipy.io
 
 from datamodules.base import FeatureDataModule
-from datamodules.features import DataError, FeatureSet
-from datamodules.layouts import read_lines
-from datamodules.sources import SOURCES, advice, locate
+from datamodules.errors import DataError
+from datamodules.feature_set import FeatureSet
+from datamodules.files.layouts import read_lines
+from datamodules.files.sources import SOURCES, advice, locate
 
 # Class numbers 1..10 of the lists, in order.
 CLASS_NAMES = ("art", "biology", "geography", "history", "literature", "media", "music", "royalty", "sport", "warfare")

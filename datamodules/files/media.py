@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
-from datamodules.features import DataError
+from datamodules.errors import DataError
+from datamodules.files.layouts import broken
 from datamodules.items import Files, Modality
-from datamodules.layouts import broken
 
 # Bytes that the header of a WAV file claims where a program wrote it to a pipe, without knowing how many would come.
 STREAMED = 2**31 - 2**16

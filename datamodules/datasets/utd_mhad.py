@@ -10,9 +10,9 @@ from typing import Any, Literal
 import numpy as np
 import scipy.io
 
-from datamodules.features import DataError
+from datamodules.errors import DataError
+from datamodules.files.layouts import broken, find_folder, read_lines, require
 from datamodules.items import ItemSet, Modality
-from datamodules.layouts import broken, find_folder, read_lines, require
 from datamodules.multimodal import ItemDataModule
 
 MODALITIES = ("text", "video", "motion", "inertial")

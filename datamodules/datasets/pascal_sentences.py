@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from datamodules.files.layouts import broken, find_folder, read_lines, require
+from datamodules.files.media import image_of_each
 from datamodules.items import ItemSet, Modality
-from datamodules.layouts import broken, find_folder, read_lines, require
-from datamodules.media import image_of_each
 from datamodules.multimodal import ItemDataModule
 from datamodules.splits import carve_validation
 

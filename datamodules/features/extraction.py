@@ -17,8 +17,8 @@ from typing import Any, Protocol
 import numpy as np
 from tqdm import tqdm
 
-from datamodules.extracted_features import FORMAT, Rows, read_metadata, write_features
-from datamodules.features import DataError
+from datamodules.errors import DataError
+from datamodules.files.extracted_features import FORMAT, Rows, read_metadata, write_features
 from datamodules.items import ItemSet
 from datamodules.multimodal import ItemDataModule
 

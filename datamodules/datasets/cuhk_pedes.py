@@ -11,9 +11,9 @@ from typing import Any, Literal
 import numpy as np
 from lightning.pytorch.utilities import rank_zero_warn
 
+from datamodules.files.layouts import broken, find_folder, require, require_parts
+from datamodules.files.media import read_image
 from datamodules.items import Files, ItemSet, Modality
-from datamodules.layouts import broken, find_folder, require, require_parts
-from datamodules.media import read_image
 from datamodules.multimodal import ItemDataModule
 
 MODALITIES = ("image", "text")

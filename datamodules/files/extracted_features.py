@@ -12,7 +12,8 @@ import numpy as np
 from lightning.pytorch.utilities import rank_zero_warn
 from safetensors import safe_open
 
-from datamodules.features import SPLITS, DataError, FeatureSet
+from datamodules.errors import DataError
+from datamodules.feature_set import SPLITS, FeatureSet
 from datamodules.items import ItemSet
 
 FORMAT = "extracted features, version 1"

@@ -15,9 +15,9 @@ import pooch
 import torch
 from lightning.pytorch.utilities import rank_zero_warn
 
-from datamodules.cache import cache_folder, keep
-from datamodules.features import DataError
-from datamodules.inference import frozen_inference
+from datamodules.errors import DataError
+from datamodules.features.inference import frozen_inference
+from datamodules.files.cache import cache_folder, keep
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer

@@ -9,8 +9,8 @@ from typing import Any, Literal
 
 import numpy as np
 
+from datamodules.files.layouts import broken, find_folder, read_lines, require
 from datamodules.items import ItemSet, Modality
-from datamodules.layouts import broken, find_folder, read_lines, require
 from datamodules.multimodal import ItemDataModule
 
 MODALITIES = ("text", "motion")

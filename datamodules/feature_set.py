@@ -11,17 +11,11 @@ from typing import Any
 
 import numpy as np
 
+from datamodules.errors import DataError
+
 SPLITS = ("train", "validation", "test")
 # Keys of a batch beside its modalities.
 RESERVED = ("label", "id", "class_embedding", "query", "split")
-
-
-class DataError(ValueError):
-    """Data that cannot be used; the message names the file or array, what was expected and what to do."""
-
-
-class DataMissing(DataError):
-    """Data that nobody named, that are not in `data/` and that could not be fetched: synthetic data may stand in."""
 
 
 @dataclass(frozen=True)

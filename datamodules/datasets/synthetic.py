@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from datamodules.base import FeatureDataModule
-from datamodules.features import FeatureSet
+from datamodules.feature_set import FeatureSet
 
 # A latent space this small keeps classes close enough that difficulty 0.5 is neither trivial nor hopeless.
 LATENT_DIM = 8

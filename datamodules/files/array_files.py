@@ -15,7 +15,7 @@ import numpy as np
 import scipy.io
 import scipy.sparse
 
-from datamodules.features import DataError
+from datamodules.errors import DataError
 
 PIECE = 2**17  # numbers that are converted at a time
 

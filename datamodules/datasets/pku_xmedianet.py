@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 
 from datamodules.base import FeatureDataModule
-from datamodules.features import FeatureSet
-from datamodules.layouts import broken, find_folder, read_lines
-from datamodules.text_matrix import Part, read_parts
+from datamodules.feature_set import FeatureSet
+from datamodules.files.layouts import broken, find_folder, read_lines
+from datamodules.files.text_matrix import Part, read_parts
 
 # Modality -> the word in the file names.
 WORDS = {"image": "img", "text": "txt"}

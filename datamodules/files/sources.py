@@ -11,8 +11,8 @@ from pathlib import Path
 import pooch
 from lightning.pytorch.utilities import rank_zero_warn
 
-from datamodules.download import download, part_of
-from datamodules.features import DataError, DataMissing
+from datamodules.errors import DataError, DataMissing
+from datamodules.files.download import download, part_of
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,10 @@ from typing import NamedTuple
 import numpy as np
 from lightning.pytorch.utilities import rank_zero_warn
 
-from datamodules.array_files import as_matrix, decoding, load_mat, load_npz_array, load_pickle
-from datamodules.extracted_features import read_extracted
-from datamodules.features import SPLITS, DataError, DataMissing, FeatureSet
+from datamodules.errors import DataError, DataMissing
+from datamodules.feature_set import SPLITS, FeatureSet
+from datamodules.files.array_files import as_matrix, decoding, load_mat, load_npz_array, load_pickle
+from datamodules.files.extracted_features import read_extracted
 from datamodules.labels import class_labels, rows_of_items, text_list
 from datamodules.repeats import samples_of_rows
 from datamodules.splits import carve_groups, carve_validation

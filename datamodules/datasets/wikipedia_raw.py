@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
+from datamodules.datasets.wikipedia import CLASS_NAMES, TEST_LIST, TRAIN_LIST, read_entries
+from datamodules.files.layouts import broken, find_folder, require
+from datamodules.files.media import image_of_each
 from datamodules.items import ItemSet, Modality
-from datamodules.layouts import broken, find_folder, require
-from datamodules.media import image_of_each
 from datamodules.multimodal import ItemDataModule
-from datamodules.wikipedia import CLASS_NAMES, TEST_LIST, TRAIN_LIST, read_entries
 
 MODALITIES = ("image", "text")
 LISTS = {"train": TRAIN_LIST, "test": TEST_LIST}

@@ -1,0 +1,11 @@
+"""What is raised where data cannot be used."""
+
+from __future__ import annotations
+
+
+class DataError(ValueError):
+    """Data that cannot be used; the message names the file or array, what was expected and what to do."""
+
+
+class DataMissing(DataError):
+    """Data that nobody named, that are not in `data/` and that could not be fetched: synthetic data may stand in."""

@@ -15,7 +15,7 @@ from benchmarks.harness import Record, Target, agree, attempt
 from benchmarks.plain_jfse import PlainJFSE
 from benchmarks.roofline import COPY, PRODUCT, Ceilings, Part, add_floor, counted_flops
 from benchmarks.training import EpochClock, fit, now, take_turns
-from datamodules import FeatureDataModule, FeatureSet
+from datamodules import FeatureDataModule, ItemSet
 from lightning_modules import JFSE
 from lightning_modules.jfse import CRITIC_STEPS, NOISE_DIM
 from lightning_modules.metrics import CrossModalRetrieval
@@ -85,14 +85,14 @@ class RandomFeatures(FeatureDataModule):
         super().__init__(batch_size=BATCH, class_encoder="from-data", as_published=True)
         self.shape = (dict(dims), pairs, tests)
 
-    def read(self) -> FeatureSet:
+    def read(self) -> ItemSet:
         dims, pairs, tests = self.shape
         draw, count = np.random.default_rng(0), pairs + tests
         features = {n: draw.random((count, d), np.float32) for n, d in dims.items() if n != "class_embedding"}
         embedding = draw.random((CLASSES, dims["class_embedding"]), np.float32)
         names = tuple(f"class {number}" for number in range(CLASSES))
         split = np.repeat(["train", "test"], [pairs, tests])
-        return FeatureSet(features, np.arange(count) % CLASSES, split, names, "random features", embedding)
+        return ItemSet.of_features(features, np.arange(count) % CLASSES, split, names, "random features", embedding)
 
 
 def measure(record: Record, scale: str, ceilings: Ceilings) -> None:
@@ -187,7 +187,7 @@ def _epochs_of_ours(shape: Shape, data: RandomFeatures, epochs: int) -> list[flo
 
 def _epochs_of_plain(shape: Shape, data: RandomFeatures, epochs: int) -> list[float]:
     model = build(shape, epochs)[1]
-    tensors = {**data.train_features(), "label": torch.from_numpy(data.arrays("train")[1])}
+    tensors = {name: data.train_entries(name)[0] for name in data.dims} | {"label": data.train_labels_of_items()}
     loader, found = model.loader(tensors, BATCH), []
     for number in range(epochs):
         start = now()

@@ -18,7 +18,7 @@ from torch import Tensor
 from benchmarks.harness import Record, Target, agree, attempt
 from benchmarks.roofline import PRODUCT, Ceilings, Part, add_floor, counted_flops
 from benchmarks.training import EpochClock, fit, take_turns
-from datamodules import Flickr8kTriples, ItemDataModule, data_root
+from datamodules import Flickr8kTriples, RetrievalData, data_root
 from datamodules.datasets.synthetic import CLASS_NAMES
 from datamodules.files.media import read_image
 from datamodules.items import Files, ItemSet, Modality
@@ -43,14 +43,14 @@ OURS, PEER = "LAVIMO, cached (ours)", "LAVIMO, uncached"
 TOLERANCE = 1e-4
 
 
-class RandomImages(ItemDataModule):
+class RandomImages(RetrievalData):
     """Random images in files, and random words.
 
     Args:
         folder: where the files are written.
         items: training items; a few more are test items.
         pixels: of a side.
-        **kwargs: see ItemDataModule.
+        **kwargs: see RetrievalData.
     """
 
     dataset, features, data_kind, test_split = "random images", "raw", "synthetic", "standard"
@@ -108,7 +108,7 @@ class Uncached(LAVIMO):
             return super().encode(batch)
 
 
-def build(contestant: str, data: ItemDataModule) -> LAVIMO:
+def build(contestant: str, data: RetrievalData) -> LAVIMO:
     """One of the two models."""
     L.seed_everything(0, verbose=False)
     image = {"name": "timm", "model": MODEL, "weights": WEIGHTS, "frozen": True, "size": PIXELS}
@@ -116,7 +116,7 @@ def build(contestant: str, data: ItemDataModule) -> LAVIMO:
     return kind(data.dims, encoders={"image": image, "text": {"name": "tokens", **settings}})
 
 
-def open_data(folder: Path, items: int) -> ItemDataModule:
+def open_data(folder: Path, items: int) -> RetrievalData:
     """Flickr8k where it is found, else random images in ``folder``."""
     chosen = {"modalities": ("image", "text"), "batch_size": BATCH}
     if (data_root() / Flickr8kTriples.dataset).is_dir():
@@ -147,7 +147,7 @@ def _measure(record: Record, opened: Any, settings: dict[str, Any], ceilings: Ce
     record.ratio(NAME, PEER, OURS, size, "seconds/step", **columns)
 
 
-def _epochs(contestant: str, data: ItemDataModule, arguments: dict[str, int]) -> list[float]:
+def _epochs(contestant: str, data: RetrievalData, arguments: dict[str, int]) -> list[float]:
     clock = EpochClock()
     steps = fit(build(contestant, data), data, clock, **arguments)
     return [seconds / steps for seconds in clock.seconds[1:]]
@@ -163,7 +163,7 @@ def compare(opened: Any) -> float:
     for contestant in (OURS, PEER):
         data = opened()
         model = build(contestant, data).eval()
-        model.derive(data)
+        data.precompute(model.frozen_networks())
         batch = next(iter(data.train_dataloader()))
         with torch.no_grad():
             vectors.append(model.encode(batch))

@@ -12,6 +12,7 @@ import torch
 
 from benchmarks.harness import Record, attempt
 from benchmarks.roofline import Profile
+from lightning_modules import prepare
 
 
 class EpochClock(L.Callback):
@@ -70,6 +71,7 @@ def fit(model: L.LightningModule, data: L.LightningDataModule, clock: EpochClock
         devices=1,
         **arguments,
     )
+    prepare(model, data)
     trainer.fit(model, data)
     return int(trainer.num_training_batches)
 

@@ -1,6 +1,5 @@
 """Data sets: files in, batches out."""
 
-from datamodules.base import FeatureDataModule
 from datamodules.datasets.cuhk_pedes import CUHKPEDES
 from datamodules.datasets.feature_pairs import FeaturePairs
 from datamodules.datasets.flickr8k import Flickr8kTriples
@@ -16,9 +15,10 @@ from datamodules.datasets.utd_mhad import UTDMHAD
 from datamodules.datasets.wikipedia import Wikipedia
 from datamodules.datasets.wikipedia_raw import WikipediaRaw
 from datamodules.errors import DataError, DataMissing
-from datamodules.feature_set import FeatureSet
 from datamodules.files.sources import data_root, root_is_named
-from datamodules.multimodal import ItemDataModule
+from datamodules.items import ItemSet
+from datamodules.paired_features import FeatureDataModule
+from datamodules.retrieval_data import RetrievalData
 
 __all__ = [
     "CUHKPEDES",
@@ -28,14 +28,14 @@ __all__ = [
     "DataMissing",
     "FeatureDataModule",
     "FeaturePairs",
-    "FeatureSet",
     "Flickr8kTriples",
     "Flickr30kCaptions",
     "Flickr30kNarratives",
     "HumanML3D",
-    "ItemDataModule",
+    "ItemSet",
     "PKUXMediaNet",
     "PascalSentences",
+    "RetrievalData",
     "Synthetic",
     "SyntheticItems",
     "Wikipedia",

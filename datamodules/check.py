@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 
-from datamodules.base import FeatureDataModule
 from datamodules.datasets.catalogue import CATALOGUE, Facts, Form
 from datamodules.datasets.cuhk_pedes import CUHKPEDES
 from datamodules.datasets.feature_pairs import FeaturePairs
@@ -25,16 +24,15 @@ from datamodules.datasets.utd_mhad import UTDMHAD
 from datamodules.datasets.wikipedia import FEATURE_FILES, Wikipedia
 from datamodules.datasets.wikipedia_raw import WikipediaRaw
 from datamodules.errors import DataError
-from datamodules.feature_set import SPLITS, FeatureSet
 from datamodules.files.inventory import lacking
 from datamodules.files.layouts import find_folder, folder_below, layout_advice
 from datamodules.files.sources import SOURCES, advice, data_root, sha256_of
-from datamodules.items import Files, ItemSet, Modality, listed
-from datamodules.multimodal import ItemDataModule
+from datamodules.items import SPLITS, Files, ItemSet, Modality, listed
 from datamodules.repeats import find_repeats
+from datamodules.retrieval_data import RetrievalData
 
 # Data set -> what its folder can be read as.
-ITEM_MODULES: dict[str, dict[str, Callable[[Path], ItemDataModule]]] = {
+ITEM_MODULES: dict[str, dict[str, Callable[[Path], RetrievalData]]] = {
     "wikipedia": {"raw": WikipediaRaw},
     "pascal_sentences": {"raw": PascalSentences},
     "utd_mhad": {f: lambda root, f=f: UTDMHAD(root, features=f) for f in ("16f", "raw")},
@@ -56,11 +54,11 @@ ITEM_MODULES: dict[str, dict[str, Callable[[Path], ItemDataModule]]] = {
 }
 
 
-def _pairs(dataset: str) -> dict[str, Callable[[Path], FeatureDataModule]]:
+def _pairs(dataset: str) -> dict[str, Callable[[Path], RetrievalData]]:
     return {"pairs": lambda root: FeaturePairs(root / CATALOGUE[dataset].folder, dataset=dataset)}
 
 
-FEATURE_MODULES: dict[str, dict[str, Callable[[Path], FeatureDataModule]]] = {
+FEATURE_MODULES: dict[str, dict[str, Callable[[Path], RetrievalData]]] = {
     "wikipedia": {f: lambda root, f=f: Wikipedia(root, features=f, offline=True) for f in FEATURE_FILES}
     | _pairs("wikipedia"),
     "pascal_sentences": _pairs("pascal_sentences"),
@@ -158,11 +156,11 @@ def check_form(dataset: str, name: str, root: Path, folder: Path) -> tuple[int, 
     module = (FEATURE_MODULES.get(dataset, {}) | ITEM_MODULES.get(dataset, {}))[name](root)
     try:
         with warnings.catch_warnings(action="ignore"):  # what is broken is printed below
-            data, broken = module.inspect() if isinstance(module, ItemDataModule) else (module.data, {})
+            data, broken = module.inspect()
     except DataError as error:
         print(f"BROKEN   {name}: {ITSELF.sub('', str(error))}")
         return 1, 0
-    (describe_items if isinstance(data, ItemSet) else describe)(name, data)
+    (describe if len(data.vectors) == len(data.modalities) else describe_items)(name, data)
     facts = CATALOGUE[dataset]
     form = facts.forms[name]
     other = say_differences(name, facts, form, data, folder)
@@ -191,11 +189,11 @@ def check_hashes(dataset: str, folder: Path) -> int:
 # What is there ------------------------------------------------------------------------------------------------------
 
 
-def describe(name: str, data: FeatureSet) -> None:
+def describe(name: str, data: ItemSet) -> None:
     """Print sizes and classes per split; `data` holds no NaN, or was refused."""
     counts = {split: int((data.split == split).sum()) for split in SPLITS}
     validation = f", {counts['validation']} validation" if counts["validation"] else ""
-    sizes = ", ".join(f"{modality} {array.shape[1]}-d" for modality, array in data.features.items())
+    sizes = ", ".join(f"{modality} {array.shape[1]}-d" for modality, array in data.vectors.items())
     print(
         f"ok       {name}: {data.origin}: {counts['train']} training and {counts['test']} test items{validation}; "
         f"{sizes}; all values finite"
@@ -230,7 +228,7 @@ def _size(modality: Modality) -> str:
 # What is wrong ------------------------------------------------------------------------------------------------------
 
 
-def say_differences(name: str, facts: Facts, form: Form, data: FeatureSet | ItemSet, folder: Path) -> int:
+def say_differences(name: str, facts: Facts, form: Form, data: ItemSet, folder: Path) -> int:
     """Print where there are other numbers of items or classes than in the authors' copy; return how many differ."""
     expected = dict(facts.items if form.items is None else form.items)
     if expected and facts.classes is not None:
@@ -251,11 +249,11 @@ def say_differences(name: str, facts: Facts, form: Form, data: FeatureSet | Item
     return differences
 
 
-def say_widths(name: str, form: Form, data: FeatureSet | ItemSet) -> int:
+def say_widths(name: str, form: Form, data: ItemSet) -> int:
     """Print where features are as wide as no file of the authors' is; return the number of troubles."""
     trouble = 0
     for modality, width in form.widths.items():
-        found = data.features[modality].shape[1]
+        found = data.vectors[modality].shape[1]
         if found != width:
             trouble += 1
             print(
@@ -265,10 +263,10 @@ def say_widths(name: str, form: Form, data: FeatureSet | ItemSet) -> int:
     return trouble
 
 
-def say_missing(name: str, data: FeatureSet | ItemSet, broken: dict[str, str], folder: Path) -> int:
+def say_missing(name: str, data: ItemSet, broken: dict[str, str], folder: Path) -> int:
     """Print what items lack and what of them cannot be read; return the number of troubles."""
     trouble = len(broken)
-    for modality, lacking_items in data.missing().items() if isinstance(data, ItemSet) else ():
+    for modality, lacking_items in data.missing().items():
         items = [item for item in lacking_items if item not in broken]
         if items:
             trouble += 1
@@ -288,10 +286,10 @@ def _capitals(modality: Modality, folder: Path) -> str:
     return f"; names that end in capitals are other names: {listed(other, most=3)}" if other else ""
 
 
-def say_repeats(name: str, form: Form, data: FeatureSet | ItemSet) -> int:
+def say_repeats(name: str, form: Form, data: ItemSet) -> int:
     """Print what stands in the training part again; return how many items or files are in several splits."""
     repeats = find_repeats(data)
-    what, whole = ("features", "the pair") if isinstance(data, FeatureSet) else ("entries", "the whole item")
+    what, whole = ("features", "the pair") if data.vectors else ("entries", "the whole item")
     counted = ", ".join(f"{modality} {count}" for modality, count in repeats.entries.items())
     print(
         f"         test items whose {what} also stand in the training part: {counted}, {whole} {repeats.pairs}"

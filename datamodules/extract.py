@@ -14,7 +14,7 @@ from datamodules.features.extraction import FrozenNetwork, extract_features
 from datamodules.files.extracted_features import read_metadata, untrained
 from datamodules.files.sources import data_root, user_path
 from datamodules.items import ItemSet
-from datamodules.multimodal import ItemDataModule
+from datamodules.retrieval_data import RetrievalData
 
 Loader = Callable[[], FrozenNetwork]
 
@@ -110,7 +110,7 @@ def _brings_weights(model: str) -> bool:
     return Path(model).is_dir() or ("/" in model and not model.startswith(("timm/", "hf-hub:", "hf_hub:")))
 
 
-def _module(arguments: argparse.Namespace, modalities: tuple[str, ...]) -> ItemDataModule:
+def _module(arguments: argparse.Namespace, modalities: tuple[str, ...]) -> RetrievalData:
     """The data set with the modalities that have a network; the others need not be there."""
     readers = ITEM_MODULES[arguments.dataset]
     root = data_root(arguments.data_root)

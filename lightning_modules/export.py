@@ -23,11 +23,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 import lightning_modules
+from datamodules.batches import Entries
 from datamodules.errors import DataError
-from datamodules.features.derived import rows_of
+from datamodules.features.precompute import rows_of
 from datamodules.files.sources import sha256_of, user_path
 from datamodules.items import Modality, listed
-from datamodules.multimodal import Entries
 from lightning_modules.base import Batch, RetrievalModule
 from lightning_modules.encoded import EncodedModule
 from lightning_modules.export_files import (

@@ -24,7 +24,7 @@ from datamodules.errors import DataError
 from datamodules.files.sources import user_path
 from datamodules.folders import ENDINGS, Content, decode, read_folder, readable
 from datamodules.items import Files
-from datamodules.multimodal import EVALUATION_BATCH_SIZE
+from datamodules.retrieval_data import RetrievalData
 from lightning_modules.base import RetrievalModule
 from lightning_modules.export import any_name_to_stdout, export_identity, load_export, sources, tensors_of
 from lightning_modules.export_files import check_writable, save_tensors
@@ -140,7 +140,7 @@ def embed(model: RetrievalModule, modality: str, entries: Sequence[Any]) -> Tens
     """
     tensors, parts = tensors_of(model, modality, entries), []
     with torch.inference_mode():
-        for index in torch.arange(len(entries)).split(EVALUATION_BATCH_SIZE):
+        for index in torch.arange(len(entries)).split(RetrievalData.evaluation_batch_size):
             x, mask = tensors.rows(index)
             masks = {} if mask is None else {modality: mask.to(model.device)}
             parts.append(model.embed({modality: x.to(model.device), "masks": masks})[modality].float().cpu())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from datamodules import DataMissing, FeatureDataModule, ItemDataModule, data_root, root_is_named
+from datamodules import DataMissing, RetrievalData, data_root, root_is_named
 from datamodules.check import FEATURE_MODULES, ITEM_MODULES
 from datamodules.datasets.catalogue import CATALOGUE
 from datamodules.files.inventory import lacking
@@ -14,7 +14,7 @@ from datamodules.items import listed
 from reproduce.spec import DataSet
 
 
-def require_present(dataset: DataSet, module: FeatureDataModule | ItemDataModule, named: str | None) -> None:
+def require_present(dataset: DataSet, module: RetrievalData, named: str | None) -> None:
     """Refuse a row whose files are not there at all; what is there in part is for its module to refuse.
 
     Args:
@@ -43,7 +43,7 @@ def require_present(dataset: DataSet, module: FeatureDataModule | ItemDataModule
     raise DataMissing(f"{folder} lacks {listed(gone)}. {layout_advice(dataset.dataset)}")
 
 
-def _form(dataset: str, module: FeatureDataModule | ItemDataModule, root: Path) -> str | None:
+def _form(dataset: str, module: RetrievalData, root: Path) -> str | None:
     """The form of the data set that the module reads, as its catalogue calls it."""
     readers = {**FEATURE_MODULES.get(dataset, {}), **ITEM_MODULES.get(dataset, {})}
     for form, reader in readers.items():

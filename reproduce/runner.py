@@ -347,7 +347,7 @@ def _check_widths(dataset: DataSet, module: FeatureDataModule) -> None:
     expected = {name: widths for widths, name in AS_PUBLISHED.items()}.get(dataset.features)
     if expected is None:
         return
-    found = (*(array.shape[1] for array in module.data.features.values()), module.class_embedding.shape[1])
+    found = (*(array.shape[1] for array in module.data.vectors.values()), module.class_embedding.shape[1])
     if found != expected:
         raise DataError(
             f"{module.data.origin}: image, text and class embedding have {found} numbers; {dataset.features} have "

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from tiny_items import Tiny, item_set
 
-from datamodules import FeatureDataModule, ItemDataModule, Synthetic
+from datamodules import FeatureDataModule, RetrievalData, Synthetic
 from lightning_modules import CMPM
 
 # Warnings of small runs, which no test is about.
@@ -36,7 +36,7 @@ def pairs(**settings) -> Synthetic:
     return Synthetic(**{"class_encoder": "one-hot", "items": 400, **settings})
 
 
-def model(data: ItemDataModule | FeatureDataModule, seed: int = 0, **settings) -> CMPM:
+def model(data: RetrievalData | FeatureDataModule, seed: int = 0, **settings) -> CMPM:
     """A model of width 8 that reads texts by their words."""
     L.seed_everything(seed, verbose=False)
     encoders = {"text": WORDS} if isinstance(data, Tiny) else {}

@@ -184,7 +184,7 @@ def test_the_hash_changes_with_every_file_the_cell_uses(changing: set[str]) -> N
     assert {"lightning_modules/jfse.py", "lightning_modules/base.py"} <= changing
     assert "lightning_modules/networks/adversarial.py" in changing
     assert {f"lightning_modules/metrics/{name}.py" for name in ("retrieval", "ranking", "protocol")} <= changing
-    read = ("base", "splits", "datasets/feature_pairs", "files/feature_files")
+    read = ("retrieval_data", "paired_features", "batches", "splits", "datasets/feature_pairs", "files/feature_files")
     assert {f"datamodules/{name}.py" for name in read} <= changing
     assert "reproduce/cells.py" in changing
 

@@ -25,7 +25,6 @@ from datamodules import DataError, Wikipedia
 from datamodules.check import ITEM_MODULES
 from datamodules.datasets.catalogue import CATALOGUE
 from datamodules.datasets.wikipedia_raw import read_lists
-from datamodules.feature_set import FeatureSet
 from datamodules.files.sources import SOURCES, data_root
 from datamodules.items import Files, ItemSet, Modality
 from datamodules.repeats import Repeated, find_repeats
@@ -46,7 +45,7 @@ def test_repeats_of_features_are_counted_by_modality_and_as_pairs():
     text[5] = text[1]  # ... and one with its text too
     image[3], text[3] = image[2], text[2]  # a training row that stands there twice
     split = np.repeat(["train", "test"], 4)
-    repeats = find_repeats(FeatureSet({"image": image, "text": text}, np.zeros(8, int), split, ("a",), "tiny"))
+    repeats = find_repeats(ItemSet.of_features({"image": image, "text": text}, np.zeros(8, int), split, ("a",), "tiny"))
     assert repeats.entries == {"image": 2, "text": 1}
     assert repeats.pairs == 1
     assert repeats.across == [Repeated({"row 1": "train", "row 5": "test"})]
@@ -238,7 +237,7 @@ def test_repeats_that_are_known_of_the_authors_copy_are_no_trouble(unknown, tmp_
 def test_the_known_repeats_of_wikipedia_are_those_of_its_published_image_features(features):
     try:
         pairs, split = read_lists(data_root() / "wikipedia")
-        image = Wikipedia(features=features, offline=True).data.features["image"]
+        image = Wikipedia(features=features, offline=True).data.vectors["image"]
     except DataError as error:
         pytest.skip(str(error))
     names: dict[bytes, set[str]] = {}

@@ -6,7 +6,6 @@ import json
 import shutil
 from pathlib import Path
 
-import lightning as L
 import numpy as np
 import pytest
 import torch
@@ -16,6 +15,7 @@ from runner_cases import TINY, command, rows_of, undo_quiet  # noqa: F401
 from test_cells import write_pairs
 from tiny_clip import HIDDEN, LIMIT, TEXTS, WIDTH, lose_weight, of_the_library, photographs, write_clip
 from torch.nn.utils.rnn import pad_sequence
+from training import Trainer
 
 from datamodules import DataError, Flickr30kNarratives
 from datamodules.files.extracted_features import read_metadata
@@ -148,7 +148,7 @@ def test_cs_aligner_trains_exports_and_searches_with_it(folder, root, tmp_path, 
     model = CSAligner(
         dims=data.dims, encoders={"image": settings, "text": settings}, dim=4, alignment="infonce", divergence_weight=1
     )
-    trainer = L.Trainer(
+    trainer = Trainer(
         max_epochs=2, accelerator="cpu", logger=False, default_root_dir=tmp_path, enable_progress_bar=False
     )
     trainer.fit(model, data)

@@ -57,7 +57,7 @@ def test_the_parts_are_those_of_the_file(folder):
     for part, persons in (("train", range(1, 7)), ("validation", (7, 8)), ("standard", (9, 10))):
         assert sorted(set(module.data.label[module.indices(part)].tolist())) == list(persons)
     assert module.test_splits == ("standard",)
-    module.derive("image", Corner())
+    module.precompute({"image": ("image", Corner())})
     (batch,) = module.train_dataloader()
     assert sorted(batch["label"].tolist()) == sorted([1, 2, 3, 4, 5, 6] * 2)
     (batch,) = module.test_dataloader()[0]

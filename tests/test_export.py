@@ -55,7 +55,7 @@ def embeddings(module, data) -> dict[str, torch.Tensor]:
     """Of all test items."""
     for name, encoder in getattr(module, "encoders", {}).items():
         if encoder.front_end is not None:
-            data.derive(name, encoder.front_end)
+            data.precompute({name: (name, encoder.front_end)})
     (loader,) = data.test_dataloader()
     with torch.inference_mode():
         found = [module.embed(batch) for batch in loader]
@@ -100,7 +100,7 @@ def test_what_only_training_needs_is_not_in_the_file(name, checkpoints, tmp_path
 def test_statistics_of_the_training_items_are_kept(checkpoints, tmp_path):
     folder = export.export(checkpoints["JFSE"], tmp_path / "jfse")
     weights = load_file(folder / "model.safetensors")
-    rows = jfse_cases.data().train_features()["image"].double()
+    rows = jfse_cases.data().train_entries("image")[0].double()
     np.testing.assert_allclose(weights["image_mean"], rows.mean(dim=0), atol=1e-6)
     np.testing.assert_allclose(weights["image_scale"], rows.std(dim=0), atol=1e-6)
 

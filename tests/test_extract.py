@@ -133,7 +133,7 @@ def test_modalities_without_a_network_are_left_out_and_need_not_be_there(root, w
     shutil.rmtree(copied / "flickr30k" / "voice-recordings")
     arguments = ("--image", IMAGE_MODEL, "--image-weights", weights["image"], "--text", "all-MiniLM-L6-v2")
     assert run("flickr30k", *arguments, "--data-root", copied, "--out", tmp_path / "two.safetensors") == 0
-    assert list(read_extracted(tmp_path / "two.safetensors").features) == ["image", "text"]
+    assert list(read_extracted(tmp_path / "two.safetensors").vectors) == ["image", "text"]
 
 
 def test_items_with_a_broken_file_are_refused_or_dropped(root, weights, tmp_path, capsys):
@@ -312,7 +312,7 @@ def test_a_very_short_sound_has_features(root, tmp_path):
     module = Flickr30kNarratives(copied, modalities=["text", "audio"])
     networks = {"text": Lengths, "audio": lambda: SoundNetwork(SOUND_MODEL, None, 0)}
     extract_features(module, networks, tmp_path / "out.safetensors", 3)
-    assert np.isfinite(read_extracted(tmp_path / "out.safetensors").features["audio"]).all()
+    assert np.isfinite(read_extracted(tmp_path / "out.safetensors").vectors["audio"]).all()
 
 
 def test_entries_that_a_network_cannot_take_are_named(root, tmp_path):

@@ -12,8 +12,7 @@ from torch.autograd import grad
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
-from datamodules import SyntheticItems
-from datamodules import multimodal as multimodal_module
+from datamodules import RetrievalData, SyntheticItems
 from datamodules.features.class_embeddings import embed_classes
 from datamodules.items import Modality
 from lightning_modules import LAVIMO
@@ -237,7 +236,7 @@ def test_evaluation_does_not_depend_on_the_batch(monkeypatch, tmp_path, preset):
     trainer(tmp_path, limit_val_batches=0).fit(module, Tiny())
     found = []
     for size in (256, 3, 1):
-        monkeypatch.setattr(multimodal_module, "EVALUATION_BATCH_SIZE", size)
+        monkeypatch.setattr(RetrievalData, "evaluation_batch_size", size)
         found.append((predicted(tmp_path, module, Tiny()), scores(tmp_path, module, Tiny())))
     for rows, tested in found[1:]:
         assert list(rows) == list(found[0][0])

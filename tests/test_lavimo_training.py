@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import lightning as L
 import numpy as np
 import pytest
 import torch
@@ -10,6 +9,7 @@ import yaml
 from lavimo_cases import ENCODERS, Recorder, assert_same_weights, model, scores, trainer
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from tiny_items import CAPTION_OWNER, Tiny
+from training import Trainer
 
 from datamodules import Synthetic, SyntheticItems
 from lightning_modules import LAVIMO
@@ -230,13 +230,12 @@ def test_predict_writes_the_embeddings_of_the_test_items(tmp_path, capsys, prese
         rows = dict(kept)
     data = SyntheticItems(NAMES[:3])
     test = data.indices("standard")
-    assert set(rows) == {*NAMES[:3], *(f"{key}/{name}" for key in ("label", "id", "item") for name in NAMES[:3])}
+    assert set(rows) == {*NAMES[:3], "label", "id"}
+    np.testing.assert_array_equal(rows["id"], test)
+    np.testing.assert_array_equal(rows["label"], data.data.label[test])
     for name in NAMES[:3]:
         assert rows[name].shape == (len(test), 16)
         assert rows[name].dtype == np.float32
-        for key in ("id", "item"):
-            np.testing.assert_array_equal(rows[f"{key}/{name}"], test)
-        np.testing.assert_array_equal(rows[f"label/{name}"], data.data.label[test])
     assert f"wrote embeddings to {tmp_path / 'embeddings.npz'}: " + ", ".join(
         f"{len(test)} {name}" for name in NAMES[:3]
     ) in (capsys.readouterr().out)
@@ -259,7 +258,7 @@ def test_predictions_of_items_with_several_captions(tmp_path):
 def test_it_trains_on_paired_features_as_well_as_on_items(tmp_path, settings) -> None:
     data = Synthetic(batch_size=32)
     model = LAVIMO(data.dims, alignment="cs", dim=16, **settings)
-    trainer = L.Trainer(max_epochs=5, default_root_dir=tmp_path, logger=False, enable_checkpointing=False)
+    trainer = Trainer(max_epochs=5, default_root_dir=tmp_path, logger=False, enable_checkpointing=False)
     untrained = _average_map(trainer.test(model, data, verbose=False))
     trainer.fit(model, data)
     assert model.modalities == ("image", "text")

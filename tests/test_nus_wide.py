@@ -47,22 +47,22 @@ def test_images_with_one_of_the_ten_largest_concepts_are_kept(written, features,
     np.testing.assert_array_equal(data.label, label)
     assert data.label.dtype == bool
     image = np.vstack([np.hstack([found[part][name] for name in names])[rows[part]] for part in rows])
-    np.testing.assert_allclose(data.features["image"], image, rtol=0, atol=1e-6)
-    np.testing.assert_array_equal(data.features["text"], np.vstack([found[p]["tags"][rows[p]] for p in rows]))
+    np.testing.assert_allclose(data.vectors["image"], image, rtol=0, atol=1e-6)
+    np.testing.assert_array_equal(data.vectors["text"], np.vstack([found[p]["tags"][rows[p]] for p in rows]))
     assert data.split.tolist() == ["train"] * len(rows["Train"]) + ["test"] * len(rows["Test"])
 
 
 def test_the_subset_is_some_of_all_images_each_in_its_own_part(written):
     whole, subset = module(written).data, module(written, subset=30).data
-    row = {features.tobytes(): i for i, features in enumerate(whole.features["image"])}
-    kept = [row[features.tobytes()] for features in subset.features["image"]]
+    row = {features.tobytes(): i for i, features in enumerate(whole.vectors["image"])}
+    kept = [row[features.tobytes()] for features in subset.vectors["image"]]
     assert len(set(kept)) == len(subset) == 30
     np.testing.assert_array_equal(subset.label, whole.label[kept])
     np.testing.assert_array_equal(subset.split, whole.split[kept])
-    np.testing.assert_array_equal(subset.features["text"], whole.features["text"][kept])
-    again, other = (module(written, subset=30, split_seed=seed).data.digest for seed in (0, 1))
+    np.testing.assert_array_equal(subset.vectors["text"], whole.vectors["text"][kept])
+    again, other = (module(written, subset=30, split_seed=seed).data.digest() for seed in (0, 1))
     assert again == subset.digest != other
-    assert module(written, subset=10_000).data.digest == whole.digest
+    assert module(written, subset=10_000).data.digest() == whole.digest
 
 
 def test_batches_have_multi_hot_labels(written):

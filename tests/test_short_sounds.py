@@ -14,7 +14,7 @@ from extract_cases import TINY, tiny_bundle, write_weights
 from tiny_items import Tiny, with_modality
 
 from datamodules import DataError
-from datamodules.features.derived import derive
+from datamodules.features.precompute import precompute
 from datamodules.files.media import read_resampled, read_sound
 from datamodules.items import Files, Modality
 from lightning_modules.networks.encoders import build_encoder
@@ -117,7 +117,7 @@ def test_a_short_sound_is_whole_and_one_without_samples_is_broken(tmp_path):
         _, broken = module.inspect()
     assert list(broken) == ["item-1"]
     assert module.data.names == ["item-0", "item-2", "item-3"]
-    kept = derive(module.data.modalities["audio"], LogMelSpectrogram(20))
+    kept = precompute(module.data.modalities["audio"], LogMelSpectrogram(20))
     assert [len(entry) for entry in kept.entries] == [1, 1, 10]
 
 

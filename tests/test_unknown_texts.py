@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from tiny_clip import write_clip
 from tiny_items import N, Tiny, item_set, with_modality
+from training import Trainer
 
 from datamodules.features.class_embeddings import encode_texts
 from datamodules.items import Modality
@@ -55,7 +56,7 @@ def run(encoder: dict[str, object], russian: Sequence[int], test: bool = False) 
     model = CMPM(data.dims, encoders={"text": encoder}, dim=8)
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     quiet = {"enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False}
-    trainer = L.Trainer(max_epochs=1, accelerator="cpu", logger=False, **quiet)
+    trainer = Trainer(max_epochs=1, accelerator="cpu", logger=False, **quiet)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         trainer.fit(model, data)
@@ -89,7 +90,7 @@ def test_unknown_texts_in_test_are_said_with_their_share(encoder, blind_to):
 def test_words_name_another_encoder_where_texts_have_no_spaces():
     data = Tiny(with_modality("text", Modality([f"一只狗{chr(0x5200 + i)}" for i in range(N)])))
     encoder = build_encoder("words", TEXT, min_count=3)
-    data.derive("text", encoder.front_end)
+    data.precompute({"text": ("text", encoder.front_end)})
     with pytest.raises(ValueError, match=r"no word occurs 3 times .* where no spaces .* 'sentence'"):
         encoder.fit(*data.train_entries("text"))
 

@@ -60,7 +60,7 @@ def test_wikipedia_rows_follow_the_lists(written, features):
     else:
         expected = {"image": np.vstack([sift["I_tr"], sift["I_te"]]), "text": np.vstack([sift["T_tr"], sift["T_te"]])}
     for name, array in expected.items():
-        np.testing.assert_array_equal(data.features[name], array)
+        np.testing.assert_array_equal(data.vectors[name], array)
 
 
 def test_another_copy_of_a_file_is_used_with_a_warning(written):

@@ -14,7 +14,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from datamodules.files.layouts import broken, find_folder, require, require_parts
 from datamodules.files.media import read_image
 from datamodules.items import Files, ItemSet, Modality
-from datamodules.multimodal import ItemDataModule
+from datamodules.retrieval_data import RetrievalData
 
 MODALITIES = ("image", "text")
 # The words of the file -> our splits.
@@ -34,7 +34,7 @@ class Photograph:
     split: str | None
 
 
-class CUHKPEDES(ItemDataModule):
+class CUHKPEDES(RetrievalData):
     """Photographs of pedestrians with their descriptions; an item is a photograph, its label the person it shows.
 
     Every description is a text of its own; all photographs and descriptions of a person match each other. The folder,
@@ -56,7 +56,7 @@ class CUHKPEDES(ItemDataModule):
             Its persons are split by ascending number, the first 11,003, the next 1,000 and the last 1,000; the two
             files number persons differently, so unless yours was renumbered these are other persons than the published
             ones, and the test split is called "identity-order".
-        **kwargs: see ItemDataModule.
+        **kwargs: see RetrievalData.
 
     Raises:
         ValueError: an argument outside its range.

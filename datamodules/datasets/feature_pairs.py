@@ -11,11 +11,11 @@ import numpy as np
 import torch
 from lightning.pytorch.utilities import rank_zero_warn
 
-from datamodules.base import FeatureDataModule
-from datamodules.feature_set import FeatureSet
 from datamodules.features.class_embeddings import BUNDLED, ONE_HOT
 from datamodules.files.extracted_features import networks_of, untrained
 from datamodules.files.feature_files import brings_split, find_source, read_feature_pairs
+from datamodules.items import ItemSet
+from datamodules.paired_features import FeatureDataModule
 from datamodules.repeats import samples_of_rows
 from datamodules.splits import carve_groups
 
@@ -93,7 +93,7 @@ class FeaturePairs(FeatureDataModule):
             return ", ".join([*networks_of(self.source).values(), *(f"untrained {name}" for name in random)])
         if self.class_encoder != "from-data" or not brings_split(self.source):
             return "own"
-        widths = tuple(array.shape[1] for array in self.data.features.values())
+        widths = tuple(array.shape[1] for array in self.data.vectors.values())
         return AS_PUBLISHED.get((*widths, self.class_embedding.shape[1]), "own")
 
     @cached_property
@@ -112,16 +112,15 @@ class FeaturePairs(FeatureDataModule):
         """The file of features, or the folder in a layout of separate ones."""
         return find_source(self.path)
 
-    def read(self) -> FeatureSet:
+    def read(self) -> ItemSet:
         return read_feature_pairs(self.source, self.test_fraction, self.split_seed)
 
-    def _training_parts(self, train: np.ndarray, validation: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        if len(validation) or not self.validation_fraction or self.as_published:
-            return super()._training_parts(train, validation)
+    def carve(self, train: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Validation items drawn class by class, an image with all of its captions; or whole classes of one image."""
         if self._classes_are_samples():
             return carve_groups(self.data.label, train, self.validation_fraction, self.split_seed)
-        sample = samples_of_rows(self.data.features, self.data.label, train)
-        _, drawn = super()._training_parts(np.unique(sample), validation)
+        sample = samples_of_rows(self.data.vectors, self.data.label, train)
+        _, drawn = super().carve(np.unique(sample))
         held_out = np.isin(sample, drawn)
         return train[~held_out], train[held_out]
 
@@ -131,4 +130,4 @@ class FeaturePairs(FeatureDataModule):
         if label.ndim == 2:
             return False
         alone = len(np.unique(label)) == len(label)
-        return alone or bool(self._repeated and not np.isin(label[test], label[~test]).any())
+        return alone or bool(self.repeated and not np.isin(label[test], label[~test]).any())

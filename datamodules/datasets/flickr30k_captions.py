@@ -12,7 +12,7 @@ import numpy as np
 from datamodules.files.layouts import broken, find_folder, require, require_parts
 from datamodules.files.media import image_of_each
 from datamodules.items import ItemSet, Modality
-from datamodules.multimodal import ItemDataModule
+from datamodules.retrieval_data import RetrievalData
 
 MODALITIES = ("image", "text")
 # The words of the file -> our splits.
@@ -28,7 +28,7 @@ class Captioned:
     captions: tuple[str, ...]
 
 
-class Flickr30kCaptions(ItemDataModule):
+class Flickr30kCaptions(RetrievalData):
     """Images with five captions each; an item is an image and matches only itself and its captions.
 
     The folder, with the images as their authors give them and the split as its authors do::
@@ -45,7 +45,7 @@ class Flickr30kCaptions(ItemDataModule):
 
     Args:
         data_root: folder that holds `flickr30k/`; by default the environment variable CSD_DATA, else `data/`.
-        **kwargs: see ItemDataModule.
+        **kwargs: see RetrievalData.
 
     Raises:
         ValueError: an argument outside its range.

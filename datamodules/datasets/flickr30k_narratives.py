@@ -16,7 +16,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from datamodules.files.layouts import broken, find_folder, read_lines, require
 from datamodules.files.media import image_of_each, most_common_rate, read_resampled
 from datamodules.items import Files, ItemSet, Modality
-from datamodules.multimodal import ItemDataModule
+from datamodules.retrieval_data import RetrievalData
 
 MODALITIES = ("image", "text", "audio")
 # Our split -> the word in the file names.
@@ -33,7 +33,7 @@ class Narrative:
     recordings: tuple[str, ...]
 
 
-class Flickr30kNarratives(ItemDataModule):
+class Flickr30kNarratives(RetrievalData):
     """Images, narratives and voice recordings in the published splits.
 
     An item is an image and matches only itself; several narratives of one image are several texts and several sounds
@@ -57,7 +57,7 @@ class Flickr30kNarratives(ItemDataModule):
     Args:
         data_root: folder that holds `flickr30k/`; by default the environment variable CSD_DATA, else `data/`. Of each
             split whichever of the two files is there is read.
-        **kwargs: see ItemDataModule.
+        **kwargs: see RetrievalData.
 
     Raises:
         DataError: on first use, if a file is missing or is not what it should be, or a split has no narrative.

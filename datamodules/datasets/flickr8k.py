@@ -13,7 +13,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from datamodules.files.layouts import broken, find_folder, read_lines, require
 from datamodules.files.media import read_image, read_sound
 from datamodules.items import Files, ItemSet, Modality
-from datamodules.multimodal import ItemDataModule
+from datamodules.retrieval_data import RetrievalData
 
 MODALITIES = ("image", "text", "audio")
 CAPTIONS = 5
@@ -21,7 +21,7 @@ RATE = 24_000
 HELD_OUT = 200
 
 
-class Flickr8kTriples(ItemDataModule):
+class Flickr8kTriples(RetrievalData):
     """Images, captions and synthetic speech; an item is an image, and matches only itself.
 
     The folder::
@@ -42,7 +42,7 @@ class Flickr8kTriples(ItemDataModule):
         captions: "all": five captions per image. "spoken": the first alone, said to be the one that is spoken. The
             length of the sounds follows the length of the first caption and of no other; that they say its words
             was not verified.
-        **kwargs: see ItemDataModule.
+        **kwargs: see RetrievalData.
 
     Raises:
         ValueError: an argument outside its range.

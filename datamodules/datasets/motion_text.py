@@ -11,7 +11,7 @@ import numpy as np
 
 from datamodules.files.layouts import broken, find_folder, read_lines, require
 from datamodules.items import ItemSet, Modality
-from datamodules.multimodal import ItemDataModule
+from datamodules.retrieval_data import RetrievalData
 
 MODALITIES = ("text", "motion")
 SPLIT_FILES = {"train": "train.txt", "validation": "val.txt", "test": "test.txt"}
@@ -54,7 +54,7 @@ class Described:
     whole: tuple[float, float] = (0.0, 0.0)
 
 
-class HumanML3D(ItemDataModule):
+class HumanML3D(RetrievalData):
     """Captions and motions in the published splits; mirrored motions (M...) are items of their own, as published.
 
     An item is a motion with its captions. A caption with times describes a part of the motion; that part is an item of
@@ -91,7 +91,7 @@ class HumanML3D(ItemDataModule):
         annotations: "official": the authors' form. "tmr": TMR's.
         test_captions: "all", or "first": of a validation or test motion the first caption alone, as TMR takes it, so
             that every gallery of its protocols is defined.
-        **kwargs: see ItemDataModule.
+        **kwargs: see RetrievalData.
 
     Raises:
         ValueError: an argument outside its range.

@@ -7,10 +7,10 @@ from typing import Literal
 
 import numpy as np
 
-from datamodules.base import FeatureDataModule
-from datamodules.feature_set import FeatureSet
 from datamodules.files.layouts import broken, find_folder, read_lines
 from datamodules.files.text_matrix import Part, read_bits, read_parts
+from datamodules.items import ItemSet
+from datamodules.paired_features import FeatureDataModule
 
 # Split -> the word in the file names.
 PARTS = {"train": "Train", "test": "Test"}
@@ -81,7 +81,7 @@ class NUSWIDE(FeatureDataModule):
         self.features = features
         self.subset = subset
 
-    def read(self) -> FeatureSet:
+    def read(self) -> ItemSet:
         """Read the labels, choose concepts and images, and read the features of those images."""
         folder = find_folder(self.dataset, self.data_root)
         concepts, label = largest_concepts(folder)
@@ -97,7 +97,7 @@ class NUSWIDE(FeatureDataModule):
                 for part, rows in chosen.items()
             ]
             features[name] = read_parts(parts, self.dataset)
-        return FeatureSet(
+        return ItemSet.of_features(
             features=features,
             label=np.vstack([label[part][rows] for part, rows in chosen.items()]),
             split=np.repeat(list(chosen), [len(rows) for rows in chosen.values()]),

@@ -10,13 +10,13 @@ import numpy as np
 from datamodules.files.layouts import broken, find_folder, read_lines, require
 from datamodules.files.media import image_of_each
 from datamodules.items import ItemSet, Modality
-from datamodules.multimodal import ItemDataModule
+from datamodules.retrieval_data import RetrievalData
 from datamodules.splits import carve_validation
 
 MODALITIES = ("image", "text")
 
 
-class PascalSentences(ItemDataModule):
+class PascalSentences(RetrievalData):
     """Images and their sentences; an item is an image, and matches those of its class with all their sentences.
 
     The folder, as the downloader rupy/PascalSentenceDataset writes it from the authors' page::
@@ -35,7 +35,7 @@ class PascalSentences(ItemDataModule):
 
     Args:
         data_root: folder that holds `pascal_sentences/`; by default the environment variable CSD_DATA, else `data/`.
-        **kwargs: see ItemDataModule.
+        **kwargs: see RetrievalData.
 
     Raises:
         ValueError: an argument outside its range.

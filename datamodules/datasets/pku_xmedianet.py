@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 
-from datamodules.base import FeatureDataModule
-from datamodules.feature_set import FeatureSet
 from datamodules.files.layouts import broken, find_folder, read_lines
 from datamodules.files.text_matrix import Part, read_parts
+from datamodules.items import ItemSet
+from datamodules.paired_features import FeatureDataModule
 
 # Modality -> the word in the file names.
 WORDS = {"image": "img", "text": "txt"}
@@ -53,7 +53,7 @@ class PKUXMediaNet(FeatureDataModule):
         super().__init__(class_encoder=class_encoder, **kwargs)
         self.data_root = data_root
 
-    def read(self) -> FeatureSet:
+    def read(self) -> ItemSet:
         """Read the lists, then the features."""
         folder = find_folder(self.dataset, self.data_root)
         classes = folder / "cate_fea.txt"
@@ -66,7 +66,7 @@ class PKUXMediaNet(FeatureDataModule):
             )
             for name, word in WORDS.items()
         }
-        return FeatureSet(
+        return ItemSet.of_features(
             features=features,
             label=np.concatenate(list(label.values())),
             split=np.repeat(list(label), [len(part) for part in label.values()]),

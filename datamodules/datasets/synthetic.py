@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from datamodules.base import FeatureDataModule
-from datamodules.feature_set import FeatureSet
+from datamodules.items import ItemSet
+from datamodules.paired_features import FeatureDataModule
 
 # A latent space this small keeps classes close enough that difficulty 0.5 is neither trivial nor hopeless.
 LATENT_DIM = 8
@@ -32,7 +32,7 @@ def synthetic_features(
     difficulty: float = 0.5,
     modality_gap: float = 1.0,
     seed: int = 0,
-) -> FeatureSet:
+) -> ItemSet:
     """Draw image and text features of items that share a latent vector.
 
     Item i of class c has the latent z_i = (1 - difficulty) mu_c + difficulty e_i with class prototype mu_c and
@@ -69,7 +69,7 @@ def synthetic_features(
         view[:, : len(offset)] += side * offset
         features[name] = view.astype(np.float32)
     last = order // classes % ITEMS_PER_TEST_ITEM == ITEMS_PER_TEST_ITEM - 1
-    return FeatureSet(
+    return ItemSet.of_features(
         features=features,
         label=label,
         split=np.where(last, "test", "train"),
@@ -133,5 +133,5 @@ class Synthetic(FeatureDataModule):
         self.arguments = (classes, items, image_dim, text_dim, difficulty, modality_gap, seed)
         _check_arguments(*self.arguments)
 
-    def read(self) -> FeatureSet:
+    def read(self) -> ItemSet:
         return synthetic_features(*self.arguments)

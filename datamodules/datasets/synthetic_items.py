@@ -7,20 +7,20 @@ from collections.abc import Sequence
 import numpy as np
 
 from datamodules.items import ItemSet, Modality
-from datamodules.multimodal import ItemDataModule
+from datamodules.retrieval_data import RetrievalData
 
 CLASSES, PER_CLASS, TEST_SHARE = 12, 30, 3
 LATENT, WIDTH = 8, 24
 
 
-class SyntheticItems(ItemDataModule):
+class SyntheticItems(RetrievalData):
     """Class-conditional vectors: item = centre of its class + noise, seen through another map in every modality.
 
     Args:
         names: names of the modalities.
         noise: standard deviation of an item around the centre of its class, whose own deviation is 1.
         seed: of the draws.
-        **kwargs: see ItemDataModule.
+        **kwargs: see RetrievalData.
     """
 
     dataset = "synthetic"

@@ -13,7 +13,7 @@ import scipy.io
 from datamodules.errors import DataError
 from datamodules.files.layouts import broken, find_folder, read_lines, require
 from datamodules.items import ItemSet, Modality
-from datamodules.multimodal import ItemDataModule
+from datamodules.retrieval_data import RetrievalData
 
 MODALITIES = ("text", "video", "motion", "inertial")
 # Further modalities that are parts of one of these: the modality, and which of its joints or channels. Of the joints
@@ -33,7 +33,7 @@ ORIGIN_JOINT = 2
 BLOCK, DEPTH_UNIT = 8, 4000.0
 
 
-class UTDMHAD(ItemDataModule):
+class UTDMHAD(RetrievalData):
     """UTD-MHAD: 861 clips of 27 actions; odd subjects train and validate (431 clips), even subjects test (430).
 
     The folder, as its authors give it, or with all clips reduced to one file::
@@ -61,7 +61,7 @@ class UTDMHAD(ItemDataModule):
             one .npz file. "raw": every frame of the published files, motion (T, 20, 3), video (T, 30, 40), inertial
             (T', 6); of a clip without a file that modality is missing.
         validation_fraction: share of the four training subjects held out for validation, in whole subjects.
-        **kwargs: see ItemDataModule.
+        **kwargs: see RetrievalData.
 
     Raises:
         ValueError: an argument outside its range.

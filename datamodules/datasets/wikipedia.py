@@ -8,11 +8,11 @@ from typing import Literal
 import numpy as np
 import scipy.io
 
-from datamodules.base import FeatureDataModule
 from datamodules.errors import DataError
-from datamodules.feature_set import FeatureSet
 from datamodules.files.layouts import read_lines
 from datamodules.files.sources import SOURCES, advice, locate
+from datamodules.items import ItemSet
+from datamodules.paired_features import FeatureDataModule
 
 # Class numbers 1..10 of the lists, in order.
 CLASS_NAMES = ("art", "biology", "geography", "history", "literature", "media", "music", "royalty", "sport", "warfare")
@@ -61,13 +61,13 @@ class Wikipedia(FeatureDataModule):
         self.features = features
         self.offline = offline
 
-    def read(self) -> FeatureSet:
+    def read(self) -> ItemSet:
         """Read the lists and one feature file; both must describe the same rows."""
         file = FEATURE_FILES[self.features]
         folder = locate(self.dataset, self.data_root, (file, TRAIN_LIST, TEST_LIST), self.offline)
         label = np.concatenate([read_list(folder / name) for name in ITEMS])
         image, text = _read_roph(folder / file, label) if self.features == "roph" else _read_sift_lda(folder / file)
-        return FeatureSet(
+        return ItemSet.of_features(
             features={"image": image, "text": text},
             label=label,
             split=np.repeat(["train", "test"], list(ITEMS.values())),

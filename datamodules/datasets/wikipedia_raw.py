@@ -13,7 +13,7 @@ from datamodules.datasets.wikipedia import CLASS_NAMES, TEST_LIST, TRAIN_LIST, r
 from datamodules.files.layouts import broken, find_folder, require
 from datamodules.files.media import image_of_each
 from datamodules.items import ItemSet, Modality
-from datamodules.multimodal import ItemDataModule
+from datamodules.retrieval_data import RetrievalData
 
 MODALITIES = ("image", "text")
 LISTS = {"train": TRAIN_LIST, "test": TEST_LIST}
@@ -21,7 +21,7 @@ LISTS = {"train": TRAIN_LIST, "test": TEST_LIST}
 TEXT = re.compile(r"<text>(.*?)</text>", re.DOTALL)
 
 
-class WikipediaRaw(ItemDataModule):
+class WikipediaRaw(RetrievalData):
     """Images and the article sections that they stand in; an item is such a pair, and matches those of its class.
 
     The folder, as its authors give it (their archive calls it wikipedia_dataset)::
@@ -39,7 +39,7 @@ class WikipediaRaw(ItemDataModule):
 
     Args:
         data_root: folder that holds `wikipedia/`; by default the environment variable CSD_DATA, else `data/`.
-        **kwargs: see ItemDataModule.
+        **kwargs: see RetrievalData.
 
     Raises:
         ValueError: an argument outside its range.

@@ -20,7 +20,7 @@ from tqdm import tqdm
 from datamodules.errors import DataError
 from datamodules.files.extracted_features import FORMAT, Rows, read_metadata, write_features
 from datamodules.items import ItemSet
-from datamodules.multimodal import ItemDataModule
+from datamodules.retrieval_data import RetrievalData
 
 DECODERS = 4  # threads
 
@@ -38,7 +38,7 @@ class FrozenNetwork(Protocol):
 
 
 def extract_features(
-    module: ItemDataModule, networks: Mapping[str, Callable[[], FrozenNetwork]], out: Path, batch_size: int
+    module: RetrievalData, networks: Mapping[str, Callable[[], FrozenNetwork]], out: Path, batch_size: int
 ) -> dict[str, float] | None:
     """Write the features of every entry of some modalities to a file; one that holds them already stays as it is.
 

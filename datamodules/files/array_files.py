@@ -44,7 +44,7 @@ def as_matrix(array: np.ndarray, subject: object) -> np.ndarray:
         raise DataError(
             f"{subject}: holds {array.dtype} of shape {array.shape}; expected numbers of shape (rows, dimension)."
         )
-    with np.errstate(over="ignore"):  # FeatureSet reports the infinite value
+    with np.errstate(over="ignore"):  # ItemSet reports the infinite value
         return np.require(array, np.float32, "CW")
 
 
@@ -77,7 +77,7 @@ def _as_float32(stream: BinaryIO, shape: tuple[int, ...], fortran: bool, dtype: 
     for start in range(0, len(lines), step):
         piece = lines[start : start + step]
         read = np.frombuffer(stream.read(piece.size * dtype.itemsize), dtype, piece.size)
-        with np.errstate(over="ignore"):  # FeatureSet reports the infinite value
+        with np.errstate(over="ignore"):  # ItemSet reports the infinite value
             piece[:] = read.reshape(piece.shape)
     return array
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -36,3 +38,19 @@ def keep(path: Path, write: Callable[[BinaryIO], object]) -> None:
         if temporary is not None:
             Path(temporary).unlink(missing_ok=True)
         rank_zero_warn(f"{path.name} cannot be kept in {path.parent} ({error}); it is computed on each run.")
+
+
+@contextmanager
+def one_at_a_time(path: Path) -> Iterator[None]:
+    """Of processes that would compute what is kept in a file, one does, and the others wait for it.
+
+    Where the folder cannot be written, nobody waits.
+    """
+    lock = path.with_suffix(".lock")
+    with ExitStack() as held:
+        with suppress(OSError):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            file = held.enter_context(lock.open("w"))
+            fcntl.flock(file, fcntl.LOCK_EX)
+            held.callback(lock.unlink, missing_ok=True)
+        yield

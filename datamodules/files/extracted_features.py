@@ -13,8 +13,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from safetensors import safe_open
 
 from datamodules.errors import DataError
-from datamodules.feature_set import SPLITS, FeatureSet
-from datamodules.items import ItemSet
+from datamodules.items import SPLITS, ItemSet
 
 FORMAT = "extracted features, version 1"
 # First word of what an encoder's "weights" say where they are random numbers.
@@ -133,7 +132,7 @@ def untrained(path: Path) -> dict[str, str]:
     return {name: said["model"] for name, said in encoders.items() if said["weights"].startswith(UNTRAINED)}
 
 
-def read_extracted(path: Path) -> FeatureSet:
+def read_extracted(path: Path) -> ItemSet:
     """Read extracted features as paired ones; of an item with several entries of a modality, the mean of their vectors.
 
     With texts the set brings class embeddings (class_encoder "from-data"), for classes whose names say nothing, such as
@@ -161,7 +160,7 @@ def read_extracted(path: Path) -> FeatureSet:
         origin += f" (untrained: {', '.join(f'{name} {model}' for name, model in random.items())})"
         rank_zero_warn(f"{origin}: made with random weights, for tests and dry runs; they are no pretrained features.")
     embedding = _class_means(features["text"], label, split == "train") if "text" in features else None
-    return FeatureSet(features, label, split, class_names, origin, embedding)
+    return ItemSet.of_features(features, label, split, class_names, origin, embedding)
 
 
 def _class_means(vectors: np.ndarray, label: np.ndarray, train: np.ndarray) -> np.ndarray:

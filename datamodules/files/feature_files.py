@@ -10,9 +10,9 @@ import numpy as np
 from lightning.pytorch.utilities import rank_zero_warn
 
 from datamodules.errors import DataError, DataMissing
-from datamodules.feature_set import SPLITS, FeatureSet
 from datamodules.files.array_files import as_matrix, decoding, load_mat, load_npz_array, load_pickle
 from datamodules.files.extracted_features import read_extracted
+from datamodules.items import SPLITS, ItemSet
 from datamodules.labels import class_labels, rows_of_items, text_list
 from datamodules.repeats import samples_of_rows
 from datamodules.splits import carve_groups, carve_validation
@@ -49,7 +49,7 @@ ACCEPTED = "Accepted: an .npz file with image, text and label; a .safetensors fi
 )
 
 
-def read_feature_pairs(path: str | Path, test_fraction: float = 0.2, split_seed: int = 0) -> FeatureSet:
+def read_feature_pairs(path: str | Path, test_fraction: float = 0.2, split_seed: int = 0) -> ItemSet:
     """Read image-text features; what lies at `path` decides the layout.
 
     Accepted are an .npz file (`read_npz`), a file of `extract` (`read_extracted`), a folder with one of either, and
@@ -117,7 +117,7 @@ def _layout(folder: Path) -> Layout | Path:
     raise DataError(f"{folder}: looks like {nearest.name} but lacks {', '.join(missing)}; add them. {ACCEPTED}.")
 
 
-def read_folder(folder: Path, layout: Layout) -> FeatureSet:
+def read_folder(folder: Path, layout: Layout) -> ItemSet:
     """Read a folder of separate training and test files, and the class embeddings of JFSE where they lie beside them.
 
     `train_attribute.pkl` holds one class embedding per training item; it is reduced to one per class. Where a class
@@ -145,7 +145,7 @@ def read_folder(folder: Path, layout: Layout) -> FeatureSet:
             )
     label, class_names = class_labels(np.concatenate(parts["label"]), str(folder))
     file = folder / CLASS_EMBEDDING_FILE
-    return FeatureSet(
+    return ItemSet.of_features(
         features={role: _joined(*parts[role]) for role in ("image", "text")},
         label=label,
         split=np.repeat(["train", "test"], rows),
@@ -163,7 +163,7 @@ def _joined(train: np.ndarray, test: np.ndarray) -> np.ndarray:
     return train
 
 
-def read_npz(file: Path, test_fraction: float = 0.2, split_seed: int = 0) -> FeatureSet:
+def read_npz(file: Path, test_fraction: float = 0.2, split_seed: int = 0) -> ItemSet:
     """Read one .npz file: image (N, d), text (N, e) and label, and what else of `NPZ_OPTIONAL` it holds.
 
     Args:
@@ -188,7 +188,7 @@ def read_npz(file: Path, test_fraction: float = 0.2, split_seed: int = 0) -> Fea
         split = _split(arrays["split"], file)
     else:
         split = _draw_split(features, label, test_fraction, split_seed, str(file))
-    return FeatureSet(
+    return ItemSet.of_features(
         features=features,
         label=label,
         split=split,
@@ -209,7 +209,7 @@ def _npz_arrays(file: Path) -> dict[str, np.ndarray]:
             raise DataError(
                 f"{file}: unknown array {', '.join(unknown)}; FeaturePairs takes two modalities, as "
                 f"{', '.join(NPZ_REQUIRED)} and optionally {', '.join(NPZ_OPTIONAL)}. Rename or remove it; three "
-                "modalities and more take a data module of your own, a subclass of datamodules.ItemDataModule."
+                "modalities and more take a data module of your own, a subclass of datamodules.RetrievalData."
             )
         return {
             name: load_npz_array(archive, name, f"{file}, {name}", as_float32=name not in NPZ_OTHERS)

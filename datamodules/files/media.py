@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections import Counter
@@ -11,11 +12,13 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+from lightning.pytorch.utilities import rank_zero_warn
 from PIL import Image, ImageOps
 
 from datamodules.errors import DataError
+from datamodules.files.cache import cache_folder, keep
 from datamodules.files.layouts import broken
-from datamodules.items import Files, Modality
+from datamodules.items import Files, ItemSet, Modality
 
 # Bytes that the header of a WAV file claims where a program wrote it to a pipe, without knowing how many would come.
 STREAMED = 2**31 - 2**16
@@ -134,6 +137,34 @@ def most_common_rate(paths: Sequence[Path], dataset: str) -> tuple[int | None, l
     counts = Counter(rate for rate in rates if rate is not None)
     most = max(counts, key=lambda rate: (counts[rate], rate), default=None)
     return most, [path for path, rate in zip(paths, rates, strict=True) if rate not in (most, None)]
+
+
+def broken_files(data: ItemSet) -> dict[str, str]:
+    """Item -> what is wrong, for items with a file that cannot be decoded.
+
+    Every file is decoded once and remembered, those that are broken every time. Each of these is also warned about by
+    name.
+    """
+    broken_items: dict[str, str] = {}
+    for modality in data.modalities.values():
+        if not isinstance(modality.entries, Files):
+            continue
+        owners = modality.owners()
+        for entry, reason in _broken(modality).items():
+            broken_items[data.names[owners[entry]]] = reason
+            rank_zero_warn(reason)
+    return broken_items
+
+
+def _broken(modality: Modality) -> dict[int, str]:
+    path = cache_folder() / f"checked-{modality.digest()}.json"
+    try:
+        known = [int(entry) for entry in json.loads(path.read_text(encoding="utf-8"))]
+    except (OSError, ValueError):
+        found = faults(modality.entries, range(len(modality.entries)))
+        keep(path, lambda file: file.write(json.dumps(list(found)).encode()))
+        return found
+    return faults(modality.entries, known)  # anew: the reasons name files, and copies in two folders have one digest
 
 
 def faults(files: Files, rows: Sequence[int]) -> dict[int, str]:

@@ -8,8 +8,8 @@ from PIL import Image
 from tiny_items import CAPTION_OWNER, Tiny, epoch_of, modalities
 
 from datamodules import DataError
-from datamodules.features.derived import broken_files, derive
-from datamodules.files.media import read_image
+from datamodules.features.precompute import precompute
+from datamodules.files.media import broken_files, read_image
 from datamodules.items import Files, ItemSet, Modality
 
 
@@ -29,8 +29,8 @@ class Lengths:
 @pytest.mark.parametrize("tokens", [False, True])
 def test_derived_entries_are_kept_on_disk(cache, tokens):
     text, front_end = modalities()["text"], Lengths(tokens=tokens)
-    first = derive(text, front_end)
-    second = derive(text, front_end)
+    first = precompute(text, front_end)
+    second = precompute(text, front_end)
     assert front_end.calls == 1
     assert first.kind == second.kind == ("sequence" if tokens else "vector")
     for a, b, entry in zip(first.entries, second.entries, front_end(text.entries, None), strict=True):
@@ -43,10 +43,10 @@ def test_derived_entries_are_kept_on_disk(cache, tokens):
 
 def test_another_key_or_other_entries_are_computed_anew(cache):
     text, front_end = modalities()["text"], Lengths()
-    derive(text, front_end)
+    precompute(text, front_end)
     other = Lengths("lengths 2")
-    derive(text, other)
-    derive(Modality([*text.entries[:-1], "another"], text.owner), front_end)
+    precompute(text, other)
+    precompute(Modality([*text.entries[:-1], "another"], text.owner), front_end)
     assert (front_end.calls, other.calls) == (2, 1)
     assert len(list(cache.iterdir())) == 3
 
@@ -54,14 +54,14 @@ def test_another_key_or_other_entries_are_computed_anew(cache):
 @pytest.mark.parametrize("keep", [0, 20, 0.5, -1])
 def test_a_damaged_cache_is_computed_again_with_a_warning(cache, keep):
     text, front_end = modalities()["text"], Lengths()
-    expected = derive(text, front_end).entries
+    expected = precompute(text, front_end).entries
     (path,) = cache.iterdir()
     content = path.read_bytes()
     path.write_bytes(content[: int(keep * len(content)) if isinstance(keep, float) else keep])
     with pytest.warns(UserWarning, match="is damaged: its content is computed again"):
-        np.testing.assert_array_equal(derive(text, front_end).entries, expected)
+        np.testing.assert_array_equal(precompute(text, front_end).entries, expected)
     assert front_end.calls == 2
-    derive(text, front_end)
+    precompute(text, front_end)
     assert front_end.calls == 2, "the new file is whole"
 
 
@@ -71,8 +71,8 @@ def test_a_front_end_that_returns_nan_is_refused_and_nothing_is_kept(cache):
 
     broken.key = "broken 1"
     with pytest.raises(DataError, match="broken returns NaN or infinite values"):
-        derive(modalities()["text"], broken)
-    assert not cache.exists()
+        precompute(modalities()["text"], broken)
+    assert not list(cache.iterdir())
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
@@ -115,8 +115,8 @@ class Numbers:
 
 def test_derived_batches_take_the_modalitys_place_or_stand_beside_it():
     module = Tiny()
-    module.derive("text", Numbers(float))
-    module.derive("tokens", Numbers(int), source="text")
+    module.precompute({"text": ("text", Numbers(float))})
+    module.precompute({"tokens": ("text", Numbers(int))})
     for epoch in range(3):
         for batch in epoch_of(module, epoch):
             assert batch["masks"]["tokens"].all()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +65,7 @@ class RandomImages(RetrievalData):
             Image.fromarray(draw.integers(0, 256, (self.pixels, self.pixels, 3), np.uint8)).save(path)
         texts = [" ".join(draw.choice(CLASS_NAMES, 10)) for _ in range(count)]
         modalities = {
-            "image": Modality(Files(paths, partial(read_image, dataset=self.dataset))),
+            "image": Modality(Files(paths, read_image)),
             "text": Modality(texts),
         }
         split = np.where(np.arange(count) < self.items, "train", "test")

@@ -3,17 +3,14 @@
 from datamodules.datasets.cuhk_pedes import CUHKPEDES
 from datamodules.datasets.feature_pairs import FeaturePairs
 from datamodules.datasets.flickr8k import Flickr8kTriples
-from datamodules.datasets.flickr30k_captions import Flickr30kCaptions
-from datamodules.datasets.flickr30k_narratives import Flickr30kNarratives
+from datamodules.datasets.flickr30k import Flickr30kCaptions, Flickr30kNarratives
 from datamodules.datasets.motion_text import HumanML3D
 from datamodules.datasets.nus_wide import NUSWIDE
 from datamodules.datasets.pascal_sentences import PascalSentences
 from datamodules.datasets.pku_xmedianet import PKUXMediaNet
-from datamodules.datasets.synthetic import Synthetic
-from datamodules.datasets.synthetic_items import SyntheticItems
+from datamodules.datasets.synthetic import Synthetic, SyntheticItems
 from datamodules.datasets.utd_mhad import UTDMHAD
-from datamodules.datasets.wikipedia import Wikipedia
-from datamodules.datasets.wikipedia_raw import WikipediaRaw
+from datamodules.datasets.wikipedia import Wikipedia, WikipediaRaw
 from datamodules.errors import DataError, DataMissing
 from datamodules.files.sources import data_root, root_is_named
 from datamodules.items import ItemSet

@@ -14,7 +14,6 @@ from typing import Literal
 import numpy as np
 
 from datamodules.errors import DataError
-from datamodules.files.layouts import layout_advice
 from datamodules.files.media import faults, read_image, read_resampled
 from datamodules.items import Files
 
@@ -68,11 +67,8 @@ def decode(path: Path, rate: int | None) -> np.ndarray:
     Raises:
         DataError: it cannot be read.
     """
-    dataset = "flickr8k_tri"  # the readers advise on its layout, which is no use here
     try:
-        return read_image(path, dataset) if rate is None else read_resampled(path, rate, dataset)
-    except DataError as error:
-        raise DataError(str(error).removesuffix(layout_advice(dataset)).strip()) from error
+        return read_image(path) if rate is None else read_resampled(path, rate)
     except UnicodeEncodeError as error:  # which the library of sounds cannot pass on
         raise DataError(f"{path}: has a name that is no text of this machine's encoding; rename it.") from error
 

@@ -15,7 +15,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, DistributedSampler
 
 from datamodules.batches import Entries, EvaluationItems, ItemEmbedding, TrainingItems
-from datamodules.errors import DataError
+from datamodules.declaration import Declaration
+from datamodules.errors import DataError, DataMissing, FileMissing
 from datamodules.features.precompute import FrozenNetwork, precompute
 from datamodules.files.media import broken_files
 from datamodules.items import ItemSet
@@ -39,7 +40,8 @@ def _unchanged(batch: dict[str, Any]) -> dict[str, Any]:
 class RetrievalData(L.LightningDataModule):
     """Items of several modalities, split into training, validation and test parts; `datamodules.batches` says as what.
 
-    A subclass sets `dataset`, `features`, `data_kind` and `test_split`, and implements `read`. Data are read once, on
+    A subclass sets `dataset`, `features`, `data_kind` and `test_split`, implements `read`, and may have a `declaration`
+    of its files, by which its errors say where to get them. Data are read once, on
     first use, and every property works without a Trainer. What frozen networks make of a modality is put into the
     batches by `precompute`.
 
@@ -72,6 +74,7 @@ class RetrievalData(L.LightningDataModule):
     features: str
     data_kind: Literal["real", "synthetic"]
     test_split: str = "standard"
+    declaration: Declaration | None = None
     zero_shot_splits: ClassVar[tuple[str, ...]] = ("seen", "unseen")
     evaluation_batch_size: ClassVar[int] = 256
 
@@ -156,13 +159,18 @@ class RetrievalData(L.LightningDataModule):
     @cached_property
     def data(self) -> ItemSet:
         """The chosen modalities of the data set, read on first use, without what is to be dropped."""
-        data, broken = self.inspect()
-        if broken and self.on_broken == "refuse":
-            first = next(iter(broken.values()))
-            raise DataError(f"{len(broken)} item(s) with a broken file: {first} Or set on_broken to 'drop'.")
-        if broken:
-            data = data.without(set(broken))
-        return data.complete(self.on_missing)
+        try:
+            data, broken = self.inspect()
+            if broken and self.on_broken == "refuse":
+                first = next(iter(broken.values()))
+                raise DataError(f"{len(broken)} item(s) with a broken file: {first} Or set on_broken to 'drop'.")
+            return (data.without(set(broken)) if broken else data).complete(self.on_missing)
+        except DataError as error:
+            if self.declaration is None:
+                raise
+            expected = f" {self.declaration.layout}." * isinstance(error, FileMissing | DataMissing)
+            advice = f"Get it from {self.declaration.source}, and check with {self.declaration.check}."
+            raise type(error)(f"{error}{expected} {advice}") from error
 
     @property
     def modalities(self) -> tuple[str, ...]:

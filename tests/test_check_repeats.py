@@ -22,10 +22,10 @@ from tiny_trees import (
 )
 
 from datamodules import DataError, Wikipedia
-from datamodules.check import ITEM_MODULES
-from datamodules.datasets.catalogue import CATALOGUE
-from datamodules.datasets.wikipedia_raw import read_lists
-from datamodules.files.sources import SOURCES, data_root
+from datamodules.check import open_form
+from datamodules.datasets import DATASETS
+from datamodules.datasets.wikipedia import read_lists
+from datamodules.files.sources import data_root
 from datamodules.items import Files, ItemSet, Modality
 from datamodules.repeats import Repeated, find_repeats
 
@@ -33,7 +33,7 @@ from datamodules.repeats import Repeated, find_repeats
 @pytest.fixture
 def unknown(monkeypatch):
     """No Wikipedia with known hashes."""
-    monkeypatch.delitem(SOURCES, "wikipedia")
+    monkeypatch.setitem(DATASETS, "wikipedia", replace(DATASETS["wikipedia"], files=()))
 
 
 # What counts --------------------------------------------------------------------------------------------------------
@@ -127,7 +127,7 @@ def test_a_file_twice_in_one_split_is_no_leak(tmp_path):
 )
 def test_a_photograph_in_training_and_test_with_other_texts(dataset, write, form, unknown, tmp_path, capsys):
     folder = write(tmp_path / "root")
-    data = ITEM_MODULES[dataset][form](folder.parent).data
+    data = open_form(DATASETS[dataset], form, folder.parent).data
     train, test = (int(np.flatnonzero(data.split == split)[0]) for split in ("train", "test"))
     paths = data.modalities["image"].entries.paths
     shutil.copy(paths[train], paths[test])
@@ -225,9 +225,9 @@ def test_an_item_in_training_and_test_by_name(dataset, write, file, old, new, me
 def test_repeats_that_are_known_of_the_authors_copy_are_no_trouble(unknown, tmp_path, monkeypatch, capsys):
     folder = write_wikipedia(tmp_path / "root")
     shutil.copy(folder / "images" / "art" / "i0.jpg", folder / "images" / "warfare" / "i4.jpg")
-    facts = CATALOGUE["wikipedia"]
+    facts = DATASETS["wikipedia"]
     known = replace(facts.forms["raw"], repeats=(frozenset({"aa-1", "dd-1"}),))
-    monkeypatch.setitem(CATALOGUE, "wikipedia", replace(facts, forms={"raw": known}))
+    monkeypatch.setitem(DATASETS, "wikipedia", replace(facts, forms={"raw": known}))
     status, said = checked("wikipedia", folder, capsys)
     assert status == 0
     assert "aa-1 (train), dd-1 (test) have the same image, as in the authors' copy\n" in said
@@ -245,4 +245,4 @@ def test_the_known_repeats_of_wikipedia_are_those_of_its_published_image_feature
         names.setdefault(row.tobytes(), set()).add(name)
     part = dict(zip([name for name, _, _ in pairs], split, strict=True))
     across = {frozenset(group) for group in names.values() if len({part[name] for name in group}) > 1}
-    assert across == set(CATALOGUE["wikipedia"].forms["raw"].repeats)
+    assert across == set(DATASETS["wikipedia"].forms["raw"].repeats)

@@ -47,7 +47,7 @@ def pictures(tmp_path_factory) -> Modality:
 
 
 def _decode(path: Path) -> np.ndarray:
-    return read_image(path, "flickr8k_tri")
+    return read_image(path)
 
 
 def network_weights(path: Path, seed: int) -> str:

@@ -95,10 +95,10 @@ def test_the_held_out_items_never_move(written):
 def test_sounds_are_read_by_content(tmp_path, form):
     path = tmp_path / "misnamed.wav"
     write_sound(path, seconds=0.5, form=form, channels=2)
-    wave = read_sound(path, RATE, "flickr8k_tri")
+    wave = read_sound(path, RATE)
     assert wave.shape == (12_000,)
     assert wave.dtype == np.float32
-    assert sound_rate(path, "flickr8k_tri") == RATE
+    assert sound_rate(path) == RATE
     middle = wave[2000:10_000]
     assert np.abs(np.fft.rfft(middle)).argmax() == pytest.approx(440 * len(middle) / RATE, abs=1)
     assert np.abs(middle).max() == pytest.approx(0.5, abs=0.05)
@@ -108,7 +108,7 @@ def test_grey_and_palette_images_become_colour(tmp_path):
     for mode in ("L", "P", "RGBA", "CMYK"):
         path = tmp_path / f"{mode}.jpg"
         Image.new(mode, (5, 4)).save(path, format="PNG" if mode in ("P", "RGBA") else "JPEG")
-        assert read_image(path, "flickr8k_tri").shape == (4, 5, 3)
+        assert read_image(path).shape == (4, 5, 3)
 
 
 # What is refused ----------------------------------------------------------------------------------------------------

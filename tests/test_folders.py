@@ -34,7 +34,7 @@ def test_files_are_found_in_order_and_decoded_when_they_are_asked_for(tmp_path):
     assert isinstance(entries, Files)
     for name, path, pixels in zip(names, entries.paths, entries, strict=True):
         assert path == tmp_path / name
-        np.testing.assert_array_equal(pixels, read_image(path, "flickr8k_tri"))
+        np.testing.assert_array_equal(pixels, read_image(path))
 
 
 def test_files_that_cannot_be_decoded_are_told_from_the_others(tmp_path):

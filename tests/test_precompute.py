@@ -81,7 +81,7 @@ def test_a_broken_file_is_named_where_it_is_and_the_others_are_decoded_once(tmp_
 
     def decode(path):
         decoded.append(path)
-        return read_image(path, "flickr30k")
+        return read_image(path)
 
     for name in ("first", "second"):
         folder = tmp_path / name

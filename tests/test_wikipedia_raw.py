@@ -9,7 +9,7 @@ import pytest
 from tiny_trees import WIKIPEDIA, write_text, write_wikipedia
 
 from datamodules import DataError, WikipediaRaw
-from datamodules.datasets.wikipedia_raw import read_lists, read_section
+from datamodules.datasets.wikipedia import read_lists, read_section
 from datamodules.files.sources import data_root
 
 

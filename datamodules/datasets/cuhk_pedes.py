@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from lightning.pytorch.utilities import rank_zero_warn
 
-from datamodules.files.layouts import broken, find_folder, require, require_parts
+from datamodules.declaration import Declaration, Form
 from datamodules.files.media import read_image
+from datamodules.files.text import broken, require, require_parts
 from datamodules.items import Files, ItemSet, Modality
 from datamodules.retrieval_data import RetrievalData
 
@@ -32,6 +32,28 @@ class Photograph:
     identity: int
     captions: tuple[str, ...]
     split: str | None
+
+
+CUHK_PEDES = Declaration(
+    name="cuhk_pedes",
+    folder="CUHK-PEDES",
+    content="imgs/ (cam_a, cam_b, CUHK01, CUHK03, Market, test_query and train_query) and reid_raw.json, a list of "
+    '{"split": train, val or test, "captions": [...], "file_path": a path below imgs/, "id": the person}, or '
+    "caption_all.json, the same without a split",
+    url="https://github.com/ShuangLI59/Person-Search-with-Natural-Language-Description (reid_raw.json; the rest "
+    "from the authors, on request by e-mail)",
+    licence="non-commercial research and education alone, not to be passed on",
+    citation="S. Li et al., Person Search with Natural Language Description, CVPR 2017",
+    items={"train": 34_054, "validation": 3_078, "test": 3_074},
+    unit="photographs with descriptions",
+    classes=13_003,
+    forms={
+        "raw": Form("CUHKPEDES", [("reid_raw.json", "imgs")]),
+        # How many photographs its parts have is not stated, as they are parts by number; its persons are counted when
+        # it is read.
+        "caption_all": Form("CUHKPEDES", [("caption_all.json", "imgs")], {"annotations": "caption_all"}, items={}),
+    },
+)
 
 
 class CUHKPEDES(RetrievalData):
@@ -64,6 +86,7 @@ class CUHKPEDES(RetrievalData):
             person in two splits, a photograph without a description or a description without its photograph.
     """
 
+    declaration = CUHK_PEDES
     dataset = "cuhk_pedes"
     features = "raw"
     data_kind = "real"
@@ -85,7 +108,7 @@ class CUHKPEDES(RetrievalData):
 
     def read(self) -> ItemSet:
         """Read the descriptions and look which photographs there are."""
-        folder = find_folder(self.dataset, self.data_root)
+        folder = self.declaration.find(self.data_root)
         wanted = self.wanted(MODALITIES)
         path = self._annotation_file(folder)
         photographs = read_photographs(path, says_split=self.annotations == "reid_raw")
@@ -94,7 +117,7 @@ class CUHKPEDES(RetrievalData):
             split = np.array([photograph.split for photograph in photographs])
         else:
             split = split_by_identity(identity, path)
-        require_parts(split.tolist(), path, self.dataset)
+        require_parts(split.tolist(), path)
         names = [photograph.file_path for photograph in photographs]
         modalities = {}
         if "image" in wanted:
@@ -120,8 +143,8 @@ class CUHKPEDES(RetrievalData):
                 "is missing. caption_all.json is there, but says no split and numbers persons differently; set "
                 "annotations to 'caption_all' to split by its numbers, which is not the published split"
             )
-            raise broken(path, what, self.dataset)
-        return require(path, self.dataset)
+            raise broken(path, what)
+        return require(path)
 
 
 def read_photographs(path: Path, says_split: bool) -> list[Photograph]:
@@ -138,9 +161,9 @@ def read_photographs(path: Path, says_split: bool) -> list[Photograph]:
     try:
         entries = json.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, RecursionError) as error:
-        raise broken(path, f"cannot be read as JSON text ({error})", "cuhk_pedes") from error
+        raise broken(path, f"cannot be read as JSON text ({error})") from error
     if not isinstance(entries, list) or not entries:
-        raise broken(path, "holds no JSON list with an entry", "cuhk_pedes")
+        raise broken(path, "holds no JSON list with an entry")
     photographs: list[Photograph] = []
     numbers: dict[str, int] = {}
     splits: dict[int, tuple[str | None, int]] = {}
@@ -148,11 +171,11 @@ def read_photographs(path: Path, says_split: bool) -> list[Photograph]:
         photograph = _photograph(entry, number, path, says_split)
         first = numbers.setdefault(photograph.file_path, number)
         if first != number:
-            raise broken(path, f"entry {number} is of {photograph.file_path}, as entry {first} is", "cuhk_pedes")
+            raise broken(path, f"entry {number} is of {photograph.file_path}, as entry {first} is")
         split, first = splits.setdefault(photograph.identity, (photograph.split, number))
         if split != photograph.split:
             what = f"person {photograph.identity} is {split} in entry {first} and {photograph.split} in entry {number}"
-            raise broken(path, f"{what}; expected each person in one split", "cuhk_pedes")
+            raise broken(path, f"{what}; expected each person in one split")
         photographs.append(photograph)
     return photographs
 
@@ -169,13 +192,13 @@ def _photograph(entry: Any, number: int, path: Path, says_split: bool) -> Photog
     )
     if not fits:
         expected = "file_path and captions as text and id as a whole number"
-        raise broken(path, f"entry {number} is {json.dumps(entry)[:160]}; expected {expected}", "cuhk_pedes")
+        raise broken(path, f"entry {number} is {json.dumps(entry)[:160]}; expected {expected}")
     if identity < 1:
         what = f"entry {number} ({file_path}) has the id {identity}; expected the number of a person, 1 or more"
-        raise broken(path, what, "cuhk_pedes")
+        raise broken(path, what)
     if says_split and fields.get("split") not in tuple(SPLITS):
         what = f"entry {number} has the split {fields.get('split')!r}; expected {', '.join(SPLITS)}"
-        raise broken(path, what, "cuhk_pedes")
+        raise broken(path, what)
     split = SPLITS[fields["split"]] if says_split else None
     return Photograph(file_path, identity, tuple(caption.strip() for caption in captions), split)
 
@@ -189,17 +212,17 @@ def split_by_identity(identity: np.ndarray, path: Path) -> np.ndarray:
     numbers, place = np.unique(identity, return_inverse=True)
     expected = sum(PARTS.values())
     if len(numbers) != expected:
-        raise broken(path, f"has {len(numbers)} persons; expected {expected} to split them by number", "cuhk_pedes")
+        raise broken(path, f"has {len(numbers)} persons; expected {expected} to split them by number")
     return np.repeat(list(PARTS), list(PARTS.values()))[place]
 
 
 def _photographs(folder: Path, names: list[str]) -> Modality:
     """Files by item; those that no entry names are left out with a warning."""
-    folder = require(folder, "cuhk_pedes")
+    folder = require(folder)
     there = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
     other = sorted(name for name in set(there) - set(names) if name.lower().endswith(ENDINGS))
     if other:
         rank_zero_warn(f"{folder}: {len(other)} photograph(s) have no description and are not used, first {other[0]}")
     owner = np.array([item for item, name in enumerate(names) if name in there], dtype=np.int64)
-    decode = partial(read_image, dataset="cuhk_pedes")
+    decode = read_image
     return Modality(Files(tuple(there[names[item]] for item in owner), decode), owner)

@@ -10,8 +10,10 @@ from typing import Any, Literal
 import numpy as np
 from lightning.pytorch.utilities import rank_zero_warn
 
-from datamodules.files.layouts import broken, find_folder, read_lines, require
+from datamodules.datasets.feature_pairs import EXTRACTED, OR_EXTRACTED, pairs
+from datamodules.declaration import Declaration, Form
 from datamodules.files.media import read_image, read_sound
+from datamodules.files.text import broken, read_lines, require
 from datamodules.items import Files, ItemSet, Modality
 from datamodules.retrieval_data import RetrievalData
 
@@ -19,6 +21,24 @@ MODALITIES = ("image", "text", "audio")
 CAPTIONS = 5
 RATE = 24_000
 HELD_OUT = 200
+
+
+FLICKR8K = Declaration(
+    name="flickr8k_tri",
+    folder="flickr8k_tri",
+    content="images/<name>.jpg, audio/<name>.wav (24 kHz mono, MP3 inside) and captions.txt (CSV with the header "
+    "image,caption and five lines per image)" + OR_EXTRACTED,
+    url="https://github.com/quantumnaan/sic_translator at commit d27da85cff2dbf143fcaf365aece667d66c4298f",
+    licence="terms of Flickr8k: research only",
+    citation="M. Hodosh, P. Young and J. Hockenmaier, Framing Image Description as a Ranking Task, JAIR 2013",
+    items={"train": 800, "test": 200},
+    unit="images with five captions and synthetic speech",
+    classes=None,
+    forms={
+        "raw": Form("Flickr8kTriples", [("captions.txt", "images", "audio")]),
+        "pairs": pairs("flickr8k_tri", EXTRACTED),
+    },
+)
 
 
 class Flickr8kTriples(RetrievalData):
@@ -49,6 +69,7 @@ class Flickr8kTriples(RetrievalData):
         DataError: on first use, if a file is missing or is not what it should be.
     """
 
+    declaration = FLICKR8K
     dataset = "flickr8k_tri"
     data_kind = "real"
     test_split = f"held-out-{HELD_OUT}"
@@ -65,23 +86,23 @@ class Flickr8kTriples(RetrievalData):
 
     def read(self) -> ItemSet:
         """Read the captions and look which images and sounds there are."""
-        folder = find_folder(self.dataset, self.data_root)
+        folder = self.declaration.find(self.data_root)
         wanted = self.wanted(MODALITIES)
         captions = read_captions(folder / "captions.txt")
         names = sorted(captions)
         if len(names) <= HELD_OUT:
             what = f"names {len(names)} images; expected more than the {HELD_OUT} that are held out"
-            raise broken(folder / "captions.txt", what, self.dataset)
+            raise broken(folder / "captions.txt", what)
         modalities = {}
         if "image" in wanted:
-            decode = partial(read_image, dataset=self.dataset)
+            decode = read_image
             modalities["image"] = _files(folder / "images", ".jpg", names, decode)
         if "text" in wanted:
             kept = 1 if self.captions == "spoken" else CAPTIONS
             texts = [caption for name in names for caption in captions[name][:kept]]
             modalities["text"] = Modality(texts, np.repeat(np.arange(len(names)), kept))
         if "audio" in wanted:
-            decode = partial(read_sound, rate=RATE, dataset=self.dataset)
+            decode = partial(read_sound, rate=RATE)
             modalities["audio"] = _files(folder / "audio", ".wav", names, decode, RATE)
         return ItemSet(
             {name: modalities[name] for name in wanted},
@@ -106,29 +127,29 @@ def read_captions(path: Path) -> dict[str, list[str]]:
         DataError: not CSV text, another header, a row without two fields, or another number of captions of an image.
     """
     try:
-        lines = (f"{line}\n" for line in read_lines(path, "flickr8k_tri"))  # a caption in quotes may have several
+        lines = (f"{line}\n" for line in read_lines(path))  # a caption in quotes may have several
         header, *rows = list(csv.reader(lines, strict=True)) or [[]]
     except csv.Error as error:
-        raise broken(path, f"is not CSV text ({error})", "flickr8k_tri") from error
+        raise broken(path, f"is not CSV text ({error})") from error
     if header != ["image", "caption"]:
-        raise broken(path, f"starts with {','.join(header)[:80]!r}; expected the header image,caption", "flickr8k_tri")
+        raise broken(path, f"starts with {','.join(header)[:80]!r}; expected the header image,caption")
     captions: dict[str, list[str]] = {}
     for number, row in enumerate(rows, start=2):
         if not row:  # a blank line
             continue
         if len(row) != 2 or not row[0].endswith(".jpg") or not row[1].strip():
             what = f"entry {number} is {','.join(row)[:80]!r}; expected <name>.jpg,<caption>"
-            raise broken(path, what, "flickr8k_tri")
+            raise broken(path, what)
         captions.setdefault(row[0].removesuffix(".jpg"), []).append(row[1].strip())
     for name, found in captions.items():
         if len(found) != CAPTIONS:
-            raise broken(path, f"has {len(found)} captions of {name}.jpg; expected {CAPTIONS}", "flickr8k_tri")
+            raise broken(path, f"has {len(found)} captions of {name}.jpg; expected {CAPTIONS}")
     return captions
 
 
 def _files(folder: Path, ending: str, names: list[str], decode: partial, rate: int | None = None) -> Modality:
     """Files of a folder by item; those that no caption names are left out with a warning."""
-    there = {path.stem: path for path in require(folder, "flickr8k_tri").glob(f"*{ending}")}
+    there = {path.stem: path for path in require(folder).glob(f"*{ending}")}
     other = sorted(set(there) - set(names))
     if other:
         rank_zero_warn(f"{folder}: {len(other)} file(s) are not in captions.txt and not used, first {other[0]}{ending}")

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
-from datamodules.files.layouts import broken, find_folder, read_lines, require
+from datamodules.declaration import Declaration, Form
+from datamodules.files.text import broken, read_lines, require
 from datamodules.items import ItemSet, Modality
 from datamodules.retrieval_data import RetrievalData
 
@@ -19,15 +21,64 @@ SPLIT_FILES = {"train": "train.txt", "validation": "val.txt", "test": "test.txt"
 MIRRORED = "M"
 
 
+CONTENT = (
+    "new_joint_vecs/<id>.npy ({width} numbers per frame), texts/<id>.txt (lines caption#tokens#start#end), train.txt, "
+    "val.txt and test.txt (one id per line), or TMR's annotations.json, splits/train.txt, splits/val.txt, "
+    "splits/test.txt and guoh3dfeats/<path>.npy (263 numbers per frame)"
+)
+
+
+def _forms(arguments: Mapping[str, Any], tmr: Mapping[str, int] | None = None) -> dict[str, Form]:
+    splits = {split: f"splits/{file}" for split, file in SPLIT_FILES.items()}
+    of_tmr = {**arguments, "annotations": "tmr"}
+    return {
+        "new_joint_vecs": Form(
+            "HumanML3D", [("new_joint_vecs", "texts", *SPLIT_FILES.values())], arguments, lists=SPLIT_FILES
+        ),
+        "guoh3dfeats": Form(
+            "HumanML3D", [("annotations.json", "guoh3dfeats", *splits.values())], of_tmr, items=tmr, lists=splits
+        ),
+    }
+
+
+HUMANML3D = Declaration(
+    name="humanml3d",
+    folder="HumanML3D",
+    content=CONTENT.format(width=263),
+    url="https://github.com/EricGuo5513/HumanML3D and, for TMR's form, https://github.com/Mathux/TMR",
+    licence="terms of AMASS: research only",
+    citation="C. Guo et al., Generating Diverse and Natural 3D Human Motions from Text, CVPR 2022; TMR's form: M. "
+    "Petrovich, M. J. Black and G. Varol, TMR: Text-to-Motion Retrieval, ICCV 2023",
+    items={"train": 23_384, "validation": 1_460, "test": 4_384},
+    unit="motions with captions, mirrored ones counted",
+    classes=None,
+    forms=_forms({}),
+)
+KIT_ML = Declaration(
+    name="kit_ml",
+    folder="KIT-ML",
+    content=CONTENT.format(width=251),
+    url="https://github.com/EricGuo5513/HumanML3D and, for TMR's form, https://github.com/Mathux/TMR",
+    licence="terms of the KIT Motion-Language Dataset",
+    citation="M. Plappert, C. Mandery and T. Asfour, The KIT Motion-Language Dataset, Big Data 2016; TMR's form: "
+    "M. Petrovich, M. J. Black and G. Varol, TMR: Text-to-Motion Retrieval, ICCV 2023",
+    items={"train": 4_888, "validation": 300, "test": 830},
+    unit="motions with captions, mirrored ones counted",
+    classes=None,
+    forms=_forms({"dataset": "kit_ml"}, tmr={"train": 4_688, "validation": 292, "test": 786}),
+)
+
+
 @dataclass(frozen=True)
 class MotionSet:
     """What differs between the two data sets: numbers per frame, and frames per second of the caption times."""
 
     width: int
     rate: float
+    declaration: Declaration
 
 
-MOTION_SETS = {"humanml3d": MotionSet(263, 20.0), "kit_ml": MotionSet(251, 12.5)}
+MOTION_SETS = {"humanml3d": MotionSet(263, 20.0, HUMANML3D), "kit_ml": MotionSet(251, 12.5, KIT_ML)}
 # In TMR's form motions of both data sets are described as those of HumanML3D are.
 FEATURES = {"official": "new_joint_vecs", "tmr": "guoh3dfeats"}
 
@@ -119,6 +170,7 @@ class HumanML3D(RetrievalData):
             raise ValueError(f"test_captions is {test_captions!r}; expected 'all' or 'first'.")
         self.data_root = data_root
         self.dataset = dataset
+        self.declaration = MOTION_SETS[dataset].declaration
         self.annotations = annotations
         self.test_captions = test_captions
         self.features = FEATURES[annotations]
@@ -126,9 +178,9 @@ class HumanML3D(RetrievalData):
 
     def read(self) -> ItemSet:
         """Read every motion and its captions that the split files list."""
-        folder = find_folder(self.dataset, self.data_root)
+        folder = self.declaration.find(self.data_root)
         wanted = self.wanted(MODALITIES)
-        require(folder / self.features, self.dataset)
+        require(folder / self.features)
         described, splits = self._official(folder) if self.annotations == "official" else self._tmr(folder)
         names: list[str] = []
         split: list[str] = []
@@ -159,20 +211,20 @@ class HumanML3D(RetrievalData):
 
     def _official(self, folder: Path) -> tuple[dict[str, Described], dict[str, str]]:
         """Motions of the authors' form, and id -> split."""
-        texts = require(folder / "texts", self.dataset)
-        splits = read_splits(folder, self.dataset)
+        texts = require(folder / "texts")
+        splits = read_splits(folder)
         described = {}
         for name in splits:
             source = texts / f"{name}.txt"
-            captions = self.attempt(name, read_captions, source, self.dataset) if source.is_file() else None
+            captions = self.attempt(name, read_captions, source) if source.is_file() else None
             described[name] = Described(folder / self.features / f"{name}.npy", source, captions)
         return described, splits
 
     def _tmr(self, folder: Path) -> tuple[dict[str, Described], dict[str, str]]:
         """Motions of TMR's form, and id -> split."""
         source = folder / "annotations.json"
-        annotated = read_annotations(source, self.dataset)
-        splits = read_splits(folder / "splits", self.dataset)
+        annotated = read_annotations(source)
+        splits = read_splits(folder / "splits")
         described = {}
         for name in splits:
             motion = annotated.get(name, Annotated(name, 0.0, []))
@@ -197,18 +249,18 @@ class HumanML3D(RetrievalData):
         return items
 
     def _frames(self, described: Described, start: float, end: float) -> np.ndarray:
-        frames = read_motion(described.motion, self.motion_set.width, self.dataset)
+        frames = read_motion(described.motion, self.motion_set.width)
         if (start, end) == (0, 0):
             return frames
         rate = self.motion_set.rate
         part = frames[int(start * rate) : int(end * rate)]
         if not len(part):
             what = f"describes {start:g} s to {end:g} s of a motion of {len(frames) / rate:g} s"
-            raise broken(described.source, f"{what}, {described.motion.stem}", self.dataset)
+            raise broken(described.source, f"{what}, {described.motion.stem}")
         return part
 
 
-def read_splits(folder: Path, dataset: str) -> dict[str, str]:
+def read_splits(folder: Path) -> dict[str, str]:
     """Motion id -> split, in the order of the split files.
 
     Raises:
@@ -216,14 +268,14 @@ def read_splits(folder: Path, dataset: str) -> dict[str, str]:
     """
     split: dict[str, str] = {}
     for part, file in SPLIT_FILES.items():
-        for line in read_lines(folder / file, dataset):
+        for line in read_lines(folder / file):
             name = line.strip()
             if name in split:
-                raise broken(folder / file, f"lists {name}, which the {split[name]} part has already", dataset)
+                raise broken(folder / file, f"lists {name}, which the {split[name]} part has already")
             other = name.removeprefix(MIRRORED) if name.startswith(MIRRORED) else MIRRORED + name
             if split.get(other, part) != part:
                 what = f"lists {name}, the mirror image of {other}, which the {split[other]} part has"
-                raise broken(folder / file, f"{what}; expected both in one part", dataset)
+                raise broken(folder / file, f"{what}; expected both in one part")
             if name:
                 split[name] = part
     return split
@@ -238,18 +290,18 @@ class Annotated:
     captions: list[Caption]
 
 
-def read_annotations(path: Path, dataset: str) -> dict[str, Annotated]:
+def read_annotations(path: Path) -> dict[str, Annotated]:
     """Motion id -> path, duration and captions, of TMR's annotations.json.
 
     Raises:
         DataError: the file is not JSON, or an entry is not what it should be.
     """
     try:
-        content = json.loads(require(path, dataset).read_text(encoding="utf-8-sig"))
+        content = json.loads(require(path).read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, RecursionError) as error:
-        raise broken(path, f"cannot be read as JSON text ({error})", dataset) from error
+        raise broken(path, f"cannot be read as JSON text ({error})") from error
     if not isinstance(content, dict) or not content:
-        raise broken(path, "holds no JSON object with an entry", dataset)
+        raise broken(path, "holds no JSON object with an entry")
     annotated = {}
     for name, entry in content.items():
         try:
@@ -260,19 +312,19 @@ def read_annotations(path: Path, dataset: str) -> dict[str, Annotated]:
             fits = False
         if not fits:
             expected = "path, duration and annotations with text, start and end in seconds"
-            raise broken(path, f"entry {name} is {json.dumps(entry)[:160]}; expected {expected}", dataset)
+            raise broken(path, f"entry {name} is {json.dumps(entry)[:160]}; expected {expected}")
         annotated[name] = motion
     return annotated
 
 
-def read_captions(path: Path, dataset: str) -> list[Caption]:
+def read_captions(path: Path) -> list[Caption]:
     """Captions of one motion.
 
     Raises:
         DataError: the file is not text, or a line is not caption#tokens#start#end.
     """
     captions = []
-    for number, line in enumerate(read_lines(path, dataset), start=1):
+    for number, line in enumerate(read_lines(path), start=1):
         if not line.strip():
             continue
         text, *times = line.strip().rsplit("#", 3)
@@ -283,12 +335,12 @@ def read_captions(path: Path, dataset: str) -> list[Caption]:
         start, end = (0.0 if np.isnan(time) else time for time in (start, end))  # as published: no time is said
         if not text.strip() or not 0 <= start < np.inf or not 0 <= end < np.inf:
             what = f"line {number} is {line[:80]!r}; expected caption#tokens#start#end"
-            raise broken(path, what, dataset)
+            raise broken(path, what)
         captions.append(Caption(text.strip(), start, end))
     return captions
 
 
-def read_motion(path: Path, width: int, dataset: str) -> np.ndarray:
+def read_motion(path: Path, width: int) -> np.ndarray:
     """Frames of one motion, (T, width) float32.
 
     Raises:
@@ -297,10 +349,10 @@ def read_motion(path: Path, width: int, dataset: str) -> np.ndarray:
     try:
         frames = np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
-        raise broken(path, f"is not a readable .npy file ({type(error).__name__}: {error})", dataset) from error
+        raise broken(path, f"is not a readable .npy file ({type(error).__name__}: {error})") from error
     if frames.ndim != 2 or frames.shape[1] != width or not len(frames) or frames.dtype.kind != "f":
         what = f"has shape {frames.shape} and type {frames.dtype}; expected floating (T, {width}), T at least 1"
-        raise broken(path, what, dataset)
+        raise broken(path, what)
     if not np.isfinite(frames).all():
-        raise broken(path, "is NaN or infinite somewhere", dataset)
+        raise broken(path, "is NaN or infinite somewhere")
     return frames.astype(np.float32, copy=False)

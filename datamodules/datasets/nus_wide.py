@@ -7,7 +7,9 @@ from typing import Literal
 
 import numpy as np
 
-from datamodules.files.layouts import broken, find_folder, read_lines
+from datamodules.datasets.feature_pairs import OR_PAIRS, pairs
+from datamodules.declaration import Declaration, Form
+from datamodules.files.text import broken, read_lines
 from datamodules.files.text_matrix import Part, read_bits, read_parts
 from datamodules.items import ItemSet
 from datamodules.paired_features import FeatureDataModule
@@ -24,6 +26,45 @@ IMAGE_FILES = {
 }
 TEXT_FILE = "NUS_WID_Tags/{}_Tags1k.dat"
 CONCEPTS = 10
+
+
+LISTS = {
+    "train": "ImageList/TrainImagelist.txt",
+    "test": "ImageList/TestImagelist.txt",
+    "classes": "ConceptsList/Concepts81.txt",
+}
+LABELS_AND_TAGS = (
+    *LISTS.values(),
+    *(f"Groundtruth/TrainTestLabels/Labels_*_{part}.txt" for part in ("Train", "Test")),
+    *(f"NUS_WID_Tags/{part}_Tags1k.dat" for part in ("Train", "Test")),
+)
+
+NUS_WIDE = Declaration(
+    name="nus_wide",
+    folder="nus_wide",
+    content="ConceptsList/Concepts81.txt, ImageList/{Train,Test}Imagelist.txt, "
+    "Groundtruth/TrainTestLabels/Labels_<concept>_{Train,Test}.txt, NUS_WID_Tags/{Train,Test}_Tags1k.dat (1,000 "
+    "numbers per line), and Low_Level_Features/{Train,Test}_Normalized_{CH,CORR,EDH,WT,CM55}.dat (64, 144, 73, 128 "
+    "and 225) or Low_Level_Features/BoW_{Train,Test}_int.dat (500)" + OR_PAIRS,
+    url="https://lms.comp.nus.edu.sg/wp-content/uploads/2019/research/nuswide/NUS-WIDE.html",
+    licence="none stated for features, tags and labels",
+    citation="T.-S. Chua et al., NUS-WIDE: A Real-World Web Image Database from National University of Singapore, "
+    "CIVR 2009",
+    items={"train": 161_789, "test": 107_859},
+    unit="images with tags",
+    classes=81,
+    forms={
+        name: Form(
+            "NUSWIDE",
+            [(*LABELS_AND_TAGS, *(file.format(part) for file in files for part in PARTS.values()))],
+            {"features": name, "subset": None},
+            lists=LISTS,
+            widths={"image": width, "text": 1000},
+        )
+        for (name, files), width in zip(IMAGE_FILES.items(), (634, 500), strict=True)
+    }
+    | {"pairs": pairs("nus_wide")},
+)
 
 
 class NUSWIDE(FeatureDataModule):
@@ -62,6 +103,7 @@ class NUSWIDE(FeatureDataModule):
         DataError: on first use, if a file is missing or is not what it should be, or an image is listed twice.
     """
 
+    declaration = NUS_WIDE
     dataset = "nus_wide"
     data_kind = "real"
 
@@ -83,20 +125,20 @@ class NUSWIDE(FeatureDataModule):
 
     def read(self) -> ItemSet:
         """Read the labels, choose concepts and images, and read the features of those images."""
-        folder = find_folder(self.dataset, self.data_root)
+        folder = self.declaration.find(self.data_root)
         concepts, label = largest_concepts(folder)
         check_lists(folder, {part: len(member) for part, member in label.items()})
         chosen = self._choose(label)
         for part, rows in chosen.items():
             if not len(rows):
-                raise broken(folder, f"has no {part} image with one of {', '.join(concepts)}", self.dataset)
+                raise broken(folder, f"has no {part} image with one of {', '.join(concepts)}")
         features = {}
         for name, files in (("image", IMAGE_FILES[self.features]), ("text", (TEXT_FILE,))):
             parts = [
                 Part([folder / file.format(PARTS[part]) for file in files], rows, len(label[part]))
                 for part, rows in chosen.items()
             ]
-            features[name] = read_parts(parts, self.dataset)
+            features[name] = read_parts(parts)
         return ItemSet.of_features(
             features=features,
             label=np.vstack([label[part][rows] for part, rows in chosen.items()]),
@@ -121,9 +163,9 @@ def largest_concepts(folder: Path) -> tuple[list[str], dict[str, np.ndarray]]:
         DataError: a file is missing or is not what it should be, or the files of a part differ in length.
     """
     path = folder / "ConceptsList" / "Concepts81.txt"
-    concepts = [line.strip() for line in read_lines(path, "nus_wide") if line.strip()]
+    concepts = [line.strip() for line in read_lines(path) if line.strip()]
     if len(set(concepts)) != len(concepts) or not concepts:
-        raise broken(path, f"has {len(concepts)} concepts, {len(set(concepts))} different ones", "nus_wide")
+        raise broken(path, f"has {len(concepts)} concepts, {len(set(concepts))} different ones")
     label = {part: _labels(folder, concepts, word) for part, word in PARTS.items()}
     count = label["train"].sum(axis=0)
     largest = [c for c in np.argsort(-count, kind="stable")[:CONCEPTS] if count[c]]
@@ -134,10 +176,10 @@ def _labels(folder: Path, concepts: list[str], word: str) -> np.ndarray:
     columns: list[np.ndarray] = []
     for concept in concepts:
         path = folder / "Groundtruth" / "TrainTestLabels" / f"Labels_{concept}_{word}.txt"
-        columns.append(read_bits(path, "nus_wide"))
+        columns.append(read_bits(path))
         if len(columns[-1]) != len(columns[0]):
             what = f"has {len(columns[-1])} lines; Labels_{concepts[0]}_{word}.txt has {len(columns[0])}"
-            raise broken(path, f"{what}, and line i of both must be the same image", "nus_wide")
+            raise broken(path, f"{what}, and line i of both must be the same image")
     return np.stack(columns, axis=1)
 
 
@@ -154,10 +196,10 @@ def check_lists(folder: Path, counts: dict[str, int]) -> None:
     seen: dict[str, str] = {}
     for part, word in PARTS.items():
         path = folder / "ImageList" / f"{word}Imagelist.txt"
-        images = [line.strip() for line in read_lines(path, "nus_wide") if line.strip()]
+        images = [line.strip() for line in read_lines(path) if line.strip()]
         if len(images) != counts[part]:
-            raise broken(path, f"has {len(images)} images, and the labels are of {counts[part]}", "nus_wide")
+            raise broken(path, f"has {len(images)} images, and the labels are of {counts[part]}")
         for image in images:
             if image in seen:
-                raise broken(path, f"lists {image}, which the {seen[image]} part has already", "nus_wide")
+                raise broken(path, f"lists {image}, which the {seen[image]} part has already")
             seen[image] = part

@@ -7,13 +7,34 @@ from typing import Any
 
 import numpy as np
 
-from datamodules.files.layouts import broken, find_folder, read_lines, require
+from datamodules.datasets.feature_pairs import OR_PAIRS, pairs
+from datamodules.declaration import Declaration, Form
 from datamodules.files.media import image_of_each
+from datamodules.files.text import broken, read_lines, require
 from datamodules.items import ItemSet, Modality
 from datamodules.retrieval_data import RetrievalData
 from datamodules.splits import carve_validation
 
 MODALITIES = ("image", "text")
+
+
+PASCAL_SENTENCES = Declaration(
+    name="pascal_sentences",
+    folder="pascal_sentences",
+    content="dataset/<class>/<image>.jpg and sentence/<class>/<image>.txt, or <image>txt (a sentence per line)"
+    + OR_PAIRS,
+    url="http://vision.cs.uiuc.edu/pascal-sentences/ (with github.com/rupy/PascalSentenceDataset)",
+    licence="none stated",
+    citation="C. Rashtchian, P. Young, M. Hodosh and J. Hockenmaier, Collecting Image Annotations Using Amazon's "
+    "Mechanical Turk, NAACL HLT Workshop on Creating Speech and Language Data 2010",
+    items={"train": 800, "validation": 100, "test": 100},
+    unit="images with five sentences each",
+    classes=20,
+    forms={
+        "raw": Form("PascalSentences", [("dataset/*/*.jpg", "sentence/*/*txt")]),
+        "pairs": pairs("pascal_sentences"),
+    },
+)
 
 
 class PascalSentences(RetrievalData):
@@ -42,6 +63,7 @@ class PascalSentences(RetrievalData):
         DataError: on first use, if a folder is missing or a file is not what it should be.
     """
 
+    declaration = PASCAL_SENTENCES
     dataset = "pascal_sentences"
     features = "raw"
     data_kind = "real"
@@ -53,18 +75,18 @@ class PascalSentences(RetrievalData):
 
     def read(self) -> ItemSet:
         """Read the sentences, look which images there are, and draw the split."""
-        folder = find_folder(self.dataset, self.data_root)
+        folder = self.declaration.find(self.data_root)
         wanted = self.wanted(MODALITIES)
-        images, sentences = (require(folder / name, self.dataset) for name in ("dataset", "sentence"))
+        images, sentences = (require(folder / name) for name in ("dataset", "sentence"))
         # Of either, so that a missing file of one modality neither hides the item nor moves the split.
         described = _below(sentences, "txt")
         names = sorted({*_below(images, ".jpg"), *described})
         if not names:
-            raise broken(folder, "has no dataset/<class>/<image>.jpg", self.dataset)
+            raise broken(folder, "has no dataset/<class>/<image>.jpg")
         classes, label = np.unique([name.split("/")[0] for name in names], return_inverse=True)
         modalities = {}
         if "image" in wanted:
-            modalities["image"] = image_of_each([images / f"{name}.jpg" for name in names], self.dataset)
+            modalities["image"] = image_of_each([images / f"{name}.jpg" for name in names])
         if "text" in wanted:
             modalities["text"] = self._sentences(described, names)
         return ItemSet(
@@ -98,9 +120,9 @@ def read_sentences(path: Path) -> list[str]:
     Raises:
         DataError: the file is not text or has no sentence.
     """
-    sentences = [line.strip() for line in read_lines(path, "pascal_sentences") if line.strip()]
+    sentences = [line.strip() for line in read_lines(path) if line.strip()]
     if not sentences:
-        raise broken(path, "has no sentence; expected five, one per line", "pascal_sentences")
+        raise broken(path, "has no sentence; expected five, one per line")
     return sentences
 
 

@@ -6,13 +6,51 @@ from pathlib import Path
 
 import numpy as np
 
-from datamodules.files.layouts import broken, find_folder, read_lines
+from datamodules.datasets.feature_pairs import OR_PAIRS, pairs
+from datamodules.declaration import Declaration, Form
+from datamodules.files.text import broken, read_lines
 from datamodules.files.text_matrix import Part, read_parts
 from datamodules.items import ItemSet
 from datamodules.paired_features import FeatureDataModule
 
 # Modality -> the word in the file names.
 WORDS = {"image": "img", "text": "txt"}
+
+
+PKU_XMEDIANET = Declaration(
+    name="pku_xmedianet",
+    folder="pku_xmedianet",
+    content="img_{train,test}_fea.txt (4,096 numbers per line), txt_{train,test}_fea.txt (300), "
+    "img_{train,test}_list.txt and txt_{train,test}_list.txt (file and class 1..200 per line) and cate_fea.txt "
+    "(300 numbers per class)" + OR_PAIRS,
+    url="https://github.com/PKU-ICST-MIPL/DADN_TCSVT2019 (features) and "
+    "https://www.icst.pku.edu.cn/mipl/lwsjjxz/dataset",
+    licence="none stated",
+    citation="Y. Peng, X. Huang and Y. Zhao, An Overview of Cross-media Retrieval, IEEE TCSVT 2018; features: "
+    "J. Chi and Y. Peng, Zero-shot Cross-media Embedding Learning with Dual Adversarial Distribution Network, IEEE "
+    "TCSVT 2019",
+    items={"train": 32_000, "test": 8_000},
+    unit="image-text pairs",
+    classes=200,
+    forms={
+        "features": Form(
+            "PKUXMediaNet",
+            [
+                (
+                    "cate_fea.txt",
+                    *(
+                        f"{word}_{part}_{what}.txt"
+                        for word in WORDS.values()
+                        for part in ("train", "test")
+                        for what in ("fea", "list")
+                    ),
+                )
+            ],
+            widths={"image": 4096, "text": 300},
+        ),
+        "pairs": pairs("pku_xmedianet"),
+    },
+)
 
 
 class PKUXMediaNet(FeatureDataModule):
@@ -45,6 +83,7 @@ class PKUXMediaNet(FeatureDataModule):
             differ in a class, or a file is listed twice.
     """
 
+    declaration = PKU_XMEDIANET
     dataset = "pku_xmedianet"
     features = "cnn4096-doc300"
     data_kind = "real"
@@ -55,15 +94,13 @@ class PKUXMediaNet(FeatureDataModule):
 
     def read(self) -> ItemSet:
         """Read the lists, then the features."""
-        folder = find_folder(self.dataset, self.data_root)
+        folder = self.declaration.find(self.data_root)
         classes = folder / "cate_fea.txt"
-        count = sum(bool(line.strip()) for line in read_lines(classes, self.dataset))
+        count = sum(bool(line.strip()) for line in read_lines(classes))
         label = _labels(folder, count)
-        embedding = read_parts([_whole(classes, count)], self.dataset)
+        embedding = read_parts([_whole(classes, count)])
         features = {
-            name: read_parts(
-                [_whole(folder / f"{word}_{part}_fea.txt", len(label[part])) for part in label], self.dataset
-            )
+            name: read_parts([_whole(folder / f"{word}_{part}_fea.txt", len(label[part])) for part in label])
             for name, word in WORDS.items()
         }
         return ItemSet.of_features(
@@ -88,12 +125,12 @@ def _labels(folder: Path, classes: int) -> dict[str, np.ndarray]:
         other = text[part]
         if len(label) != len(other):
             what = f"has {len(other)} lines, and {name} has {len(label)}; line i of both must be one pair"
-            raise broken(path, what, "pku_xmedianet")
+            raise broken(path, what)
         differ = np.flatnonzero(label != other)
         if differ.size:
             i = differ[0]
             what = f"line {i + 1} has the class {other[i] + 1}, and {name} {label[i] + 1}; they must be one pair"
-            raise broken(path, what, "pku_xmedianet")
+            raise broken(path, what)
     return image
 
 
@@ -107,7 +144,7 @@ def _labels_of(folder: Path, word: str, classes: int) -> dict[str, np.ndarray]:
         for entry in entries:
             if entry in listed:
                 what = f"lists {entry[0]}, which {listed[entry]} lists already; expected each file once"
-                raise broken(path, what, "pku_xmedianet")
+                raise broken(path, what)
             listed[entry] = path.name
         label[part] = np.array([category for _, category in entries], dtype=np.int64)
     return label
@@ -121,12 +158,12 @@ def read_list(path: Path, classes: int) -> list[tuple[str, int]]:
     """
     entries = []
     numbers = {str(number): number - 1 for number in range(1, classes + 1)}
-    for number, line in enumerate(read_lines(path, "pku_xmedianet"), start=1):
+    for number, line in enumerate(read_lines(path), start=1):
         fields = line.split()
         if len(fields) != 2 or fields[1] not in numbers:
             what = f"line {number} is {line[:80]!r}; expected a file and a class 1..{classes}"
-            raise broken(path, what, "pku_xmedianet")
+            raise broken(path, what)
         entries.append((fields[0], numbers[fields[1]]))
     if not entries:
-        raise broken(path, "has no line", "pku_xmedianet")
+        raise broken(path, "has no line")
     return entries

@@ -10,8 +10,9 @@ from typing import Any, Literal
 import numpy as np
 import scipy.io
 
+from datamodules.declaration import Declaration, Form
 from datamodules.errors import DataError
-from datamodules.files.layouts import broken, find_folder, read_lines, require
+from datamodules.files.text import broken, read_lines, require
 from datamodules.items import ItemSet, Modality
 from datamodules.retrieval_data import RetrievalData
 
@@ -31,6 +32,25 @@ CLIP = re.compile(r"a(\d+)_s(\d+)_t(\d+)")
 ORIGIN_JOINT = 2
 # Depth is in millimetres; the reduced file has blocks of 8 x 8 pixels in units of four metres.
 BLOCK, DEPTH_UNIT = 8, 4000.0
+
+
+UTD_MHAD = Declaration(
+    name="utd_mhad",
+    folder="utd_mhad",
+    content="class_names.txt (27 lines), and either utd_mhad_depth_skeleton_inertial_16f.npz or the folders "
+    "Skeleton/a*_s*_t*_skeleton.mat (d_skel 20 x 3 x T), Inertial/a*_s*_t*_inertial.mat (d_iner T x 6) and "
+    "Depth/a*_s*_t*_depth.mat (d_depth 240 x 320 x T)",
+    url="https://personal.utdallas.edu/~kehtar/UTD-MHAD.html",
+    licence="none stated",
+    citation="C. Chen, R. Jafari and N. Kehtarnavaz, UTD-MHAD, ICIP 2015",
+    items={"train": 431, "test": 430},
+    unit="clips of 8 subjects as text, depth video, skeleton and inertial data",
+    classes=27,
+    forms={
+        "16f": Form("UTDMHAD", [("class_names.txt", REDUCED)], {"features": "16f"}),
+        "raw": Form("UTDMHAD", [("class_names.txt", "Skeleton", "Inertial", "Depth")], {"features": "raw"}),
+    },
+)
 
 
 class UTDMHAD(RetrievalData):
@@ -68,6 +88,7 @@ class UTDMHAD(RetrievalData):
         DataError: on first use, if a file is missing or is not what it should be.
     """
 
+    declaration = UTD_MHAD
     dataset = "utd_mhad"
     data_kind = "real"
     test_split = "cross-subject"
@@ -87,7 +108,7 @@ class UTDMHAD(RetrievalData):
 
     def read(self) -> ItemSet:
         """Read the class names and either the reduced file or the published ones."""
-        folder = find_folder(self.dataset, self.data_root)
+        folder = self.declaration.find(self.data_root)
         wanted = MODALITIES if self.chosen is None else self.wanted((*MODALITIES, *PARTS))
         phrases = read_classes(folder / "class_names.txt")
         if self.features == "16f":
@@ -137,7 +158,7 @@ def _clip(name: str, origin: Path) -> tuple[int, int, int]:
     match = CLIP.fullmatch(name)
     action, subject, trial = map(int, match.groups()) if match else (0, 0, 0)
     if not (1 <= action <= CLASSES and 1 <= subject <= 8):
-        raise broken(origin, f"has a clip called {name!r}; expected a1_s1_t1 to a27_s8_t4", "utd_mhad")
+        raise broken(origin, f"has a clip called {name!r}; expected a1_s1_t1 to a27_s8_t4")
     return action, subject, trial
 
 
@@ -147,9 +168,9 @@ def read_classes(path: Path) -> list[str]:
     Raises:
         DataError: the file is missing, not text, or has another number of phrases.
     """
-    phrases = [line.strip() for line in read_lines(path, "utd_mhad") if line.strip()]
+    phrases = [line.strip() for line in read_lines(path) if line.strip()]
     if len(phrases) != CLASSES:
-        raise broken(path, f"has {len(phrases)} phrases; expected {CLASSES}, one per line", "utd_mhad")
+        raise broken(path, f"has {len(phrases)} phrases; expected {CLASSES}, one per line")
     return phrases
 
 
@@ -164,21 +185,21 @@ def read_reduced(path: Path) -> tuple[list[str], dict[str, Modality]]:
     """
     shapes = {"depth30x40": (16, 30, 40), "skeleton": (16, 20, 3), "inertial": (32, 6)}
     try:
-        with np.load(require(path, "utd_mhad"), allow_pickle=False) as file:
+        with np.load(require(path), allow_pickle=False) as file:
             arrays = {name: file[name] for name in (*shapes, "name", "label", "subject")}
     except DataError:
         raise
     except Exception as error:  # a truncated archive surfaces as errors of many kinds, from zipfile's to zlib's
-        raise broken(path, f"is not a readable .npz file ({type(error).__name__}: {error})", "utd_mhad") from error
+        raise broken(path, f"is not a readable .npz file ({type(error).__name__}: {error})") from error
     names = [str(name) for name in arrays["name"]]
     for name, shape in shapes.items():
         if arrays[name].shape != (len(names), *shape) or arrays[name].dtype.kind != "f":
             what = f"{name} has shape {arrays[name].shape} and type {arrays[name].dtype}"
-            raise broken(path, f"{what}; expected floating {(len(names), *shape)}", "utd_mhad")
+            raise broken(path, f"{what}; expected floating {(len(names), *shape)}")
     said = [_clip(name, path)[:2] for name in names]
     for name, found, expected in zip(names, zip(arrays["label"], arrays["subject"], strict=True), said, strict=True):
         if tuple(found) != expected:
-            raise broken(path, f"gives clip {name} label and subject {tuple(map(int, found))}", "utd_mhad")
+            raise broken(path, f"gives clip {name} label and subject {tuple(map(int, found))}")
     video, motion, inertial = (arrays[name].astype(np.float32) for name in shapes)
     return names, {"video": Modality(video), "motion": Modality(motion), "inertial": Modality(inertial)}
 
@@ -218,9 +239,9 @@ def _clip_files(folder: Path, modality: str) -> dict[str, Path]:
         DataError: the folder is missing, or holds no such file.
     """
     where, ending, *_ = RAW[modality]
-    files = {path.name.removesuffix(ending): path for path in require(folder / where, "utd_mhad").glob(f"*{ending}")}
+    files = {path.name.removesuffix(ending): path for path in require(folder / where).glob(f"*{ending}")}
     if not files:
-        raise broken(folder / where, f"holds no file *{ending}", "utd_mhad")
+        raise broken(folder / where, f"holds no file *{ending}")
     return files
 
 
@@ -234,16 +255,16 @@ def read_clip(path: Path, modality: str) -> np.ndarray:
     try:
         found = scipy.io.loadmat(path, variable_names=[variable]).get(variable)
     except Exception as error:  # a truncated file surfaces as errors of many kinds, from zlib's to MemoryError
-        raise broken(path, f"is not a readable MATLAB file ({type(error).__name__}: {error})", "utd_mhad") from error
+        raise broken(path, f"is not a readable MATLAB file ({type(error).__name__}: {error})") from error
     if found is not None and found.ndim == 2 and len(shape) == 3:
         found = found[..., None]  # MATLAB writes one frame without the last axis
     expected = f"{variable} of numbers, {' x '.join('T' if n is None else str(n) for n in shape)}, T at least 1"
     if found is None or found.dtype.kind not in "fiu":
-        raise broken(path, f"holds no {expected}", "utd_mhad")
+        raise broken(path, f"holds no {expected}")
     fits = found.ndim == len(shape) and all(n in (None, m) for n, m in zip(shape, found.shape, strict=True))
     if not fits or not found.size:
-        raise broken(path, f"{variable} has shape {found.shape}; expected {expected}", "utd_mhad")
+        raise broken(path, f"{variable} has shape {found.shape}; expected {expected}")
     sequence = convert(found)
     if not np.isfinite(sequence).all():
-        raise broken(path, f"{variable} is NaN or infinite somewhere", "utd_mhad")
+        raise broken(path, f"{variable} is NaN or infinite somewhere")
     return sequence

@@ -8,7 +8,6 @@ import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,14 +16,14 @@ from PIL import Image, ImageOps
 
 from datamodules.errors import DataError
 from datamodules.files.cache import cache_folder, keep
-from datamodules.files.layouts import broken
+from datamodules.files.text import broken
 from datamodules.items import Files, ItemSet, Modality
 
 # Bytes that the header of a WAV file claims where a program wrote it to a pipe, without knowing how many would come.
 STREAMED = 2**31 - 2**16
 
 
-def read_image(path: Path, dataset: str) -> np.ndarray:
+def read_image(path: Path) -> np.ndarray:
     """An image file as (H, W, 3) uint8, upright where the file says how it was held; greys of 16 bits become 8.
 
     What is transparent shows a white ground. Of several images in a file the first is read.
@@ -46,22 +45,21 @@ def read_image(path: Path, dataset: str) -> np.ndarray:
                 upright.alpha_composite(drawn)
             return np.asarray(upright.convert("RGB"))
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise broken(path, f"is not a readable image ({type(error).__name__}: {error})", dataset) from error
+        raise broken(path, f"is not a readable image ({type(error).__name__}: {error})") from error
 
 
-def image_of_each(paths: Sequence[Path], dataset: str) -> Modality:
+def image_of_each(paths: Sequence[Path]) -> Modality:
     """The image files of items, one path per item; an item whose path is no file has no entry."""
     owner = np.array([item for item, path in enumerate(paths) if path.is_file()], dtype=np.int64)
-    return Modality(Files(tuple(paths[item] for item in owner), partial(read_image, dataset=dataset)), owner)
+    return Modality(Files(tuple(paths[item] for item in owner), read_image), owner)
 
 
-def read_sound(path: Path, rate: int, dataset: str) -> np.ndarray:
+def read_sound(path: Path, rate: int) -> np.ndarray:
     """A sound file as its mono waveform, (T,) float32 in -1..1; several channels are averaged.
 
     Args:
         path: WAV, FLAC, OGG or MP3.
         rate: samples per second that the file must have.
-        dataset: the data set it belongs to, for messages.
 
     Raises:
         DataError: the file is missing, truncated, without samples, not finite, not a sound, or of another rate.
@@ -72,33 +70,32 @@ def read_sound(path: Path, rate: int, dataset: str) -> np.ndarray:
         with soundfile.SoundFile(path) as file:
             wave, found, said = file.read(dtype="float32", always_2d=True), file.samplerate, file.extra_info
     except (OSError, RuntimeError) as error:  # LibsndfileError is a RuntimeError
-        raise broken(path, f"is not a readable sound ({type(error).__name__}: {error})", dataset) from error
+        raise broken(path, f"is not a readable sound ({type(error).__name__}: {error})") from error
     if found != rate:
-        raise broken(path, f"has {found} samples per second; expected {rate}", dataset)
+        raise broken(path, f"has {found} samples per second; expected {rate}")
     # libsndfile reads a WAV file that was cut off as far as it goes, and says so in its log alone.
     cut = re.search(r"^data : (\d+) \(should be (\d+)\)", said, re.MULTILINE)
     if cut and int(cut[1]) < STREAMED:
-        raise broken(path, f"is truncated: it has {cut[2]} of its {cut[1]} bytes of sound", dataset)
+        raise broken(path, f"is truncated: it has {cut[2]} of its {cut[1]} bytes of sound")
     if not len(wave):
-        raise broken(path, "has no samples; expected at least one", dataset)
+        raise broken(path, "has no samples; expected at least one")
     if not np.isfinite(wave).all():
-        raise broken(path, "has samples that are NaN or infinite", dataset)
+        raise broken(path, "has samples that are NaN or infinite")
     return wave.mean(axis=1)
 
 
-def read_resampled(path: Path, rate: int, dataset: str) -> np.ndarray:
+def read_resampled(path: Path, rate: int) -> np.ndarray:
     """A sound file as `read_sound` reads it, resampled where it has another rate.
 
     Args:
         path: WAV, FLAC, OGG or MP3.
         rate: samples per second that the waveform is to have.
-        dataset: the data set it belongs to, for messages.
 
     Raises:
         DataError: the file is missing, truncated, without samples, not finite or not a sound.
     """
-    found = sound_rate(path, dataset)
-    wave = read_sound(path, found, dataset)
+    found = sound_rate(path)
+    wave = read_sound(path, found)
     if found == rate:
         return wave
     import torch  # here: as above
@@ -107,7 +104,7 @@ def read_resampled(path: Path, rate: int, dataset: str) -> np.ndarray:
     return torchaudio.functional.resample(torch.from_numpy(wave), found, rate).numpy()
 
 
-def sound_rate(path: Path, dataset: str) -> int:
+def sound_rate(path: Path) -> int:
     """Samples per second of a sound file.
 
     Raises:
@@ -118,10 +115,10 @@ def sound_rate(path: Path, dataset: str) -> int:
     try:
         return soundfile.info(path).samplerate
     except (OSError, RuntimeError) as error:
-        raise broken(path, f"is not a readable sound ({type(error).__name__}: {error})", dataset) from error
+        raise broken(path, f"is not a readable sound ({type(error).__name__}: {error})") from error
 
 
-def most_common_rate(paths: Sequence[Path], dataset: str) -> tuple[int | None, list[Path]]:
+def most_common_rate(paths: Sequence[Path]) -> tuple[int | None, list[Path]]:
     """Samples per second that most of the sound files have, the higher of two, and the files that have others.
 
     Files that cannot be read are in neither; without one that can, the rate is None.
@@ -129,7 +126,7 @@ def most_common_rate(paths: Sequence[Path], dataset: str) -> tuple[int | None, l
 
     def rate_of(path: Path) -> int | None:
         try:
-            return sound_rate(path, dataset)
+            return sound_rate(path)
         except DataError:
             return None  # found again, and named, when every file is checked
 

@@ -19,11 +19,12 @@ from benchmarks.roofline import PRODUCT, Ceilings, Part, add_floor, counted_flop
 from benchmarks.training import EpochClock, fit, take_turns
 from datamodules import Flickr8kTriples, RetrievalData, data_root
 from datamodules.datasets.synthetic import CLASS_NAMES
+from datamodules.features.timm_models import timm_model
 from datamodules.files.media import read_image
 from datamodules.items import Files, ItemSet, Modality
 from lightning_modules import LAVIMO
 from lightning_modules.networks.encoders.base import Encoder
-from lightning_modules.networks.encoders.image import Resize, timm_model
+from lightning_modules.networks.encoders.image import Resize
 
 NAME = "lavimo"
 MODEL, WEIGHTS, PIXELS = "tf_efficientnet_lite0", "installed", 160

@@ -12,14 +12,15 @@ from pathlib import Path
 import datamodules
 from datamodules.check import open_form
 from datamodules.datasets import DATASETS
-from datamodules.features.extraction import FrozenNetwork, extract_features
+from datamodules.features.extraction import DescribedNetwork, extract_features
+from datamodules.features.networks import ImageNetwork, SentenceNetwork, SoundNetwork
 from datamodules.files.extracted_features import read_metadata, untrained
 from datamodules.files.sources import data_root, user_path
 from datamodules.items import ItemSet
 from datamodules.paired_features import FeatureDataModule
 from datamodules.retrieval_data import RetrievalData
 
-Loader = Callable[[], FrozenNetwork]
+Loader = Callable[[], DescribedNetwork]
 
 
 def add_parser(commands: argparse._SubParsersAction) -> None:
@@ -86,9 +87,6 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _networks(arguments: argparse.Namespace) -> dict[str, Loader]:
     """Modality -> what loads the network that was named for it, in the order of the data sets."""
-    # Here and not above: the data come before the models, and everything else of them does without.
-    from lightning_modules.networks.frozen import ImageNetwork, SentenceNetwork, SoundNetwork
-
     networks: dict[str, Loader | None] = dict.fromkeys(("image", "text", "audio"))
     for name, kind, network in (("image", "image", ImageNetwork), ("audio", "sound", SoundNetwork)):
         model, weights = getattr(arguments, kind), getattr(arguments, f"{kind}_weights")

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from datamodules.batches import ItemEmbedding
 from datamodules.errors import DataError
-from datamodules.features.class_embeddings import embed_classes, encoder_identity
+from datamodules.features.texts import embed_texts, encoder_identity
 from datamodules.repeats import first_of_equal, repeated_rows
 from datamodules.retrieval_data import RetrievalData
 from datamodules.splits import carve_validation
@@ -57,7 +57,7 @@ class FeatureDataModule(RetrievalData):
     def class_embedding(self) -> Tensor:
         """(C, E) float32, one row per class."""
         if self.class_encoder != "from-data":
-            return torch.from_numpy(embed_classes(self.class_names, self.class_encoder))
+            return torch.from_numpy(embed_texts(self.class_names, self.class_encoder))
         if self.data.class_embedding is None:
             raise DataError(
                 f"{self.data.origin}: class_encoder is 'from-data', but the data bring no class embedding; "

@@ -12,8 +12,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from datamodules.errors import DataError
-from datamodules.features.class_embeddings import BUNDLED
-from lightning_modules.networks.encoders.installed import INSTALLED
+from datamodules.features.texts import BUNDLED
+from datamodules.features.timm_models import INSTALLED
 
 Encoders = Mapping[str, Mapping[str, Any]]
 

@@ -11,9 +11,9 @@ from torch.nn import functional as F
 
 from datamodules.batches import Batch
 from datamodules.features.precompute import FrozenNetwork
+from datamodules.features.texts import SentenceEmbedding
 from lightning_modules.encoded import EncodedModule
 from lightning_modules.networks.adapters import projection
-from lightning_modules.networks.encoders.text import SentenceEmbedding
 from lightning_modules.networks.fusion import CrossAttention, Reconstruction
 from losses import AlignmentLoss, build_loss
 from losses.gather import gather

@@ -23,13 +23,13 @@ import torch
 
 import datamodules
 import lightning_modules
-from datamodules.features.class_embeddings import embed_classes, encoder_identity
+from datamodules.features.texts import embed_texts, encoder_identity
+from datamodules.features.timm_models import INSTALLED
 from datamodules.files.cache import keep
 from datamodules.files.sources import sha256_of
 from lightning_modules.metrics import CrossModalRetrieval
 from lightning_modules.metrics.galleries import Evaluated, GalleryUndefined, score_gallery
 from lightning_modules.metrics.modality_gap import modality_gap
-from lightning_modules.networks.encoders.installed import INSTALLED
 from lightning_modules.predictions import flat_predictions
 from lightning_modules.preparation import prepare
 from losses import build_loss
@@ -250,7 +250,7 @@ def _gallery(
 def text_vectors(texts: Sequence[str]) -> torch.Tensor:
     """Unit sentence embeddings (N, E) of N texts; equal texts have equal bits, whatever batch they are embedded in."""
     different, place = np.unique(np.array(texts), return_inverse=True)
-    vectors = torch.from_numpy(embed_classes(different.tolist()))[torch.from_numpy(place)]
+    vectors = torch.from_numpy(embed_texts(different.tolist()))[torch.from_numpy(place)]
     return torch.nn.functional.normalize(vectors, dim=1)
 
 

@@ -12,7 +12,7 @@ from typing import Any
 from datamodules import DataError, DataMissing, FeatureDataModule, data_root, root_is_named
 from datamodules.datasets import DATASETS
 from datamodules.datasets.feature_pairs import AS_PUBLISHED
-from datamodules.features.class_embeddings import model_folder
+from datamodules.features.texts import model_folder
 from lightning_modules.metrics.modality_gap import GAP_METRICS
 from reproduce.cells import FOLDER_ENCODERS, CellStore, Config, build_data, cell_hash
 from reproduce.checks import check_modalities

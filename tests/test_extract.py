@@ -33,9 +33,9 @@ from tiny_items import Tiny, item_set
 
 from datamodules import DataError, Flickr30kNarratives
 from datamodules.features.extraction import extract_features
+from datamodules.features.networks import ImageNetwork, SentenceNetwork, SoundNetwork
 from datamodules.files.extracted_features import read_extracted, read_metadata, untrained
 from datamodules.items import Files, Modality
-from lightning_modules.networks.frozen import ImageNetwork, SentenceNetwork, SoundNetwork
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -10,9 +10,9 @@ import timm
 import torch
 from PIL import Image
 
+from datamodules.features.networks import ImageNetwork
 from lightning_modules.networks.encoders import build_encoder
 from lightning_modules.networks.encoders.image import Resize
-from lightning_modules.networks.frozen import ImageNetwork
 
 IMAGE = {"kind": "file", "shape": [], "rate": None}
 

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
 from datamodules import RetrievalData, SyntheticItems
-from datamodules.features.class_embeddings import embed_classes
+from datamodules.features.texts import embed_texts
 from datamodules.items import Modality
 from lightning_modules import LAVIMO
 from lightning_modules.networks.fusion import CrossAttention
@@ -147,7 +147,7 @@ def test_soft_targets_are_cosines_of_texts_above_the_threshold(tmp_path):
         texts = {tuple(data.entries("text").entries[i].tolist()): i for i in range(len(CAPTION_OWNER))}
         rows = zip(batch["text"], batch["masks"]["text"], strict=True)
         captions = [data.content.modalities["text"].entries[texts[tuple(x[keep].tolist())]] for x, keep in rows]
-        vectors = reference.unit_rows(embed_classes(captions).astype(np.float64))
+        vectors = reference.unit_rows(embed_texts(captions).astype(np.float64))
         target = np.where(vectors @ vectors.T >= threshold, vectors @ vectors.T, 0)
         np.fill_diagonal(target, 1)
         with torch.no_grad():

@@ -12,8 +12,9 @@ from tiny_items import CAPTION_OWNER, Tiny
 from training import Trainer
 
 from datamodules import Synthetic, SyntheticItems
+from datamodules.features.texts import SentenceEmbedding
 from lightning_modules import LAVIMO
-from lightning_modules.networks.encoders.text import CharacterIds, SentenceEmbedding
+from lightning_modules.networks.encoders.text import CharacterIds
 from losses import build_loss
 from losses.ring import SCHEMES
 

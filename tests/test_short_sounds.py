@@ -14,12 +14,12 @@ from extract_cases import TINY, tiny_bundle, write_weights
 from tiny_items import Tiny, with_modality
 
 from datamodules import DataError
+from datamodules.features.networks import SoundNetwork
 from datamodules.features.precompute import precompute
 from datamodules.files.media import read_resampled, read_sound
 from datamodules.items import Files, Modality
 from lightning_modules.networks.encoders import build_encoder
 from lightning_modules.networks.encoders.sound import LogMelSpectrogram
-from lightning_modules.networks.frozen import SoundNetwork
 
 RATE = 16_000
 SOUND = {"kind": "file", "shape": (), "rate": RATE}

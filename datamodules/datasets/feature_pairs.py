@@ -13,7 +13,7 @@ import torch
 from lightning.pytorch.utilities import rank_zero_warn
 
 from datamodules.declaration import Form
-from datamodules.features.class_embeddings import BUNDLED, ONE_HOT
+from datamodules.features.texts import BUNDLED, ONE_HOT
 from datamodules.files.extracted_features import networks_of, untrained
 from datamodules.files.feature_files import LAYOUTS, brings_split, find_source, read_feature_pairs
 from datamodules.items import ItemSet

@@ -8,16 +8,17 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 from tqdm import tqdm
 
 from datamodules.errors import DataError
+from datamodules.features.precompute import FrozenNetwork
 from datamodules.files.extracted_features import FORMAT, Rows, read_metadata, write_features
 from datamodules.items import ItemSet
 from datamodules.retrieval_data import RetrievalData
@@ -25,20 +26,17 @@ from datamodules.retrieval_data import RetrievalData
 DECODERS = 4  # threads
 
 
-class FrozenNetwork(Protocol):
-    """Entries of one modality, decoded, and their rate in Hz (None but for sound) -> one vector (d,) float32 each.
+class DescribedNetwork(FrozenNetwork, Protocol):
+    """A frozen network that returns one vector (d,) float32 per entry and says what it is.
 
-    ``identity`` says what it is: "model", "weights" (where they come from), their "sha256", and "versions" of the
-    libraries.
+    ``identity`` holds "model", "weights" (where they come from), their "sha256", and "versions" of the libraries.
     """
 
     identity: Mapping[str, str]
 
-    def __call__(self, entries: Sequence[Any], rate: int | None) -> list[np.ndarray]: ...
-
 
 def extract_features(
-    module: RetrievalData, networks: Mapping[str, Callable[[], FrozenNetwork]], out: Path, batch_size: int
+    module: RetrievalData, networks: Mapping[str, Callable[[], DescribedNetwork]], out: Path, batch_size: int
 ) -> dict[str, float] | None:
     """Write the features of every entry of some modalities to a file; one that holds them already stays as it is.
 
@@ -105,7 +103,7 @@ def _alone(folder: Path, out: Path) -> Iterator[None]:
 def _encoded(
     data: ItemSet,
     name: str,
-    load: Callable[[], FrozenNetwork],
+    load: Callable[[], DescribedNetwork],
     folder: Path,
     batch_size: int,
     rates: dict[str, float],
@@ -133,7 +131,9 @@ def _encoded(
     return Rows("F32", (count, width), map(np.load, batches))
 
 
-def _features(data: ItemSet, name: str, network: FrozenNetwork, batch: range, pool: ThreadPoolExecutor) -> np.ndarray:
+def _features(
+    data: ItemSet, name: str, network: DescribedNetwork, batch: range, pool: ThreadPoolExecutor
+) -> np.ndarray:
     """(len(batch), d) float32 of some entries."""
     modality = data.modalities[name]
     entries = list(pool.map(modality.entries.__getitem__, batch))  # decoders release the interpreter's lock

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, Protocol
-from zipfile import BadZipFile
 
 import numpy as np
-from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_info
 
 from datamodules.errors import DataError
-from datamodules.files.cache import cache_folder, keep, one_at_a_time
+from datamodules.files.cache import cache_folder, kept_arrays
 from datamodules.items import Modality
 
 
@@ -32,23 +30,26 @@ class FrozenNetwork(Protocol):
 def precompute(modality: Modality, network: FrozenNetwork) -> Modality:
     """The modality with what the network returns in place of its entries.
 
-    It is kept on disk under a hash of the network's key and of the entries or their files; of processes that want the
-    same, one computes it.
+    It is kept on disk under a hash of the network's key and of the entries or their files.
 
     Raises:
         DataError: the network returns something that is not finite.
     """
-    name = hashlib.sha256(f"{network.key}\0{modality.digest()}".encode()).hexdigest()
-    path, what = cache_folder() / f"precomputed-{name}.npz", network.key.split(" ")[0]
-    with one_at_a_time(path):
-        entries = _read(path, len(modality.entries))
-        if entries is None:
-            rank_zero_info(f"{len(modality.entries)} entries through {what}, kept in {path}")
-            entries = network(modality.entries, modality.rate)
-            if any(entry.dtype.kind == "f" and not np.isfinite(entry).all() for entry in entries):
-                raise DataError(f"{what} returns NaN or infinite values; check the files of its weights.")
-            _write(path, entries)
-    return Modality(rows_of(entries), modality.owner, modality.rate)
+    name, what = hashlib.sha256(f"{network.key}\0{modality.digest()}".encode()).hexdigest(), network.key.split(" ")[0]
+
+    def compute() -> dict[str, np.ndarray]:
+        rank_zero_info(f"{len(modality.entries)} entries through {what}, kept in {cache_folder()}")
+        entries = network(modality.entries, modality.rate)
+        if any(entry.dtype.kind == "f" and not np.isfinite(entry).all() for entry in entries):
+            raise DataError(f"{what} returns NaN or infinite values; check the files of its weights.")
+        if _is_vector(entries[0]):
+            return {"values": np.stack(entries)}
+        return {"values": np.concatenate(entries), "lengths": np.array([len(entry) for entry in entries])}
+
+    kept = kept_arrays(f"precomputed-{name}", compute)
+    values = kept["values"]
+    entries = np.split(values, np.cumsum(kept["lengths"])[:-1]) if "lengths" in kept else values
+    return Modality(entries, modality.owner, modality.rate)
 
 
 def rows_of(entries: Sequence[np.ndarray]) -> np.ndarray | Sequence[np.ndarray]:
@@ -58,24 +59,3 @@ def rows_of(entries: Sequence[np.ndarray]) -> np.ndarray | Sequence[np.ndarray]:
 
 def _is_vector(entry: np.ndarray) -> bool:
     return entry.ndim == 1 and entry.dtype.kind == "f"  # whole numbers in a row are a sequence of tokens
-
-
-def _read(path: Path, count: int) -> list[np.ndarray] | None:
-    if not path.exists():
-        return None
-    try:
-        with np.load(path, allow_pickle=False) as kept:
-            values, lengths = kept["values"], kept["lengths"]
-        if len(lengths) == count:
-            return list(values) if (lengths < 0).all() else np.split(values, np.cumsum(lengths)[:-1])
-    except (OSError, ValueError, KeyError, EOFError, BadZipFile):
-        pass
-    rank_zero_warn(f"{path} is damaged: its content is computed again.")
-    return None
-
-
-def _write(path: Path, entries: list[np.ndarray]) -> None:
-    vectors = _is_vector(entries[0])
-    lengths = np.array([-1 if vectors else len(entry) for entry in entries])
-    values = np.stack(entries) if vectors else np.concatenate(entries)
-    keep(path, lambda file: np.savez(file, values=values, lengths=lengths))

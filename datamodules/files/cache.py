@@ -5,11 +5,14 @@ from __future__ import annotations
 import fcntl
 import os
 import tempfile
-from collections.abc import Callable, Iterator
+import zlib
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
+from zipfile import BadZipFile
 
+import numpy as np
 import pooch
 from lightning.pytorch.utilities import rank_zero_warn
 
@@ -40,8 +43,28 @@ def keep(path: Path, write: Callable[[BinaryIO], object]) -> None:
         rank_zero_warn(f"{path.name} cannot be kept in {path.parent} ({error}); it is computed on each run.")
 
 
+def kept_arrays(name: str, compute: Callable[[], Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """Arrays from the cache, computed and kept where they are not there; of processes that want the same, one computes.
+
+    Args:
+        name: of the file, without its ending: a hash of all that the arrays depend on is part of it.
+        compute: the arrays by name.
+    """
+    path = cache_folder() / f"{name}.npz"
+    with _one_at_a_time(path):
+        if path.exists():
+            try:
+                with np.load(path, allow_pickle=False) as kept:
+                    return dict(kept)
+            except (OSError, ValueError, KeyError, EOFError, BadZipFile, zlib.error):
+                rank_zero_warn(f"{path} is damaged: its content is computed again.")
+        arrays = dict(compute())
+        keep(path, lambda file: np.savez(file, **arrays))
+        return arrays
+
+
 @contextmanager
-def one_at_a_time(path: Path) -> Iterator[None]:
+def _one_at_a_time(path: Path) -> Iterator[None]:
     """Of processes that would compute what is kept in a file, one does, and the others wait for it.
 
     Where the folder cannot be written, nobody waits.

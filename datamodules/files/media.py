@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections import Counter
@@ -15,7 +14,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from PIL import Image, ImageOps
 
 from datamodules.errors import DataError
-from datamodules.files.cache import cache_folder, keep
+from datamodules.files.cache import kept_arrays
 from datamodules.files.text import broken
 from datamodules.items import Files, ItemSet, Modality
 
@@ -154,14 +153,15 @@ def broken_files(data: ItemSet) -> dict[str, str]:
 
 
 def _broken(modality: Modality) -> dict[int, str]:
-    path = cache_folder() / f"checked-{modality.digest()}.json"
-    try:
-        known = [int(entry) for entry in json.loads(path.read_text(encoding="utf-8"))]
-    except (OSError, ValueError):
-        found = faults(modality.entries, range(len(modality.entries)))
-        keep(path, lambda file: file.write(json.dumps(list(found)).encode()))
-        return found
-    return faults(modality.entries, known)  # anew: the reasons name files, and copies in two folders have one digest
+    found: dict[int, str] = {}
+
+    def compute() -> dict[str, np.ndarray]:
+        found.update(faults(modality.entries, range(len(modality.entries))))
+        return {"broken": np.array(list(found), dtype=np.int64)}
+
+    known = kept_arrays(f"checked-{modality.digest()}", compute)["broken"]
+    # Anew: the reasons name files, and copies in two folders have one digest.
+    return found or faults(modality.entries, known.tolist())
 
 
 def faults(files: Files, rows: Sequence[int]) -> dict[int, str]:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from datamodules.files.cache import cache_folder, keep
+from datamodules.files.cache import kept_arrays
 from datamodules.files.sources import sha256_of
 from datamodules.files.text import broken, require
 
@@ -49,13 +49,7 @@ def read_parts(parts: Sequence[Part]) -> np.ndarray:
     files = [require(path) for part in parts for path in part.files]
     if sum(path.stat().st_size for path in files) <= LARGE:
         return _parsed(parts)
-    kept = cache_folder() / f"text-matrix-{_key(parts)}.npy"
-    try:
-        return np.load(kept, allow_pickle=False)
-    except (OSError, ValueError, EOFError):  # none, or one that the disk lost half of
-        matrix = _parsed(parts)
-        keep(kept, lambda file: np.save(file, matrix))
-        return matrix
+    return kept_arrays(f"text-matrix-{_key(parts)}", lambda: {"matrix": _parsed(parts)})["matrix"]
 
 
 def _key(parts: Sequence[Part]) -> str:

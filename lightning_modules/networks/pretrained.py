@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from datamodules.errors import DataError
-from datamodules.features.class_embeddings import missing_weights, model_folder, refuse_missing, without_loading_bars
+from datamodules.features.texts import missing_weights, model_folder, refuse_missing, without_loading_bars
 
 # Query and value projections of attention, as the models of transformers name them: what LoRA adapts.
 PROJECTIONS = ("query", "value", "q_lin", "v_lin", "q_proj", "v_proj", "q", "v")

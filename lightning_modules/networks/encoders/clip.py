@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from datamodules.errors import DataError
-from datamodules.features.class_embeddings import encoder_identity, model_folder
 from datamodules.features.inference import frozen_inference
+from datamodules.features.texts import encoder_identity, model_folder
 from lightning_modules.networks.encoders.base import Encoder
 from lightning_modules.networks.encoders.text import TokenIds
 from lightning_modules.networks.pretrained import adapt_low_rank, check_low_rank, pretrained

@@ -1,4 +1,8 @@
-"""Networks of others that stay as they are and turn raw entries into features: timm, sentences, torchaudio bundles."""
+"""Networks of others that stay as they are and turn entries into features: timm, sentences, torchaudio bundles.
+
+Each is a `FrozenNetwork`; those that `extract` uses also say what they are, in ``identity``: "model", "weights" (where
+they come from), their "sha256", and "versions" of the libraries.
+"""
 
 from __future__ import annotations
 
@@ -20,18 +24,48 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from datamodules.errors import DataError
-from datamodules.features.class_embeddings import HUB, encoder_identity, model_folder, sentence_model, warn_of_texts
 from datamodules.features.inference import frozen_inference
+from datamodules.features.texts import HUB, encoded, encoder_identity, model_folder, sentence_model
+from datamodules.features.timm_models import INSTALLED, cells_of, timm_model, timm_name
 from datamodules.files.extracted_features import UNTRAINED
 from datamodules.files.sources import sha256_of
-from lightning_modules.networks.encoders.image import timm_model, timm_name
-from lightning_modules.networks.encoders.installed import INSTALLED
-from lightning_modules.networks.encoders.sound import SAMPLE_RATE, resampled
 
+BATCH = 32  # images that pass a network together
+SAMPLE_RATE = 16000
+WINDOW = 400  # samples that the networks of torchaudio's bundles need: 25 ms
 SECONDS = 30  # of a sound that pass a network together
 
 
-class ImageNetwork:
+class FrozenImages:
+    """Images through a timm model without its classifier: pooled features, or the cells of the last feature map.
+
+    Args:
+        network: the model.
+        transform: image (H, W, 3) uint8 -> what the network takes of it, (3, height, width).
+        key: see `FrozenNetwork`.
+        cells: whether the cells are returned, (T, d), row by row.
+    """
+
+    def __init__(self, network: nn.Module, transform: Callable[[np.ndarray], Tensor], key: str, cells: bool = False):
+        self.network, self.transform, self.key, self.cells = network.eval(), transform, key, cells
+
+    def __call__(self, entries: Sequence[np.ndarray], rate: int | None) -> list[np.ndarray]:
+        found: list[np.ndarray] = []
+        device = next(self.network.parameters()).device
+        with frozen_inference():
+            for start in range(0, len(entries), BATCH):
+                numbers = range(start, min(start + BATCH, len(entries)))  # by number: files are decoded batch by batch
+                pixels = torch.stack([self.transform(entries[i]) for i in numbers]).to(device)
+                made = (
+                    cells_of(self.network, self.network.forward_features(pixels))
+                    if self.cells
+                    else self.network(pixels)
+                )
+                found += list(made.float().cpu().numpy())
+        return found
+
+
+class ImageNetwork(FrozenImages):
     """Images -> pooled features of a timm model without its classifier.
 
     An image is resized, cut and normalised as the model's own configuration says.
@@ -54,15 +88,11 @@ class ImageNetwork:
             else:
                 published = partial(timm.create_model, model, pretrained=True, num_classes=0)
                 network = _from_hub(published, f"timm's {model}", "--image-weights")
-        self.device = _device()
-        self.network = network.eval().to(self.device)
-        self.transform = timm.data.create_transform(**timm.data.resolve_model_data_config(network), is_training=False)
-        self.identity = _identity(network, model, _origin(weights, seed), self.device, "timm", "torchvision", "pillow")
-
-    def __call__(self, entries: Sequence[np.ndarray], rate: int | None) -> list[np.ndarray]:
-        with frozen_inference():
-            pixels = torch.stack([self.transform(Image.fromarray(entry)) for entry in entries])
-            return list(self.network(pixels.to(self.device)).float().cpu().numpy())
+        device = _device()
+        transform = timm.data.create_transform(**timm.data.resolve_model_data_config(network), is_training=False)
+        self.identity = _identity(network, model, _origin(weights, seed), device, "timm", "torchvision", "pillow")
+        key = f"timm {model} {self.identity['sha256']}"
+        super().__init__(network.to(device), lambda entry: transform(Image.fromarray(entry)), key)
 
 
 class SentenceNetwork:
@@ -86,24 +116,21 @@ class SentenceNetwork:
         except DataError:
             _from_hub(partial(SentenceTransformer, model, device="cpu"), f"the model {model}", f"--{reads}")
             folder = model_folder(model)
-        self.device = _device()
-        self.network = sentence_model(folder, str(self.device)).eval()
+        device = _device()
+        self.network = sentence_model(folder, str(device)).eval()
         if not self.network.supports(reads):
             raise ValueError(f"--{reads} {model}: the model reads {' and '.join(self.network.modalities)}, no {reads}")
         self.identity = {
             "model": Path(model).name if Path(model).is_dir() else model.removeprefix(HUB),
             "weights": f"folder {folder.name}" if Path(model).is_dir() else "published",
             "sha256": encoder_identity(model),
-            "versions": _versions(self.device, ("sentence-transformers", "transformers", "tokenizers")),
+            "versions": _versions(device, ("sentence-transformers", "transformers", "tokenizers")),
         }
+        self.key = f"sentence {reads} {self.identity['sha256']}"
 
     def __call__(self, entries: Sequence[str | np.ndarray], rate: int | None) -> list[np.ndarray]:
-        texts = [entry for entry in entries if isinstance(entry, str)]
-        warn_of_texts(self.network, texts, self.identity["model"])
         given = [Image.fromarray(entry) if isinstance(entry, np.ndarray) else entry for entry in entries]
-        with frozen_inference():
-            found = self.network.encode(given, batch_size=len(given), show_progress_bar=False)
-        return list(np.asarray(found, dtype=np.float32))
+        return list(encoded(self.network, given, self.identity["model"]))
 
 
 class SoundNetwork:
@@ -137,6 +164,7 @@ class SoundNetwork:
         self.device = _device()
         self.network = network.eval().to(self.device)
         self.identity = _identity(network, model, _origin(weights, seed), self.device, "torchaudio", "soundfile")
+        self.key = f"sound {model} {self.identity['sha256']}"
 
     def __call__(self, entries: Sequence[np.ndarray], rate: int | None) -> list[np.ndarray]:
         with frozen_inference():
@@ -148,6 +176,15 @@ class SoundNetwork:
         parts = wave.tensor_split(math.ceil(wave.shape[1] / (SECONDS * SAMPLE_RATE)), dim=1)
         steps = [self.network.extract_features(part)[0][-1][0] for part in parts]
         return torch.cat(steps).float().mean(dim=0).cpu().numpy()
+
+
+def resampled(wave: np.ndarray, rate: int, least: int = WINDOW) -> Tensor:
+    """A waveform (n,) at 16 kHz, followed by silence where it has fewer samples than ``least``.
+
+    The networks of torchaudio's bundles need a window of 25 ms.
+    """
+    found = torchaudio.functional.resample(torch.from_numpy(wave.astype(np.float32)), rate, SAMPLE_RATE)
+    return torch.nn.functional.pad(found, (0, max(least - len(found), 0)))
 
 
 def _is_bundle(name: str) -> bool:

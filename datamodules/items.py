@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -13,6 +13,7 @@ import numpy as np
 from lightning.pytorch.utilities import rank_zero_warn
 
 from datamodules.errors import DataError
+from datamodules.files.rows import check_matrix, hash_rows, not_finite
 from datamodules.files.sources import sha256_of
 
 SPLITS = ("train", "validation", "test")
@@ -59,17 +60,17 @@ class Modality:
         return np.arange(len(self.entries)) if self.owner is None else self.owner
 
     @property
-    def kind(self) -> Literal["text", "vector", "sequence", "file"]:
+    def kind(self) -> Literal["text", "vector", "sequence", "image", "sound"]:
         if isinstance(self.entries, Files):
-            return "file"
+            return "image" if self.rate is None else "sound"
         if isinstance(self.entries, np.ndarray) and self.entries.ndim == 2:
             return "vector"
         return "text" if len(self.entries) and isinstance(self.entries[0], str) else "sequence"
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Shape of a vector or of one step of a sequence; () for text and files."""
-        if self.kind in ("text", "file") or not len(self.entries):
+        """Shape of a vector or of one step of a sequence; () for texts, images and sounds."""
+        if self.kind not in ("vector", "sequence") or not len(self.entries):
             return ()
         return tuple(np.shape(self.entries[0]))[0 if self.kind == "vector" else 1 :]
 
@@ -161,7 +162,7 @@ class ItemSet:
             message = f"row counts differ ({counts}); row i of every array must be the same item."
             raise DataError(f"{named['origin']}: {message}")
         for name, array in features.items():
-            _check_matrix(array, f"{named['origin']}: {name}")
+            check_matrix(array, f"{named['origin']}: {name}")
         modalities = {name: Modality(array) for name, array in features.items()}
         return cls(modalities, label, split, [f"row {row}" for row in range(len(label))], **named)
 
@@ -229,7 +230,7 @@ class ItemSet:
         if len(owners) and (owners[0] < 0 or owners[-1] >= len(self)):
             raise DataError(f"{self.origin}: {name} has an entry of item {owners[-1]}; there are {len(self)} items.")
         if modality.kind == "vector":
-            bad = _not_finite(modality.entries)
+            bad = not_finite(modality.entries)
             if bad.size:
                 raise DataError(
                     f"{self.origin}: {name} is NaN or infinite in {bad.size} row(s), the first of "
@@ -237,7 +238,7 @@ class ItemSet:
                     "again."
                 )
             return
-        for owner, entry in zip(owners, modality.entries if modality.kind != "file" else (), strict=False):
+        for owner, entry in zip(owners, () if isinstance(modality.entries, Files) else modality.entries, strict=False):
             reason = _fault(entry, modality)
             if reason:
                 raise DataError(f"{self.origin}: {name} of item {self.names[owner]} {reason}.")
@@ -245,21 +246,21 @@ class ItemSet:
     def _check_class_embedding(self) -> None:
         if self.class_embedding is None:
             return
-        _check_matrix(self.class_embedding, f"{self.origin}: class_embedding")
+        check_matrix(self.class_embedding, f"{self.origin}: class_embedding")
         if len(self.class_embedding) != len(self.class_names or ()):
             raise DataError(
                 f"{self.origin}: class_embedding has {len(self.class_embedding)} rows; "
                 f"expected one for each of the {len(self.class_names or ())} classes."
             )
-        if _not_finite(self.class_embedding).size:
+        if not_finite(self.class_embedding).size:
             raise DataError(f"{self.origin}: class_embedding is NaN or infinite somewhere.")
 
     def _check_unpaired(self, name: str, array: np.ndarray) -> None:
         if name not in self.modalities or self.modalities[name].kind != "vector":
             raise DataError(f"{self.origin}: unpaired samples of {name!r}; the vectors are {', '.join(self.vectors)}.")
-        _check_matrix(array, f"{self.origin}: unpaired_{name}")
+        check_matrix(array, f"{self.origin}: unpaired_{name}")
         (width,) = self.modalities[name].shape
-        if array.shape[1] != width or not len(array) or _not_finite(array).size:
+        if array.shape[1] != width or not len(array) or not_finite(array).size:
             raise DataError(
                 f"{self.origin}: unpaired_{name} has shape {array.shape}; expected (rows, {width}), as wide as {name} "
                 "and with a row or more, all of them finite."
@@ -367,33 +368,6 @@ class ItemSet:
             sha.update(name.encode())
             hash_rows(sha, array, np.arange(len(array)))
         return sha.hexdigest()
-
-
-def hash_rows(sha: Any, array: np.ndarray, rows: np.ndarray) -> None:
-    """Add some rows of an array to a hash, with their type and shape."""
-    sha.update(f"{array.dtype}{len(rows)}{array.shape[1:]}".encode())
-    for piece in _pieces(rows):
-        sha.update(np.ascontiguousarray(array[piece]))
-
-
-def _pieces(array: np.ndarray, rows: int = 512) -> Iterator[np.ndarray]:
-    """Some rows at a time: what is made of an array of many gigabytes should not be as large again."""
-    return (array[start : start + rows] for start in range(0, len(array), rows))
-
-
-def _check_matrix(array: np.ndarray, subject: str) -> None:
-    if array.ndim != 2 or array.shape[1] == 0 or not np.issubdtype(array.dtype, np.floating):
-        raise DataError(
-            f"{subject} has shape {array.shape} and type {array.dtype}; expected (rows, feature dimension) of floating "
-            "point."
-        )
-
-
-def _not_finite(array: np.ndarray) -> np.ndarray:
-    """Rows with a value that is not finite in float32, the type of a batch."""
-    with np.errstate(over="ignore"):
-        finite = [np.isfinite(rows.astype(np.float32, copy=False)).all(axis=1) for rows in _pieces(array)]
-    return np.flatnonzero(~np.concatenate(finite)) if finite else np.arange(0)
 
 
 def _fault(entry: str | np.ndarray, modality: Modality) -> str:

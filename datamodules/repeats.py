@@ -80,7 +80,7 @@ def _sharing(
     found = []
     whole = {item: number for number, group in enumerate(repeated) for item in group}
     for name, modality in data.modalities.items():
-        if modality.kind in ("file", "sequence"):
+        if modality.kind not in ("text", "vector"):
             items = enumerate(contents[name])
             groups = _groups((digest, item) for item, digests in items for digest in dict.fromkeys(digests))
             found += [(group, name) for group in groups if len({whole.get(item, -1 - item) for item in group}) > 1]

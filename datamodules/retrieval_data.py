@@ -178,7 +178,7 @@ class RetrievalData(L.LightningDataModule):
 
     @property
     def dims(self) -> dict[str, Any]:
-        """Modality -> width of its vectors, or "kind" (text, sequence or file), "shape" of a step, and "rate" (Hz)."""
+        """Modality -> width of its vectors; of others "kind", "shape" (of a step) and "rate" (Hz, of sound)."""
         return {
             name: modality.shape[0]
             if modality.kind == "vector"

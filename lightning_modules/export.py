@@ -385,7 +385,7 @@ def _example(source: Mapping[str, Any]) -> str | np.ndarray:
     draw = np.random.default_rng(0)
     if source["kind"] == "text":
         return "a text like any other"
-    if source["kind"] == "file" and source["rate"] is None:
+    if source["kind"] == "image":
         return draw.integers(0, 256, (96, 64, 3), dtype=np.uint8)
-    shape = {"file": (source["rate"],), "sequence": (8, *source["shape"]), "vector": tuple(source["shape"])}
+    shape = {"sound": (source["rate"],), "sequence": (8, *source["shape"]), "vector": tuple(source["shape"])}
     return draw.standard_normal(shape[source["kind"]], dtype=np.float32)

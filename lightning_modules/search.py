@@ -238,10 +238,8 @@ def _contents(model: RetrievalModule) -> dict[str, Content]:
     """Modality -> what its entries are, for those that the model reads raw."""
     found: dict[str, Content] = {}
     for name, source in sources(model).items():
-        if source["kind"] == "text":
-            found[name] = "text"
-        elif source["kind"] == "file":
-            found[name] = "image" if source["rate"] is None else "sound"
+        if source["kind"] in ("text", "image", "sound"):
+            found[name] = source["kind"]
     if not found:
         raise ValueError(
             f"this {type(model).__name__} reads features ({', '.join(model.modalities)}), and search needs raw "

@@ -25,9 +25,9 @@ from lightning_modules.networks.encoders import build_encoder
 from lightning_modules.search import embed
 from reproduce.schema import read_table
 
-IMAGE = {"kind": "file", "shape": [], "rate": None}
+IMAGE = {"kind": "image", "shape": [], "rate": None}
 TEXT = {"kind": "text", "shape": [], "rate": None}
-SOUND = {"kind": "file", "shape": [], "rate": 8000}
+SOUND = {"kind": "sound", "shape": [], "rate": 8000}
 IMAGES = photographs((40, 64), (64, 33), (32, 32), (20, 50))
 ENTRIES = {"image": (IMAGE, IMAGES), "text": (TEXT, TEXTS)}
 

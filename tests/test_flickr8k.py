@@ -65,7 +65,7 @@ def test_items_have_an_image_five_captions_and_a_sound(written):
     assert np.abs(image.astype(int) - 7).max() <= 2  # JPEG
     assert sound.ndim == 1
     assert sound.dtype == np.float32
-    assert module.dims["audio"] == {"kind": "file", "shape": [], "rate": 24_000}
+    assert module.dims["audio"] == {"kind": "sound", "shape": [], "rate": 24_000}
 
 
 def test_spoken_captions_are_the_first_ones(written):

@@ -14,7 +14,7 @@ from datamodules.features.networks import ImageNetwork
 from lightning_modules.networks.encoders import build_encoder
 from lightning_modules.networks.encoders.image import Resize
 
-IMAGE = {"kind": "file", "shape": [], "rate": None}
+IMAGE = {"kind": "image", "shape": [], "rate": None}
 
 
 def noise(*shape: int) -> np.ndarray:

@@ -15,7 +15,7 @@ from datamodules.files.sources import data_root
 from lightning_modules.networks.encoders import build_encoder
 from lightning_modules.networks.encoders.image import Resize
 
-IMAGE = {"kind": "file", "shape": (), "rate": None}
+IMAGE = {"kind": "image", "shape": (), "rate": None}
 DOGS = slice(151, 269)  # of the 1,000 classes of ImageNet
 
 

@@ -22,7 +22,7 @@ from lightning_modules.networks.encoders import build_encoder
 from lightning_modules.networks.encoders.sound import LogMelSpectrogram
 
 RATE = 16_000
-SOUND = {"kind": "file", "shape": (), "rate": RATE}
+SOUND = {"kind": "sound", "shape": (), "rate": RATE}
 
 
 @pytest.fixture(autouse=True)

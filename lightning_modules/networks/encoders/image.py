@@ -60,7 +60,7 @@ class TimmImage(Encoder):
     """Images through a timm model, trained with crops and mirror images, or frozen and computed once.
 
     Args:
-        source: of kind "file", decoded to (H, W, 3) uint8.
+        source: of kind "image", decoded to (H, W, 3) uint8.
         model: one of ``timm.list_models()``.
         weights: path of the model's weights, or "installed" for tf_efficientnet_lite0 with those that the suite
             installs (ImageNet classification); without them the network starts untrained.
@@ -76,7 +76,7 @@ class TimmImage(Encoder):
         DataError: the weights are missing or of another model.
     """
 
-    kinds = ("file",)
+    kinds = ("image",)
 
     def __init__(
         self,
@@ -88,8 +88,6 @@ class TimmImage(Encoder):
         cells: bool = False,
     ):
         super().__init__(source)
-        if source["rate"] is not None:
-            raise ValueError("TimmImage reads images, and the modality holds sound")
         if frozen and weights is None:
             raise ValueError("a frozen timm model takes weights: name their file, or set frozen to false to train it")
         if cells and not frozen:

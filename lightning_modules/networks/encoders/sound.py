@@ -36,16 +36,11 @@ class LogMelSpectrogram:
         return [(self.spectrogram(wave) + 1e-6).log().T.numpy().astype(np.float16) for wave in waves]
 
 
-def _require_sound(encoder: Encoder, source: Mapping[str, Any]) -> None:
-    if source["rate"] is None:
-        raise ValueError(f"{type(encoder).__name__} reads sound, and the modality holds files without a sampling rate")
-
-
 class LogMel(Encoder):
     """Log-mel spectrograms through temporal convolutions or a transformer, with bands and stretches masked in training.
 
     Args:
-        source: of kind "file", decoded to a waveform.
+        source: of kind "sound", decoded to a waveform.
         network: "convolution" (three layers, mean and maximum over time) or "transformer" (two layers on steps of
             80 ms).
         mels: bands of the spectrogram.
@@ -55,7 +50,7 @@ class LogMel(Encoder):
     Source of the masking: Park et al., Interspeech 2019 (SpecAugment).
     """
 
-    kinds = ("file",)
+    kinds = ("sound",)
 
     def __init__(
         self,
@@ -66,7 +61,6 @@ class LogMel(Encoder):
         dropout: float = 0.2,
     ):
         super().__init__(source)
-        _require_sound(self, source)
         if network not in ("convolution", "transformer"):
             raise ValueError(f"network is {network!r}; expected 'convolution' or 'transformer'")
         self.front_end = LogMelSpectrogram(mels)
@@ -107,7 +101,7 @@ class Wav2Vec2(Encoder):
     A sound of less than 25 ms is followed by silence.
 
     Args:
-        source: of kind "file", decoded to a waveform.
+        source: of kind "sound", decoded to a waveform.
         weights: path of the bundle's state dictionary (a .pt or .pth file).
         bundle: name of a bundle in ``torchaudio.pipelines``.
 
@@ -116,11 +110,10 @@ class Wav2Vec2(Encoder):
         DataError: the weights are missing or of another model.
     """
 
-    kinds = ("file",)
+    kinds = ("sound",)
 
     def __init__(self, source: Mapping[str, Any], weights: str, bundle: str = "WAV2VEC2_BASE"):
         super().__init__(source)
-        _require_sound(self, source)
         found = getattr(torchaudio.pipelines, bundle, None)
         if not isinstance(found, torchaudio.pipelines.Wav2Vec2Bundle) or found._model_type != "Wav2Vec2":
             raise ValueError(f"torchaudio.pipelines has no wav2vec 2.0 bundle {bundle!r}, e.g. 'WAV2VEC2_BASE'")

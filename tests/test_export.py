@@ -8,7 +8,6 @@ import shutil
 from pathlib import Path
 
 import export_cases
-import jfse_cases
 import lavimo_cases
 import numpy as np
 import pytest
@@ -102,13 +101,6 @@ def test_an_export_embeds_to_the_bit_what_the_checkpoint_does_without_what_only_
     assert parts - kept == LEFT_OUT[name]
     assert all(getattr(module, part) is None for part in LEFT_OUT[name])
     assert not module.training
-
-
-def test_statistics_of_the_training_items_are_kept(checkpoints, tmp_path):
-    weights = load_file(export.export(checkpoints["JFSE"], tmp_path / "jfse") / "model.safetensors")
-    rows = jfse_cases.data().train_features()["image"].double()
-    np.testing.assert_allclose(weights["image_mean"], rows.mean(dim=0), atol=1e-6)
-    np.testing.assert_allclose(weights["image_scale"], rows.std(dim=0), atol=1e-6)
 
 
 def test_the_description_says_what_the_model_is_and_how_it_was_trained(checkpoints, exported):

@@ -11,13 +11,11 @@ import export_cases
 import jfse_cases
 import lavimo_cases
 import numpy as np
-import pandas as pd
 import pytest
 import reference
 import search_cases
 import soundfile
 import torch
-import yaml
 from export_cases import another, described, trained
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -131,14 +129,6 @@ def test_an_index_holds_unit_rows_whatever_the_size_of_the_batches(searched, cac
     assert sorted(cache.iterdir()) == before, "nothing is cached"
 
 
-def test_an_export_tells_the_scores_of_its_checkpoint(searched):
-    """The last checkpoint is that of the last epoch, whose scores the run logged."""
-    table = pd.read_csv(searched.run / "csv" / "version_0" / "metrics.csv")
-    told = yaml.safe_load((searched.export / "model.yaml").read_text())["validation"]
-    for name in ("val/average/MAP", "val/text->image/MAP", "val/audio->text/R@1"):
-        assert told[name] == pytest.approx(table[name].dropna().iloc[-1], abs=1e-6)
-
-
 def test_the_commands_are_named_by_the_help_of_csd(capsys):
     with pytest.raises(SystemExit) as stop:
         csd("--help")
@@ -241,15 +231,6 @@ def test_words_and_scripts_that_a_model_does_not_know_are_said(searched, tmp_pat
 
 
 # Where an index is ---------------------------------------------------------------------------------------------------
-
-
-def test_indexes_of_two_modalities_of_one_folder_are_side_by_side(searched, tmp_path):
-    folder = tmp_path / "gallery"
-    for name in ("image", "audio"):
-        shutil.copytree(searched.folders[name], folder, dirs_exist_ok=True)
-        csd("search", "index", searched.export, folder, "--modality", name)
-    made = {path.name for path in tmp_path.glob("*.safetensors")}
-    assert made == {"gallery.image.index.safetensors", "gallery.audio.index.safetensors"}
 
 
 def test_an_index_of_another_export_is_refused_and_one_of_the_same_model_is_not(searched, tmp_path, capsys):

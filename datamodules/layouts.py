@@ -85,9 +85,9 @@ def require_parts(split: Collection[str], path: Path, dataset: str) -> None:
             raise broken(path, f"has no entry of the {part} part; expected some of train and some of test", dataset)
 
 
-def broken(path: Path, what: str, dataset: str) -> DataError:
-    """The error for a file that is not what it should be."""
-    return DataError(f"{path}: {what}. {layout_advice(dataset)}")
+def broken(path: Path, what: str, dataset: str | None) -> DataError:
+    """The error for a file that is not what it should be; ``dataset`` is None where it belongs to none."""
+    return DataError(f"{path}: {what}." + (f" {layout_advice(dataset)}" if dataset else ""))
 
 
 def read_lines(path: Path, dataset: str) -> list[str]:

@@ -21,7 +21,7 @@ from datamodules.layouts import broken
 STREAMED = 2**31 - 2**16
 
 
-def read_image(path: Path, dataset: str) -> np.ndarray:
+def read_image(path: Path, dataset: str | None = None) -> np.ndarray:
     """An image file as (H, W, 3) uint8, upright where the file says how it was held; greys of 16 bits become 8.
 
     What is transparent shows a white ground. Of several images in a file the first is read.
@@ -52,7 +52,7 @@ def image_of_each(paths: Sequence[Path], dataset: str) -> Modality:
     return Modality(Files(tuple(paths[item] for item in owner), partial(read_image, dataset=dataset)), owner)
 
 
-def read_sound(path: Path, rate: int, dataset: str) -> np.ndarray:
+def read_sound(path: Path, rate: int, dataset: str | None = None) -> np.ndarray:
     """A sound file as its mono waveform, (T,) float32 in -1..1; several channels are averaged.
 
     Args:
@@ -83,7 +83,7 @@ def read_sound(path: Path, rate: int, dataset: str) -> np.ndarray:
     return wave.mean(axis=1)
 
 
-def read_resampled(path: Path, rate: int, dataset: str) -> np.ndarray:
+def read_resampled(path: Path, rate: int, dataset: str | None = None) -> np.ndarray:
     """A sound file as `read_sound` reads it, resampled where it has another rate.
 
     Args:
@@ -104,7 +104,7 @@ def read_resampled(path: Path, rate: int, dataset: str) -> np.ndarray:
     return torchaudio.functional.resample(torch.from_numpy(wave), found, rate).numpy()
 
 
-def sound_rate(path: Path, dataset: str) -> int:
+def sound_rate(path: Path, dataset: str | None = None) -> int:
     """Samples per second of a sound file.
 
     Raises:

@@ -9,11 +9,11 @@ import pytest
 from datamodules import DataError
 from datamodules.flickr8k import read_captions
 from datamodules.flickr30k_narratives import read_narratives
-from datamodules.folders import read_folder
 from datamodules.layouts import read_lines
 from datamodules.motion_text import read_captions as read_motion_captions
 from datamodules.pascal_sentences import read_sentences
 from datamodules.utd_mhad import CLASSES, read_classes
+from lightning_modules.serving.folders import read_folder
 
 # Those at which str.splitlines cuts and files do not.
 WITHIN = ["\u2028", "\u2029", "\x85", "\x0b", "\x0c", "\x1c", "\x1d", "\x1e"]

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch.autograd import gradcheck, gradgradcheck
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from losses import blocks, build_loss
+from losses import build_loss, fused
 from losses.kernel import kernel_cs_divergence, kernel_gcs_divergence
 
 properties = settings(max_examples=50, deadline=None, derandomize=True)
@@ -245,7 +245,7 @@ def memory(divergence, rows: int) -> tuple[int, int]:
 )
 def test_memory_grows_linearly_with_the_rows(monkeypatch, divergence):
     """What is kept grows with the rows; of the kernel matrices only one block exists, whose size does not."""
-    monkeypatch.setitem(blocks.BLOCK_ENTRIES, "cpu", 4096)
+    monkeypatch.setitem(fused.BLOCK_ENTRIES, "cpu", 4096)
     (few, small), (many, large) = memory(divergence, 256), memory(divergence, 1024)
     assert many < 4.1 * few
     assert small == large == 4096
@@ -258,7 +258,7 @@ def test_blockwise_equals_dense(monkeypatch, entries):
     (x, x_mask), (y, y_mask) = padded([4, 1, 6], 6, 0), padded([2, 5, 3], 7, 1)
 
     def run(block: int):
-        monkeypatch.setitem(blocks.BLOCK_ENTRIES, "cpu", block)
+        monkeypatch.setitem(fused.BLOCK_ENTRIES, "cpu", block)
         leaves = [sample.clone().requires_grad_() for sample in drawn]
         values = [kernel_gcs_divergence(leaves, 0.8), kernel_cs_divergence(*leaves[1:], 0.8)]
         sum(values).backward()

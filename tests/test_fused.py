@@ -71,9 +71,8 @@ def test_only_some_embeddings_may_need_a_gradient():
 def test_second_derivatives_are_refused_rather_than_wrong():
     embeddings = {name: x.requires_grad_() for name, x in make_embeddings().items()}
     total = build_loss("cs")(embeddings, LABELS["integer"]).total
-    (slope,) = torch.autograd.grad(total, embeddings["image"], create_graph=True)
-    with pytest.raises(RuntimeError, match="once_differentiable"):
-        slope.sum().backward()
+    with pytest.raises(RuntimeError, match="differentiated once"):
+        torch.autograd.grad(total, embeddings["image"], create_graph=True)
 
 
 @pytest.mark.parametrize("large", [False, True])
@@ -91,7 +90,7 @@ def test_a_backward_pass_under_autocast_is_that_in_full_precision(request, name,
 
 
 @pytest.mark.parametrize("large", [False, True])
-@pytest.mark.parametrize("name", ["cs", "gcs", "kl", "mil_nce"])
+@pytest.mark.parametrize("name", ["cs", "gcs", "kl"])
 def test_a_weight_may_be_as_small_as_its_type_allows(request, name, large):
     """Target weights of 1e-38 beside weights of one."""
     weights = torch.full((6, 6), 1e-38) + torch.eye(6)
@@ -120,7 +119,5 @@ def test_a_large_batch_in_float32_is_the_whole_to_rounding(monkeypatch, name):
 @pytest.mark.skipif(not fresh.STATUS.exists(), reason="the peak of a process is read from Linux's /proc")
 def test_the_peak_of_a_process_is_a_fifth_of_its_similarity_matrices():
     """Of those that one block after the other is: without blocks the peak is several times all of them."""
-    arguments = {"modalities": 3, "batch": 16_384, "dim": 4}
-    # The smaller of two, for what the allocator holds besides differs between runs.
-    peak = min(fresh.measure("large_batch:run_once", arguments)["peak MiB"] for _ in range(2))
-    assert peak < 3 * 4 * 16_384**2 / 2**20 / 5
+    peak = fresh.measure("large_batch:run_once", {"modalities": 2, "batch": 16_384, "dim": 4})["peak MiB"]
+    assert peak < 2 * 4 * 16_384**2 / 2**20 / 5

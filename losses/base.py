@@ -67,10 +67,7 @@ class AlignmentLoss(nn.Module, ABC):
                 batch is empty; labels are missing or do not fit; the number of modalities does not suit the loss.
         """
         refusal = _refusal(embeddings)
-        if world()[1] > 1:
-            require_equal_batches(refusal, embeddings)
-        if refusal:
-            raise ValueError(refusal)
+        require_equal_batches(refusal, embeddings)
         if self.takes_two and len(embeddings) > 2:
             raise ValueError(
                 f"{type(self).__name__} takes two modalities, got {len(embeddings)} ({', '.join(embeddings)}); "

@@ -149,9 +149,10 @@ class GatheredBatch:
         yield a, b, False
         yield b, a, True
 
-    def rows(self, name: str) -> Tensor:
-        """(B, D) embeddings of this process."""
-        return self.columns[name][self.start : self.stop]
+    @property
+    def rows(self) -> dict[str, Tensor]:
+        """Modality -> (B, D) embeddings of this process."""
+        return {name: self.columns[name][self.start : self.stop] for name in self.modalities}
 
     def unit_rows(self, name: str) -> Tensor:
         """(B, D) embeddings of this process, scaled to length one."""

@@ -80,7 +80,7 @@ class CMPMKLLoss(AlignmentLoss):
     def terms(self, batch: GatheredBatch) -> dict[str, Tensor]:
         terms = {}
         for x, z, reverse in batch.directions():
-            log_p = torch.log_softmax(product(batch.rows(x), batch.unit_columns(z)), dim=1)
+            log_p = torch.log_softmax(product(batch.rows[x], batch.unit_columns(z)), dim=1)
             q = batch.log_target(reverse).exp() + self.epsilon
             terms[f"{x}->{z}"] = kl_divergence(log_p, q.log()).mean()
         return terms

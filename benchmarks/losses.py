@@ -48,7 +48,8 @@ class Case:
 
     @property
     def temperature(self) -> float:
-        return TEMPERATURE * ({"GCS": self.modalities + 1, "CS": 2}.get(self.loss, 1) if self.matched else 1)
+        factor = build_loss(REGISTERED[self.loss]).effective_factor(self.modalities)
+        return TEMPERATURE * (factor if self.matched else 1)
 
     def inputs(self) -> tuple[dict[str, Tensor], Tensor]:
         """Embeddings (B, D) that need a gradient, by modality, and labels (B,)."""

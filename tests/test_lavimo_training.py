@@ -15,7 +15,7 @@ from datamodules import Synthetic, SyntheticItems
 from lightning_modules import LAVIMO
 from lightning_modules.networks.encoders.text import CharacterIds, SentenceEmbedding
 from losses import build_loss
-from losses.ring import SCHEMES
+from losses.gcs import SCHEMES
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*isinstance.treespec.*"),

@@ -4,42 +4,26 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Mapping
 from typing import Any
 
 import lightning as L
 import torch
 
 from benchmarks.harness import Record, attempt
-from benchmarks.roofline import Profile
 from lightning_modules import prepare
 
 
 class EpochClock(L.Callback):
-    """Keeps the seconds of every training epoch, and says where those of the last go.
+    """Keeps the seconds of every training epoch."""
 
-    Args:
-        profiled: whether the last epoch runs under the profiler; its seconds are then not kept.
-    """
-
-    def __init__(self, profiled: bool = False):
+    def __init__(self) -> None:
         self.seconds: list[float] = []
-        self.profile = Profile() if profiled else None
-        self.spent = ""
 
     def on_train_epoch_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        if self._is_last(trainer):
-            self.profile.start()
         self._start = now()
 
     def on_train_epoch_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        if self._is_last(trainer):
-            self.spent = self.profile.stop()
-        else:
-            self.seconds.append(now() - self._start)
-
-    def _is_last(self, trainer: L.Trainer) -> bool:
-        return self.profile is not None and trainer.current_epoch == trainer.max_epochs - 1
+        self.seconds.append(now() - self._start)
 
 
 def now() -> float:
@@ -49,63 +33,39 @@ def now() -> float:
     return time.perf_counter()
 
 
-def fit(model: L.LightningModule, data: L.LightningDataModule, clock: EpochClock, **arguments: Any) -> int:
-    """Train without validation, checkpoints and logs.
-
-    Args:
-        model: what is trained.
-        data: its data.
-        clock: keeps the time.
-        **arguments: of the Trainer, max_epochs among them.
-
-    Returns:
-        Steps of an epoch.
-    """
-    trainer = L.Trainer(
-        callbacks=[clock],
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        limit_val_batches=0,
-        devices=1,
-        **arguments,
-    )
+def seconds_per_step(
+    model: L.LightningModule, data: L.LightningDataModule, epochs: int, **arguments: Any
+) -> list[float]:
+    """Train without validation, checkpoints and logs; seconds per step of ``epochs`` epochs after one not counted."""
+    clock, off = EpochClock(), ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary")
+    settings = {**dict.fromkeys(off, False), "limit_val_batches": 0, "devices": 1, **arguments}
+    trainer = L.Trainer(callbacks=[clock], max_epochs=epochs + 1, **settings)
     prepare(model, data)
     trainer.fit(model, data)
-    return int(trainer.num_training_batches)
+    return [seconds / trainer.num_training_batches for seconds in clock.seconds[1:]]
 
 
 def take_turns(
-    record: Record,
-    benchmark: str,
-    size: str,
-    runs: Mapping[str, Callable[[], list[float]]],
-    rounds: int,
-    refused: Mapping[str, str],
-    **columns: Any,
+    record: Record, benchmark: str, size: str, runs: dict[str, Any], rounds: int, rate: str, batch: int, dataset: str
 ) -> None:
-    """Train contestants in turn, and record the median seconds of a step of each.
+    """Train ours and a peer in turn; record median seconds of a step, their rates and the ratio.
 
     Args:
-        record: takes the rows.
-        benchmark: its name.
-        size: of all.
-        runs: contestant -> trains it, and returns seconds per step, one number an epoch.
+        record: takes the rows; benchmark, size and dataset are columns of theirs.
+        runs: ours, then the peer -> trains it, and returns seconds per step, one number an epoch.
         rounds: how often each is trained.
-        refused: contestant -> why it is not trained.
-        **columns: as in :meth:`Record.add`.
+        rate: "steps/s", or "items/s", in which a step counts ``batch``.
     """
-    reasons = dict(refused)
-    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    reasons, seconds = dict.fromkeys(runs, ""), {name: [] for name in runs}
     for _ in range(rounds):
-        for name in [name for name in runs if name not in reasons]:
-            found, reason = attempt(runs[name])
-            if reason:
-                reasons[name] = reason
-            else:
-                seconds[name] += found
+        for name, run in runs.items():
+            found, reason = attempt(run)
+            seconds[name] += found or []
+            reasons[name] = reasons[name] or reason
     for name, found in seconds.items():
-        note = reasons.get(name, "")
-        value = None if note else statistics.median(found)
-        record.add(benchmark, name, size, "seconds/step", value, note=note, **columns)
+        value = None if reasons[name] else statistics.median(found)
+        record.add(benchmark, name, size, "seconds/step", value, note=reasons[name], dataset=dataset)
+        if value:
+            record.add(benchmark, name, size, rate, batch / value, dataset=dataset)
+    ours, peer = runs
+    record.ratio(benchmark, peer, ours, size, "seconds/step", dataset=dataset)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from itertools import permutations
-from typing import Any
+from typing import Any, ClassVar
 
 import lightning as L
 import numpy as np
@@ -51,6 +51,8 @@ class RetrievalModule(L.LightningModule):
     allow_other_data = False
     data_here: dict[str, Any] | None = None  # what is remembered of the data that the model was prepared for
     prepared_for_training = False
+    # Parts that no embedding needs; `csd export` leaves them out.
+    training_only: ClassVar[tuple[str, ...]] = ("alignment",)
 
     def __init__(self, modalities: Sequence[str], protocol: str, ks: Sequence[int] = (1, 5, 10)):
         super().__init__()

@@ -18,15 +18,16 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from datamodules import DataError, RetrievalData
-from lightning_modules import checkpoints, export, runs, search
+from lightning_modules import checkpoints, runs
 from lightning_modules.base import RetrievalModule
 from lightning_modules.cli_errors import Parser, check_configurations, leave, reason, refusal
 from lightning_modules.predictions import EmbeddingWriter
 from lightning_modules.preparation import prepare
 from lightning_modules.score_table import score_tables
+from lightning_modules.serving.commands import run_export, run_search
 
 # Commands of a trained model, which need no data module and no trainer.
-COMMANDS = {"export": export.command, "search": search.command}
+COMMANDS = {"export": run_export, "search": run_search}
 OTHER_COMMANDS = (
     "Beside these: csd export CHECKPOINT writes what retrieval needs of a trained model; csd search index and csd "
     "search query find images, texts or sounds of a folder with it. Each has a --help of its own."
@@ -201,7 +202,7 @@ def _run(command: Callable[[list[str]], int], words: list[str]) -> None:
     except ValueError as error:
         leave(str(error))
     except OSError as error:
-        leave(f"{error.strerror or error}: {error.filename}")
+        leave(f"{error.strerror or error}: {error.filename}; free space, or name another place with --out")
     if status:
         raise SystemExit(status)
 

@@ -52,6 +52,8 @@ class CMPM(EncodedModule):
     Source: Zhang and Lu, "Deep Cross-Modal Projection Learning for Image-Text Matching", ECCV 2018, and its code.
     """
 
+    training_only = ("alignment", "classification")
+
     def __init__(
         self,
         dims: Mapping[str, Any],

@@ -35,8 +35,8 @@ class CSAligner(EncodedModule):
     identity, and the other modalities are adapted into it. Losses see directions alone, so that adapted embeddings are
     given the mean length of the target's training embeddings, and can stand in for them: what ``csd predict`` writes
     for texts under ``target="image"`` are vectors in the space of the image features, for an index of image features
-    or for a decoder of them (:func:`lightning_modules.generation.generate_images`). A target without an encoder of its
-    own keeps its precomputed features in their own units, not standardised.
+    or for a decoder of them (:func:`lightning_modules.serving.generation.generate_images`). A target without an encoder
+    of its own keeps its precomputed features in their own units, not standardised.
 
     Args:
         dims: modality -> width of its vectors, or "kind", "shape" and "rate" of its entries, as `RetrievalData.dims`.

@@ -100,6 +100,8 @@ class JFSE(RetrievalModule):
     Source: Xu et al., IEEE TPAMI 44(6), 2022, and its public code.
     """
 
+    training_only = ("alignment", "critics", "generators", "modality_classifier")
+
     def __init__(
         self,
         dims: Mapping[str, Any],

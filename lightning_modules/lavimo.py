@@ -58,6 +58,8 @@ class LAVIMO(EncodedModule):
     evaluation, targets that train along, every row its own class, no validation.
     """
 
+    training_only = ("alignment", "fusion", "decoder")
+
     def __init__(
         self,
         dims: Mapping[str, Any],

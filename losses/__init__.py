@@ -1,34 +1,19 @@
-"""Alignment losses between modalities: tensors in, scalar out."""
+"""Alignment losses between modalities: tensors in, scalar out.
+
+Every module of this folder is imported, so that a file with a class under ``@register_loss`` registers by being there.
+"""
+
+from importlib import import_module
+from pkgutil import iter_modules
 
 from losses.base import AlignmentLoss, LossOutput
-from losses.clamped import CSClampedLoss, GCSClampedLoss
-from losses.coral import CORALLoss, LogCORALLoss
-from losses.cs import CSLoss
-from losses.gcs import GCSLoss
-from losses.infonce import InfoNCELoss
-from losses.kernel_cs import KernelCSLoss, KernelGCSLoss
-from losses.kl import CMPMKLLoss, KLLoss
-from losses.mmd import MMDLoss
-from losses.pairwise import PairwiseLoss
-from losses.registry import available_losses, build_loss, register_loss
+from losses.pairwise import show_keywords
+from losses.registry import available_losses, build_loss, register_loss, registered
 
-__all__ = [
-    "AlignmentLoss",
-    "CMPMKLLoss",
-    "CORALLoss",
-    "CSClampedLoss",
-    "CSLoss",
-    "GCSClampedLoss",
-    "GCSLoss",
-    "InfoNCELoss",
-    "KLLoss",
-    "KernelCSLoss",
-    "KernelGCSLoss",
-    "LogCORALLoss",
-    "LossOutput",
-    "MMDLoss",
-    "PairwiseLoss",
-    "available_losses",
-    "build_loss",
-    "register_loss",
-]
+for _module in iter_modules(__path__):
+    import_module(f"{__name__}.{_module.name}")
+_CLASSES = {loss.__name__: loss for loss in registered()}
+show_keywords()
+globals().update(_CLASSES)
+
+__all__ = ["AlignmentLoss", "LossOutput", "available_losses", "build_loss", "register_loss", *_CLASSES]

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import reduce
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from losses.blocks import matching_divergences
-from losses.gather import gather, refuse_together, require_equal_batches, world
-from losses.matching import unit
-from losses.target import LabelTarget, Target, WeightTarget
+from losses import fused
+from losses.gather import gather, require_equal_batches, world
+from losses.matching import product, unit
+from losses.target import Target
 
 
 class LossOutput(NamedTuple):
@@ -37,7 +38,16 @@ class AlignmentLoss(nn.Module, ABC):
     through the gather, and the average over processes (what DistributedDataParallel computes) of values and of
     parameter gradients equals value and gradient of one process on the global batch. Where one process refuses its
     embeddings all do, so that none waits for it.
+
+    Facts that a loss states about itself, beside :meth:`effective_factor`:
+
+    - ``takes_two``: whether it takes exactly two modalities, or else two and more.
+    - ``over_rows``: whether every term is a mean over rows, each computed from that row and all columns. Large batches
+      are then computed in blocks of rows, with memory linear in the batch.
     """
+
+    takes_two = True
+    over_rows = False
 
     def forward(self, embeddings: Mapping[str, Tensor], labels: Tensor | None = None) -> LossOutput:
         """Compute the loss of one batch.
@@ -57,13 +67,17 @@ class AlignmentLoss(nn.Module, ABC):
                 batch is empty; labels are missing or do not fit; the number of modalities does not suit the loss.
         """
         refusal = _refusal(embeddings)
-        if world()[1] > 1:
-            require_equal_batches(refusal, embeddings)
-        if refusal:
-            raise ValueError(refusal)
-        first = next(iter(embeddings.values()))
-        with torch.autocast(first.device.type, enabled=False):
-            terms = self.terms(GatheredBatch(embeddings, labels))
+        require_equal_batches(refusal, embeddings)
+        if self.takes_two and len(embeddings) > 2:
+            raise ValueError(
+                f"{type(self).__name__} takes two modalities, got {len(embeddings)} ({', '.join(embeddings)}); "
+                "`pairwise` applies it to all pairs, and `gcs` and `kernel_gcs` take three and more"
+            )
+        with torch.autocast(next(iter(embeddings.values())).device.type, enabled=False):
+            batch = GatheredBatch(embeddings, labels)
+            if self.over_rows and fused.is_large(batch):
+                return LossOutput(*fused.by_blocks(self, batch))
+            terms = self.terms(batch)
             total = torch.stack(list(terms.values())).sum()
         return LossOutput(total, {name: term.detach() for name, term in terms.items()})
 
@@ -75,9 +89,22 @@ class AlignmentLoss(nn.Module, ABC):
     def terms(self, batch: GatheredBatch) -> dict[str, Tensor]:
         """Name of each term -> scalar with gradient, for one gathered batch."""
 
+    def effective_factor(self, modalities: int) -> int | None:
+        """f: at temperature f t the loss is as sharp as cross-entropy at t; None for a loss without a temperature.
+
+        Losses are compared fairly at equal t, not at equal temperature.
+
+        Args:
+            modalities: M.
+        """
+        return None
+
 
 class GatheredBatch:
     """One batch with the rows of this process and, as columns, the rows of all processes.
+
+    ``columns[name]`` is (B_global, D); rows ``start`` to ``stop`` of it are those of this process, or of a block of
+    them. What several terms need (unit vectors, products, targets) is computed once.
 
     Args:
         embeddings: modality -> (B, D), already checked.
@@ -85,53 +112,51 @@ class GatheredBatch:
     """
 
     def __init__(self, embeddings: Mapping[str, Tensor], labels: Tensor | None):
-        self.rank, self.processes = world()
-        first = next(iter(embeddings.values()))
         dtype = reduce(torch.promote_types, (x.dtype for x in embeddings.values()), torch.float32)
-        self.rows = {name: tensor.to(dtype) for name, tensor in embeddings.items()}
-        self.columns = {name: gather(tensor) for name, tensor in self.rows.items()}
-        self.offset = self.rank * len(first)
+        self.modalities = tuple(embeddings)
+        self.columns = {name: gather(tensor.to(dtype)) for name, tensor in embeddings.items()}
+        self.count = len(embeddings[self.modalities[0]])
+        self.start = self.offset = world()[0] * self.count
+        self.stop = self.start + self.count
         self.labels = labels
-        self.shares = 1
-        self._cosines: dict[tuple[str, str], Tensor] = {}
         self._units: dict[str, Tensor] = {}
-        self._targets: dict[bool, Target] = {}
+        self._target: list[Target] = []
+        self._logits: dict[tuple[str, str, float], Tensor] = {}
+        self._log_targets: dict[bool, Tensor] = {}
+
+    def select(self, names: Sequence[str]) -> GatheredBatch:
+        """The same batch with some of its modalities; both share what they compute."""
+        chosen = copy.copy(self)
+        chosen.modalities = tuple(names)
+        return chosen
+
+    def of(self, columns: dict[str, Tensor], units: dict[str, Tensor]) -> GatheredBatch:
+        """The same items with these embeddings and unit vectors of all processes."""
+        chosen = copy.copy(self)
+        chosen.columns, chosen._units = columns, units
+        return chosen
+
+    def block(self, start: int, stop: int) -> GatheredBatch:
+        """The same batch with the rows ``start`` to ``stop`` of the columns alone."""
+        chosen = copy.copy(self)
+        chosen.start, chosen.stop = start, stop
+        chosen._logits, chosen._log_targets = {}, {}
+        return chosen
+
+    def directions(self) -> Iterator[tuple[str, str, bool]]:
+        """(query, gallery, whether the target is the reversed one) of both directions of two modalities."""
+        a, b = self.modalities
+        yield a, b, False
+        yield b, a, True
 
     @property
-    def modalities(self) -> tuple[str, ...]:
-        """Names in the order of the embeddings."""
-        return tuple(self.rows)
+    def rows(self) -> dict[str, Tensor]:
+        """Modality -> (B, D) embeddings of this process."""
+        return {name: self.columns[name][self.start : self.stop] for name in self.modalities}
 
-    def two(self, loss: nn.Module) -> tuple[str, str]:
-        """Names of the two modalities, for a loss that takes exactly two."""
-        if len(self.rows) != 2:
-            raise ValueError(
-                f"{type(loss).__name__} takes two modalities, got {len(self.rows)} ({', '.join(self.rows)}); "
-                "`pairwise` applies it to all pairs, and `gcs` takes three and more"
-            )
-        return self.modalities
-
-    def select(self, names: Sequence[str], shares: int) -> GatheredBatch:
-        """The same batch with some of its modalities, sharing what is computed already.
-
-        Args:
-            names: of the modalities.
-            shares: how many such batches a loss takes, which share what may be kept for the backward pass.
-        """
-        batch = object.__new__(GatheredBatch)
-        batch.__dict__.update(self.__dict__)
-        batch.shares = shares
-        batch.rows = {name: self.rows[name] for name in names}
-        batch.columns = {name: self.columns[name] for name in names}
-        return batch
-
-    def cosine(self, a: str, b: str) -> Tensor:
-        """(B_local, B_global) cosines of this process's rows of ``a`` with every row of ``b``."""
-        if self.processes == 1 and (b, a) in self._cosines:
-            return self._cosines[b, a].T
-        if (a, b) not in self._cosines:
-            self._cosines[a, b] = self.unit_rows(a) @ self.unit_columns(b).T
-        return self._cosines[a, b]
+    def unit_rows(self, name: str) -> Tensor:
+        """(B, D) embeddings of this process, scaled to length one."""
+        return self.unit_columns(name)[self.start : self.stop]
 
     def unit_columns(self, name: str) -> Tensor:
         """(B_global, D) embeddings of all processes, scaled to length one."""
@@ -139,80 +164,37 @@ class GatheredBatch:
             self._units[name] = unit(self.columns[name])
         return self._units[name]
 
-    def unit_rows(self, name: str) -> Tensor:
-        """(B_local, D) embeddings of this process, scaled to length one."""
-        return self.unit_columns(name) if self.processes == 1 else unit(self.rows[name])
+    def logits(self, a: str, b: str, temperature: float) -> Tensor:
+        """(B, B_global) cosines of the rows of ``a`` with every row of ``b``, over the temperature."""
+        key, reversed_key = (a, b, temperature), (b, a, temperature)
+        if key not in self._logits:
+            if reversed_key in self._logits and self.stop - self.start == len(self.columns[a]):
+                self._logits[key] = self._logits[reversed_key].T.contiguous()
+            else:
+                self._logits[key] = product(self.unit_rows(a) / temperature, self.unit_columns(b))
+        return self._logits[key]
 
     def log_matching(self, a: str, b: str, temperature: float) -> Tensor:
-        """Log matching distributions of this process's rows of ``a``: log softmax_j( cos(a_i, b_j) / temperature )."""
-        return torch.log_softmax(self.cosine(a, b) / temperature, dim=1)
-
-    def divergences(
-        self,
-        edges: Sequence[tuple[str, str]],
-        temperature: float,
-        measure: Literal["gcs", "kl"],
-        targets: Sequence[Target | None],
-    ) -> list[Tensor]:
-        """Mean over rows of the divergence between the matching distributions of directed edges and their target.
-
-        Args:
-            edges: (query modality, gallery modality), each a matching distribution of every row.
-            temperature: tau > 0.
-            measure: "gcs" or "kl", as in :func:`losses.blocks.matching_divergences`.
-            targets: the target of the edges and, where those of the reversed edges are wanted too, of these.
-
-        Returns:
-            One scalar per target.
-        """
-        if self.processes == 1:  # the reversed edges are the columns of the same matrices
-            pairs = [(self.unit_columns(a), self.unit_columns(b)) for a, b in edges]
-            both = len(targets) == 2
-            found = matching_divergences(pairs, temperature, targets[0], measure, both, self.shares)
-            return [values.mean() for values in found]
-        means = []
-        for target, directed in zip(targets, (edges, [(b, a) for a, b in edges]), strict=False):
-            pairs = [(self.unit_rows(a), self.unit_columns(b)) for a, b in directed]
-            shares = self.shares * len(targets)
-            means.append(matching_divergences(pairs, temperature, target, measure, shares=shares)[0].mean())
-        return means
+        """Log matching distributions of the rows of ``a``: log softmax_j( cos(a_i, b_j) / temperature )."""
+        return torch.log_softmax(self.logits(a, b, temperature), dim=1)
 
     def log_target(self, reverse: bool = False) -> Tensor:
-        """Log target of this process's rows, (B_local, B_global); ``reverse`` takes the transpose of soft weights."""
-        return self.target(reverse).log()
+        """(B, B_global) log target by the labels, -inf where items do not match; ``reverse`` transposes weights."""
+        if not self._target:
+            columns = self.columns[self.modalities[0]]
+            self._target.append(Target(self.labels, self.offset, len(columns), self.count, columns.dtype))
+        reverse = reverse and not self._target[0].is_symmetric
+        if reverse not in self._log_targets:
+            self._log_targets[reverse] = self._target[0].log(self.start, self.stop, reverse)
+        return self._log_targets[reverse]
 
-    def pair_target(self) -> Target:
-        """The target in which an item matches its own pair alone."""
-        first = next(iter(self.rows.values()))
-        items = torch.arange(len(first) * self.processes, device=first.device)
-        return LabelTarget(items[self.offset : self.offset + len(first)], items, self.offset, first.dtype)
+    def matches(self, reverse: bool = False) -> Tensor:
+        """(B, B_global) bool: which items have a positive share in the target of which."""
+        return ~self.log_target(reverse).isneginf()
 
-    def target(self, reverse: bool = False) -> Target:
-        """Target of this process's rows by the labels; ``reverse`` takes the transpose of soft weights."""
-        reverse = reverse and isinstance(self.labels, Tensor) and self.labels.is_floating_point()
-        if reverse not in self._targets:
-            self._targets[reverse] = self._make_target(reverse)
-        return self._targets[reverse]
-
-    def _make_target(self, reverse: bool) -> Target:
-        labels, local = self.labels, len(next(iter(self.rows.values())))
-        total = local * self.processes
-        if not isinstance(labels, Tensor):
-            raise ValueError(
-                "this loss needs labels, a tensor: (B,) integers, (B, C) multi-hot or (B, B) floating weights; "
-                f"got {type(labels).__name__}"
-            )
-        refuse_together(_label_refusal(labels, local, total), labels.device)
-        dtype = next(iter(self.rows.values())).dtype
-        if labels.is_floating_point():
-            weights = labels.detach().to(dtype)
-            if reverse:
-                weights = gather(weights)[:, self.offset : self.offset + local].T
-            refuse_together(_weight_refusal(weights, "column" if reverse else "row"), labels.device)
-            return WeightTarget(weights)
-        # Collectives of bool tensors are not supported by every backend.
-        labels = labels.to(torch.uint8) if labels.dtype == torch.bool else labels
-        return LabelTarget(labels, gather(labels), self.offset, dtype)
+    def own_pair(self, matrix: Tensor) -> Tensor:
+        """(B,) entries of a (B, B_global) matrix that belong to each row's own pair."""
+        return matrix.diagonal(offset=self.start)
 
 
 def check_temperature(temperature: float) -> float:
@@ -242,31 +224,4 @@ def _refusal(embeddings: Mapping[str, Tensor]) -> str | None:
             )
         if not bool(tensor.isfinite().all()):
             return f"embeddings of {name!r} contain NaN or infinity; check the features, or lower the learning rate"
-    return None
-
-
-def _label_refusal(labels: Tensor, local: int, total: int) -> str | None:
-    """What is wrong with the labels of this process."""
-    shape = tuple(labels.shape)
-    if labels.is_floating_point():
-        return None if shape == (local, total) else f"target weights have shape {shape}, expected ({local}, {total})"
-    if labels.ndim not in (1, 2) or len(labels) != local or labels.is_complex():
-        return (
-            f"labels have shape {shape}; expected ({local},) integers, ({local}, C) multi-hot or "
-            f"({local}, {total}) floating weights"
-        )
-    if labels.ndim == 2 and bool(((labels != 0) & (labels != 1)).any()):
-        return f"labels of shape {shape} are multi-hot and hold only 0 and 1; class numbers have shape ({local},)"
-    return None
-
-
-def _weight_refusal(weights: Tensor, row: str) -> str | None:
-    """What is wrong with the target weights of this process, whose rows are called a row or a column."""
-    if not bool((weights.isfinite() & (weights >= 0)).all()):
-        return "target weights must be finite and non-negative"
-    empty = (weights.sum(dim=1) <= 0).nonzero()
-    if len(empty):
-        return (
-            f"target {row} {int(empty[0])} has no positive weight, so it names no match; give every item at least one"
-        )
     return None

@@ -8,14 +8,14 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from losses.base import AlignmentLoss, GatheredBatch, check_temperature
-from losses.gcs import GCSLoss
+from losses.base import GatheredBatch
+from losses.cs import CSLoss
+from losses.gcs import REVERSED, GCSLoss, edge_sets
 from losses.registry import register_loss
-from losses.ring import REVERSED, edge_sets
 
 
 @register_loss("cs_clamped")
-class CSClampedLoss(AlignmentLoss):
+class CSClampedLoss(CSLoss):
     """Cauchy-Schwarz matching loss with clamped probabilities, for comparison alone: train with `cs`.
 
     sum over directions of mean_i D(p_i, q_i), with p_ij = exp(s_ij) / sum_j exp(s_ij), s = cos / temperature, and D as
@@ -23,7 +23,7 @@ class CSClampedLoss(AlignmentLoss):
     stops growing near -log epsilon; a probability below epsilon gets no gradient. Half-precision embeddings are raised
     to float32 first, as in every loss here, which is kinder to this form than code that computes it in half precision.
 
-    Processes: rows of this process against the columns of all, gradient through the gather.
+    Processes: as `cs`.
 
     Args:
         temperature: tau > 0.
@@ -36,16 +36,14 @@ class CSClampedLoss(AlignmentLoss):
     """
 
     def __init__(self, temperature: float = 0.1, epsilon: float = 1e-8):
-        super().__init__()
-        self.temperature = check_temperature(temperature)
+        super().__init__(temperature)
         self.epsilon = _check_epsilon(epsilon)
 
     def terms(self, batch: GatheredBatch) -> dict[str, Tensor]:
-        a, b = batch.two(self)
         terms = {}
-        for query, gallery, reverse in ((a, b, False), (b, a, True)):
-            pair = [_matching(batch, query, gallery, self.temperature), batch.log_target(reverse).exp()]
-            terms[f"{query}->{gallery}"] = clamped_divergence(pair, self.epsilon).mean()
+        for x, z, reverse in batch.directions():
+            ps = [_matching(batch, x, z, self.temperature), batch.log_target(reverse).exp()]
+            terms[f"{x}->{z}"] = clamped_divergence(ps, self.epsilon).mean()
         return terms
 
 
@@ -56,11 +54,11 @@ class GCSClampedLoss(GCSLoss):
     As :class:`losses.GCSLoss`, with the matching distributions and the divergence of :class:`CSClampedLoss`, whose
     limits it shares; among K arguments its value stops growing near -(K - 1) log epsilon.
 
-    Processes: rows of this process against the columns of all, gradient through the gather.
+    Processes: as `gcs`.
 
     Args:
         temperature: tau > 0.
-        scheme: "clockwise", "counterclockwise", "bidirectional" or "mixed", see :func:`losses.ring.edge_sets`.
+        scheme: as in `gcs`.
         use_target: whether the target is one of the arguments.
         epsilon: least probability, in (0, 1).
 
@@ -83,7 +81,7 @@ class GCSClampedLoss(GCSLoss):
     def terms(self, batch: GatheredBatch) -> dict[str, Tensor]:
         terms = {}
         for name, edges in edge_sets(batch.modalities, self.scheme).items():
-            ps = [_matching(batch, a, b, self.temperature) for a, b in edges]
+            ps = [_matching(batch, x, z, self.temperature) for x, z in edges]
             if self.use_target:
                 ps.append(batch.log_target(reverse=name in REVERSED).exp())
             terms[name] = clamped_divergence(ps, self.epsilon).mean()
@@ -108,9 +106,9 @@ def clamped_divergence(ps: Sequence[Tensor], epsilon: float) -> Tensor:
     return norms - ps.prod(dim=0).sum(dim=-1).log()
 
 
-def _matching(batch: GatheredBatch, a: str, b: str, temperature: float) -> Tensor:
-    """softmax_j( cos(a_i, b_j) / temperature ), without the shift that keeps the exponential from overflowing."""
-    weights = torch.exp(batch.cosine(a, b) / temperature)
+def _matching(batch: GatheredBatch, x: str, z: str, temperature: float) -> Tensor:
+    """softmax_j( cos(x_i, z_j) / temperature ), without the shift that keeps the exponential from overflowing."""
+    weights = torch.exp(batch.logits(x, z, temperature))
     return weights / weights.sum(dim=1, keepdim=True)
 
 

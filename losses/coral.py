@@ -24,7 +24,7 @@ class CORALLoss(AlignmentLoss):
     """
 
     def terms(self, batch: GatheredBatch) -> dict[str, Tensor]:
-        a, b = batch.two(self)
+        a, b = batch.modalities
         difference = covariance(batch.columns[a]) - covariance(batch.columns[b])
         return {f"{a}<->{b}": difference.square().mean()}
 
@@ -54,7 +54,7 @@ class LogCORALLoss(AlignmentLoss):
         self.ridge = ridge
 
     def terms(self, batch: GatheredBatch) -> dict[str, Tensor]:
-        a, b = batch.two(self)
+        a, b = batch.modalities
         difference = self._log_covariance(batch, a) - self._log_covariance(batch, b)
         return {f"{a}<->{b}": difference.square().mean()}
 

@@ -15,6 +15,9 @@ def cs_divergence(log_p: Tensor, log_q: Tensor) -> Tensor:
     D(p, q) = -log( sum_j p_j q_j / (|p|_2 |q|_2) ): symmetric, non-negative, zero iff p is proportional to q, and
     invariant to the scale of either argument. It is the generalised divergence of two arguments.
 
+    >>> cs_divergence(torch.tensor([0.5, 0.5]).log(), torch.tensor([1.0, 0.0]).log())  # log(2) / 2
+    tensor(0.3466)
+
     Args:
         log_p: (..., n) log-probabilities; they need not be normalised, -inf is allowed.
         log_q: (..., n) log-probabilities, broadcast against ``log_p``.
@@ -33,8 +36,8 @@ def cs_divergence(log_p: Tensor, log_q: Tensor) -> Tensor:
 def gcs_divergence(log_ps: Sequence[Tensor]) -> Tensor:
     r"""Generalised Cauchy-Schwarz divergence among K distributions, from Hoelder's inequality.
 
-    D(p_1, ..., p_K) = -log sum_j prod_k p_kj + (1/K) sum_k log sum_j p_kj^K. Each term is a log-sum-exp of
-    log-probabilities, so no product underflows and no logarithm meets a zero that the supports do not force.
+    D(p_1, ..., p_K) = -log sum_j prod_k p_kj / |p_k|_K. Since log( p_k / |p_k|_K ) is log softmax(K log p_k) / K, no
+    product underflows, no large terms cancel, and no logarithm meets a zero that the supports do not force.
 
     Args:
         log_ps: K >= 2 tensors of shape (..., n), broadcast against each other; they need not be normalised, -inf is
@@ -52,20 +55,29 @@ def gcs_divergence(log_ps: Sequence[Tensor]) -> Tensor:
         raise ValueError(f"a divergence needs at least two distributions, got {len(log_ps)}")
     if len({log_p.shape[-1] for log_p in log_ps}) > 1:
         raise ValueError(f"distributions differ in length: {[tuple(log_p.shape) for log_p in log_ps]}")
-    order = len(log_ps)
-    log_ps = torch.broadcast_tensors(*[_at_least_float32(log_p) for log_p in log_ps])
+    log_ps = [_at_least_float32(log_p) for log_p in log_ps]
+    divergence = _hoelder(log_ps)
+    if bool(divergence.isfinite().all()):
+        return divergence
+    # The gradient of a softmax over nothing but -inf is NaN: such rows are computed on zeros and replaced.
+    log_ps = torch.broadcast_tensors(*log_ps)
     disjoint = torch.isneginf(sum(log_ps)).all(dim=-1)
-    # The gradient of log-sum-exp over nothing but -inf is NaN: such rows are computed on zeros and replaced below.
-    log_ps = [log_p.masked_fill(disjoint.unsqueeze(-1), 0.0) for log_p in log_ps]
-    norms = sum(torch.logsumexp(order * log_p, dim=-1) for log_p in log_ps) / order
-    divergence = norms - torch.logsumexp(sum(log_ps), dim=-1)
-    return divergence.masked_fill(disjoint, math.inf)
+    safe = [log_p.masked_fill(disjoint.unsqueeze(-1), 0.0) for log_p in log_ps]
+    return _hoelder(safe).masked_fill(disjoint, math.inf)
+
+
+def _hoelder(log_ps: Sequence[Tensor]) -> Tensor:
+    order = len(log_ps)
+    return -torch.logsumexp(sum(torch.log_softmax(order * log_p, dim=-1) for log_p in log_ps) / order, dim=-1)
 
 
 def kl_divergence(log_p: Tensor, log_q: Tensor) -> Tensor:
     r"""Kullback-Leibler divergence of normalised distributions.
 
     KL(p || q) = sum_j p_j (log p_j - log q_j); entries with p_j = 0 contribute nothing, in value and gradient.
+
+    >>> kl_divergence(torch.tensor([1.0, 0.0]).log(), torch.tensor([0.5, 0.5]).log())  # log(2)
+    tensor(0.6931)
 
     Args:
         log_p: (..., n) log-probabilities, -inf allowed.
@@ -81,9 +93,8 @@ def kl_divergence(log_p: Tensor, log_q: Tensor) -> Tensor:
     """
     if log_p.shape[-1] != log_q.shape[-1]:
         raise ValueError(f"distributions differ in length: {tuple(log_p.shape)} and {tuple(log_q.shape)}")
-    log_p, log_q = torch.broadcast_tensors(_at_least_float32(log_p), _at_least_float32(log_q))
-    outside = torch.isneginf(log_p)
-    ratio = log_p.masked_fill(outside, 0.0) - log_q.masked_fill(outside, 0.0)
+    log_p, log_q = _at_least_float32(log_p), _at_least_float32(log_q)
+    ratio = (log_p - log_q).masked_fill(torch.isneginf(log_p), 0.0)
     return (log_p.exp() * ratio).sum(dim=-1)
 
 

@@ -31,9 +31,7 @@ def require_equal_batches(refusal: str | None, embeddings: Mapping[str, Tensor])
     """
     tensors = [x for x in embeddings.values() if isinstance(x, Tensor)] if isinstance(embeddings, Mapping) else []
     device = tensors[0].device if tensors else torch.device("cpu")
-    sizes = [torch.zeros(1, dtype=torch.int64, device=device) for _ in range(world()[1])]
-    dist.all_gather(sizes, torch.tensor([-1 if refusal else len(tensors[0])], device=device))
-    sizes = [int(size) for size in sizes]
+    sizes = _exchanged(-1 if refusal else len(tensors[0]), device)
     if refusal:
         raise ValueError(refusal)
     if -1 in sizes:
@@ -55,15 +53,20 @@ def refuse_together(refusal: str | None, device: torch.device) -> None:
     Raises:
         ValueError: on every process, with its own refusal or the number of the process that has one.
     """
-    refused = [bool(refusal)]
-    if world()[1] > 1:
-        flags = [torch.zeros(1, dtype=torch.uint8, device=device) for _ in range(world()[1])]
-        dist.all_gather(flags, torch.tensor(refused, dtype=torch.uint8, device=device))
-        refused = [bool(flag) for flag in flags]
+    refused = _exchanged(int(bool(refusal)), device)
     if refusal:
         raise ValueError(refusal)
     if any(refused):
-        raise ValueError(f"process {refused.index(True)} refused its labels; its own message says why")
+        raise ValueError(f"process {refused.index(1)} refused its labels; its own message says why")
+
+
+def _exchanged(number: int, device: torch.device) -> list[int]:
+    """The number that each process holds, in rank order."""
+    if world()[1] == 1:
+        return [number]
+    found = [torch.zeros(1, dtype=torch.int64, device=device) for _ in range(world()[1])]
+    dist.all_gather(found, torch.tensor([number], device=device))
+    return [int(each) for each in found]
 
 
 def gather(tensor: Tensor) -> Tensor:

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 from torch import Tensor
 
 from losses.base import AlignmentLoss, GatheredBatch, check_temperature
+from losses.divergence import gcs_divergence
 from losses.registry import register_loss
-from losses.ring import REVERSED, edge_sets
+
+SCHEMES = ("clockwise", "counterclockwise", "bidirectional", "mixed")
+REVERSED = ("counterclockwise", "reversed")  # sets whose target is that of the other direction
+
+Edge = tuple[str, str]
 
 
 @register_loss("gcs")
@@ -20,16 +26,23 @@ class GCSLoss(AlignmentLoss):
     modalities and one-hot targets a set equals 1/(M+1) sum_k CE(S_k / (temperature/(M+1))), so compare it with `kl` at
     1/(M+1) of its temperature. With M = 2 the set has three arguments and differs from `cs`.
 
+    >>> embeddings = {"image": torch.eye(3), "text": torch.eye(3), "audio": torch.eye(3)}
+    >>> GCSLoss(temperature=1.0)(embeddings, torch.arange(3)).total
+    tensor(0.0540)
+
     Processes: rows of this process against the columns of all, gradient through the gather.
 
     Args:
         temperature: tau > 0.
-        scheme: "clockwise", "counterclockwise", "bidirectional" or "mixed", see :func:`losses.ring.edge_sets`.
+        scheme: "clockwise", "counterclockwise", "bidirectional" or "mixed", see :func:`edge_sets`.
         use_target: whether the target is one of the arguments. Without it the loss needs no labels, but collapsed
             embeddings minimise it: a regulariser beside another term.
 
     Source: Zhang, Yin and Yu, ACM MM 2025, circular matching.
     """
+
+    takes_two = False
+    over_rows = True
 
     def __init__(
         self,
@@ -44,7 +57,56 @@ class GCSLoss(AlignmentLoss):
         self.use_target = use_target
 
     def terms(self, batch: GatheredBatch) -> dict[str, Tensor]:
-        sets = edge_sets(batch.modalities, self.scheme)  # the second set, where there is one, is the first reversed
-        targets = [batch.target(name in REVERSED) if self.use_target else None for name in sets]
-        values = batch.divergences(next(iter(sets.values())), self.temperature, "gcs", targets)
-        return dict(zip(sets, values, strict=True))
+        terms = {}
+        for name, edges in edge_sets(batch.modalities, self.scheme).items():
+            # The divergence does not depend on the scale of p: no softmax is needed.
+            log_ps = [batch.logits(x, z, self.temperature) for x, z in edges]
+            if self.use_target:
+                log_ps.append(batch.log_target(reverse=name in REVERSED))
+            terms[name] = gcs_divergence(log_ps).mean()
+        return terms
+
+    def effective_factor(self, modalities: int) -> int:
+        return modalities + self.use_target
+
+
+def edge_sets(modalities: Sequence[str], scheme: str) -> dict[str, list[Edge]]:
+    """Directed edges of each set of a circular scheme over the ring m_1, ..., m_M.
+
+    - clockwise: m_1->m_2, ..., m_M->m_1; counterclockwise: every edge reversed.
+    - bidirectional: both sets, each with its own divergence.
+    - mixed: the clockwise set with its closing edge flipped to m_1->m_M, and the reverse of that set. For M = 3 these
+      are the two sets of the authors' code; that they are the paper's "Mixed Bidirectional" is an inference, and the
+      rule for other M is this suite's.
+
+    At M = 2 the ring consists of two opposite edges; ``mixed`` then names each edge of a set twice.
+
+    Args:
+        modalities: at least two names, in ring order.
+        scheme: one of ``SCHEMES``.
+
+    Returns:
+        set name -> list of M edges (query modality, gallery modality).
+
+    Raises:
+        ValueError: fewer than two modalities, or an unknown scheme.
+
+    Source: Zhang, Yin and Yu, ACM MM 2025, circular matching, and its public code.
+    """
+    if len(modalities) < 2:
+        raise ValueError(f"a ring needs at least two modalities, got {list(modalities)}")
+    clockwise = list(zip(modalities, [*modalities[1:], modalities[0]], strict=True))
+    mixed = [*clockwise[:-1], _reverse(clockwise[-1])]
+    sets = {
+        "clockwise": {"clockwise": clockwise},
+        "counterclockwise": {"counterclockwise": [_reverse(edge) for edge in clockwise]},
+        "mixed": {"forward": mixed, "reversed": [_reverse(edge) for edge in mixed]},
+    }
+    sets["bidirectional"] = sets["clockwise"] | sets["counterclockwise"]
+    if scheme not in sets:
+        raise ValueError(f"unknown scheme {scheme!r}; choose one of {', '.join(SCHEMES)}")
+    return sets[scheme]
+
+
+def _reverse(edge: Edge) -> Edge:
+    return edge[1], edge[0]

@@ -1,14 +1,74 @@
-"""Divergences between samples by Gaussian kernel density estimates, in log space and block by block."""
+"""Cauchy-Schwarz divergences between whole samples by Gaussian kernel density estimates, in log space."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from functools import reduce
 
 import torch
 from torch import Tensor
 
-from losses.blocks import BLOCK_ENTRIES
+from losses import fused
+from losses.base import AlignmentLoss, GatheredBatch
+from losses.registry import register_loss
+
+
+@register_loss("kernel_cs")
+class KernelCSLoss(AlignmentLoss):
+    """Cauchy-Schwarz divergence between the kernel density estimates of two modalities.
+
+    :func:`kernel_cs_divergence` of the L2-normalised embeddings (a zero vector stays zero). It compares
+    distributions and not pairs: any order of the rows gives the same value, so by itself it does not align items.
+    Labels are not used.
+
+    Processes: every process computes the loss of the whole gathered batch, gradient through the gather.
+
+    Args:
+        sigma: bandwidth > 0 of the Gaussian kernel; unit vectors lie at most 2 apart.
+
+    Raises:
+        ValueError: sigma is not positive and finite.
+
+    Source: Yin et al., arXiv 2502.17028 (CS-Aligner).
+    """
+
+    def __init__(self, sigma: float = 1.0):
+        super().__init__()
+        self.sigma = check_sigma(sigma)
+
+    def terms(self, batch: GatheredBatch) -> dict[str, Tensor]:
+        a, b = batch.modalities
+        return {f"{a}<->{b}": kernel_cs_divergence(batch.unit_columns(a), batch.unit_columns(b), self.sigma)}
+
+
+@register_loss("kernel_gcs")
+class KernelGCSLoss(AlignmentLoss):
+    """Generalised Cauchy-Schwarz divergence among the kernel density estimates of two modalities or more.
+
+    :func:`kernel_gcs_divergence` of the L2-normalised embeddings (a zero vector stays zero); of two
+    modalities it is half of `kernel_cs`. It compares distributions and not items. Labels are not used.
+
+    Processes: every process computes the loss of the whole gathered batch, gradient through the gather.
+
+    Args:
+        sigma: bandwidth > 0 of the Gaussian kernel; unit vectors lie at most 2 apart.
+
+    Raises:
+        ValueError: sigma is not positive and finite.
+
+    Source: as :func:`kernel_gcs_divergence`.
+    """
+
+    takes_two = False
+
+    def __init__(self, sigma: float = 1.0):
+        super().__init__()
+        self.sigma = check_sigma(sigma)
+
+    def terms(self, batch: GatheredBatch) -> dict[str, Tensor]:
+        samples = [batch.unit_columns(name) for name in batch.modalities]
+        return {"<->".join(batch.modalities): kernel_gcs_divergence(samples, self.sigma)}
 
 
 def kernel_cs_divergence(
@@ -156,12 +216,10 @@ def _blocks(p: Tensor, s: Tensor, a: Tensor, b: Tensor) -> Iterator[tuple[slice,
     All blocks lie in memory that was there before: large tensors that come and go, between small ones that stay,
     would leave the heap in pieces, each too small for the next block.
     """
-    count, rows, columns = len(p), p.shape[1], s.shape[1]
-    most = BLOCK_ENTRIES.get(p.device.type, BLOCK_ENTRIES["cuda"])
-    size = min(max(most // max(count * columns, 1), 1), rows)
-    work = p.new_empty(count * size * columns)
-    for start in range(0, rows, size):
-        stop = min(start + size, rows)
+    count, columns, work = len(p), s.shape[1], None
+    for start, stop in fused.row_blocks(p.shape[1], count * columns, p.device):
+        if work is None:
+            work = p.new_empty(count * (stop - start) * columns)
         block = work[: count * (stop - start) * columns].view(count, stop - start, columns)
         torch.add(a[:, start:stop, None], b[:, None], out=block)
         yield slice(start, stop), block.baddbmm_(p[:, start:stop], s.mT)
@@ -177,9 +235,7 @@ def _log_mean(log_values: Tensor, mask: Tensor | None = None) -> Tensor:
 
 def _prepared(samples: Sequence[Tensor], masks: Sequence[Tensor | None], sigma: float) -> list[Tensor]:
     """The samples in float32 or wider, zero where masked, less a point in their midst, in units of sigma."""
-    dtype = torch.float32
-    for sample in samples:
-        dtype = torch.promote_types(dtype, sample.dtype)
+    dtype = reduce(torch.promote_types, (sample.dtype for sample in samples), torch.float32)
     filled = [
         sample.to(dtype) if mask is None else sample.to(dtype).masked_fill(~mask[..., None], 0.0)
         for sample, mask in zip(samples, masks, strict=True)

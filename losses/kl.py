@@ -9,6 +9,7 @@ from torch import Tensor
 
 from losses.base import AlignmentLoss, GatheredBatch, check_temperature
 from losses.divergence import kl_divergence
+from losses.matching import product
 from losses.registry import register_loss
 
 
@@ -18,6 +19,9 @@ class KLLoss(AlignmentLoss):
 
     sum over directions of mean_i KL(q_i || p_i) (forward, a soft cross-entropy less the target's entropy) or
     mean_i KL(p_i || q_i) (reverse), with p_i = softmax_j( cos(x_i, z_j) / temperature ).
+
+    >>> KLLoss(temperature=1.0)({"image": torch.eye(3), "text": torch.eye(3)}, torch.arange(3)).total
+    tensor(1.1029)
 
     Processes: rows of this process against the columns of all, gradient through the gather.
 
@@ -31,6 +35,8 @@ class KLLoss(AlignmentLoss):
     Source: Yin et al., CVPR 2024 (LAVIMO); the forward direction as in InfoNCE with several positives.
     """
 
+    over_rows = True
+
     def __init__(self, temperature: float = 0.1, direction: Literal["forward", "reverse"] = "forward"):
         super().__init__()
         if direction not in ("forward", "reverse"):
@@ -39,21 +45,20 @@ class KLLoss(AlignmentLoss):
         self.direction = direction
 
     def terms(self, batch: GatheredBatch) -> dict[str, Tensor]:
-        a, b = batch.two(self)
-        names = (f"{a}->{b}", f"{b}->{a}")
-        if self.direction == "forward":
-            targets = [batch.target(), batch.target(reverse=True)]
-            return dict(zip(names, batch.divergences([(a, b)], self.temperature, "kl", targets), strict=True))
-        return {names[0]: self._reverse(batch, a, b, False), names[1]: self._reverse(batch, b, a, True)}
+        terms = {}
+        for x, z, reverse in batch.directions():
+            log_p, log_q = batch.log_matching(x, z, self.temperature), batch.log_target(reverse)
+            if self.direction == "reverse" and not bool(batch.matches(reverse).all()):
+                raise ValueError(
+                    "reverse KL is infinite where the target is zero; give strictly positive target weights, use the "
+                    "forward direction, or `cmpm_kl`, whose 1e-8 bounds it"
+                )
+            divergence = kl_divergence(log_q, log_p) if self.direction == "forward" else kl_divergence(log_p, log_q)
+            terms[f"{x}->{z}"] = divergence.mean()
+        return terms
 
-    def _reverse(self, batch: GatheredBatch, a: str, b: str, reverse: bool) -> Tensor:
-        log_q = batch.log_target(reverse)
-        if bool(torch.isneginf(log_q).any()):
-            raise ValueError(
-                "reverse KL is infinite where the target is zero; give strictly positive target weights, use the "
-                "forward direction, or `cmpm_kl`, whose 1e-8 bounds it"
-            )
-        return kl_divergence(batch.log_matching(a, b, self.temperature), log_q).mean()
+    def effective_factor(self, modalities: int) -> int:
+        return 1
 
 
 @register_loss("cmpm_kl")
@@ -69,15 +74,16 @@ class CMPMKLLoss(AlignmentLoss):
     Source: Zhang and Lu, "Deep Cross-Modal Projection Learning for Image-Text Matching", ECCV 2018.
     """
 
+    over_rows = True
     epsilon = 1e-8
 
     def terms(self, batch: GatheredBatch) -> dict[str, Tensor]:
-        a, b = batch.two(self)
-        return {
-            f"{a}->{b}": self._projection_matching(batch, a, b, batch.log_target()),
-            f"{b}->{a}": self._projection_matching(batch, b, a, batch.log_target(reverse=True)),
-        }
+        terms = {}
+        for x, z, reverse in batch.directions():
+            log_p = torch.log_softmax(product(batch.rows[x], batch.unit_columns(z)), dim=1)
+            q = batch.log_target(reverse).exp() + self.epsilon
+            terms[f"{x}->{z}"] = kl_divergence(log_p, q.log()).mean()
+        return terms
 
-    def _projection_matching(self, batch: GatheredBatch, a: str, b: str, log_q: Tensor) -> Tensor:
-        log_p = torch.log_softmax(batch.rows[a] @ batch.unit_columns(b).T, dim=1)
-        return kl_divergence(log_p, torch.log(log_q.exp() + self.epsilon)).mean()
+    def effective_factor(self, modalities: int) -> int:
+        return 1

@@ -1,4 +1,4 @@
-"""Unit vectors and matching labels, which matching distributions and their target are made of."""
+"""Unit vectors and their products, which matching distributions are made of."""
 
 from __future__ import annotations
 
@@ -24,17 +24,22 @@ def unit(x: Tensor) -> Tensor:
     return scaled / norm.masked_fill(norm == 0, 1.0)
 
 
-def label_match(row_labels: Tensor, column_labels: Tensor) -> Tensor:
-    """Whether two items share a class: equal integers, or at least one common entry of multi-hot rows.
+def product(x: Tensor, z: Tensor) -> Tensor:
+    """x z^T of (..., n, D) and (..., m, D), whose gradient too is computed in full precision.
 
-    Args:
-        row_labels: (R,) integers, or (R, C) multi-hot integers or bool.
-        column_labels: (N,) or (N, C), of the same kind.
-
-    Returns:
-        (R, N) bool.
+    Manual optimisation calls backward inside the autocast region, which would compute the gradient in half precision.
     """
-    if row_labels.ndim == 1:
-        return row_labels[:, None] == column_labels[None, :]
-    # Counts of shared classes are small integers, exact in float32 and far faster there than in integers.
-    return (row_labels != 0).float() @ (column_labels != 0).float().T > 0
+    return _Product.apply(x, z)
+
+
+class _Product(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x: Tensor, z: Tensor) -> Tensor:
+        ctx.save_for_backward(x, z)
+        return x @ z.mT
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, Tensor]:
+        x, z = ctx.saved_tensors
+        with torch.autocast(gradient.device.type, enabled=False):
+            return gradient @ z, gradient.mT @ x

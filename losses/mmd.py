@@ -38,7 +38,7 @@ class MMDLoss(AlignmentLoss):
             raise ValueError(f"sigma must be one or more positive, finite bandwidths, got {sigma}")
 
     def terms(self, batch: GatheredBatch) -> dict[str, Tensor]:
-        a, b = batch.two(self)
+        a, b = batch.modalities
         x, z = batch.columns[a], batch.columns[b]
         both = torch.cat([x, z])
         # Differences, not the Gram expansion: at sigma = 1e-6 its cancellation error is as large as the kernel.

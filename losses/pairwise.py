@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import inspect
 from itertools import combinations
-from typing import Any, Literal
+from typing import Any, get_type_hints
 
 from torch import Tensor
 
 from losses.base import AlignmentLoss, GatheredBatch
-from losses.gcs import GCSLoss
-from losses.kernel_cs import KernelGCSLoss
-from losses.registry import build_loss, register_loss
+from losses.registry import build_loss, parameters, register_loss, registered
 
 
 @register_loss("pairwise")
@@ -23,12 +21,7 @@ class PairwiseLoss(AlignmentLoss):
     Args:
         divergence: name of a registered two-modality loss: "kl", "cs", "cmpm_kl", "mmd", "coral", "infonce",
             "kernel_cs", ...
-        temperature: of the summed loss, where it has one; None, here and below, for that loss's default.
-        sigma: likewise, of "mmd" and "kernel_cs".
-        direction: likewise, of "kl".
-        ridge: likewise, of "log_coral".
-        epsilon: likewise, of "cs_clamped".
-        **kwargs: keywords of a loss that was registered elsewhere.
+        **keywords: of the summed loss, such as ``temperature``; None for its default.
 
     Raises:
         ValueError: the named loss is unknown or not one of two modalities.
@@ -37,33 +30,40 @@ class PairwiseLoss(AlignmentLoss):
     Source: Yin et al., CVPR 2024 (LAVIMO), for KL.
     """
 
-    def __init__(
-        self,
-        divergence: str = "kl",
-        temperature: float | None = None,
-        sigma: float | Sequence[float] | None = None,
-        direction: Literal["forward", "reverse"] | None = None,
-        ridge: float | None = None,
-        epsilon: float | None = None,
-        **kwargs: Any,
-    ):
+    takes_two = False
+
+    def __init__(self, divergence: str = "kl", **keywords: Any):
         super().__init__()
-        # One by one, since the command line and its help know an argument by its name and type alone.
-        named = {
-            "temperature": temperature,
-            "sigma": sigma,
-            "direction": direction,
-            "ridge": ridge,
-            "epsilon": epsilon,
-        }
-        given = {name: value for name, value in named.items() if value is not None}
-        self.divergence = build_loss(divergence, **given, **kwargs)
-        if isinstance(self.divergence, GCSLoss | KernelGCSLoss | PairwiseLoss):
+        given = {name: value for name, value in keywords.items() if value is not None}
+        self.divergence = build_loss(divergence, **given)
+        if not self.divergence.takes_two:
             raise ValueError(f"pairwise sums a loss of two modalities, which {divergence!r} is not")
+
+    @property
+    def over_rows(self) -> bool:
+        """As the summed loss."""
+        return self.divergence.over_rows
 
     def terms(self, batch: GatheredBatch) -> dict[str, Tensor]:
         terms = {}
-        pairs = list(combinations(batch.modalities, 2))
-        for pair in pairs:
-            terms |= self.divergence.terms(batch.select(pair, shares=len(pairs)))
+        for pair in combinations(batch.modalities, 2):
+            terms |= self.divergence.terms(batch.select(pair))
         return terms
+
+    def effective_factor(self, modalities: int) -> int | None:
+        return self.divergence.effective_factor(2)
+
+
+def show_keywords() -> None:
+    """Put the keywords of all two-modality losses into the signature of ``pairwise``.
+
+    The command line and its help know an argument by the signature alone.
+    """
+    shown: dict[str, inspect.Parameter] = {}
+    for loss in (loss for loss in registered() if loss.takes_two):
+        for name in parameters(loss):
+            annotation = get_type_hints(loss.__init__)[name] | (shown[name].annotation if name in shown else None)
+            shown[name] = inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+    own = inspect.signature(PairwiseLoss.__init__)
+    *first, rest = own.parameters.values()
+    PairwiseLoss.__init__.__signature__ = own.replace(parameters=[*first, *shown.values(), rest])

@@ -35,6 +35,11 @@ def available_losses() -> list[str]:
     return sorted(_LOSSES)
 
 
+def registered() -> list[type[AlignmentLoss]]:
+    """Classes of all registered losses, by name."""
+    return [_LOSSES[name] for name in available_losses()]
+
+
 def build_loss(name: str, **kwargs) -> AlignmentLoss:
     """Build a registered loss.
 
@@ -69,9 +74,14 @@ def keywords(name: str, divergence: str = "kl") -> list[str]:
         classes = [kind.__name__ for kind in _LOSSES.values()]
         word = name.rpartition(".")[2]
         raise ValueError(f"unknown loss {name!r}; {nearest(word, classes if 'loss' in word.lower() else _LOSSES)}")
-    parameters = inspect.signature(_LOSSES[name]).parameters.values()
-    known = [p.name for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+    known = parameters(_LOSSES[name])
     return ["divergence", *keywords(divergence)] if "divergence" in known else known
+
+
+def parameters(loss: type[AlignmentLoss]) -> list[str]:
+    """Names of the arguments of a loss's constructor."""
+    found = inspect.signature(loss).parameters.values()
+    return [p.name for p in found if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
 
 
 def nearest(word: object, known: Iterable[str]) -> str:

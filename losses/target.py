@@ -1,108 +1,119 @@
-"""Which items of a batch match: the target that matching distributions are compared with, whole or in blocks."""
+"""Which items of a batch match: the labels of all processes, and the target distributions that they make."""
 
 from __future__ import annotations
 
 from functools import cached_property
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from losses.matching import label_match
-
-ROWS = 256
+from losses.gather import gather, refuse_together
 
 
-class Target(Protocol):
-    """Weights w_ij >= 0 of B rows and N columns; the target of row i is q_ij = w_ij / sum_j w_ij.
+class Target:
+    """Target distributions q_ij = w_ij / sum_j w_ij of this process's items i over the items j of all processes.
 
-    ``is_mask`` says that the weights are 0 or 1, and that rows and columns are the same where both are asked for.
-    """
-
-    is_mask: bool
-
-    def block(self, start: int, stop: int) -> Tensor:
-        """(stop - start, N) weights of some rows, bool where they are a mask."""
-
-    def totals(self) -> tuple[Tensor, Tensor]:
-        """sum_j w_ij (B,) and sum_i w_ij (N,)."""
-
-    def constants(self, order: int) -> tuple[Tensor, Tensor]:
-        """(1/K) LSE_j(K log w_ij) for K = ``order`` >= 2, sum_j q_ij log q_ij for K = 1: rows (B,), columns (N,)."""
-
-    def log(self) -> Tensor:
-        """(B, N) log q, -inf where items do not match."""
-
-
-class LabelTarget:
-    """Items match where they share a class, and an item always matches its own pair: q_ij = [i matches j] / row sum.
+    w_ij is 1 where two items share a class or are a pair and 0 elsewhere, or the weight that is given.
 
     Args:
-        row_labels: (B,) integers, or (B, C) multi-hot integers.
+        labels: (B,) integers; (B, C) integers or bool, multi-hot; (B, B_global) floating weights.
+        offset: number of this process's first item among those of all.
+        total: how many items all processes have.
+        dtype: of the distributions.
+
+    Raises:
+        ValueError: labels are missing or do not fit, on every process where on one.
+    """
+
+    def __init__(self, labels: Tensor | None, offset: int, total: int, local: int, dtype: torch.dtype):
+        if not isinstance(labels, Tensor):
+            raise ValueError(
+                "this loss needs labels, a tensor: (B,) integers, (B, C) multi-hot or (B, B) floating weights; "
+                f"got {type(labels).__name__}"
+            )
+        refuse_together(_label_refusal(labels, local, total), labels.device)
+        self.offset, self.local, self.dtype = offset, local, dtype
+        self.is_symmetric = not labels.is_floating_point()
+        if self.is_symmetric:
+            # Collectives of bool tensors are not supported by every backend.
+            self.labels = gather(labels.to(torch.uint8) if labels.dtype == torch.bool else labels)
+        else:
+            self.labels = labels.detach().to(dtype)
+
+    def log(self, start: int, stop: int, reverse: bool = False) -> Tensor:
+        """Log target of some items, -inf where two do not match.
+
+        Args:
+            start: number of the first item among those of all processes.
+            stop: one more than that of the last.
+            reverse: whether weights are transposed.
+
+        Returns:
+            (stop - start, B_global) tensor.
+        """
+        if self.is_symmetric:
+            match = label_match(self.labels[start:stop], self.labels)
+            match.diagonal(offset=start).fill_(True)  # an item without any class too matches its own pair
+            share = -match.sum(dim=1, keepdim=True).to(self.dtype).log()
+            return share.expand_as(match).masked_fill(~match, -torch.inf)
+        weights = self._columns if reverse else self._rows
+        weights = weights[start - self.offset : stop - self.offset]
+        return weights.log() - weights.sum(dim=1, keepdim=True).log()
+
+    @cached_property
+    def _rows(self) -> Tensor:
+        return self._checked(self.labels, "row")
+
+    @cached_property
+    def _columns(self) -> Tensor:
+        return self._checked(gather(self.labels)[:, self.offset : self.offset + self.local].T, "column")
+
+    def _checked(self, weights: Tensor, row: str) -> Tensor:
+        refuse_together(_weight_refusal(weights, row), weights.device)
+        return weights
+
+
+def label_match(row_labels: Tensor, column_labels: Tensor) -> Tensor:
+    """Whether two items share a class: equal integers, or at least one common entry of multi-hot rows.
+
+    Args:
+        row_labels: (R,) integers, or (R, C) multi-hot integers or bool.
         column_labels: (N,) or (N, C), of the same kind.
-        offset: column of the first row's own pair, which always matches, even for an item without any class.
-        dtype: floating type of what is computed.
+
+    Returns:
+        (R, N) bool.
     """
-
-    is_mask = True
-
-    def __init__(self, row_labels: Tensor, column_labels: Tensor, offset: int, dtype: torch.dtype):
-        self.row_labels, self.column_labels, self.offset, self.dtype = row_labels, column_labels, offset, dtype
-
-    def block(self, start: int, stop: int) -> Tensor:
-        return self._whole if stop - start == len(self.row_labels) else self._match(start, stop)
-
-    def totals(self) -> tuple[Tensor, Tensor]:
-        return self._counts, self._counts
-
-    def constants(self, order: int) -> tuple[Tensor, Tensor]:
-        logs = self._counts.log() * (-1 if order == 1 else 1 / order)
-        return logs, logs
-
-    def log(self) -> Tensor:
-        return torch.log(self._whole.to(self.dtype)) - self._counts.log()[:, None]
-
-    @cached_property
-    def _whole(self) -> Tensor:
-        return self._match(0, len(self.row_labels))
-
-    @cached_property
-    def _counts(self) -> Tensor:
-        count = len(self.row_labels)
-        sums = [self._match(start, min(start + ROWS, count)).sum(dim=1) for start in range(0, count, ROWS)]
-        return torch.cat(sums).to(self.dtype)
-
-    def _match(self, start: int, stop: int) -> Tensor:
-        match = label_match(self.row_labels[start:stop], self.column_labels)
-        match.diagonal(offset=self.offset + start).fill_(True)
-        return match
+    if row_labels.ndim == 1:
+        return row_labels[:, None] == column_labels[None, :]
+    # Counts of shared classes are small integers, exact in float32 and far faster there than in integers.
+    return (row_labels != 0).float() @ (column_labels != 0).float().T > 0
 
 
-class WeightTarget:
-    """Target weights as they are given.
+def _label_refusal(labels: Tensor, local: int, total: int) -> str | None:
+    """What is wrong with the labels of this process."""
+    shape = tuple(labels.shape)
+    if labels.is_floating_point():
+        return None if shape == (local, total) else f"target weights have shape {shape}, expected ({local}, {total})"
+    if labels.ndim not in (1, 2) or len(labels) != local or labels.is_complex():
+        return (
+            f"labels have shape {shape}; expected ({local},) integers, ({local}, C) multi-hot or "
+            f"({local}, {total}) floating weights"
+        )
+    if labels.ndim == 2 and bool(((labels != 0) & (labels != 1)).any()):
+        return (
+            f"labels of shape {shape} are read as multi-hot and must hold only 0 and 1, but the largest is "
+            f"{int(labels.max())} and the smallest {int(labels.min())}; class numbers have shape ({local},)"
+        )
+    return None
 
-    Args:
-        weights: (B, N) floating, non-negative, with a positive one in every row.
-    """
 
-    is_mask = False
-
-    def __init__(self, weights: Tensor):
-        self.weights = weights
-
-    def block(self, start: int, stop: int) -> Tensor:
-        return self.weights[start:stop]
-
-    def totals(self) -> tuple[Tensor, Tensor]:
-        return self.weights.sum(dim=1), self.weights.sum(dim=0)
-
-    def constants(self, order: int) -> tuple[Tensor, Tensor]:
-        if order == 1:
-            shares = [self.weights / self.weights.sum(dim=dim, keepdim=True) for dim in (1, 0)]
-            rows, columns = (torch.xlogy(q, q).sum(dim=dim) for q, dim in zip(shares, (1, 0), strict=True))
-            return rows, columns
-        logs = order * self.weights.log()
-        return torch.logsumexp(logs, dim=1) / order, torch.logsumexp(logs, dim=0) / order
-
-    def log(self) -> Tensor:
-        return torch.log(self.weights) - torch.log(self.weights.sum(dim=1, keepdim=True))
+def _weight_refusal(weights: Tensor, row: str) -> str | None:
+    """What is wrong with the target weights of this process, whose rows are called a row or a column."""
+    if not bool((weights.isfinite() & (weights >= 0)).all()):
+        return "target weights must be finite and non-negative"
+    empty = (weights.sum(dim=1) <= 0).nonzero()
+    if len(empty):
+        return (
+            f"target {row} {int(empty[0])} has no positive weight, so it names no match; give every item at least one"
+        )
+    return None

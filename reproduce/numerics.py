@@ -49,9 +49,8 @@ class CSInOrdinarySpace(CSLoss):
     """
 
     def terms(self, batch: GatheredBatch) -> dict[str, Tensor]:
-        a, b = batch.two(self)
         terms = {}
-        for query, gallery, reverse in ((a, b, False), (b, a, True)):
+        for query, gallery, reverse in batch.directions():
             p, q = batch.log_matching(query, gallery, self.temperature).exp(), batch.log_target(reverse).exp()
             terms[f"{query}->{gallery}"] = clamped_divergence([p, q], epsilon=0.0).mean()
         return terms

@@ -22,7 +22,7 @@ from torch import Tensor
 from datamodules import SyntheticItems
 from lightning_modules import LAVIMO, prepare
 from losses import AlignmentLoss, GCSLoss, build_loss
-from losses.ring import edge_sets
+from losses.gcs import edge_sets
 from reproduce.measures import command, device, measured, median_seconds, origin, save_figure, write_measures
 from reproduce.projection import STYLE
 from reproduce.schema import METRICS, Row

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from losses import build_loss
 from losses.registry import keywords, nearest
 from reproduce.arguments import SpecError, check_call, model_class, parameters
 from reproduce.checks import check_method, check_once, check_table, data_module, read_yaml
@@ -50,7 +51,7 @@ class Method:
         trials: settings to choose from; empty where there is nothing to choose.
         sweep: in the file {argument: values}, which makes one method per value; once loaded the ``Sweep`` of this one.
         matched_temperature: t, the effective temperature at which losses are compared: the alignment takes f t as its
-            temperature and f as its weight, with f = 1 for KL, 2 for CS and M + 1 for GCS over M modalities. None
+            temperature and f as its weight, f being the loss's own factor. None
             leaves temperature and weight to ``alignment`` and ``init_args``.
     """
 
@@ -75,11 +76,11 @@ class Method:
         Raises:
             ValueError: the effective temperature of the alignment is not known.
         """
-        kind = (self.loss or {}).get("divergence") or (self.loss or {}).get("name")
-        factors = {"kl": 1, "cs": 2, "gcs": modalities + 1, "gcs_clamped": modalities + 1}
-        if kind not in factors:
-            raise ValueError(f"matched_temperature is known for {', '.join(factors)}, not for {kind}")
-        return factors[kind]
+        factor = self.loss and build_loss(**self.loss).effective_factor(modalities)
+        if factor is None:
+            name = self.loss and self.loss["name"]
+            raise ValueError(f"matched_temperature is for a loss with a temperature, which {name} is not")
+        return factor
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,15 +2,33 @@
 
 from __future__ import annotations
 
+import hashlib
+import shutil
 from pathlib import Path
 
 import jfse_cases
 import lavimo_cases
+import pytest
 import torch
 import yaml
+from safetensors.torch import load_file, save_file
 from tiny_items import Tiny
 
 import lightning_modules
+
+# Warnings of small runs, which no test is about.
+IGNORED = [
+    pytest.mark.filterwarnings(f"ignore:{message}")
+    for message in (
+        "LightningCLI's args parameter",
+        "The dirpath has changed",
+        ".*isinstance.treespec.*",
+        ".*does not have many workers.*",
+        ".*The number of training batches.*",
+        ".*texts are longer than the",
+        "Total length of `.*` across ranks is zero",
+    )
+]
 
 
 def data_of(name: str):
@@ -44,3 +62,18 @@ def changed_checkpoint(source: Path, out: Path, change) -> Path:
 
 def described(folder: Path, **changes) -> None:
     (folder / "model.yaml").write_text(yaml.safe_dump(about(folder) | changes))
+
+
+def rewritten(folder: Path, change) -> None:
+    """Other weights, with a description that says they are the right ones."""
+    weights = load_file(folder / "model.safetensors")
+    change(weights)
+    save_file(weights, folder / "model.safetensors")
+    described(folder, weights_sha256=hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest())
+
+
+def another(source: Path, folder: Path) -> Path:
+    """A copy of an export with other weights."""
+    shutil.copytree(source, folder)
+    rewritten(folder, lambda weights: weights["projections.text.1.bias"].add_(1))
+    return folder

@@ -106,6 +106,15 @@ def infonce_parts(
     }
 
 
+def mil_nce_parts(embeddings: Embeddings, labels: np.ndarray, temperature: float = 0.1) -> dict[str, float]:
+    """-log sum_{j in S_i} p_ij over the items S_i that match i."""
+    targets = true_matching(labels)
+    return {
+        name: -np.log((cosine_matching(x, z, temperature) * (q > 0)).sum(1)).mean()
+        for (name, x, z), q in zip(both_directions(embeddings), targets, strict=True)
+    }
+
+
 def mmd_parts(
     embeddings: Embeddings, labels: np.ndarray | None = None, sigma: float | Sequence[float] = JFSE_SIGMAS
 ) -> dict[str, float]:
@@ -204,6 +213,7 @@ LOSSES = {
     "kl": kl_parts,
     "cs": cs_parts,
     "infonce": infonce_parts,
+    "mil_nce": mil_nce_parts,
     "mmd": mmd_parts,
     "coral": coral_parts,
     "log_coral": log_coral_parts,

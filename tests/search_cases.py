@@ -119,7 +119,7 @@ def train_and_index(root: Path) -> Searched:
     made = Searched(root / "run", root / "export", folders, captions["test"], predicted)
     for name, folder in folders.items():
         made.indexes[name] = root / f"{name}.index"
-        csd("search", "index", made.export, folder, "--modality", name, "--out", made.indexes[name], "--faiss")
+        csd("search", "index", made.export, folder, "--modality", name, "--out", made.indexes[name])
     return made
 
 

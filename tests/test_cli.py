@@ -19,7 +19,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from datamodules import Synthetic
 from lightning_modules import JFSE
 from lightning_modules.cli import main
-from lightning_modules.export import load_export, sources
+from lightning_modules.serving.export import load_export
 
 pytestmark = IGNORED
 
@@ -224,10 +224,8 @@ def test_lavimo_is_trained_on_paired_features_and_exported(tmp_path):
     csd("fit", tmp_path, config=tmp_path / "lavimo.yaml")
     assert metrics(tmp_path, 0)["val/average/MAP"].notna().any()
     main(["export", str(checkpoints(tmp_path, 0)["last"]), "--out", str(tmp_path / "exported")])
-    assert {name: source["shape"] for name, source in sources(load_export(tmp_path / "exported")).items()} == {
-        "image": (8,),
-        "text": (6,),
-    }
+    sources = load_export(tmp_path / "exported").sources
+    assert {name: source["shape"] for name, source in sources.items()} == {"image": (8,), "text": (6,)}
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)

@@ -20,9 +20,9 @@ from training import Trainer
 from datamodules import DataError, Flickr30kNarratives
 from datamodules.files.extracted_features import read_metadata
 from lightning_modules import CSAligner
-from lightning_modules.export import export, load_export
 from lightning_modules.networks.encoders import build_encoder
-from lightning_modules.search import embed
+from lightning_modules.serving.export import export, load_export
+from lightning_modules.serving.search import embed
 from reproduce.schema import read_table
 
 IMAGE = {"kind": "image", "shape": [], "rate": None}

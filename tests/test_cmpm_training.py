@@ -18,7 +18,8 @@ from tiny_pedes import write_pedes
 from datamodules import CUHKPEDES, Flickr8kTriples
 from datamodules.datasets.flickr8k import read_captions
 from lightning_modules import CMPM
-from lightning_modules.export import export, load_export, tensors_of
+from lightning_modules.serving.export import export, load_export
+from lightning_modules.serving.search import embed
 
 pytestmark = IGNORED
 
@@ -86,11 +87,8 @@ def test_a_loaded_model_scores_as_before(trained, tmp_path):
 def test_an_export_embeds_new_texts_as_the_model_does_and_leaves_the_classification_out(trained, tmp_path):
     module, path = trained
     loaded = load_export(export(path, tmp_path / "out"))
-    texts = tensors_of(loaded, "text", ["a caption nobody wrote", "another of item 7, and longer"])
-    rows, mask = texts.rows(torch.arange(2))
-    new = {"text": rows, "masks": {"text": mask}}
-    with torch.no_grad():
-        assert torch.equal(loaded.embed(new)["text"], module.eval().embed(new)["text"])
+    texts = ["a caption nobody wrote", "another of item 7, and longer"]
+    assert torch.equal(embed(loaded, "text", texts), embed(module.eval(), "text", texts))
     assert loaded.classification is None
 
 

@@ -20,7 +20,7 @@ from test_utd_mhad import PHRASES, REDUCED, reduced
 import lightning_modules
 import reproduce.__main__ as command_line
 from losses import build_loss
-from losses.ring import edge_sets
+from losses.gcs import edge_sets
 from reproduce import sweep_figure
 from reproduce.callbacks import Gradients
 from reproduce.cells import CellStore, build_data, run_cell

@@ -14,45 +14,29 @@ from PIL import Image
 from search_cases import RATE, sound
 
 from datamodules import DataError
-from datamodules.files.media import read_image
-from datamodules.folders import decode, read_folder, readable
-from datamodules.items import Files
-
-
-def test_files_are_found_in_order_and_decoded_when_they_are_asked_for(tmp_path):
-    draw = np.random.default_rng(0)
-    wanted = ["b.PNG", "deeper/a.jpg", "deeper/still/c.jpeg"]
-    for name in reversed(wanted):
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(draw.integers(0, 256, (5, 7, 3), dtype=np.uint8)).save(tmp_path / name)
-    for name in ("notes.txt", ".hidden.jpg", ".hidden/h.jpg", "deeper/.hidden/still/h.jpg"):
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_text("no image")
-    (tmp_path / "folder.jpg").mkdir()
-    names, entries = read_folder(tmp_path, "image", None)
-    assert names == wanted
-    assert isinstance(entries, Files)
-    for name, path, pixels in zip(names, entries.paths, entries, strict=True):
-        assert path == tmp_path / name
-        np.testing.assert_array_equal(pixels, read_image(path))
-
-
-def test_files_that_cannot_be_decoded_are_told_from_the_others(tmp_path):
-    for name in ("a", "c"):
-        Image.new("RGB", (4, 4)).save(tmp_path / f"{name}.png")
-    (tmp_path / "b.png").write_text("no image")
-    _, entries = read_folder(tmp_path, "image", None)
-    rows, faults = readable(entries, range(3))
-    assert rows == [0, 2]
-    (fault,) = faults
-    assert fault.startswith(f"{tmp_path / 'b.png'}: is not a readable image (UnidentifiedImageError")
-    assert "Expected in" not in fault, "advice on the layout of a data set is no use here"
+from datamodules.files.media import faults, read_image
+from lightning_modules.serving.folders import decode, read_folder
 
 
 def png(path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", (4, 4)).save(path)
     return path
+
+
+def test_files_are_found_in_order_and_decoded_when_they_are_asked_for(tmp_path):
+    wanted = ["b.PNG", "deeper/a.jpg", "deeper/still/c.jpeg"]
+    for name in reversed(wanted):
+        png(tmp_path / name)
+    for name in ("notes.txt", ".hidden.jpg", ".hidden/h.jpg", "deeper/.hidden/still/h.jpg"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("no image")
+    (tmp_path / "folder.jpg").mkdir()
+    names, entries = read_folder(tmp_path, "image", None)
+    assert names == wanted
+    for name, path, pixels in zip(names, entries.paths, entries, strict=True):
+        assert path == tmp_path / name
+        np.testing.assert_array_equal(pixels, read_image(path))
 
 
 def test_linked_folders_are_entered_once_each(tmp_path):
@@ -72,15 +56,17 @@ def test_linked_folders_are_entered_once_each(tmp_path):
 
 
 @pytest.mark.parametrize(("content", "name"), [("image", "b.jpg"), ("sound", "b.wav"), ("text", "b.txt")])
-def test_links_to_nowhere_are_files_that_cannot_be_read(content, name, tmp_path):
+def test_links_to_nowhere_and_broken_files_are_named(content, name, tmp_path):
     (tmp_path / name).symlink_to(tmp_path / "gone")
     (tmp_path / f"self-{name}").symlink_to(tmp_path / f"self-{name}")
+    (tmp_path / f"wrong-{name}").write_bytes(b"\xff no entry")
     os.mkfifo(tmp_path / f"pipe-{name}")
     names, entries = read_folder(tmp_path, content, RATE if content == "sound" else None)
-    assert names == [name, f"self-{name}"]
-    rows, faults = readable(entries, range(2))
-    assert rows == []
-    assert [fault.startswith(f"{path}: ") for fault, path in zip(faults, entries.paths, strict=True)] == [True, True]
+    assert names == [name, f"self-{name}", f"wrong-{name}"]
+    for row, fault in faults(entries, range(3)).items():
+        assert fault.startswith(f"{entries.paths[row]}: ")
+        assert "Expected in" not in fault, "the folder belongs to no data set"
+    assert len(faults(entries, range(3))) == 3
 
 
 def test_a_folder_that_may_not_be_read_is_named(tmp_path, monkeypatch):
@@ -96,9 +82,7 @@ def test_a_folder_that_may_not_be_read_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "scandir", locked)
     names, entries = read_folder(tmp_path, "image", None)
     assert names == ["a.png", "locked"]
-    rows, (fault,) = readable(entries, range(2))
-    assert rows == [0]
-    assert fault.startswith(f"{tmp_path / 'locked'}: ")
+    assert list(faults(entries, range(2))) == [1]
 
 
 def test_a_file_is_no_folder_of_images(tmp_path):
@@ -112,12 +96,9 @@ def test_an_image_whose_name_is_no_utf_8_is_read_and_such_a_sound_is_named(tmp_p
     soundfile.write(tmp_path / "good.wav", sound(3), RATE)
     os.rename(tmp_path / "good.wav", path)
     os.rename(png(tmp_path / "good.png"), path.with_suffix(".png"))
-    names, entries = read_folder(tmp_path, "image", None)
-    assert names == [os.fsdecode(b"bad\xff.png")]
-    assert readable(entries, range(1)) == ([0], [])
-    _, entries = read_folder(tmp_path, "sound", RATE)
-    fault = f"{path}: has a name that is no text of this machine's encoding; rename it."
-    assert readable(entries, range(1)) == ([], [fault])
+    assert decode(path.with_suffix(".png"), None).shape == (4, 4, 3)
+    with pytest.raises(DataError, match="rename it"):
+        decode(path, RATE)
 
 
 def test_sounds_are_resampled_to_the_rate_asked_for(tmp_path):
@@ -132,15 +113,8 @@ def test_a_sound_of_one_sample_is_read_and_one_of_none_is_broken(tmp_path):
     for samples in (1, 0):
         soundfile.write(tmp_path / f"{samples}.wav", sound(0)[:samples], RATE)
     assert len(decode(tmp_path / "1.wav", RATE)) == 1
-    with pytest.raises(DataError, match=r"0.wav: has no samples; expected at least one\.$"):
+    with pytest.raises(DataError, match=r"0.wav: has no samples"):
         decode(tmp_path / "0.wav", RATE)
-
-
-def test_a_sound_that_is_none_is_broken(tmp_path):
-    (tmp_path / "a.mp3").write_text("no sound")
-    with pytest.raises(DataError, match=r"a.mp3: is not a readable sound \(LibsndfileError") as stop:
-        decode(tmp_path / "a.mp3", RATE)
-    assert "Expected in" not in str(stop.value)
 
 
 @pytest.mark.parametrize(
@@ -175,15 +149,15 @@ def test_texts_are_read_from_lines_and_columns(name, content, texts, tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("a.txt", "\n \n", r"a.txt: is empty"),
-        ("a.csv", "one,two\n1,2", r"a.csv: has 2 columns; expected one, or a header with text or caption"),
-        ("a.csv", "id,text\n1", r"a.csv: holds no text"),
-        ("a.csv", '"open', r"a.csv: is not CSV text"),
-        ("a.csv", "one\ntwo, three", r"a.csv: a row has 2 columns and the first row 1, 'two, three'; put texts with"),
-        ("a.txt", "id,text\n1,one, two", r"a.txt: a row has 3 columns and the first row 2, '1,one, two'; put texts"),
+        ("a.txt", "\n \n", "is empty"),
+        ("a.csv", "one,two\n1,2", "2 columns"),
+        ("a.csv", "id,text\n1", "holds no text"),
+        ("a.csv", '"open', "is not CSV"),
+        ("a.csv", "one\ntwo, three", "'two, three'; put texts with commas into quotes"),
+        ("a.txt", "id,text\n1,one, two", "'1,one, two'; put texts with commas into quotes"),
     ],
 )
 def test_a_file_without_texts_is_refused(name, content, message, tmp_path):
     (tmp_path / name).write_text(content)
-    with pytest.raises(DataError, match=message):
+    with pytest.raises(DataError, match=f"{name}: .*{message}"):
         read_folder(tmp_path / name, "text", None)

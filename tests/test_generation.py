@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import builtins
-
 import numpy as np
 import pytest
 import torch
@@ -12,7 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from datamodules import DataError, Synthetic
 from lightning_modules import CSAligner
-from lightning_modules.generation import generate_images
+from lightning_modules.serving.generation import generate_images
 
 pytest.importorskip("diffusers", reason="needs the extra `generation`")
 
@@ -24,7 +22,7 @@ pytestmark = [
 WIDTH, SIDE = 8, 32
 
 
-def random_pipeline(width: int = WIDTH, decoded: int = WIDTH):
+def random_pipeline():
     """An UnCLIPImageVariationPipeline of tiny networks with random weights, and a tokenizer of one word."""
     from diffusers import UnCLIPImageVariationPipeline, UnCLIPScheduler, UNet2DConditionModel, UNet2DModel
     from diffusers.pipelines.deprecated.unclip.text_proj import UnCLIPTextProjModel
@@ -41,8 +39,8 @@ def random_pipeline(width: int = WIDTH, decoded: int = WIDTH):
     size = {"hidden_size": 16, "intermediate_size": 16, "num_attention_heads": 2, "num_hidden_layers": 1}
     words = {"<|startoftext|>": 0, "<|endoftext|>": 1, "a": 2, "a</w>": 3}
     numbers = {"vocab_size": 4, "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 1}
-    text = CLIPTextConfig(**{**size, "hidden_size": decoded}, projection_dim=decoded, **numbers)
-    vision = CLIPVisionConfig(**size, projection_dim=width, image_size=SIDE, patch_size=16)
+    text = CLIPTextConfig(**{**size, "hidden_size": WIDTH}, projection_dim=WIDTH, **numbers)
+    vision = CLIPVisionConfig(**size, projection_dim=WIDTH, image_size=SIDE, patch_size=16)
     blocks = {"block_out_channels": (16, 32), "layers_per_block": 1, "norm_num_groups": 8}
     plain = {"down_block_types": ("ResnetDownsampleBlock2D",) * 2, "up_block_types": ("ResnetUpsampleBlock2D",) * 2}
     larger = {"sample_size": SIDE, "in_channels": 6, "out_channels": 3, **blocks, **plain}
@@ -63,7 +61,7 @@ def random_pipeline(width: int = WIDTH, decoded: int = WIDTH):
         text_encoder=CLIPTextModelWithProjection(text).eval(),
         tokenizer=CLIPTokenizer(vocab=words, merges=[], model_max_length=8),
         text_proj=UnCLIPTextProjModel(
-            clip_extra_context_tokens=2, clip_embeddings_dim=decoded, time_embed_dim=64, cross_attention_dim=12
+            clip_extra_context_tokens=2, clip_embeddings_dim=WIDTH, time_embed_dim=64, cross_attention_dim=12
         ),
         feature_extractor=CLIPImageProcessor(crop_size=SIDE, size=SIDE),
         image_encoder=CLIPVisionModelWithProjection(vision).eval(),
@@ -136,19 +134,16 @@ def test_texts_adapted_to_image_features_become_images(pipeline, tmp_path):
     assert (pixels(images)[0] != pixels(images)[1]).any()
 
 
-def test_a_pipeline_in_a_folder_is_the_same_pipeline(pipeline, tmp_path):
+def test_a_pipeline_in_a_folder_is_the_same_pipeline_in_single_precision(pipeline, tmp_path):
     pipeline.save_pretrained(tmp_path / "pipeline")
     rows = features(1)
     found = pixels(generate_images(rows, tmp_path / "pipeline", steps=2))
     np.testing.assert_array_equal(found, pixels(generate_images(rows, pipeline, steps=2)))
-
-
-def test_networks_saved_in_half_precision_are_run_in_single(tmp_path):
     saved = random_pipeline()
     saved.text_encoder.half()
     saved.decoder.half()
-    saved.save_pretrained(tmp_path)
-    assert pixels(generate_images(features(1), tmp_path, steps=2)).shape == (1, SIDE, SIDE, 3)
+    saved.save_pretrained(tmp_path / "half")
+    assert pixels(generate_images(rows, tmp_path / "half", steps=2)).shape == (1, SIDE, SIDE, 3)
 
 
 @pytest.mark.parametrize("part", ["text_encoder/model", "decoder/diffusion_pytorch_model"])
@@ -158,51 +153,23 @@ def test_a_pipeline_that_lacks_weights_is_refused(pipeline, tmp_path, part):
     weights = load_file(path)
     gone = sorted(weights)[0]
     save_file({name: x for name, x in weights.items() if name != gone}, path, metadata={"format": "pt"})
-    with pytest.raises(DataError, match=f"lacks weights of its {part.split('/')[0]}, .*{gone}"):
+    with pytest.raises(DataError, match=f"{part.split('/')[0]} lacks weights: {gone}"):
         generate_images(features(1), tmp_path, steps=2)
 
 
-# What is refused
-
-
 @pytest.mark.parametrize(
-    ("rows", "steps", "message"),
+    "rows",
     [
-        (
-            torch.zeros(2, WIDTH + 1),
-            2,
-            r"features have shape \(2, 9\), and the pipeline decodes \(n, 8\)",
-        ),
-        (torch.zeros(WIDTH), 2, rf"features have shape \({WIDTH},\)"),
-        (torch.zeros(0, WIDTH), 2, r"features have shape \(0, 8\)"),
-        (torch.full((1, WIDTH), float("nan")), 2, "features must be finite floating numbers"),
-        (torch.zeros(1, WIDTH, dtype=torch.long), 2, "features must be finite floating numbers, got torch.int64"),
-        (torch.zeros(1, WIDTH), 0, "steps is 0; expected at least 1"),
+        torch.zeros(2, WIDTH + 1),
+        torch.zeros(WIDTH),
+        torch.full((1, WIDTH), float("nan")),
     ],
 )
-def test_features_that_do_not_fit_are_refused(pipeline, rows, steps, message):
-    with pytest.raises(ValueError, match=message):
-        generate_images(rows, pipeline, steps=steps)
+def test_features_that_do_not_fit_are_refused(pipeline, rows):
+    with pytest.raises(ValueError, match=rf"expected finite ones of shape \(n, {WIDTH}\)"):
+        generate_images(rows, pipeline)
 
 
-def test_a_pipeline_whose_encoder_and_decoder_differ_is_refused():
-    with pytest.raises(ValueError, match=f"image encoder returns {WIDTH + 2} values, and its decoder reads {WIDTH}"):
-        generate_images(torch.zeros(1, WIDTH), random_pipeline(width=WIDTH + 2))
-
-
-def test_what_is_no_pipeline_is_refused(tmp_path):
-    with pytest.raises(TypeError, match="the pipeline is a Linear; expected UnCLIPImageVariationPipeline"):
-        generate_images(torch.zeros(1, WIDTH), torch.nn.Linear(2, 2))
+def test_a_folder_that_is_no_pipeline_is_refused(tmp_path):
     with pytest.raises(DataError, match="nowhere cannot be loaded from this machine"):
         generate_images(torch.zeros(1, WIDTH), tmp_path / "nowhere")
-
-
-def test_without_diffusers_the_extra_is_named(monkeypatch):
-    def absent(name, *arguments, imported=builtins.__import__, **keywords):
-        if name == "diffusers":
-            raise ImportError(name)
-        return imported(name, *arguments, **keywords)
-
-    monkeypatch.setattr(builtins, "__import__", absent)
-    with pytest.raises(ImportError, match=r"not installed: pip install 'csd-retrieval\[generation\]'"):
-        generate_images(torch.zeros(1, WIDTH), "pipeline")

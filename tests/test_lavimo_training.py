@@ -16,7 +16,7 @@ from datamodules.features.texts import SentenceEmbedding
 from lightning_modules import LAVIMO
 from lightning_modules.networks.encoders.text import CharacterIds
 from losses import build_loss
-from losses.ring import SCHEMES
+from losses.gcs import SCHEMES
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*isinstance.treespec.*"),

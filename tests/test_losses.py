@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from torch.autograd import gradcheck
 
-from losses import LossOutput, PairwiseLoss, build_loss, registry
+from losses import LossOutput, PairwiseLoss, available_losses, build_loss, registry
 
 # scipy warns from an estimated error of 2e-13 on, far below the tolerance here.
 pytestmark = pytest.mark.filterwarnings("ignore:logm result may be inaccurate:RuntimeWarning")
@@ -21,20 +21,15 @@ pytestmark = pytest.mark.filterwarnings("ignore:logm result may be inaccurate:Ru
 NAMES = ["image", "text", "audio", "video"]
 BATCH, WIDTH = 6, 4
 
-PAIR_LOSSES = {
-    "cmpm_kl": [{}],
-    "kl": [{}, {"temperature": 0.3}],
-    "cs": [{}, {"temperature": 0.3}],
-    "infonce": [{}, {"temperature": 0.3}],
-    "mmd": [{}, {"sigma": 2.0}],
-    "coral": [{}],
-    "log_coral": [{}, {"ridge": 0.5}],
-    "kernel_cs": [{}, {"sigma": 0.3}],
-}
-PAIR_CASES = [(name, keywords) for name, cases in PAIR_LOSSES.items() for keywords in cases]
+OPTIONS = {"temperature": 0.3, "sigma": 0.6, "ridge": 0.5}  # a value that is no default, by keyword
+OTHER_LOSSES = ["cs_clamped", "gcs_clamped", "pairwise"]  # tested against formulas of their own
+PAIR_LOSSES = [loss for loss in available_losses() if build_loss(loss).takes_two and loss not in OTHER_LOSSES]
+PAIR_CASES = [(name, {}) for name in PAIR_LOSSES] + [
+    (name, {key: OPTIONS[key]}) for name in PAIR_LOSSES for key in registry.keywords(name) if key in OPTIONS
+]
 SCHEMES = ["clockwise", "counterclockwise", "bidirectional", "mixed"]
-NEED_LABELS = ["cmpm_kl", "kl", "cs", "gcs"]
-PAIRWISE = ["kl", "cs", "cmpm_kl", "mmd", "coral", "infonce", "kernel_cs"]
+PAIRWISE = [name for name in PAIR_LOSSES if name != "log_coral"]  # which needs a ridge
+OF_PROBABILITIES = ["cmpm_kl", "cs", "gcs", "infonce", "kernel_cs", "kernel_gcs", "kl", "mil_nce"]
 
 
 def make_embeddings(modalities: int = 2, seed: int = 0, batch: int = BATCH, width: int = WIDTH):
@@ -90,6 +85,10 @@ def assert_matches(output: LossOutput, parts: dict[str, float]) -> None:
 # Values
 
 
+def test_every_loss_has_a_reference():
+    assert set(available_losses()) == {*reference.LOSSES, *OTHER_LOSSES}
+
+
 @pytest.mark.parametrize("labels", LABELS)
 @pytest.mark.parametrize(("name", "keywords"), PAIR_CASES)
 def test_two_modality_loss_matches_reference(name, keywords, labels):
@@ -123,12 +122,6 @@ def test_gcs_without_target_matches_reference(modalities, scheme):
     assert_matches(output, reference.gcs_parts(as_arrays(embeddings), None, 0.1, scheme, use_target=False))
 
 
-def test_gcs_defaults():
-    embeddings = make_embeddings(3)
-    output = build_loss("gcs")(embeddings, LABELS["integer"])
-    assert_matches(output, reference.gcs_parts(as_arrays(embeddings), LABELS["integer"].numpy()))
-
-
 @pytest.mark.parametrize("sigma", [0.2, 1.0])
 @pytest.mark.parametrize("modalities", [2, 3, 4])
 def test_kernel_gcs_matches_reference(modalities, sigma):
@@ -150,7 +143,7 @@ def test_mmd_of_close_samples_at_every_bandwidth(sigma):
     assert_matches(build_loss("mmd", sigma=sigma)(embeddings), reference.mmd_parts(as_arrays(embeddings), sigma=sigma))
 
 
-@pytest.mark.parametrize("name", ["cmpm_kl", "kl", "cs", "infonce", "gcs", "kernel_cs", "kernel_gcs"])
+@pytest.mark.parametrize("name", OF_PROBABILITIES)
 def test_zero_vector_has_cosine_zero(name):
     embeddings = make_embeddings(3 if "gcs" in name else 2)
     embeddings["text"][2] = 0.0
@@ -180,7 +173,8 @@ def test_order_of_the_mapping_is_the_order_of_the_ring():
     ("name", "keywords", "modalities"),
     [(name, keywords, 2) for name, keywords in PAIR_CASES]
     + [("gcs", {"scheme": scheme}, 3) for scheme in SCHEMES]
-    + [("gcs", {"use_target": False}, 3), ("kernel_gcs", {}, 3), ("pairwise", {"divergence": "cs"}, 3)],
+    + [("gcs", {"use_target": False}, 3), ("kernel_gcs", {}, 3), ("pairwise", {"divergence": "cs"}, 3)]
+    + [("cs_clamped", {}, 2), ("gcs_clamped", {}, 3)],
 )
 def test_gradcheck(name, keywords, modalities, labels):
     loss = build_loss(name, **keywords)
@@ -269,7 +263,7 @@ def test_gcs_with_one_hot_target_is_a_quarter_of_the_cross_entropies_at_a_quarte
 # Small temperatures and low precision
 
 
-LOW_PRECISION = [(name, {}, 2) for name in ("cs", "kl", "infonce")] + [
+LOW_PRECISION = [(name, {}, 2) for name in ("cs", "kl", "infonce", "mil_nce")] + [
     ("gcs", {"scheme": scheme}, modalities) for scheme in SCHEMES for modalities in (2, 3)
 ]
 
@@ -301,7 +295,7 @@ def test_half_precision_value_is_the_float32_value(dtype, name, keywords, modali
     np.testing.assert_allclose(low.float(), full, rtol=1e-6)
 
 
-@pytest.mark.parametrize("name", ["cmpm_kl", "kl", "cs", "infonce", "gcs", "mmd", "coral", "kernel_cs", "kernel_gcs"])
+@pytest.mark.parametrize("name", [*OF_PROBABILITIES, "mmd", "coral"])
 def test_automatic_mixed_precision_does_not_lower_the_precision_of_a_loss(name):
     embeddings = {key: x.float() for key, x in make_embeddings().items()}
     loss = build_loss(name)
@@ -337,12 +331,6 @@ def test_pairwise_is_the_sum_over_pairs(name, modalities, labels):
     torch.testing.assert_close(output.total, sum(pairs), rtol=1e-12, atol=1e-14)
 
 
-@pytest.mark.parametrize("name", [*PAIR_LOSSES, "cs_clamped"])
-def test_pairwise_names_every_keyword_of_the_losses_it_sums(name):
-    assert set(registry.keywords(name)) <= set(inspect.signature(PairwiseLoss).parameters)
-    assert set(registry.keywords("pairwise", name)) == {"divergence", *registry.keywords(name)}
-
-
 @pytest.mark.parametrize(
     "keywords", [{"divergence": "kl", "temperature": 0.4}, {"divergence": "mmd", "sigma": 3.0}, {}]
 )
@@ -357,6 +345,41 @@ def test_pairwise_passes_keywords_on(keywords):
 def test_pairwise_refuses_a_keyword_of_another_loss(divergence, keyword):
     with pytest.raises(TypeError, match=keyword):
         build_loss("pairwise", divergence=divergence, **{keyword: 0.5})
+
+
+@pytest.mark.parametrize("name", [*PAIR_LOSSES, "cs_clamped"])
+def test_pairwise_shows_every_keyword_of_the_losses_it_sums(name):
+    """Which the command line reads from its signature."""
+    shown = inspect.signature(PairwiseLoss).parameters
+    assert set(registry.keywords(name)) <= set(shown)
+    assert all(shown[keyword].default is None for keyword in registry.keywords(name))
+    assert set(registry.keywords("pairwise", name)) == {"divergence", *registry.keywords(name)}
+
+
+@pytest.mark.parametrize("name", ["gcs", "kernel_gcs", "pairwise"])
+def test_pairwise_refuses_a_loss_of_several_modalities(name):
+    with pytest.raises(ValueError, match=name):
+        build_loss("pairwise", divergence=name)
+
+
+# Effective temperature
+
+
+@pytest.mark.parametrize(
+    ("name", "keywords", "factors"),
+    [
+        *[(name, {}, {2: 1, 3: 1}) for name in ("kl", "infonce", "mil_nce", "cmpm_kl", "pairwise")],
+        *[(name, {}, {2: 2, 3: 2}) for name in ("cs", "cs_clamped")],
+        *[(name, {}, {2: 3, 3: 4, 8: 9}) for name in ("gcs", "gcs_clamped")],
+        ("gcs", {"use_target": False}, {2: 2, 4: 4}),
+        ("pairwise", {"divergence": "cs"}, {2: 2, 5: 2}),
+        *[(name, {}, {2: None}) for name in ("mmd", "coral", "log_coral", "kernel_cs", "kernel_gcs")],
+        ("pairwise", {"divergence": "mmd"}, {3: None}),
+    ],
+)
+def test_effective_temperature_is_the_temperature_over_a_factor_of_the_loss(name, keywords, factors):
+    loss = build_loss(name, **keywords)
+    assert {modalities: loss.effective_factor(modalities) for modalities in factors} == factors
 
 
 def test_pairwise_refuses_an_unknown_divergence():

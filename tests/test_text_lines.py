@@ -13,7 +13,7 @@ from datamodules.datasets.motion_text import read_captions as read_motion_captio
 from datamodules.datasets.pascal_sentences import read_sentences
 from datamodules.datasets.utd_mhad import CLASSES, read_classes
 from datamodules.files.text import read_lines
-from datamodules.folders import read_folder
+from lightning_modules.serving.folders import read_folder
 
 # Those at which str.splitlines cuts and files do not.
 WITHIN = ["\u2028", "\u2029", "\x85", "\x0b", "\x0c", "\x1c", "\x1d", "\x1e"]

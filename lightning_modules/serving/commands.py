@@ -1,0 +1,56 @@
+"""The commands ``csd export``, ``csd search index`` and ``csd search query``."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+
+from datamodules.files.sources import user_path
+from lightning_modules.serving.export import export
+from lightning_modules.serving.folders import ENDINGS
+from lightning_modules.serving.search import find, index_folder, printable
+
+
+def run_export(words: Sequence[str]) -> int:
+    """Run ``csd export`` with the words after it; the exit status is returned."""
+    about = "Write what retrieval needs of a checkpoint into a folder, which can then be moved."
+    parser = argparse.ArgumentParser(prog="csd export", description=about, allow_abbrev=False)
+    parser.add_argument("checkpoint", type=user_path, help="a .ckpt that csd fit wrote")
+    parser.add_argument("--out", type=user_path, help="folder; by default CHECKPOINT-export beside the checkpoint")
+    given = parser.parse_args(words)
+    print(f"wrote {printable(export(given.checkpoint, given.out))}")
+    return 0
+
+
+def run_search(words: Sequence[str]) -> int:
+    """Run ``csd search`` with the words after it; the exit status is returned."""
+    given = _search_parser().parse_args(words)
+    if given.command == "index":
+        return int(not index_folder(given.export, given.folder, given.modality, given.out))
+    content = next(name for name in ENDINGS if getattr(given, name) is not None)
+    hits = find(given.export, given.index, content, getattr(given, content), given.k)
+    lines = [f"{hit.rank:>4}  {hit.cosine:7.4f}  {printable(hit.name)}" for hit in hits]
+    print(json.dumps([hit._asdict() for hit in hits]) if given.json else "\n".join(lines))
+    return 0
+
+
+def _search_parser() -> argparse.ArgumentParser:
+    about = "Search in a folder of images, texts or sounds by a trained model."
+    parser = argparse.ArgumentParser(prog="csd search", description=about, allow_abbrev=False)
+    commands = parser.add_subparsers(dest="command", required=True)
+    make = commands.add_parser("index", help="embed a folder", allow_abbrev=False)
+    make.add_argument("export", type=user_path, help="folder that csd export wrote")
+    make.add_argument("folder", type=user_path, help="of images, sounds or texts; or one .txt or .csv file of texts")
+    make.add_argument("--modality", required=True, help="the model's modality that they are of, e.g. image")
+    make.add_argument("--out", type=user_path, help="the index; by default FOLDER.MODALITY.index.safetensors")
+    ask = commands.add_parser("query", help="find the nearest entries", allow_abbrev=False)
+    ask.add_argument("export", type=user_path, help="folder that csd export wrote")
+    ask.add_argument("index", type=user_path, help="file that csd search index wrote")
+    entry = ask.add_mutually_exclusive_group(required=True)
+    entry.add_argument("text", nargs="?", help="the query: a text,")
+    entry.add_argument("--image", type=user_path, metavar="FILE", help="or an image,")
+    entry.add_argument("--sound", type=user_path, metavar="FILE", help="or a sound")
+    ask.add_argument("--k", type=int, default=10, help="how many entries, by default 10")
+    ask.add_argument("--json", action="store_true", help="print a JSON list")
+    return parser

@@ -1,0 +1,177 @@
+"""A trained model without what only training needs: `export` writes it into a folder, `load_export` reads it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+import tempfile
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from safetensors.torch import load_file, save
+from torch import Tensor
+
+import lightning_modules
+from datamodules.errors import DataError
+from datamodules.files.sources import sha256_of
+from datamodules.items import listed
+from lightning_modules.base import RetrievalModule
+from lightning_modules.encoded import EncodedModule
+from lightning_modules.lavimo import LAVIMO
+from lightning_modules.serving.files import COPIES, copy_named, in_export, put
+
+FORMAT = 3  # 2 listed the parts left out, 1 had no copies of the files that encoders name
+WEIGHTS, DESCRIPTION = "model.safetensors", "model.yaml"
+# Arguments that only training needs; a loss that was an object could not be built from text.
+OF_TRAINING = ("alignment", "soft_targets")
+# What decides an export's embeddings.
+DECISIVE = ("class", "init_args", "front_ends", "weights_sha256")
+
+
+def export(checkpoint: Path, out: Path | None = None) -> Path:
+    """Write what retrieval needs of a checkpoint.
+
+    ``model.safetensors`` holds the weights but those of ``training_only`` parts: critics, generators, fusion, decoder.
+    ``model.yaml`` holds the class, its arguments, how it was trained and the sha256 of the weights. ``encoders/`` holds
+    copies of the local files that the encoders' settings name, so that the folder can be moved.
+
+    Args:
+        checkpoint: a .ckpt that `csd fit`, or a trainer, wrote.
+        out: the folder; by default "<name of the checkpoint>-export" beside the checkpoint. An earlier export in it is
+            replaced.
+
+    Raises:
+        DataError: the checkpoint cannot be read, does not say how its model is built or holds NaN, or the folder holds
+            something else.
+        ValueError: the model embeds an item from all its modalities at once, and so cannot retrieve by one.
+        OSError: the folder cannot be written.
+    """
+    out = Path(out or checkpoint.with_name(f"{checkpoint.stem}-export"))
+    place = out.resolve()  # a link stays one
+    if place.is_file() or (place.is_dir() and any(place.iterdir())):
+        try:
+            description(place)
+        except DataError as error:
+            raise DataError(f"{out} exists and is no export; name another folder with --out") from error
+    place.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=place.parent, prefix=f".{place.name}-") as beside:
+        model, about = _from_checkpoint(checkpoint)
+        folder = Path(beside, "made")  # with the permissions of any new folder, which the one around it has not
+        folder.mkdir()
+        about["init_args"] = copy_named(about["init_args"], model, folder)
+        tensors = {name: x.contiguous().clone() for name, x in model.state_dict().items()}
+        (folder / WEIGHTS).write_bytes(save(tensors))
+        about["weights_sha256"] = sha256_of(folder / WEIGHTS)
+        text = yaml.safe_dump(about, sort_keys=False, allow_unicode=True)
+        (folder / DESCRIPTION).write_text(text, encoding="utf-8")
+        load_export(folder)
+        put(folder, place, (COPIES, WEIGHTS, DESCRIPTION))  # an interruption leaves what `load_export` refuses
+    return out
+
+
+def load_export(folder: str | Path) -> RetrievalModule:
+    """The model that `export` wrote, in evaluation mode on the CPU; parts that only training needs are None.
+
+    Raises:
+        DataError: a file is missing or damaged, of another format or of an unknown class, the weights are not those
+            that were written or do not fit the model, or a frozen network is not the one of the training.
+    """
+    folder = Path(folder)
+    about, weights = description(folder), folder / WEIGHTS
+    if sha256_of(weights) != about["weights_sha256"]:
+        raise DataError(f"{weights} is not the file that was exported, by its sha256; export again")
+    model = _model(about["class"], in_export(about["init_args"], folder), load_file(weights), folder)
+    for name, key in _front_ends(model).items():  # which are not among the weights
+        if key != about["front_ends"].get(name):
+            raise DataError(
+                f"{folder}: the frozen network of {name!r} is {key!r}, and the model was trained with "
+                f"{about['front_ends'].get(name)!r}; install or name the same files"
+            )
+    return model
+
+
+def description(folder: Path) -> dict[str, Any]:
+    """The content of an export's model.yaml; a DataError where it is missing, broken or of another format."""
+    path = folder / DESCRIPTION
+    try:
+        about = yaml.safe_load(path.read_text(encoding="utf-8"))
+        written, _ = about["format"], [about[name] for name in DECISIVE]
+        _ = [settings.items() for settings in (about["init_args"].get("encoders") or {}).values()]
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, yaml.YAMLError) as error:
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        raise DataError(f"{path} describes no exported model ({reason}); name one that csd export wrote") from error
+    if written != FORMAT:
+        raise DataError(f"{path} has format {written}, and this version reads format {FORMAT}; export again")
+    return about
+
+
+def export_identity(folder: Path) -> str:
+    """sha256 over what decides an export's embeddings: class, arguments, frozen networks and weights; no versions."""
+    about = description(folder)
+    return hashlib.sha256(json.dumps([about[name] for name in DECISIVE], sort_keys=True).encode()).hexdigest()
+
+
+def _from_checkpoint(path: Path) -> tuple[RetrievalModule, dict[str, Any]]:
+    """The model, and what model.yaml says of it."""
+    try:
+        saved = torch.load(path, map_location="cpu", weights_only=True)
+        state, given = saved["state_dict"], saved["hyper_parameters"]
+        kind = given["_class_path"]
+    except Exception as error:  # torch, zipfile and pickle each have their own ways of refusing a file
+        reason = f"{type(error).__name__}: {str(error).splitlines()[0]}"
+        raise DataError(f"{path} is no checkpoint of a model ({reason}); name a .ckpt that csd fit wrote") from error
+    arguments = {name: value for name, value in given.items() if name[0] != "_" and name not in OF_TRAINING}
+    model = _model(kind, arguments, state, path)
+    if isinstance(model, LAVIMO) and model.preset == "as_published":
+        raise ValueError(
+            f"{path}: LAVIMO as_published embeds an item from all its modalities at once, and so cannot retrieve by "
+            "one of them; train it with preset honest"
+        )
+    if broken := [name for name, x in model.state_dict().items() if not x.isfinite().all()]:
+        raise DataError(
+            f"{path}: NaN or infinite values in {listed(broken, 3)}; the training has diverged: export an earlier "
+            "checkpoint, or train again with a lower learning rate"
+        )
+    about = {
+        "format": FORMAT,
+        "class": kind,
+        "init_args": arguments,
+        "front_ends": _front_ends(model),
+        "alignment": saved.get("alignment"),
+        "validation": saved.get("validation", {}),
+        "torch": str(torch.__version__),
+        "csd_retrieval": version("csd-retrieval"),
+    }
+    return model, about
+
+
+def _model(path: str, arguments: Mapping[str, Any], state: Mapping[str, Tensor], origin: Path) -> RetrievalModule:
+    """The model of a class and its arguments with the weights that retrieval needs, in evaluation mode."""
+    module, _, name = str(path).rpartition(".")
+    kind = getattr(sys.modules.get(module), name, None)  # never imported: a file does not decide which code runs
+    if not (isinstance(kind, type) and issubclass(kind, RetrievalModule)):
+        raise DataError(
+            f"{origin}: unknown model class {path!r}; expected one of {', '.join(lightning_modules.__all__)}, or a "
+            "class of yours that is already imported"
+        )
+    try:
+        with torch.random.fork_rng(devices=[]):  # the initial values are drawn, and then overwritten
+            model = kind(**arguments)
+        for part in kind.training_only:
+            setattr(model, part, None)
+        model.load_state_dict({n: x for n, x in state.items() if n.partition(".")[0] not in kind.training_only})
+    except (TypeError, ValueError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:500]
+        raise DataError(f"{origin}: {name} cannot be built from what is saved there ({reason})") from error
+    return model.eval()
+
+
+def _front_ends(model: RetrievalModule) -> dict[str, str]:
+    """Modality -> key of the frozen part of its encoder, where it has one."""
+    encoders = model.encoders.items() if isinstance(model, EncodedModule) else ()
+    return {name: encoder.front_end.key for name, encoder in encoders if encoder.front_end is not None}

@@ -1,0 +1,77 @@
+"""Large batches in blocks of rows, whose gradient is computed at once: memory linear in the batch.
+
+An optimisation alone: without this file every loss computes the same from whole (B, N) matrices.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from losses.base import AlignmentLoss, GatheredBatch
+
+# Entries of a block of one matrix: on a CPU what its caches hold, on a GPU what keeps it busy.
+BLOCK_ENTRIES = {"cpu": 2**20, "cuda": 2**26}
+# Up to this many bytes of matrices a loss is computed at once.
+LIMIT_BYTES = 2**30
+
+
+def is_large(batch: GatheredBatch) -> bool:
+    """Whether the matrices of a batch of M modalities, 2 M of (B, N), exceed ``LIMIT_BYTES``."""
+    columns = batch.columns[batch.modalities[0]]
+    entries = 2 * len(batch.modalities) * (batch.stop - batch.start) * len(columns)
+    return entries * columns.element_size() > LIMIT_BYTES
+
+
+def by_blocks(loss: AlignmentLoss, batch: GatheredBatch) -> tuple[Tensor, dict[str, Tensor]]:
+    """Value of a loss that is a mean over rows, one block of rows after the other.
+
+    Since a mean is the sum of those of its blocks, the gradient of a block can be added up as soon as its value is
+    known, and no matrix outlives its block.
+
+    Args:
+        loss: its :attr:`~losses.base.AlignmentLoss.over_rows` is True.
+        batch: the whole batch.
+
+    Returns:
+        The total, differentiable once, and the detached terms, equal to those of ``loss.terms(batch)`` up to rounding.
+    """
+    inputs = [*batch.columns.values(), *[batch.unit_columns(name) for name in batch.modalities]]
+    parts: dict[str, Tensor] = {}
+    with_gradient = torch.is_grad_enabled() and any(x.requires_grad for x in inputs)
+    return _ByBlocks.apply(loss, batch, parts, with_gradient, *inputs), parts
+
+
+class _ByBlocks(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, loss: AlignmentLoss, batch: GatheredBatch, parts: dict, with_gradient: bool, *inputs: Tensor):
+        leaves = [x.detach().requires_grad_(with_gradient) for x in inputs]
+        names, rows = batch.modalities, batch.stop - batch.start
+        batch = batch.of(dict(zip(names, leaves, strict=False)), dict(zip(names, leaves[len(names) :], strict=True)))
+        for start, stop in row_blocks(rows, len(leaves[0]), leaves[0].device):
+            with torch.set_grad_enabled(with_gradient):
+                terms = loss.terms(batch.block(batch.start + start, batch.start + stop))
+                terms = {name: term * ((stop - start) / rows) for name, term in terms.items()}
+                if with_gradient:
+                    sum(terms.values()).backward()
+            for name, term in terms.items():
+                parts[name] = parts.get(name, 0.0) + term.detach()
+        ctx.save_for_backward(*[leaf.grad for leaf in leaves])
+        return sum(parts.values())
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor):
+        if torch.is_grad_enabled():  # create_graph=True: the second derivative would be silently wrong
+            raise RuntimeError("a batch this large can be differentiated once; call backward without create_graph")
+        return None, None, None, None, *[None if slope is None else slope * gradient for slope in ctx.saved_tensors]
+
+
+def row_blocks(rows: int, columns: int, device: torch.device) -> Iterator[tuple[int, int]]:
+    """(start, stop) of blocks of rows that together are all rows of a (rows, columns) matrix."""
+    size = max(BLOCK_ENTRIES.get(device.type, BLOCK_ENTRIES["cuda"]) // max(columns, 1), 1)
+    for start in range(0, rows, size):
+        yield start, min(start + size, rows)

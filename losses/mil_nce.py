@@ -1,0 +1,40 @@
+"""MIL-NCE for two modalities: several positives, of which one suffices."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from losses.base import AlignmentLoss, GatheredBatch, check_temperature
+from losses.registry import register_loss
+
+
+@register_loss("mil_nce")
+class MILNCELoss(AlignmentLoss):
+    """Cross-entropy of every item against the sum of its positives, both directions added.
+
+    sum over directions of mean_i -log sum_{j in S_i} p_ij, with p_i = softmax_j( cos(x_i, z_j) / temperature ) and S_i
+    the items that match i. One right positive among wrong ones suffices, where `kl` asks for all of them.
+
+    Processes: rows of this process against the columns of all, gradient through the gather.
+
+    Args:
+        temperature: tau > 0.
+
+    Source: Miech et al., "End-to-End Learning of Visual Representations from Uncurated Videos", CVPR 2020.
+    """
+
+    over_rows = True
+
+    def __init__(self, temperature: float = 0.1):
+        super().__init__()
+        self.temperature = check_temperature(temperature)
+
+    def terms(self, batch: GatheredBatch) -> dict[str, Tensor]:
+        terms = {}
+        for x, z, reverse in batch.directions():
+            log_p = batch.log_matching(x, z, self.temperature).masked_fill(~batch.matches(reverse), float("-inf"))
+            terms[f"{x}->{z}"] = -log_p.logsumexp(dim=1).mean()
+        return terms
+
+    def effective_factor(self, modalities: int) -> int:
+        return 1

@@ -55,6 +55,13 @@ class Modality:
     owner: np.ndarray | None = None
     rate: int | None = None
 
+    @classmethod
+    def of_each(cls, entries: Sequence[Sequence[Any] | None]) -> Modality:
+        """Item by item its entries, such as the captions of every image; None or none where it lacks the modality."""
+        counts = [len(of_item or ()) for of_item in entries]
+        flat = [entry for of_item in entries for entry in of_item or ()]
+        return cls(flat, np.repeat(np.arange(len(entries)), counts))
+
     def owners(self) -> np.ndarray:
         """(n,) item of each entry."""
         return np.arange(len(self.entries)) if self.owner is None else self.owner

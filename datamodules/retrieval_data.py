@@ -19,7 +19,7 @@ from datamodules.declaration import Declaration
 from datamodules.errors import DataError, DataMissing, FileMissing
 from datamodules.features.precompute import FrozenNetwork, precompute
 from datamodules.files.media import broken_files
-from datamodules.items import ItemSet
+from datamodules.items import ItemSet, Modality
 from datamodules.pseudo_labels import cluster_items
 from datamodules.splits import LEARNED, carve_groups, seen_unseen, split_paired
 
@@ -127,8 +127,20 @@ class RetrievalData(L.LightningDataModule):
         """Read the whole data set; implemented by each data set, called once."""
         raise NotImplementedError(f"{type(self).__name__} must implement read() -> ItemSet.")
 
+    def read_items(self, readers: Mapping[str, Callable[[], Modality]], **others: Any) -> ItemSet:
+        """The items with the chosen modalities, of which alone the files are read and need to be there.
+
+        Args:
+            readers: modality -> what reads it, of all that the data set has.
+            **others: of `ItemSet`, beside the modalities.
+
+        Raises:
+            DataError: a chosen modality that the data set does not have.
+        """
+        return ItemSet({name: readers[name]() for name in self.wanted(tuple(readers))}, **others)
+
     def wanted(self, available: Sequence[str]) -> tuple[str, ...]:
-        """Modalities that `read` should read, in order: those chosen, of those that the data set has.
+        """Modalities to read, in order: those chosen, of those that the data set has.
 
         Raises:
             DataError: one that the data set does not have.

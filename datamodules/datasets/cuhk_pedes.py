@@ -12,11 +12,10 @@ from lightning.pytorch.utilities import rank_zero_warn
 
 from datamodules.declaration import Declaration, Form
 from datamodules.files.media import read_image
-from datamodules.files.text import broken, require, require_parts
+from datamodules.files.text import broken, read_json, require, require_parts
 from datamodules.items import Files, ItemSet, Modality
 from datamodules.retrieval_data import RetrievalData
 
-MODALITIES = ("image", "text")
 # The words of the file -> our splits.
 SPLITS = {"train": "train", "val": "validation", "test": "test"}
 # Identities of each part, as published.
@@ -109,7 +108,6 @@ class CUHKPEDES(RetrievalData):
     def read(self) -> ItemSet:
         """Read the descriptions and look which photographs there are."""
         folder = self.declaration.find(self.data_root)
-        wanted = self.wanted(MODALITIES)
         path = self._annotation_file(folder)
         photographs = read_photographs(path, says_split=self.annotations == "reid_raw")
         identity = np.array([photograph.identity for photograph in photographs])
@@ -119,16 +117,11 @@ class CUHKPEDES(RetrievalData):
             split = split_by_identity(identity, path)
         require_parts(split.tolist(), path)
         names = [photograph.file_path for photograph in photographs]
-        modalities = {}
-        if "image" in wanted:
-            modalities["image"] = _photographs(folder / "imgs", names)
-        if "text" in wanted:
-            texts = [caption for photograph in photographs for caption in photograph.captions]
-            modalities["text"] = Modality(
-                texts, np.repeat(np.arange(len(photographs)), [len(p.captions) for p in photographs])
-            )
-        return ItemSet(
-            {name: modalities[name] for name in wanted},
+        return self.read_items(
+            {
+                "image": lambda: _photographs(folder / "imgs", names),
+                "text": lambda: Modality.of_each([photograph.captions for photograph in photographs]),
+            },
             label=identity,
             split=split,
             names=names,
@@ -158,10 +151,7 @@ def read_photographs(path: Path, says_split: bool) -> list[Photograph]:
         DataError: the file is not a JSON list, an entry is not what it should be, a photograph is listed twice, or a
             person is in two splits.
     """
-    try:
-        entries = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise broken(path, f"cannot be read as JSON text ({error})") from error
+    entries = read_json(path)
     if not isinstance(entries, list) or not entries:
         raise broken(path, "holds no JSON list with an entry")
     photographs: list[Photograph] = []

@@ -16,12 +16,11 @@ from lightning.pytorch.utilities import rank_zero_warn
 from datamodules.datasets.feature_pairs import EXTRACTED, OR_EXTRACTED, pairs
 from datamodules.declaration import Declaration, Form
 from datamodules.files.media import image_of_each, most_common_rate, read_resampled
-from datamodules.files.text import broken, read_lines, require, require_parts
+from datamodules.files.text import broken, read_json, read_lines, require, require_parts
 from datamodules.items import Files, ItemSet, Modality
 from datamodules.retrieval_data import RetrievalData
 
-CAPTION_MODALITIES = ("image", "text")
-MODALITIES = (*CAPTION_MODALITIES, "audio")
+MODALITIES = ("image", "text", "audio")
 # Our split -> the word in the names of files, and in Karpathy's file.
 WORDS = {"train": "train", "validation": "val", "test": "test"}
 SPLITS = {word: split for split, word in WORDS.items()}
@@ -117,20 +116,14 @@ class Flickr30kCaptions(RetrievalData):
     def read(self) -> ItemSet:
         """Read the captions and look which images there are."""
         folder = self.declaration.find(self.data_root)
-        wanted = self.wanted(CAPTION_MODALITIES)
-        path = require(folder / "dataset_flickr30k.json")
+        path = folder / "dataset_flickr30k.json"
         captioned = read_captioned(path)
         require_parts([image.split for image in captioned], path)
-        modalities = {}
-        if "image" in wanted:
-            images = require(folder / "flickr30k-images")
-            modalities["image"] = image_of_each([images / image.filename for image in captioned])
-        if "text" in wanted:
-            texts = [caption for image in captioned for caption in image.captions]
-            counts = [len(image.captions) for image in captioned]
-            modalities["text"] = Modality(texts, np.repeat(np.arange(len(captioned)), counts))
-        return ItemSet(
-            {name: modalities[name] for name in wanted},
+        return self.read_items(
+            {
+                "image": lambda: image_of_each(folder / "flickr30k-images", [image.filename for image in captioned]),
+                "text": lambda: Modality.of_each([image.captions for image in captioned]),
+            },
             label=np.arange(len(captioned)),
             split=np.array([image.split for image in captioned]),
             names=[Path(image.filename).stem for image in captioned],
@@ -144,10 +137,7 @@ def read_captioned(path: Path) -> list[Captioned]:
     Raises:
         DataError: the file is not JSON, an entry has no filename, split or captions, or an image is listed twice.
     """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise broken(path, f"cannot be read as JSON text ({error})") from error
+    content = read_json(path)
     entries = content.get("images") if isinstance(content, dict) else None
     if not isinstance(entries, list) or not entries:
         raise broken(path, 'has no list "images" with an entry')
@@ -233,23 +223,18 @@ class Flickr30kNarratives(RetrievalData):
     def read(self) -> ItemSet:
         """Read the narratives of every split there is, and look which images and recordings there are."""
         folder = self.declaration.find(self.data_root)
-        wanted = self.wanted(MODALITIES)
-        narratives, split = read_splits(folder, voice="audio" in wanted)
+        narratives, split = read_splits(folder, voice="audio" in self.wanted(MODALITIES))
         names = list(split)
         item = {name: number for number, name in enumerate(names)}
         narratives.sort(key=lambda narrative: item[narrative.image_id])  # stable: in the order of the files
-        modalities = {}
-        if "image" in wanted:
-            images = require(folder / "flickr30k-images")
-            modalities["image"] = image_of_each([images / f"{name}.jpg" for name in names])
-        if "text" in wanted:
-            owner = np.array([item[narrative.image_id] for narrative in narratives])
-            modalities["text"] = Modality([narrative.caption for narrative in narratives], owner)
-        if "audio" in wanted:
-            modalities["audio"] = _recordings(folder, narratives, item)
+        owner = np.array([item[narrative.image_id] for narrative in narratives])
         _require_splits(folder, set(split.values()))
-        return ItemSet(
-            {name: modalities[name] for name in wanted},
+        return self.read_items(
+            {
+                "image": lambda: image_of_each(folder / "flickr30k-images", [f"{name}.jpg" for name in names]),
+                "text": lambda: Modality([narrative.caption for narrative in narratives], owner),
+                "audio": lambda: _recordings(folder, narratives, item),
+            },
             label=np.arange(len(names)),
             split=np.array(list(split.values())),
             names=names,

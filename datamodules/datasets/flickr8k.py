@@ -17,7 +17,6 @@ from datamodules.files.text import broken, read_lines, require
 from datamodules.items import Files, ItemSet, Modality
 from datamodules.retrieval_data import RetrievalData
 
-MODALITIES = ("image", "text", "audio")
 CAPTIONS = 5
 RATE = 24_000
 HELD_OUT = 200
@@ -87,25 +86,18 @@ class Flickr8kTriples(RetrievalData):
     def read(self) -> ItemSet:
         """Read the captions and look which images and sounds there are."""
         folder = self.declaration.find(self.data_root)
-        wanted = self.wanted(MODALITIES)
         captions = read_captions(folder / "captions.txt")
         names = sorted(captions)
         if len(names) <= HELD_OUT:
             what = f"names {len(names)} images; expected more than the {HELD_OUT} that are held out"
             raise broken(folder / "captions.txt", what)
-        modalities = {}
-        if "image" in wanted:
-            decode = read_image
-            modalities["image"] = _files(folder / "images", ".jpg", names, decode)
-        if "text" in wanted:
-            kept = 1 if self.captions == "spoken" else CAPTIONS
-            texts = [caption for name in names for caption in captions[name][:kept]]
-            modalities["text"] = Modality(texts, np.repeat(np.arange(len(names)), kept))
-        if "audio" in wanted:
-            decode = partial(read_sound, rate=RATE)
-            modalities["audio"] = _files(folder / "audio", ".wav", names, decode, RATE)
-        return ItemSet(
-            {name: modalities[name] for name in wanted},
+        kept = 1 if self.captions == "spoken" else CAPTIONS
+        return self.read_items(
+            {
+                "image": lambda: _files(folder / "images", ".jpg", names, read_image),
+                "text": lambda: Modality.of_each([captions[name][:kept] for name in names]),
+                "audio": lambda: _files(folder / "audio", ".wav", names, partial(read_sound, rate=RATE), RATE),
+            },
             label=np.arange(len(names)),
             split=held_out(len(names)),
             names=names,

@@ -11,11 +11,10 @@ from typing import Any, Literal
 import numpy as np
 
 from datamodules.declaration import Declaration, Form
-from datamodules.files.text import broken, read_lines, require
+from datamodules.files.text import broken, read_json, read_lines, require
 from datamodules.items import ItemSet, Modality
 from datamodules.retrieval_data import RetrievalData
 
-MODALITIES = ("text", "motion")
 SPLIT_FILES = {"train": "train.txt", "validation": "val.txt", "test": "test.txt"}
 # What the id of a mirrored motion begins with.
 MIRRORED = "M"
@@ -179,30 +178,22 @@ class HumanML3D(RetrievalData):
     def read(self) -> ItemSet:
         """Read every motion and its captions that the split files list."""
         folder = self.declaration.find(self.data_root)
-        wanted = self.wanted(MODALITIES)
         require(folder / self.features)
         described, splits = self._official(folder) if self.annotations == "official" else self._tmr(folder)
         names: list[str] = []
         split: list[str] = []
-        text, motion = ([], []), ([], [])  # entries and their items
+        texts, motions = [], []  # of each item
         for name, part in splits.items():
             motion_captions = described[name].captions or []
             if self.test_captions == "first" and part != "train":
                 motion_captions = motion_captions[:1]
             for item, captions, frames in self._items(name, described[name], motion_captions):
-                text[0].extend(captions)
-                text[1].extend([len(names)] * len(captions))
-                if frames is not None:
-                    motion[0].append(frames)
-                    motion[1].append(len(names))
+                texts.append(captions)
+                motions.append(None if frames is None else [frames])
                 names.append(item)
                 split.append(part)
-        modalities = {
-            name: Modality(entries, np.array(owner, dtype=np.int64))
-            for name, (entries, owner) in zip(MODALITIES, (text, motion), strict=True)
-        }
-        return ItemSet(
-            {name: modalities[name] for name in wanted},
+        return self.read_items(
+            {"text": lambda: Modality.of_each(texts), "motion": lambda: Modality.of_each(motions)},
             label=np.arange(len(names)),
             split=np.array(split),
             names=names,
@@ -296,10 +287,7 @@ def read_annotations(path: Path) -> dict[str, Annotated]:
     Raises:
         DataError: the file is not JSON, or an entry is not what it should be.
     """
-    try:
-        content = json.loads(require(path).read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise broken(path, f"cannot be read as JSON text ({error})") from error
+    content = read_json(path)
     if not isinstance(content, dict) or not content:
         raise broken(path, "holds no JSON object with an entry")
     annotated = {}

@@ -15,9 +15,6 @@ from datamodules.items import ItemSet, Modality
 from datamodules.retrieval_data import RetrievalData
 from datamodules.splits import carve_validation
 
-MODALITIES = ("image", "text")
-
-
 PASCAL_SENTENCES = Declaration(
     name="pascal_sentences",
     folder="pascal_sentences",
@@ -76,7 +73,6 @@ class PascalSentences(RetrievalData):
     def read(self) -> ItemSet:
         """Read the sentences, look which images there are, and draw the split."""
         folder = self.declaration.find(self.data_root)
-        wanted = self.wanted(MODALITIES)
         images, sentences = (require(folder / name) for name in ("dataset", "sentence"))
         # Of either, so that a missing file of one modality neither hides the item nor moves the split.
         described = _below(sentences, "txt")
@@ -84,28 +80,19 @@ class PascalSentences(RetrievalData):
         if not names:
             raise broken(folder, "has no dataset/<class>/<image>.jpg")
         classes, label = np.unique([name.split("/")[0] for name in names], return_inverse=True)
-        modalities = {}
-        if "image" in wanted:
-            modalities["image"] = image_of_each([images / f"{name}.jpg" for name in names])
-        if "text" in wanted:
-            modalities["text"] = self._sentences(described, names)
-        return ItemSet(
-            {name: modalities[name] for name in wanted},
+        return self.read_items(
+            {
+                "image": lambda: image_of_each(images, [f"{name}.jpg" for name in names]),
+                "text": lambda: Modality.of_each(
+                    [self.attempt(n, read_sentences, described[n]) if n in described else None for n in names]
+                ),
+            },
             label=label.astype(np.int64),
             split=draw_split(label, self.split_seed),
             names=names,
             origin=str(folder),
             class_names=classes.tolist(),
         )
-
-    def _sentences(self, described: dict[str, Path], names: list[str]) -> Modality:
-        texts: list[str] = []
-        owner: list[int] = []
-        for item, name in enumerate(names):
-            found = self.attempt(name, read_sentences, described[name]) if name in described else None
-            texts += found or []
-            owner += [item] * len(found or [])
-        return Modality(texts, np.array(owner, dtype=np.int64))
 
 
 def _below(folder: Path, ending: str) -> dict[str, Path]:

@@ -229,7 +229,6 @@ def _read_roph(path: Path, label: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 # The images and texts themselves ------------------------------------------------------------------------------------
 
-MODALITIES = ("image", "text")
 LISTS = {"train": TRAIN_LIST, "test": TEST_LIST}
 # Not read as XML: not all of the files are well-formed.
 TEXT = re.compile(r"<text>(.*?)</text>", re.DOTALL)
@@ -274,18 +273,14 @@ class WikipediaRaw(RetrievalData):
     def read(self) -> ItemSet:
         """Read the lists and the texts, and look which images there are."""
         folder = self.declaration.find(self.data_root)
-        wanted = self.wanted(MODALITIES)
         pairs, split = read_lists(folder)
         names = [text for text, _, _ in pairs]
-        modalities = {}
-        if "image" in wanted:
-            images = require(folder / "images")
-            paths = [images / CLASS_NAMES[category] / f"{image}.jpg" for _, image, category in pairs]
-            modalities["image"] = image_of_each(paths)
-        if "text" in wanted:
-            modalities["text"] = self._texts(require(folder / "texts"), names)
-        return ItemSet(
-            {name: modalities[name] for name in wanted},
+        images = [f"{CLASS_NAMES[category]}/{image}.jpg" for _, image, category in pairs]
+        return self.read_items(
+            {
+                "image": lambda: image_of_each(folder / "images", images),
+                "text": lambda: self._texts(require(folder / "texts"), names),
+            },
             label=np.array([category for _, _, category in pairs], dtype=np.int64),
             split=np.array(split),
             names=names,
@@ -294,14 +289,9 @@ class WikipediaRaw(RetrievalData):
         )
 
     def _texts(self, folder: Path, names: list[str]) -> Modality:
-        paths = [folder / f"{name}.xml" for name in names]
-        found = {
-            item: self.attempt(name, read_section, path)
-            for item, (name, path) in enumerate(zip(names, paths, strict=True))
-            if path.is_file()
-        }
-        read = {item: text for item, text in found.items() if text is not None}
-        return Modality(list(read.values()), np.array(list(read), dtype=np.int64))
+        paths = {name: folder / f"{name}.xml" for name in names}
+        texts = [self.attempt(name, read_section, path) if path.is_file() else None for name, path in paths.items()]
+        return Modality.of_each([None if text is None else [text] for text in texts])
 
 
 def read_lists(folder: Path) -> tuple[list[tuple[str, str, int]], list[str]]:

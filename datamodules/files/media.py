@@ -15,7 +15,7 @@ from PIL import Image, ImageOps
 
 from datamodules.errors import DataError
 from datamodules.files.cache import kept_arrays
-from datamodules.files.text import broken
+from datamodules.files.text import broken, require
 from datamodules.items import Files, ItemSet, Modality
 
 # Bytes that the header of a WAV file claims where a program wrote it to a pipe, without knowing how many would come.
@@ -47,8 +47,9 @@ def read_image(path: Path) -> np.ndarray:
         raise broken(path, f"is not a readable image ({type(error).__name__}: {error})") from error
 
 
-def image_of_each(paths: Sequence[Path]) -> Modality:
-    """The image files of items, one path per item; an item whose path is no file has no entry."""
+def image_of_each(folder: Path, names: Sequence[str]) -> Modality:
+    """The image files of items in a folder that must be there; an item whose name is no file has no entry."""
+    paths = [require(folder) / name for name in names]
     owner = np.array([item for item, path in enumerate(paths) if path.is_file()], dtype=np.int64)
     return Modality(Files(tuple(paths[item] for item in owner), read_image), owner)
 

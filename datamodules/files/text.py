@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection
 from pathlib import Path
+from typing import Any
 
 from datamodules.errors import DataError, FileMissing
 
@@ -37,6 +39,20 @@ def require_parts(split: Collection[str], path: Path) -> None:
 def broken(path: Path, what: str) -> DataError:
     """The error for a file that is not what it should be."""
     return DataError(f"{path}: {what}.")
+
+
+def read_json(path: Path) -> Any:
+    """What a UTF-8 file of JSON holds.
+
+    Raises:
+        DataError: it is missing or not JSON.
+    """
+    try:
+        return json.loads(require(path).read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError, RecursionError) as error:
+        if isinstance(error, DataError):
+            raise
+        raise broken(path, f"cannot be read as JSON text ({error})") from error
 
 
 def read_lines(path: Path) -> list[str]:

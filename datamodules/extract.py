@@ -13,7 +13,6 @@ import datamodules
 from datamodules.check import open_form
 from datamodules.datasets import DATASETS
 from datamodules.features.extraction import DescribedNetwork, extract_features
-from datamodules.features.networks import ImageNetwork, SentenceNetwork, SoundNetwork
 from datamodules.files.extracted_features import read_metadata, untrained
 from datamodules.files.sources import data_root, user_path
 from datamodules.items import ItemSet
@@ -87,6 +86,8 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _networks(arguments: argparse.Namespace) -> dict[str, Loader]:
     """Modality -> what loads the network that was named for it, in the order of the data sets."""
+    from datamodules.features.networks import ImageNetwork, SentenceNetwork, SoundNetwork  # takes seconds
+
     networks: dict[str, Loader | None] = dict.fromkeys(("image", "text", "audio"))
     for name, kind, network in (("image", "image", ImageNetwork), ("audio", "sound", SoundNetwork)):
         model, weights = getattr(arguments, kind), getattr(arguments, f"{kind}_weights")

@@ -116,6 +116,7 @@ class Flickr30kCaptions(RetrievalData):
     def read(self) -> ItemSet:
         """Read the captions and look which images there are."""
         folder = self.declaration.find(self.data_root)
+        self.wanted(("image", "text"))  # what is asked for in vain is said before the files are read
         path = folder / "dataset_flickr30k.json"
         captioned = read_captioned(path)
         require_parts([image.split for image in captioned], path)

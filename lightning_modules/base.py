@@ -99,7 +99,8 @@ class RetrievalModule(L.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["alignment"] = repr(self.alignment)
-        checkpoint["trained_on"] = self.data_here
+        # Without the place of the data, which is of this machine.
+        checkpoint["trained_on"] = {name: said for name, said in (self.data_here or {}).items() if name != "origin"}
         metrics = self.trainer.callback_metrics.items()
         checkpoint["validation"] = {name: float(value) for name, value in metrics if name.startswith("val/")}
         # Where the command line built the model it has named the class already.

@@ -189,9 +189,9 @@ def test_large_files_of_text_are_parsed_once(tmp_path, monkeypatch, cache):
     assert len(kept) == 3
     with monkeypatch.context() as patch:
         patch.setattr(text_matrix, "_numbers", None)  # nothing is parsed
-        assert PKUXMediaNet(tmp_path).data.digest() == first.digest
+        assert PKUXMediaNet(tmp_path).data.digest() == first.digest()
     kept[0].write_bytes(kept[0].read_bytes()[:100])
-    assert PKUXMediaNet(tmp_path).data.digest() == first.digest
+    assert PKUXMediaNet(tmp_path).data.digest() == first.digest()
     path = folder / "txt_test_fea.txt"
     path.write_text(path.read_text().replace("0.", "1.", 1))
-    assert PKUXMediaNet(tmp_path).data.digest() != first.digest
+    assert PKUXMediaNet(tmp_path).data.digest() != first.digest()

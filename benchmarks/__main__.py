@@ -13,7 +13,7 @@ import torch
 
 from benchmarks import jfse, large_batch, lavimo, losses, report, retrieval
 from benchmarks.harness import Record, attempt
-from datamodules.sources import user_path
+from datamodules.files.sources import user_path
 from losses import build_loss
 from reproduce.cells import quiet
 from reproduce.measures import origin, write_measures

@@ -6,7 +6,6 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import lightning as L
-import torch
 from torch.utils.data import DataLoader, StackDataset
 
 from benchmarks.harness import Record, Target
@@ -75,7 +74,7 @@ def our_seconds(shape: Shape) -> list[float]:
 def plain_seconds(shape: Shape) -> list[float]:
     """Seconds per step of the plain schedule, of every epoch but the first."""
     data, model = shape.data(), PlainJFSE(shape.model().to(device()), shape.epochs + 1)
-    tensors = {**data.train_features(), "label": torch.from_numpy(data.arrays("train")[1])}
+    tensors = {name: data.train_entries(name)[0] for name in data.dims} | {"label": data.train_labels_of_items()}
     items = StackDataset(**{name: x[: shape.batches * BATCH] for name, x in tensors.items()})
     loader, found = DataLoader(items, batch_size=BATCH), []
     for number in range(shape.epochs + 1):

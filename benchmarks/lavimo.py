@@ -15,10 +15,10 @@ from torch import Tensor
 
 from benchmarks.harness import Record
 from benchmarks.training import seconds_per_step, take_turns
-from datamodules import ItemDataModule
+from datamodules import RetrievalData
+from datamodules.datasets.synthetic import CLASS_NAMES
+from datamodules.files.media import read_image
 from datamodules.items import Files, ItemSet, Modality
-from datamodules.media import read_image
-from datamodules.synthetic import CLASS_NAMES
 from lightning_modules import LAVIMO
 from lightning_modules.networks.encoders.image import Resize
 
@@ -35,7 +35,7 @@ BATCH = 64
 OURS, PEER = "LAVIMO, cached (ours)", "LAVIMO, uncached"
 
 
-class RandomImages(ItemDataModule):
+class RandomImages(RetrievalData):
     """Random images, in files that are written into a folder, and random words; two of them are test items."""
 
     dataset, features, data_kind, test_split = "random images", "raw", "synthetic", "standard"
@@ -74,7 +74,7 @@ class Uncached(LAVIMO):
             return super().encode(batch)
 
 
-def build(contestant: str, data: ItemDataModule) -> LAVIMO:
+def build(contestant: str, data: RetrievalData) -> LAVIMO:
     """One of the two models."""
     L.seed_everything(0, verbose=False)
     kind, frozen = (LAVIMO, True) if contestant == OURS else (Uncached, False)

@@ -10,6 +10,7 @@ import lightning as L
 import torch
 
 from benchmarks.harness import Record, attempt
+from lightning_modules import prepare
 
 
 class EpochClock(L.Callback):
@@ -39,6 +40,7 @@ def seconds_per_step(
     clock, off = EpochClock(), ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary")
     settings = {**dict.fromkeys(off, False), "limit_val_batches": 0, "devices": 1, **arguments}
     trainer = L.Trainer(callbacks=[clock], max_epochs=epochs + 1, **settings)
+    prepare(model, data)
     trainer.fit(model, data)
     return [seconds / trainer.num_training_batches for seconds in clock.seconds[1:]]
 

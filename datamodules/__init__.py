@@ -1,23 +1,21 @@
 """Data sets: files in, batches out."""
 
-from datamodules.base import FeatureDataModule
-from datamodules.cuhk_pedes import CUHKPEDES
-from datamodules.feature_pairs import FeaturePairs
-from datamodules.features import DataError, DataMissing, FeatureSet
-from datamodules.flickr8k import Flickr8kTriples
-from datamodules.flickr30k_captions import Flickr30kCaptions
-from datamodules.flickr30k_narratives import Flickr30kNarratives
-from datamodules.motion_text import HumanML3D
-from datamodules.multimodal import ItemDataModule
-from datamodules.nus_wide import NUSWIDE
-from datamodules.pascal_sentences import PascalSentences
-from datamodules.pku_xmedianet import PKUXMediaNet
-from datamodules.sources import data_root, root_is_named
-from datamodules.synthetic import Synthetic
-from datamodules.synthetic_items import SyntheticItems
-from datamodules.utd_mhad import UTDMHAD
-from datamodules.wikipedia import Wikipedia
-from datamodules.wikipedia_raw import WikipediaRaw
+from datamodules.datasets.cuhk_pedes import CUHKPEDES
+from datamodules.datasets.feature_pairs import FeaturePairs
+from datamodules.datasets.flickr8k import Flickr8kTriples
+from datamodules.datasets.flickr30k import Flickr30kCaptions, Flickr30kNarratives
+from datamodules.datasets.motion_text import HumanML3D
+from datamodules.datasets.nus_wide import NUSWIDE
+from datamodules.datasets.pascal_sentences import PascalSentences
+from datamodules.datasets.pku_xmedianet import PKUXMediaNet
+from datamodules.datasets.synthetic import Synthetic, SyntheticItems
+from datamodules.datasets.utd_mhad import UTDMHAD
+from datamodules.datasets.wikipedia import Wikipedia, WikipediaRaw
+from datamodules.errors import DataError, DataMissing
+from datamodules.files.sources import data_root, root_is_named
+from datamodules.items import ItemSet
+from datamodules.paired_features import FeatureDataModule
+from datamodules.retrieval_data import RetrievalData
 
 __all__ = [
     "CUHKPEDES",
@@ -27,14 +25,14 @@ __all__ = [
     "DataMissing",
     "FeatureDataModule",
     "FeaturePairs",
-    "FeatureSet",
     "Flickr8kTriples",
     "Flickr30kCaptions",
     "Flickr30kNarratives",
     "HumanML3D",
-    "ItemDataModule",
+    "ItemSet",
     "PKUXMediaNet",
     "PascalSentences",
+    "RetrievalData",
     "Synthetic",
     "SyntheticItems",
     "Wikipedia",

@@ -6,7 +6,7 @@ import argparse
 import sys
 
 from datamodules import check, extract, get, listing
-from datamodules.features import DataError
+from datamodules.errors import DataError
 
 
 def main(arguments: list[str] | None = None) -> int:

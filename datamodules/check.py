@@ -3,91 +3,34 @@
 from __future__ import annotations
 
 import argparse
-import re
 import warnings
-from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from datamodules.base import FeatureDataModule
-from datamodules.catalogue import CATALOGUE, Facts, Form
-from datamodules.cuhk_pedes import CUHKPEDES
-from datamodules.feature_pairs import FeaturePairs
-from datamodules.features import SPLITS, DataError, FeatureSet
-from datamodules.flickr8k import Flickr8kTriples
-from datamodules.flickr30k_captions import Flickr30kCaptions
-from datamodules.flickr30k_narratives import Flickr30kNarratives
-from datamodules.inventory import lacking
-from datamodules.items import Files, ItemSet, Modality, listed
-from datamodules.layouts import find_folder, folder_below, layout_advice
-from datamodules.motion_text import HumanML3D
-from datamodules.multimodal import ItemDataModule
-from datamodules.nus_wide import IMAGE_FILES, NUSWIDE
-from datamodules.pascal_sentences import PascalSentences
-from datamodules.pku_xmedianet import PKUXMediaNet
+import datamodules
+from datamodules.datasets import DATASETS
+from datamodules.declaration import Declaration, Form
+from datamodules.errors import DataError
+from datamodules.files.sources import data_root, sha256_of
+from datamodules.items import SPLITS, Files, ItemSet, Modality, listed
 from datamodules.repeats import find_repeats
-from datamodules.sources import SOURCES, advice, data_root, sha256_of
-from datamodules.utd_mhad import UTDMHAD
-from datamodules.wikipedia import FEATURE_FILES, Wikipedia
-from datamodules.wikipedia_raw import WikipediaRaw
-
-# Data set -> what its folder can be read as.
-ITEM_MODULES: dict[str, dict[str, Callable[[Path], ItemDataModule]]] = {
-    "wikipedia": {"raw": WikipediaRaw},
-    "pascal_sentences": {"raw": PascalSentences},
-    "utd_mhad": {f: lambda root, f=f: UTDMHAD(root, features=f) for f in ("16f", "raw")},
-    "flickr8k_tri": {"raw": Flickr8kTriples},
-    "flickr30k": {
-        "raw": Flickr30kNarratives,
-        "karpathy": Flickr30kCaptions,
-        "transcripts": lambda root: Flickr30kNarratives(root, modalities=("image", "text")),
-    },
-    "humanml3d": {
-        "new_joint_vecs": HumanML3D,
-        "guoh3dfeats": lambda root: HumanML3D(root, annotations="tmr"),
-    },
-    "kit_ml": {
-        "new_joint_vecs": lambda root: HumanML3D(root, dataset="kit_ml"),
-        "guoh3dfeats": lambda root: HumanML3D(root, dataset="kit_ml", annotations="tmr"),
-    },
-    "cuhk_pedes": {"raw": CUHKPEDES, "caption_all": lambda root: CUHKPEDES(root, annotations="caption_all")},
-}
+from datamodules.retrieval_data import RetrievalData
 
 
-def _pairs(dataset: str) -> dict[str, Callable[[Path], FeatureDataModule]]:
-    return {"pairs": lambda root: FeaturePairs(root / CATALOGUE[dataset].folder, dataset=dataset)}
-
-
-FEATURE_MODULES: dict[str, dict[str, Callable[[Path], FeatureDataModule]]] = {
-    "wikipedia": {f: lambda root, f=f: Wikipedia(root, features=f, offline=True) for f in FEATURE_FILES}
-    | _pairs("wikipedia"),
-    "pascal_sentences": _pairs("pascal_sentences"),
-    "nus_wide": {f: lambda root, f=f: NUSWIDE(root, features=f, subset=None) for f in IMAGE_FILES} | _pairs("nus_wide"),
-    "pku_xmedianet": {"features": PKUXMediaNet} | _pairs("pku_xmedianet"),
-    "flickr8k_tri": _pairs("flickr8k_tri"),
-    "flickr30k": _pairs("flickr30k"),
-}
-
-
-def default_form(dataset: str, root: Path) -> str:
-    """The form in which a data set's items are read where none is asked for: the first whose files are all there.
-
-    Where there is none, that which lacks the fewest, for its reader to say what is missing.
+def open_form(declared: Declaration, name: str, root: Path, **arguments: Any) -> RetrievalData:
+    """The data module that reads a form of a data set below a data root.
 
     Args:
-        dataset: a key of ITEM_MODULES.
+        declared: the data set.
+        name: of the form.
         root: the data root.
+        **arguments: further ones of the data module.
     """
-    first, *others = ITEM_MODULES[dataset]
-    if not others:
-        return first
-    lacks = lacking(CATALOGUE[dataset], folder_below(root, dataset))
-    return min((form for form in (first, *others) if form in lacks), key=lambda form: len(lacks[form]), default=first)
-
-
-# The end of what every message about data says, which is no advice to whoever runs this command.
-ITSELF = re.compile(r",? and check with `python -m datamodules check \w+`")
+    form = declared.forms[name]
+    place = {"path": declared.folder_below(root)} if form.class_path == "FeaturePairs" else {"data_root": root}
+    return getattr(datamodules, form.class_path)(**place, **{**form.init_args, **arguments})
 
 
 def add_parser(commands: argparse._SubParsersAction) -> None:
@@ -100,44 +43,44 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         "photograph, sound or motion. The exit status is 1 where something is wrong. Numbers of items and classes that "
         "differ from the authors' copy are said, no more.",
     )
-    parser.add_argument("dataset", choices=list(CATALOGUE))
+    parser.add_argument("dataset", choices=list(DATASETS))
     parser.add_argument("--data-root", help="folder that holds the data set's folder (default: CSD_DATA, else data/)")
     parser.set_defaults(func=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Check one data set; return the exit status, 1 where something is missing, unknown or broken."""
-    dataset = arguments.dataset
+    declared = DATASETS[arguments.dataset]
     try:
         root = data_root(arguments.data_root)
     except DataError as error:
-        print(f"ABSENT   {error}")
+        print(f"ABSENT   {error} {declared.layout}. Get it from {declared.source}.")
         return 1
-    trouble, other = check(dataset, root)
+    trouble, other = check(declared, root)
     if trouble:
         print(f"{trouble} trouble(s)")
     else:
-        print(f"{dataset}: everything in place" + ", but not the numbers of the authors' copy" * (other > 0))
+        print(f"{declared.name}: everything in place" + ", but not the numbers of the authors' copy" * (other > 0))
     return int(trouble > 0)
 
 
-def check(dataset: str, root: Path) -> tuple[int, int]:
+def check(declared: Declaration, root: Path) -> tuple[int, int]:
     """Check every form in which the folder can be read, and print what is found.
 
     Args:
-        dataset: a key of CATALOGUE.
+        declared: the data set.
         root: the data root.
 
     Returns:
         Number of troubles, and number of differences from the size of the authors' copy, which are no troubles.
     """
     try:
-        folder = find_folder(dataset, root)
+        folder = declared.find(root)
     except DataError as error:
-        print(f"ABSENT   {ITSELF.sub('', str(error))}")
+        print(f"ABSENT   {error} {declared.layout}. Get it from {declared.source}.")
         return 1, 0
-    trouble, other = check_hashes(dataset, folder), 0
-    forms = lacking(CATALOGUE[dataset], folder)
+    trouble, other = check_hashes(declared, folder), 0
+    forms = declared.lacking(folder)
     if not forms:
         print(f"MISSING  {folder} has nothing of the data set.")
         trouble += 1
@@ -145,44 +88,41 @@ def check(dataset: str, root: Path) -> tuple[int, int]:
         print(f"MISSING  {folder / path}")
         trouble += 1
     for name in [name for name, paths in forms.items() if not paths]:
-        found = check_form(dataset, name, root, folder)
+        found = check_form(declared, name, root, folder)
         trouble, other = trouble + found[0], other + found[1]
     if trouble:
-        print(f"         {ITSELF.sub('', layout_advice(dataset))}")
+        print(f"         {declared.layout}. Get it from {declared.source}.")
     return trouble, other
 
 
-def check_form(dataset: str, name: str, root: Path, folder: Path) -> tuple[int, int]:
+def check_form(declared: Declaration, name: str, root: Path, folder: Path) -> tuple[int, int]:
     """Read a data set in one form, which is there as a whole, and print what is found; return the same two numbers."""
-    module = (FEATURE_MODULES.get(dataset, {}) | ITEM_MODULES.get(dataset, {}))[name](root)
     try:
         with warnings.catch_warnings(action="ignore"):  # what is broken is printed below
-            data, broken = module.inspect() if isinstance(module, ItemDataModule) else (module.data, {})
+            data, broken = open_form(declared, name, root).inspect()
     except DataError as error:
-        print(f"BROKEN   {name}: {ITSELF.sub('', str(error))}")
+        print(f"BROKEN   {name}: {error}")
         return 1, 0
-    (describe_items if isinstance(data, ItemSet) else describe)(name, data)
-    facts = CATALOGUE[dataset]
-    form = facts.forms[name]
-    other = say_differences(name, facts, form, data, folder)
+    (describe if len(data.vectors) == len(data.modalities) else describe_items)(name, data)
+    form = declared.forms[name]
+    other = say_differences(name, declared, form, data, folder)
     trouble = say_widths(name, form, data) + say_missing(name, data, broken, folder)
     if broken and len(broken) < len(data):
         data = data.without(set(broken))  # two empty files are the same, and no photograph
     return trouble + say_repeats(name, form, data), other
 
 
-def check_hashes(dataset: str, folder: Path) -> int:
+def check_hashes(declared: Declaration, folder: Path) -> int:
     """Print the sha256 of every file that is known and there; return how many are not the known copy."""
     trouble = 0
-    for file in SOURCES[dataset].files if dataset in SOURCES else ():
+    for file in declared.files:
         path = folder / file.name
         if not path.is_file():
             continue
         if (found := sha256_of(path)) == file.sha256:
             print(f"ok       {path}: sha256 {found}")
         else:
-            found += f"; the known copy has {file.sha256}. {ITSELF.sub('', advice(dataset, file))}"
-            print(f"OTHER    {path}: sha256 {found}")
+            print(f"OTHER    {path}: sha256 {found}; the known copy has {file.sha256}, from {file.url}")
             trouble += 1
     return trouble
 
@@ -190,11 +130,11 @@ def check_hashes(dataset: str, folder: Path) -> int:
 # What is there ------------------------------------------------------------------------------------------------------
 
 
-def describe(name: str, data: FeatureSet) -> None:
+def describe(name: str, data: ItemSet) -> None:
     """Print sizes and classes per split; `data` holds no NaN, or was refused."""
     counts = {split: int((data.split == split).sum()) for split in SPLITS}
     validation = f", {counts['validation']} validation" if counts["validation"] else ""
-    sizes = ", ".join(f"{modality} {array.shape[1]}-d" for modality, array in data.features.items())
+    sizes = ", ".join(f"{modality} {array.shape[1]}-d" for modality, array in data.vectors.items())
     print(
         f"ok       {name}: {data.origin}: {counts['train']} training and {counts['test']} test items{validation}; "
         f"{sizes}; all values finite"
@@ -217,7 +157,7 @@ def describe_items(name: str, data: ItemSet) -> None:
 
 
 def _size(modality: Modality) -> str:
-    if modality.kind == "file":
+    if isinstance(modality.entries, Files):
         return " in files" + f", {modality.rate} samples per second" * (modality.rate is not None)
     if not len(modality.entries) or modality.kind == "vector":
         return f" of {modality.shape}" * (modality.kind == "vector")
@@ -229,11 +169,11 @@ def _size(modality: Modality) -> str:
 # What is wrong ------------------------------------------------------------------------------------------------------
 
 
-def say_differences(name: str, facts: Facts, form: Form, data: FeatureSet | ItemSet, folder: Path) -> int:
+def say_differences(name: str, declared: Declaration, form: Form, data: ItemSet, folder: Path) -> int:
     """Print where there are other numbers of items or classes than in the authors' copy; return how many differ."""
-    expected = dict(facts.items if form.items is None else form.items)
-    if expected and facts.classes is not None:
-        expected["classes"] = facts.classes
+    expected = dict(declared.items if form.items is None else form.items)
+    if expected and declared.classes is not None:
+        expected["classes"] = declared.classes
     differences = 0
     for what, count in expected.items():
         if what in form.lists:
@@ -250,11 +190,11 @@ def say_differences(name: str, facts: Facts, form: Form, data: FeatureSet | Item
     return differences
 
 
-def say_widths(name: str, form: Form, data: FeatureSet | ItemSet) -> int:
+def say_widths(name: str, form: Form, data: ItemSet) -> int:
     """Print where features are as wide as no file of the authors' is; return the number of troubles."""
     trouble = 0
     for modality, width in form.widths.items():
-        found = data.features[modality].shape[1]
+        found = data.vectors[modality].shape[1]
         if found != width:
             trouble += 1
             print(
@@ -264,10 +204,10 @@ def say_widths(name: str, form: Form, data: FeatureSet | ItemSet) -> int:
     return trouble
 
 
-def say_missing(name: str, data: FeatureSet | ItemSet, broken: dict[str, str], folder: Path) -> int:
+def say_missing(name: str, data: ItemSet, broken: dict[str, str], folder: Path) -> int:
     """Print what items lack and what of them cannot be read; return the number of troubles."""
     trouble = len(broken)
-    for modality, lacking_items in data.missing().items() if isinstance(data, ItemSet) else ():
+    for modality, lacking_items in data.missing().items():
         items = [item for item in lacking_items if item not in broken]
         if items:
             trouble += 1
@@ -287,10 +227,10 @@ def _capitals(modality: Modality, folder: Path) -> str:
     return f"; names that end in capitals are other names: {listed(other, most=3)}" if other else ""
 
 
-def say_repeats(name: str, form: Form, data: FeatureSet | ItemSet) -> int:
+def say_repeats(name: str, form: Form, data: ItemSet) -> int:
     """Print what stands in the training part again; return how many items or files are in several splits."""
     repeats = find_repeats(data)
-    what, whole = ("features", "the pair") if isinstance(data, FeatureSet) else ("entries", "the whole item")
+    what, whole = ("features", "the pair") if data.vectors else ("entries", "the whole item")
     counted = ", ".join(f"{modality} {count}" for modality, count in repeats.entries.items())
     print(
         f"         test items whose {what} also stand in the training part: {counted}, {whole} {repeats.pairs}"

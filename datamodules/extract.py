@@ -9,14 +9,17 @@ from functools import partial
 from os.path import expanduser
 from pathlib import Path
 
-from datamodules.check import ITEM_MODULES, default_form
-from datamodules.extracted_features import read_metadata, untrained
-from datamodules.extraction import FrozenNetwork, extract_features
+import datamodules
+from datamodules.check import open_form
+from datamodules.datasets import DATASETS
+from datamodules.features.extraction import DescribedNetwork, extract_features
+from datamodules.files.extracted_features import read_metadata, untrained
+from datamodules.files.sources import data_root, user_path
 from datamodules.items import ItemSet
-from datamodules.multimodal import ItemDataModule
-from datamodules.sources import data_root, user_path
+from datamodules.paired_features import FeatureDataModule
+from datamodules.retrieval_data import RetrievalData
 
-Loader = Callable[[], FrozenNetwork]
+Loader = Callable[[], DescribedNetwork]
 
 
 def add_parser(commands: argparse._SubParsersAction) -> None:
@@ -28,7 +31,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         "to a file that the data module FeaturePairs reads. Modalities without a network are left out and need not be "
         "there. A run that was stopped goes on where it was when it is called again in the same way.",
     )
-    parser.add_argument("dataset", choices=list(ITEM_MODULES))
+    parser.add_argument("dataset", choices=[name for name in DATASETS if raw_forms(name)])
     parser.add_argument("--features", help="what the data set is read as (default: the first whose files are there)")
     parser.add_argument(
         "--image", type=expanduser, metavar="MODEL", help="a timm model, e.g. vgg19, or a CLIP model or its folder"
@@ -83,8 +86,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _networks(arguments: argparse.Namespace) -> dict[str, Loader]:
     """Modality -> what loads the network that was named for it, in the order of the data sets."""
-    # Here and not above: the data come before the models, and everything else of them does without.
-    from lightning_modules.networks.frozen import ImageNetwork, SentenceNetwork, SoundNetwork
+    from datamodules.features.networks import ImageNetwork, SentenceNetwork, SoundNetwork  # takes seconds
 
     networks: dict[str, Loader | None] = dict.fromkeys(("image", "text", "audio"))
     for name, kind, network in (("image", "image", ImageNetwork), ("audio", "sound", SoundNetwork)):
@@ -110,17 +112,35 @@ def _brings_weights(model: str) -> bool:
     return Path(model).is_dir() or ("/" in model and not model.startswith(("timm/", "hf-hub:", "hf_hub:")))
 
 
-def _module(arguments: argparse.Namespace, modalities: tuple[str, ...]) -> ItemDataModule:
+def raw_forms(dataset: str) -> list[str]:
+    """The forms of a data set that hold what features are extracted from."""
+    forms = DATASETS[dataset].forms
+    return [name for name, f in forms.items() if not issubclass(getattr(datamodules, f.class_path), FeatureDataModule)]
+
+
+def default_form(dataset: str, root: Path) -> str:
+    """The form in which a data set's items are read where none is asked for: the first whose files are all there.
+
+    Where there is none, that which lacks the fewest, for its reader to say what is missing.
+
+    Args:
+        dataset: one that has such forms.
+        root: the data root.
+    """
+    declared, forms = DATASETS[dataset], raw_forms(dataset)
+    lacks = declared.lacking(declared.folder_below(root))
+    return min((form for form in forms if form in lacks), key=lambda form: len(lacks[form]), default=forms[0])
+
+
+def _module(arguments: argparse.Namespace, modalities: tuple[str, ...]) -> RetrievalData:
     """The data set with the modalities that have a network; the others need not be there."""
-    readers = ITEM_MODULES[arguments.dataset]
-    root = data_root(arguments.data_root)
-    reader = arguments.features or default_form(arguments.dataset, root)
-    if reader not in readers:
-        raise ValueError(f"{arguments.dataset} cannot be read as {reader!r}; it can as {', '.join(readers)}")
-    module = readers[reader](root)
-    module.chosen = modalities
-    module.on_missing = module.on_broken = "drop" if arguments.drop else "refuse"
-    return module
+    root, forms = data_root(arguments.data_root), raw_forms(arguments.dataset)
+    form = arguments.features or default_form(arguments.dataset, root)
+    if form not in forms:
+        raise ValueError(f"{arguments.dataset} cannot be read as {form!r}; it can as {', '.join(forms)}")
+    choice = "drop" if arguments.drop else "refuse"
+    chosen = {"modalities": modalities, "on_missing": choice, "on_broken": choice}
+    return open_form(DATASETS[arguments.dataset], form, root, **chosen)
 
 
 def _report(data: ItemSet, out: Path, rates: Mapping[str, float] | None) -> None:

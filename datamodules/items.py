@@ -1,22 +1,24 @@
-"""A data set of items in several raw modalities: texts, sequences, vectors, images, sounds, checked once when read."""
+"""A data set as items of several modalities: texts, vectors, sequences, images, sounds; checked once when read."""
 
 from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from lightning.pytorch.utilities import rank_zero_warn
 
-from datamodules.features import RESERVED, SPLITS, DataError
-from datamodules.sources import sha256_of
+from datamodules.errors import DataError
+from datamodules.files.rows import check_matrix, hash_rows, not_finite
+from datamodules.files.sources import sha256_of
 
-# Further keys of a batch beside its modalities.
-MASKS = "masks"
+SPLITS = ("train", "validation", "test")
+# Keys of a batch beside its modalities.
+RESERVED = ("label", "id", "item", "masks", "split", "query", "class_embedding")
 
 
 @dataclass(frozen=True)
@@ -53,24 +55,40 @@ class Modality:
     owner: np.ndarray | None = None
     rate: int | None = None
 
+    @classmethod
+    def of_each(cls, entries: Sequence[Sequence[Any] | None]) -> Modality:
+        """Item by item its entries, such as the captions of every image; None or none where it lacks the modality."""
+        counts = [len(of_item or ()) for of_item in entries]
+        flat = [entry for of_item in entries for entry in of_item or ()]
+        return cls(flat, np.repeat(np.arange(len(entries)), counts))
+
     def owners(self) -> np.ndarray:
         """(n,) item of each entry."""
         return np.arange(len(self.entries)) if self.owner is None else self.owner
 
     @property
-    def kind(self) -> Literal["text", "vector", "sequence", "file"]:
+    def kind(self) -> Literal["text", "vector", "sequence", "image", "sound"]:
         if isinstance(self.entries, Files):
-            return "file"
+            return "image" if self.rate is None else "sound"
         if isinstance(self.entries, np.ndarray) and self.entries.ndim == 2:
             return "vector"
         return "text" if len(self.entries) and isinstance(self.entries[0], str) else "sequence"
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Shape of a vector or of one step of a sequence; () for text and files."""
-        if self.kind in ("text", "file") or not len(self.entries):
+        """Shape of a vector or of one step of a sequence; () for texts, images and sounds."""
+        if self.kind not in ("vector", "sequence") or not len(self.entries):
             return ()
         return tuple(np.shape(self.entries[0]))[0 if self.kind == "vector" else 1 :]
+
+    def take(self, rows: np.ndarray, owner: np.ndarray) -> Modality:
+        """Some entries, with their owners."""
+        if isinstance(self.entries, Files):
+            entries: Any = replace(self.entries, paths=tuple(self.entries.paths[row] for row in rows))
+        else:
+            array = isinstance(self.entries, np.ndarray)
+            entries = self.entries[rows] if array else [self.entries[row] for row in rows]
+        return Modality(entries, owner, self.rate)
 
     def digest(self, items: np.ndarray | None = None) -> str:
         """sha256 over the entries, or those of some items alone; over their files where they stand in files."""
@@ -81,6 +99,9 @@ class Modality:
             owners = np.searchsorted(items, owners[rows])
         sha = hashlib.sha256(f"{self.kind}{self.rate}".encode())
         sha.update(np.ascontiguousarray(owners).tobytes())
+        if isinstance(entries, np.ndarray):
+            hash_rows(sha, entries, rows)
+            return sha.hexdigest()
         for entry in map(entries.__getitem__, rows.tolist()):
             if isinstance(entry, Path):
                 sha.update(f"{entry.name}\0{sha256_of(entry)}\n".encode())
@@ -97,17 +118,22 @@ class ItemSet:
 
     Args:
         modalities: name -> Modality; two or more. Items without an entry of one are seen to by `complete`.
-        label: (N,) integers: items of equal label match each other.
+        label: (N,) integers: items of equal label match each other. Or (N, C) bool, several classes per item: items
+            match that share one.
         split: (N,) strings, each "train", "validation" or "test".
         names: (N,) what messages and results call each item, each another.
         origin: the file or folder the items were read from, for messages.
         group: (N,) integers: items of one group (a subject, say) stay together when a validation part is carved;
             by default every item is a group.
         class_names: names of the labels 0, 1, ..., where the data set has names for its classes.
+        class_embedding: (C, E) floating array that came with the data, or None.
+        unpaired: modality -> (n, d) floating array of samples to train on that belong to no item: they have no partner,
+            label or split.
 
     Raises:
-        DataError: row counts differ, two items share a name, a label has none of the class names, a text or sequence is
-            empty, a value is not finite, shapes differ, or a modality's name is reserved.
+        DataError: row counts differ, two items or classes share a name, a label has none of the class names or an item
+            no class, a text or sequence is empty, a value is not finite in float32, shapes differ, there are unpaired
+            samples of no modality, or a modality's name is reserved.
     """
 
     modalities: dict[str, Modality]
@@ -115,35 +141,91 @@ class ItemSet:
     split: np.ndarray
     names: Sequence[str]
     origin: str
-    group: np.ndarray | None = field(default=None)
+    group: np.ndarray | None = None
     class_names: Sequence[str] | None = None
+    class_embedding: np.ndarray | None = None
+    unpaired: Mapping[str, np.ndarray] = field(default_factory=dict)
+
+    @classmethod
+    def of_features(
+        cls, features: Mapping[str, np.ndarray], label: np.ndarray, split: np.ndarray, *others: Any, **named: Any
+    ) -> ItemSet:
+        """Paired features: row i of every array (N, d) describes item i, which is called "row i".
+
+        Args:
+            features: modality -> (N, d) floating array.
+            label: as of the class.
+            split: as of the class.
+            *others: class_names, origin, class_embedding and unpaired, in this order.
+            **named: the same by name.
+
+        Raises:
+            DataError: an array is no matrix of floating numbers, or as of the class.
+        """
+        named |= dict(zip(("class_names", "origin", "class_embedding", "unpaired"), others, strict=False))
+        rows = {name: len(array) for name, array in features.items()} | {"label": len(label), "split": len(split)}
+        if len(set(rows.values())) > 1:
+            counts = ", ".join(f"{name} {count}" for name, count in rows.items())
+            message = f"row counts differ ({counts}); row i of every array must be the same item."
+            raise DataError(f"{named['origin']}: {message}")
+        for name, array in features.items():
+            check_matrix(array, f"{named['origin']}: {name}")
+        modalities = {name: Modality(array) for name, array in features.items()}
+        return cls(modalities, label, split, [f"row {row}" for row in range(len(label))], **named)
 
     def __post_init__(self) -> None:
-        reserved = sorted(set(self.modalities) & {*RESERVED, MASKS})
+        reserved = sorted(set(self.modalities) & set(RESERVED))
         if len(self.modalities) < 2 or reserved:
             raise DataError(
-                f"{self.origin}: modalities are {', '.join(self.modalities) or 'none'}; expected two or more, none of "
-                f"them called {', '.join((*RESERVED, MASKS))}."
+                f"{self.origin}: modalities are {', '.join(map(repr, self.modalities)) or 'none'}; expected two or "
+                f"more, none of them called {', '.join(RESERVED)}."
             )
         rows = {"label": len(self.label), "split": len(self.split), "names": len(self.names)}
         if len(set(rows.values())) > 1 or not len(self.label):
             raise DataError(f"{self.origin}: row counts are {rows}; expected one of each per item, and an item.")
-        twice = next((name for name, count in Counter(self.names).items() if count > 1), None)
-        if twice is not None:
-            raise DataError(f"{self.origin}: two items are called {twice!r}; give each a name of its own.")
+        for what, names in (("items", self.names), ("classes", self.class_names or ())):
+            twice = next((name for name, count in Counter(names).items() if count > 1), None)
+            if twice is not None:
+                raise DataError(f"{self.origin}: two {what} are called {twice!r}; give each a name of its own.")
         unknown = sorted(set(np.unique(self.split).tolist()) - set(SPLITS))
         if unknown:
             raise DataError(f"{self.origin}: split {unknown[0]!r} is unknown; each item is one of {', '.join(SPLITS)}.")
-        if self.class_names is not None and not 0 <= self.label.min() <= self.label.max() < len(self.class_names):
-            raise DataError(
-                f"{self.origin}: labels run from {self.label.min()} to {self.label.max()} and there are "
-                f"{len(self.class_names)} class names; expected labels from 0, with a name each."
-            )
+        self._check_labels()
         for name, modality in self.modalities.items():
             self._check_modality(name, modality)
+        self._check_class_embedding()
+        for name, array in self.unpaired.items():
+            self._check_unpaired(name, array)
 
     def __len__(self) -> int:
         return len(self.label)
+
+    def _check_labels(self) -> None:
+        names = None if self.class_names is None else len(self.class_names)
+        if self.label.ndim == 2:
+            if self.label.shape[1] != names or self.label.dtype != bool:
+                raise DataError(
+                    f"{self.origin}: multi-hot labels have shape {self.label.shape} and type {self.label.dtype}; "
+                    f"expected (items, {names} classes) bool."
+                )
+            bare = np.flatnonzero(~self.label.any(axis=1))
+            if bare.size:
+                raise DataError(
+                    f"{self.origin}: {bare.size} item(s) have no class, first row {bare[0]}; remove them, "
+                    "since nothing can match them."
+                )
+            return
+        if self.label.ndim != 1 or not np.issubdtype(self.label.dtype, np.integer):
+            raise DataError(
+                f"{self.origin}: labels have shape {self.label.shape} and type {self.label.dtype}; expected (items,) "
+                "integers."
+            )
+        outside = np.flatnonzero((self.label < 0) | (self.label >= names)) if names is not None else np.arange(0)
+        if outside.size:
+            raise DataError(
+                f"{self.origin}: label {self.label[outside[0]]} in row {outside[0]} has no name; there are {names} "
+                f"class names, for labels 0 to {names - 1}."
+            )
 
     def _check_modality(self, name: str, modality: Modality) -> None:
         owners = modality.owners()
@@ -154,10 +236,51 @@ class ItemSet:
             )
         if len(owners) and (owners[0] < 0 or owners[-1] >= len(self)):
             raise DataError(f"{self.origin}: {name} has an entry of item {owners[-1]}; there are {len(self)} items.")
-        for owner, entry in zip(owners, modality.entries if modality.kind != "file" else (), strict=False):
+        if modality.kind == "vector":
+            bad = not_finite(modality.entries)
+            if bad.size:
+                raise DataError(
+                    f"{self.origin}: {name} is NaN or infinite in {bad.size} row(s), the first of "
+                    f"{self.names[owners[bad[0]]]}; remove them, items from every modality, or extract their features "
+                    "again."
+                )
+            return
+        for owner, entry in zip(owners, () if isinstance(modality.entries, Files) else modality.entries, strict=False):
             reason = _fault(entry, modality)
             if reason:
                 raise DataError(f"{self.origin}: {name} of item {self.names[owner]} {reason}.")
+
+    def _check_class_embedding(self) -> None:
+        if self.class_embedding is None:
+            return
+        check_matrix(self.class_embedding, f"{self.origin}: class_embedding")
+        if len(self.class_embedding) != len(self.class_names or ()):
+            raise DataError(
+                f"{self.origin}: class_embedding has {len(self.class_embedding)} rows; "
+                f"expected one for each of the {len(self.class_names or ())} classes."
+            )
+        if not_finite(self.class_embedding).size:
+            raise DataError(f"{self.origin}: class_embedding is NaN or infinite somewhere.")
+
+    def _check_unpaired(self, name: str, array: np.ndarray) -> None:
+        if name not in self.modalities or self.modalities[name].kind != "vector":
+            raise DataError(f"{self.origin}: unpaired samples of {name!r}; the vectors are {', '.join(self.vectors)}.")
+        check_matrix(array, f"{self.origin}: unpaired_{name}")
+        (width,) = self.modalities[name].shape
+        if array.shape[1] != width or not len(array) or not_finite(array).size:
+            raise DataError(
+                f"{self.origin}: unpaired_{name} has shape {array.shape}; expected (rows, {width}), as wide as {name} "
+                "and with a row or more, all of them finite."
+            )
+
+    @property
+    def vectors(self) -> dict[str, np.ndarray]:
+        """Modality -> (n, d) array, of those that are vectors."""
+        return {name: modality.entries for name, modality in self.modalities.items() if modality.kind == "vector"}
+
+    def has_class(self, classes: np.ndarray) -> np.ndarray:
+        """(N,) bool, True where the item belongs to one of the classes."""
+        return self.label[:, classes].any(axis=1) if self.label.ndim == 2 else np.isin(self.label, classes)
 
     def missing(self) -> dict[str, list[str]]:
         """Modality -> names of the items without an entry of it."""
@@ -177,7 +300,8 @@ class ItemSet:
         absent = [name for name in modalities if name not in self.modalities]
         if absent:
             raise DataError(f"{self.origin} has no modality {absent[0]!r}; it has {', '.join(self.modalities)}.")
-        return replace(self, modalities={name: self.modalities[name] for name in modalities})
+        unpaired = {name: array for name, array in self.unpaired.items() if name in modalities}
+        return replace(self, modalities={name: self.modalities[name] for name in modalities}, unpaired=unpaired)
 
     def complete(self, on_missing: Literal["refuse", "drop"]) -> ItemSet:
         """These items where none lacks a modality; otherwise refused, or without the items that lack one.
@@ -208,58 +332,59 @@ class ItemSet:
         modalities = {}
         for name, modality in self.modalities.items():
             rows = np.flatnonzero(kept[modality.owners()])
-            modalities[name] = Modality(_take(modality.entries, rows), position[modality.owners()[rows]], modality.rate)
-        return ItemSet(
-            modalities,
-            self.label[kept],
-            self.split[kept],
-            [name for name, keep in zip(self.names, kept, strict=True) if keep],
-            self.origin,
-            None if self.group is None else self.group[kept],
-            self.class_names,
+            modalities[name] = modality.take(rows, position[modality.owners()[rows]])
+        return replace(
+            self,
+            modalities=modalities,
+            label=self.label[kept],
+            split=self.split[kept],
+            names=[name for name, keep in zip(self.names, kept, strict=True) if keep],
+            group=None if self.group is None else self.group[kept],
         )
 
-    def digest(self) -> str:
-        """sha256 over every modality, label, split and group: two sets with the same digest hold the same data."""
-        sha = hashlib.sha256()
-        for name, modality in self.modalities.items():
-            sha.update(f"{name}{modality.digest()}".encode())
-        groups = np.arange(len(self)) if self.group is None else self.group
-        for array in (self.label.astype(np.int64), self.split.astype("U10"), groups.astype(np.int64)):
-            sha.update(np.ascontiguousarray(array).tobytes())
-        return sha.hexdigest()
-
-    def digest_of(self, parts: Sequence[np.ndarray]) -> str:
-        """sha256 over some parts alone, which have no item in common: their entries, and which of them share a class.
+    def digest(self, parts: Sequence[np.ndarray] | None = None) -> str:
+        """sha256 over the data: two sets with the same digest hold the same.
 
         Args:
-            parts: items of each part, ascending.
+            parts: items of some parts, which have none in common, each ascending: then over these alone, and over the
+                names and embeddings of their classes; whatever the numbers of their classes are, which may be others
+                where there are other classes elsewhere. By default over all items, with their splits and groups.
         """
         sha = hashlib.sha256()
-        for part in parts:
-            sha.update(f"{len(part)}".encode())
+        for part in [None] if parts is None else parts:
+            sha.update(f"{len(self) if part is None else len(part)}".encode())
             for name, modality in self.modalities.items():
                 sha.update(f"{name}{modality.digest(part)}".encode())
-        # Numbers of classes may be others where there are other classes in test.
-        _, label = np.unique(self.label[np.concatenate(parts)], return_inverse=True)
-        sha.update(label.astype(np.int64).tobytes())
+        label = self.label if parts is None else self.label[np.concatenate(parts)]
+        if label.ndim == 2:
+            classes = np.flatnonzero(label.any(axis=0))
+            numbers = label[:, classes]
+        else:
+            classes, numbers = np.unique(label, return_inverse=True)
+        if parts is None:
+            groups = np.arange(len(self)) if self.group is None else self.group
+            numbers, classes = label.astype(np.int64), np.arange(len(self.class_names or ()))
+            for array in (self.split.astype("U10"), groups.astype(np.int64)):
+                sha.update(np.ascontiguousarray(array).tobytes())
+        sha.update(f"{numbers.shape}".encode() + np.ascontiguousarray(numbers).tobytes())
+        if self.class_names is not None:
+            sha.update("\0".join(self.class_names[c] for c in classes).encode())
+        if self.class_embedding is not None:
+            hash_rows(sha, self.class_embedding, classes)
+        for name, array in sorted(self.unpaired.items()):
+            sha.update(name.encode())
+            hash_rows(sha, array, np.arange(len(array)))
         return sha.hexdigest()
 
 
 def _fault(entry: str | np.ndarray, modality: Modality) -> str:
     if isinstance(entry, str):
         return "" if entry.strip() else "is an empty text"
-    if modality.kind == "sequence" and len(entry) == 0:
+    if len(entry) == 0:
         return "is of zero length"
-    if entry.shape[modality.kind == "sequence" :] != modality.shape:
-        return f"has shape {entry.shape}; expected {'(T, ...) with ' * (modality.kind == 'sequence')}{modality.shape}"
+    if entry.shape[1:] != modality.shape:
+        return f"has shape {entry.shape}; expected (T, ...) with {modality.shape}"
     return "" if np.isfinite(entry).all() else "is NaN or infinite somewhere"
-
-
-def _take(entries, rows: np.ndarray):
-    if isinstance(entries, Files):
-        return replace(entries, paths=tuple(entries.paths[row] for row in rows))
-    return entries[rows] if isinstance(entries, np.ndarray) else [entries[row] for row in rows]
 
 
 def listed(names: Sequence[str], most: int = 10) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from lightning.pytorch.utilities import rank_zero_info
 
-from datamodules.features import DataError
+from datamodules.errors import DataError
 
 
 def rows_of_items(labels: Sequence[np.ndarray], items: Sequence[int], origin: str) -> list[np.ndarray]:

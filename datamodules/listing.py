@@ -7,10 +7,9 @@ from pathlib import Path
 
 import yaml
 
-from datamodules.catalogue import CATALOGUE, Facts
-from datamodules.inventory import lacking
-from datamodules.layouts import folder_below
-from datamodules.sources import SOURCES, data_root
+from datamodules.datasets import DATASETS
+from datamodules.declaration import Declaration
+from datamodules.files.sources import data_root
 
 # Read as files: data sets know nothing of the tables that are made of them.
 TABLES = Path(__file__).parents[1] / "reproduce"
@@ -30,20 +29,20 @@ def run(arguments: argparse.Namespace) -> int:
         DataError: the data root is named and is no folder.
     """
     root, tables = data_root(arguments.data_root), used_by()
-    for dataset, facts in CATALOGUE.items():
-        state, detail = presence(facts, folder_below(root, dataset))
-        used = f"used by {', '.join(tables[dataset])}" if dataset in tables else "used by no table"
-        parts = [*detail, holds(facts), used, source(dataset, facts)]
-        print(f"{dataset:<17} {state:<11} {'; '.join(parts)}")
+    for name, declared in DATASETS.items():
+        state, detail = presence(declared, declared.folder_below(root))
+        used = f"used by {', '.join(tables[name])}" if name in tables else "used by no table"
+        parts = [*detail, holds(declared), used, f"from {declared.source} (licence: {declared.licence})"]
+        print(f"{name:<17} {state:<11} {'; '.join(parts)}")
     return 0
 
 
-def presence(facts: Facts, folder: Path) -> tuple[str, list[str]]:
+def presence(declared: Declaration, folder: Path) -> tuple[str, list[str]]:
     """ "present", "incomplete" or "absent", and which forms are there and what the others lack.
 
     Only the presence of files and folders is looked at; `check` looks into them.
     """
-    forms = lacking(facts, folder)
+    forms = declared.lacking(folder)
     whole = [name for name, paths in forms.items() if not paths]
     parts = [f"as {', '.join(whole)}"] if whole else []
     parts += [f"{name} lacks {', '.join(paths)}" for name, paths in forms.items() if paths]
@@ -52,18 +51,11 @@ def presence(facts: Facts, folder: Path) -> tuple[str, list[str]]:
     return ("present" if len(whole) == len(forms) else "incomplete"), parts
 
 
-def holds(facts: Facts) -> str:
+def holds(declared: Declaration) -> str:
     """How many items the authors' copy has, of how many classes."""
-    counts = ", ".join(f"{count:,} {split}" for split, count in facts.items.items())
-    classes = "each its own class" if facts.classes is None else f"{facts.classes:,} classes"
-    return f"{sum(facts.items.values()):,} {facts.unit} ({counts}), {classes}"
-
-
-def source(dataset: str, facts: Facts) -> str:
-    """How to get it."""
-    if dataset in SOURCES:
-        return f"get it with `python -m datamodules get {dataset}` (licence: {facts.licence})"
-    return f"from {facts.url} (licence: {facts.licence})"
+    counts = ", ".join(f"{count:,} {split}" for split, count in declared.items.items())
+    classes = "each its own class" if declared.classes is None else f"{declared.classes:,} classes"
+    return f"{sum(declared.items.values()):,} {declared.unit} ({counts}), {classes}"
 
 
 def used_by() -> dict[str, list[str]]:

@@ -7,7 +7,7 @@ from sklearn.cluster import KMeans
 from sklearn.decomposition import PCA
 from sklearn.preprocessing import StandardScaler
 
-from datamodules.features import DataError
+from datamodules.errors import DataError
 from datamodules.items import ItemSet, Modality
 
 STEPS, COMPONENTS = 16, 32

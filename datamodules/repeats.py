@@ -12,9 +12,8 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from datamodules.features import FeatureSet
+from datamodules.files.sources import sha256_of
 from datamodules.items import Files, ItemSet, Modality
-from datamodules.sources import sha256_of
 
 CAPTIONS = 10  # of one image at most, as those of CUB-200; a label with more rows is a class
 
@@ -51,7 +50,7 @@ class Repeats:
     within: int
 
 
-def find_repeats(data: FeatureSet | ItemSet) -> Repeats:
+def find_repeats(data: ItemSet) -> Repeats:
     """Compare all items by content; one that lacks a modality is compared in the others alone, and never as a whole.
 
     An item is the same as another where each of its modalities has the same entries, in the same order.
@@ -75,13 +74,13 @@ def find_repeats(data: FeatureSet | ItemSet) -> Repeats:
 
 
 def _sharing(
-    data: FeatureSet | ItemSet, contents: dict[str, list[list[bytes]]], repeated: list[list[int]]
+    data: ItemSet, contents: dict[str, list[list[bytes]]], repeated: list[list[int]]
 ) -> list[tuple[list[int], str]]:
     """Items that have a file or a sequence in common, and its modality; those apart that are the same as a whole."""
     found = []
     whole = {item: number for number, group in enumerate(repeated) for item in group}
-    for name, modality in data.modalities.items() if isinstance(data, ItemSet) else ():
-        if modality.kind in ("file", "sequence"):
+    for name, modality in data.modalities.items():
+        if modality.kind not in ("text", "vector"):
             items = enumerate(contents[name])
             groups = _groups((digest, item) for item, digests in items for digest in dict.fromkeys(digests))
             found += [(group, name) for group in groups if len({whole.get(item, -1 - item) for item in group}) > 1]
@@ -96,15 +95,12 @@ def _groups(keyed: Iterable[tuple[Hashable, int]]) -> list[list[int]]:
     return [list(group) for group in dict.fromkeys(tuple(group) for group in groups.values() if len(group) > 1)]
 
 
-def _named(data: FeatureSet | ItemSet, group: list[int], modality: str | None) -> Repeated:
-    names = [data.names[item] if isinstance(data, ItemSet) else f"row {item}" for item in group]
-    return Repeated(dict(zip(names, data.split[group].tolist(), strict=True)), modality)
+def _named(data: ItemSet, group: list[int], modality: str | None) -> Repeated:
+    return Repeated(dict(zip([data.names[item] for item in group], data.split[group].tolist(), strict=True)), modality)
 
 
-def _contents(data: FeatureSet | ItemSet) -> dict[str, list[list[bytes]]]:
+def _contents(data: ItemSet) -> dict[str, list[list[bytes]]]:
     """Modality -> digests of every item's entries."""
-    if isinstance(data, FeatureSet):
-        return {name: [[_digest(row)] for row in array] for name, array in data.features.items()}
     return {name: _of_items(modality, len(data)) for name, modality in data.modalities.items()}
 
 

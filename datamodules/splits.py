@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from datamodules.features import DataError
+from datamodules.errors import DataError
 
 # Parts that a model is trained on, or chosen by.
 LEARNED = ("train", "unpaired", "validation")

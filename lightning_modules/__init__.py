@@ -8,5 +8,6 @@ from lightning_modules.cmpm import CMPM  # noqa: E402
 from lightning_modules.cs_aligner import CSAligner  # noqa: E402
 from lightning_modules.jfse import JFSE  # noqa: E402
 from lightning_modules.lavimo import LAVIMO  # noqa: E402
+from lightning_modules.preparation import prepare as prepare  # noqa: E402
 
 __all__ = ["CMPM", "JFSE", "LAVIMO", "CSAligner"]

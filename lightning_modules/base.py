@@ -13,10 +13,12 @@ import torch
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
-from lightning_modules.checkpoints import require_same_items, trained_on
+from datamodules import RetrievalData
+from datamodules.batches import Batch
+from datamodules.features.precompute import FrozenNetwork
+from lightning_modules.checkpoints import require_same_items
 from lightning_modules.metrics import CrossModalRetrieval
 
-Batch = Mapping[str, Tensor]
 View = Callable[[Batch], dict[str, Tensor]]
 
 
@@ -29,8 +31,11 @@ class RetrievalModule(L.LightningModule):
     Every batch draws from a generator state that depends on the seed, the epoch and the batch's place in it alone, so
     that a run resumed from a checkpoint continues with the same numbers.
 
+    A model knows batches alone. What it must learn from the training data first comes by `prepare_training` and
+    `prepare_evaluation`, which :func:`lightning_modules.prepare` calls once, before a Trainer is given both.
+
     A checkpoint remembers the ``alignment`` it was trained with, and loading it into a model with another one warns. It
-    remembers the training items, and a trainer whose data module has others refuses it, since items that it was trained
+    remembers the training items, and a model prepared for data with others refuses it, since items that it was trained
     on could be among those that it is scored on; with ``allow_other_data`` set that is a warning. It
     also holds the scores of the last validation and the model's class, from which `csd export` builds it.
 
@@ -44,6 +49,8 @@ class RetrievalModule(L.LightningModule):
     """
 
     allow_other_data = False
+    data_here: dict[str, Any] | None = None  # what is remembered of the data that the model was prepared for
+    prepared_for_training = False
     # Parts that no embedding needs; `csd export` leaves them out.
     training_only: ClassVar[tuple[str, ...]] = ("alignment",)
 
@@ -63,13 +70,37 @@ class RetrievalModule(L.LightningModule):
     def embed(self, batch: Batch) -> dict[str, Tensor]:
         """Modality -> (B, D) retrieval embedding of a batch."""
 
-    def views(self, split: str) -> dict[str, View]:
+    def views(self) -> dict[str, View]:
         """Ways to embed a split, by name; where there are several, the one with the largest average MAP is reported."""
         return {"": self.embed}
 
+    def frozen_networks(self) -> dict[str, tuple[str, FrozenNetwork]]:
+        """Key in the batches -> the modality whose entries a frozen network reads, and that network."""
+        return {}
+
+    def prepare_training(self, data: RetrievalData) -> None:
+        """Take from the training items what is fixed before training, such as means and scales."""
+
+    def prepare_evaluation(self, data: RetrievalData) -> None:
+        """Take what is needed of the items that are evaluated."""
+
+    def on_fit_start(self) -> None:
+        self._require_prepared(self.prepared_for_training, "prepare(model, data)", "fit")
+
+    def on_test_start(self) -> None:
+        self._require_prepared(self.data_here is not None, "prepare(model, data, fit=False)", self.trainer.state.fn.value)
+
+    on_validation_start = on_predict_start = on_test_start
+
+    def _require_prepared(self, prepared: bool, call: str, command: str) -> None:
+        if not prepared:
+            name = type(self).__name__
+            raise RuntimeError(f"{name} has not seen its data; call lightning_modules.{call} before Trainer.{command}")
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["alignment"] = repr(self.alignment)
-        checkpoint["trained_on"] = trained_on(self.trainer.datamodule)
+        # Without the place of the data, which is of this machine.
+        checkpoint["trained_on"] = {name: said for name, said in (self.data_here or {}).items() if name != "origin"}
         metrics = self.trainer.callback_metrics.items()
         checkpoint["validation"] = {name: float(value) for name, value in metrics if name.startswith("val/")}
         # Where the command line built the model it has named the class already.
@@ -103,8 +134,8 @@ class RetrievalModule(L.LightningModule):
                 f"{_described(here, differing)}; give the data that it was trained on, with the same settings, or "
                 "train on these"
             ) from error
-        if loading and self._trainer is not None:  # and not loaded in Python or for an export, where there are no data
-            require_same_items(loading["trained_on"], self.trainer.datamodule, self.allow_other_data)
+        if loading and self.data_here is not None:  # and not loaded in Python or for an export, where there are no data
+            require_same_items(loading["trained_on"], self.data_here, self.allow_other_data)
         return loaded
 
     def evaluated(self, batch: Batch) -> Batch:
@@ -119,39 +150,32 @@ class RetrievalModule(L.LightningModule):
         torch.manual_seed(int(np.random.SeedSequence(position).generate_state(1)[0]))
 
     def on_validation_epoch_start(self) -> None:
-        self._start(["validation"])
+        self._metrics = {}
+
+    on_test_epoch_start = on_validation_epoch_start
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        self._update("validation", batch)
-
-    def on_validation_epoch_end(self) -> None:
-        self._report("validation", "val")
-
-    def on_test_epoch_start(self) -> None:
-        self._start(self.trainer.datamodule.test_splits)
+        self._update(batch)
 
     def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
-        self._update(self.trainer.datamodule.test_splits[dataloader_idx], batch)
+        self._update(batch)
 
-    def on_test_epoch_end(self) -> None:
-        for split in self.trainer.datamodule.test_splits:
-            self._report(split, f"test/{split}")
+    def on_validation_epoch_end(self) -> None:
+        for split in dict.fromkeys(split for split, _ in self._metrics):
+            self._report(split, "val" if split == "validation" else f"test/{split}")
 
-    def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
+    on_test_epoch_end = on_validation_epoch_end
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
         batch = self.evaluated(batch)
-        return {**self.embed(batch), **{name: batch[name] for name in ("label", "id", "item") if name in batch}}
+        return {**self.embed(batch), **{name: batch[name] for name in ("label", "id", "item")}}
 
-    def _start(self, splits: Sequence[str]) -> None:
-        directions = list(permutations(self.modalities, 2))
-        self._metrics = {
-            (split, view): CrossModalRetrieval(directions, ks=self.ks, protocol=self.protocol).to(self.device)
-            for split in splits
-            for view in self.views(split)
-        }
-
-    def _update(self, split: str, batch: Batch) -> None:
-        batch = self.evaluated(batch)
-        for view, embed in self.views(split).items():
+    def _update(self, batch: Batch) -> None:
+        split, batch = batch["split"], self.evaluated(batch)
+        for view, embed in self.views().items():
+            if (split, view) not in self._metrics:
+                metric = CrossModalRetrieval(list(permutations(self.modalities, 2)), ks=self.ks, protocol=self.protocol)
+                self._metrics[split, view] = metric.to(self.device)
             self._metrics[split, view].update(embed(batch), batch["label"], batch["id"], batch.get("query"))
 
     def _report(self, split: str, prefix: str) -> None:

@@ -9,11 +9,11 @@ from typing import Any
 
 import torch
 import yaml
-from lightning import LightningDataModule
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import nn
 
-from datamodules.features import DataError
+from datamodules import RetrievalData
+from datamodules.errors import DataError
 
 # Beside the best checkpoint, that of the last epoch, to resume from.
 LAST = {"filename": "last", "enable_version_counter": False}
@@ -104,16 +104,16 @@ def require_trained(model: nn.Module, command: str) -> None:
         )
 
 
-def trained_on(data: LightningDataModule) -> dict[str, Any]:
+def trained_on(data: RetrievalData) -> dict[str, Any]:
     """What a checkpoint remembers: sha256 of the items trained on or chosen by, and the settings behind them."""
     names = {name for kind in type(data).__mro__ for name in inspect.signature(kind.__init__).parameters}
     settings = {name: vars(data).get(name) for name in sorted(names - {*NEUTRAL})}
     settings = {name: value for name, value in settings.items() if isinstance(value, str | int | float)}
     settings |= {"data": type(data).__name__, "modalities": ", ".join(data.modalities)}
-    return {"items": data.learned_digest, "settings": settings}
+    return {"learned": data.learned_digest, "settings": settings, "origin": data.data.origin}
 
 
-def require_same_items(remembered: Mapping[str, Any] | None, data: LightningDataModule, other: bool) -> None:
+def require_same_items(remembered: Mapping[str, Any] | None, now: Mapping[str, Any], other: bool) -> None:
     """Refuse data whose training or validation items are others than those that a checkpoint was made with.
 
     Items that it was trained on could be among those that it is scored on; where they are the same, the split keeps
@@ -121,23 +121,22 @@ def require_same_items(remembered: Mapping[str, Any] | None, data: LightningData
 
     Args:
         remembered: what `trained_on` said then; None where an earlier version wrote the checkpoint.
-        data: the data module that the checkpoint meets.
+        now: what it says of the data that the checkpoint meets.
         other: warn instead.
 
     Raises:
         DataError: the items differ; the message names the settings that do.
     """
-    if remembered is None:
+    if "learned" not in (remembered or {}):  # an earlier version wrote nothing, or a digest of another kind
         rank_zero_warn("the checkpoint does not say which items it was trained on; they may be among those scored now")
         return
-    now = trained_on(data)
-    if remembered["items"] == now["items"]:
+    if remembered["learned"] == now["learned"]:
         return
     before, after = remembered["settings"], now["settings"]
     changed = [name for name in {**before, **after} if before.get(name) != after.get(name)]
     said = "; ".join(f"{name} was {before.get(name)}, is {after.get(name)}" for name in changed)
     message = (
-        f"{data.data.origin}: the checkpoint was trained on, or chosen by, other items than those of the training and "
+        f"{now['origin']}: the checkpoint was trained on, or chosen by, other items than those of the training and "
         f"validation parts here ({said or 'their content differs'})"
     )
     if not other:

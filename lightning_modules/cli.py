@@ -12,16 +12,17 @@ from pathlib import Path
 from typing import Any
 
 import torch.distributed as dist
-from lightning import Callback, LightningDataModule, Trainer
+from lightning import Callback, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-from datamodules import DataError, FeatureDataModule, ItemDataModule
+from datamodules import DataError, RetrievalData
 from lightning_modules import checkpoints, runs
 from lightning_modules.base import RetrievalModule
 from lightning_modules.cli_errors import Parser, check_configurations, leave, reason, refusal
 from lightning_modules.predictions import EmbeddingWriter
+from lightning_modules.preparation import prepare
 from lightning_modules.score_table import score_tables
 from lightning_modules.serving.commands import run_export, run_search
 
@@ -76,6 +77,7 @@ class RetrievalCLI(LightningCLI):
         self.model.allow_other_data = self._get(self.config_init, "allow_other_data")
         if self.subcommand != "fit" and not self._get(self.config, "ckpt_path"):
             checkpoints.require_trained(self.model, self.subcommand)
+        prepare(self.model, self.datamodule, fit=self.subcommand == "fit")
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """The trainer, with CSV and TensorBoard logs in its default_root_dir unless the configuration names loggers."""
@@ -154,7 +156,7 @@ def main(args: list[str] | None = None) -> None:
     try:
         RetrievalCLI(
             RetrievalModule,
-            LightningDataModule,
+            RetrievalData,
             subclass_mode_model=True,
             subclass_mode_data=True,
             seed_everything_default=0,
@@ -205,7 +207,7 @@ def _run(command: Callable[[list[str]], int], words: list[str]) -> None:
         raise SystemExit(status)
 
 
-def _dims(data: FeatureDataModule | ItemDataModule) -> dict[str, Any]:
+def _dims(data: RetrievalData) -> dict[str, Any]:
     return data.dims
 
 

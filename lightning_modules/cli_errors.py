@@ -19,7 +19,7 @@ from lightning.pytorch.cli import LightningArgumentParser
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
-from datamodules import FeatureDataModule, ItemDataModule
+from datamodules import RetrievalData
 from lightning_modules.base import RetrievalModule
 from losses import AlignmentLoss, available_losses, build_loss
 from losses.registry import nearest
@@ -47,7 +47,7 @@ WRONG_OPTION = re.compile(
 WRONG_CLASS = re.compile(r"has no attribute '([^']+)'|Expected a dot import path string: (\S+)")
 CLASSES = {
     "model": [RetrievalModule],
-    "data": [FeatureDataModule, ItemDataModule],
+    "data": [RetrievalData],
     "model.alignment": [AlignmentLoss],
     "trainer.callbacks": [Callback],
     "trainer.logger": [Logger],

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from datamodules import FeatureDataModule
-from lightning_modules.base import Batch
+from datamodules import RetrievalData
+from datamodules.batches import Batch
 from lightning_modules.encoded import EncodedModule
 from losses import AlignmentLoss, build_loss
 from losses.matching import unit
@@ -24,16 +24,16 @@ class CMPM(EncodedModule):
     :class:`ProjectionClassification`. Labels are identities: entries of one person, or of one image, match each other.
     The retrieval embedding is e_m, compared by cosine.
 
-    The identities that CMPC tells apart are those of the training items, taken from the data module when training
-    starts and kept, with their weights, in the checkpoint; they may be any integers.
+    The identities that CMPC tells apart are those of the training items, taken when the model is prepared for training
+    and kept, with their weights, in the checkpoint; they may be any integers.
 
     The original code has the joint space of 512 dimensions, the learning rate, and the plain sum of both losses, which
     is classification_weight 1. Its optimiser is Adam at a constant rate; the one here, which all models share, is Adam
     too where weight_decay is 0, but with warm-up and cosine decay.
 
     Args:
-        dims: modality -> "kind", "shape" and "rate" of its entries, as `ItemDataModule.dims`, or the width of its
-            features, as `FeatureDataModule.dims`; two modalities, "class_embedding" is none.
+        dims: modality -> width of its vectors, or "kind", "shape" and "rate" of its entries, as `RetrievalData.dims`;
+            two modalities, "class_embedding" is none.
         encoders: modality -> {"name": one of the encoders, and its settings}; precomputed features where it has none.
         alignment: alignment loss of two modalities, an instance or a name of :func:`losses.available_losses`.
         alignment_weight: v, 0 or more.
@@ -91,12 +91,20 @@ class CMPM(EncodedModule):
         )
         self.classification: ProjectionClassification | None = None
 
-    def setup(self, stage: str) -> None:
-        """As every encoded model; before training, make room for the identities of the training items."""
-        super().setup(stage)
-        if stage == "fit" and self.classification_weight and self.classification is None:
-            identities = _training_labels(self.trainer.datamodule).unique()
-            self.classification = ProjectionClassification(identities, self.dim, seed=int(self.run_seed))
+    def prepare_training(self, data: RetrievalData) -> None:
+        """As every encoded model; and make room for the identities of the training items."""
+        super().prepare_training(data)
+        if not self.classification_weight:
+            return
+        labels = data.train_labels_of_items()
+        if labels.ndim != 1:
+            raise ValueError(
+                f"classification needs one identity per item, and the labels of {data.dataset} are multi-hot; set "
+                "classification_weight to 0"
+            )
+        self._identities = labels.unique()
+        if self.classification is None:
+            self.classification = ProjectionClassification(self._identities, self.dim, seed=int(self.run_seed))
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_load_checkpoint(checkpoint)
@@ -107,7 +115,7 @@ class CMPM(EncodedModule):
     def on_fit_start(self) -> None:
         super().on_fit_start()
         if self.classification is not None:
-            self.classification.require(_training_labels(self.trainer.datamodule))
+            self.classification.require(self._identities)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         embeddings = self.embed(batch)
@@ -174,15 +182,3 @@ class ProjectionClassification(nn.Module):
                 F.cross_entropy((one * unit(other)).sum(dim=1, keepdim=True) * (unit(other) @ weight.T), target)
                 for one, other in ((x, z), (z, x))
             )
-
-
-def _training_labels(data: Any) -> Tensor:
-    """(n,) labels of the training items, as the training batches bring them."""
-    items = data.train_dataloader().dataset
-    labels = (items.tensors["label"] if isinstance(data, FeatureDataModule) else items.label)[items.index]
-    if labels.ndim != 1:
-        raise ValueError(
-            f"classification needs one identity per item, and the labels of {data.dataset} are multi-hot; set "
-            "classification_weight to 0"
-        )
-    return labels

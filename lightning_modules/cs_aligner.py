@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lightning_modules.base import Batch
+from datamodules import RetrievalData
+from datamodules.batches import Batch
 from lightning_modules.encoded import EncodedModule
 from lightning_modules.networks.adapters import build_adapter
 from lightning_modules.networks.encoders import ENCODERS, Encoder
@@ -38,8 +39,7 @@ class CSAligner(EncodedModule):
     of its own keeps its precomputed features in their own units, not standardised.
 
     Args:
-        dims: modality -> "kind", "shape" and "rate" of its entries, as `ItemDataModule.dims`, or the width of its
-            features, as `FeatureDataModule.dims`.
+        dims: modality -> width of its vectors, or "kind", "shape" and "rate" of its entries, as `RetrievalData.dims`.
         encoders: modality -> {"name": one of the encoders, and its settings}; precomputed features where it has none.
         alignment: alignment loss, an instance or a name of :func:`losses.available_losses`; None for none. "infonce",
             a loss of two modalities, is summed over all pairs of more.
@@ -112,9 +112,9 @@ class CSAligner(EncodedModule):
                 width = encoder.token_dim if name in self._reads_tokens else encoder.dim
                 self.adapters[name] = build_adapter(kind, width, dim or 128, **adapter)
 
-    def on_fit_start(self) -> None:
-        super().on_fit_start()
-        data = self.trainer.datamodule
+    def prepare_training(self, data: RetrievalData) -> None:
+        """As every encoded model; and take the target's mean length and the unpaired samples."""
+        super().prepare_training(data)
         if self.target is not None:
             self.target_length.copy_(self._mean_length(*data.train_entries(self.target)))
         if self.unpaired:

@@ -11,7 +11,10 @@ import torch
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 
-from lightning_modules.base import Batch, RetrievalModule
+from datamodules import RetrievalData
+from datamodules.batches import Batch
+from datamodules.features.precompute import FrozenNetwork
+from lightning_modules.base import RetrievalModule
 from lightning_modules.networks.encoders import Encoder, build_encoder
 
 # Shares of texts that an encoder can hardly tell apart: above the first they are said, above the second not trained on.
@@ -25,8 +28,8 @@ class EncodedModule(RetrievalModule):
     and then kept.
 
     Args:
-        dims: modality -> "kind", "shape" and "rate" of its entries, as `ItemDataModule.dims`, or the width of its
-            features, as `FeatureDataModule.dims`; "class_embedding" is no modality.
+        dims: modality -> width of its vectors, or "kind", "shape" and "rate" of its entries, as `RetrievalData.dims`;
+            "class_embedding" is no modality.
         encoders: modality -> {"name": one of the encoders, and its settings}; precomputed features where it has none.
         protocol: "honest" or "as_published", handed to the metric.
         learning_rate: of AdamW, reached in a tenth of the steps and then annealed to 0 by a cosine.
@@ -58,6 +61,7 @@ class EncodedModule(RetrievalModule):
                 raise ValueError(f"the data have no modality {name!r}; they have {', '.join(sources)}")
         super().__init__(tuple(sources), protocol=protocol, ks=ks)
         self.sources, self.learning_rate, self.weight_decay = sources, learning_rate, weight_decay
+        self._test_texts: dict[tuple[str, str], Sequence[str]] = {}
         self.encoders = nn.ModuleDict()
         for name, source in sources.items():
             settings = dict(encoders.get(name, {"name": "features"}))
@@ -66,47 +70,45 @@ class EncodedModule(RetrievalModule):
             except (ValueError, TypeError) as error:
                 raise type(error)(f"encoder of {name!r}: {error}") from error
 
-    def prepare_data(self) -> None:
-        """Compute, once and in one process, what frozen encoders make of the data."""
-        self.derive(self.trainer.datamodule)
+    def frozen_networks(self) -> dict[str, tuple[str, FrozenNetwork]]:
+        """The fixed parts of the encoders, each of its own modality."""
+        return {name: (name, e.front_end) for name, e in self.encoders.items() if e.front_end is not None}
 
-    def setup(self, stage: str) -> None:
-        self.derive(self.trainer.datamodule)
-
-    def derive(self, data: Any) -> None:
-        """Have the data module compute, or read from disk, what the fixed parts of the encoders return."""
+    def prepare_training(self, data: RetrievalData) -> None:
+        """Fit what is fixed in the encoders, such as means and vocabularies, to the training entries."""
         for name, encoder in self.encoders.items():
-            if encoder.front_end is not None:
-                data.derive(name, encoder.front_end)
-                data.entries(name)
-
-    def on_fit_start(self) -> None:
-        # Of a checkpoint what was fixed belongs to the weights, as a vocabulary to the rows of an embedding.
-        for name, encoder in self.encoders.items() if self.trainer.ckpt_path is None else ():
             if type(encoder).fit is not Encoder.fit:  # else the training entries need not be laid out at once
-                encoder.fit(*self.trainer.datamodule.train_entries(name))
-        self._check_texts("train")
+                encoder.fit(*data.train_entries(name))
+            if encoder.blind_to:
+                self._check_texts(name, "train", data.raw_entries(name, "train"))
+
+    def prepare_evaluation(self, data: RetrievalData) -> None:
+        """Remember the test texts, to say once the encoders' vocabularies are known how many have no word of them."""
+        self._test_texts = {
+            (name, split): data.raw_entries(name, split)
+            for name, encoder in self.encoders.items()
+            for split in data.test_splits
+            if encoder.blind_to
+        }
 
     def on_test_epoch_start(self) -> None:
         super().on_test_epoch_start()
-        for split in self.trainer.datamodule.test_splits:
-            self._check_texts(split)
+        for (name, split), texts in self._test_texts.items():
+            self._check_texts(name, split, texts)
 
-    def _check_texts(self, split: str) -> None:
-        for name, encoder in self.encoders.items():
-            if not encoder.blind_to:
-                continue
-            share = np.mean(encoder.unknown(self.trainer.datamodule.raw_entries(name, split)))
-            said = (
-                f"encoder {type(encoder).__name__.lower()!r} of {name!r}: {share:.0%} of the texts in the {split} "
-                f"part have {encoder.blind_to}, and it can hardly tell them apart; name the encoder 'sentence' with a "
-                "multilingual model, or, where spaces stand between words, 'words', which learns its vocabulary from "
-                "the training texts (lower min_count if they are few)"
-            )
-            if split == "train" and share > MOST:
-                raise ValueError(said)
-            if share > FEW:
-                rank_zero_warn(said)
+    def _check_texts(self, name: str, split: str, texts: Sequence[str]) -> None:
+        encoder = self.encoders[name]
+        share = np.mean(encoder.unknown(texts))
+        said = (
+            f"encoder {type(encoder).__name__.lower()!r} of {name!r}: {share:.0%} of the texts in the {split} "
+            f"part have {encoder.blind_to}, and it can hardly tell them apart; name the encoder 'sentence' with a "
+            "multilingual model, or, where spaces stand between words, 'words', which learns its vocabulary from "
+            "the training texts (lower min_count if they are few)"
+        )
+        if split == "train" and share > MOST:
+            raise ValueError(said)
+        if share > FEW:
+            rank_zero_warn(said)
 
     def configure_optimizers(self) -> dict[str, Any]:
         trained = [p for p in self.parameters() if p.requires_grad]

@@ -15,7 +15,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
-from lightning_modules.base import Batch, RetrievalModule, View
+from datamodules import RetrievalData
+from datamodules.batches import Batch
+from lightning_modules.base import RetrievalModule, View
 from lightning_modules.networks.adversarial import Critic, ModalityClassifier, generator, regressor
 from losses import AlignmentLoss, build_loss
 from losses.gather import gather, world
@@ -111,14 +113,11 @@ class JFSE(RetrievalModule):
         learning_rate: float = 1e-4,
     ):
         names = [name for name in dims if name != "class_embedding"]
-        items = [name for name in names if not isinstance(dims[name], int)]
-        if items:
+        if len(names) != 2 or "class_embedding" not in dims or not all(isinstance(d, int) for d in dims.values()):
             raise ValueError(
-                f"JFSE takes paired features with class labels, as of FeaturePairs, and the data are items "
-                f"({', '.join(items)}); choose such a data module, or a model for items: LAVIMO, CSAligner or CMPM"
+                "JFSE takes two modalities of vectors and 'class_embedding', as of FeaturePairs, and the data have "
+                f"{', '.join(dims)}; choose such a data module, or a model for items: LAVIMO, CSAligner or CMPM"
             )
-        if len(names) != 2 or "class_embedding" not in dims:
-            raise ValueError(f"JFSE takes two modalities and 'class_embedding', got dims {dict(dims)}")
         if preset not in PRESETS:
             raise ValueError(f"unknown preset {preset!r}; choose one of {', '.join(PRESETS)}")
         if width < 1 or learning_rate < 0 or not 0 <= (dropout or 0) < 1:
@@ -135,6 +134,7 @@ class JFSE(RetrievalModule):
         defaults = PRESETS[preset]
         self.alignment_weight = defaults.alignment_weight if alignment_weight is None else alignment_weight
         self.learning_rate = learning_rate
+        self._ranges: dict[tuple[str, str], tuple[Tensor, Tensor]] = {}
         self._part_sums: float | Tensor = 0.0
         self._part_count = 0
         self._build(dims, width, defaults.dropout if dropout is None else dropout, defaults.output)
@@ -158,15 +158,24 @@ class JFSE(RetrievalModule):
         parts = (self.critics, self.generators, self.regressors, self.modality_classifier)
         return [torch.optim.Adam(p.parameters(), lr=self.learning_rate, betas=(0.5, 0.999), fused=True) for p in parts]
 
+    def prepare_evaluation(self, data: RetrievalData) -> None:
+        """As published, the range of the features of every part that is evaluated."""
+        if self.preset == "as_published":
+            for split in ("validation", *data.test_splits):
+                arrays = data.arrays(split)[0]
+                self._ranges |= {(split, name): _range(torch.from_numpy(x)) for name, x in arrays.items() if len(x)}
+
     def on_fit_start(self) -> None:
+        super().on_fit_start()
         if self.trainer.precision == "16-mixed":  # its scaler changes between the optimisers of one batch
             raise ValueError("JFSE trains in 32-true, 64-true or bf16-mixed; set --trainer.precision to one of these")
         self._part_sums, self._part_count = 0.0, 0
-        if self.preset == "as_published":
-            return
-        for name in (*self.modalities, "class_embedding"):
+
+    def prepare_training(self, data: RetrievalData) -> None:
+        """Mean and scale of the training features and class embeddings."""
+        for name in (*self.modalities, "class_embedding") if self.preset == "honest" else ():
             pooled = name == "class_embedding"
-            columns = self.trainer.datamodule.train_columns(name)
+            columns = data.train_columns(name)
             parts = [(x.mean(dim=0), x.var(dim=0, correction=0 if pooled else 1)) for x in columns]
             mean, variance = map(torch.cat, zip(*parts, strict=True))
             if pooled:
@@ -178,12 +187,13 @@ class JFSE(RetrievalModule):
         """Retrieval embeddings R(x), (B, E) per modality; as_published takes the features as they come."""
         return {name: self.regressors[name](self._standardise(name, batch[name])) for name in self.modalities}
 
-    def views(self, split: str) -> dict[str, View]:
+    def views(self) -> dict[str, View]:
         if self.preset == "honest":
-            return super().views(split)
+            return super().views()
 
         def scaled(batch: Batch) -> dict[str, Tensor]:
-            return self.embed({name: self._scale_by_range(split, name, batch[name]) for name in self.modalities})
+            ranges = {name: self._ranges[batch["split"], name] for name in self.modalities}
+            return self.embed({name: _scaled(batch[name], *ranges[name]) for name in self.modalities})
 
         def softmax(embed: View) -> View:
             return lambda batch: {name: x.softmax(dim=1) for name, x in embed(batch).items()}
@@ -195,7 +205,8 @@ class JFSE(RetrievalModule):
         if self.preset == "honest":
             x = {name: self._standardise(name, batch[name]) for name in (*self.modalities, "class_embedding")}
         else:
-            x = {name: _min_max(batch[name], gather(batch[name])) for name in (*self.modalities, "class_embedding")}
+            names = (*self.modalities, "class_embedding")
+            x = {name: _scaled(batch[name], *_range(gather(batch[name]))) for name in names}
         a = x["class_embedding"]
         noise, mixes = self._draw(a, batch_idx)
         synthetic = {name: g(torch.cat([a, noise[name]], dim=1)) for name, g in self.generators.items()}
@@ -291,10 +302,6 @@ class JFSE(RetrievalModule):
     def _standardise(self, name: str, x: Tensor) -> Tensor:
         return (x - getattr(self, f"{name}_mean")) / getattr(self, f"{name}_scale")
 
-    def _scale_by_range(self, split: str, name: str, x: Tensor) -> Tensor:
-        evaluated = torch.from_numpy(self.trainer.datamodule.arrays(split)[0][name]).to(x)
-        return _min_max(x, evaluated)
-
 
 def _average_over_processes(gradients: Sequence[Tensor]) -> None:
     _, processes = world()
@@ -304,8 +311,13 @@ def _average_over_processes(gradients: Sequence[Tensor]) -> None:
         vector_to_parameters(flat / processes, gradients)
 
 
-def _min_max(x: Tensor, rows: Tensor) -> Tensor:
-    """Every column of x, scaled so that the range of its ``rows`` becomes 0 to 1."""
+def _range(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Least value of every column, and the distance of the largest from it."""
     low = rows.amin(dim=0)
-    span = rows.amax(dim=0) - low
+    return low, rows.amax(dim=0) - low
+
+
+def _scaled(x: Tensor, low: Tensor, span: Tensor) -> Tensor:
+    """Every column of x, scaled so that its range becomes 0 to 1."""
+    low, span = low.to(x), span.to(x)
     return (x - low) / torch.where(span > 0, span, torch.ones_like(span))

@@ -9,10 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lightning_modules.base import Batch
+from datamodules.batches import Batch
+from datamodules.features.precompute import FrozenNetwork
+from datamodules.features.texts import SentenceEmbedding
 from lightning_modules.encoded import EncodedModule
 from lightning_modules.networks.adapters import projection
-from lightning_modules.networks.encoders.text import SentenceEmbedding
 from lightning_modules.networks.fusion import CrossAttention, Reconstruction
 from losses import AlignmentLoss, build_loss
 from losses.gather import gather
@@ -33,8 +34,8 @@ class LAVIMO(EncodedModule):
     Of the public code's flaws it keeps this one alone.
 
     Args:
-        dims: modality -> "kind", "shape" and "rate" of its entries, as `ItemDataModule.dims`, or the width of its
-            features, as `FeatureDataModule.dims`; their order is the ring, and "class_embedding" is no modality.
+        dims: modality -> width of its vectors, or "kind", "shape" and "rate" of its entries, as `RetrievalData.dims`;
+            their order is the ring, and "class_embedding" is no modality.
         encoders: modality -> {"name": one of the encoders, and its settings}; precomputed features where it has none.
         alignment: alignment loss, an instance or a name of :func:`losses.available_losses`.
         preset: "honest" or "as_published".
@@ -105,12 +106,10 @@ class LAVIMO(EncodedModule):
         self.fusion = CrossAttention(self.modalities, dim, heads) if fuses else None
         self.decoder = Reconstruction(dim, heads, self.encoders[self.reconstruct].dim) if self.reconstruct else None
 
-    def derive(self, data: Any) -> None:
+    def frozen_networks(self) -> dict[str, tuple[str, FrozenNetwork]]:
         """As every encoded model, and the sentence embeddings of soft targets."""
-        super().derive(data)
-        if self._target_front_end is not None:
-            data.derive(TARGET, self._target_front_end, source="text")
-            data.entries(TARGET)
+        targets = {} if self._target_front_end is None else {TARGET: ("text", self._target_front_end)}
+        return super().frozen_networks() | targets
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         encoded = self.encode(batch)
@@ -134,15 +133,17 @@ class LAVIMO(EncodedModule):
 
     def evaluated(self, batch: Batch) -> Batch:
         """The batch itself; as_published, the first entry of every item in every modality."""
-        if self.preset == "honest" or "item" not in batch:  # of paired features every item has one entry
+        if self.preset == "honest":
             return batch
-        chosen: dict[str, Any] = {"label": {}, "id": {}, "item": {}, "masks": {}}
+        chosen: dict[str, Any] = {"label": {}, "id": {}, "item": {}, "masks": {}, "split": batch["split"]}
         for name in self.modalities:
             item = batch["item"][name]
             first = torch.cat([torch.ones_like(item[:1], dtype=torch.bool), item[1:] != item[:-1]])
             chosen[name] = batch[name][first]
             for key in ("label", "id", "item"):
                 chosen[key][name] = batch[key][name][first]
+            if "query" in batch:
+                chosen.setdefault("query", {})[name] = batch["query"][name][first]
             if name in batch["masks"]:
                 chosen["masks"][name] = batch["masks"][name][first]
         return chosen

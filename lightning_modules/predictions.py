@@ -18,7 +18,8 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 class EmbeddingWriter(BasePredictionWriter):
     """Write the embeddings of ``csd predict`` to one .npz: an array per modality, and ``label`` and ``id``.
 
-    Where modalities differ in their number of entries these are ``label/<modality>`` and ``id/<modality>``.
+    Where modalities differ in their entries these are ``label/<modality>`` and ``id/<modality>``, and
+    ``item/<modality>`` says which item an entry belongs to.
 
     Args:
         output: the file, which is written over; by default embeddings.npz in the trainer's default_root_dir, or
@@ -43,7 +44,7 @@ class EmbeddingWriter(BasePredictionWriter):
     def write_on_epoch_end(
         self, trainer: L.Trainer, module: L.LightningModule, predictions: Sequence[Any], batch_indices: Sequence[Any]
     ) -> None:
-        arrays = flat_predictions(predictions)
+        arrays = _joined(flat_predictions(predictions), module.modalities)
         path = Path(self.output) if self.output else _unused(Path(trainer.default_root_dir))
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(f"{path.name}.partial")
@@ -72,6 +73,18 @@ def flat_predictions(predictions: Sequence[Any]) -> dict[str, np.ndarray]:
     batches = [_flat(batch) for batch in batches]
     rows = {name: torch.cat([batch[name].cpu() for batch in batches]) for name in batches[0]}
     return {name: (x.float() if x.is_floating_point() else x.long()).numpy() for name, x in rows.items()}
+
+
+def _joined(arrays: dict[str, np.ndarray], modalities: Sequence[str]) -> dict[str, np.ndarray]:
+    """The arrays, one in place of those of the modalities where every item has one entry in each."""
+    first, *others = modalities
+    names = ("label", "id", "item")
+    one_each = np.array_equal(arrays[f"id/{first}"], arrays[f"item/{first}"])
+    if not one_each or any(
+        not np.array_equal(arrays[f"{n}/{m}"], arrays[f"{n}/{first}"]) for n in names for m in others
+    ):
+        return arrays
+    return {name: arrays[name] for name in modalities} | {name: arrays[f"{name}/{first}"] for name in ("label", "id")}
 
 
 def _flat(batch: Mapping[str, Any]) -> dict[str, torch.Tensor]:

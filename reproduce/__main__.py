@@ -10,7 +10,7 @@ from functools import partial
 import torch
 
 from datamodules import DataError
-from datamodules.sources import user_path
+from datamodules.files.sources import user_path
 from reproduce import claims, compare, diff, numerics, page, plan, scaling
 from reproduce.cells import CellStore, quiet
 from reproduce.executors import PARAMETERS, Executor, ExecutorError, Jobs, pool, slurm_parameters, workers

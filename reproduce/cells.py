@@ -23,14 +23,15 @@ import torch
 
 import datamodules
 import lightning_modules
-from datamodules.cache import keep
-from datamodules.class_embeddings import embed_classes, encoder_identity
-from datamodules.sources import sha256_of
+from datamodules.features.texts import embed_texts, encoder_identity
+from datamodules.features.timm_models import INSTALLED
+from datamodules.files.cache import keep
+from datamodules.files.sources import sha256_of
 from lightning_modules.metrics import CrossModalRetrieval
 from lightning_modules.metrics.galleries import Evaluated, GalleryUndefined, score_gallery
 from lightning_modules.metrics.modality_gap import modality_gap
-from lightning_modules.networks.encoders.installed import INSTALLED
 from lightning_modules.predictions import flat_predictions
+from lightning_modules.preparation import prepare
 from losses import build_loss
 from reproduce.baselines import BASELINES
 from reproduce.callbacks import BestEpoch, Gradients, ValidationCurve
@@ -39,7 +40,7 @@ from reproduce.callbacks import BestEpoch, Gradients, ValidationCurve
 FOLDER_ENCODERS = ("clip", "sentence", "tokens")
 PACKAGES = ("losses", "datamodules", "lightning_modules", "reproduce")
 Config = dict[str, Any]
-Data = datamodules.FeatureDataModule | datamodules.ItemDataModule
+Data = datamodules.RetrievalData
 
 
 def build_data(config: Config, data_root: str | None, offline: bool = False) -> Data:
@@ -153,7 +154,7 @@ def _fit_baseline(config: Config, data: datamodules.FeatureDataModule, start: fl
         for batch in loader:
             embedded = model.embed({name: batch[name].numpy() for name in data.modalities})
             rows = {name: torch.from_numpy(x) for name, x in embedded.items()}
-            metric.update(rows, batch["label"], batch["id"], batch["query"])
+            metric.update(rows, batch["label"], batch["id"], batch.get("query"))
         scores[split] = {name: float(value) for name, value in metric.compute().items()}
         sizes[split] = metric.sizes()
         if split != "validation":
@@ -164,9 +165,7 @@ def _fit_baseline(config: Config, data: datamodules.FeatureDataModule, start: fl
 def _per_query(split: str, found: Mapping[str, tuple[torch.Tensor, torch.Tensor]], data: Data) -> dict[str, np.ndarray]:
     arrays = {}
     for direction, (ids, precisions) in found.items():
-        query = ids.numpy()
-        if isinstance(data, datamodules.ItemDataModule):  # there an id is that of an entry
-            query = data.data.modalities[direction.partition("->")[0]].owners()[query]
+        query = data.data.modalities[direction.partition("->")[0]].owners()[ids.numpy()]  # an id is that of an entry
         arrays |= {f"AP/{split}/{direction}": precisions.numpy(), f"query/{split}/{direction}": query}
     return arrays
 
@@ -194,6 +193,7 @@ def _fit_model(config: Config, data: Data, start: float) -> dict[str, Any]:
         num_sanity_val_steps=0,
         devices=1,
     )
+    prepare(model, data)
     trainer.fit(model, data)
     trained = {"train_seconds": time.perf_counter() - start}
     if gradients:
@@ -214,10 +214,10 @@ def _fit_model(config: Config, data: Data, start: float) -> dict[str, Any]:
     for split in data.test_splits:
         arrays |= _per_query(split, model.average_precisions[split], data)
     found = {"scores": scores, "sizes": sizes, "arrays": arrays, **trained}
-    of_items = isinstance(data, datamodules.ItemDataModule)
+    of_items = not isinstance(data, datamodules.FeatureDataModule)
     if of_items or config.get("modality_gap"):
         predicted = flat_predictions(trainer.predict(model, data))
-        arrays |= predicted if of_items else _of_pairs(predicted, model.modalities)
+        arrays |= predicted
     if config.get("modality_gap"):
         embeddings = {name: arrays[name] for name in model.modalities}
         found["gap"] = modality_gap(embeddings, {name: arrays[f"item/{name}"] for name in model.modalities})
@@ -226,14 +226,8 @@ def _fit_model(config: Config, data: Data, start: float) -> dict[str, Any]:
     return found
 
 
-def _of_pairs(predicted: Mapping[str, np.ndarray], modalities: Iterable[str]) -> dict[str, np.ndarray]:
-    """Predictions on paired features as those on items are kept: row i of every modality belongs to item i."""
-    found = {name: predicted[name] for name in modalities}
-    return found | {f"item/{name}": np.arange(len(predicted[name])) for name in modalities}
-
-
 def _gallery(
-    name: str, predicted: dict[str, np.ndarray], model: L.LightningModule, data: datamodules.ItemDataModule
+    name: str, predicted: dict[str, np.ndarray], model: L.LightningModule, data: datamodules.RetrievalData
 ) -> dict[str, Any]:
     first = model.modalities[0]
     label, item = predicted[f"label/{first}"], predicted[f"item/{first}"]
@@ -256,7 +250,7 @@ def _gallery(
 def text_vectors(texts: Sequence[str]) -> torch.Tensor:
     """Unit sentence embeddings (N, E) of N texts; equal texts have equal bits, whatever batch they are embedded in."""
     different, place = np.unique(np.array(texts), return_inverse=True)
-    vectors = torch.from_numpy(embed_classes(different.tolist()))[torch.from_numpy(place)]
+    vectors = torch.from_numpy(embed_texts(different.tolist()))[torch.from_numpy(place)]
     return torch.nn.functional.normalize(vectors, dim=1)
 
 

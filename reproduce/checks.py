@@ -184,9 +184,12 @@ def data_module(dataset: DataSet, file: str) -> type:
     Raises:
         SpecError: there is none in this suite.
     """
-    kinds = (datamodules.FeatureDataModule, datamodules.ItemDataModule)
     found = {name: getattr(datamodules, name) for name in datamodules.__all__}
-    known = [name for name, value in found.items() if isinstance(value, type) and issubclass(value, kinds)]
+    known = [
+        name
+        for name, value in found.items()
+        if isinstance(value, type) and issubclass(value, datamodules.RetrievalData)
+    ]
     if dataset.class_path not in known:
         near = nearest(dataset.class_path, known)
         raise SpecError(
@@ -199,7 +202,7 @@ def data_module(dataset: DataSet, file: str) -> type:
 def _check_dataset(table: Table, dataset: DataSet, file: str) -> None:
     kind, place = data_module(dataset, file), f"{file}: {dataset.dataset}/{dataset.features}"
     check_call(kind, dataset.init_args, f"{place}: init_args", OF_THE_RUN)
-    of_items = issubclass(kind, datamodules.ItemDataModule)
+    of_items = not issubclass(kind, datamodules.FeatureDataModule)
     for method in table.methods_on(dataset):
         check_call(kind, method.data, f"{file}: {method.method}: data, for {dataset.class_path}", OF_THE_RUN)
         if method.model in PAIRED_ONLY and of_items:

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 
-from datamodules.sources import user_path
+from datamodules.files.sources import user_path
 from reproduce.comparisons import Comparison, read_comparisons
 from reproduce.schema import Row, TableError, read_table, replace_file
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from datamodules.sources import user_path
+from datamodules.files.sources import user_path
 from reproduce.published import Published, PublishedError, find_published, nearest_published
 from reproduce.render import SECTION, column_name, format_value, section_name
 from reproduce.schema import Row, TableError, read_table

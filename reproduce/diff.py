@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from datamodules.sources import user_path
+from datamodules.files.sources import user_path
 from reproduce.compare import compare
 from reproduce.published import PublishedError
 from reproduce.render import column_name, section_name

@@ -21,7 +21,7 @@ import torch
 import yaml
 from matplotlib.figure import Figure
 
-from datamodules.sources import user_path
+from datamodules.files.sources import user_path
 from losses import AlignmentLoss
 from reproduce.cells import device_name, git_commit, quiet, source_files
 from reproduce.schema import METRICS, Row, TableError, replace_file, write_table

@@ -14,7 +14,7 @@ from urllib.parse import quote
 import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from datamodules.sources import user_path
+from datamodules.files.sources import user_path
 from reproduce.comparisons import Comparison
 from reproduce.index import ResultsFolder, TableFiles, files_beside, read_results, render_index
 from reproduce.published import PublishedError, load_sources

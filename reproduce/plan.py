@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from datamodules.sources import user_path
+from datamodules.files.sources import user_path
 from reproduce.cells import run_cell
 from reproduce.runner import Cell, Run, duration, workers
 from reproduce.spec import TRAINED

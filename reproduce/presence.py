@@ -2,52 +2,56 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import inspect
+from collections.abc import Mapping
+from typing import Any
 
-from datamodules import DataMissing, FeatureDataModule, ItemDataModule, data_root, root_is_named
-from datamodules.catalogue import CATALOGUE
-from datamodules.check import FEATURE_MODULES, ITEM_MODULES
-from datamodules.inventory import lacking
+import datamodules
+from datamodules import DataMissing, data_root, root_is_named
+from datamodules.datasets import DATASETS
 from datamodules.items import listed
-from datamodules.layouts import folder_below, layout_advice
-from datamodules.sources import SOURCES
 from reproduce.spec import DataSet
 
 
-def require_present(dataset: DataSet, module: FeatureDataModule | ItemDataModule, named: str | None) -> None:
+def require_present(dataset: DataSet, named: str | None) -> None:
     """Refuse a row whose files are not there at all; what is there in part is for its module to refuse.
 
     Args:
         dataset: of the table.
-        module: what reads it.
         named: the data root as the user named it, or None. Where nobody named one, what can be fetched is not missing.
 
     Raises:
-        DataMissing: there is no folder, or no file that the form that the module reads has alone.
+        DataMissing: there is no folder, or no file that the form that the row reads has alone.
     """
     root = data_root(named)
     pairs = dataset.class_path == "FeaturePairs"
-    known = dataset.dataset in CATALOGUE and not pairs
-    folder = folder_below(root, dataset.dataset) if known else root / dataset.dataset
+    declared = None if pairs else DATASETS.get(dataset.dataset)
+    folder = root / dataset.dataset if declared is None else declared.folder_below(root)
     if not folder.exists() and (root_is_named(named) or pairs):
         kind = " (with one .npz file, a file of `extract`, or the ACMR, JFSE or DSCMR layout)" * pairs
         raise DataMissing(f"no folder {folder.name}/ under the data root{kind}")
-    if not known or not folder.exists():
+    if declared is None or not folder.exists():
         return
-    form = _form(dataset.dataset, module, root)
-    fetched = dataset.dataset in SOURCES and not root_is_named(named)
-    if form is None or fetched or form in lacking(CATALOGUE[dataset.dataset], folder):
+    form = _form(dataset)
+    if form is None or (declared.files and not root_is_named(named)) or form in declared.lacking(folder):
         return
-    variants = CATALOGUE[dataset.dataset].forms[form].variants
+    variants = declared.forms[form].variants
     gone = min(([path for path in variant if not any(folder.glob(path))] for variant in variants), key=len)
-    raise DataMissing(f"{folder} lacks {listed(gone)}. {layout_advice(dataset.dataset)}")
+    raise DataMissing(f"{folder} lacks {listed(gone)}. Get it from {declared.source}.")
 
 
-def _form(dataset: str, module: FeatureDataModule | ItemDataModule, root: Path) -> str | None:
-    """The form of the data set that the module reads, as its catalogue calls it."""
-    readers = {**FEATURE_MODULES.get(dataset, {}), **ITEM_MODULES.get(dataset, {})}
-    for form, reader in readers.items():
-        other = reader(root)
-        if type(other) is type(module) and other.features == module.features:
-            return form
-    return None
+def _form(dataset: DataSet) -> str | None:
+    """The form of the data set that a row reads: by its class, and the arguments in which the forms of that differ."""
+    forms = {name: f for name, f in DATASETS[dataset.dataset].forms.items() if f.class_path == dataset.class_path}
+    parameters = inspect.signature(getattr(datamodules, dataset.class_path)).parameters
+
+    def value(arguments: Mapping[str, Any], key: str) -> Any:
+        found = arguments.get(key, parameters[key].default if key in parameters else None)
+        return tuple(found) if isinstance(found, list) else found
+
+    keys = {key for form in forms.values() for key in form.init_args}
+    deciding = [key for key in keys if len({value(form.init_args, key) for form in forms.values()}) > 1]
+    for name, form in forms.items():
+        if all(value(form.init_args, key) == value(dataset.init_args, key) for key in deciding):
+            return name
+    return next(iter(forms), None)

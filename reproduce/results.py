@@ -223,9 +223,7 @@ def _not_run(run: Run, dataset: DataSet, reason: str) -> list[Row]:
 
 def _splits(run: Run, dataset: DataSet) -> tuple[str, ...]:
     kind = getattr(datamodules, dataset.class_path)
-    if issubclass(kind, datamodules.ItemDataModule):
-        return ("seen", "unseen") if run.table.class_split == "zero-shot" else (kind.test_split,)
-    return SPLITS[run.table.class_split or "standard"]
+    return kind.split_names(run.table.class_split or "standard")
 
 
 def _overtaken(row: Row, run: Run, finals: Finals) -> bool:

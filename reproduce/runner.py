@@ -10,9 +10,9 @@ from functools import partial
 from typing import Any
 
 from datamodules import DataError, DataMissing, FeatureDataModule, data_root, root_is_named
-from datamodules.catalogue import CATALOGUE
-from datamodules.class_embeddings import model_folder
-from datamodules.feature_pairs import AS_PUBLISHED
+from datamodules.datasets import DATASETS
+from datamodules.datasets.feature_pairs import AS_PUBLISHED
+from datamodules.features.texts import model_folder
 from lightning_modules.metrics.modality_gap import GAP_METRICS
 from reproduce.cells import FOLDER_ENCODERS, CellStore, Config, build_data, cell_hash
 from reproduce.checks import check_modalities
@@ -104,7 +104,7 @@ class Run:
                 )  # results name no place of a machine
         if chosen and not present and ("dataset" in self.only or root_is_named(self.root)):
             names = dict.fromkeys(dataset.dataset for dataset in chosen)
-            folders = ", ".join(f"{CATALOGUE[name].folder if name in CATALOGUE else name}/" for name in names)
+            folders = ", ".join(f"{DATASETS[name].folder if name in DATASETS else name}/" for name in names)
             none = f"{data_root(self.root)} holds none of the data sets of {self.table.name}: {folders}."
             raise DataError("\n".join([none, *dict.fromkeys(absent.values())]))
         _check_apart(present)
@@ -126,7 +126,7 @@ class Run:
             SpecError: the table names a modality that it does not have.
         """
         config = self._config(dataset, Method("CCA", "CCA"), {}, None)
-        require_present(dataset, build_data(config, self.root, self.offline), self.root)
+        require_present(dataset, self.root)
         module = self._data(config)
         module.indices("train")
         check_modalities(dataset, module.modalities, f"{self.table.name}.yaml")
@@ -347,7 +347,7 @@ def _check_widths(dataset: DataSet, module: FeatureDataModule) -> None:
     expected = {name: widths for widths, name in AS_PUBLISHED.items()}.get(dataset.features)
     if expected is None:
         return
-    found = (*(array.shape[1] for array in module.data.features.values()), module.class_embedding.shape[1])
+    found = (*(array.shape[1] for array in module.data.vectors.values()), module.class_embedding.shape[1])
     if found != expected:
         raise DataError(
             f"{module.data.origin}: image, text and class embedding have {found} numbers; {dataset.features} have "

@@ -20,7 +20,7 @@ from scipy.stats import linregress
 from torch import Tensor
 
 from datamodules import SyntheticItems
-from lightning_modules import LAVIMO
+from lightning_modules import LAVIMO, prepare
 from losses import AlignmentLoss, GCSLoss, build_loss
 from losses.gcs import edge_sets
 from reproduce.measures import command, device, measured, median_seconds, origin, save_figure, write_measures
@@ -193,7 +193,9 @@ def epoch_seconds(counts: list[int], fits: int, epochs: int) -> dict[str, dict[i
             limit_val_batches=0,
             devices=1,
         )
-        trainer.fit(LAVIMO(data.dims, alignment=build_loss(**LOSSES[method])), data)
+        model = LAVIMO(data.dims, alignment=build_loss(**LOSSES[method]))
+        prepare(model, data)
+        trainer.fit(model, data)
         seconds.setdefault((method, modalities), []).extend(clock.seconds[1:])
     return {method: {m: statistics.median(seconds[method, m]) for m in counts} for method in TRAINED}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from datamodules.__main__ import main
-from datamodules.catalogue import CATALOGUE
+from datamodules.datasets import DATASETS
 
 
 def checked(dataset: str, folder: Path, capsys) -> tuple[int, str]:
@@ -19,7 +19,8 @@ def faulty(dataset: str, folder: Path, capsys) -> str:
     status, said = checked(dataset, folder, capsys)
     assert status == 1, said
     assert "trouble(s)" in said
-    assert f"Expected in {CATALOGUE[dataset].folder}/: {CATALOGUE[dataset].content}. Get it from " in said
+    assert f"Expected in {DATASETS[dataset].folder}/: {DATASETS[dataset].content}. " in said
+    assert f"Get it from {DATASETS[dataset].url}" in said
     return said
 
 

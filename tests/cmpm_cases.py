@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from tiny_items import Tiny, item_set
 
-from datamodules import FeatureDataModule, ItemDataModule, Synthetic
+from datamodules import FeatureDataModule, RetrievalData, Synthetic
 from lightning_modules import CMPM
 
 # Warnings of small runs, which no test is about.
@@ -36,7 +36,7 @@ def pairs(**settings) -> Synthetic:
     return Synthetic(**{"class_encoder": "one-hot", "items": 400, **settings})
 
 
-def model(data: ItemDataModule | FeatureDataModule, seed: int = 0, **settings) -> CMPM:
+def model(data: RetrievalData | FeatureDataModule, seed: int = 0, **settings) -> CMPM:
     """A model of width 8 that reads texts by their words."""
     L.seed_everything(seed, verbose=False)
     encoders = {"text": WORDS} if isinstance(data, Tiny) else {}
@@ -44,11 +44,3 @@ def model(data: ItemDataModule | FeatureDataModule, seed: int = 0, **settings) -
 
 
 # A test file takes the fixture by assignment: imported, it would count as an unused name.
-@pytest.fixture(scope="module", autouse=True)
-def cache_of_its_own(tmp_path_factory):
-    """A cache folder of the test file's own."""
-    folder = tmp_path_factory.mktemp("cache")
-    with pytest.MonkeyPatch.context() as patch:
-        for module in ("derived", "class_embeddings"):
-            patch.setattr(f"datamodules.{module}.cache_folder", lambda: folder)
-        yield folder

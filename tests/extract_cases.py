@@ -84,10 +84,8 @@ def tiny_bundle(normalised: bool = False):
     return kind(_path=url, _params=TINY, _sample_rate=16000, _normalize_waveform=normalised, _model_type="Wav2Vec2")
 
 
-def prepare(patch: pytest.MonkeyPatch, cache: Path) -> None:
-    """The tests' own cache folder, and the small bundle among those of torchaudio."""
-    for module in ("derived", "class_embeddings"):
-        patch.setattr(f"datamodules.{module}.cache_folder", lambda: cache)
+def prepare(patch: pytest.MonkeyPatch) -> None:
+    """The small bundle among those of torchaudio."""
     patch.setattr(torchaudio.pipelines, "TINY", tiny_bundle(), raising=False)
 
 

@@ -6,9 +6,10 @@ import lightning as L
 import numpy as np
 import pytest
 import torch
+from training import Trainer
 
-from datamodules import FeatureDataModule, FeatureSet, Synthetic
-from datamodules.synthetic import synthetic_features
+from datamodules import FeatureDataModule, ItemSet, Synthetic
+from datamodules.datasets.synthetic import synthetic_features
 from lightning_modules.jfse import JFSE
 
 # Warnings of small runs, which no test is about.
@@ -29,15 +30,15 @@ def data(**changes) -> Synthetic:
 
 
 class Prepared(FeatureDataModule):
-    """A data module over a FeatureSet in memory."""
+    """A data module over a ItemSet in memory."""
 
     dataset, features, data_kind = "prepared", "prepared", "synthetic"
 
-    def __init__(self, content: FeatureSet, **kwargs) -> None:
+    def __init__(self, content: ItemSet, **kwargs) -> None:
         super().__init__(**{"batch_size": 16, "class_encoder": "from-data", **kwargs})
         self.content = content
 
-    def read(self) -> FeatureSet:
+    def read(self) -> ItemSet:
         return self.content
 
 
@@ -48,13 +49,15 @@ def prepared(label: np.ndarray | None = None, change=None, width: int = 5, **kwa
         change(drawn)
     embedding = np.random.default_rng(0).standard_normal((4, width)) * np.arange(1, width + 1) + 7
     label = drawn.label if label is None else label
-    return Prepared(FeatureSet(drawn.features, label, drawn.split, drawn.class_names, "memory", embedding), **kwargs)
+    return Prepared(
+        ItemSet.of_features(drawn.vectors, label, drawn.split, drawn.class_names, "memory", embedding), **kwargs
+    )
 
 
 def trainer(folder, **kwargs) -> L.Trainer:
     quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
     defaults = {"accelerator": "cpu", "devices": 1, "max_epochs": 1, "enable_checkpointing": False}
-    return L.Trainer(**{**defaults, **quiet, "default_root_dir": folder, **kwargs})
+    return Trainer(**{**defaults, **quiet, "default_root_dir": folder, **kwargs})
 
 
 def model(dm: FeatureDataModule, alignment="cs", seed: int = 0, **kwargs) -> JFSE:

@@ -6,8 +6,9 @@ import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback
 from tiny_items import Tiny
+from training import Trainer
 
-from datamodules import ItemDataModule
+from datamodules import RetrievalData
 from lightning_modules import LAVIMO
 
 # Encoders of the tiny items that train and read sequences of different lengths.
@@ -17,7 +18,7 @@ ENCODERS = {
 }
 
 
-def model(data: ItemDataModule, seed: int = 0, **settings) -> LAVIMO:
+def model(data: RetrievalData, seed: int = 0, **settings) -> LAVIMO:
     """A model of width 16; for the tiny items with the encoders above."""
     L.seed_everything(seed, verbose=False)
     encoders = ENCODERS if isinstance(data, Tiny) else {}
@@ -28,10 +29,10 @@ def model(data: ItemDataModule, seed: int = 0, **settings) -> LAVIMO:
 def trainer(folder, **settings) -> L.Trainer:
     quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
     defaults = {"accelerator": "cpu", "devices": 1, "max_epochs": 1, "enable_checkpointing": False}
-    return L.Trainer(**{**defaults, **quiet, "num_sanity_val_steps": 0, "default_root_dir": folder, **settings})
+    return Trainer(**{**defaults, **quiet, "num_sanity_val_steps": 0, "default_root_dir": folder, **settings})
 
 
-def scores(folder, module: LAVIMO, data: ItemDataModule, **settings) -> dict[str, float]:
+def scores(folder, module: LAVIMO, data: RetrievalData, **settings) -> dict[str, float]:
     """What `test` reports, by "<direction>/<metric>"."""
     found = trainer(folder, **settings).test(module, data, verbose=False)[0]
     return {name.split("/", 2)[2]: value for name, value in found.items()}
@@ -54,7 +55,7 @@ class Recorder(Callback):
         self.losses.append(float(outputs["loss"]))
 
 
-def first_step(folder, data: ItemDataModule, **settings) -> tuple[LAVIMO, Recorder]:
+def first_step(folder, data: RetrievalData, **settings) -> tuple[LAVIMO, Recorder]:
     """A model before its first step, in float64, and what that step saw."""
     recorder = Recorder()
     module = model(data, **settings)

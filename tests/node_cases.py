@@ -17,7 +17,7 @@ import numpy as np
 import yaml
 from lightning.pytorch.callbacks import Callback
 
-from datamodules import ItemDataModule
+from datamodules import RetrievalData
 from datamodules.items import ItemSet, Modality
 from lightning_modules.cli import main
 
@@ -43,7 +43,7 @@ class Dies(Callback):
             os.kill(os.getpid(), signal.SIGKILL)
 
 
-class FewItems(ItemDataModule):
+class FewItems(RetrievalData):
     """Two training, two validation and two test items."""
 
     dataset = "few"

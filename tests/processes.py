@@ -44,7 +44,7 @@ def _start(rank: int, work: Callable[..., Any], folder: Path, port: int, process
     torch.set_num_threads(1)
     warnings.filterwarnings("ignore")
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "LOCAL_RANK": str(rank), "NODE_RANK": "0"}
-    os.environ["XDG_CACHE_HOME"] = str(folder)
+    os.environ["CSD_CACHE"] = str(folder)
     torch.save(work(folder, processes, strategy="ddp", devices=processes), folder / f"{rank}.pt")
 
 

@@ -124,17 +124,9 @@ def train_and_index(root: Path) -> Searched:
 
 
 # A test file takes the fixtures by assignment: imported, they would count as unused names.
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory):
-    """A cache folder of the file's own."""
-    folder = tmp_path_factory.mktemp("cache")
-    with pytest.MonkeyPatch.context() as patch:
-        for module in ("derived", "class_embeddings"):
-            patch.setattr(f"datamodules.{module}.cache_folder", lambda: folder)
-        yield folder
 
 
 @pytest.fixture(scope="module")
-def searched(tmp_path_factory, cache) -> Searched:
+def searched(tmp_path_factory) -> Searched:
     """A trained model with its export and indexes; nothing may be written beside them."""
     return train_and_index(tmp_path_factory.mktemp("searched"))

@@ -17,16 +17,6 @@ SETTINGS = {"linear": {}, "mlp": {"hidden": 5}, "transformer": {"width": 8, "dep
 WIDTH, DIM = 6, 4
 
 
-@pytest.fixture(scope="module", autouse=True)
-def cache(tmp_path_factory):
-    """A cache folder of this file's own."""
-    folder = tmp_path_factory.mktemp("cache")
-    with pytest.MonkeyPatch.context() as patch:
-        for module in ("derived", "class_embeddings"):
-            patch.setattr(f"datamodules.{module}.cache_folder", lambda: folder)
-        yield folder
-
-
 def adapter(name: str, **settings) -> nn.Module:
     torch.manual_seed(0)
     module = build_adapter(name, WIDTH, DIM, **SETTINGS[name], **settings).double()

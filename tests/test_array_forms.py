@@ -13,8 +13,9 @@ from feature_pairs_cases import CLASSES, TRAIN, joined, make_parts, save
 from test_pickled_features import Call
 
 from datamodules import FeaturePairs
-from datamodules.feature_files import read_feature_pairs
-from datamodules.features import DataError, FeatureSet
+from datamodules.errors import DataError
+from datamodules.files.feature_files import read_feature_pairs
+from datamodules.items import ItemSet
 
 NAMES = np.array(["ant", "bumblebee", "cat"])
 LABEL = joined(make_parts())["label"]
@@ -45,7 +46,7 @@ def test_texts_and_numbers_of_pandas_are_read(tmp_path):
     assert data.class_names == tuple(NAMES.tolist())
     np.testing.assert_array_equal(data.split, joined(make_parts())["split"])
     for name in ("image", "text"):
-        np.testing.assert_array_equal(data.features[name], image)
+        np.testing.assert_array_equal(data.vectors[name], image)
     data = read_feature_pairs(save(tmp_path, label=LABEL.astype(object)))
     np.testing.assert_array_equal(data.label, LABEL)
 
@@ -164,7 +165,7 @@ def test_features_are_held_once_while_they_are_read_hashed_and_handed_out(tmp_pa
     data = FeaturePairs(tmp_path / "big.npz", class_encoder="one-hot", validation_fraction=0)
     size = rows * (width + 2) * 4 / 2**20
 
-    def use() -> FeatureSet:
+    def use() -> ItemSet:
         assert len(data.digest) == 64
         data.train_dataloader(), data.test_dataloader()
         for columns in data.train_columns("image"):
@@ -172,8 +173,8 @@ def test_features_are_held_once_while_they_are_read_hashed_and_handed_out(tmp_pa
         return data.data
 
     assert peak_of(use) < 1.3 * size
-    np.testing.assert_array_equal(data.data.features["image"], image.astype(np.float32))
-    assert np.shares_memory(data._tensors["image"].numpy(), data.data.features["image"])
+    np.testing.assert_array_equal(data.data.vectors["image"], image.astype(np.float32))
+    assert np.shares_memory(data.entries("image").entries.numpy(), data.data.vectors["image"])
 
 
 def test_training_columns_are_the_training_features_in_double(tmp_path):
@@ -181,7 +182,8 @@ def test_training_columns_are_the_training_features_in_double(tmp_path):
     for label in (LABEL, member):
         wide = np.random.default_rng(0).random((15, 70))
         data = FeaturePairs(save(tmp_path, image=wide, label=label), class_encoder="one-hot", validation_fraction=0)
-        for name, rows in data.train_features().items():
+        for name in data.dims:
+            rows, _ = data.train_entries(name)
             found = np.concatenate([columns.numpy() for columns in data.train_columns(name)], axis=1)
             assert found.dtype == np.float64
             np.testing.assert_array_equal(found, rows.numpy())

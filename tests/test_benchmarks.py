@@ -192,8 +192,8 @@ def test_a_step_of_the_plain_schedule_moves_critics_and_generators_as_ours_does(
     monkeypatch.setattr(ours, "_draw", lambda a, batch_idx: (noise, mixes))
     before = copy.deepcopy(theirs.parts)
     training.seconds_per_step(ours, data, 0, limit_train_batches=1)
-    label = torch.from_numpy(data.arrays("train")[1])
-    batch = {name: x[: jfse.BATCH] for name, x in {**data.train_features(), "label": label}.items()}
+    tensors = {name: data.train_entries(name)[0] for name in data.dims} | {"label": data.train_labels_of_items()}
+    batch = {name: x[: jfse.BATCH] for name, x in tensors.items()}
     theirs.step(batch, noise, mixes, strength=0.0)
     for part, own in ((0, ours.critics), (1, ours.generators)):
         assert any(not torch.equal(x, y) for x, y in zip(before[part].parameters(), own.parameters(), strict=True))
@@ -223,8 +223,6 @@ def test_a_contestant_that_cannot_train_is_a_row_with_its_reason(record):
 
 @pytest.mark.slow
 def test_lavimo_measures_cached_and_uncached_encoders_with_the_same_output(record, tmp_path, monkeypatch):
-    for module in ("derived", "class_embeddings"):
-        monkeypatch.setattr(f"datamodules.{module}.cache_folder", lambda: tmp_path / "cache")
     for name, value in (("PIXELS", 64), ("BATCH", 4)):
         monkeypatch.setattr(lavimo, name, value)
     monkeypatch.setattr(lavimo, "SETTINGS", {"rounds": 1, "epochs": 1, "batches": 2, "items": 8})
@@ -235,7 +233,7 @@ def test_lavimo_measures_cached_and_uncached_encoders_with_the_same_output(recor
     for contestant in (lavimo.OURS, lavimo.PEER):
         data = lavimo.RandomImages(tmp_path, batch_size=4)
         model = lavimo.build(contestant, data).eval()
-        model.derive(data)
+        data.precompute(model.frozen_networks())
         with torch.no_grad():
             vectors.append(model.encode(next(iter(data.train_dataloader()))))
     for name, expected in vectors[0].items():

@@ -23,7 +23,7 @@ from tiny_clip import write_clip
 import datamodules
 import lightning_modules
 import losses
-from datamodules import class_embeddings
+from datamodules.features import texts as text_features
 from lightning_modules.metrics import CrossModalRetrieval
 from lightning_modules.metrics.modality_gap import BY_CHANCE, GAP_METRICS, modality_gap
 from reproduce.baselines import LinearCCA
@@ -120,7 +120,7 @@ def test_the_hash_changes_with_the_contents_of_the_data_and_not_with_their_place
 
 def test_the_hash_changes_with_the_weights_that_an_encoder_names(tmp_path: Path) -> None:
     def hashed(seed: int) -> list[str]:
-        class_embeddings._folder_hash.cache_clear()
+        text_features._folder_hash.cache_clear()
         folder, weights = write_clip(tmp_path / "clip", seed), tmp_path / "weights.pt"
         torch.save(torch.tensor(seed), weights)
         encoders = [{"name": "clip", "model": str(folder)}, {"name": "timm", "weights": str(weights)}]
@@ -184,7 +184,8 @@ def test_the_hash_changes_with_every_file_the_cell_uses(changing: set[str]) -> N
     assert {"lightning_modules/jfse.py", "lightning_modules/base.py"} <= changing
     assert "lightning_modules/networks/adversarial.py" in changing
     assert {f"lightning_modules/metrics/{name}.py" for name in ("retrieval", "ranking", "protocol")} <= changing
-    assert {f"datamodules/{name}.py" for name in ("base", "feature_pairs", "feature_files", "splits")} <= changing
+    read = ("retrieval_data", "paired_features", "batches", "splits", "datasets/feature_pairs", "files/feature_files")
+    assert {f"datamodules/{name}.py" for name in read} <= changing
     assert "reproduce/cells.py" in changing
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,9 +20,11 @@ from tiny_trees import (
     write_xmedianet,
 )
 
-from datamodules.catalogue import CATALOGUE
-from datamodules.check import FEATURE_MODULES, ITEM_MODULES
-from datamodules.sources import SOURCES, Source, SourceFile
+from datamodules.check import open_form
+from datamodules.datasets import DATASETS
+from datamodules.datasets.wikipedia import WIKIPEDIA
+from datamodules.declaration import Declaration
+from datamodules.files.download import SourceFile
 
 TREES = {
     "wikipedia": write_wikipedia,
@@ -40,22 +43,21 @@ def written(tmp_path_factory):
     return {dataset: write(root) for dataset, write in TREES.items()}
 
 
-def source_of(folder: Path, skip: int = 0) -> Source:
-    """The lists of the tiny Wikipedia as known files; with ``skip`` of content that lacks so many bytes."""
+def lists_of(folder: Path, skip: int = 0) -> Declaration:
+    """Wikipedia with the tiny one's lists as its known files; with ``skip`` of content that lacks so many bytes."""
     files = []
     for part in ("train", "test"):
         name = f"{part}set_txt_img_cat.list"
         content = (folder / name).read_bytes()[skip:]
         sha256 = hashlib.sha256(content).hexdigest()
         files.append(SourceFile(name, "a list", f"https://example.org/{name}", sha256, len(content)))
-    return Source("wikipedia", tuple(files), licence="none", citation="Nobody")
+    return replace(WIKIPEDIA, files=tuple(files))
 
 
 @pytest.fixture(autouse=True)
 def surroundings(written, monkeypatch, tmp_path):
-    """A cache folder of the test's own, and a Wikipedia whose lists are the known ones."""
-    monkeypatch.setattr("datamodules.derived.cache_folder", lambda: tmp_path / "cache")
-    monkeypatch.setitem(SOURCES, "wikipedia", source_of(written["wikipedia"]))
+    """A Wikipedia whose lists are the known ones."""
+    monkeypatch.setitem(DATASETS, "wikipedia", lists_of(written["wikipedia"]))
 
 
 @pytest.fixture
@@ -117,10 +119,10 @@ def test_a_wrong_hash(copy, monkeypatch, capsys):
     path = folder / "trainset_txt_img_cat.list"
     found = f"{path}: sha256 {hashlib.sha256(path.read_bytes()).hexdigest()}"
     assert f"ok       {found}\n" in checked("wikipedia", folder, capsys)[1]
-    other = source_of(folder, skip=1)
-    monkeypatch.setitem(SOURCES, "wikipedia", other)
+    other = lists_of(folder, skip=1)
+    monkeypatch.setitem(DATASETS, "wikipedia", other)
     said = faulty("wikipedia", folder, capsys)
-    assert f"OTHER    {found}; the known copy has {other.files[0].sha256}. Expected: a list. Get it from https" in said
+    assert f"OTHER    {found}; the known copy has {other.files[0].sha256}, from {other.files[0].url}" in said
     assert "2 trouble(s)" in said
 
 
@@ -264,8 +266,7 @@ def test_an_empty_folder_has_nothing(tmp_path, capsys):
     )
 
 
-def test_every_form_can_be_read_and_every_data_set_has_one():
-    for dataset, facts in CATALOGUE.items():
-        readers = FEATURE_MODULES.get(dataset, {}) | ITEM_MODULES.get(dataset, {})
-        assert set(readers) == set(facts.forms)
-    assert set(FEATURE_MODULES) | set(ITEM_MODULES) == set(CATALOGUE)
+def test_every_form_has_a_data_module_that_takes_its_arguments(tmp_path):
+    for dataset, declared in DATASETS.items():
+        for name in declared.forms:
+            assert open_form(declared, name, tmp_path).dataset == dataset

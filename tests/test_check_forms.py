@@ -10,16 +10,11 @@ from check_cases import checked, faulty, listed
 from tiny_pedes import entries, write_annotations, write_pedes
 from tiny_trees import flickr30k, write_flickr30k, write_image, write_nus_wide, write_pascal, write_tmr, write_wikipedia
 
-from datamodules import cuhk_pedes
-from datamodules.check import ITEM_MODULES, default_form
-from datamodules.extracted_features import Rows, write_features
+from datamodules.check import open_form
+from datamodules.datasets import DATASETS, cuhk_pedes
+from datamodules.extract import default_form
+from datamodules.files.extracted_features import Rows, write_features
 from datamodules.items import ItemSet, Modality
-
-
-@pytest.fixture(autouse=True)
-def cache(monkeypatch, tmp_path):
-    """A cache folder of the test's own."""
-    monkeypatch.setattr("datamodules.derived.cache_folder", lambda: tmp_path / "cache")
 
 
 def write_narratives(folder, content: str) -> None:
@@ -58,7 +53,7 @@ def test_the_form_that_is_read_is_one_whose_files_are_there(tmp_path):
     write_narratives(folder, "captions")
     assert default_form("flickr30k", tmp_path) == "transcripts"
     write_flickr30k(tmp_path)
-    assert len(flickr30k()) == len(ITEM_MODULES["flickr30k"]["karpathy"](tmp_path).data)
+    assert len(flickr30k()) == len(open_form(DATASETS["flickr30k"], "karpathy", tmp_path).data)
     assert default_form("flickr30k", tmp_path) == "karpathy"
     write_narratives(folder, "localized_narratives")
     assert default_form("flickr30k", tmp_path) == "karpathy"  # the recordings are missing

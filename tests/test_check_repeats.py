@@ -22,20 +22,18 @@ from tiny_trees import (
 )
 
 from datamodules import DataError, Wikipedia
-from datamodules.catalogue import CATALOGUE
-from datamodules.check import ITEM_MODULES
-from datamodules.features import FeatureSet
+from datamodules.check import open_form
+from datamodules.datasets import DATASETS
+from datamodules.datasets.wikipedia import read_lists
+from datamodules.files.sources import data_root
 from datamodules.items import Files, ItemSet, Modality
 from datamodules.repeats import Repeated, find_repeats
-from datamodules.sources import SOURCES, data_root
-from datamodules.wikipedia_raw import read_lists
 
 
 @pytest.fixture
-def unknown(monkeypatch, tmp_path):
-    """A cache folder of the test's own, and no Wikipedia with known hashes."""
-    monkeypatch.setattr("datamodules.derived.cache_folder", lambda: tmp_path / "cache")
-    monkeypatch.delitem(SOURCES, "wikipedia")
+def unknown(monkeypatch):
+    """No Wikipedia with known hashes."""
+    monkeypatch.setitem(DATASETS, "wikipedia", replace(DATASETS["wikipedia"], files=()))
 
 
 # What counts --------------------------------------------------------------------------------------------------------
@@ -47,7 +45,7 @@ def test_repeats_of_features_are_counted_by_modality_and_as_pairs():
     text[5] = text[1]  # ... and one with its text too
     image[3], text[3] = image[2], text[2]  # a training row that stands there twice
     split = np.repeat(["train", "test"], 4)
-    repeats = find_repeats(FeatureSet({"image": image, "text": text}, np.zeros(8, int), split, ("a",), "tiny"))
+    repeats = find_repeats(ItemSet.of_features({"image": image, "text": text}, np.zeros(8, int), split, ("a",), "tiny"))
     assert repeats.entries == {"image": 2, "text": 1}
     assert repeats.pairs == 1
     assert repeats.across == [Repeated({"row 1": "train", "row 5": "test"})]
@@ -129,7 +127,7 @@ def test_a_file_twice_in_one_split_is_no_leak(tmp_path):
 )
 def test_a_photograph_in_training_and_test_with_other_texts(dataset, write, form, unknown, tmp_path, capsys):
     folder = write(tmp_path / "root")
-    data = ITEM_MODULES[dataset][form](folder.parent).data
+    data = open_form(DATASETS[dataset], form, folder.parent).data
     train, test = (int(np.flatnonzero(data.split == split)[0]) for split in ("train", "test"))
     paths = data.modalities["image"].entries.paths
     shutil.copy(paths[train], paths[test])
@@ -227,9 +225,9 @@ def test_an_item_in_training_and_test_by_name(dataset, write, file, old, new, me
 def test_repeats_that_are_known_of_the_authors_copy_are_no_trouble(unknown, tmp_path, monkeypatch, capsys):
     folder = write_wikipedia(tmp_path / "root")
     shutil.copy(folder / "images" / "art" / "i0.jpg", folder / "images" / "warfare" / "i4.jpg")
-    facts = CATALOGUE["wikipedia"]
+    facts = DATASETS["wikipedia"]
     known = replace(facts.forms["raw"], repeats=(frozenset({"aa-1", "dd-1"}),))
-    monkeypatch.setitem(CATALOGUE, "wikipedia", replace(facts, forms={"raw": known}))
+    monkeypatch.setitem(DATASETS, "wikipedia", replace(facts, forms={"raw": known}))
     status, said = checked("wikipedia", folder, capsys)
     assert status == 0
     assert "aa-1 (train), dd-1 (test) have the same image, as in the authors' copy\n" in said
@@ -239,7 +237,7 @@ def test_repeats_that_are_known_of_the_authors_copy_are_no_trouble(unknown, tmp_
 def test_the_known_repeats_of_wikipedia_are_those_of_its_published_image_features(features):
     try:
         pairs, split = read_lists(data_root() / "wikipedia")
-        image = Wikipedia(features=features, offline=True).data.features["image"]
+        image = Wikipedia(features=features, offline=True).data.vectors["image"]
     except DataError as error:
         pytest.skip(str(error))
     names: dict[bytes, set[str]] = {}
@@ -247,4 +245,4 @@ def test_the_known_repeats_of_wikipedia_are_those_of_its_published_image_feature
         names.setdefault(row.tobytes(), set()).add(name)
     part = dict(zip([name for name, _, _ in pairs], split, strict=True))
     across = {frozenset(group) for group in names.values() if len({part[name] for name in group}) > 1}
-    assert across == set(CATALOGUE["wikipedia"].forms["raw"].repeats)
+    assert across == set(DATASETS["wikipedia"].forms["raw"].repeats)

@@ -6,7 +6,6 @@ import json
 import shutil
 from pathlib import Path
 
-import lightning as L
 import numpy as np
 import pytest
 import torch
@@ -16,18 +15,19 @@ from runner_cases import TINY, command, rows_of, undo_quiet  # noqa: F401
 from test_cells import write_pairs
 from tiny_clip import HIDDEN, LIMIT, TEXTS, WIDTH, lose_weight, of_the_library, photographs, write_clip
 from torch.nn.utils.rnn import pad_sequence
+from training import Trainer
 
 from datamodules import DataError, Flickr30kNarratives
-from datamodules.extracted_features import read_metadata
+from datamodules.files.extracted_features import read_metadata
 from lightning_modules import CSAligner
 from lightning_modules.networks.encoders import build_encoder
 from lightning_modules.serving.export import export, load_export
 from lightning_modules.serving.search import embed
 from reproduce.schema import read_table
 
-IMAGE = {"kind": "file", "shape": [], "rate": None}
+IMAGE = {"kind": "image", "shape": [], "rate": None}
 TEXT = {"kind": "text", "shape": [], "rate": None}
-SOUND = {"kind": "file", "shape": [], "rate": 8000}
+SOUND = {"kind": "sound", "shape": [], "rate": 8000}
 IMAGES = photographs((40, 64), (64, 33), (32, 32), (20, 50))
 ENTRIES = {"image": (IMAGE, IMAGES), "text": (TEXT, TEXTS)}
 
@@ -40,12 +40,9 @@ pytestmark = [
 
 
 @pytest.fixture(scope="module", autouse=True)
-def cache(tmp_path_factory):
-    """A cache folder of this file's own, and no way to the hub."""
-    folder = tmp_path_factory.mktemp("cache")
+def no_hub():
+    """No way to the hub."""
     with pytest.MonkeyPatch.context() as patch:
-        for module in ("derived", "class_embeddings"):
-            patch.setattr(f"datamodules.{module}.cache_folder", lambda: folder)
         patch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
         yield
 
@@ -151,7 +148,7 @@ def test_cs_aligner_trains_exports_and_searches_with_it(folder, root, tmp_path, 
     model = CSAligner(
         dims=data.dims, encoders={"image": settings, "text": settings}, dim=4, alignment="infonce", divergence_weight=1
     )
-    trainer = L.Trainer(
+    trainer = Trainer(
         max_epochs=2, accelerator="cpu", logger=False, default_root_dir=tmp_path, enable_progress_bar=False
     )
     trainer.fit(model, data)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 
-import cmpm_cases
 import numpy as np
 import pytest
 import reference
@@ -20,7 +19,6 @@ from lightning_modules.cmpm import ProjectionClassification
 from losses import available_losses, build_loss
 
 pytestmark = IGNORED
-cache = cmpm_cases.cache_of_its_own
 
 
 def cmpc(x: np.ndarray, z: np.ndarray, weight: np.ndarray, target: np.ndarray) -> float:

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import cmpm_cases
 import pytest
 from cmpm_cases import IGNORED, model, pairs
 from lavimo_cases import trainer
 from processes import Gradients, assert_same_steps, assert_same_weights, on_processes
 
 pytestmark = [*IGNORED, pytest.mark.slow]
-cache = cmpm_cases.cache_of_its_own
 
 GLOBAL = 48
 

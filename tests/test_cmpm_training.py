@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-import cmpm_cases
 import lightning as L
 import pytest
 import torch
@@ -17,13 +16,12 @@ from tiny_items import Tiny, item_set
 from tiny_pedes import write_pedes
 
 from datamodules import CUHKPEDES, Flickr8kTriples
-from datamodules.flickr8k import read_captions
+from datamodules.datasets.flickr8k import read_captions
 from lightning_modules import CMPM
 from lightning_modules.serving.export import export, load_export
 from lightning_modules.serving.search import embed
 
 pytestmark = IGNORED
-cache = cmpm_cases.cache_of_its_own
 
 
 # Pedestrians --------------------------------------------------------------------------------------------------------

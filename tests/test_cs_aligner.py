@@ -28,16 +28,6 @@ pytestmark = [
 ]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def cache(tmp_path_factory):
-    """A cache folder of this file's own."""
-    folder = tmp_path_factory.mktemp("cache")
-    with pytest.MonkeyPatch.context() as patch:
-        for module in ("derived", "class_embeddings"):
-            patch.setattr(f"datamodules.{module}.cache_folder", lambda: folder)
-        yield folder
-
-
 # The objective, from the formulas ------------------------------------------------------------------------------------
 
 

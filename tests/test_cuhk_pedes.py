@@ -11,15 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny_pedes import SPLITS, entries, photograph, write_annotations, write_pedes
 
-from datamodules import CUHKPEDES, DataError, DataMissing, cuhk_pedes
+from datamodules import CUHKPEDES, DataError, DataMissing
 from datamodules.__main__ import main
-from datamodules.cuhk_pedes import split_by_identity
-
-
-@pytest.fixture(autouse=True)
-def cache(monkeypatch, tmp_path):
-    """A cache folder of the test's own."""
-    monkeypatch.setattr("datamodules.derived.cache_folder", lambda: tmp_path / "cache")
+from datamodules.datasets import cuhk_pedes
+from datamodules.datasets.cuhk_pedes import split_by_identity
 
 
 @pytest.fixture
@@ -62,7 +57,7 @@ def test_the_parts_are_those_of_the_file(folder):
     for part, persons in (("train", range(1, 7)), ("validation", (7, 8)), ("standard", (9, 10))):
         assert sorted(set(module.data.label[module.indices(part)].tolist())) == list(persons)
     assert module.test_splits == ("standard",)
-    module.derive("image", Corner())
+    module.precompute({"image": ("image", Corner())})
     (batch,) = module.train_dataloader()
     assert sorted(batch["label"].tolist()) == sorted([1, 2, 3, 4, 5, 6] * 2)
     (batch,) = module.test_dataloader()[0]

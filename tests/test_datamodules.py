@@ -12,11 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jsonargparse import ArgumentParser
 
-from datamodules import DataError, FeatureDataModule, FeatureSet
+from datamodules import DataError, FeatureDataModule, ItemSet
 from datamodules.splits import carve_validation, seen_unseen
 
 
-def feature_set(multi_hot: bool = False, **changed) -> FeatureSet:
+def feature_set(multi_hot: bool = False, **changed) -> ItemSet:
     """210 items of seven classes, every third one a test item."""
     rng = np.random.default_rng(0)
     label = np.arange(210) % 7
@@ -30,7 +30,7 @@ def feature_set(multi_hot: bool = False, **changed) -> FeatureSet:
         "class_names": tuple("abcdefg"),
         "origin": "tiny.npz",
     }
-    return FeatureSet(**(given_parts | changed))
+    return ItemSet.of_features(**(given_parts | changed))
 
 
 class Tiny(FeatureDataModule):
@@ -38,12 +38,12 @@ class Tiny(FeatureDataModule):
     features = "noise"
     data_kind = "synthetic"
 
-    def __init__(self, content: FeatureSet | None = None, **kwargs) -> None:
+    def __init__(self, content: ItemSet | None = None, **kwargs) -> None:
         super().__init__(**({"class_encoder": "one-hot", "batch_size": 16} | kwargs))
         self.content = content if content is not None else feature_set()
         self.times_read = 0
 
-    def read(self) -> FeatureSet:
+    def read(self) -> ItemSet:
         self.times_read += 1
         return self.content
 
@@ -65,7 +65,7 @@ class Recorder(L.LightningModule):
         self.log("val", self.layer(batch["image"]).mean())
 
     def test_step(self, batch, batch_idx, dataloader_idx=0):
-        self.evaluated.setdefault(dataloader_idx, []).extend(batch["id"].tolist())
+        self.evaluated.setdefault(dataloader_idx, []).extend(batch["id"]["image"].tolist())
 
     def configure_optimizers(self):
         return torch.optim.SGD(self.parameters(), 0.01)
@@ -136,19 +136,18 @@ def test_batch_holds_the_rows_its_ids_name():
     data = feature_set()
     batch = next(iter(Tiny(data).train_dataloader()))
     row = batch["id"].numpy()
+    assert batch.pop("masks") == {}
     assert {name: value.dtype for name, value in batch.items()} == {
         "image": torch.float32,
         "text": torch.float32,
         "label": torch.int64,
         "id": torch.int64,
         "class_embedding": torch.float32,
-        "query": torch.bool,
     }
-    np.testing.assert_array_equal(batch["image"], data.features["image"][row].astype(np.float32))
-    np.testing.assert_array_equal(batch["text"], data.features["text"][row])
+    np.testing.assert_array_equal(batch["image"], data.vectors["image"][row].astype(np.float32))
+    np.testing.assert_array_equal(batch["text"], data.vectors["text"][row])
     np.testing.assert_array_equal(batch["label"], data.label[row])
     np.testing.assert_array_equal(batch["class_embedding"], np.eye(7)[data.label[row]])
-    assert batch["query"].all()
 
 
 def test_class_embedding_of_a_multi_hot_item_is_the_mean_over_its_classes():
@@ -156,11 +155,12 @@ def test_class_embedding_of_a_multi_hot_item_is_the_mean_over_its_classes():
     module = Tiny(feature_set(multi_hot=True, class_embedding=embedding), class_encoder="from-data")
     (loader,) = module.test_dataloader()
     batch = next(iter(loader))
-    assert batch["label"].dtype == torch.bool
-    expected = [embedding[label].mean(axis=0) for label in batch["label"].numpy()]
+    label = batch["label"]["image"]
+    assert label.dtype == torch.bool
+    expected = [embedding[row].mean(axis=0) for row in label.numpy()]
     np.testing.assert_allclose(batch["class_embedding"], np.array(expected), rtol=0, atol=1e-6)
     assert module.dims == {"image": 5, "text": 3, "class_embedding": 4}
-    assert module.train_features()["class_embedding"].shape == (len(module.indices("train")), 4)
+    assert module.train_entries("class_embedding")[0].shape == (len(module.indices("train")), 4)
 
 
 def test_parts_are_disjoint_and_data_are_read_once():
@@ -190,21 +190,19 @@ def test_training_drops_a_short_last_batch_only_where_another_is_left():
     assert [len(batch["id"]) for batch in whole] == [len(Tiny().indices("train"))]
 
 
-def test_arrays_and_train_features_are_the_rows_of_the_split():
+def test_arrays_and_train_entries_are_the_rows_of_the_split():
     module = Tiny()
     features, label = module.arrays("standard")
     index = module.indices("standard")
-    np.testing.assert_array_equal(features["image"], module.data.features["image"][index].astype(np.float32))
+    np.testing.assert_array_equal(features["image"], module.data.vectors["image"][index].astype(np.float32))
     np.testing.assert_array_equal(label, module.data.label[index])
-    train = module.train_features()
-    assert set(train) == {"image", "text", "class_embedding"}
-    np.testing.assert_array_equal(train["text"], module.data.features["text"][module.indices("train")])
+    np.testing.assert_array_equal(module.train_entries("text")[0], module.data.vectors["text"][module.indices("train")])
 
 
 def test_digest_follows_data_and_encoder():
     assert Tiny().digest == Tiny(batch_size=3).digest
     moved = feature_set()
-    moved.features["image"][0, 0] += 1e-9
+    moved.vectors["image"][0, 0] += 1e-9
     assert Tiny(moved).digest != Tiny().digest
     from_data = Tiny(feature_set(class_embedding=np.eye(7)), class_encoder="from-data")
     assert from_data.digest != Tiny(feature_set(class_embedding=np.eye(7))).digest
@@ -224,8 +222,9 @@ def test_zero_shot_trains_on_seen_classes_and_tests_on_seen_unseen_and_both():
     test = module.data.split == "test"
     for loader, rows in zip(module.test_dataloader(), (test & seen, test & unseen, test), strict=True):
         (batch,) = list(loader)
-        np.testing.assert_array_equal(batch["id"], np.flatnonzero(rows))
-    np.testing.assert_array_equal(batch["query"], unseen[test])
+        np.testing.assert_array_equal(batch["id"]["text"], np.flatnonzero(rows))
+        assert ("query" in batch) == (batch["split"] == "generalised")
+    np.testing.assert_array_equal(batch["query"]["text"], unseen[test])
     other = {Tiny(class_split="zero-shot", class_seed=seed).seen_classes for seed in range(9)}
     assert len(other) > 1
 
@@ -278,7 +277,7 @@ class FileRecorder(Recorder):
         self.folder = folder
 
     def validation_step(self, batch, batch_idx):
-        self.evaluated.setdefault(0, []).extend(batch["id"].tolist())
+        self.evaluated.setdefault(0, []).extend(batch["id"]["image"].tolist())
 
     def on_train_end(self):
         np.savez(self.folder / f"{self.global_rank}.npz", train=self.trained[0], validation=self.evaluated[0])
@@ -352,12 +351,12 @@ def test_data_that_do_not_allow_what_is_asked_are_refused():
         ({"features": {"image": np.zeros((210, 2)), "text": np.zeros(210)}}, r"text has shape \(210,\)"),
         ({"features": {"image": np.zeros((210, 2)), "text": np.zeros((210, 2), int)}}, "floating point"),
         ({"features": {"image": np.zeros((210, 2)), "text": np.full((210, 2), 1e300)}}, "infinite in 210 row"),
-        ({"label": np.zeros(210)}, "integers 0..6"),
-        ({"label": np.full(210, 7)}, "label 7 in row 0 lies outside"),
+        ({"label": np.zeros(210)}, "type float64; expected .* integers"),
+        ({"label": np.full(210, 7)}, "label 7 in row 0 has no name"),
         ({"label": np.zeros((210, 7), bool)}, r"210 item\(s\) have no class"),
-        ({"label": np.ones((210, 6), bool)}, r"expected \(items, 7\) bool"),
+        ({"label": np.ones((210, 6), bool)}, r"expected \(items, 7 classes\) bool"),
         ({"split": np.repeat("dev", 210)}, "split 'dev' is unknown"),
-        ({"class_names": tuple("aacdefg")}, "class 'a' is listed more than once"),
+        ({"class_names": tuple("aacdefg")}, "two classes are called 'a'"),
         ({"class_embedding": np.eye(6)}, "6 rows; expected one for each of the 7 classes"),
         ({"class_embedding": np.full((7, 2), np.nan)}, "class_embedding is NaN"),
     ],

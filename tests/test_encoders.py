@@ -15,8 +15,8 @@ SEQUENCE = {"kind": "sequence", "shape": [6], "rate": None}
 POSES = {"kind": "sequence", "shape": [5, 3], "rate": None}
 DEPTH = {"kind": "sequence", "shape": [16, 12], "rate": None}
 COLOUR = {"kind": "sequence", "shape": [3, 16, 12], "rate": None}
-SOUND = {"kind": "file", "shape": [], "rate": 16000}
-IMAGE = {"kind": "file", "shape": [], "rate": None}
+SOUND = {"kind": "sound", "shape": [], "rate": 16000}
+IMAGE = {"kind": "image", "shape": [], "rate": None}
 TEXT = {"kind": "text", "shape": [], "rate": None}
 
 SMALL = {"mels": 8, "width": 16}
@@ -250,13 +250,13 @@ def test_characters_are_numbered():
         ("features", TEXT, {}, "Features reads vector or sequence, and the modality holds text"),
         ("features", POSES, {}, r"Features reads vectors, and the steps have shape \(5, 3\)"),
         ("sentence", VECTOR, {}, "Sentence reads text, and the modality holds vector"),
-        ("tokens", SOUND, {}, "Tokens reads text, and the modality holds file"),
+        ("tokens", SOUND, {}, "Tokens reads text, and the modality holds sound"),
         ("characters", SEQUENCE, {}, "Characters reads text, and the modality holds sequence"),
-        ("timm", TEXT, {}, "TimmImage reads file, and the modality holds text"),
-        ("timm", SOUND, {}, "TimmImage reads images, and the modality holds sound"),
-        ("log_mel", SEQUENCE, {}, "LogMel reads file, and the modality holds sequence"),
-        ("log_mel", IMAGE, {}, "LogMel reads sound, and the modality holds files without a sampling rate"),
-        ("wav2vec2", IMAGE, {"weights": "w.pt"}, "Wav2Vec2 reads sound, and the modality holds files without"),
+        ("timm", TEXT, {}, "TimmImage reads image, and the modality holds text"),
+        ("timm", SOUND, {}, "TimmImage reads image, and the modality holds sound"),
+        ("log_mel", SEQUENCE, {}, "LogMel reads sound, and the modality holds sequence"),
+        ("log_mel", IMAGE, {}, "LogMel reads sound, and the modality holds image"),
+        ("wav2vec2", IMAGE, {"weights": "w.pt"}, "Wav2Vec2 reads sound, and the modality holds image"),
         ("frames", TEXT, {}, "Frames reads sequence, and the modality holds text"),
         ("frames", {**DEPTH, "shape": [4, 8, 8]}, {}, r"\(H, W\) or \(3, H, W\), and the modality holds \(4, 8, 8\)"),
         ("frames", DEPTH, {"model": "test_resnet", "heads": 7}, "width 96 cannot have 7 heads"),

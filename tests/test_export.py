@@ -11,7 +11,6 @@ import export_cases
 import lavimo_cases
 import numpy as np
 import pytest
-import search_cases
 import timm
 import tiny_clip
 import torch
@@ -24,8 +23,8 @@ from tiny_models import text_model
 
 import lightning_modules
 from datamodules import DataError
+from datamodules.files.media import read_image
 from datamodules.items import Files, Modality
-from datamodules.media import read_image
 from lightning_modules.serving import export
 from lightning_modules.serving.export import export_identity, load_export
 from lightning_modules.serving.search import embed, find
@@ -41,16 +40,10 @@ LEFT_OUT = {
     "CSAligner": set(),
 }
 NAME = "projections.text.1.weight"
-cache = search_cases.cache
-
-
-@pytest.fixture(autouse=True)
-def own_cache(cache):
-    return cache
 
 
 @pytest.fixture(scope="module")
-def checkpoints(tmp_path_factory, cache) -> dict[str, Path]:
+def checkpoints(tmp_path_factory) -> dict[str, Path]:
     """A checkpoint of every model of the suite; nothing may be written beside them."""
     folder = tmp_path_factory.mktemp("checkpoints")
     return {name: trained(folder, name, data_of(name), **SETTINGS.get(name, {})) for name in LEFT_OUT}
@@ -64,9 +57,7 @@ def exported(checkpoints, tmp_path) -> Path:
 
 def embeddings(module, data) -> dict[str, torch.Tensor]:
     """Of all test items."""
-    for name, encoder in getattr(module, "encoders", {}).items():
-        if encoder.front_end is not None:
-            data.derive(name, encoder.front_end)
+    data.precompute(module.frozen_networks())
     (loader,) = data.test_dataloader()
     with torch.inference_mode():
         found = [module.embed(batch) for batch in loader]

@@ -32,18 +32,17 @@ from extract_cases import (
 from tiny_items import Tiny, item_set
 
 from datamodules import DataError, Flickr30kNarratives
-from datamodules.extracted_features import read_extracted, read_metadata, untrained
-from datamodules.extraction import extract_features
+from datamodules.features.extraction import extract_features
+from datamodules.features.networks import ImageNetwork, SentenceNetwork, SoundNetwork
+from datamodules.files.extracted_features import read_extracted, read_metadata, untrained
 from datamodules.items import Files, Modality
-from lightning_modules.networks.frozen import ImageNetwork, SentenceNetwork, SoundNetwork
 
 
 @pytest.fixture(scope="module", autouse=True)
-def cache(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("cache")
+def bundle():
     with pytest.MonkeyPatch.context() as patch:
-        prepare(patch, folder)
-        yield folder
+        prepare(patch)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -134,7 +133,7 @@ def test_modalities_without_a_network_are_left_out_and_need_not_be_there(root, w
     shutil.rmtree(copied / "flickr30k" / "voice-recordings")
     arguments = ("--image", IMAGE_MODEL, "--image-weights", weights["image"], "--text", "all-MiniLM-L6-v2")
     assert run("flickr30k", *arguments, "--data-root", copied, "--out", tmp_path / "two.safetensors") == 0
-    assert list(read_extracted(tmp_path / "two.safetensors").features) == ["image", "text"]
+    assert list(read_extracted(tmp_path / "two.safetensors").vectors) == ["image", "text"]
 
 
 def test_items_with_a_broken_file_are_refused_or_dropped(root, weights, tmp_path, capsys):
@@ -218,8 +217,8 @@ from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 import pytest
 from extract_cases import prepare, run_all
-from datamodules import extraction
-prepare(pytest.MonkeyPatch(), Path(sys.argv[2]))
+from datamodules.features import extraction
+prepare(pytest.MonkeyPatch())
 keep, kept = extraction._keep, []
 
 def killed_after_five(path, found):
@@ -229,15 +228,15 @@ def killed_after_five(path, found):
         os.kill(os.getpid(), signal.SIGKILL)
 
 extraction._keep = killed_after_five
-run_all(Path(sys.argv[3]), {"image": sys.argv[4], "sound": sys.argv[5]}, Path(sys.argv[6]))
+run_all(Path(sys.argv[2]), {"image": sys.argv[3], "sound": sys.argv[4]}, Path(sys.argv[5]))
 """
 
 
 @pytest.mark.slow
-def test_a_killed_run_of_real_networks_goes_on_to_the_same_bytes(written, root, weights, cache, tmp_path):
+def test_a_killed_run_of_real_networks_goes_on_to_the_same_bytes(written, root, weights, tmp_path):
     out = tmp_path / "killed" / "features.safetensors"
     here = str(Path(__file__).parent)
-    arguments = [here, str(cache), str(root), str(weights["image"]), str(weights["sound"]), str(out)]
+    arguments = [here, str(root), str(weights["image"]), str(weights["sound"]), str(out)]
     process = subprocess.run([sys.executable, "-c", KILLED, *arguments], cwd=Path(here).parent, check=False)
     assert process.returncode == -9
     assert not out.exists()
@@ -313,7 +312,7 @@ def test_a_very_short_sound_has_features(root, tmp_path):
     module = Flickr30kNarratives(copied, modalities=["text", "audio"])
     networks = {"text": Lengths, "audio": lambda: SoundNetwork(SOUND_MODEL, None, 0)}
     extract_features(module, networks, tmp_path / "out.safetensors", 3)
-    assert np.isfinite(read_extracted(tmp_path / "out.safetensors").features["audio"]).all()
+    assert np.isfinite(read_extracted(tmp_path / "out.safetensors").vectors["audio"]).all()
 
 
 def test_entries_that_a_network_cannot_take_are_named(root, tmp_path):

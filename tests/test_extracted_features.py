@@ -31,18 +31,18 @@ from tiny_trees import PASCAL_CLASSES, WIKIPEDIA, write_pascal, write_wikipedia
 
 import lightning_modules
 from datamodules import DataError, FeaturePairs, PascalSentences, WikipediaRaw
-from datamodules.extracted_features import Rows, read_extracted, read_metadata, untrained, write_features
-from datamodules.extraction import extract_features
+from datamodules.datasets.wikipedia import CLASS_NAMES
+from datamodules.features.extraction import extract_features
+from datamodules.files.extracted_features import Rows, read_extracted, read_metadata, untrained, write_features
 from datamodules.items import ItemSet, Modality
-from datamodules.wikipedia import CLASS_NAMES
 
 pytestmark = IGNORED
 
 
 @pytest.fixture(scope="module", autouse=True)
-def cache(tmp_path_factory):
+def bundle():
     with pytest.MonkeyPatch.context() as patch:
-        prepare(patch, tmp_path_factory.mktemp("cache"))
+        prepare(patch)
         yield
 
 
@@ -70,11 +70,11 @@ def test_an_item_with_several_entries_has_the_mean_of_their_vectors(written):
     module = FeaturePairs(written)
     held = tensors_of(written)
     assert module.modalities == ("image", "text", "audio")
-    np.testing.assert_array_equal(module.data.features["image"], held["features/image"])
+    np.testing.assert_array_equal(module.data.vectors["image"], held["features/image"])
     for name in ("text", "audio"):
         parts = np.split(held[f"features/{name}"].astype(np.float64), np.cumsum(COUNTS)[:-1])
         expected = np.stack([part.mean(axis=0) for part in parts])
-        np.testing.assert_allclose(module.data.features[name], expected, rtol=1e-6, atol=1e-7)
+        np.testing.assert_allclose(module.data.vectors[name], expected, rtol=1e-6, atol=1e-7)
     assert module.class_names == tuple(ITEMS)
     np.testing.assert_array_equal(module.data.split, SPLIT)
     assert module.features == f"{IMAGE_MODEL} (image.safetensors), all-MiniLM-L6-v2, {SOUND_MODEL} (sound.pt)"
@@ -103,11 +103,11 @@ def test_what_was_written_is_read_whatever_the_numbers_of_entries(tmp_path_facto
     }
     path = tmp_path_factory.mktemp("hand") / "hand.safetensors"
     read = read_extracted(written_by_hand(path, ItemSet(modalities, label, split, names, "hand"), vectors))
-    assert list(read.features) == ["text", "image"]
+    assert list(read.vectors) == ["text", "image"]
     for item in range(len(counts)):
         expected = sum(vectors["text"][owner == item].astype(np.float64)) / counts[item]
-        np.testing.assert_allclose(read.features["text"][item], expected, rtol=1e-6, atol=1e-7)
-    np.testing.assert_array_equal(read.features["image"], vectors["image"])
+        np.testing.assert_allclose(read.vectors["text"][item], expected, rtol=1e-6, atol=1e-7)
+    np.testing.assert_array_equal(read.vectors["image"], vectors["image"])
     assert read.split.tolist() == split.tolist()
     np.testing.assert_array_equal(read.label[:, None] == read.label, label[:, None] == label)
     alone = len(set(label.tolist())) == len(label)
@@ -116,7 +116,7 @@ def test_what_was_written_is_read_whatever_the_numbers_of_entries(tmp_path_facto
     for number in range(len(read.class_names)):
         members = read.label == number
         trained = members & (split == "train")
-        expected = read.features["text"][trained if trained.any() else members].astype(np.float64).mean(axis=0)
+        expected = read.vectors["text"][trained if trained.any() else members].astype(np.float64).mean(axis=0)
         np.testing.assert_allclose(read.class_embedding[number], expected, rtol=1e-5, atol=1e-6)
 
 
@@ -127,8 +127,7 @@ def test_what_was_written_is_read_whatever_the_numbers_of_entries(tmp_path_facto
         (write_pascal, PascalSentences, sorted(PASCAL_CLASSES)),
     ],
 )
-def test_class_names_of_a_data_set_are_kept(tmp_path, monkeypatch, write, module, expected):
-    monkeypatch.setattr("datamodules.derived.cache_folder", lambda: tmp_path / "cache")
+def test_class_names_of_a_data_set_are_kept(tmp_path, write, module, expected):
     data = module(write(tmp_path / "root").parent)
     extract_features(data, {"image": Lengths, "text": Lengths}, tmp_path / "out.safetensors", 4)
     read = read_extracted(tmp_path / "out.safetensors")
@@ -139,7 +138,7 @@ def test_class_names_of_a_data_set_are_kept(tmp_path, monkeypatch, write, module
 
 
 def test_labels_without_a_class_name_are_refused():
-    with pytest.raises(DataError, match="labels run from 0 to 5 and there are 5 class names"):
+    with pytest.raises(DataError, match="label 5 in row 20 has no name; there are 5"):
         item_set(class_names=list("abcde"))
     assert item_set(class_names=list("abcdef")).without({"item-0"}).class_names == list("abcdef")
 
@@ -147,7 +146,7 @@ def test_labels_without_a_class_name_are_refused():
 def test_a_folder_with_the_file_alone_is_read_as_the_file(written, tmp_path):
     (tmp_path / "features.safetensors").write_bytes(written.read_bytes())
     (tmp_path / "captions.txt").write_text("raw data may lie beside it")
-    assert FeaturePairs(tmp_path).data.digest == FeaturePairs(written).data.digest
+    assert FeaturePairs(tmp_path).data.digest() == FeaturePairs(written).data.digest()
     assert FeaturePairs(tmp_path, class_encoder="from-data").class_embedding.shape == (len(ITEMS), 384)
 
 

@@ -23,9 +23,9 @@ from feature_pairs_cases import (
     write_npz,
 )
 
-from datamodules.feature_files import load_mat, load_pickle, read_feature_pairs
-from datamodules.feature_pairs import FeaturePairs
-from datamodules.features import DataError
+from datamodules.datasets.feature_pairs import FeaturePairs
+from datamodules.errors import DataError
+from datamodules.files.feature_files import load_mat, load_pickle, read_feature_pairs
 
 
 @pytest.mark.parametrize("layout", WRITERS)
@@ -35,8 +35,8 @@ def test_every_layout_gives_the_same_items(tmp_path, layout):
     data = read_feature_pairs(tmp_path)
     expected = joined(parts)
     for name in ("image", "text"):
-        np.testing.assert_array_equal(data.features[name], expected[name])
-        assert data.features[name].dtype == np.float32
+        np.testing.assert_array_equal(data.vectors[name], expected[name])
+        assert data.vectors[name].dtype == np.float32
     np.testing.assert_array_equal(data.label, expected["label"])
     np.testing.assert_array_equal(data.split, expected["split"])
     assert data.class_names == tuple(f"class {c + (layout in ('acmr', 'dscmr'))}" for c in range(CLASSES))
@@ -148,7 +148,7 @@ def test_class_embedding_comes_along(tmp_path):
         ({"split": np.zeros(15)}, "split: holds float64"),
         ({"split": np.array(["train"] * 14 + ["dev"])}, "'dev' is unknown"),
         ({"class_names": np.arange(3)}, "class_names: holds int64"),
-        ({"class_names": np.array(["a", "a", "b"])}, "listed more than once"),
+        ({"class_names": np.array(["a", "a", "b"])}, "two classes are called 'a'"),
     ],
 )
 def test_bad_arrays_are_refused(tmp_path, changes, message):
@@ -309,7 +309,7 @@ def test_datamodule_hands_out_the_features(tmp_path):
     np.testing.assert_array_equal(np.sort(np.concatenate(parts)), np.arange(TRAIN + TEST))
     (batch,) = list(module.test_dataloader()[0])
     np.testing.assert_array_equal(batch["image"], make_parts()["test"]["image"])
-    np.testing.assert_array_equal(batch["label"], make_parts()["test"]["label"])
+    np.testing.assert_array_equal(batch["label"]["image"], make_parts()["test"]["label"])
 
 
 def test_datamodule_draws_the_split_by_its_seed(tmp_path):

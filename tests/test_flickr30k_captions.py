@@ -14,12 +14,6 @@ from datamodules.__main__ import main
 SPLITS = {"train": "train", "val": "validation", "test": "test"}
 
 
-@pytest.fixture(autouse=True)
-def cache(monkeypatch, tmp_path):
-    """A cache folder of the test's own."""
-    monkeypatch.setattr("datamodules.derived.cache_folder", lambda: tmp_path / "cache")
-
-
 @pytest.fixture
 def folder(tmp_path):
     return write_flickr30k(tmp_path / "root")

@@ -13,17 +13,11 @@ from PIL import Image
 
 from datamodules import DataError, Flickr8kTriples
 from datamodules.__main__ import main
-from datamodules.flickr8k import HELD_OUT, RATE, held_out, read_captions
-from datamodules.media import read_image, read_sound, sound_rate
+from datamodules.datasets.flickr8k import HELD_OUT, RATE, held_out, read_captions
+from datamodules.files.media import read_image, read_sound, sound_rate
 
 COUNT = HELD_OUT + 8
 NAMES = [f"name{i:03d}" for i in range(COUNT)]
-
-
-@pytest.fixture(autouse=True)
-def cache(monkeypatch, tmp_path):
-    """A cache folder of the test's own."""
-    monkeypatch.setattr("datamodules.derived.cache_folder", lambda: tmp_path / "cache")
 
 
 def write_sound(path: Path, seconds: float = 0.1, rate: int = RATE, form: str = "MP3", channels: int = 1) -> None:
@@ -71,7 +65,7 @@ def test_items_have_an_image_five_captions_and_a_sound(written):
     assert np.abs(image.astype(int) - 7).max() <= 2  # JPEG
     assert sound.ndim == 1
     assert sound.dtype == np.float32
-    assert module.dims["audio"] == {"kind": "file", "shape": [], "rate": 24_000}
+    assert module.dims["audio"] == {"kind": "sound", "shape": [], "rate": 24_000}
 
 
 def test_spoken_captions_are_the_first_ones(written):
@@ -101,10 +95,10 @@ def test_the_held_out_items_never_move(written):
 def test_sounds_are_read_by_content(tmp_path, form):
     path = tmp_path / "misnamed.wav"
     write_sound(path, seconds=0.5, form=form, channels=2)
-    wave = read_sound(path, RATE, "flickr8k_tri")
+    wave = read_sound(path, RATE)
     assert wave.shape == (12_000,)
     assert wave.dtype == np.float32
-    assert sound_rate(path, "flickr8k_tri") == RATE
+    assert sound_rate(path) == RATE
     middle = wave[2000:10_000]
     assert np.abs(np.fft.rfft(middle)).argmax() == pytest.approx(440 * len(middle) / RATE, abs=1)
     assert np.abs(middle).max() == pytest.approx(0.5, abs=0.05)
@@ -114,7 +108,7 @@ def test_grey_and_palette_images_become_colour(tmp_path):
     for mode in ("L", "P", "RGBA", "CMYK"):
         path = tmp_path / f"{mode}.jpg"
         Image.new(mode, (5, 4)).save(path, format="PNG" if mode in ("P", "RGBA") else "JPEG")
-        assert read_image(path, "flickr8k_tri").shape == (4, 5, 3)
+        assert read_image(path).shape == (4, 5, 3)
 
 
 # What is refused ----------------------------------------------------------------------------------------------------

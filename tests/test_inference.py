@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch.backends import cuda, cudnn, mkldnn
 
-from datamodules.class_embeddings import encode_texts
-from datamodules.inference import frozen_inference
-from lightning_modules.networks.frozen import ImageNetwork
+from datamodules.features.inference import frozen_inference
+from datamodules.features.networks import ImageNetwork
+from datamodules.features.texts import SentenceEmbedding
 
 OPERATIONS = (cudnn.conv, cudnn.rnn, cuda.matmul, mkldnn.conv, mkldnn.rnn, mkldnn.matmul)
 SETTINGS: dict[str, Callable[[], None]] = {
@@ -83,9 +83,9 @@ def test_what_was_set_for_all_still_goes_for_the_same_operations(setting):
 def test_frozen_networks_give_the_same_numbers_whatever_is_set(setting):
     image = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
     network = ImageNetwork("test_vit", seed=0)
-    expected = network([image], None)[0], encode_texts(["a dog runs"], "all-MiniLM-L6-v2")
+    expected = network([image], None)[0], SentenceEmbedding("all-MiniLM-L6-v2")(["a dog runs"], None)[0]
     setting()
     before = shown()
     np.testing.assert_array_equal(network([image], None)[0], expected[0])
-    np.testing.assert_array_equal(encode_texts(["a dog runs"], "all-MiniLM-L6-v2"), expected[1])
+    np.testing.assert_array_equal(SentenceEmbedding("all-MiniLM-L6-v2")(["a dog runs"], None)[0], expected[1])
     assert shown() == before

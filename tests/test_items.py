@@ -11,17 +11,8 @@ from PIL import Image
 from tiny_items import CAPTION_OWNER, N, Tiny, epoch_of, item_set, modalities, with_modality
 
 from datamodules import DataError
+from datamodules.files.media import read_image
 from datamodules.items import Files, ItemSet, Modality
-from datamodules.media import read_image
-
-
-@pytest.fixture(autouse=True)
-def cache(monkeypatch, tmp_path):
-    """A cache folder of the test's own."""
-    folder = tmp_path / "cache"
-    monkeypatch.setattr("datamodules.derived.cache_folder", lambda: folder)
-    return folder
-
 
 # What is missing or broken ------------------------------------------------------------------------------------------
 
@@ -72,7 +63,7 @@ class Counted:
 
     def __call__(self, path):
         self.calls += 1
-        return read_image(path, "flickr8k_tri")
+        return read_image(path)
 
 
 @pytest.fixture
@@ -94,7 +85,7 @@ def test_broken_files_are_refused_by_name(pictures):
     assert len(Tiny(pictures[0], modalities=["text", "code"]).data) == N, "what is not chosen does not matter"
 
 
-def test_broken_files_are_dropped_each_with_a_warning_and_whole_files_are_checked_once(pictures):
+def test_broken_files_are_dropped_each_with_a_warning_and_whole_files_are_checked_once(pictures, cache):
     content, decode, paths = pictures
     with pytest.warns(UserWarning, match="is not a readable image") as warned:
         data = Tiny(content, on_broken="drop").data
@@ -142,13 +133,13 @@ def changed_motion(item: int, entry: np.ndarray) -> Modality:
 @pytest.mark.parametrize(
     ("name", "modality", "message"),
     [
-        ("label", Modality(["a"] * N), "none of them called label, id, class_embedding"),
+        ("label", Modality(["a"] * N), "none of them called label, id"),
         ("masks", Modality(["a"] * N), "none of them called"),
         ("text", Modality(["a"] * 3 + [" \t"] + ["b"] * (N - 4)), "text of item item-3 is an empty text"),
         ("motion", changed_motion(2, np.zeros((0, 3))), "motion of item item-2 is of zero length"),
         ("motion", changed_motion(4, np.full((2, 3), np.nan)), "motion of item item-4 is NaN or infinite"),
         ("motion", changed_motion(6, np.zeros((2, 4))), r"item-6 has shape \(2, 4\); expected \(T, ...\) with \(3,\)"),
-        ("code", Modality(np.where(np.eye(N, 4), np.inf, 0)), "code of item item-0 is NaN or infinite"),
+        ("code", Modality(np.where(np.eye(N, 4), np.inf, 0)), "code is NaN or infinite in 4 row.*item-0"),
         (
             "code",
             Modality(np.zeros((N, 4)), np.arange(N)[::-1]),
@@ -166,7 +157,7 @@ def test_modalities_that_cannot_be_used_are_refused(name, modality, message):
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"modalities": {"text": modalities()["text"]}}, "modalities are text; expected two or more"),
+        ({"modalities": {"text": modalities()["text"]}}, "modalities are 'text'; expected two or more"),
         ({"label": np.arange(3)}, "row counts are .*'label': 3"),
         ({"split": np.full(N, "dev")}, "split 'dev' is unknown"),
         ({"names": ["same"] * N}, "two items are called 'same'"),

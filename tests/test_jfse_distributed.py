@@ -10,7 +10,7 @@ from jfse_cases import IGNORED, data, model, prepared, trainer
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from processes import Gradients, assert_same_steps, assert_same_weights, on_processes
 
-from datamodules import DataError, FeatureSet, Synthetic
+from datamodules import DataError, ItemSet, Synthetic
 
 pytestmark = [*IGNORED, pytest.mark.slow]
 
@@ -71,7 +71,7 @@ def with_dropout(folder: Path, preset: str, processes: int, **settings) -> dict:
 def refusal(folder: Path, **settings) -> str:
     """The message where three training items are all there is."""
 
-    def leave_three(drawn: FeatureSet) -> None:
+    def leave_three(drawn: ItemSet) -> None:
         drawn.split[3:] = "test"
 
     dm = prepared(change=leave_three, batch_size=1, validation_fraction=0.0)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from jfse_cases import IGNORED, MODALITIES, assert_same_weights, data, fit, min_max, model, prepared, trainer
 
-from datamodules import FeatureSet
+from datamodules import ItemSet
 from lightning_modules.jfse import JFSE
 
 pytestmark = IGNORED
@@ -17,8 +17,8 @@ pytestmark = IGNORED
 
 
 def test_standardisation_takes_its_statistics_from_training_rows_only(tmp_path):
-    def shift(drawn: FeatureSet) -> None:
-        for x in drawn.features.values():
+    def shift(drawn: ItemSet) -> None:
+        for x in drawn.vectors.values():
             x[drawn.split == "test"] += 1000
 
     trained = [fit(tmp_path, dm, dropout=0.0) for dm in (prepared(), prepared(change=shift))]
@@ -26,7 +26,7 @@ def test_standardisation_takes_its_statistics_from_training_rows_only(tmp_path):
     dm = prepared()
     rows = dm.indices("train")
     for name in MODALITIES:
-        x = dm.data.features[name][rows]
+        x = dm.data.vectors[name][rows]
         z = (x - getattr(trained[0], f"{name}_mean").numpy()) / getattr(trained[0], f"{name}_scale").numpy()
         np.testing.assert_allclose(z.mean(axis=0), 0, atol=1e-5)
         np.testing.assert_allclose(z.std(axis=0), 1, atol=0.02)
@@ -68,8 +68,8 @@ def test_honest_has_linear_outputs_weight_one_and_dropout(tmp_path):
 
 
 def test_a_constant_feature_column_is_harmless(tmp_path):
-    def flatten(drawn: FeatureSet) -> None:
-        for x in drawn.features.values():
+    def flatten(drawn: ItemSet) -> None:
+        for x in drawn.vectors.values():
             x[:, 0] = 3.0
 
     for preset in ("honest", "as_published"):

@@ -12,9 +12,8 @@ from torch.autograd import grad
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
-from datamodules import SyntheticItems
-from datamodules import multimodal as multimodal_module
-from datamodules.class_embeddings import embed_classes
+from datamodules import RetrievalData, SyntheticItems
+from datamodules.features.texts import embed_texts
 from datamodules.items import Modality
 from lightning_modules import LAVIMO
 from lightning_modules.networks.fusion import CrossAttention
@@ -28,16 +27,6 @@ pytestmark = [
 ]
 
 NAMES = ("text", "video", "motion")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def cache(tmp_path_factory):
-    """A cache folder of this file's own."""
-    folder = tmp_path_factory.mktemp("cache")
-    with pytest.MonkeyPatch.context() as patch:
-        for module in ("derived", "class_embeddings"):
-            patch.setattr(f"datamodules.{module}.cache_folder", lambda: folder)
-        yield folder
 
 
 # The training step, from the formulas -------------------------------------------------------------------------------
@@ -158,7 +147,7 @@ def test_soft_targets_are_cosines_of_texts_above_the_threshold(tmp_path):
         texts = {tuple(data.entries("text").entries[i].tolist()): i for i in range(len(CAPTION_OWNER))}
         rows = zip(batch["text"], batch["masks"]["text"], strict=True)
         captions = [data.content.modalities["text"].entries[texts[tuple(x[keep].tolist())]] for x, keep in rows]
-        vectors = reference.unit_rows(embed_classes(captions).astype(np.float64))
+        vectors = reference.unit_rows(embed_texts(captions).astype(np.float64))
         target = np.where(vectors @ vectors.T >= threshold, vectors @ vectors.T, 0)
         np.fill_diagonal(target, 1)
         with torch.no_grad():
@@ -247,7 +236,7 @@ def test_evaluation_does_not_depend_on_the_batch(monkeypatch, tmp_path, preset):
     trainer(tmp_path, limit_val_batches=0).fit(module, Tiny())
     found = []
     for size in (256, 3, 1):
-        monkeypatch.setattr(multimodal_module, "EVALUATION_BATCH_SIZE", size)
+        monkeypatch.setattr(RetrievalData, "evaluation_batch_size", size)
         found.append((predicted(tmp_path, module, Tiny()), scores(tmp_path, module, Tiny())))
     for rows, tested in found[1:]:
         assert list(rows) == list(found[0][0])

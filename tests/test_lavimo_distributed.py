@@ -97,13 +97,6 @@ def worlds(tmp_path_factory) -> dict[int, list[dict]]:
     return {n: on_processes(work, tmp_path_factory.mktemp(f"ddp{n}"), n) for n in (2, 4)}
 
 
-@pytest.fixture(autouse=True)
-def cache(monkeypatch, tmp_path):
-    """A cache folder of the test's own."""
-    for module in ("derived", "class_embeddings"):
-        monkeypatch.setattr(f"datamodules.{module}.cache_folder", lambda: tmp_path)
-
-
 @pytest.mark.parametrize("processes", [2, 4])
 @pytest.mark.parametrize("case", STEPS)
 def test_a_step_of_several_processes_is_that_of_one_with_the_whole_batch(worlds, tmp_path, case, processes):

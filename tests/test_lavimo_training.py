@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import lightning as L
 import numpy as np
 import pytest
 import torch
@@ -10,10 +9,12 @@ import yaml
 from lavimo_cases import ENCODERS, Recorder, assert_same_weights, model, scores, trainer
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from tiny_items import CAPTION_OWNER, Tiny
+from training import Trainer
 
 from datamodules import Synthetic, SyntheticItems
+from datamodules.features.texts import SentenceEmbedding
 from lightning_modules import LAVIMO
-from lightning_modules.networks.encoders.text import CharacterIds, SentenceEmbedding
+from lightning_modules.networks.encoders.text import CharacterIds
 from losses import build_loss
 from losses.gcs import SCHEMES
 
@@ -26,16 +27,6 @@ pytestmark = [
 ]
 
 NAMES = ("text", "video", "motion", "audio")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def cache(tmp_path_factory):
-    """A cache folder of this file's own."""
-    folder = tmp_path_factory.mktemp("cache")
-    with pytest.MonkeyPatch.context() as patch:
-        for module in ("derived", "class_embeddings"):
-            patch.setattr(f"datamodules.{module}.cache_folder", lambda: folder)
-        yield folder
 
 
 # Alignments ---------------------------------------------------------------------------------------------------------
@@ -201,7 +192,7 @@ def test_front_ends_run_once_and_are_read_from_the_disk_afterwards(tmp_path, mon
             return run(self, entries, rate)
 
         monkeypatch.setattr(kind, "__call__", counted)
-    monkeypatch.setattr("datamodules.derived.cache_folder", lambda: tmp_path / "cache")
+    monkeypatch.setenv("CSD_CACHE", str(tmp_path / "cache"))
     settings = {"soft_targets": {"model": "all-MiniLM-L6-v2", "threshold": 0.7}, "alignment": "pairwise"}
     first = model(Tiny(), **settings)
     trainer(tmp_path, max_epochs=2).fit(first, Tiny())
@@ -240,13 +231,12 @@ def test_predict_writes_the_embeddings_of_the_test_items(tmp_path, capsys, prese
         rows = dict(kept)
     data = SyntheticItems(NAMES[:3])
     test = data.indices("standard")
-    assert set(rows) == {*NAMES[:3], *(f"{key}/{name}" for key in ("label", "id", "item") for name in NAMES[:3])}
+    assert set(rows) == {*NAMES[:3], "label", "id"}
+    np.testing.assert_array_equal(rows["id"], test)
+    np.testing.assert_array_equal(rows["label"], data.data.label[test])
     for name in NAMES[:3]:
         assert rows[name].shape == (len(test), 16)
         assert rows[name].dtype == np.float32
-        for key in ("id", "item"):
-            np.testing.assert_array_equal(rows[f"{key}/{name}"], test)
-        np.testing.assert_array_equal(rows[f"label/{name}"], data.data.label[test])
     assert f"wrote embeddings to {tmp_path / 'embeddings.npz'}: " + ", ".join(
         f"{len(test)} {name}" for name in NAMES[:3]
     ) in (capsys.readouterr().out)
@@ -269,7 +259,7 @@ def test_predictions_of_items_with_several_captions(tmp_path):
 def test_it_trains_on_paired_features_as_well_as_on_items(tmp_path, settings) -> None:
     data = Synthetic(batch_size=32)
     model = LAVIMO(data.dims, alignment="cs", dim=16, **settings)
-    trainer = L.Trainer(max_epochs=5, default_root_dir=tmp_path, logger=False, enable_checkpointing=False)
+    trainer = Trainer(max_epochs=5, default_root_dir=tmp_path, logger=False, enable_checkpointing=False)
     untrained = _average_map(trainer.test(model, data, verbose=False))
     trainer.fit(model, data)
     assert model.modalities == ("image", "text")

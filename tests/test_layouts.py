@@ -15,16 +15,10 @@ from PIL import Image
 
 from datamodules import DataError, DataMissing, Flickr30kNarratives, HumanML3D
 from datamodules.__main__ import main
-from datamodules.catalogue import CATALOGUE
-from datamodules.flickr30k_narratives import read_narratives
+from datamodules.datasets import DATASETS
+from datamodules.datasets.flickr30k import read_narratives
 
 OGG_RATE = 16_000
-
-
-@pytest.fixture(autouse=True)
-def cache(monkeypatch, tmp_path):
-    """A cache folder of the test's own."""
-    monkeypatch.setattr("datamodules.derived.cache_folder", lambda: tmp_path / "cache")
 
 
 def refused(module) -> str:
@@ -33,12 +27,12 @@ def refused(module) -> str:
     return str(error.value)
 
 
-@pytest.mark.parametrize("dataset", CATALOGUE)
+@pytest.mark.parametrize("dataset", DATASETS)
 def test_a_missing_folder_is_reported_with_layout_source_and_command(dataset, tmp_path, monkeypatch, capsys):
     module = {"flickr30k": Flickr30kNarratives, "humanml3d": HumanML3D}.get(dataset)
     if module is not None:
         said = refused(module(tmp_path))
-        for part in (CATALOGUE[dataset].content, CATALOGUE[dataset].url, f"python -m datamodules check {dataset}"):
+        for part in (DATASETS[dataset].content, DATASETS[dataset].url, f"python -m datamodules check {dataset}"):
             assert part in said
         monkeypatch.delenv("CSD_DATA", raising=False)
         monkeypatch.chdir(tmp_path)
@@ -46,8 +40,8 @@ def test_a_missing_folder_is_reported_with_layout_source_and_command(dataset, tm
             _ = module().data
     assert main(["check", dataset, "--data-root", str(tmp_path)]) == 1
     said = capsys.readouterr().out
-    assert said.startswith(f"ABSENT   {tmp_path / CATALOGUE[dataset].folder} is missing")
-    assert CATALOGUE[dataset].url in said
+    assert said.startswith(f"ABSENT   {tmp_path / DATASETS[dataset].folder} is missing")
+    assert DATASETS[dataset].url in said
     assert "BROKEN" not in said
     assert "datamodules check" not in said  # which was run just now
 

@@ -12,9 +12,9 @@ import tiny_items
 from PIL import Image
 from tiny_items import item_set
 
-from datamodules import FeatureDataModule, FeatureSet
-from datamodules.items import Files, ItemSet, Modality
-from datamodules.media import read_image
+from datamodules import FeatureDataModule, ItemSet
+from datamodules.files.media import read_image
+from datamodules.items import Files, Modality
 
 N = 60
 
@@ -24,19 +24,19 @@ class Tiny(FeatureDataModule):
     features = "noise"
     data_kind = "synthetic"
 
-    def __init__(self, content: FeatureSet, **kwargs) -> None:
+    def __init__(self, content: ItemSet, **kwargs) -> None:
         super().__init__(class_encoder="one-hot", **kwargs)
         self.content = content
 
-    def read(self) -> FeatureSet:
+    def read(self) -> ItemSet:
         return self.content
 
 
-def feature_set(multi_hot: bool = False) -> FeatureSet:
+def feature_set(multi_hot: bool = False) -> ItemSet:
     """Items of three classes, every third one a test item; features of an image stand column by column."""
     rng = np.random.default_rng(0)
     label = np.arange(N) // 3 % 3
-    return FeatureSet(
+    return ItemSet.of_features(
         features={"image": np.asfortranarray(rng.normal(size=(N, 5))), "text": rng.normal(size=(N, 3))},
         label=np.eye(3, dtype=bool)[label] if multi_hot else label,
         split=np.array(["train", "validation", "test"] * (N // 3)),
@@ -47,21 +47,15 @@ def feature_set(multi_hot: bool = False) -> FeatureSet:
     )
 
 
-def with_new_test_items(data: FeatureSet) -> FeatureSet:
+def with_new_test_items(data: ItemSet) -> ItemSet:
     """Ten more test items, in front, of a class that no other item has and that is the first by name."""
-    features = {name: np.concatenate([array[:10] + 1, array]) for name, array in data.features.items()}
+    features = {name: np.concatenate([array[:10] + 1, array]) for name, array in data.vectors.items()}
     label = np.concatenate([np.zeros(10, dtype=int), data.label + 1]) if data.label.ndim == 1 else None
     if label is None:
         label = np.zeros((N + 10, 4), dtype=bool)
         label[:10, 0], label[10:, 1:] = True, data.label
-    return replace(
-        data,
-        features=features,
-        label=label,
-        split=np.concatenate([np.full(10, "test"), data.split]),
-        class_names=("0", *data.class_names),
-        class_embedding=np.eye(4, 3, -1),
-    )
+    split, names = np.concatenate([np.full(10, "test"), data.split]), ("0", *data.class_names)
+    return ItemSet.of_features(features, label, split, names, data.origin, np.eye(4, 3, -1), data.unpaired)
 
 
 @pytest.mark.parametrize("fraction", [0, 0.15])
@@ -80,20 +74,20 @@ def test_published_settings_choose_by_the_test_items_and_follow_them():
     assert before != after
 
 
-def moved(data: FeatureSet, row: int) -> FeatureSet:
-    features = {name: array.copy(order="K") for name, array in data.features.items()}
+def moved(data: ItemSet, row: int) -> ItemSet:
+    features = {name: array.copy(order="K") for name, array in data.vectors.items()}
     features["image"][row, 4] += 1e-9
-    return replace(data, features=features)
+    return replace(data, modalities={name: Modality(array) for name, array in features.items()})
 
 
-def relabelled(data: FeatureSet, row: int) -> FeatureSet:
+def relabelled(data: ItemSet, row: int) -> ItemSet:
     label = data.label.copy()
     label[row] = (label[row] + 1) % 3
     return replace(data, label=label)
 
 
 # Rows 0, 1 and 2 are of training, validation and test.
-CHANGES: dict[str, tuple[Callable[[FeatureSet], FeatureSet], bool]] = {
+CHANGES: dict[str, tuple[Callable[[ItemSet], ItemSet], bool]] = {
     "training row": (lambda data: moved(data, 0), True),
     "validation row": (lambda data: moved(data, 1), True),
     "test row": (lambda data: moved(data, 2), False),
@@ -125,9 +119,8 @@ def with_picture(data: ItemSet, folder, changed: int | None = None) -> ItemSet:
 
 
 @pytest.mark.parametrize(("item", "follows"), [(None, False), (2, False), (0, True), (1, True)])
-def test_it_follows_the_files_of_training_items_alone(item, follows, tmp_path, monkeypatch):
+def test_it_follows_the_files_of_training_items_alone(item, follows, tmp_path):
     """Item 2 is a test item; the folder does not matter."""
-    monkeypatch.setattr("datamodules.derived.cache_folder", lambda: tmp_path / "cache")
     sets = with_picture(item_set(), tmp_path / "a"), with_picture(item_set(), tmp_path / "b", item)
     before, after = (tiny_items.Tiny(data).learned_digest for data in sets)
     assert (before != after) == follows

@@ -9,22 +9,21 @@ from check_cases import listed
 from tiny_trees import write_flickr30k, write_nus_wide, write_pascal, write_tmr, write_wikipedia, write_xmedianet
 
 from datamodules.__main__ import main
-from datamodules.catalogue import CATALOGUE
-from datamodules.inventory import lacking
+from datamodules.datasets import DATASETS
 from datamodules.listing import used_by
-from datamodules.sources import SOURCES
 from reproduce.spec import available_tables, load_table
 
 
 def test_every_data_set_has_one_line_with_size_use_and_source(tmp_path, capsys):
     lines = listed(tmp_path, capsys)
-    assert list(lines) == list(CATALOGUE)
+    assert list(lines) == list(DATASETS)
     for dataset, line in lines.items():
-        facts = CATALOGUE[dataset]
+        facts = DATASETS[dataset]
         assert line.split()[1] == "absent"
         assert f"{sum(facts.items.values()):,} {facts.unit}" in line
         assert facts.licence in line
-        assert (f"python -m datamodules get {dataset}" if dataset in SOURCES else facts.url) in line
+        assert (f"python -m datamodules get {dataset}" in line) == bool(facts.files)
+        assert facts.url in line
     assert "2,866 image-text pairs (2,173 train, 693 test), 10 classes" in lines["wikipedia"]
     assert "each its own class" in lines["flickr30k"]
 
@@ -81,41 +80,41 @@ def test_an_unknown_command_or_data_set_is_refused(capsys):
 )
 def test_a_tree_has_its_forms_until_a_path_of_theirs_is_gone(dataset, write, forms, tmp_path):
     folder = write(tmp_path)
-    facts = CATALOGUE[dataset]
-    assert lacking(facts, folder) == dict.fromkeys(forms, ())
+    facts = DATASETS[dataset]
+    assert facts.lacking(folder) == dict.fromkeys(forms, ())
     hidden = tmp_path / "hidden"
     for path in dict.fromkeys(path for name in forms for path in facts.forms[name].variants[0]):
         found = sorted(folder.glob(path))
         for number, file in enumerate(found):
             file.rename(hidden.with_name(f"hidden-{number}"))
-        lacks = lacking(facts, folder)
+        lacks = facts.lacking(folder)
         assert {path} == {lack for paths in lacks.values() for lack in paths}
         for number, file in enumerate(found):
             hidden.with_name(f"hidden-{number}").rename(file)
 
 
 def test_paired_features_are_known_in_each_of_their_layouts(tmp_path):
-    facts = CATALOGUE["nus_wide"]
+    facts = DATASETS["nus_wide"]
     for number, variant in enumerate(facts.forms["pairs"].variants):
         folder = tmp_path / str(number)
         folder.mkdir()
         for name in variant:
             (folder / name.replace("*", "any")).touch()
-        assert lacking(facts, folder) == {"pairs": ()}
+        assert facts.lacking(folder) == {"pairs": ()}
         next(folder.iterdir()).unlink()
-        assert lacking(facts, folder) == ({"pairs": lacking(facts, folder)["pairs"]} if len(variant) > 1 else {})
+        assert facts.lacking(folder) == ({"pairs": facts.lacking(folder)["pairs"]} if len(variant) > 1 else {})
 
 
 def test_paths_that_several_forms_share_make_none_of_them_begun(tmp_path):
     (tmp_path / "flickr30k-images").mkdir()
-    assert lacking(CATALOGUE["flickr30k"], tmp_path) == {"karpathy": ("dataset_flickr30k.json",)}
+    assert DATASETS["flickr30k"].lacking(tmp_path) == {"karpathy": ("dataset_flickr30k.json",)}
     (tmp_path / "flickr30k_test_captions.jsonl").touch()
     others = ("flickr30k_train_captions.jsonl", "flickr30k_val_captions.jsonl")
-    assert lacking(CATALOGUE["flickr30k"], tmp_path) == {"transcripts": others}
+    assert DATASETS["flickr30k"].lacking(tmp_path) == {"transcripts": others}
 
 
 def test_every_data_set_is_described():
-    for facts in CATALOGUE.values():
+    for facts in DATASETS.values():
         assert facts.url.startswith("http")
         assert all((facts.folder, facts.content, facts.licence, facts.citation, facts.unit, facts.items, facts.forms))
         for form in facts.forms.values():

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from datamodules import DataError
-from datamodules.media import read_image
+from datamodules.files.media import read_image
 
 ORIENTATION = 0x0112  # EXIF
 
@@ -19,8 +19,8 @@ def test_a_photograph_is_turned_as_its_camera_was_held(tmp_path):
     exif = Image.Exif()
     exif[ORIENTATION] = 6  # a quarter turn clockwise shows it upright
     Image.fromarray(np.rot90(pixels).copy()).save(turned, exif=exif)
-    np.testing.assert_array_equal(read_image(plain, "flickr8k_tri"), pixels)
-    np.testing.assert_array_equal(read_image(turned, "flickr8k_tri"), pixels)
+    np.testing.assert_array_equal(read_image(plain), pixels)
+    np.testing.assert_array_equal(read_image(turned), pixels)
 
 
 @pytest.mark.parametrize("ending", ["png", "tiff"])
@@ -29,14 +29,14 @@ def test_greys_of_sixteen_bits_are_scaled_and_not_clipped(tmp_path, ending):
     path = tmp_path / f"ramp.{ending}"
     Image.fromarray(ramp).save(path)
     expected = np.repeat(np.arange(256, dtype=np.uint8).reshape(16, 16, 1), 3, axis=2)
-    np.testing.assert_array_equal(read_image(path, "flickr8k_tri"), expected)
+    np.testing.assert_array_equal(read_image(path), expected)
 
 
 def test_pixels_of_no_known_range_are_refused(tmp_path):
     path = tmp_path / "depth.tiff"
     Image.fromarray(np.ones((4, 4), dtype=np.float32)).save(path)
     with pytest.raises(DataError, match=r"depth.tiff: is not a readable image .*mode F, of no known range"):
-        read_image(path, "flickr8k_tri")
+        read_image(path)
 
 
 # Transparency -------------------------------------------------------------------------------------------------------
@@ -68,7 +68,7 @@ def test_what_is_transparent_is_white(tmp_path, mode, ending):
     path = tmp_path / f"drawing.{ending}"
     black_on_transparent(mode).save(path, **({"lossless": True, "exact": True} if ending == "webp" else {}))
     expected = np.repeat(np.where(SHAPE, 0, 255).astype(np.uint8)[..., None], 3, axis=2)
-    np.testing.assert_array_equal(read_image(path, "flickr8k_tri"), expected)
+    np.testing.assert_array_equal(read_image(path), expected)
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
@@ -78,7 +78,7 @@ def test_a_grey_that_a_png_calls_transparent_is_white(tmp_path, dtype):
     Image.fromarray(ramp).save(path, transparency=int(ramp[1, 2]))
     expected = (ramp // (np.iinfo(dtype).max // 255)).astype(np.uint8)
     expected[1, 2] = 255
-    np.testing.assert_array_equal(read_image(path, "flickr8k_tri"), np.repeat(expected[..., None], 3, axis=2))
+    np.testing.assert_array_equal(read_image(path), np.repeat(expected[..., None], 3, axis=2))
 
 
 def test_half_transparent_pixels_are_mixed_with_white(tmp_path):
@@ -86,7 +86,7 @@ def test_half_transparent_pixels_are_mixed_with_white(tmp_path):
     path = tmp_path / "glass.png"
     Image.fromarray(pixels).save(path)
     alpha = pixels[..., 3:] / 255
-    np.testing.assert_allclose(read_image(path, "flickr8k_tri"), alpha * pixels[..., :3] + (1 - alpha) * 255, atol=1)
+    np.testing.assert_allclose(read_image(path), alpha * pixels[..., :3] + (1 - alpha) * 255, atol=1)
 
 
 @pytest.mark.parametrize("ending", ["png", "tiff", "webp"])
@@ -96,7 +96,7 @@ def test_an_opaque_alpha_channel_changes_nothing(tmp_path, ending):
     image = Image.fromarray(pixels)
     image.putalpha(255)
     image.save(path, **({"lossless": True} if ending == "webp" else {}))
-    np.testing.assert_array_equal(read_image(path, "flickr8k_tri"), pixels)
+    np.testing.assert_array_equal(read_image(path), pixels)
 
 
 def test_a_turned_drawing_keeps_its_transparency(tmp_path):
@@ -104,11 +104,11 @@ def test_a_turned_drawing_keeps_its_transparency(tmp_path):
     exif = Image.Exif()
     exif[ORIENTATION] = 3  # upside down
     black_on_transparent("P").save(path, exif=exif)
-    np.testing.assert_array_equal(read_image(path, "flickr8k_tri")[..., 0], np.where(SHAPE, 0, 255)[::-1, ::-1])
+    np.testing.assert_array_equal(read_image(path)[..., 0], np.where(SHAPE, 0, 255)[::-1, ::-1])
 
 
 def test_inks_are_read_without_an_alpha_channel(tmp_path):
     path = tmp_path / "print.tiff"
     inks = Image.fromarray(np.random.default_rng(0).integers(0, 256, (8, 8, 4), dtype=np.uint8), "CMYK")
     inks.save(path)
-    np.testing.assert_array_equal(read_image(path, "flickr8k_tri"), np.asarray(inks.convert("RGB")))
+    np.testing.assert_array_equal(read_image(path), np.asarray(inks.convert("RGB")))

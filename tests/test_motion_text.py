@@ -9,7 +9,7 @@ import pytest
 
 from datamodules import DataError, HumanML3D
 from datamodules.__main__ import main
-from datamodules.catalogue import CATALOGUE
+from datamodules.datasets import DATASETS
 
 
 def refused(module) -> str:
@@ -31,7 +31,7 @@ def motion(name: str, width: int) -> np.ndarray:
 @pytest.fixture(params=WIDTH)
 def motions(request, tmp_path):
     """Folder and name of a data set; motion 000002 has captions of two of its parts, 000004 of a part alone."""
-    folder = tmp_path / "root" / CATALOGUE[request.param].folder
+    folder = tmp_path / "root" / DATASETS[request.param].folder
     for part in ("new_joint_vecs", "texts"):
         (folder / part).mkdir(parents=True)
     for word, ids in IDS.items():

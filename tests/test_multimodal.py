@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 from lightning.pytorch.callbacks import ModelCheckpoint
 from tiny_items import N, Tiny, drawn, epoch_of, item_set, with_modality
 
-from datamodules import DataError
-from datamodules import multimodal as multimodal_module
+from datamodules import DataError, RetrievalData
 from datamodules.items import Modality
 from datamodules.pseudo_labels import resample
 from datamodules.splits import carve_groups
@@ -183,7 +182,7 @@ def test_train_labels_that_cannot_be_are_refused():
 
 
 def test_evaluation_carries_every_entry_with_label_id_and_item(monkeypatch):
-    monkeypatch.setattr(multimodal_module, "EVALUATION_BATCH_SIZE", 3)
+    monkeypatch.setattr(RetrievalData, "evaluation_batch_size", 3)
     module = Tiny()
     (loader,) = module.test_dataloader()
     batches, content = list(loader), module.content

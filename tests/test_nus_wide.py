@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tiny_trees import NUS_CONCEPTS, NUS_COUNTS, NUS_WIDTHS, nus_wide, write_nus_wide
 
 from datamodules import NUSWIDE, DataError
-from datamodules.text_matrix import Part, read_bits, read_parts
+from datamodules.files.text_matrix import Part, read_bits, read_parts
 
 
 @pytest.fixture(scope="module")
@@ -47,22 +47,22 @@ def test_images_with_one_of_the_ten_largest_concepts_are_kept(written, features,
     np.testing.assert_array_equal(data.label, label)
     assert data.label.dtype == bool
     image = np.vstack([np.hstack([found[part][name] for name in names])[rows[part]] for part in rows])
-    np.testing.assert_allclose(data.features["image"], image, rtol=0, atol=1e-6)
-    np.testing.assert_array_equal(data.features["text"], np.vstack([found[p]["tags"][rows[p]] for p in rows]))
+    np.testing.assert_allclose(data.vectors["image"], image, rtol=0, atol=1e-6)
+    np.testing.assert_array_equal(data.vectors["text"], np.vstack([found[p]["tags"][rows[p]] for p in rows]))
     assert data.split.tolist() == ["train"] * len(rows["Train"]) + ["test"] * len(rows["Test"])
 
 
 def test_the_subset_is_some_of_all_images_each_in_its_own_part(written):
     whole, subset = module(written).data, module(written, subset=30).data
-    row = {features.tobytes(): i for i, features in enumerate(whole.features["image"])}
-    kept = [row[features.tobytes()] for features in subset.features["image"]]
+    row = {features.tobytes(): i for i, features in enumerate(whole.vectors["image"])}
+    kept = [row[features.tobytes()] for features in subset.vectors["image"]]
     assert len(set(kept)) == len(subset) == 30
     np.testing.assert_array_equal(subset.label, whole.label[kept])
     np.testing.assert_array_equal(subset.split, whole.split[kept])
-    np.testing.assert_array_equal(subset.features["text"], whole.features["text"][kept])
-    again, other = (module(written, subset=30, split_seed=seed).data.digest for seed in (0, 1))
-    assert again == subset.digest != other
-    assert module(written, subset=10_000).data.digest == whole.digest
+    np.testing.assert_array_equal(subset.vectors["text"], whole.vectors["text"][kept])
+    again, other = (module(written, subset=30, split_seed=seed).data.digest() for seed in (0, 1))
+    assert again == subset.digest() != other
+    assert module(written, subset=10_000).data.digest() == whole.digest()
 
 
 def test_batches_have_multi_hot_labels(written):
@@ -180,7 +180,7 @@ def test_rows_of_files_stand_side_by_side_and_part_below_part(data, tmp_path_fac
             path.write_text(lines + "\n", newline="")
         parts.append(Part(paths, rows, count))
         expected.append(np.hstack(values)[rows])
-    np.testing.assert_array_equal(read_parts(parts, "nus_wide"), np.vstack(expected))
+    np.testing.assert_array_equal(read_parts(parts), np.vstack(expected))
 
 
 def test_of_a_large_matrix_only_the_wanted_rows_are_held(tmp_path):
@@ -189,7 +189,7 @@ def test_of_a_large_matrix_only_the_wanted_rows_are_held(tmp_path):
     path.write_text(("0.5 " * width + "\n") * count)
     rows = np.arange(0, count, count // wanted)
     tracemalloc.start()
-    found = read_parts([Part([path], rows, count)], "nus_wide")
+    found = read_parts([Part([path], rows, count)])
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert found.shape == (wanted, width)
@@ -199,7 +199,7 @@ def test_of_a_large_matrix_only_the_wanted_rows_are_held(tmp_path):
 def test_bits_are_zeros_and_ones(tmp_path):
     path = tmp_path / "bits.txt"
     path.write_bytes(b"0\r\n1\r\n1\r\n")
-    assert read_bits(path, "nus_wide").tolist() == [False, True, True]
+    assert read_bits(path).tolist() == [False, True, True]
     path.write_text("0\n-1\n")
     with pytest.raises(DataError, match="line 2 is '-1'; expected 0 or 1"):
-        read_bits(path, "nus_wide")
+        read_bits(path)

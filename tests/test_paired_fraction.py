@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny_items import N, Tiny, with_modality
 
-from datamodules import FeatureDataModule, ItemDataModule, Synthetic
+from datamodules import FeatureDataModule, RetrievalData, Synthetic
 from datamodules.items import Modality
 from datamodules.splits import split_paired
 
@@ -29,7 +29,7 @@ def test_it_divides_the_items_and_a_smaller_share_is_part_of_a_larger_one(
 
 @pytest.mark.parametrize("kind", [Synthetic, Tiny])
 def test_training_batches_hold_the_paired_items_alone_and_evaluation_is_unchanged(
-    kind: type[FeatureDataModule] | type[ItemDataModule],
+    kind: type[FeatureDataModule] | type[RetrievalData],
 ) -> None:
     whole, part = kind(validation_fraction=0.25), kind(validation_fraction=0.25, paired_fraction=0.4)
     train = whole.indices("train")
@@ -47,7 +47,7 @@ def test_unpaired_features_are_the_rows_of_the_other_training_items() -> None:
     for name in data.modalities:
         rows, mask = data.unpaired_entries(name)
         assert mask is None
-        np.testing.assert_array_equal(rows, data.data.features[name][data.indices("unpaired")].astype(np.float32))
+        np.testing.assert_array_equal(rows, data.data.vectors[name][data.indices("unpaired")].astype(np.float32))
 
 
 def captions_of(data: Tiny, items: np.ndarray) -> list[str]:

@@ -11,13 +11,7 @@ from hypothesis import strategies as st
 from tiny_trees import PASCAL_CLASSES, PASCAL_IMAGES, write_pascal
 
 from datamodules import DataError, PascalSentences
-from datamodules.pascal_sentences import draw_split
-
-
-@pytest.fixture(autouse=True)
-def cache(monkeypatch, tmp_path):
-    """A cache folder of the test's own."""
-    monkeypatch.setattr("datamodules.derived.cache_folder", lambda: tmp_path / "cache")
+from datamodules.datasets.pascal_sentences import draw_split
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ def test_line_i_of_every_file_is_one_pair(folder):
     data, written = module.data, xmedianet()
     for name, word in (("image", "img"), ("text", "txt")):
         expected = np.vstack([written[f"{word}_{part}_fea"] for part in XMEDIANET])
-        np.testing.assert_allclose(data.features[name], expected, rtol=1e-6, atol=1e-7)
+        np.testing.assert_allclose(data.vectors[name], expected, rtol=1e-6, atol=1e-7)
     assert data.label.tolist() == [i % XMEDIANET_CLASSES for count in XMEDIANET.values() for i in range(count)]
     assert data.split.tolist() == [part for part, count in XMEDIANET.items() for _ in range(count)]
     assert data.class_names == ("class 1", "class 2", "class 3")
@@ -28,10 +28,10 @@ def test_line_i_of_every_file_is_one_pair(folder):
 
 
 def test_blank_lines_at_the_end_of_a_list_count_for_nothing(folder):
-    expected = PKUXMediaNet(folder.parent).data.digest
+    expected = PKUXMediaNet(folder.parent).data.digest()
     for path in [*folder.glob("*_list.txt"), folder / "cate_fea.txt"]:
         path.write_text(path.read_text() + "\n \n")
-    assert PKUXMediaNet(folder.parent).data.digest == expected
+    assert PKUXMediaNet(folder.parent).data.digest() == expected
 
 
 def test_files_may_be_numbered_anew_in_each_class(folder):

@@ -33,7 +33,7 @@ def captions(tmp_path: Path, label: np.ndarray, split=None, **kwargs) -> Feature
 
 
 def images_of(data: FeaturePairs, split: str, modality: str = "image") -> set[bytes]:
-    return {row.tobytes() for row in data.data.features[modality][data.indices(split)]}
+    return {row.tobytes() for row in data.data.vectors[modality][data.indices(split)]}
 
 
 def sizes(data: FeaturePairs) -> list[int]:

@@ -14,20 +14,19 @@ from extract_cases import TINY, tiny_bundle, write_weights
 from tiny_items import Tiny, with_modality
 
 from datamodules import DataError
-from datamodules.derived import derive
+from datamodules.features.networks import SoundNetwork
+from datamodules.features.precompute import precompute
+from datamodules.files.media import read_resampled, read_sound
 from datamodules.items import Files, Modality
-from datamodules.media import read_resampled, read_sound
 from lightning_modules.networks.encoders import build_encoder
 from lightning_modules.networks.encoders.sound import LogMelSpectrogram
-from lightning_modules.networks.frozen import SoundNetwork
 
 RATE = 16_000
-SOUND = {"kind": "file", "shape": (), "rate": RATE}
+SOUND = {"kind": "sound", "shape": (), "rate": RATE}
 
 
 @pytest.fixture(autouse=True)
-def surroundings(tmp_path, monkeypatch):
-    monkeypatch.setattr("datamodules.derived.cache_folder", lambda: tmp_path / "cache")
+def surroundings(monkeypatch):
     monkeypatch.setattr(torchaudio.pipelines, "TINY", tiny_bundle(), raising=False)
 
 
@@ -112,13 +111,13 @@ def test_every_published_bundle_takes_a_window_of_silence():
 
 def test_a_short_sound_is_whole_and_one_without_samples_is_broken(tmp_path):
     paths = tuple(wav(tmp_path, sound(samples)) for samples in (1, 0, 290, 3000))
-    files = Files(paths, partial(read_sound, rate=RATE, dataset="flickr8k_tri"))
+    files = Files(paths, partial(read_sound, rate=RATE))
     module = Tiny(with_modality("audio", Modality(files, np.arange(4), RATE)), on_missing="drop", on_broken="drop")
     with pytest.warns(UserWarning, match=r"0.wav: has no samples"):
         _, broken = module.inspect()
     assert list(broken) == ["item-1"]
     assert module.data.names == ["item-0", "item-2", "item-3"]
-    kept = derive(module.data.modalities["audio"], LogMelSpectrogram(20))
+    kept = precompute(module.data.modalities["audio"], LogMelSpectrogram(20))
     assert [len(entry) for entry in kept.entries] == [1, 1, 10]
 
 
@@ -127,21 +126,21 @@ def test_a_sound_that_is_not_finite_is_refused_by_name(tmp_path, value):
     wave = sound(300)
     wave[7] = value
     with pytest.raises(DataError, match=r"300.wav: has samples that are NaN or infinite"):
-        read_sound(wav(tmp_path, wave), RATE, "flickr8k_tri")
+        read_sound(wav(tmp_path, wave), RATE)
 
 
 def test_a_truncated_wav_file_is_refused_and_one_of_a_pipe_is_read(tmp_path):
     path = tmp_path / "sound.wav"
     soundfile.write(path, sound(100), RATE)
-    whole, expected = path.read_bytes(), read_sound(path, RATE, "flickr8k_tri")
+    whole, expected = path.read_bytes(), read_sound(path, RATE)
     path.write_bytes(whole[:-60])
     with pytest.raises(DataError, match=r"sound.wav: is truncated: it has 140 of its 200 bytes of sound"):
-        read_sound(path, RATE, "flickr8k_tri")
+        read_sound(path, RATE)
     for claimed in (2**32 - 1, 2**31 - 1):  # as ffmpeg and others write it who do not know the length yet
         path.write_bytes(whole[:40] + struct.pack("<I", claimed) + whole[44:])
-        np.testing.assert_array_equal(read_sound(path, RATE, "flickr8k_tri"), expected)
+        np.testing.assert_array_equal(read_sound(path, RATE), expected)
 
 
 @pytest.mark.parametrize("rate", [8000, 44_100, 96_000])
 def test_resampling_leaves_a_sample_of_a_sound(tmp_path, rate):
-    assert len(read_resampled(wav(tmp_path, sound(1), rate), RATE, "flickr8k_tri")) == -(-RATE // rate)
+    assert len(read_resampled(wav(tmp_path, sound(1), rate), RATE)) == -(-RATE // rate)

@@ -7,14 +7,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from datamodules.synthetic import CLASS_NAMES, Synthetic, synthetic_features
+from datamodules.datasets.synthetic import CLASS_NAMES, Synthetic, synthetic_features
 
 
 def centroid_scores(data) -> tuple[np.ndarray, list[np.ndarray]]:
     """Test labels, and for each modality minus the squared distances to its training centroids."""
     train, test = data.split == "train", data.split == "test"
     scores = []
-    for x in data.features.values():
+    for x in data.vectors.values():
         centroids = np.stack([x[train & (data.label == c)].mean(axis=0) for c in range(len(data.class_names))])
         scores.append(-((x[test][:, None] - centroids) ** 2).sum(axis=2))
     return data.label[test], scores
@@ -30,7 +30,7 @@ def centroid_retrieval(data) -> float:
 
 def centroid_distance(data) -> float:
     """Distance of the modality centroids, the narrower one padded with zeros."""
-    image, text = (x.mean(axis=0, dtype=np.float64) for x in data.features.values())
+    image, text = (x.mean(axis=0, dtype=np.float64) for x in data.vectors.values())
     width = max(len(image), len(text))
     return float(np.linalg.norm(np.pad(image, (0, width - len(image))) - np.pad(text, (0, width - len(text)))))
 
@@ -59,15 +59,15 @@ def test_gap_is_the_distance_of_the_centroids(gap, dims, seed):
 
 
 def test_seed_decides_the_data():
-    assert synthetic_features(seed=3).digest == synthetic_features(seed=3).digest
-    assert synthetic_features(seed=3).digest != synthetic_features(seed=4).digest
+    assert synthetic_features(seed=3).digest() == synthetic_features(seed=3).digest()
+    assert synthetic_features(seed=3).digest() != synthetic_features(seed=4).digest()
 
 
 @settings(max_examples=20, deadline=None)
 @given(classes=st.integers(2, 60), extra=st.integers(0, 100))
 def test_split_holds_out_a_quarter_of_every_class(classes, extra):
     data = synthetic_features(classes=classes, items=4 * classes + extra, image_dim=3, text_dim=2)
-    assert {name: x.shape[1] for name, x in data.features.items()} == {"image": 3, "text": 2}
+    assert {name: x.shape[1] for name, x in data.vectors.items()} == {"image": 3, "text": 2}
     for c in range(classes):
         part = data.split[data.label == c]
         assert (part == "test").sum() == len(part) // 4
@@ -112,7 +112,7 @@ def test_datamodule_draws_what_the_generator_draws():
         "seed": 9,
     }
     module = Synthetic(**arguments, batch_size=8, class_encoder="one-hot")
-    assert module.data.digest == synthetic_features(**arguments).digest
+    assert module.data.digest() == synthetic_features(**arguments).digest()
     assert (module.dataset, module.features, module.data_kind) == ("synthetic", "synthetic", "synthetic")
     assert module.dims == {"image": 6, "text": 5, "class_embedding": 4}
     batch = next(iter(module.train_dataloader()))

@@ -73,7 +73,7 @@ def small(name: str) -> Table:
 def patch(tmp_path_factory: pytest.TempPathFactory) -> Iterator[pytest.MonkeyPatch]:
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("CSD_DATA", raising=False)
-        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))  # of the worker processes too
+        patch.setenv("CSD_CACHE", str(tmp_path_factory.mktemp("cache")))
         patch.setattr(command_line, "load_table", small)
         patch.setattr(tiny_trees, "TMR_SPLITS", SPLITS)
         patch.setattr(extract_cases, "RATE", RATE)

@@ -12,7 +12,8 @@ from extract_cases import IMAGE_MODEL, prepare, run
 from runner_cases import undo_quiet  # noqa: F401
 
 import reproduce.__main__ as command_line
-from datamodules import NUSWIDE, FeaturePairs, PKUXMediaNet, text_matrix
+from datamodules import NUSWIDE, FeaturePairs, PKUXMediaNet
+from datamodules.files import text_matrix
 from reproduce.cells import CellStore
 from reproduce.runner import Run
 from reproduce.schema import Row, read_table
@@ -37,8 +38,8 @@ def root(tmp_path_factory) -> Path:
 
 @pytest.fixture(autouse=True)
 def surroundings(monkeypatch, tmp_path):
-    """Two methods, one epoch and one seed; a cache folder of the test's own, and no way to the hub."""
-    prepare(monkeypatch, tmp_path / "cache")
+    """Two methods, one epoch and one seed, and no way to the hub."""
+    prepare(monkeypatch)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr(command_line, "load_table", small)
 
@@ -180,18 +181,17 @@ def test_features_that_came_replace_the_row_that_said_they_are_not_there(root, t
     assert {row.features for row in rows if row.dataset == "nus_wide"} == {"low-level", "own"}
 
 
-def test_large_files_of_text_are_parsed_once(tmp_path, monkeypatch):
+def test_large_files_of_text_are_parsed_once(tmp_path, monkeypatch, cache):
     monkeypatch.setattr(text_matrix, "LARGE", 0)
-    monkeypatch.setattr(text_matrix, "cache_folder", lambda: tmp_path / "kept")
     folder = tiny_trees.write_xmedianet(tmp_path)
     first = PKUXMediaNet(tmp_path).data
-    kept = sorted((tmp_path / "kept").iterdir())
+    kept = sorted(cache.iterdir())
     assert len(kept) == 3
     with monkeypatch.context() as patch:
         patch.setattr(text_matrix, "_numbers", None)  # nothing is parsed
-        assert PKUXMediaNet(tmp_path).data.digest == first.digest
+        assert PKUXMediaNet(tmp_path).data.digest() == first.digest()
     kept[0].write_bytes(kept[0].read_bytes()[:100])
-    assert PKUXMediaNet(tmp_path).data.digest == first.digest
+    assert PKUXMediaNet(tmp_path).data.digest() == first.digest()
     path = folder / "txt_test_fea.txt"
     path.write_text(path.read_text().replace("0.", "1.", 1))
-    assert PKUXMediaNet(tmp_path).data.digest != first.digest
+    assert PKUXMediaNet(tmp_path).data.digest() != first.digest()

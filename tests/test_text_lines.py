@@ -7,12 +7,12 @@ import json
 import pytest
 
 from datamodules import DataError
-from datamodules.flickr8k import read_captions
-from datamodules.flickr30k_narratives import read_narratives
-from datamodules.layouts import read_lines
-from datamodules.motion_text import read_captions as read_motion_captions
-from datamodules.pascal_sentences import read_sentences
-from datamodules.utd_mhad import CLASSES, read_classes
+from datamodules.datasets.flickr8k import read_captions
+from datamodules.datasets.flickr30k import read_narratives
+from datamodules.datasets.motion_text import read_captions as read_motion_captions
+from datamodules.datasets.pascal_sentences import read_sentences
+from datamodules.datasets.utd_mhad import CLASSES, read_classes
+from datamodules.files.text import read_lines
 from lightning_modules.serving.folders import read_folder
 
 # Those at which str.splitlines cuts and files do not.
@@ -44,12 +44,12 @@ def written(tmp_path):
     ],
 )
 def test_lines_end_where_those_of_files_do(written, content, expected):
-    assert read_lines(written(content), "flickr8k_tri") == expected
+    assert read_lines(written(content)) == expected
 
 
 def test_a_text_in_another_encoding_is_refused_by_name(written):
     with pytest.raises(DataError, match=r"texts.txt: cannot be read as text"):
-        read_lines(written("a dog".encode("utf-16")), "flickr8k_tri")
+        read_lines(written("a dog".encode("utf-16")))
 
 
 @within
@@ -60,7 +60,7 @@ def test_no_reader_cuts_within_a_text(written, mark):
     # JSON allows no control character to stand for itself, but all of the others.
     narrative = json.dumps({"image_id": "1", "caption": text}, ensure_ascii=mark < " ")
     assert [found.caption for found in read_narratives(written(narrative))] == [text]
-    (caption,) = read_motion_captions(written(f"{text}#a/DET#0.0#0.0\n"), "humanml3d")
+    (caption,) = read_motion_captions(written(f"{text}#a/DET#0.0#0.0\n"))
     assert caption.text == text
     assert read_sentences(written(f"{text}\n" * 5)) == [text] * 5
     assert read_classes(written(f"{text}\n" * CLASSES)) == [text] * CLASSES

@@ -9,14 +9,14 @@ import pytest
 from tiny_trees import TMR_SPLITS, tmr_annotations, tmr_motion, write_tmr
 
 from datamodules import DataError, HumanML3D
-from datamodules.catalogue import CATALOGUE
+from datamodules.datasets import DATASETS
 
 SPLITS = {"train": "train", "val": "validation", "test": "test"}
 
 
 @pytest.fixture(params=["humanml3d", "kit_ml"])
 def motions(request, tmp_path):
-    return write_tmr(tmp_path / "root" / CATALOGUE[request.param].folder), request.param
+    return write_tmr(tmp_path / "root" / DATASETS[request.param].folder), request.param
 
 
 def read(motions, **kwargs):

@@ -12,15 +12,15 @@ import numpy as np
 import pytest
 from tiny_clip import write_clip
 from tiny_items import N, Tiny, item_set, with_modality
+from training import Trainer
 
-from datamodules.class_embeddings import encode_texts
+from datamodules.features.texts import SentenceEmbedding
 from datamodules.items import Modality
 from lightning_modules import CMPM
 from lightning_modules.networks.encoders import build_encoder
 from lightning_modules.networks.encoders.text import TokenIds
 
 pytestmark = cmpm_cases.IGNORED
-cache_of_its_own = cmpm_cases.cache_of_its_own
 
 TEXT = {"kind": "text", "shape": (), "rate": None}
 CHARACTERS = {"name": "characters", "width": 8}
@@ -56,7 +56,7 @@ def run(encoder: dict[str, object], russian: Sequence[int], test: bool = False) 
     model = CMPM(data.dims, encoders={"text": encoder}, dim=8)
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     quiet = {"enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False}
-    trainer = L.Trainer(max_epochs=1, accelerator="cpu", logger=False, **quiet)
+    trainer = Trainer(max_epochs=1, accelerator="cpu", logger=False, **quiet)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         trainer.fit(model, data)
@@ -90,7 +90,7 @@ def test_unknown_texts_in_test_are_said_with_their_share(encoder, blind_to):
 def test_words_name_another_encoder_where_texts_have_no_spaces():
     data = Tiny(with_modality("text", Modality([f"一只狗{chr(0x5200 + i)}" for i in range(N)])))
     encoder = build_encoder("words", TEXT, min_count=3)
-    data.derive("text", encoder.front_end)
+    data.precompute({"text": ("text", encoder.front_end)})
     with pytest.raises(ValueError, match=r"no word occurs 3 times .* where no spaces .* 'sentence'"):
         encoder.fit(*data.train_entries("text"))
 
@@ -100,13 +100,13 @@ def test_words_name_another_encoder_where_texts_have_no_spaces():
 MINILM = "all-MiniLM-L6-v2"
 
 
-@pytest.mark.parametrize("embed", [encode_texts, lambda texts, model: TokenIds(model)(texts, None)])
-def test_a_model_says_that_its_vocabulary_lacks_a_script(embed):
+@pytest.mark.parametrize("kind", [SentenceEmbedding, TokenIds])
+def test_a_model_says_that_its_vocabulary_lacks_a_script(kind):
     with pytest.warns(UserWarning, match=f"Some texts are mostly tokens that {MINILM} does not know"):
-        embed(["a dog", "ውሻ በሣር ላይ ይሮጣል"], MINILM)
+        kind(MINILM)(["a dog", "ውሻ በሣር ላይ ይሮጣል"], None)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        embed(["a dog", "рыжая собака", "un café, déjà vu"], MINILM)
+        kind(MINILM)(["a dog", "рыжая собака", "un café, déjà vu"], None)
 
 
 def test_a_model_that_ends_texts_with_the_number_of_an_unknown_token_says_nothing(tmp_path):

@@ -12,7 +12,7 @@ import scipy.io
 
 from datamodules import UTDMHAD, DataError, DataMissing
 from datamodules.__main__ import main
-from datamodules.utd_mhad import PARTS, RAW, REDUCED, centre_skeleton, read_clip, read_reduced, reduce_depth
+from datamodules.datasets.utd_mhad import PARTS, RAW, REDUCED, centre_skeleton, read_clip, read_reduced, reduce_depth
 
 # Three actions by four subjects, one trial; depth of subject 1 alone.
 CLIPS = [f"a{a}_s{s}_t1" for a in (1, 2, 27) for s in (1, 2, 3, 4)]

@@ -17,9 +17,9 @@ from tiny_models import text_model
 from torch import Tensor
 
 from datamodules import DataError
-from datamodules.class_embeddings import encode_texts, encoder_identity, model_folder, sentence_model
+from datamodules.features.networks import SentenceNetwork
+from datamodules.features.texts import SentenceEmbedding, encoder_identity, model_folder, sentence_model
 from lightning_modules.networks.encoders import build_encoder
-from lightning_modules.networks.frozen import SentenceNetwork
 
 TEXT = {"kind": "text", "shape": [], "rate": None}
 TEXTS = ["a dog runs", "two people play chess in the park", "snow"]
@@ -31,7 +31,7 @@ def of_the_network(folder: Path) -> np.ndarray:
 
 
 def of_the_class_encoder(folder: Path) -> np.ndarray:
-    return encode_texts(TEXTS, str(folder))
+    return np.stack(SentenceEmbedding(str(folder))(TEXTS, None))
 
 
 def of_the_tokens(folder: Path) -> np.ndarray:

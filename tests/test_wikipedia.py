@@ -14,8 +14,9 @@ from sklearn.preprocessing import StandardScaler
 
 from datamodules import DataError, Wikipedia
 from datamodules.__main__ import main
-from datamodules.sources import SOURCES, data_root, missing_files
-from datamodules.wikipedia import CLASS_NAMES, FEATURE_FILES, ITEMS, TEST_LIST, TRAIN_LIST
+from datamodules.datasets import DATASETS
+from datamodules.datasets.wikipedia import CLASS_NAMES, FEATURE_FILES, ITEMS, TEST_LIST, TRAIN_LIST
+from datamodules.files.sources import data_root
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*is not the known copy")
 
@@ -60,7 +61,7 @@ def test_wikipedia_rows_follow_the_lists(written, features):
     else:
         expected = {"image": np.vstack([sift["I_tr"], sift["I_te"]]), "text": np.vstack([sift["T_tr"], sift["T_te"]])}
     for name, array in expected.items():
-        np.testing.assert_array_equal(data.features[name], array)
+        np.testing.assert_array_equal(data.vectors[name], array)
 
 
 def test_another_copy_of_a_file_is_used_with_a_warning(written):
@@ -81,13 +82,13 @@ def test_truncated_file_is_named_with_remedy(copy, features, file, keep):
     (copy / file).write_bytes(content[: int(len(content) * keep) if isinstance(keep, float) else keep])
     message = refused(copy.parent, features)
     assert message.startswith(f"{copy / file}: ")
-    assert SOURCES["wikipedia"].file(file).url in message
+    assert "python -m datamodules get wikipedia" in message
     assert "python -m datamodules check wikipedia" in message
 
 
 def test_missing_file_of_a_named_root_is_an_error(copy):
     (copy / TEST_LIST).unlink()
-    assert refused(copy.parent).startswith(f"{copy / TEST_LIST} is missing. Expected: list of text id")
+    assert refused(copy.parent).startswith(f"{copy / TEST_LIST} is missing: list of text id")
     assert "name the one above it" in refused(copy)
 
 
@@ -172,7 +173,7 @@ def real_root():
         root = data_root()
     except DataError as error:
         pytest.skip(str(error))
-    if missing_files("wikipedia", root):
+    if "roph" not in DATASETS["wikipedia"].lacking(root / "wikipedia"):
         pytest.skip("CSD_DATA has no complete wikipedia/")
     return root
 

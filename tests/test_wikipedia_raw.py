@@ -9,14 +9,8 @@ import pytest
 from tiny_trees import WIKIPEDIA, write_text, write_wikipedia
 
 from datamodules import DataError, WikipediaRaw
-from datamodules.sources import data_root
-from datamodules.wikipedia_raw import read_lists, read_section
-
-
-@pytest.fixture(autouse=True)
-def cache(monkeypatch, tmp_path):
-    """A cache folder of the test's own."""
-    monkeypatch.setattr("datamodules.derived.cache_folder", lambda: tmp_path / "cache")
+from datamodules.datasets.wikipedia import read_lists, read_section
+from datamodules.files.sources import data_root
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from datamodules.derived import derive
+from datamodules.features.precompute import precompute
 from datamodules.items import Modality
 from lightning_modules.networks.encoders import build_encoder
 from lightning_modules.networks.encoders.words import FREE, WordNumbers, Words
@@ -69,9 +69,8 @@ def test_a_text_without_a_word_has_the_empty_word(text):
     assert numbers(text) == [[int.from_bytes(blake2b(b"", digest_size=8).digest(), "little", signed=True)]]
 
 
-def test_numbers_are_kept_on_disk_as_they_are(tmp_path, monkeypatch):
-    monkeypatch.setattr("datamodules.derived.cache_folder", lambda: tmp_path)
-    first, again = (derive(Modality(TEXTS), WordNumbers()) for _ in range(2))
+def test_numbers_are_kept_on_disk_as_they_are(cache):
+    first, again = (precompute(Modality(TEXTS), WordNumbers()) for _ in range(2))
     assert [row.tolist() for row in first.entries] == [row.tolist() for row in again.entries] == numbers(*TEXTS)
     assert again.kind == "sequence"
 

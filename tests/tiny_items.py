@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from datamodules import ItemDataModule
+from datamodules import RetrievalData
 from datamodules.items import ItemSet, Modality
 
 N = 24
@@ -37,7 +37,7 @@ def with_modality(name: str, modality: Modality) -> ItemSet:
     return item_set(modalities=modalities() | {name: modality})
 
 
-class Tiny(ItemDataModule):
+class Tiny(RetrievalData):
     dataset = "tiny"
     features = "noise"
     data_kind = "synthetic"
@@ -51,11 +51,11 @@ class Tiny(ItemDataModule):
         return self.content
 
 
-def epoch_of(module: ItemDataModule, epoch: int) -> list[dict]:
+def epoch_of(module: RetrievalData, epoch: int) -> list[dict]:
     loader = module.train_dataloader()
     loader.sampler.set_epoch(epoch)
     return list(loader)
 
 
-def drawn(module: ItemDataModule, epoch: int, name: str = "text") -> list[tuple[int, str]]:
+def drawn(module: RetrievalData, epoch: int, name: str = "text") -> list[tuple[int, str]]:
     return [row for batch in epoch_of(module, epoch) for row in zip(batch["id"].tolist(), batch[name], strict=True)]

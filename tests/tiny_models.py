@@ -11,7 +11,7 @@ def text_model(folder: Path, kind: str) -> str:
     """A tiny untrained text model with the tokenizer of the installed one, saved as a local model."""
     from transformers import AutoModel, AutoTokenizer, BertConfig, DistilBertConfig, MPNetConfig
 
-    from datamodules.class_embeddings import model_folder
+    from datamodules.features.texts import model_folder
 
     tokenizer = AutoTokenizer.from_pretrained(model_folder("all-MiniLM-L6-v2"), local_files_only=True)
     shared = {"vocab_size": len(tokenizer), "max_position_embeddings": 64}

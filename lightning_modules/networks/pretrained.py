@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from datamodules.class_embeddings import missing_weights, model_folder, refuse_missing, without_loading_bars
-from datamodules.features import DataError
+from datamodules.errors import DataError
+from datamodules.features.texts import missing_weights, model_folder, refuse_missing, without_loading_bars
 
 # Query and value projections of attention, as the models of transformers name them: what LoRA adapts.
 PROJECTIONS = ("query", "value", "q_lin", "v_lin", "q_proj", "v_proj", "q", "v")

@@ -6,7 +6,7 @@ import argparse
 import json
 from collections.abc import Sequence
 
-from datamodules.sources import user_path
+from datamodules.files.sources import user_path
 from lightning_modules.serving.export import export
 from lightning_modules.serving.folders import ENDINGS
 from lightning_modules.serving.search import find, index_folder, printable

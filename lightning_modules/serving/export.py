@@ -17,9 +17,9 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 import lightning_modules
-from datamodules.features import DataError
+from datamodules.errors import DataError
+from datamodules.files.sources import sha256_of
 from datamodules.items import listed
-from datamodules.sources import sha256_of
 from lightning_modules.base import RetrievalModule
 from lightning_modules.encoded import EncodedModule
 from lightning_modules.lavimo import LAVIMO

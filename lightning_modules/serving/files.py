@@ -10,9 +10,9 @@ from typing import Any
 
 from torch import nn
 
-from datamodules.class_embeddings import BUNDLED
-from datamodules.features import DataError
-from lightning_modules.networks.encoders.installed import INSTALLED
+from datamodules.errors import DataError
+from datamodules.features.texts import BUNDLED
+from datamodules.features.timm_models import INSTALLED
 
 COPIES = "encoders"  # folder of the copies within an export
 # Encoders whose setting "model" may be a local folder; for the others it is a name.

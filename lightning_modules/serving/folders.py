@@ -12,9 +12,9 @@ from typing import Literal
 
 import numpy as np
 
-from datamodules.features import DataError
+from datamodules.errors import DataError
+from datamodules.files.media import read_image, read_resampled
 from datamodules.items import Files
-from datamodules.media import read_image, read_resampled
 
 Content = Literal["text", "image", "sound"]
 ENDINGS = {

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from datamodules.features import DataError
+from datamodules.errors import DataError
 
 if TYPE_CHECKING:
     from diffusers import UnCLIPImageVariationPipeline

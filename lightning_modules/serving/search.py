@@ -16,11 +16,11 @@ from torch import Tensor
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from datamodules.derived import rows_of
-from datamodules.features import DataError
+from datamodules.batches import Entries
+from datamodules.errors import DataError
+from datamodules.features.precompute import rows_of
+from datamodules.files.media import faults
 from datamodules.items import Files, Modality
-from datamodules.media import faults
-from datamodules.multimodal import Entries
 from lightning_modules.encoded import EncodedModule
 from lightning_modules.serving.export import export_identity, load_export
 from lightning_modules.serving.folders import Content, decode, read_folder
@@ -147,10 +147,8 @@ def printable(name: object) -> str:
 def _load(export: Path) -> tuple[EncodedModule, dict[str, Content]]:
     """The model, and what its modalities hold that it reads raw."""
     model = load_export(export).to("cuda" if torch.cuda.is_available() else "cpu")
-    known: dict[Any, Content] = {("text", True): "text", ("file", True): "image", ("file", False): "sound"}
     read = model.sources.items() if isinstance(model, EncodedModule) else ()
-    kinds = {name: (source["kind"], source["rate"] is None) for name, source in read}
-    if contents := {name: known[kind] for name, kind in kinds.items() if kind in known}:
+    if contents := {name: s["kind"] for name, s in read if s["kind"] in ("text", "image", "sound")}:
         return model, contents
     raise ValueError(
         f"this {type(model).__name__} reads features ({', '.join(model.modalities)}), and search needs raw entries: "

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from datamodules.derived import FrontEnd
+from datamodules.features.precompute import FrozenNetwork
 
 
 class Encoder(nn.Module):
@@ -18,7 +18,7 @@ class Encoder(nn.Module):
     steps in time), implements `with_tokens` and sets ``token_dim``.
 
     Args:
-        source: "kind", "shape" and "rate" of the modality, as `ItemDataModule.dims` gives them.
+        source: "kind", "shape" and "rate" of the modality, as `RetrievalData.dims` gives them.
 
     Raises:
         ValueError: the encoder does not read entries of that kind.
@@ -29,7 +29,7 @@ class Encoder(nn.Module):
     # Width of a token; None where the encoder knows an entry as one vector alone.
     token_dim: int | None = None
     # Computed once per entry and kept on disk; None where the entries come as they are.
-    front_end: FrontEnd | None = None
+    front_end: FrozenNetwork | None = None
     # What texts have that `unknown` finds.
     blind_to: ClassVar[str] = ""
 

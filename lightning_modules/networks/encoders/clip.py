@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from datamodules.class_embeddings import encoder_identity, model_folder
-from datamodules.features import DataError
-from datamodules.inference import frozen_inference
+from datamodules.errors import DataError
+from datamodules.features.inference import frozen_inference
+from datamodules.features.texts import encoder_identity, model_folder
 from lightning_modules.networks.encoders.base import Encoder
 from lightning_modules.networks.encoders.text import TokenIds
 from lightning_modules.networks.pretrained import adapt_low_rank, check_low_rank, pretrained
@@ -27,7 +27,7 @@ class Clip(Encoder):
     configuration says, without random crops.
 
     Args:
-        source: of kind "text", or "file" decoded to images (H, W, 3) uint8.
+        source: of kind "text", or "image" decoded to images (H, W, 3) uint8.
         model: local folder of a CLIP model as transformers writes it, or its name where its files are on this machine
             (`hf download openai/clip-vit-base-patch32`).
         frozen: whether the tower stays as it is; its vectors are then computed once.
@@ -41,7 +41,7 @@ class Clip(Encoder):
     Source: Radford et al., ICML 2021 (CLIP); rank 8 in CS-Aligner, arXiv 2502.17028.
     """
 
-    kinds = ("text", "file")
+    kinds = ("text", "image")
 
     def __init__(
         self,
@@ -51,8 +51,6 @@ class Clip(Encoder):
         lora_rank: int = 0,
     ):
         super().__init__(source)
-        if source["rate"] is not None:
-            raise ValueError("Clip reads images and texts, and the modality holds sound")
         check_low_rank(frozen, lora_rank)
         tower = _Tower(model, source["kind"] == "text")
         self.frozen, self.lora_rank = frozen, lora_rank

@@ -10,13 +10,11 @@ import torch
 import torchaudio
 from torch import Tensor
 
-from datamodules.features import DataError
-from datamodules.inference import frozen_inference
-from datamodules.sources import sha256_of
+from datamodules.features.networks import SAMPLE_RATE, WINDOW, SoundNetwork, resampled
+from datamodules.files.sources import sha256_of
 from lightning_modules.networks.encoders.base import Convolutions, Encoder, Standardise, TemporalTransformer, pool
 
-SAMPLE_RATE = 16000
-WINDOW, HOP = 400, 320  # samples: 25 ms every 20 ms
+HOP = 320  # samples: the windows of 25 ms stand 20 ms apart
 
 
 class LogMelSpectrogram:
@@ -38,25 +36,11 @@ class LogMelSpectrogram:
         return [(self.spectrogram(wave) + 1e-6).log().T.numpy().astype(np.float16) for wave in waves]
 
 
-def _require_sound(encoder: Encoder, source: Mapping[str, Any]) -> None:
-    if source["rate"] is None:
-        raise ValueError(f"{type(encoder).__name__} reads sound, and the modality holds files without a sampling rate")
-
-
-def resampled(wave: np.ndarray, rate: int, least: int = WINDOW) -> Tensor:
-    """A waveform (n,) at 16 kHz, followed by silence where it has fewer samples than ``least``.
-
-    The networks of torchaudio's bundles need a window of 25 ms.
-    """
-    found = torchaudio.functional.resample(torch.from_numpy(wave.astype(np.float32)), rate, SAMPLE_RATE)
-    return torch.nn.functional.pad(found, (0, max(least - len(found), 0)))
-
-
 class LogMel(Encoder):
     """Log-mel spectrograms through temporal convolutions or a transformer, with bands and stretches masked in training.
 
     Args:
-        source: of kind "file", decoded to a waveform.
+        source: of kind "sound", decoded to a waveform.
         network: "convolution" (three layers, mean and maximum over time) or "transformer" (two layers on steps of
             80 ms).
         mels: bands of the spectrogram.
@@ -66,7 +50,7 @@ class LogMel(Encoder):
     Source of the masking: Park et al., Interspeech 2019 (SpecAugment).
     """
 
-    kinds = ("file",)
+    kinds = ("sound",)
 
     def __init__(
         self,
@@ -77,7 +61,6 @@ class LogMel(Encoder):
         dropout: float = 0.2,
     ):
         super().__init__(source)
-        _require_sound(self, source)
         if network not in ("convolution", "transformer"):
             raise ValueError(f"network is {network!r}; expected 'convolution' or 'transformer'")
         self.front_end = LogMelSpectrogram(mels)
@@ -118,7 +101,7 @@ class Wav2Vec2(Encoder):
     A sound of less than 25 ms is followed by silence.
 
     Args:
-        source: of kind "file", decoded to a waveform.
+        source: of kind "sound", decoded to a waveform.
         weights: path of the bundle's state dictionary (a .pt or .pth file).
         bundle: name of a bundle in ``torchaudio.pipelines``.
 
@@ -127,38 +110,26 @@ class Wav2Vec2(Encoder):
         DataError: the weights are missing or of another model.
     """
 
-    kinds = ("file",)
+    kinds = ("sound",)
 
     def __init__(self, source: Mapping[str, Any], weights: str, bundle: str = "WAV2VEC2_BASE"):
         super().__init__(source)
-        _require_sound(self, source)
         found = getattr(torchaudio.pipelines, bundle, None)
         if not isinstance(found, torchaudio.pipelines.Wav2Vec2Bundle) or found._model_type != "Wav2Vec2":
             raise ValueError(f"torchaudio.pipelines has no wav2vec 2.0 bundle {bundle!r}, e.g. 'WAV2VEC2_BASE'")
         self.dim = found._params["encoder_embed_dim"]
-        self.front_end = _Wav2Vec2FrontEnd(found, bundle, weights)
+        self.front_end = _Wav2Vec2FrontEnd(bundle, weights)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         return x
 
 
 class _Wav2Vec2FrontEnd:
-    def __init__(self, bundle: torchaudio.pipelines.Wav2Vec2Bundle, name: str, weights: str):
+    """The bundle, loaded where its features are not kept."""
+
+    def __init__(self, bundle: str, weights: str):
         self.bundle, self.weights = bundle, weights
-        self.key = f"wav2vec2 {name} {sha256_of(weights)}"
+        self.key = f"wav2vec2 {bundle} {sha256_of(weights)}"
 
     def __call__(self, entries: Sequence[np.ndarray], rate: int | None) -> list[np.ndarray]:
-        model = torchaudio.models.wav2vec2_model(**self.bundle._params)
-        try:
-            model.load_state_dict(torch.load(self.weights, map_location="cpu", weights_only=True))
-        except Exception as error:  # torch and pickle each refuse in their own way
-            raise DataError(f"{self.weights} does not hold the weights of {self.key.split()[1]} ({error})") from error
-        embedded = []
-        with frozen_inference():
-            for i in range(len(entries)):
-                wave = resampled(entries[i], rate)[None]
-                if self.bundle._normalize_waveform:
-                    wave = torch.nn.functional.layer_norm(wave, wave.shape)
-                features, _ = model.eval().extract_features(wave)
-                embedded.append(features[-1][0].mean(dim=0).numpy())
-        return embedded
+        return SoundNetwork(self.bundle, self.weights)(entries, rate)

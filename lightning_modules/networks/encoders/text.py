@@ -11,30 +11,12 @@ import torch
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 
-from datamodules.class_embeddings import embed_classes, encode_texts, encoder_identity, model_folder, warn_of_unknown
-from datamodules.inference import frozen_inference
+from datamodules.features.inference import frozen_inference
+from datamodules.features.texts import SentenceEmbedding, embed_texts, encoder_identity, model_folder, warn_of_unknown
 from lightning_modules.networks.encoders.base import Convolutions, Encoder, mean_over_steps, pool
 from lightning_modules.networks.pretrained import adapt_low_rank, check_low_rank, pretrained
 
 BATCH = 64
-
-
-class SentenceEmbedding:
-    """Front end: one vector per text from a frozen sentence-transformers model.
-
-    Args:
-        model: "all-MiniLM-L6-v2" (installed with the suite), or the local folder or name of another model whose files
-            are on this machine.
-    """
-
-    def __init__(self, model: str):
-        self.model = model
-        self.key = f"sentence {encoder_identity(model)}"
-
-    def __call__(self, entries: Sequence[str], rate: int | None) -> list[np.ndarray]:
-        texts = list(dict.fromkeys(entries))
-        vector = dict(zip(texts, encode_texts(texts, self.model), strict=True))
-        return [vector[text] for text in entries]
 
 
 class Sentence(Encoder):
@@ -53,7 +35,7 @@ class Sentence(Encoder):
     def __init__(self, source: Mapping[str, Any], model: str = "all-MiniLM-L6-v2"):
         super().__init__(source)
         self.front_end = SentenceEmbedding(model)
-        self.dim = embed_classes(("text",), model).shape[1]
+        self.dim = embed_texts(["text"], model).shape[1]
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         return x

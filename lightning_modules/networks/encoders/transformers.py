@@ -8,8 +8,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from datamodules.features.timm_models import timm_model, timm_width
 from lightning_modules.networks.encoders.base import Encoder, Standardise, TemporalTransformer
-from lightning_modules.networks.encoders.image import timm_model, timm_width
 
 
 class PoseTransformer(Encoder):

@@ -1,0 +1,149 @@
+"""Flickr8k triples: a thousand images, five captions each, and the first caption spoken by a speech synthesiser."""
+
+from __future__ import annotations
+
+import csv
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from lightning.pytorch.utilities import rank_zero_warn
+
+from datamodules.datasets.feature_pairs import EXTRACTED, OR_EXTRACTED, pairs
+from datamodules.declaration import Declaration, Form
+from datamodules.files.media import read_image, read_sound
+from datamodules.files.text import broken, read_lines, require
+from datamodules.items import Files, ItemSet, Modality
+from datamodules.retrieval_data import RetrievalData
+
+CAPTIONS = 5
+RATE = 24_000
+HELD_OUT = 200
+
+
+FLICKR8K = Declaration(
+    name="flickr8k_tri",
+    folder="flickr8k_tri",
+    content="images/<name>.jpg, audio/<name>.wav (24 kHz mono, MP3 inside) and captions.txt (CSV with the header "
+    "image,caption and five lines per image)" + OR_EXTRACTED,
+    url="https://github.com/quantumnaan/sic_translator at commit d27da85cff2dbf143fcaf365aece667d66c4298f",
+    licence="terms of Flickr8k: research only",
+    citation="M. Hodosh, P. Young and J. Hockenmaier, Framing Image Description as a Ranking Task, JAIR 2013",
+    items={"train": 800, "test": 200},
+    unit="images with five captions and synthetic speech",
+    classes=None,
+    forms={
+        "raw": Form("Flickr8kTriples", [("captions.txt", "images", "audio")]),
+        "pairs": pairs("flickr8k_tri", EXTRACTED),
+    },
+)
+
+
+class Flickr8kTriples(RetrievalData):
+    """Images, captions and synthetic speech; an item is an image, and matches only itself.
+
+    The folder::
+
+        flickr8k_tri/
+            captions.txt        CSV with the header image,caption; <name>.jpg and a caption per line, five per image
+            images/<name>.jpg   224 x 224
+            audio/<name>.wav    24 kHz mono
+
+    There are 1,000 images; whoever made the triples gives no split. Cite M. Hodosh, P. Young and J. Hockenmaier,
+    Framing Image Description as a Ranking Task, JAIR 2013.
+
+    The 200 test items are the first of `numpy.random.default_rng(0).permutation` of all names in sorted order: they
+    stay the same for every seed. The sounds are named .wav and hold MP3; they are read by content.
+
+    Args:
+        data_root: folder that holds `flickr8k_tri/`; by default the environment variable CSD_DATA, else `data/`.
+        captions: "all": five captions per image. "spoken": the first alone, said to be the one that is spoken. The
+            length of the sounds follows the length of the first caption and of no other; that they say its words
+            was not verified.
+        **kwargs: see RetrievalData.
+
+    Raises:
+        ValueError: an argument outside its range.
+        DataError: on first use, if a file is missing or is not what it should be.
+    """
+
+    declaration = FLICKR8K
+    dataset = "flickr8k_tri"
+    data_kind = "real"
+    test_split = f"held-out-{HELD_OUT}"
+
+    def __init__(
+        self, data_root: str | Path | None = None, captions: Literal["all", "spoken"] = "all", **kwargs: Any
+    ) -> None:
+        super().__init__(**kwargs)
+        if captions not in ("all", "spoken"):
+            raise ValueError(f"captions is {captions!r}; expected 'all' or 'spoken'.")
+        self.data_root = data_root
+        self.captions = captions
+        self.features = "raw" if captions == "all" else "raw, spoken caption"
+
+    def read(self) -> ItemSet:
+        """Read the captions and look which images and sounds there are."""
+        folder = self.declaration.find(self.data_root)
+        captions = read_captions(folder / "captions.txt")
+        names = sorted(captions)
+        if len(names) <= HELD_OUT:
+            what = f"names {len(names)} images; expected more than the {HELD_OUT} that are held out"
+            raise broken(folder / "captions.txt", what)
+        kept = 1 if self.captions == "spoken" else CAPTIONS
+        return self.read_items(
+            {
+                "image": lambda: _files(folder / "images", ".jpg", names, read_image),
+                "text": lambda: Modality.of_each([captions[name][:kept] for name in names]),
+                "audio": lambda: _files(folder / "audio", ".wav", names, partial(read_sound, rate=RATE), RATE),
+            },
+            label=np.arange(len(names)),
+            split=held_out(len(names)),
+            names=names,
+            origin=str(folder),
+        )
+
+
+def held_out(count: int) -> np.ndarray:
+    """(count,) "train" or "test": the fixed draw of the test items."""
+    split = np.full(count, "train", dtype="U5")
+    split[np.random.default_rng(0).permutation(count)[:HELD_OUT]] = "test"
+    return split
+
+
+def read_captions(path: Path) -> dict[str, list[str]]:
+    """Image name without its ending -> its five captions, in the order of the file.
+
+    Raises:
+        DataError: not CSV text, another header, a row without two fields, or another number of captions of an image.
+    """
+    try:
+        lines = (f"{line}\n" for line in read_lines(path))  # a caption in quotes may have several
+        header, *rows = list(csv.reader(lines, strict=True)) or [[]]
+    except csv.Error as error:
+        raise broken(path, f"is not CSV text ({error})") from error
+    if header != ["image", "caption"]:
+        raise broken(path, f"starts with {','.join(header)[:80]!r}; expected the header image,caption")
+    captions: dict[str, list[str]] = {}
+    for number, row in enumerate(rows, start=2):
+        if not row:  # a blank line
+            continue
+        if len(row) != 2 or not row[0].endswith(".jpg") or not row[1].strip():
+            what = f"entry {number} is {','.join(row)[:80]!r}; expected <name>.jpg,<caption>"
+            raise broken(path, what)
+        captions.setdefault(row[0].removesuffix(".jpg"), []).append(row[1].strip())
+    for name, found in captions.items():
+        if len(found) != CAPTIONS:
+            raise broken(path, f"has {len(found)} captions of {name}.jpg; expected {CAPTIONS}")
+    return captions
+
+
+def _files(folder: Path, ending: str, names: list[str], decode: partial, rate: int | None = None) -> Modality:
+    """Files of a folder by item; those that no caption names are left out with a warning."""
+    there = {path.stem: path for path in require(folder).glob(f"*{ending}")}
+    other = sorted(set(there) - set(names))
+    if other:
+        rank_zero_warn(f"{folder}: {len(other)} file(s) are not in captions.txt and not used, first {other[0]}{ending}")
+    owner = np.array([item for item, name in enumerate(names) if name in there], dtype=np.int64)
+    return Modality(Files(tuple(there[names[item]] for item in owner), decode), owner, rate)

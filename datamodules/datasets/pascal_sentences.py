@@ -1,0 +1,127 @@
+"""Pascal Sentences (Rashtchian et al., 2010): a thousand images of twenty classes with five sentences each."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from datamodules.datasets.feature_pairs import OR_PAIRS, pairs
+from datamodules.declaration import Declaration, Form
+from datamodules.files.media import image_of_each
+from datamodules.files.text import broken, read_lines, require
+from datamodules.items import ItemSet, Modality
+from datamodules.retrieval_data import RetrievalData
+from datamodules.splits import carve_validation
+
+PASCAL_SENTENCES = Declaration(
+    name="pascal_sentences",
+    folder="pascal_sentences",
+    content="dataset/<class>/<image>.jpg and sentence/<class>/<image>.txt, or <image>txt (a sentence per line)"
+    + OR_PAIRS,
+    url="http://vision.cs.uiuc.edu/pascal-sentences/ (with github.com/rupy/PascalSentenceDataset)",
+    licence="none stated",
+    citation="C. Rashtchian, P. Young, M. Hodosh and J. Hockenmaier, Collecting Image Annotations Using Amazon's "
+    "Mechanical Turk, NAACL HLT Workshop on Creating Speech and Language Data 2010",
+    items={"train": 800, "validation": 100, "test": 100},
+    unit="images with five sentences each",
+    classes=20,
+    forms={
+        "raw": Form("PascalSentences", [("dataset/*/*.jpg", "sentence/*/*txt")]),
+        "pairs": pairs("pascal_sentences"),
+    },
+)
+
+
+class PascalSentences(RetrievalData):
+    """Images and their sentences; an item is an image, and matches those of its class with all their sentences.
+
+    The folder, as the downloader rupy/PascalSentenceDataset writes it from the authors' page::
+
+        pascal_sentences/
+            dataset/<class>/<image>.jpg    <class> is aeroplane, bicycle, ..., tvmonitor
+            sentence/<class>/<image>.txt   one sentence per line, five of them
+
+    The downloader leaves out the point and calls it `<image>txt`; both names are read.
+
+    There are 1,000 images, 50 of each of 20 classes. The authors give no split. The usual sizes are 800, 100 and 100,
+    and whose images are which is not published: of every class, a tenth of the images (5) is drawn for test and as many
+    for validation by ``split_seed``, so that numbers of another seed, or of other papers, are of other test images.
+    Cite C. Rashtchian, P. Young, M. Hodosh and J. Hockenmaier, Collecting Image Annotations Using Amazon's Mechanical
+    Turk, NAACL HLT Workshop on Creating Speech and Language Data 2010.
+
+    Args:
+        data_root: folder that holds `pascal_sentences/`; by default the environment variable CSD_DATA, else `data/`.
+        **kwargs: see RetrievalData.
+
+    Raises:
+        ValueError: an argument outside its range.
+        DataError: on first use, if a folder is missing or a file is not what it should be.
+    """
+
+    declaration = PASCAL_SENTENCES
+    dataset = "pascal_sentences"
+    features = "raw"
+    data_kind = "real"
+    test_split = "drawn"
+
+    def __init__(self, data_root: str | Path | None = None, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.data_root = data_root
+
+    def read(self) -> ItemSet:
+        """Read the sentences, look which images there are, and draw the split."""
+        folder = self.declaration.find(self.data_root)
+        images, sentences = (require(folder / name) for name in ("dataset", "sentence"))
+        # Of either, so that a missing file of one modality neither hides the item nor moves the split.
+        described = _below(sentences, "txt")
+        names = sorted({*_below(images, ".jpg"), *described})
+        if not names:
+            raise broken(folder, "has no dataset/<class>/<image>.jpg")
+        classes, label = np.unique([name.split("/")[0] for name in names], return_inverse=True)
+        return self.read_items(
+            {
+                "image": lambda: image_of_each(images, [f"{name}.jpg" for name in names]),
+                "text": lambda: Modality.of_each(
+                    [self.attempt(n, read_sentences, described[n]) if n in described else None for n in names]
+                ),
+            },
+            label=label.astype(np.int64),
+            split=draw_split(label, self.split_seed),
+            names=names,
+            origin=str(folder),
+            class_names=classes.tolist(),
+        )
+
+
+def _below(folder: Path, ending: str) -> dict[str, Path]:
+    """<class>/<image> -> file with that ending, with or without a point before it."""
+    paths = sorted(folder.glob(f"*/*{ending}"), reverse=True)  # of <image>txt and <image>.txt the latter is kept
+    return {path.relative_to(folder).as_posix().removesuffix(ending).removesuffix("."): path for path in paths}
+
+
+def read_sentences(path: Path) -> list[str]:
+    """Sentences of one image.
+
+    Raises:
+        DataError: the file is not text or has no sentence.
+    """
+    sentences = [line.strip() for line in read_lines(path) if line.strip()]
+    if not sentences:
+        raise broken(path, "has no sentence; expected five, one per line")
+    return sentences
+
+
+def draw_split(label: np.ndarray, seed: int) -> np.ndarray:
+    """(n,) split of each image: of every class a tenth for test, as many for validation, the rest for training.
+
+    Args:
+        label: (n,) integers.
+        seed: 0 or more.
+    """
+    split = np.full(len(label), "train", dtype="U10")
+    rest, test = carve_validation(label, np.arange(len(label)), 0.1, seed)
+    _, validation = carve_validation(label, rest, 1 / 9, seed)
+    split[test], split[validation] = "test", "validation"
+    return split

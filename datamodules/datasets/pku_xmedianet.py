@@ -1,0 +1,169 @@
+"""PKU XMediaNet (Peng et al., IEEE TCSVT 2018): the image and text features of its authors' code, 200 classes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from datamodules.datasets.feature_pairs import OR_PAIRS, pairs
+from datamodules.declaration import Declaration, Form
+from datamodules.files.text import broken, read_lines
+from datamodules.files.text_matrix import Part, read_parts
+from datamodules.items import ItemSet
+from datamodules.paired_features import FeatureDataModule
+
+# Modality -> the word in the file names.
+WORDS = {"image": "img", "text": "txt"}
+
+
+PKU_XMEDIANET = Declaration(
+    name="pku_xmedianet",
+    folder="pku_xmedianet",
+    content="img_{train,test}_fea.txt (4,096 numbers per line), txt_{train,test}_fea.txt (300), "
+    "img_{train,test}_list.txt and txt_{train,test}_list.txt (file and class 1..200 per line) and cate_fea.txt "
+    "(300 numbers per class)" + OR_PAIRS,
+    url="https://github.com/PKU-ICST-MIPL/DADN_TCSVT2019 (features) and "
+    "https://www.icst.pku.edu.cn/mipl/lwsjjxz/dataset",
+    licence="none stated",
+    citation="Y. Peng, X. Huang and Y. Zhao, An Overview of Cross-media Retrieval, IEEE TCSVT 2018; features: "
+    "J. Chi and Y. Peng, Zero-shot Cross-media Embedding Learning with Dual Adversarial Distribution Network, IEEE "
+    "TCSVT 2019",
+    items={"train": 32_000, "test": 8_000},
+    unit="image-text pairs",
+    classes=200,
+    forms={
+        "features": Form(
+            "PKUXMediaNet",
+            [
+                (
+                    "cate_fea.txt",
+                    *(
+                        f"{word}_{part}_{what}.txt"
+                        for word in WORDS.values()
+                        for part in ("train", "test")
+                        for what in ("fea", "list")
+                    ),
+                )
+            ],
+            widths={"image": 4096, "text": 300},
+        ),
+        "pairs": pairs("pku_xmedianet"),
+    },
+)
+
+
+class PKUXMediaNet(FeatureDataModule):
+    """Image features (4096-d) and text features (300-d) of pairs, with an embedding (300-d) of each class.
+
+    The folder, with the file names that the authors' code for zero-shot retrieval (DADN) reads::
+
+        pku_xmedianet/
+            img_train_fea.txt   numbers of one image per line
+            img_train_list.txt  <file> <class 1..200>, one image per line
+            txt_train_fea.txt, txt_train_list.txt: the same of the texts; line i of all four is one pair
+            img_test_fea.txt, img_test_list.txt, txt_test_fea.txt, txt_test_list.txt
+            cate_fea.txt        numbers of one class per line
+
+    There are 40,000 pairs of 200 classes; public code that reads these files finds 32,000 for training and 8,000 for
+    test in them. Of video, audio and 3D models the data set has features too, whose file names are not known here: they
+    are not read. The lists have numbers and no names of classes, so by default the class embedding is that of the
+    files. Cite Y. Peng, X. Huang and Y. Zhao, An Overview of Cross-media Retrieval, IEEE TCSVT 2018, and for the
+    features J. Chi and Y. Peng, Zero-shot Cross-media Embedding Learning with Dual Adversarial Distribution Network,
+    IEEE TCSVT 2019.
+
+    Args:
+        data_root: folder that holds `pku_xmedianet/`; by default the environment variable CSD_DATA, else `data/`.
+        class_encoder: see FeatureDataModule.
+        **kwargs: see FeatureDataModule.
+
+    Raises:
+        ValueError: an argument outside its range.
+        DataError: on first use, if a file is missing or is not what it should be, the lists of images and texts
+            differ in a class, or a file is listed twice.
+    """
+
+    declaration = PKU_XMEDIANET
+    dataset = "pku_xmedianet"
+    features = "cnn4096-doc300"
+    data_kind = "real"
+
+    def __init__(self, data_root: str | Path | None = None, class_encoder: str = "from-data", **kwargs) -> None:
+        super().__init__(class_encoder=class_encoder, **kwargs)
+        self.data_root = data_root
+
+    def read(self) -> ItemSet:
+        """Read the lists, then the features."""
+        folder = self.declaration.find(self.data_root)
+        classes = folder / "cate_fea.txt"
+        count = sum(bool(line.strip()) for line in read_lines(classes))
+        label = _labels(folder, count)
+        embedding = read_parts([_whole(classes, count)])
+        features = {
+            name: read_parts([_whole(folder / f"{word}_{part}_fea.txt", len(label[part])) for part in label])
+            for name, word in WORDS.items()
+        }
+        return ItemSet.of_features(
+            features=features,
+            label=np.concatenate(list(label.values())),
+            split=np.repeat(list(label), [len(part) for part in label.values()]),
+            class_names=tuple(f"class {number}" for number in range(1, len(embedding) + 1)),
+            origin=str(folder),
+            class_embedding=embedding,
+        )
+
+
+def _whole(path: Path, count: int) -> Part:
+    return Part([path], np.arange(count), count)
+
+
+def _labels(folder: Path, classes: int) -> dict[str, np.ndarray]:
+    """Part -> class 0..C-1 of each of its pairs, which the lists of images and those of texts must agree on."""
+    image, text = (_labels_of(folder, word, classes) for word in WORDS.values())
+    for part, label in image.items():
+        path, name = folder / f"{WORDS['text']}_{part}_list.txt", f"{WORDS['image']}_{part}_list.txt"
+        other = text[part]
+        if len(label) != len(other):
+            what = f"has {len(other)} lines, and {name} has {len(label)}; line i of both must be one pair"
+            raise broken(path, what)
+        differ = np.flatnonzero(label != other)
+        if differ.size:
+            i = differ[0]
+            what = f"line {i + 1} has the class {other[i] + 1}, and {name} {label[i] + 1}; they must be one pair"
+            raise broken(path, what)
+    return image
+
+
+def _labels_of(folder: Path, word: str, classes: int) -> dict[str, np.ndarray]:
+    """Part -> class 0..C-1 of each line of its list, of one modality."""
+    label = {}
+    listed: dict[tuple[str, int], str] = {}  # by class too: files may be numbered anew in each
+    for part in ("train", "test"):
+        path = folder / f"{word}_{part}_list.txt"
+        entries = read_list(path, classes)
+        for entry in entries:
+            if entry in listed:
+                what = f"lists {entry[0]}, which {listed[entry]} lists already; expected each file once"
+                raise broken(path, what)
+            listed[entry] = path.name
+        label[part] = np.array([category for _, category in entries], dtype=np.int64)
+    return label
+
+
+def read_list(path: Path, classes: int) -> list[tuple[str, int]]:
+    """File and class 0..C-1 of each line of a list; blank lines at its end count for nothing.
+
+    Raises:
+        DataError: the list is missing or empty, or a line is not <file> <class 1..C>.
+    """
+    entries = []
+    numbers = {str(number): number - 1 for number in range(1, classes + 1)}
+    for number, line in enumerate(read_lines(path), start=1):
+        fields = line.split()
+        if len(fields) != 2 or fields[1] not in numbers:
+            what = f"line {number} is {line[:80]!r}; expected a file and a class 1..{classes}"
+            raise broken(path, what)
+        entries.append((fields[0], numbers[fields[1]]))
+    if not entries:
+        raise broken(path, "has no line")
+    return entries

@@ -1,0 +1,270 @@
+"""UTD-MHAD (Chen et al., ICIP 2015): 27 actions by 8 subjects as text, depth video, skeleton motion, inertial data."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import scipy.io
+
+from datamodules.declaration import Declaration, Form
+from datamodules.errors import DataError
+from datamodules.files.text import broken, read_lines, require
+from datamodules.items import ItemSet, Modality
+from datamodules.retrieval_data import RetrievalData
+
+MODALITIES = ("text", "video", "motion", "inertial")
+# Further modalities that are parts of one of these: the modality, and which of its joints or channels. Of the joints
+# (Skeleton_joint_order.txt) 0 to 2 are head, shoulder centre and spine, 3 the hip centre, 4 to 11 arms, 12 to 19 legs.
+PARTS = {
+    "upper_body": ("motion", (0, 1, 2, *range(4, 12))),
+    "lower_body": ("motion", (3, *range(12, 20))),
+    "accelerometer": ("inertial", (0, 1, 2)),
+    "gyroscope": ("inertial", (3, 4, 5)),
+}
+CLASSES = 27
+REDUCED = "utd_mhad_depth_skeleton_inertial_16f.npz"
+CLIP = re.compile(r"a(\d+)_s(\d+)_t(\d+)")
+# Third joint of a skeleton ("spine" in Skeleton_joint_order.txt), the origin of every frame in the reduced file.
+ORIGIN_JOINT = 2
+# Depth is in millimetres; the reduced file has blocks of 8 x 8 pixels in units of four metres.
+BLOCK, DEPTH_UNIT = 8, 4000.0
+
+
+UTD_MHAD = Declaration(
+    name="utd_mhad",
+    folder="utd_mhad",
+    content="class_names.txt (27 lines), and either utd_mhad_depth_skeleton_inertial_16f.npz or the folders "
+    "Skeleton/a*_s*_t*_skeleton.mat (d_skel 20 x 3 x T), Inertial/a*_s*_t*_inertial.mat (d_iner T x 6) and "
+    "Depth/a*_s*_t*_depth.mat (d_depth 240 x 320 x T)",
+    url="https://personal.utdallas.edu/~kehtar/UTD-MHAD.html",
+    licence="none stated",
+    citation="C. Chen, R. Jafari and N. Kehtarnavaz, UTD-MHAD, ICIP 2015",
+    items={"train": 431, "test": 430},
+    unit="clips of 8 subjects as text, depth video, skeleton and inertial data",
+    classes=27,
+    forms={
+        "16f": Form("UTDMHAD", [("class_names.txt", REDUCED)], {"features": "16f"}),
+        "raw": Form("UTDMHAD", [("class_names.txt", "Skeleton", "Inertial", "Depth")], {"features": "raw"}),
+    },
+)
+
+
+class UTDMHAD(RetrievalData):
+    """UTD-MHAD: 861 clips of 27 actions; odd subjects train and validate (431 clips), even subjects test (430).
+
+    The folder, as its authors give it, or with all clips reduced to one file::
+
+        utd_mhad/
+            class_names.txt                                the 27 action phrases, one per line
+            Skeleton/a<1..27>_s<1..8>_t<1..4>_skeleton.mat  d_skel (20 x 3 x T)
+            Inertial/a..._inertial.mat                      d_iner (T x 6)
+            Depth/a..._depth.mat                            d_depth (240 x 320 x T)
+            utd_mhad_depth_skeleton_inertial_16f.npz        skeleton, inertial, depth30x40, label, subject, name
+
+    Cite C. Chen, R. Jafari and N. Kehtarnavaz, UTD-MHAD, ICIP 2015.
+
+    An item is a clip; clips of one action match each other. Skeletons are relative to the spine joint of their frame,
+    in metres; depth frames are means over 8 x 8 pixels (missing depth counts as 0) in units of 4 m; inertial data are
+    acceleration (g) and angular velocity (degrees per second).
+
+    For more than four modalities a recording may be taken in parts: `upper_body` (11 joints) and `lower_body` (9) of
+    the motion, `accelerometer` and `gyroscope` (3 channels each) of the inertial data. They are read only where
+    ``modalities`` names them.
+
+    Args:
+        data_root: folder that holds `utd_mhad/`; by default the environment variable CSD_DATA, else `data/`.
+        features: "16f": clips reduced to 16 frames, motion (16, 20, 3), video (16, 30, 40), inertial (32, 6), from
+            one .npz file. "raw": every frame of the published files, motion (T, 20, 3), video (T, 30, 40), inertial
+            (T', 6); of a clip without a file that modality is missing.
+        validation_fraction: share of the four training subjects held out for validation, in whole subjects.
+        **kwargs: see RetrievalData.
+
+    Raises:
+        ValueError: an argument outside its range.
+        DataError: on first use, if a file is missing or is not what it should be.
+    """
+
+    declaration = UTD_MHAD
+    dataset = "utd_mhad"
+    data_kind = "real"
+    test_split = "cross-subject"
+
+    def __init__(
+        self,
+        data_root: str | Path | None = None,
+        features: Literal["16f", "raw"] = "16f",
+        validation_fraction: float = 0.25,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(validation_fraction=validation_fraction, **kwargs)
+        if features not in ("16f", "raw"):
+            raise ValueError(f"features is {features!r}; expected '16f' or 'raw'.")
+        self.data_root = data_root
+        self.features = features
+
+    def read(self) -> ItemSet:
+        """Read the class names and either the reduced file or the published ones."""
+        folder = self.declaration.find(self.data_root)
+        wanted = MODALITIES if self.chosen is None else self.wanted((*MODALITIES, *PARTS))
+        phrases = read_classes(folder / "class_names.txt")
+        if self.features == "16f":
+            origin = folder / REDUCED
+            names, modalities = read_reduced(origin)
+        else:
+            origin = folder
+            whole = dict.fromkeys(PARTS[name][0] if name in PARTS else name for name in wanted)
+            names, modalities = self._read_raw(folder, tuple(whole))
+        action, subject, _ = np.array([_clip(name, origin) for name in names]).reshape(-1, 3).T
+        modalities["text"] = Modality([phrases[a - 1] for a in action])
+        modalities |= {name: _part(modalities[PARTS[name][0]], PARTS[name][1]) for name in wanted if name in PARTS}
+        return ItemSet(
+            {name: modalities[name] for name in wanted},
+            label=action - 1,
+            split=np.where(subject % 2 == 1, "train", "test"),
+            names=names,
+            origin=str(origin),
+            group=subject,
+            class_names=phrases,
+        )
+
+    def _read_raw(self, folder: Path, wanted: tuple[str, ...]) -> tuple[list[str], dict[str, Modality]]:
+        files = {name: _clip_files(folder, name) for name in wanted if name in RAW}
+        names = sorted(set().union(*files.values()))
+        modalities = {}
+        for name, paths in files.items():
+            entries, owner = [], []
+            for item, clip in enumerate(names):
+                entry = self.attempt(clip, read_clip, paths[clip], name) if clip in paths else None
+                if entry is not None:
+                    entries.append(entry)
+                    owner.append(item)
+            modalities[name] = Modality(entries, np.array(owner, dtype=np.int64))
+        return names, modalities
+
+
+def _part(modality: Modality, columns: tuple[int, ...]) -> Modality:
+    """Some joints or channels of every step."""
+    taken = [entry[:, columns] for entry in modality.entries]
+    same = isinstance(modality.entries, np.ndarray)
+    return Modality(np.stack(taken) if same else taken, modality.owner, modality.rate)
+
+
+def _clip(name: str, origin: Path) -> tuple[int, int, int]:
+    """Action 1..27, subject 1..8 and trial that a clip's name says."""
+    match = CLIP.fullmatch(name)
+    action, subject, trial = map(int, match.groups()) if match else (0, 0, 0)
+    if not (1 <= action <= CLASSES and 1 <= subject <= 8):
+        raise broken(origin, f"has a clip called {name!r}; expected a1_s1_t1 to a27_s8_t4")
+    return action, subject, trial
+
+
+def read_classes(path: Path) -> list[str]:
+    """The 27 action phrases, in the order of the labels.
+
+    Raises:
+        DataError: the file is missing, not text, or has another number of phrases.
+    """
+    phrases = [line.strip() for line in read_lines(path) if line.strip()]
+    if len(phrases) != CLASSES:
+        raise broken(path, f"has {len(phrases)} phrases; expected {CLASSES}, one per line")
+    return phrases
+
+
+# The reduced file ---------------------------------------------------------------------------------------------------
+
+
+def read_reduced(path: Path) -> tuple[list[str], dict[str, Modality]]:
+    """Clip names and the three recorded modalities of the reduced file.
+
+    Raises:
+        DataError: the file is missing, truncated, lacks an array, or its labels are not those its names say.
+    """
+    shapes = {"depth30x40": (16, 30, 40), "skeleton": (16, 20, 3), "inertial": (32, 6)}
+    try:
+        with np.load(require(path), allow_pickle=False) as file:
+            arrays = {name: file[name] for name in (*shapes, "name", "label", "subject")}
+    except DataError:
+        raise
+    except Exception as error:  # a truncated archive surfaces as errors of many kinds, from zipfile's to zlib's
+        raise broken(path, f"is not a readable .npz file ({type(error).__name__}: {error})") from error
+    names = [str(name) for name in arrays["name"]]
+    for name, shape in shapes.items():
+        if arrays[name].shape != (len(names), *shape) or arrays[name].dtype.kind != "f":
+            what = f"{name} has shape {arrays[name].shape} and type {arrays[name].dtype}"
+            raise broken(path, f"{what}; expected floating {(len(names), *shape)}")
+    said = [_clip(name, path)[:2] for name in names]
+    for name, found, expected in zip(names, zip(arrays["label"], arrays["subject"], strict=True), said, strict=True):
+        if tuple(found) != expected:
+            raise broken(path, f"gives clip {name} label and subject {tuple(map(int, found))}")
+    video, motion, inertial = (arrays[name].astype(np.float32) for name in shapes)
+    return names, {"video": Modality(video), "motion": Modality(motion), "inertial": Modality(inertial)}
+
+
+# The published files ------------------------------------------------------------------------------------------------
+
+
+def reduce_depth(depth: np.ndarray) -> np.ndarray:
+    """(240, 320, T) millimetres to (T, 30, 40): means over blocks of pixels, in units of four metres."""
+    rows, columns, steps = depth.shape
+    blocks = np.moveaxis(depth, 2, 0).reshape(steps, rows // BLOCK, BLOCK, columns // BLOCK, BLOCK)
+    return (blocks.mean(axis=(2, 4), dtype=np.float64) / DEPTH_UNIT).astype(np.float32)
+
+
+def centre_skeleton(skeleton: np.ndarray) -> np.ndarray:
+    """(20, 3, T) metres to (T, 20, 3), relative to the spine joint of each frame."""
+    frames = np.moveaxis(skeleton, 2, 0)
+    return (frames - frames[:, ORIGIN_JOINT : ORIGIN_JOINT + 1]).astype(np.float32)
+
+
+def _as_float32(inertial: np.ndarray) -> np.ndarray:
+    return inertial.astype(np.float32)
+
+
+# Modality -> folder, ending of the file name, variable, its shape (None: any length), and what is made of it.
+RAW: dict[str, tuple[str, str, str, tuple[int | None, ...], Callable[[np.ndarray], np.ndarray]]] = {
+    "video": ("Depth", "_depth.mat", "d_depth", (240, 320, None), reduce_depth),
+    "motion": ("Skeleton", "_skeleton.mat", "d_skel", (20, 3, None), centre_skeleton),
+    "inertial": ("Inertial", "_inertial.mat", "d_iner", (None, 6), _as_float32),
+}
+
+
+def _clip_files(folder: Path, modality: str) -> dict[str, Path]:
+    """Clip name -> file of a modality.
+
+    Raises:
+        DataError: the folder is missing, or holds no such file.
+    """
+    where, ending, *_ = RAW[modality]
+    files = {path.name.removesuffix(ending): path for path in require(folder / where).glob(f"*{ending}")}
+    if not files:
+        raise broken(folder / where, f"holds no file *{ending}")
+    return files
+
+
+def read_clip(path: Path, modality: str) -> np.ndarray:
+    """One published file as a sequence of float32.
+
+    Raises:
+        DataError: the file is not a MATLAB file, or holds no finite array of the expected shape, at least a step long.
+    """
+    *_, variable, shape, convert = RAW[modality]
+    try:
+        found = scipy.io.loadmat(path, variable_names=[variable]).get(variable)
+    except Exception as error:  # a truncated file surfaces as errors of many kinds, from zlib's to MemoryError
+        raise broken(path, f"is not a readable MATLAB file ({type(error).__name__}: {error})") from error
+    if found is not None and found.ndim == 2 and len(shape) == 3:
+        found = found[..., None]  # MATLAB writes one frame without the last axis
+    expected = f"{variable} of numbers, {' x '.join('T' if n is None else str(n) for n in shape)}, T at least 1"
+    if found is None or found.dtype.kind not in "fiu":
+        raise broken(path, f"holds no {expected}")
+    fits = found.ndim == len(shape) and all(n in (None, m) for n, m in zip(shape, found.shape, strict=True))
+    if not fits or not found.size:
+        raise broken(path, f"{variable} has shape {found.shape}; expected {expected}")
+    sequence = convert(found)
+    if not np.isfinite(sequence).all():
+        raise broken(path, f"{variable} is NaN or infinite somewhere")
+    return sequence

@@ -1,0 +1,176 @@
+"""What a data set declares of itself: its folder and files, how many items it has, where it is, its terms.
+
+`python -m datamodules list`, `check`, `get` and `extract`, the tables and every message about missing files read it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.utilities import rank_zero_warn
+
+from datamodules.errors import DataMissing, FileMissing
+from datamodules.files.download import SourceFile, fetch
+from datamodules.files.sources import data_root, root_is_named, sha256_of
+
+
+@dataclass(frozen=True)
+class Form:
+    """One form that a data set's folder may have, read by one data module.
+
+    Args:
+        class_path: name of the data module in `datamodules`.
+        variants: sets of paths below the folder, `*` as in a glob; a folder with all paths of one set has this form.
+        init_args: arguments of the data module beside the data root.
+        items: split -> number of items in the authors' copy, where they are others than those of the data set; where
+            none is stated, the classes are not either.
+        lists: split, or "classes" -> file that has one of these items or classes per line, where what is read is other.
+        widths: modality -> numbers of each item in the authors' files.
+        repeats: items, group by group, that are known to be the same in several splits of the authors' copy.
+    """
+
+    class_path: str
+    variants: Sequence[Sequence[str]]
+    init_args: Mapping[str, Any] = field(default_factory=dict)
+    items: Mapping[str, int] | None = None
+    lists: Mapping[str, str] = field(default_factory=dict)
+    widths: Mapping[str, int] = field(default_factory=dict)
+    repeats: Sequence[frozenset[str]] = ()
+
+
+@dataclass(frozen=True)
+class Declaration:
+    """One data set.
+
+    Args:
+        name: what commands, tables and results call it.
+        folder: its folder below the data root.
+        content: what stands in the folder.
+        url: where to get it.
+        licence: its terms.
+        citation: whom to cite.
+        items: split -> number of items in the authors' copy; a split that is not named here is not stated.
+        unit: what an item is, in the plural.
+        classes: how many classes the items have; None where each item matches itself alone.
+        forms: name -> form.
+        files: those that `get` can fetch.
+    """
+
+    name: str
+    folder: str
+    content: str
+    url: str
+    licence: str
+    citation: str
+    items: Mapping[str, int]
+    unit: str
+    classes: int | None
+    forms: Mapping[str, Form]
+    files: Sequence[SourceFile] = ()
+
+    @property
+    def layout(self) -> str:
+        """What the folder should hold, and under which terms."""
+        return f"Expected in {self.folder}/: {self.content}. Its terms: {self.licence}"
+
+    @property
+    def source(self) -> str:
+        """Where to get it."""
+        fetched = f", or with `python -m datamodules get {self.name}`" * bool(self.files)
+        return self.url + fetched
+
+    @property
+    def check(self) -> str:
+        """The command that looks into its files."""
+        return f"`python -m datamodules check {self.name}`"
+
+    def folder_below(self, root: Path) -> Path:
+        """Where the folder is below a data root, or should be.
+
+        It has the authors' name. Where that is absent, one called as the data set is taken, provided that it holds a
+        file of the authors' and not features alone.
+        """
+        other = root / self.name
+        needs = {path for form in self.forms.values() for variant in form.variants for path in variant}
+        if not (root / self.folder).is_dir() and any(any(other.glob(path)) for path in needs):
+            return other
+        return root / self.folder
+
+    def find(self, named: str | Path | None = None) -> Path:
+        """The data set's folder below the data root.
+
+        Args:
+            named: the data root, or None for CSD_DATA or `data/`.
+
+        Raises:
+            FileMissing: a root is named and has no such folder.
+            DataMissing: no root is named, and `data/` has no such folder.
+        """
+        root = data_root(named)
+        folder = self.folder_below(root)
+        if folder.is_dir():
+            return folder
+        hint = f" {root} looks like that folder itself: name the one above it." * (root.name == folder.name)
+        error = FileMissing if root_is_named(named) else DataMissing
+        raise error(f"{folder} is missing.{hint}")
+
+    def find_or_fetch(self, named: str | Path | None, names: Sequence[str], offline: bool) -> Path:
+        """The folder with some of the declared files, fetched into `data/` first if nobody named a root.
+
+        A file whose sha256 is not the known one is used with a warning: whoever reads it checks what it holds.
+
+        Args:
+            named: the data root, or None for CSD_DATA or `data/`.
+            names: the files that are needed.
+            offline: never fetch.
+
+        Raises:
+            FileMissing: a root is named and lacks a file.
+            DataMissing: no root is named, and a file could not be fetched.
+        """
+        root = data_root(named)
+        folder, wanted = root / self.folder, [file for file in self.files if file.name in names]
+        missing = [file for file in wanted if not (folder / file.name).is_file()]
+        if missing and root_is_named(named):
+            inside = (root / missing[0].name).is_file()
+            hint = f" {root} looks like the folder {self.folder}/ itself: name the one above it." * inside
+            raise FileMissing(f"{folder / missing[0].name} is missing: {missing[0].content}.{hint}")
+        if missing and offline:
+            raise DataMissing(f"{folder / missing[0].name} is missing, and offline=True forbids fetching it.")
+        if missing:
+            size = sum(file.size for file in missing) / 1e6
+            print(
+                f"Fetching {', '.join(file.name for file in missing)} ({size:.1f} MB) of {self.name} into {folder} "
+                f"(licence: {self.licence}; cite {self.citation}).",
+                flush=True,
+            )
+            for file in missing:
+                fetch(file, folder)
+        for file in wanted:
+            if file not in missing and (found := sha256_of(folder / file.name)) != file.sha256:
+                rank_zero_warn(
+                    f"{folder / file.name} is not the known copy (sha256 {found[:12]}, known {file.sha256[:12]}); "
+                    "used if it fits."
+                )
+        return folder
+
+    def lacking(self, folder: Path) -> dict[str, tuple[str, ...]]:
+        """Forms that the folder has, whole or in part -> the paths that each lacks, none where it is whole.
+
+        A form is there in part where there is a path that no other form has. Where only paths are there that several
+        forms share, the form that lacks the fewest stands for all. Only the presence of paths is looked at.
+        """
+        needs = {name: {path for variant in form.variants for path in variant} for name, form in self.forms.items()}
+        there = {path for paths in needs.values() for path in paths if any(folder.glob(path))}
+        nearest = {}
+        for name, form in self.forms.items():
+            variant = min(form.variants, key=lambda paths: len(set(paths) - there) / len(paths))
+            nearest[name] = tuple(path for path in variant if path not in there)
+        shared = {name: set().union(*(needs[other] for other in needs if other != name)) for name in needs}
+        begun = [name for name in needs if (needs[name] & there) - shared[name]]
+        if there and not begun:
+            begun = [min(nearest, key=lambda name: len(nearest[name]))]
+        return {name: nearest[name] for name in begun}

@@ -1,0 +1,1 @@
+"""Frozen networks: entries of a modality to features, computed once."""

@@ -1,0 +1,254 @@
+"""Networks of others that stay as they are and turn entries into features: timm, sentences, torchaudio bundles.
+
+Each is a `FrozenNetwork`; those that `extract` uses also say what they are, in ``identity``: "model", "weights" (where
+they come from), their "sha256", and "versions" of the libraries.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import timm
+import torch
+import torchaudio
+from PIL import Image
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from datamodules.errors import DataError
+from datamodules.features.inference import frozen_inference
+from datamodules.features.texts import HUB, encoded, encoder_identity, model_folder, sentence_model
+from datamodules.features.timm_models import INSTALLED, cells_of, timm_model, timm_name
+from datamodules.files.extracted_features import UNTRAINED
+from datamodules.files.sources import sha256_of
+
+BATCH = 32  # images that pass a network together
+SAMPLE_RATE = 16000
+WINDOW = 400  # samples that the networks of torchaudio's bundles need: 25 ms
+SECONDS = 30  # of a sound that pass a network together
+
+
+class FrozenImages:
+    """Images through a timm model without its classifier: pooled features, or the cells of the last feature map.
+
+    Args:
+        network: the model.
+        transform: image (H, W, 3) uint8 -> what the network takes of it, (3, height, width).
+        key: see `FrozenNetwork`.
+        cells: whether the cells are returned, (T, d), row by row.
+    """
+
+    def __init__(self, network: nn.Module, transform: Callable[[np.ndarray], Tensor], key: str, cells: bool = False):
+        self.network, self.transform, self.key, self.cells = network.eval(), transform, key, cells
+
+    def __call__(self, entries: Sequence[np.ndarray], rate: int | None) -> list[np.ndarray]:
+        found: list[np.ndarray] = []
+        device = next(self.network.parameters()).device
+        with frozen_inference():
+            for start in range(0, len(entries), BATCH):
+                numbers = range(start, min(start + BATCH, len(entries)))  # by number: files are decoded batch by batch
+                pixels = torch.stack([self.transform(entries[i]) for i in numbers]).to(device)
+                made = (
+                    cells_of(self.network, self.network.forward_features(pixels))
+                    if self.cells
+                    else self.network(pixels)
+                )
+                found += list(made.float().cpu().numpy())
+        return found
+
+
+class ImageNetwork(FrozenImages):
+    """Images -> pooled features of a timm model without its classifier.
+
+    An image is resized, cut and normalised as the model's own configuration says.
+
+    Args:
+        model: one of ``timm.list_models()``, with or without the tag of its weights and what the hub puts before it.
+        weights: path of a .safetensors or .pth file, or "installed"; by default the hub's.
+        seed: leave the network untrained, its weights drawn from this seed; for tests and dry runs.
+
+    Raises:
+        ValueError: no such model.
+        DataError: the weights are missing, cannot be had, or are of another model.
+    """
+
+    def __init__(self, model: str, weights: str | None = None, seed: int | None = None):
+        model = timm_name(model)
+        with _drawn_from(seed):
+            if weights is not None or seed is not None:
+                network = timm_model(model, weights)
+            else:
+                published = partial(timm.create_model, model, pretrained=True, num_classes=0)
+                network = _from_hub(published, f"timm's {model}", "--image-weights")
+        device = _device()
+        transform = timm.data.create_transform(**timm.data.resolve_model_data_config(network), is_training=False)
+        self.identity = _identity(network, model, _origin(weights, seed), device, "timm", "torchvision", "pillow")
+        key = f"timm {model} {self.identity['sha256']}"
+        super().__init__(network.to(device), lambda entry: transform(Image.fromarray(entry)), key)
+
+
+class SentenceNetwork:
+    """Texts, or images where the model reads them as CLIP does, -> embeddings of a sentence-transformers model.
+
+    Args:
+        model: "all-MiniLM-L6-v2" (installed with the suite), or the name or local folder of another
+            sentence-transformers or CLIP model; fetched from the hub where it is not on this machine.
+        reads: "text" or "image".
+
+    Raises:
+        ValueError: the model does not read images.
+        DataError: the model cannot be had, is damaged or lacks weights.
+    """
+
+    def __init__(self, model: str, reads: Literal["text", "image"] = "text"):
+        from sentence_transformers import SentenceTransformer  # takes seconds, and the others do without
+
+        try:
+            folder = model_folder(model)
+        except DataError:
+            _from_hub(partial(SentenceTransformer, model, device="cpu"), f"the model {model}", f"--{reads}")
+            folder = model_folder(model)
+        device = _device()
+        self.network = sentence_model(folder, str(device)).eval()
+        if not self.network.supports(reads):
+            raise ValueError(f"--{reads} {model}: the model reads {' and '.join(self.network.modalities)}, no {reads}")
+        self.identity = {
+            "model": Path(model).name if Path(model).is_dir() else model.removeprefix(HUB),
+            "weights": f"folder {folder.name}" if Path(model).is_dir() else "published",
+            "sha256": encoder_identity(model),
+            "versions": _versions(device, ("sentence-transformers", "transformers", "tokenizers")),
+        }
+        self.key = f"sentence {reads} {self.identity['sha256']}"
+
+    def __call__(self, entries: Sequence[str | np.ndarray], rate: int | None) -> list[np.ndarray]:
+        given = [Image.fromarray(entry) if isinstance(entry, np.ndarray) else entry for entry in entries]
+        return list(encoded(self.network, given, self.identity["model"]))
+
+
+class SoundNetwork:
+    """Waveforms -> the mean over time of the last layer of a torchaudio bundle (wav2vec 2.0, HuBERT, WavLM).
+
+    Sounds are resampled to 16 kHz, the rate of every bundle, and go through the network one by one: padding would
+    change them. Memory grows with the square of the length, so that one of more than 30 seconds goes through in equal
+    parts of at most 30 seconds, and the mean is over the steps of all. One of less than 25 ms is followed by silence.
+
+    Args:
+        model: name of a bundle in ``torchaudio.pipelines``, in capitals or not.
+        weights: path of the bundle's state dictionary (.pt or .pth); by default the published one.
+        seed: leave the network untrained, its weights drawn from this seed; for tests and dry runs.
+
+    Raises:
+        ValueError: no such bundle.
+        DataError: the weights are missing, cannot be had, or are of another model.
+    """
+
+    def __init__(self, model: str, weights: str | None = None, seed: int | None = None):
+        self.bundle = getattr(torchaudio.pipelines, model.upper(), None)
+        if not isinstance(self.bundle, torchaudio.pipelines.Wav2Vec2Bundle):
+            known = [name.lower() for name in dir(torchaudio.pipelines) if _is_bundle(name)]
+            raise ValueError(f"torchaudio has no bundle {model!r}; it has {', '.join(known)}")
+        with _drawn_from(seed):
+            if weights is None and seed is None:
+                fetched = _from_hub(self.bundle.get_model, f"torchaudio's {model}", "--sound-weights")
+                network = getattr(fetched, "model", fetched)  # without the wrapper that normalises waveforms
+            else:
+                network = _bundle_network(self.bundle, weights)
+        self.device = _device()
+        self.network = network.eval().to(self.device)
+        self.identity = _identity(network, model, _origin(weights, seed), self.device, "torchaudio", "soundfile")
+        self.key = f"sound {model} {self.identity['sha256']}"
+
+    def __call__(self, entries: Sequence[np.ndarray], rate: int | None) -> list[np.ndarray]:
+        with frozen_inference():
+            return [self._embedded(resampled(entry, rate).to(self.device)[None]) for entry in entries]
+
+    def _embedded(self, wave: Tensor) -> np.ndarray:
+        if self.bundle._normalize_waveform:
+            wave = F.layer_norm(wave, wave.shape)
+        parts = wave.tensor_split(math.ceil(wave.shape[1] / (SECONDS * SAMPLE_RATE)), dim=1)
+        steps = [self.network.extract_features(part)[0][-1][0] for part in parts]
+        return torch.cat(steps).float().mean(dim=0).cpu().numpy()
+
+
+def resampled(wave: np.ndarray, rate: int, least: int = WINDOW) -> Tensor:
+    """A waveform (n,) at 16 kHz, followed by silence where it has fewer samples than ``least``.
+
+    The networks of torchaudio's bundles need a window of 25 ms.
+    """
+    found = torchaudio.functional.resample(torch.from_numpy(wave.astype(np.float32)), rate, SAMPLE_RATE)
+    return torch.nn.functional.pad(found, (0, max(least - len(found), 0)))
+
+
+def _is_bundle(name: str) -> bool:
+    return isinstance(getattr(torchaudio.pipelines, name), torchaudio.pipelines.Wav2Vec2Bundle)
+
+
+def _bundle_network(bundle: torchaudio.pipelines.Wav2Vec2Bundle, weights: str | None) -> nn.Module:
+    build = torchaudio.models.wavlm_model if bundle._model_type == "WavLM" else torchaudio.models.wav2vec2_model
+    network = build(**bundle._params)
+    if weights is None:
+        return network
+    sha256_of(weights)  # says which file is missing
+    try:
+        network.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
+    except Exception as error:  # torch and pickle each refuse in their own way
+        raise DataError(f"{weights} does not hold the weights of that bundle ({_first_line(error)})") from error
+    return network
+
+
+def _from_hub(fetch: Callable[[], nn.Module], what: str, option: str) -> nn.Module:
+    try:
+        return fetch()
+    except Exception as error:  # each library and each kind of broken network has errors of its own
+        raise DataError(
+            f"the weights of {what} could not be fetched ({_first_line(error)}); connect to the network, or name a "
+            f"local copy with {option}."
+        ) from error
+
+
+def _first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
+
+
+@contextmanager
+def _drawn_from(seed: int | None) -> Iterator[None]:
+    """Initial weights from the seed, or from the generator as it stands, which is left as it was."""
+    with torch.random.fork_rng(devices=[]):
+        if seed is not None:
+            torch.manual_seed(seed)
+        yield
+
+
+def _device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _origin(weights: str | None, seed: int | None) -> str:
+    if weights is not None:
+        return weights if weights == INSTALLED else f"file {Path(weights).name}"
+    return "published" if seed is None else f"{UNTRAINED}, random numbers of seed {seed}"
+
+
+def _identity(network: nn.Module, model: str, weights: str, device: torch.device, *libraries: str) -> dict[str, str]:
+    sha256, versions = _sha256_of_parameters(network), _versions(device, libraries)
+    return {"model": model, "weights": weights, "sha256": sha256, "versions": versions}
+
+
+def _versions(device: torch.device, libraries: Sequence[str]) -> str:
+    return ", ".join([f"{name} {version(name)}" for name in ("torch", *libraries)] + [f"on {device.type}"])
+
+
+def _sha256_of_parameters(network: nn.Module) -> str:
+    sha = hashlib.sha256()
+    for name, value in network.state_dict().items():
+        sha.update(f"{name}\0{value.dtype}\0{tuple(value.shape)}\0".encode())
+        sha.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return sha.hexdigest()

@@ -1,0 +1,79 @@
+"""Files kept on disk between runs: written whole or not at all."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import tempfile
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import BinaryIO
+from zipfile import BadZipFile
+
+import numpy as np
+import pooch
+from lightning.pytorch.utilities import rank_zero_warn
+
+# Raised where a reader or a network gives other values for the same files, so that nothing computed before is taken.
+VERSION = 2
+
+
+def cache_folder() -> Path:
+    """The folder that CSD_CACHE names, else the user's cache folder of this suite, for this version of its content."""
+    return Path(os.environ.get("CSD_CACHE") or pooch.os_cache("csd-retrieval")).expanduser() / f"v{VERSION}"
+
+
+def keep(path: Path, write: Callable[[BinaryIO], object]) -> None:
+    """Write under a temporary name and rename, so that a reader never meets half a file.
+
+    Where that fails, a warning says so and nothing is kept.
+    """
+    temporary = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".part")
+        with os.fdopen(handle, "wb") as file:
+            write(file)
+        os.replace(temporary, path)
+    except OSError as error:
+        if temporary is not None:
+            Path(temporary).unlink(missing_ok=True)
+        rank_zero_warn(f"{path.name} cannot be kept in {path.parent} ({error}); it is computed on each run.")
+
+
+def kept_arrays(name: str, compute: Callable[[], Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """Arrays from the cache, computed and kept where they are not there; of processes that want the same, one computes.
+
+    Args:
+        name: of the file, without its ending: a hash of all that the arrays depend on is part of it.
+        compute: the arrays by name.
+    """
+    path = cache_folder() / f"{name}.npz"
+    with _one_at_a_time(path):
+        if path.exists():
+            try:
+                with np.load(path, allow_pickle=False) as kept:
+                    return dict(kept)
+            except (OSError, ValueError, KeyError, EOFError, BadZipFile, zlib.error):
+                rank_zero_warn(f"{path} is damaged: its content is computed again.")
+        arrays = dict(compute())
+        keep(path, lambda file: np.savez(file, **arrays))
+        return arrays
+
+
+@contextmanager
+def _one_at_a_time(path: Path) -> Iterator[None]:
+    """Of processes that would compute what is kept in a file, one does, and the others wait for it.
+
+    Where the folder cannot be written, nobody waits.
+    """
+    lock = path.with_suffix(".lock")
+    with ExitStack() as held:
+        with suppress(OSError):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            file = held.enter_context(lock.open("w"))
+            fcntl.flock(file, fcntl.LOCK_EX)
+            held.callback(lock.unlink, missing_ok=True)
+        yield

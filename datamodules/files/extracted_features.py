@@ -1,0 +1,184 @@
+"""The file that `python -m datamodules extract` writes: features of every entry, whose they are and what made them."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+
+import numpy as np
+from lightning.pytorch.utilities import rank_zero_warn
+from safetensors import safe_open
+
+from datamodules.errors import DataError
+from datamodules.items import SPLITS, ItemSet
+
+FORMAT = "extracted features, version 1"
+# First word of what an encoder's "weights" say where they are random numbers.
+UNTRAINED = "untrained"
+# safetensors' name of an element type -> NumPy's, all little-endian.
+TYPES = {"I64": np.dtype("<i8"), "F32": np.dtype("<f4"), "U8": np.dtype("u1")}
+
+
+class Rows(NamedTuple):
+    """A tensor written piece by piece, so that it need not fit in memory: type (of TYPES), shape, rows in order."""
+
+    type: str
+    shape: tuple[int, ...]
+    pieces: Iterable[np.ndarray]
+
+
+def write_features(file: BinaryIO, data: ItemSet, features: Mapping[str, Rows], metadata: Mapping[str, str]) -> None:
+    """Write a safetensors file with everything that a reader needs of the items.
+
+    Its tensors: ``features/<modality>`` (n, d) float32, one row per entry; ``owner/<modality>`` (n,) int64, the item of
+    each entry; ``label`` (N,) int64, classes numbered from 0; ``split`` (N,) 0, 1 or 2 for train, validation and test;
+    ``item_names`` and ``class_names``, lists of texts as the bytes of their JSON. Where the items bring no class names,
+    and every item has a label of its own, the classes are called as the items are.
+
+    Args:
+        file: open for writing.
+        data: the items, without their features.
+        features: modality -> the vectors of its entries.
+        metadata: what made them; "encoders" is JSON, modality -> {"model", "weights", "sha256", "versions"}.
+    """
+    label, class_names = _classes(data)
+    split = np.array([SPLITS.index(name) for name in data.split.tolist()])
+    tensors = {f"owner/{name}": _whole("I64", data.modalities[name].owners()) for name in features}
+    tensors["label"] = _whole("I64", label)
+    tensors |= {f"features/{name}": rows for name, rows in features.items()}
+    tensors["split"] = _whole("U8", split)
+    tensors["item_names"] = _whole("U8", _as_bytes(data.names))
+    tensors["class_names"] = _whole("U8", _as_bytes(class_names))
+    write_safetensors(file, tensors, {"format": FORMAT, **metadata})
+
+
+def write_safetensors(file: BinaryIO, tensors: Mapping[str, Rows], metadata: Mapping[str, str]) -> None:
+    """Write the safetensors format: the header's length (8 bytes), the header as JSON, the tensors one by one."""
+    header: dict[str, object] = {"__metadata__": dict(metadata)}
+    begin = 0
+    for name, rows in tensors.items():
+        end = begin + math.prod(rows.shape) * TYPES[rows.type].itemsize
+        header[name] = {"dtype": rows.type, "shape": list(rows.shape), "data_offsets": [begin, end]}
+        begin = end
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    file.write(len(text).to_bytes(8, "little") + text)
+    for rows in tensors.values():
+        for piece in rows.pieces:
+            file.write(np.ascontiguousarray(piece, dtype=TYPES[rows.type]).data)
+
+
+def _whole(kind: str, array: np.ndarray) -> Rows:
+    return Rows(kind, array.shape, (array,))
+
+
+def _as_bytes(texts: Iterable[str]) -> np.ndarray:
+    return np.frombuffer(json.dumps(list(texts)).encode(), dtype=np.uint8)
+
+
+def _classes(data: ItemSet) -> tuple[np.ndarray, list[str]]:
+    """Labels numbered from 0, and a name for each."""
+    values, first, label = np.unique(data.label, return_index=True, return_inverse=True)
+    if data.class_names is not None:
+        return label, [data.class_names[value] for value in values.tolist()]
+    if len(values) == len(data):
+        return label, [data.names[item] for item in first]
+    return label, [f"class {value}" for value in values]
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """What made the features of a file.
+
+    Raises:
+        DataError: it is not a file that `extract` wrote.
+    """
+    try:
+        with safe_open(path, framework="np") as file:
+            metadata = file.metadata() or {}
+    except Exception as error:  # safetensors and the file system each refuse in their own way
+        raise _other(path, f"cannot be read ({type(error).__name__}: {error})") from error
+    if metadata.get("format") != FORMAT:
+        raise _other(path, f"says {metadata.get('format', 'no')!r} as its format")
+    return metadata
+
+
+def _other(path: Path, what: str) -> DataError:
+    return DataError(
+        f"{path}: {what}; expected a whole file of {FORMAT!r}: write it with `python -m datamodules extract`."
+    )
+
+
+def networks_of(path: Path) -> dict[str, str]:
+    """Modality -> the model that made its features, with the file of its weights where they were the user's.
+
+    Raises:
+        DataError: it is not a file that `extract` wrote.
+    """
+    encoders = json.loads(read_metadata(path)["encoders"])
+    own = {name: said["weights"].removeprefix("file ") for name, said in encoders.items()}
+    return {name: said["model"] + f" ({own[name]})" * (own[name] != said["weights"]) for name, said in encoders.items()}
+
+
+def untrained(path: Path) -> dict[str, str]:
+    """Modality -> model, for those whose features come from a network of random numbers.
+
+    Raises:
+        DataError: it is not a file that `extract` wrote.
+    """
+    encoders = json.loads(read_metadata(path)["encoders"])
+    return {name: said["model"] for name, said in encoders.items() if said["weights"].startswith(UNTRAINED)}
+
+
+def read_extracted(path: Path) -> ItemSet:
+    """Read extracted features as paired ones; of an item with several entries of a modality, the mean of their vectors.
+
+    With texts the set brings class embeddings (class_encoder "from-data"), for classes whose names say nothing, such as
+    persons or single images: the mean text vector of a class's training items, or of all where it has none.
+
+    Features of untrained networks are warned about, and the set's origin says so.
+
+    Raises:
+        DataError: it is not a file that `extract` wrote, or is damaged.
+    """
+    random = untrained(path)
+    try:
+        with safe_open(path, framework="np") as file:
+            read = file.get_tensor
+            label, split = read("label"), np.array(SPLITS)[read("split")]
+            class_names = tuple(json.loads(read("class_names").tobytes()))
+            features = {
+                name: _means(read(f"features/{name}"), read(f"owner/{name}"), len(label))
+                for name in json.loads(file.metadata()["encoders"])  # in the order of the modalities
+            }
+    except Exception as error:  # safetensors, JSON and NumPy each refuse in their own way
+        raise _other(path, f"is damaged ({type(error).__name__}: {error})") from error
+    origin = str(path)
+    if random:
+        origin += f" (untrained: {', '.join(f'{name} {model}' for name, model in random.items())})"
+        rank_zero_warn(f"{origin}: made with random weights, for tests and dry runs; they are no pretrained features.")
+    embedding = _class_means(features["text"], label, split == "train") if "text" in features else None
+    return ItemSet.of_features(features, label, split, class_names, origin, embedding)
+
+
+def _class_means(vectors: np.ndarray, label: np.ndarray, train: np.ndarray) -> np.ndarray:
+    """(C, d): the mean over a class's training items, or over all of its items where it has none to train on."""
+    trained = np.bincount(label[train], minlength=label.max() + 1) > 0
+    counted = np.flatnonzero(train | ~trained[label])
+    order = counted[np.argsort(label[counted], kind="stable")]
+    of_classes = np.split(order, np.cumsum(np.bincount(label[order]))[:-1])
+    # Class by class: all at once would be a copy of the vectors and their sums in float64.
+    return np.concatenate([_means(vectors[rows], np.zeros(len(rows), dtype=int), 1) for rows in of_classes])
+
+
+def _means(vectors: np.ndarray, owner: np.ndarray, count: int) -> np.ndarray:
+    """(N, d): the mean over the entries of each item."""
+    entries = np.bincount(owner, minlength=count)
+    if len(entries) > count or not entries.all() or len(owner) != len(vectors) or (np.diff(owner) < 0).any():
+        raise ValueError("entries and items do not belong together")
+    if len(owner) == count:
+        return vectors
+    first = np.cumsum(entries) - entries
+    return (np.add.reduceat(vectors, first, dtype=np.float64) / entries[:, None]).astype(np.float32)

@@ -1,0 +1,60 @@
+"""The data root, paths as users type them, and the sha256 of files."""
+
+from __future__ import annotations
+
+import os
+from functools import cache
+from pathlib import Path
+
+import pooch
+
+from datamodules.errors import DataError
+
+
+def root_is_named(named: str | Path | None) -> bool:
+    """Whether the user says where the data are: by argument or by the environment variable CSD_DATA."""
+    return named is not None or bool(os.environ.get("CSD_DATA"))
+
+
+def data_root(named: str | Path | None = None) -> Path:
+    """The folder that holds one folder per data set: `named`, else CSD_DATA, else `data/` of the current directory.
+
+    Raises:
+        DataError: the folder is named and does not exist, or the path is not a folder.
+    """
+    if named is not None:
+        root, by = Path(named), "the data root"
+    elif os.environ.get("CSD_DATA"):
+        root, by = Path(os.environ["CSD_DATA"]), "the environment variable CSD_DATA"
+    else:
+        root, by = Path("data"), "the default data root"
+    root = root.expanduser()
+    if root.exists() and not root.is_dir():
+        raise DataError(f"{root}, {by}, is not a folder; expected a folder with one folder per data set in it.")
+    if root_is_named(named) and not root.exists():
+        raise DataError(f"{root}, {by}, does not exist; expected a folder with one folder per data set in it.")
+    return root
+
+
+def user_path(text: str) -> Path:
+    """A path as it is typed on a command line, where "~" is the home folder."""
+    return Path(text).expanduser()
+
+
+def sha256_of(path: Path | str) -> str:
+    """sha256 of a file's bytes.
+
+    Raises:
+        DataError: the file cannot be read.
+    """
+    try:
+        stat = os.stat(path)
+        return _sha256(str(path), stat.st_size, stat.st_mtime_ns, stat.st_ino)
+    except OSError as error:
+        raise DataError(f"{path} cannot be read ({error}); make it a file that you may read.") from error
+
+
+@cache
+def _sha256(path: str, size: int, changed: int, number: int) -> str:
+    """Hashed once per process, as long as the file stays as it is."""
+    return pooch.file_hash(path)

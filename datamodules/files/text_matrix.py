@@ -1,0 +1,132 @@
+"""Matrices written as text, one row per line, of which some rows are wanted."""
+
+from __future__ import annotations
+
+import hashlib
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from datamodules.files.cache import kept_arrays
+from datamodules.files.sources import sha256_of
+from datamodules.files.text import broken, require
+
+LARGE = 2**26
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some rows of files whose columns belong side by side.
+
+    Args:
+        files: row i of each describes the same item.
+        rows: numbers of the wanted rows, ascending, at least one.
+        count: rows that every file must have.
+    """
+
+    files: Sequence[Path]
+    rows: np.ndarray
+    count: int
+
+
+def read_parts(parts: Sequence[Part]) -> np.ndarray:
+    """The wanted rows of every part, one part below the other, (n, d) float32.
+
+    The files hold numbers divided by white space; empty lines count for nothing. They are read line by line, and only
+    the wanted lines are parsed: beside the matrix that is returned nothing is held. What files of more than `LARGE`
+    bytes together gave is kept in the user's cache folder under the sha256 of their contents: parsing takes minutes.
+
+    Args:
+        parts: all with as many files, each file as wide as that of the first part.
+
+    Raises:
+        DataError: a file is missing or has another number of rows, or a wanted row has something other than numbers, or
+            another number of them than the first row of the file in the first part.
+    """
+    files = [require(path) for part in parts for path in part.files]
+    if sum(path.stat().st_size for path in files) <= LARGE:
+        return _parsed(parts)
+    return kept_arrays(f"text-matrix-{_key(parts)}", lambda: {"matrix": _parsed(parts)})["matrix"]
+
+
+def _key(parts: Sequence[Part]) -> str:
+    """sha256 over the contents of the files and the wanted rows."""
+    sha = hashlib.sha256()
+    for part in parts:
+        sha.update(f"{part.count} {len(part.files)} {len(part.rows)}\0".encode() + part.rows.astype("<i8").tobytes())
+        for path in part.files:
+            sha.update(sha256_of(path).encode())
+    return sha.hexdigest()
+
+
+def _parsed(parts: Sequence[Part]) -> np.ndarray:
+    widths = [_width(path) for path in parts[0].files]
+    matrix = np.empty((sum(len(part.rows) for part in parts), sum(widths)), dtype=np.float32)
+    below = 0
+    for part in parts:
+        beside = 0
+        for path, width in zip(part.files, widths, strict=True):
+            into = matrix[below : below + len(part.rows), beside : beside + width]
+            _fill(into, path, part)
+            beside += width
+        below += len(part.rows)
+    return matrix
+
+
+def _width(path: Path) -> int:
+    try:
+        with require(path).open("rb") as file:
+            return len(next((line for line in file if not line.isspace()), b"").split())
+    except OSError as error:
+        raise broken(path, f"cannot be read ({error})") from error
+
+
+def _fill(into: np.ndarray, path: Path, part: Part) -> None:
+    wanted = np.zeros(part.count, dtype=bool)
+    wanted[part.rows] = True
+    row, filled = 0, 0
+    try:
+        # numpy warns of text that is no number, and goes on with what stands before it.
+        with require(path).open("rb") as file, warnings.catch_warnings(action="error"):
+            for line in file:
+                if line.isspace():
+                    continue
+                if row < part.count and wanted[row]:
+                    numbers = _numbers(line, path, row)
+                    if len(numbers) != into.shape[1]:
+                        what = f"row {row + 1} has {len(numbers)} numbers; expected {into.shape[1]}"
+                        raise broken(path, what)
+                    into[filled] = numbers
+                    filled += 1
+                row += 1
+    except OSError as error:
+        raise broken(path, f"cannot be read ({error})") from error
+    if row != part.count:
+        raise broken(path, f"has {row} rows; expected {part.count}, one for each item of its part")
+
+
+def _numbers(line: bytes, path: Path, row: int) -> np.ndarray:
+    try:
+        return np.fromstring(line, dtype=np.float32, sep=" ")
+    except (ValueError, DeprecationWarning) as error:
+        raise broken(path, f"row {row + 1} is {line[:60]!r}; expected numbers") from error
+
+
+def read_bits(path: Path) -> np.ndarray:
+    """A column of zeros and ones, one per line, (n,) bool.
+
+    Raises:
+        DataError: the file is missing or has a line that is neither.
+    """
+    try:
+        lines = np.array(require(path).read_bytes().split())
+    except OSError as error:
+        raise broken(path, f"cannot be read ({error})") from error
+    bad = np.flatnonzero((lines != b"0") & (lines != b"1"))
+    if bad.size:
+        what = f"line {bad[0] + 1} is {lines[bad[0]][:40].decode(errors='replace')!r}; expected 0 or 1"
+        raise broken(path, what)
+    return lines == b"1"

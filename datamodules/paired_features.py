@@ -1,0 +1,150 @@
+"""Paired features with class labels: items whose modalities are vectors, and whose classes have an embedding."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from datamodules.batches import ItemEmbedding
+from datamodules.errors import DataError
+from datamodules.features.texts import embed_texts, encoder_identity
+from datamodules.repeats import first_of_equal, repeated_rows
+from datamodules.retrieval_data import RetrievalData
+from datamodules.splits import carve_validation
+
+COLUMNS = 32  # of the training rows in memory at a time, in double precision
+
+
+class FeatureDataModule(RetrievalData):
+    """Paired features with class labels: a row of every modality per item, read as `ItemSet.of_features`.
+
+    Batches have the "class_embedding" of their items, (B, E) float32. Validation items are drawn class by class.
+
+    In validation and test a sample counts once. Files of images with several captions hold an image's row again beside
+    each: where `datamodules.repeats.repeated_rows` finds such rows in test, equal rows of equal label have the id of
+    the first in validation and test batches.
+
+    Args:
+        class_encoder: "one-hot", "all-MiniLM-L6-v2" (installed with the suite), "from-data" (the embedding that came
+            with the data), or the name or local folder of another sentence-transformers model.
+        as_published: as the public code of JFSE does, train on all training items in their fixed order and validate on
+            the test items, so that they choose the epoch. For comparison with published numbers only.
+        **kwargs: see RetrievalData. Under class_split "zero-shot" there is a third test part, "generalised": the items
+            of the unseen half are its queries, and those of all classes its gallery.
+
+    Raises:
+        ValueError: an argument outside its range.
+        DataError: on first use of data that do not allow what is asked for.
+    """
+
+    zero_shot_splits = ("seen", "unseen", "generalised")
+    evaluation_batch_size = 1024
+
+    def __init__(self, class_encoder: str = "all-MiniLM-L6-v2", as_published: bool = False, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        if as_published and self.class_split != "standard":
+            raise ValueError("as_published goes with class_split 'standard': the public code has no zero-shot split.")
+        self.class_encoder, self.as_published = class_encoder, as_published
+        self._shuffled = not as_published
+
+    @cached_property
+    def class_embedding(self) -> Tensor:
+        """(C, E) float32, one row per class."""
+        if self.class_encoder != "from-data":
+            return torch.from_numpy(embed_texts(self.class_names, self.class_encoder))
+        if self.data.class_embedding is None:
+            raise DataError(
+                f"{self.data.origin}: class_encoder is 'from-data', but the data bring no class embedding; "
+                "choose 'one-hot', 'all-MiniLM-L6-v2' or another encoder."
+            )
+        return torch.from_numpy(self.data.class_embedding.astype(np.float32))
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        return tuple(self.data.class_names)
+
+    @property
+    def seen_classes(self) -> tuple[str, ...]:
+        """Names of the classes trained on: all of them in the standard split."""
+        return tuple(self.class_names[c] for c in self.class_halves[0])
+
+    @property
+    def unseen_classes(self) -> tuple[str, ...]:
+        """Names of the classes kept out of training: none in the standard split."""
+        return tuple(self.class_names[c] for c in self.class_halves[1])
+
+    @property
+    def dims(self) -> dict[str, Any]:
+        """Width of each modality's features and of the class embedding."""
+        return super().dims | {"class_embedding": self.class_embedding.shape[1]}
+
+    @cached_property
+    def digest(self) -> str:
+        """sha256 of the data and of the class encoder with its weights."""
+        return hashlib.sha256(f"{self.data.digest()} {encoder_identity(self.class_encoder)}".encode()).hexdigest()
+
+    def train_entries(self, name: str) -> tuple[Any, Tensor | None]:
+        """As every data module; and of "class_embedding" those of the training items."""
+        if name == "class_embedding":
+            return self._class_embedding(self._index("train")), None
+        return super().train_entries(name)
+
+    def train_columns(self, name: str) -> Iterator[Tensor]:
+        """Training rows of a modality or of "class_embedding", (n, at most 32) float64 at a time, for statistics.
+
+        In float32 a constant column would seem to vary, by the rounding of its mean; and all at once, in float64, they
+        would need thrice the memory of the features.
+        """
+        if name == "class_embedding":
+            rows = self.train_entries(name)[0].numpy()
+            index = np.arange(len(rows))
+        else:
+            rows, index = self.entries(name).entries.numpy(), self.indices("train")
+        for start in range(0, rows.shape[1], COLUMNS):
+            # Copied by NumPy: of PyTorch's blocks, which are aligned, glibc would keep each and reuse none.
+            yield torch.from_numpy(rows[:, start : start + COLUMNS][index].astype(np.float64))
+
+    def prepare_data(self) -> None:
+        """As every data module, and embed the classes."""
+        _ = self.data, self.class_embedding
+
+    @cached_property
+    def _class_embedding(self) -> ItemEmbedding:
+        return ItemEmbedding(self._label, self.class_embedding)
+
+    def _carved(self, train: np.ndarray, validation: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        if self.as_published:
+            return np.union1d(train, validation), np.flatnonzero(self.data.split == "test")
+        return super()._carved(train, validation)
+
+    def carve(self, train: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Validation items drawn class by class."""
+        label = self.data.label[train]
+        lone = np.flatnonzero((label.sum(axis=0) if label.ndim == 2 else np.bincount(label)) == 1)
+        if lone.size:
+            raise DataError(
+                f"{self.data.origin}: class {self.class_names[lone[0]]!r} has one training item: it cannot be in the "
+                "training and the validation part; set validation_fraction to 0, or give it more items."
+            )
+        return carve_validation(self.data.label, train, self.validation_fraction, self.split_seed)
+
+    @cached_property
+    def repeated(self) -> tuple[str, ...]:
+        """Modalities whose rows stand several times in the data and count once in validation and test."""
+        test = np.flatnonzero(self.data.split == "test")
+        said = f"{self.data.origin}: the {len(test)} test rows"
+        return tuple(repeated_rows(self.data.vectors, self.data.label, test, said))
+
+    def ids(self, split: str) -> dict[str, Tensor]:
+        """Modality -> ids of its rows, of the modalities that have equal ones: that of the first equal row."""
+        index, found = self.indices(split), {}
+        for name in self.repeated:
+            found[name] = torch.arange(len(self.data))
+            found[name][index] = torch.from_numpy(first_of_equal(self.data.vectors[name], index, self.data.label))
+        return found

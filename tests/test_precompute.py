@@ -1,0 +1,129 @@
+"""What a front end makes of a modality's entries, kept on disk."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from PIL import Image
+from tiny_items import CAPTION_OWNER, Tiny, epoch_of, modalities
+
+from datamodules import DataError
+from datamodules.features.precompute import precompute
+from datamodules.files.media import broken_files, read_image
+from datamodules.items import Files, ItemSet, Modality
+
+
+class Lengths:
+    """A front end that counts its calls: a text's letters as a vector, or its words as a sequence of numbers."""
+
+    def __init__(self, key: str = "lengths 1", tokens: bool = False) -> None:
+        self.key, self.tokens, self.calls = key, tokens, 0
+
+    def __call__(self, entries, rate) -> list[np.ndarray]:
+        self.calls += 1
+        if self.tokens:
+            return [np.array([len(word) for word in entry.split()]) for entry in entries]
+        return [np.array([len(entry), len(entry.split())], dtype=np.float32) for entry in entries]
+
+
+@pytest.mark.parametrize("tokens", [False, True])
+def test_derived_entries_are_kept_on_disk(cache, tokens):
+    text, front_end = modalities()["text"], Lengths(tokens=tokens)
+    first = precompute(text, front_end)
+    second = precompute(text, front_end)
+    assert front_end.calls == 1
+    assert first.kind == second.kind == ("sequence" if tokens else "vector")
+    for a, b, entry in zip(first.entries, second.entries, front_end(text.entries, None), strict=True):
+        np.testing.assert_array_equal(a, entry)
+        np.testing.assert_array_equal(b, entry)
+        assert a.dtype == b.dtype
+    np.testing.assert_array_equal(second.owners(), text.owners())
+    assert [path.suffix for path in cache.iterdir()] == [".npz"]
+
+
+def test_another_key_or_other_entries_are_computed_anew(cache):
+    text, front_end = modalities()["text"], Lengths()
+    precompute(text, front_end)
+    other = Lengths("lengths 2")
+    precompute(text, other)
+    precompute(Modality([*text.entries[:-1], "another"], text.owner), front_end)
+    assert (front_end.calls, other.calls) == (2, 1)
+    assert len(list(cache.iterdir())) == 3
+
+
+@pytest.mark.parametrize("keep", [0, 20, 0.5, -1])
+def test_a_damaged_cache_is_computed_again_with_a_warning(cache, keep):
+    text, front_end = modalities()["text"], Lengths()
+    expected = precompute(text, front_end).entries
+    (path,) = cache.iterdir()
+    content = path.read_bytes()
+    path.write_bytes(content[: int(keep * len(content)) if isinstance(keep, float) else keep])
+    with pytest.warns(UserWarning, match="is damaged: its content is computed again"):
+        np.testing.assert_array_equal(precompute(text, front_end).entries, expected)
+    assert front_end.calls == 2
+    precompute(text, front_end)
+    assert front_end.calls == 2, "the new file is whole"
+
+
+def test_a_front_end_that_returns_nan_is_refused_and_nothing_is_kept(cache):
+    def broken(entries, rate):
+        return [np.array([np.nan]) for _ in entries]
+
+    broken.key = "broken 1"
+    with pytest.raises(DataError, match="broken returns NaN or infinite values"):
+        precompute(modalities()["text"], broken)
+    assert not list(cache.iterdir())
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_a_broken_file_is_named_where_it_is_and_the_others_are_decoded_once(tmp_path):
+    decoded = []
+
+    def decode(path):
+        decoded.append(path)
+        return read_image(path)
+
+    for name in ("first", "second"):
+        folder = tmp_path / name
+        folder.mkdir()
+        Image.new("RGB", (4, 4)).save(folder / "whole.png")
+        (folder / "broken.png").write_text("no image")
+        files = Modality(Files((folder / "whole.png", folder / "broken.png"), decode))
+        data = ItemSet(
+            {"image": files, "text": Modality(["a", "b"])},
+            label=np.arange(2),
+            split=np.array(["train", "test"]),
+            names=["one", "two"],
+            origin="tiny",
+        )
+        found = broken_files(data)
+        assert list(found) == ["two"]
+        assert found["two"].startswith(f"{folder / 'broken.png'}: is not a readable image")
+    assert "first" not in found["two"].replace(str(tmp_path), "")
+    assert sorted(path.name for path in decoded) == ["broken.png", "broken.png", "whole.png"]
+
+
+class Numbers:
+    """A front end that returns which caption it was given, as a vector or as a sequence of one step."""
+
+    def __init__(self, dtype: type) -> None:
+        self.key, self.dtype = f"numbers {dtype.__name__}", dtype
+
+    def __call__(self, entries, rate) -> list[np.ndarray]:
+        return [np.array([int(entry.split()[1])], dtype=self.dtype) for entry in entries]
+
+
+def test_derived_batches_take_the_modalitys_place_or_stand_beside_it():
+    module = Tiny()
+    module.precompute({"text": ("text", Numbers(float))})
+    module.precompute({"tokens": ("text", Numbers(int))})
+    for epoch in range(3):
+        for batch in epoch_of(module, epoch):
+            assert batch["masks"]["tokens"].all()
+            np.testing.assert_array_equal(batch["text"], batch["tokens"])  # both of the caption that was drawn
+            np.testing.assert_array_equal(CAPTION_OWNER[batch["tokens"][:, 0]], batch["id"])
+    (evaluated,) = module.test_dataloader()
+    batch = next(iter(evaluated))
+    np.testing.assert_array_equal(
+        batch["text"][:, 0], np.flatnonzero(np.isin(CAPTION_OWNER, module.indices("standard")))
+    )

@@ -88,7 +88,8 @@ class RetrievalModule(L.LightningModule):
         self._require_prepared(self.prepared_for_training, "prepare(model, data)", "fit")
 
     def on_test_start(self) -> None:
-        self._require_prepared(self.data_here is not None, "prepare(model, data, fit=False)", self.trainer.state.fn.value)
+        command = self.trainer.state.fn.value
+        self._require_prepared(self.data_here is not None, "prepare(model, data, fit=False)", command)
 
     on_validation_start = on_predict_start = on_test_start
 

@@ -23,7 +23,7 @@ from lightning_modules import CSAligner
 from lightning_modules.networks.encoders import build_encoder
 from lightning_modules.serving.export import export, load_export
 from lightning_modules.serving.search import embed
-from reproduce.schema import read_table
+from reproduce.results.schema import read_table
 
 IMAGE = {"kind": "image", "shape": [], "rate": None}
 TEXT = {"kind": "text", "shape": [], "rate": None}

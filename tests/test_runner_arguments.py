@@ -106,5 +106,5 @@ def test_without_data_the_table_is_synthetic_and_says_so(tmp_path: Path, monkeyp
     assert "SYNTHETIC DATA" in (folder / "table2.md").read_text(encoding="utf-8")
     rows = read_table(folder / "table2.csv")
     assert len(rows_of(rows, status="ok", dataset="synthetic")) == 3 * 2
-    assert {row.data_kind for row in rows} == {"synthetic"}
-    assert all(row.published is None and row.delta is None for row in rows)
+    assert set(rows["data_kind"]) == {"synthetic"}
+    assert rows[["published", "delta"]].isna().all(axis=None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 import time
+import weakref
 from collections.abc import Mapping
 from itertools import product
 from pathlib import Path
@@ -158,18 +159,26 @@ def matrices(loss: AlignmentLoss, modalities: tuple[str, ...]) -> tuple[int, int
 def saved_bytes(loss: AlignmentLoss, embeddings: Mapping[str, Tensor], labels: Tensor) -> int:
     """Bytes that autograd keeps for the backward pass, besides the embeddings; every storage counts once."""
     given = {x.untyped_storage().data_ptr() for x in embeddings.values()}
-    sizes: dict[int, int] = {}
+    held: weakref.WeakSet[_Held] = weakref.WeakSet()  # what is dropped on the way leaves it, and its address may return
 
-    def keep(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        sizes[storage.data_ptr()] = storage.nbytes()
-        return tensor
+    def keep(tensor: Tensor) -> _Held:
+        one = _Held(tensor)
+        held.add(one)
+        return one
 
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda one: one.tensor):
         output = loss(embeddings, labels)
-    total = sum(size for address, size in sizes.items() if address not in given)
-    del output  # held until here, so that no address was used twice
-    return total
+    storages = [one.tensor.untyped_storage() for one in held]
+    sizes = {storage.data_ptr(): storage.nbytes() for storage in storages}
+    del output  # until here it holds what was saved
+    return sum(size for address, size in sizes.items() if address not in given)
+
+
+class _Held:
+    """A tensor that autograd holds."""
+
+    def __init__(self, tensor: Tensor):
+        self.tensor = tensor
 
 
 class _EpochClock(L.Callback):

@@ -3,17 +3,18 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-TABLES := table1 table2 table3 table4 table5 table6 table7 table8 table9
-EXPERIMENTS := temperature temperature-jfse sigma-sweep stability scaling dependency many-modalities unsupervised foundation
+# A table or an experiment is one YAML file; table 1 and scaling measure the losses themselves.
+TABLES := $(sort table1 $(basename $(notdir $(wildcard reproduce/tables/table*.yaml))))
+EXPERIMENTS := $(sort scaling $(basename $(notdir $(wildcard reproduce/experiments/*.yaml))))
 # What a table command is given, e.g. `make table3 ARGS="--scale paper --seeds 0 1 2"`.
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install test lint bench tables compare claims report $(TABLES) $(EXPERIMENTS) clean-cells
+.PHONY: help install test lint bench tables compare claims report $(TABLES) $(EXPERIMENTS) clean-runs
 
 help:  ## list the targets
 	@grep -hE '^[a-zA-Z0-9$$()_-]+:.*## ' $(MAKEFILE_LIST) | \
-		sed -e 's/^\$$(TABLES):/table1 to table9:/' -e 's/^\$$(EXPERIMENTS):/EXPERIMENT:/' | \
+		sed -e 's/^\$$(TABLES):/TABLE:/' -e 's/^\$$(EXPERIMENTS):/EXPERIMENT:/' -e 's/EXPERIMENTS$$/$(EXPERIMENTS)/' | \
 		awk -F ':.*## ' '{printf "  %-16s %s\n", $$1, $$2}'
 
 install: $(STAMP)  ## make the virtual environment .venv with pinned versions
@@ -30,17 +31,17 @@ $(TABLES): table%: $(STAMP)  ## regenerate a table from data into results/ (ARGS
 
 tables: $(TABLES)  ## regenerate every table
 
-$(EXPERIMENTS): %: $(STAMP)  ## one of temperature, temperature-jfse, sigma-sweep, stability, scaling, dependency, many-modalities, unsupervised, foundation
+$(EXPERIMENTS): %: $(STAMP)  ## one of EXPERIMENTS
 	$(BIN)/python -m reproduce $@ $(ARGS)
 
-claims: $(STAMP)  ## say of every claim of the paper whether the results bear it out
+claims: $(STAMP)  ## check the claims of the paper against the results
 	$(BIN)/python -m reproduce claims $(ARGS)
 
-report: $(STAMP)  ## write results/report.html and results/README.md from the results
+report: $(STAMP)  ## write results/runs/report.html and results/README.md from the results
 	$(BIN)/python -m reproduce report $(ARGS)
 
-clean-cells: $(STAMP)  ## say which finished cells would be deleted (ARGS=--yes deletes them)
-	$(BIN)/python -m reproduce clean-cells $(ARGS)
+clean-runs: $(STAMP)  ## say which finished runs would be deleted (ARGS=--yes deletes them)
+	$(BIN)/python -m reproduce clean-runs $(ARGS)
 
 compare: $(STAMP)  ## set our numbers beside the published ones, and say what differs where they do not compare
 	$(BIN)/python -m reproduce compare $(ARGS)

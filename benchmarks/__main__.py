@@ -14,10 +14,9 @@ import torch
 from benchmarks import jfse, large_batch, lavimo, losses, report, retrieval
 from benchmarks.harness import Record, attempt
 from datamodules.files.sources import user_path
-from losses import build_loss
-from reproduce.cells import quiet
-from reproduce.measures import origin, write_measures
-from reproduce.schema import TableError, replace_file
+from reproduce.measurements.measures import origin, write_measures
+from reproduce.results.schema import TableError, replace_file
+from reproduce.runs.machine import quiet
 
 BENCHMARKS: dict[str, ModuleType] = {module.NAME: module for module in (retrieval, losses, large_batch, jfse, lavimo)}
 LIBRARIES = ("torch", "torchmetrics", "lightning", "numpy", "timm", "transformers")
@@ -40,8 +39,8 @@ def main(argv: Sequence[str]) -> int:
     path = arguments.out / (f"bench-{arguments.only}.csv" if arguments.only else "bench.csv")
     try:
         replace_file(arguments.out / ".bench.writable", "").unlink()  # refused now rather than after the work
-        shared = origin(config, [build_loss(name) for name in ("cs", "gcs", "pairwise")], __file__)
-        record = Record({"table": "bench", "scale": "quick", "seeds": (0,), **shared})
+        shared = origin(config)
+        record = Record({"table": "bench", "scale": "quick", "seeds": "0", **shared})
         faults = run(chosen, record)
         command = shlex.join(["python", "-m", "benchmarks", *argv])
         companion = {"table": "bench", "command": command, "threads": torch.get_num_threads(), **config}

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, TypeVar
 
-from reproduce.measures import measured
-from reproduce.schema import Row
+from reproduce.measurements.measures import measured
+from reproduce.results.schema import Row
 
 T = TypeVar("T")
 

@@ -14,7 +14,7 @@ from benchmarks.training import now, seconds_per_step, take_turns
 from datamodules import Synthetic
 from lightning_modules import JFSE
 from losses import build_loss
-from reproduce.measures import device
+from reproduce.measurements.measures import device
 
 NAME = "jfse"
 BATCH, CLASSES, ITEMS = 64, 300, 2_773

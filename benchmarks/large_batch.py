@@ -8,7 +8,7 @@ from benchmarks import fresh
 from benchmarks.harness import Record, Target, attempt
 from benchmarks.losses import Case, step
 from benchmarks.training import now
-from reproduce.measures import device
+from reproduce.measurements.measures import device
 
 NAME = "large-batch"
 ABOUT = """`build_loss("gcs")` at its default temperature, forward and backward, in a fresh process: its similarity

@@ -12,7 +12,7 @@ from torch import Tensor
 from benchmarks import plain
 from benchmarks.harness import Record, Target, agree, attempt
 from losses import build_loss
-from reproduce.measures import device, median_seconds
+from reproduce.measurements.measures import device, median_seconds
 
 NAME = "losses"
 ABOUT = """A step is forward and backward of the loss alone, to the gradients of the embeddings; the contestants of a

@@ -10,7 +10,7 @@ from matplotlib import pyplot as plt
 
 from benchmarks import losses
 from benchmarks.harness import Record
-from reproduce.measures import save_figure
+from reproduce.report.figures import save_figure
 
 TITLE = "Speed and memory against peers"
 INTRODUCTION = """Every contestant is measured in this run, on all cores. Times are medians of calls, epochs or

@@ -17,7 +17,7 @@ from torchmetrics.retrieval import RetrievalHitRate, RetrievalMAP
 from benchmarks import fresh
 from benchmarks.harness import Record, Target, agree, attempt
 from lightning_modules.metrics import CrossModalRetrieval
-from reproduce.measures import device
+from reproduce.measurements.measures import device
 
 NAME = "retrieval"
 ABOUT = """MAP and R@1, 5 and 10 of every query against the whole gallery: CrossModalRetrieval, which keeps embeddings

@@ -62,9 +62,16 @@ def used_by() -> dict[str, list[str]]:
     """Data set -> tables, then experiments, that read it."""
     tables: dict[str, list[str]] = {}
     for path in (*sorted(TABLES.glob("tables/table*.yaml")), *sorted(TABLES.glob("experiments/*.yaml"))):
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-        if "datasets" not in content and "extends" in content:
-            content = yaml.safe_load((path.parent / content["extends"]).read_text(encoding="utf-8"))
-        for dataset in dict.fromkeys(entry["dataset"] for entry in content.get("datasets", [])):
+        for dataset in dict.fromkeys(entry["dataset"] for entry in _datasets(path)):
             tables.setdefault(dataset, []).append(path.stem)
     return tables
+
+
+def _datasets(path: Path) -> list[dict]:
+    """Entries of a table's file, else those of the last file it extends that has some."""
+    content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    if "datasets" in content:
+        return content["datasets"]
+    names = content.get("extends", [])
+    found = [_datasets(path.parent / name) for name in ([names] if isinstance(names, str) else names)]
+    return next((entries for entries in reversed(found) if entries), [])

@@ -39,8 +39,8 @@ class RetrievalModule(L.LightningModule):
     on could be among those that it is scored on; with ``allow_other_data`` set that is a warning. It
     also holds the scores of the last validation and the model's class, from which `csd export` builds it.
 
-    ``sizes`` holds, for every split evaluated last, direction -> (queries, gallery items), and ``average_precisions``
-    direction -> (ids of the queries, their average precisions).
+    ``scores`` holds, for every split evaluated last, what the metric computed; ``sizes`` direction -> (queries, gallery
+    items), and ``average_precisions`` direction -> (ids of the queries, their average precisions).
 
     Args:
         modalities: names of the modalities, as in the batches.
@@ -51,6 +51,7 @@ class RetrievalModule(L.LightningModule):
     allow_other_data = False
     data_here: dict[str, Any] | None = None  # what is remembered of the data that the model was prepared for
     prepared_for_training = False
+    closed_form = False  # whether it is fitted at once when a training starts, and not by steps
     # Parts that no embedding needs; `csd export` leaves them out.
     training_only: ClassVar[tuple[str, ...]] = ("alignment",)
 
@@ -60,6 +61,7 @@ class RetrievalModule(L.LightningModule):
         self.protocol = protocol
         self.ks = tuple(ks)
         self._metrics: dict[tuple[str, str], CrossModalRetrieval] = {}
+        self.scores: dict[str, dict[str, float]] = {}
         self.sizes: dict[str, dict[str, tuple[int, int]]] = {}
         self.average_precisions: dict[str, dict[str, tuple[Tensor, Tensor]]] = {}
         self._loading: dict[str, Any] | None = None  # what the checkpoint that is being loaded says of its data
@@ -184,6 +186,7 @@ class RetrievalModule(L.LightningModule):
         best = max(metrics, key=lambda metric: float(metric.compute()["average/MAP"]))
         self.sizes[split], self.average_precisions[split] = best.sizes(), best.average_precisions()
         scores = best.compute()
+        self.scores[split] = {name: float(value) for name, value in scores.items()}
         self.log_dict({f"{prefix}/{name}": value for name, value in scores.items() if name != "average/MAP"})
         self.log(f"{prefix}/average/MAP", scores["average/MAP"], prog_bar=True)
 

@@ -57,6 +57,19 @@ class RetrievalCLI(LightningCLI):
             help="Take a checkpoint that was trained on, or chosen by, other items than those of the data given.",
         )
 
+        parser.add_argument(
+            "--test_after_fit",
+            type=bool,
+            default=False,
+            help="Score the test parts when csd fit has ended: with the best checkpoint where there are any.",
+        )
+
+    def after_fit(self) -> None:
+        """Score the test parts, where the configuration asks for it: a row of a table is made again by one command."""
+        if self._get(self.config_init, "test_after_fit"):
+            best = any(callback.monitor and callback.best_model_path for callback in self.trainer.checkpoint_callbacks)
+            self.test(model=self.model, datamodule=self.datamodule, ckpt_path="best" if best else None)
+
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse, and find out what "~" and ``--ckpt_path`` mean; a file that cannot be read is refused at once."""
         super().parse_arguments(parser, args)

@@ -10,15 +10,16 @@ from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
+import pandas as pd
 import pytest
 import torch
 import yaml
-from test_cells import write_pairs
+from test_training import write_pairs
 
 import reproduce.__main__ as command_line
-from reproduce.schema import Row
-from reproduce.spec import load_table
+from reproduce.runs.checks import load_table
 
 TINY = """
 title: A tiny table
@@ -30,11 +31,11 @@ datasets:
 synthetic: {dataset: synthetic, features: synthetic, class_path: Synthetic}
 methods:
   - {method: CCA, model: CCA, trials: [{components: 1}, {components: 2}]}
-  - {method: semantic matching, model: semantic matching, trials: [{C: 0.01}, {C: 1.0}]}
+  - {method: semantic matching, model: SemanticMatching, trials: [{C: 0.01}, {C: 1.0}]}
   - {method: JFSE, model: JFSE}
   - method: JFSE + CS
     model: JFSE
-    alignment: cs
+    init_args: {alignment: cs}
     trials: [{alignment_weight: 0.1}, {alignment_weight: 3.0, alignment: {temperature: 0.5}}]
 comparisons: [[JFSE + CS, JFSE], [JFSE, CCA]]
 scales:
@@ -49,7 +50,7 @@ class_split: zero-shot
 methods:
   - {method: broken width, model: JFSE, trials: [{width: -1}]}
   - {method: broken rate, model: JFSE, trials: [{learning_rate: -1.0}]}
-  - {method: broken seeds, model: semantic matching, init_args: {C: -1.0}}
+  - {method: broken seeds, model: SemanticMatching, init_args: {C: -1.0}}
   - {method: JFSE, model: JFSE}
 """
 
@@ -106,7 +107,7 @@ def command(tables: Path, *argv: str | Path) -> Outcome:
 
 
 def mtimes(folder: Path) -> dict[str, int]:
-    return {path.name: path.stat().st_mtime_ns for path in (folder / "runs" / "cells").glob("*.json")}
+    return {path.name: path.stat().st_mtime_ns for path in (folder / "runs" / "kept").glob("*.json")}
 
 
 def timeless(path: Path) -> list[dict[str, str]]:
@@ -115,5 +116,6 @@ def timeless(path: Path) -> list[dict[str, str]]:
         return [{key: cell for key, cell in row.items() if key != "train_seconds"} for row in csv.DictReader(file)]
 
 
-def rows_of(rows: list[Row], **values: object) -> list[Row]:
+def rows_of(table: pd.DataFrame, **values: object) -> list[Any]:
+    rows = table.itertuples(index=False)
     return [row for row in rows if all(getattr(row, name) == value for name, value in values.items())]

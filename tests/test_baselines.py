@@ -14,7 +14,9 @@ from hypothesis import strategies as st
 
 from datamodules import FeatureDataModule, Wikipedia
 from lightning_modules.metrics import CrossModalRetrieval
-from reproduce.baselines import LinearCCA, SemanticMatching
+from reproduce.runs.baselines import CCA, SemanticMatching
+
+DIMS = {"image": 1, "text": 1}  # whatever they are, the features decide
 
 
 def _correlated(items: int, noise: float) -> dict[str, np.ndarray]:
@@ -45,7 +47,7 @@ def _canonical_correlations(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 def test_cca_attains_the_canonical_correlations() -> None:
     features = _correlated(items=400, noise=0.5)
-    embedded = LinearCCA(components=3, ridge=1e-9).fit(features, np.zeros(400)).embed(features)
+    embedded = CCA(DIMS, components=3, ridge=1e-9).fit(features, np.zeros(400)).embed_features(features)
     reached = [np.corrcoef(embedded["image"][:, k], embedded["text"][:, k])[0, 1] for k in range(3)]
     expected = _canonical_correlations(*(x.astype(np.float64) for x in features.values()))[:3]
     np.testing.assert_allclose(reached, expected, atol=1e-3)
@@ -55,7 +57,9 @@ def test_cca_correlates_held_out_pairs() -> None:
     features = _correlated(items=300, noise=0.01)
     train = {name: x[:200] for name, x in features.items()}
     embedded = (
-        LinearCCA(components=3, ridge=1e-9).fit(train, np.zeros(200)).embed({n: x[200:] for n, x in features.items()})
+        CCA(DIMS, components=3, ridge=1e-9)
+        .fit(train, np.zeros(200))
+        .embed_features({n: x[200:] for n, x in features.items()})
     )
     assert [x.shape for x in embedded.values()] == [(100, 3), (100, 3)]
     for image, text in zip(embedded["image"].T, embedded["text"].T, strict=True):
@@ -65,7 +69,7 @@ def test_cca_correlates_held_out_pairs() -> None:
 def test_cca_has_no_more_components_than_the_narrower_modality() -> None:
     features = _correlated(items=50, noise=0.5)
     for components in (10, None):
-        embedded = LinearCCA(components).fit(features, np.zeros(50)).embed(features)
+        embedded = CCA(DIMS, components).fit(features, np.zeros(50)).embed_features(features)
         assert {x.shape for x in embedded.values()} == {(50, 5)}
 
 
@@ -80,7 +84,7 @@ def test_cca_with_a_ridge_solves_its_eigenproblem() -> None:
     values, vectors = values.real[order], vectors.real[:, order]
     expected = x @ (vectors / np.sqrt(np.einsum("ik,ij,jk->k", vectors, c_xx, vectors)) * values)
     features = _correlated(items=80, noise=0.5)
-    embedded = LinearCCA(ridge=ridge).fit(features, np.zeros(80)).embed(features)["image"]
+    embedded = CCA(DIMS, ridge=ridge).fit(features, np.zeros(80)).embed_features(features)["image"]
     np.testing.assert_allclose(np.abs(embedded), np.abs(expected), atol=1e-8)
 
 
@@ -96,7 +100,7 @@ def test_a_ridge_keeps_cca_from_fitting_noise_where_features_are_as_many_as_item
     train, held_out = ({name: x[part] for name, x in features.items()} for part in (~test, test))
 
     def score(ridge: float) -> float:
-        embedded = LinearCCA(ridge=ridge).fit(train, label[~test]).embed(held_out)
+        embedded = CCA(DIMS, ridge=ridge).fit(train, label[~test]).embed_features(held_out)
         metric = CrossModalRetrieval([("image", "text"), ("text", "image")])
         rows = {name: torch.from_numpy(x) for name, x in embedded.items()}
         metric.update(rows, torch.from_numpy(label[test]), torch.arange(int(test.sum())))
@@ -108,13 +112,13 @@ def test_a_ridge_keeps_cca_from_fitting_noise_where_features_are_as_many_as_item
 @pytest.mark.parametrize("wrong", [{"ridge": 0.0}, {"ridge": -1.0}, {"ridge": float("nan")}, {"components": 0}])
 def test_cca_names_an_argument_that_it_cannot_take(wrong: dict[str, float]) -> None:
     with pytest.raises(ValueError, match=next(iter(wrong))):
-        LinearCCA(**wrong)
+        CCA(DIMS, **wrong)
 
 
 @pytest.mark.parametrize("classes", [2, 4])
 def test_semantic_matching_gives_posteriors(classes: int) -> None:
     features, label = _classes(classes=classes)
-    embedded = SemanticMatching(C=1.0).fit(features, label).embed(features)
+    embedded = SemanticMatching(DIMS, C=1.0).fit(features, label).embed_features(features)
     for posterior in embedded.values():
         assert posterior.shape == (60, classes)
         assert (posterior >= 0).all()
@@ -126,7 +130,7 @@ def test_semantic_matching_maximises_the_penalised_likelihood() -> None:
     """At the optimum of C sum_i log p(y_i|x_i) - |W|^2/2: the intercept's gradient is 0, and so is W's."""
     features, label = _classes()
     C = 0.5
-    posterior = SemanticMatching(C=C).fit(features, label).embed(features)
+    posterior = SemanticMatching(DIMS, C=C).fit(features, label).embed_features(features)
     for name, x in features.items():
         x = x.astype(np.float64)
         x = (x - x.mean(axis=0)) / x.std(axis=0)
@@ -142,7 +146,7 @@ def test_semantic_matching_maximises_the_penalised_likelihood() -> None:
 def test_a_strong_penalty_leaves_the_class_frequencies() -> None:
     features, label = _classes()
     label = np.where(label == 3, 0, label)
-    embedded = SemanticMatching(C=1e-9).fit(features, label).embed(features)
+    embedded = SemanticMatching(DIMS, C=1e-9).fit(features, label).embed_features(features)
     for posterior in embedded.values():
         np.testing.assert_allclose(posterior, np.broadcast_to([0.5, 0.25, 0.25], posterior.shape), atol=1e-3)
 
@@ -152,8 +156,8 @@ def test_a_strong_penalty_leaves_the_class_frequencies() -> None:
 def test_the_scale_of_a_feature_does_not_matter(scale: float, offset: float) -> None:
     features, label = _classes()
     other = {name: x * scale + offset for name, x in features.items()}
-    for model in (SemanticMatching(C=0.1), LinearCCA(components=1)):
-        one, two = model.fit(features, label).embed(features), model.fit(other, label).embed(other)
+    for model in (SemanticMatching(DIMS, C=0.1), CCA(DIMS, components=1)):
+        one, two = model.fit(features, label).embed_features(features), model.fit(other, label).embed_features(other)
         for name in features:
             np.testing.assert_allclose(np.abs(two[name]), np.abs(one[name]), atol=0.02)
 
@@ -164,7 +168,7 @@ def test_semantic_matching_of_several_classes_per_item() -> None:
     several[:, 1] |= label == 2  # items of class 2 also belong to class 1
     several[:, 4] = False  # nobody
     several[:, 5] = True  # everybody
-    embedded = SemanticMatching(C=1.0).fit(features, several).embed(features)
+    embedded = SemanticMatching(DIMS, C=1.0).fit(features, several).embed_features(features)
     for posterior in embedded.values():
         assert posterior.shape == (60, 4)
         assert ((posterior > 0) & (posterior < 1)).all()
@@ -189,7 +193,7 @@ def _wikipedia_scores(embed: Callable[[FeatureDataModule], dict[str, np.ndarray]
 
 def test_semantic_matching_on_wikipedia() -> None:
     def embed(data: FeatureDataModule) -> dict[str, np.ndarray]:
-        return SemanticMatching(C=0.01).fit(*data.arrays("train")).embed(data.arrays("standard")[0])
+        return SemanticMatching(DIMS, C=0.01).fit(*data.arrays("train")).embed_features(data.arrays("standard")[0])
 
     assert _wikipedia_scores(embed) == pytest.approx([0.374, 0.373], abs=0.003)
 
@@ -199,8 +203,8 @@ def test_cca_on_wikipedia() -> None:
 
     def embed(data: FeatureDataModule) -> dict[str, np.ndarray]:
         features, label = data.arrays("train")
-        model = LinearCCA(components=10, ridge=1e-6).fit(features, label)
-        train, test = model.embed(features), model.embed(data.arrays("standard")[0])
+        model = CCA(DIMS, components=10, ridge=1e-6).fit(features, label)
+        train, test = model.embed_features(features), model.embed_features(data.arrays("standard")[0])
         return {name: test[name] / train[name].std(axis=0) for name in test}
 
     assert _wikipedia_scores(embed) == pytest.approx([0.283, 0.257], abs=0.003)

@@ -17,7 +17,7 @@ from benchmarks.losses import Case
 from benchmarks.plain_jfse import PlainJFSE
 from lightning_modules.jfse import CRITIC_STEPS, NOISE_DIM
 from losses import build_loss
-from reproduce.schema import read_table
+from reproduce.results.schema import read_table
 
 undo_quiet = runner_cases.undo_quiet
 
@@ -28,7 +28,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:Found .* in eval mode"),
 ]
 
-SHARED = {"table": "bench", "scale": "quick", "seeds": (0,), "device": "here", "git_commit": "none"}
+SHARED = {"table": "bench", "scale": "quick", "seeds": "0", "device": "here", "git_commit": "none"}
 SHARED |= {"torch": torch.__version__, "config_hash": "0"}
 TINY = jfse.Shape("tiny", 7, 5, width=8, batches=2, rounds=1, epochs=1)
 
@@ -247,7 +247,7 @@ def test_lavimo_measures_cached_and_uncached_encoders_with_the_same_output(recor
 def test_the_command_writes_table_report_settings_and_figure(tmp_path, capsys):
     assert command.main(["--only", "losses", "--out", str(tmp_path)]) == 0
     path = tmp_path / "bench-losses.csv"
-    rows = read_table(path)
+    rows = list(read_table(path).itertuples())
     assert {row.split for row in rows} == {"losses"}
     size = "B = 16, M = 8, D = 8, temperature 0.1"
     (ratio,) = [r.value for r in rows if (r.features, r.method, r.metric) == (size, "pairwise KL (ours)", "time ratio")]
@@ -271,7 +271,7 @@ def test_wrong_and_broken_contestants_are_refused_loudly_and_the_others_are_meas
     said = capsys.readouterr().err
     assert "CS (plain)" in said
     assert "jfse: OSError: disk full" in said
-    rows = read_table(tmp_path / "bench.csv")
+    rows = list(read_table(tmp_path / "bench.csv").itertuples())
     failed = {row.method for row in rows if row.status == "failed"}
     assert failed == {"CS (plain)", "benchmark"}
     assert {"CS (ours)", "GCS (plain)"} <= {row.method for row in rows if row.status == "ok"}

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
+import pandas as pd
 import pytest
-from test_comparisons import ENTRY
+from test_significance import ENTRY, comparisons
 
 import reproduce.__main__ as command_line
-from reproduce.claims import CLAIMS, FAILS, HOLDS, OPEN, Claim, judge, judge_claims, read_claims, write_claims
-from reproduce.comparisons import Comparison, write_comparisons
-from reproduce.schema import Row, TableError, write_table
+from reproduce.results.claims import CLAIMS, COLUMNS, FAILS, HOLDS, OPEN, judge, judge_claims, read_claims
+from reproduce.results.schema import Row, TableError, write_csv, write_table
+from reproduce.results.significance import write_comparisons
 
-FIVE = replace(ENTRY, seeds=(0, 1, 2, 3, 4))
+FIVE = ENTRY | {"seeds": "0 1 2 3 4"}
 
 
-def _item(difference: float, p: float, half: float = 0.005, **other: object) -> Comparison:
-    entry = replace(FIVE, difference=difference, low=difference - half, high=difference + half, p=p, p_holm=p)
-    return replace(entry, **other)
+def _item(difference: float, p: float, half: float = 0.005, **other: object) -> dict:
+    ends = {"difference": difference, "low": difference - half, "high": difference + half}
+    return {**FIVE, **ends, "p": p, "p_holm": p, **other}
 
 
 @pytest.mark.parametrize(
@@ -30,48 +30,47 @@ def _item(difference: float, p: float, half: float = 0.005, **other: object) -> 
         ([_item(-0.01, 0.01)], FAILS),
         ([_item(0.002, 0.4)], FAILS),  # whatever gain there is, it is below .02
         ([_item(0.01, 0.4, half=0.03)], OPEN),  # the interval reaches a gain of .04
-        ([_item(0.01, 0.01, seeds=(0, 1, 2))], OPEN),  # three seeds carry no claim
+        ([_item(0.01, 0.01, seeds="0 1 2")], OPEN),  # three seeds carry no claim
     ],
 )
-def test_a_verdict_follows_from_differences_and_intervals(found: list[Comparison], verdict: str) -> None:
-    assert judge(found)[0] == verdict
+def test_a_verdict_follows_from_differences_and_intervals(found: list[dict], verdict: str) -> None:
+    assert judge(comparisons(*found))[0] == verdict
 
 
 def test_the_evidence_has_every_figure_and_its_file() -> None:
-    _, evidence, sources = judge([_item(0.0123, 0.01, table="table7", method="GCS mixed")])
-    assert "GCS mixed against JFSE, alone +0.012 (+0.007 to +0.017)*, 5 seeds" in evidence
+    _, evidence, sources = judge(comparisons(_item(0.0123, 0.01, table="table7", method="GCS mixed")))
+    assert evidence[1].endswith("GCS mixed against JFSE, alone +0.012 (+0.007 to +0.017)*, 5 seeds")
     assert sources == ["comparisons/table7.csv"]
 
 
 def test_without_results_nothing_can_be_told_and_the_command_is_named(tmp_path: Path) -> None:
     claims = judge_claims(tmp_path)
-    assert [claim.claim for claim in claims] == list(CLAIMS)
-    assert all(claim.verdict == OPEN and "make " in claim.evidence for claim in claims)
+    assert list(claims["claim"]) == list(CLAIMS)
+    assert all(claim.verdict == OPEN and "make " in claim.evidence for claim in claims.itertuples())
 
 
 def test_synthetic_comparisons_support_no_claim(tmp_path: Path) -> None:
-    items = [_item(0.1, 0.001, method="JFSE + CS", baseline="JFSE + CMPM-KL", data_kind=k) for k in ("synthetic",)]
-    write_comparisons(items, tmp_path / "comparisons" / "table2.csv")
-    assert judge_claims(tmp_path)[0].verdict == OPEN
-    write_comparisons([replace(items[0], data_kind="real")], tmp_path / "comparisons" / "table2.csv")
-    assert judge_claims(tmp_path)[0].verdict == HOLDS
+    item = _item(0.1, 0.001, method="JFSE + CS", baseline="JFSE + CMPM-KL", table="table2")
+    for kind, verdict in (("synthetic", OPEN), ("real", HOLDS)):
+        write_comparisons(comparisons(item | {"data_kind": kind}), tmp_path / "comparisons" / "table2.csv")
+        assert judge_claims(tmp_path)["verdict"][0] == verdict
 
 
 def test_claims_are_read_back_and_a_damaged_file_is_refused(tmp_path: Path) -> None:
-    claims = [Claim("a, b", HOLDS, 'says "c"', "table1.csv table2.csv")]
-    path = write_claims(claims, tmp_path / "claims.csv")
-    assert read_claims(path) == claims
+    claims = pd.DataFrame([("a, b", HOLDS, 'says "c"\nand d', "table1.csv table2.csv")], columns=COLUMNS)
+    path = write_csv(claims, tmp_path / "claims.csv")
+    assert read_claims(path).to_dict("records") == claims.to_dict("records")
     path.write_text(path.read_text().replace(HOLDS, "perhaps"))
-    with pytest.raises(TableError, match=r"claims\.csv, line 2: expected a claim, one of 'holds'"):
+    with pytest.raises(TableError, match=r"claims\.csv, claim 1: .*'perhaps'; expected 'holds'"):
         read_claims(path)
     path.write_text("claim,verdict\n")
-    with pytest.raises(TableError, match="line 1: expected the columns"):
+    with pytest.raises(TableError, match="line 1: the header"):
         read_claims(path)
 
 
 def test_the_command_prints_and_writes_every_claim(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert command_line.main(["claims", "--out", str(tmp_path)]) == 0
-    assert [claim.claim for claim in read_claims(tmp_path / "claims.csv")] == list(CLAIMS)
+    assert list(read_claims(tmp_path / "claims.csv")["claim"]) == list(CLAIMS)
     assert all(claim in capsys.readouterr().out for claim in list(CLAIMS)[:1])
     assert command_line.main(["claims", "--out", str(tmp_path / "absent")]) == 2
 
@@ -81,13 +80,13 @@ def test_the_command_prints_and_writes_every_claim(tmp_path: Path, capsys: pytes
 
 def _row(table: str, method: str, metric: str, value: float, **columns: object) -> Row:
     fixed = {"dataset": "grid", "features": "float32", "split": "all", "gallery": "full", "protocol": "honest"}
-    fixed |= {"direction": "average", "status": "ok", "data_kind": "synthetic", "scale": "quick", "seeds": (0,)}
+    fixed |= {"direction": "average", "status": "ok", "data_kind": "synthetic", "scale": "quick", "seeds": "0"}
     fixed |= {"device": "CPU", "git_commit": "abc", "torch": "2", "config_hash": "1"}
     return Row(**fixed | columns, table=table, method=method, metric=metric, value=value)
 
 
 def _verdicts(folder: Path) -> dict[str, tuple[str, str]]:
-    return {claim.claim: (claim.verdict, claim.evidence) for claim in judge_claims(folder)}
+    return {claim.claim: (claim.verdict, claim.evidence) for claim in judge_claims(folder).itertuples()}
 
 
 def _numerics(folder: Path, shares: dict[str, float]) -> None:
@@ -114,7 +113,8 @@ def test_a_loss_whose_temperature_matters_has_a_hyperparameter(tmp_path: Path, s
     _numerics(tmp_path, {})
     for name, method in (("temperature", "pairwise CS"), ("temperature-jfse", "JFSE + CS")):
         rows = [
-            _row(name, f"{method}, temperature {t}", "MAP", 0.5 + spread * t, k="all", data_kind="real") for t in (0, 1)
+            _row(name, f"{method}, temperature {t}", "MAP", 0.5 + spread * place, k="all", data_kind="real")
+            for place, t in enumerate((0.05, 0.1))
         ]
         write_table(rows, tmp_path / f"{name}.csv")
     found, evidence = _verdicts(tmp_path)["CS needs no hyperparameter"]
@@ -133,12 +133,17 @@ def test_training_without_epsilon_holds_where_every_step_is_finite(tmp_path: Pat
     assert "GCS mixed, clamped 0.300 to 0.300" in evidence
 
 
-@pytest.mark.parametrize(("ring", "verdict"), [(1.02, HOLDS), (1.3, OPEN), (2.0, FAILS)])
-def test_linear_cost_is_judged_by_the_fitted_exponents(tmp_path: Path, ring: float, verdict: str) -> None:
+@pytest.mark.parametrize(
+    ("ring", "pairs", "verdict"),
+    [(1.02, 2.1, HOLDS), (1.3, 2.1, OPEN), (2.0, 2.1, FAILS), (0.9, 1.73, OPEN), (0.9, 1.2, FAILS)],
+)
+def test_cost_is_judged_by_the_exponents_of_the_ring_and_of_all_pairs(
+    tmp_path: Path, ring: float, pairs: float, verdict: str
+) -> None:
     rows = []
     for name in ("GCS clockwise", "GCS bidirectional", "GCS mixed", "pairwise KL", "pairwise CS"):
         for split in ("seconds/step", "saved MiB"):
-            slope = ring if name.startswith("GCS") else 2.1
+            slope = ring if name.startswith("GCS") else pairs
             rows.append(_row("scaling", name, "exponent", slope, split=split))
             rows.append(_row("scaling", name, "standard error", 0.02, split=split))
     write_table(rows, tmp_path / "scaling.csv")

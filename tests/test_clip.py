@@ -12,7 +12,7 @@ import torch
 import yaml
 from extract_cases import run, tensors_of, write_flickr30k
 from runner_cases import TINY, command, rows_of, undo_quiet  # noqa: F401
-from test_cells import write_pairs
+from test_training import write_pairs
 from tiny_clip import HIDDEN, LIMIT, TEXTS, WIDTH, lose_weight, of_the_library, photographs, write_clip
 from torch.nn.utils.rnn import pad_sequence
 from training import Trainer
@@ -23,7 +23,7 @@ from lightning_modules import CSAligner
 from lightning_modules.networks.encoders import build_encoder
 from lightning_modules.serving.export import export, load_export
 from lightning_modules.serving.search import embed
-from reproduce.schema import read_table
+from reproduce.results.schema import read_table
 
 IMAGE = {"kind": "image", "shape": [], "rate": None}
 TEXT = {"kind": "text", "shape": [], "rate": None}

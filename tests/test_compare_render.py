@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from reproduce.compare import compare, format_comparisons, main
-from reproduce.published import with_published
-from reproduce.render import render_markdown, write_markdown
-from reproduce.schema import Row, TableError, write_table
+from reproduce.report.markdown import render_markdown
+from reproduce.results.compare import compare, format_comparisons, main
+from reproduce.results.published import with_published
+from reproduce.results.schema import Row, read_table, table_of, write_table
 
 ROW = Row(
     table="table3",
@@ -25,7 +26,7 @@ ROW = Row(
     k="all",
     value=0.389,
     std=0.004,
-    seeds=(0, 1, 2),
+    seeds="0 1 2",
     n_queries=693,
     n_gallery=700,
     status="ok",
@@ -39,7 +40,7 @@ ROW = Row(
 )
 SAME_AS_PUBLISHED = replace(ROW, features="cnn4096-doc300", protocol="as_published")
 NOT_RUN = replace(
-    ROW, method="JFSE + CS", dataset="nus_wide", status="not_run", value=None, std=None, seeds=(), note="a|b is absent"
+    ROW, method="JFSE + CS", dataset="nus_wide", status="not_run", value=None, std=None, seeds="", note="a|b is absent"
 )
 
 
@@ -52,20 +53,24 @@ def _table(tmp_path: Path, *rows: Row) -> Path:
     return write_table(rows, tmp_path / "table3.csv")
 
 
+def _markdown(tmp_path: Path, *rows: Row, title: str = "Table 3") -> str:
+    path = _table(tmp_path, *rows)
+    return render_markdown(read_table(path), path, title)
+
+
 def test_compare_gives_the_difference_only_for_the_same_thing(tmp_path: Path) -> None:
     other_method = replace(SAME_AS_PUBLISHED, method="JFSE + CS")
     unpublished = replace(ROW, dataset="utd_mhad", direction="text->motion")
-    items = compare([_table(tmp_path, ROW, SAME_AS_PUBLISHED, other_method, unpublished, NOT_RUN)])
-    assert [item.row for item in items] == [ROW, SAME_AS_PUBLISHED, other_method, unpublished]
-    assert [item.differs for item in items] == [("features", "protocol"), (), ("method",), ()]
-    assert [item.delta for item in items] == [None, pytest.approx(0.389 - 0.506), None, None]
-    assert [item.other and item.other.value for item in items] == [0.506, 0.506, 0.506, None]
+    items = compare(table_of([ROW, SAME_AS_PUBLISHED, other_method, unpublished, NOT_RUN]))
+    assert list(items["differs"]) == [("features", "protocol"), (), ("method",), ()]
+    assert list(items["delta"]) == pytest.approx([math.nan, 0.389 - 0.506, math.nan, math.nan], nan_ok=True)
+    assert [other and other.value for other in items["other"]] == [0.506, 0.506, 0.506, None]
 
 
 def test_comparison_as_text(tmp_path: Path) -> None:
     zero_shot = replace(SAME_AS_PUBLISHED, split="unseen", method="CCA")
     unpublished = replace(ROW, dataset="utd_mhad", direction="text->motion")
-    text = format_comparisons(compare([_table(tmp_path, ROW, SAME_AS_PUBLISHED, zero_shot, unpublished)]))
+    text = format_comparisons(compare(table_of([ROW, SAME_AS_PUBLISHED, zero_shot, unpublished])))
     near, same, unseen, alone = (" ".join(block.split()) for block in text.split("\n\n"))
     assert near.startswith("table3: wikipedia, features roph, split standard, gallery full, protocol honest")
     assert "JFSE + CMPM-KL average MAP 0.389 ± 0.004 nearest: jfse, Table 4: JFSE 0.506 [1]" in near
@@ -78,9 +83,9 @@ def test_comparison_as_text(tmp_path: Path) -> None:
 
 
 def test_synthetic_numbers_are_not_compared(tmp_path: Path) -> None:
-    items = compare([_table(tmp_path, replace(SAME_AS_PUBLISHED, data_kind="synthetic"))])
-    assert items[0].other is None
-    assert items[0].delta is None
+    items = compare(table_of([replace(SAME_AS_PUBLISHED, data_kind="synthetic")]))
+    assert list(items["other"]) == [None]
+    assert items["delta"].isna().all()
     text = format_comparisons(items)
     assert "SYNTHETIC DATA" in text
     assert "0.506" not in text
@@ -108,7 +113,7 @@ def test_main_leaves_the_claims_out_and_refuses_a_table_that_lost_a_column(
     assert main(["--out", str(tmp_path)]) == 0
     path.write_text(path.read_text().replace("delta,", "", 1))
     assert main(["--out", str(tmp_path)]) == 1
-    assert "table3.csv, line 1: the header lacks delta. Run the table again" in capsys.readouterr().err
+    assert "table3.csv, line 1: the header lacks delta" in capsys.readouterr().err
     path.unlink()
     assert main(["--out", str(tmp_path)]) == 1
     assert "no tables" in capsys.readouterr().err
@@ -135,8 +140,8 @@ def test_main_without_tables_says_what_to_do(tmp_path: Path, capsys: pytest.Capt
 
 
 def test_the_origin_of_the_numbers_is_above_them(tmp_path: Path) -> None:
-    path = _table(tmp_path, ROW, replace(ROW, method="CCA", seeds=(7,), std=None))
-    markdown = render_markdown(path)
+    path = _table(tmp_path, ROW, replace(ROW, method="CCA", seeds="7", std=None))
+    markdown = render_markdown(read_table(path), path, "table3")
     head = markdown.split("\n## ")[0].splitlines()
     assert head[0] == "# table3"
     assert head[2:9] == [
@@ -149,23 +154,22 @@ def test_the_origin_of_the_numbers_is_above_them(tmp_path: Path) -> None:
         "- Files: numbers `table3.csv`",
     ]
     (tmp_path / "table3.yaml").write_text("table: table3\n")
-    assert "- Files: numbers `table3.csv`, configuration `table3.yaml`" in render_markdown(path)
-    assert render_markdown(path, "Table 3: Wikipedia").startswith("# Table 3: Wikipedia\n")
+    assert "- Files: numbers `table3.csv`, configuration `table3.yaml`" in render_markdown(
+        read_table(path), path, "table3"
+    )
     assert "- Sizes: 693 queries, 700 in the gallery" in markdown
     assert "SYNTHETIC" not in markdown
 
 
 def test_methods_down_and_numbers_across(tmp_path: Path) -> None:
-    rank = {"metric": "MedR", "k": None}
-    markdown = render_markdown(
-        _table(
-            tmp_path,
-            ROW,
-            replace(ROW, method="CCA", value=0.3, std=None, seeds=(0,), train_seconds=None),
-            replace(ROW, metric="R@k", k=10, value=0.5),
-            replace(ROW, **rank, value=3.456, std=0.5),
-            replace(ROW, method="CCA", **rank, value=2.5, train_seconds=None),
-        )
+    rank = {"metric": "MedR", "k": ""}
+    markdown = _markdown(
+        tmp_path,
+        ROW,
+        replace(ROW, method="CCA", value=0.3, std=None, seeds="0", train_seconds=None),
+        replace(ROW, metric="R@k", k="10", value=0.5),
+        replace(ROW, **rank, value=3.456, std=0.5),
+        replace(ROW, method="CCA", **rank, value=2.5, train_seconds=None),
     )
     assert _cells(markdown, "method") == ["method", "average MAP", "average R@10", "average MedR", "train seconds"]
     assert _cells(markdown, "JFSE + CMPM-KL") == [
@@ -180,19 +184,19 @@ def test_methods_down_and_numbers_across(tmp_path: Path) -> None:
 
 def test_ties_as_shown_are_all_bold(tmp_path: Path) -> None:
     methods = {"a": 0.38904, "b": 0.38896, "c": 0.3884}
-    markdown = render_markdown(_table(tmp_path, *(replace(ROW, method=m, value=v) for m, v in methods.items())))
+    markdown = _markdown(tmp_path, *(replace(ROW, method=m, value=v) for m, v in methods.items()))
     assert [_cells(markdown, method)[1].startswith("**") for method in methods] == [True, True, False]
 
 
 def test_sections_keep_protocols_and_galleries_apart(tmp_path: Path) -> None:
     rows = (ROW, replace(ROW, protocol="as_published"), replace(ROW, gallery="batches-32"), replace(ROW, scale="paper"))
-    titles = [line for line in render_markdown(_table(tmp_path, *rows)).splitlines() if line.startswith("## ")]
+    titles = [line for line in _markdown(tmp_path, *rows).splitlines() if line.startswith("## ")]
     assert len(set(titles)) == len(titles) == 4
 
 
 def test_a_published_column_stands_only_where_something_is_published(tmp_path: Path) -> None:
-    rows = [with_published(SAME_AS_PUBLISHED), replace(SAME_AS_PUBLISHED, method="JFSE + CS"), ROW]
-    same, own = render_markdown(_table(tmp_path, *rows)).split("\n## ")[1:]
+    rows = [SAME_AS_PUBLISHED, replace(SAME_AS_PUBLISHED, method="JFSE + CS"), ROW]
+    same, own = render_markdown(with_published(table_of(rows)), tmp_path / "table3.csv", "Table 3").split("\n## ")[1:]
     assert _cells(same, "method") == ["method", "average MAP", "published average MAP", "train seconds"]
     assert _cells(same, "JFSE + CMPM-KL")[2] == "0.506"
     assert _cells(same, "JFSE + CS")[2] == "–"
@@ -204,7 +208,7 @@ def test_what_is_missing_is_listed_once_with_its_reason(tmp_path: Path) -> None:
     other = {"direction": "image->text"}
     failed = replace(NOT_RUN, method="LAVIMO", status="failed", note="loss is NaN at step 3")
     rows = [ROW, NOT_RUN, replace(NOT_RUN, **other), replace(NOT_RUN, method="JFSE + GCS"), failed]
-    markdown = render_markdown(_table(tmp_path, *rows))
+    markdown = _markdown(tmp_path, *rows)
     missing = markdown.split("## Not run\n\n")[1]
     assert missing.count("nus_wide") == 2
     assert r"JFSE + CS, JFSE + GCS. Reason: a\|b is absent" in missing
@@ -215,7 +219,7 @@ def test_what_is_missing_is_listed_once_with_its_reason(tmp_path: Path) -> None:
 
 def test_synthetic_data_is_announced_at_the_top_and_in_every_title(tmp_path: Path) -> None:
     rows = [replace(row, data_kind="synthetic") for row in (ROW, replace(ROW, dataset="nus_wide"))]
-    markdown = render_markdown(_table(tmp_path, *rows))
+    markdown = _markdown(tmp_path, *rows)
     assert markdown.splitlines()[2].startswith("> **SYNTHETIC DATA.**")
     titles = [line for line in markdown.splitlines() if line.startswith("## ")]
     assert len(titles) == 2
@@ -224,24 +228,15 @@ def test_synthetic_data_is_announced_at_the_top_and_in_every_title(tmp_path: Pat
 
 
 def test_notes_of_numbers_and_special_characters_are_shown(tmp_path: Path) -> None:
-    markdown = render_markdown(_table(tmp_path, replace(ROW, method="a|b*", note="see <x> of nus_wide and _y")))
+    markdown = _markdown(tmp_path, replace(ROW, method="a|b*", note="see <x> of nus_wide and _y"))
     assert r"| a\|b\* |" in markdown
     assert r"- a\|b\*: see \<x> of nus_wide and \_y" in markdown
 
 
-def test_markdown_is_written_beside_the_table(tmp_path: Path) -> None:
-    path = write_markdown(_table(tmp_path, ROW), "Table 3")
-    assert path == tmp_path / "table3.md"
-    assert path.read_text(encoding="utf-8") == render_markdown(tmp_path / "table3.csv", "Table 3")
-    with pytest.raises(TableError, match=r"absent\.csv"):
-        write_markdown(tmp_path / "absent.csv")
-    assert not (tmp_path / "absent.md").exists()
-
-
 def test_a_distance_has_three_digits_and_its_deviation_as_many_decimals(tmp_path: Path) -> None:
-    gap = replace(ROW, metric="kernel CS", k=None, value=0.011635, std=0.000312, n_queries=None, n_gallery=None)
+    gap = replace(ROW, metric="kernel CS", k="", value=0.011635, std=0.000312, n_queries=None, n_gallery=None)
     less = replace(gap, method="JFSE + CS", value=0.008712, std=0.00014)
-    markdown = render_markdown(_table(tmp_path, gap, less))
+    markdown = _markdown(tmp_path, gap, less)
     assert _cells(markdown, "JFSE + CMPM-KL")[1] == "0.0116 ± 0.0003"
     assert _cells(markdown, "JFSE + CS")[1] == "**0.00871 ± 0.00014**"
 
@@ -250,9 +245,9 @@ def test_measures_with_one_column_each_share_a_block_and_what_is_by_chance_is_ne
     directions = ("text->image", "image->text", "average")
     many = [replace(ROW, metric=m, k=k, direction=d) for m, k in (("MAP", "all"), ("R@k", 1)) for d in directions]
     gap = {"centroid distance": 0.4, "centroid distance by chance": 0.05, "linear separability": 0.7, "kernel CS": 0.2}
-    rows = [*many, *(replace(ROW, metric=name, k=None, value=value) for name, value in gap.items())]
+    rows = [*many, *(replace(ROW, metric=name, k="", value=value) for name, value in gap.items())]
     other = [replace(row, method="CCA", value=row.value - 0.01) for row in rows]
-    markdown = render_markdown(_table(tmp_path, *rows, *other))
+    markdown = _markdown(tmp_path, *rows, *other)
     headers = [line for line in markdown.splitlines() if line.startswith("| method |")]
     assert len(headers) == 3
     assert headers[2] == f"| method | {' | '.join(f'average {name}' for name in gap)} | train seconds |"

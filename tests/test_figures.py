@@ -9,9 +9,9 @@ import pytest
 from matplotlib.figure import Figure
 from matplotlib.image import imread
 
-from reproduce import figures
-from reproduce.figures import OTHERS, _styles, draw_table
-from reproduce.schema import Row, write_table
+from reproduce.report import figures
+from reproduce.report.figures import OTHERS, _styles, draw_table
+from reproduce.results.schema import Row, table_of
 
 MODALITIES = ["text", "video", "motion", "inertial", "sound"]
 
@@ -44,7 +44,7 @@ def test_more_pairs_than_styles_leave_the_average():
 
 LONG = [f"InfoNCE + kernel CS, a third of the pairs, unpaired, weight {weight}" for weight in range(11)]
 DIRECTIONS = {"image->text": 0.03, "text->image": -0.03, "average": 0.0}
-SHARED = {"table": "table8", "gallery": "full", "protocol": "honest", "metric": "MAP", "k": "all", "seeds": (0, 1, 2)}
+SHARED = {"table": "table8", "gallery": "full", "protocol": "honest", "metric": "MAP", "k": "all", "seeds": "0 1 2"}
 SHARED |= {"status": "ok", "data_kind": "real", "scale": "quick", "device": "cpu", "git_commit": "0f", "torch": "2"}
 DATA = (
     {"dataset": "flickr8k_tri", "features": "tf_efficientnet_lite0, all-MiniLM-L6-v2", "split": "held-out-200"},
@@ -73,7 +73,7 @@ def _rows(data: dict[str, str], methods: list[str], **more: object) -> list[Row]
 def _draw(rows: list[Row], folder: Path, monkeypatch: pytest.MonkeyPatch, title: str = "Table 8: CS-Aligner") -> Figure:
     drawn: list[Figure] = []
     monkeypatch.setattr(figures.plt, "close", drawn.append)
-    picture = draw_table(write_table(rows, folder / "table8.csv"), title)
+    picture = draw_table(table_of(rows), title, folder / "table8.csv")
     assert picture == folder / "table8.png"
     assert imread(picture)[..., :3].std() > 0.01
     return drawn[0]
@@ -133,12 +133,12 @@ def test_panels_without_a_method_in_common_stand_one_below_the_other(tmp_path, m
 
 
 def test_a_synthetic_table_says_so_and_one_of_a_single_seed_says_nothing_of_deviations(tmp_path, monkeypatch):
-    rows = _rows(DATA[1], ["CCA", "JFSE"], data_kind="synthetic", seeds=(0,), std=None)
+    rows = _rows(DATA[1], ["CCA", "JFSE"], data_kind="synthetic", seeds="0", std=None)
     figure = _draw(rows, tmp_path, monkeypatch, "Table 2")
     assert figure.get_suptitle() == "SYNTHETIC DATA: Table 2\nMAP"
 
 
 def test_a_table_without_map_has_no_figure(tmp_path):
-    rows = _rows(DATA[1], ["CCA"], metric="MedR", k=None, value=2.0)
-    assert draw_table(write_table(rows, tmp_path / "table8.csv"), "Table 8") is None
+    rows = _rows(DATA[1], ["CCA"], metric="MedR", k="", value=2.0)
+    assert draw_table(table_of(rows), "Table 8", tmp_path / "table8.csv") is None
     assert not list(tmp_path.glob("*.png"))

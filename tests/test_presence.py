@@ -11,14 +11,14 @@ from tiny_trees import write_wikipedia
 
 from datamodules import DataError, DataMissing
 from datamodules.datasets import DATASETS
-from reproduce.cells import CellStore
-from reproduce.presence import require_present
-from reproduce.runner import Run
-from reproduce.spec import load_table
+from reproduce.runs.checks import load_table
+from reproduce.runs.plan import Plan
+from reproduce.runs.presence import require_present
+from reproduce.runs.store import RunStore
 
 
-def _run(root: Path, **only: str) -> Run:
-    return Run(load_table("table2"), "quick", str(root), [0], CellStore(root / "cells"), offline=True, only=only)
+def _run(root: Path, **only: str) -> Plan:
+    return Plan(load_table("table2"), "quick", str(root), [0], RunStore(root / "kept"), offline=True, only=only)
 
 
 @pytest.fixture
@@ -91,7 +91,7 @@ def test_nothing_is_missing_that_can_be_fetched(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "data").mkdir()
     wikipedia.rename(tmp_path / "data" / "wikipedia")
-    run = Run(load_table("table2"), "quick", None, [0], CellStore(tmp_path), offline=True)
+    run = Plan(load_table("table2"), "quick", None, [0], RunStore(tmp_path), offline=True)
     present, absent = run.available()
     assert [dataset.features for dataset in present] == ["own"]
     reason = next(reason for dataset, reason in absent.items() if dataset.features == "roph")

@@ -8,9 +8,9 @@ import pytest
 import runner_cases
 import yaml
 from runner_cases import TINY, command, rows_of
-from test_cells import write_pairs
+from test_training import write_pairs
 
-from reproduce.schema import read_table
+from reproduce.results.schema import read_table
 
 tables, root, undo_quiet = runner_cases.tables, runner_cases.root, runner_cases.undo_quiet
 
@@ -79,7 +79,7 @@ def test_a_broken_data_set_is_an_error_and_not_a_missing_one(tables: Path, tmp_p
     assert "pairs.npz" in outcome.err
 
 
-@pytest.mark.parametrize("place", ["", "runs", "runs/cells"])
+@pytest.mark.parametrize("place", ["", "runs", "runs/kept"])
 def test_a_file_in_place_of_a_results_folder_is_refused_before_any_training(
     tables: Path, root: Path, tmp_path: Path, place: str
 ) -> None:
@@ -106,5 +106,5 @@ def test_without_data_the_table_is_synthetic_and_says_so(tmp_path: Path, monkeyp
     assert "SYNTHETIC DATA" in (folder / "table2.md").read_text(encoding="utf-8")
     rows = read_table(folder / "table2.csv")
     assert len(rows_of(rows, status="ok", dataset="synthetic")) == 3 * 2
-    assert {row.data_kind for row in rows} == {"synthetic"}
-    assert all(row.published is None and row.delta is None for row in rows)
+    assert set(rows["data_kind"]) == {"synthetic"}
+    assert rows[["published", "delta"]].isna().all(axis=None)

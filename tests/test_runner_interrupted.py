@@ -14,14 +14,13 @@ import runner_cases
 import torch
 import yaml
 from runner_cases import TINY, command, mtimes, timeless
-from test_cells import HOME
 
 tables, root, undo_quiet = runner_cases.tables, runner_cases.root, runner_cases.undo_quiet
 
 STARTED = """
 import functools, pathlib, sys
 import reproduce.__main__ as command_line
-from reproduce.spec import load_table
+from reproduce.runs.checks import load_table
 command_line.load_table = functools.partial(load_table, folder=pathlib.Path(sys.argv[1]))
 sys.exit(command_line.main(sys.argv[2:]))
 """
@@ -31,7 +30,7 @@ LIMIT = 90  # seconds after which a process counts as hanging
 def _start(tables: Path, *argv: str | Path) -> subprocess.Popen:
     return subprocess.Popen(
         [sys.executable, "-c", STARTED, str(tables), *map(str, argv)],
-        env={**os.environ, "PYTHONPATH": str(HOME), "PYTHONUNBUFFERED": "1"},
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), "PYTHONUNBUFFERED": "1"},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -127,18 +126,18 @@ def test_a_killed_run_goes_on_where_it_was_and_ends_with_the_same_table(
 
 @linux
 @pytest.mark.slow
-def test_an_interrupt_does_not_wait_for_cells_that_run_or_queue(tables: Path, root: Path, tmp_path: Path) -> None:
+def test_an_interrupt_does_not_wait_for_runs_that_run_or_queue(tables: Path, root: Path, tmp_path: Path) -> None:
     long = yaml.safe_load(TINY)
     long["scales"]["quick"]["max_epochs"] = 10**6
     long["scales"]["quick"]["seeds"] = list(range(8))
     long |= {"methods": [{"method": "JFSE", "model": "JFSE"}], "comparisons": []}
     (tmp_path / "table2.yaml").write_text(yaml.safe_dump(long))
     process = _start(tmp_path, "table2", "--data-root", root, "--out", tmp_path / "out")
-    assert "8 cells" in _read_until(process, "to train")
+    assert "8 runs" in _read_until(process, "to train")
     _wait_for_busy_workers(process)
     status, said = _stop(process, signal.SIGINT)
     assert status == 130
-    assert "finished cells are kept" in said
+    assert "finished runs are kept" in said
     assert "Traceback" not in said
 
 

@@ -18,7 +18,7 @@ from datamodules import Synthetic, SyntheticItems
 from datamodules.__main__ import main as datamodules
 from lightning_modules import CMPM, LAVIMO, CSAligner
 from lightning_modules.cli import main
-from reproduce.claims import main as claims
+from reproduce.results.claims import main as claims
 
 pytestmark = [
     *IGNORED,

@@ -10,9 +10,9 @@ import runner_cases
 import yaml
 from runner_cases import Outcome, command, rows_of
 
-from reproduce.schedule import choose, epochs, remark
-from reproduce.schema import read_table
-from reproduce.spec import Method, Scale
+from reproduce.results.schema import read_table
+from reproduce.runs.schedule import choose, epochs, remark
+from reproduce.runs.spec import Scale
 
 root, undo_quiet = runner_cases.root, runner_cases.undo_quiet
 
@@ -24,11 +24,11 @@ datasets:
   - {dataset: tiny, features: own, class_path: FeaturePairs, init_args: {class_encoder: one-hot, batch_size: 16}}
 synthetic: {dataset: synthetic, features: synthetic, class_path: Synthetic}
 methods:
-  - {method: semantic matching, model: semantic matching, init_args: {C: 1.0}}
+  - {method: semantic matching, model: SemanticMatching, init_args: {C: 1.0}}
   - {method: JFSE, model: JFSE, init_args: {learning_rate: RATE}}
   - method: JFSE + CS
     model: JFSE
-    alignment: cs
+    init_args: {alignment: cs}
     trials: [{alignment_weight: 0.1}, {alignment_weight: 3.0}]
 scales:
   quick: {seeds: [0, 1], max_epochs: 2, min_steps: [1, 2, 60], model: {width: 8, learning_rate: 0.01}}
@@ -54,7 +54,7 @@ def test_the_shortest_floor_is_chosen_that_ends_within_a_hundredth_of_the_best(
     ends: tuple[float, ...], floor: int
 ) -> None:
     curves = {steps: [(steps // 2, 0.9), (steps, end)] for steps, end in zip((10, 20, 40), ends, strict=True)}
-    found = choose(Method("JFSE", "JFSE"), {steps: {"validation_curve": curve} for steps, curve in curves.items()})
+    found = choose("JFSE", curves)
     assert (found.method, found.min_steps, found.curve) == ("JFSE", floor, curves[floor])
     assert found.tried[0] == {
         "min_steps": 10, "steps": 10, "validation MAP": ends[0], "best validation MAP": 0.9, "at step": 5
@@ -92,41 +92,43 @@ def test_one_schedule_holds_for_all_methods_of_the_model(finished: tuple[Path, O
     folder, outcome = finished
     assert outcome.status == 0, outcome.err
     # Floors of 1 and 2 steps both mean the two epochs of the scale.
-    assert "2 cells to train for schedules" in outcome.out
+    assert "2 runs to train for schedules" in outcome.out
     content = yaml.safe_load((folder / "results" / "table2.yaml").read_text(encoding="utf-8"))
     schedule = content["schedule_chosen_on_validation"]["tiny/own"]["JFSE"]
     assert schedule["chosen with"] == "JFSE"
     best = max(entry["validation MAP"] for entry in schedule["tried"])
     near = [entry["min_steps"] for entry in schedule["tried"] if entry["validation MAP"] >= best - 0.01]
     assert schedule["min_steps"] == near[0]
-    cells = [json.loads(f.read_text(encoding="utf-8")) for f in (folder / "results/runs/cells").glob("*.json")]
+    cells = [json.loads(f.read_text(encoding="utf-8")) for f in (folder / "results/runs/kept").glob("*.json")]
     trained = [cell for cell in cells if cell["config"]["model"]["class_path"] == "JFSE"]
-    finals = {cell["config"]["max_epochs"] for cell in trained if cell["config"]["evaluate"] == "test"}
+    finals = {c["config"]["trainer"]["max_epochs"] for c in trained if c["config"]["evaluate"]["on"] == "test"}
     assert len(finals) == 1
     assert (finals.pop() > 2) == (schedule["min_steps"] == 60)
     for cell in trained:
-        if cell["config"]["evaluate"] == "validation":
-            curve = cell["result"]["validation_curve"]
-            assert curve[-1][1] == cell["result"]["scores"]["validation"]["average/MAP"]
+        if cell["config"]["evaluate"]["on"] == "validation":
+            curve = cell["result"]["curve"]
+            average = ["validation", "full", "average", "MAP"]
+            assert [score[5] for score in cell["result"]["scores"] if score[:4] == average] == [curve[-1][1]]
             assert curve[-1][0] in {entry["steps"] for entry in schedule["tried"]}
             assert 2 <= len(curve) <= 10
     plan = _regenerate(folder, root, 0.01, "--dry-run")
-    assert "0 cells to train" in plan.out
+    assert "0 runs to train" in plan.out
 
 
 def test_notes_are_those_of_the_chosen_trainings(finished: tuple[Path, Outcome]) -> None:
     folder, _ = finished
-    cells = [json.loads(f.read_text(encoding="utf-8")) for f in (folder / "results/runs/cells").glob("*.json")]
+    cells = [json.loads(f.read_text(encoding="utf-8")) for f in (folder / "results/runs/kept").glob("*.json")]
     content = yaml.safe_load((folder / "results" / "table2.yaml").read_text(encoding="utf-8"))
     weight = content["chosen_on_validation"]["tiny/own"]["JFSE + CS"]["chosen"]["alignment_weight"]
     floor = content["schedule_chosen_on_validation"]["tiny/own"]["JFSE"]["min_steps"]
     chosen = {}
     for cell in cells:
         config, model = cell["config"], cell["config"]["model"]
-        if config["evaluate"] == "validation" and (config["max_epochs"] > 2) == (floor == 60):
-            method = "JFSE + CS" if model["alignment"] else "JFSE"
+        long = config["trainer"]["max_epochs"] > 2
+        if config["evaluate"]["on"] == "validation" and long == (floor == 60):
+            method = "JFSE + CS" if model["init_args"].get("alignment") else "JFSE"
             if method == "JFSE" or model["init_args"]["alignment_weight"] == weight:
-                chosen[method] = cell["result"]["validation_curve"]
+                chosen[method] = [tuple(point) for point in cell["result"]["curve"]]
     rows = read_table(folder / "results" / "table2.csv")
     for method, curve in chosen.items():
         assert {row.note for row in rows_of(rows, method=method)} == {remark(curve)}

@@ -1,264 +1,330 @@
-"""The tables as data: what the shipped files hold, and what a broken one is told."""
+"""The language of tables: what files may say, how they extend each other, and what is checked before any training."""
 
 from __future__ import annotations
 
-import inspect
 from pathlib import Path
-from types import SimpleNamespace
+from string import Template
 
 import pytest
 
-import datamodules
-from lightning_modules import JFSE, LAVIMO
-from lightning_modules.networks.encoders import ENCODERS
-from losses import build_loss
-from reproduce import claims
-from reproduce.baselines import BASELINES
-from reproduce.results import _not_run
-from reproduce.schema import METRICS
-from reproduce.spec import FOLDER, SpecError, Sweep, Table, available_tables, load_table
+from reproduce.runs.arguments import matched, merged
+from reproduce.runs.checks import check_modalities, load_table
+from reproduce.runs.config import resolve
+from reproduce.runs.preparing import parsed
+from reproduce.runs.spec import (
+    FOLDER,
+    SpecError,
+    Table,
+    available_tables,
+    modalities_of,
+    read_file,
+    read_yaml,
+)
 
-METHODS = {"CCA", "semantic matching", "JFSE", "JFSE + CMPM-KL", "JFSE + MMD", "JFSE + CORAL", "JFSE + CS"}
-MINIMAL = """
+TABLE = """
 title: A table
-class_split: standard
-metrics: [MAP]
-datasets: [{dataset: wikipedia, features: roph, class_path: Wikipedia}]
-synthetic: {dataset: synthetic, features: synthetic, class_path: Synthetic}
-methods: [{method: JFSE, model: JFSE}]
-scales: {quick: {seeds: [0], max_epochs: 1, model: {width: 8}}}
+metrics: [MAP, $METRIC]
+datasets:
+  - dataset: moves
+    features: own
+    class_path: SyntheticItems
+    init_args: {names: [text, motion], $DATA}
+    model: {encoders: {motion: {name: pose_conv, $ENCODER}}, $ON_IT}
+    galleries: [batches-32, $GALLERY]
+    $ENTRY
+synthetic: {dataset: synthetic, features: synthetic, class_path: SyntheticItems, init_args: {$DATA}}
+methods:
+  - {method: GCS, model: LAVIMO, trials: [{$TRIAL}],
+     init_args: {alignment: {class_path: GCSLoss, init_args: {scheme: mixed, $LOSS}}, $INIT}, $ROW}
+  - {method: KL, model: CMPM, init_args: {alignment: kl}, $SWEEP}
+scales: {quick: {seeds: $SEEDS, max_epochs: 2, model: {$ALL}, models: {LAVIMO: {$OWN}}}}
+$TOP
 """
-METHOD = "{method: JFSE, model: JFSE}"
-CS = "{method: JFSE + CS, model: JFSE, alignment: cs"  # left open for more
+EMPTY = dict.fromkeys(("DATA", "ENCODER", "ENTRY", "ON_IT", "LOSS", "INIT", "ALL", "OWN", "ROW", "SWEEP"), "")
+# What stands for a word of the table that a test does not change.
+PLAIN = {"METRIC": "R@5", "GALLERY": "threshold-0.95", "SEEDS": "[0, 1]", "TOP": "class_split: standard"}
+PLAIN |= {"TRIAL": "dropout: 0.1"}
 
 
-@pytest.fixture(params=["table2", "table3"])
-def table(request: pytest.FixtureRequest) -> Table:
-    return load_table(request.param)
+def _load(folder: Path, **changes: str) -> Table:
+    text = Template(TABLE).substitute(EMPTY | PLAIN | changes)
+    (folder / "table9.yaml").write_text(text, encoding="utf-8")
+    return load_table("table9", folder)
 
 
-def _write(folder: Path, text: str, name: str = "table9") -> None:
-    (folder / f"{name}.yaml").write_text(text, encoding="utf-8")
-
-
-def test_every_shipped_table_loads() -> None:
-    assert {"table2", "table3", "table5", "table6", "table7", "table9"} <= set(available_tables())
-    assert [load_table(name).name for name in available_tables()] == available_tables()
-
-
-def test_the_shipped_tables_name_the_methods_and_the_split(table: Table) -> None:
-    assert {method.method for method in table.methods if method.preset == "honest"} == METHODS
-    assert table.class_split == {"table2": "standard", "table3": "zero-shot"}[table.name]
-    names = [(method.method, method.preset) for method in table.methods]
-    assert len(set(names)) == len(names)
-    assert {name.removesuffix("k").split("@")[0] for name in table.metrics} <= {name.split("@")[0] for name in METRICS}
-
-
-def test_every_alignment_has_as_many_trials_as_the_others(table: Table) -> None:
-    trials = {m.method: m.trials for m in table.methods if m.alignment and m.preset == "honest"}
-    assert len(trials) == 4
-    assert len({len(settings) for settings in trials.values()}) == 1
-    for settings in trials.values():
-        assert all(settings.count(setting) == 1 for setting in settings)
-
-
-def test_every_setting_is_one_its_model_and_loss_take(table: Table) -> None:
-    arguments = inspect.signature(JFSE).parameters
-    for method in table.methods:
-        for setting in method.trials or [{}]:
-            own = {key: value for key, value in setting.items() if key != "alignment"}
-            if method.model == "JFSE":
-                assert set(own) <= set(arguments)
-            else:
-                BASELINES[method.model](**own)
-            if method.alignment:
-                build_loss(method.alignment, **setting.get("alignment", {}))
-    for scale in table.scales.values():
-        assert set(scale.model) <= set(arguments)
-
-
-def test_every_data_set_is_one_a_data_module_reads(table: Table) -> None:
-    for dataset in table.datasets:
-        path = {"path": dataset.dataset} if dataset.class_path == "FeaturePairs" else {}
-        getattr(datamodules, dataset.class_path)(**path, **dataset.init_args, class_split=table.class_split)
-    keys = [(dataset.dataset, dataset.features) for dataset in table.datasets]
-    assert len(set(keys)) == len(keys)
-
-
-def test_the_scales_are_quick_and_paper(table: Table) -> None:
-    assert set(table.scales) == {"quick", "paper"}
-    assert table.scales["quick"].model["width"] <= 512
-    assert table.scales["paper"].model["width"] == 4096
-    assert table.scales["quick"].max_epochs < table.scales["paper"].max_epochs
-    assert all(len(set(scale.seeds)) == len(scale.seeds) >= claims.SEEDS for scale in table.scales.values())
-
-
-def test_as_published_rows_are_not_tuned_and_stand_in_the_standard_split_only(table: Table) -> None:
-    as_published = [method for method in table.methods if method.preset == "as_published"]
-    assert bool(as_published) == (table.class_split == "standard")
-    assert not any(method.trials for method in as_published)
-
-
-@pytest.mark.parametrize("name", ["table5", "table6", "table7", "table9"])
-def test_tables_of_items_tune_alike_and_compare_at_one_effective_temperature(name: str) -> None:
-    table = load_table(name)
-    honest = [method for method in table.methods if method.preset == "honest"]
-    tuned, matched = ([m for m in honest if bool(m.trials) == tried] for tried in (True, False))
-    assert [f"{m.method}, tau" for m in tuned] == [m.method.rpartition(" ")[0] for m in matched]
-    factor = {"kl": 1, "cs": 2, "gcs": len(table.datasets[0].init_args["modalities"]) + 1}
-    for method in honest:
-        kind = method.alignment.get("divergence", method.alignment["name"])
-        temperatures = [t["alignment"]["temperature"] for t in method.trials] or [method.alignment["temperature"]]
-        expected = [0.05, 0.1, 0.2] if method.trials else [0.1]
-        assert [t / factor[kind] for t in temperatures] == pytest.approx(expected)
-        assert method.init_args["alignment_weight"] == factor[kind]
-        build_loss(**{**method.alignment, "temperature": temperatures[0]})
-    assert set(table.projection) <= {m.method for m in tuned}
-    assert table.metrics[0] == "MAP"
-
-
-@pytest.mark.parametrize("name", ["table5", "table6", "table7", "table9"])
-def test_models_of_items_can_be_built_from_the_tables(name: str) -> None:
-    table = load_table(name)
-    arguments = inspect.signature(LAVIMO).parameters
-    for dataset in (*table.datasets, table.synthetic):
-        kind = getattr(datamodules, dataset.class_path)
-        modalities = kind(**dataset.init_args).chosen or dataset.init_args["names"]
-        assert set(dataset.model) <= set(arguments)
-        assert {*dataset.model.get("encoders", {}), dataset.model["reconstruct"]} <= set(modalities)
-        assert {encoder["name"] for encoder in dataset.model.get("encoders", {}).values()} <= set(ENCODERS)
-    assert set(table.scales) == {"quick", "paper"}
-    assert len(table.scales["quick"].seeds) == (5 if name == "table7" else 3)
-
-
-def test_a_table_adds_its_methods_to_those_it_extends_and_replaces_the_rest(tmp_path: Path) -> None:
-    _write(tmp_path, MINIMAL)
-    own = "extends: table9.yaml\ntitle: Other\nmethods: [{method: CCA, model: CCA, init_args: {components: 2}}]\n"
-    _write(tmp_path, own, "table10")
-    own, base = load_table("table10", tmp_path), load_table("table9", tmp_path)
-    assert [method.method for method in own.methods] == ["JFSE", "CCA"]
-    assert (own.name, own.title, base.title) == ("table10", "Other", "A table")
-    assert own.scales == base.scales
-
-
-def test_a_table_extends_a_file_named_relative_to_it(tmp_path: Path) -> None:
-    (tmp_path / "tables").mkdir()
-    (tmp_path / "experiments").mkdir()
-    _write(tmp_path / "tables", MINIMAL)
-    _write(tmp_path / "experiments", "extends: ../tables/table9.yaml\ntitle: Other\n", "sweep")
-    assert [method.method for method in load_table("sweep", tmp_path / "experiments").methods] == ["JFSE"]
-
-
-def test_a_sweep_becomes_a_method_per_value(tmp_path: Path) -> None:
-    sweeps = """
-      - {method: KL, model: JFSE, alignment: {name: pairwise, divergence: kl}, sweep: {temperature: [0.05, 1]}}
-      - {method: CS, model: JFSE, alignment: cs, init_args: {width: 8}, sweep: {alignment_weight: [0.001]}}
-    """
-    _write(tmp_path, MINIMAL.replace(f"[{METHOD}]", sweeps))
-    methods = load_table("table9", tmp_path).methods
-    assert [method.method for method in methods] == [
-        "KL, temperature 0.05",
-        "KL, temperature 1",
-        "CS, alignment_weight 0.001",
-    ]
-    assert [method.sweep for method in methods] == [
-        Sweep("KL", "temperature", 0.05), Sweep("KL", "temperature", 1), Sweep("CS", "alignment_weight", 0.001)
-    ]  # fmt: skip
-    assert methods[0].alignment == {"name": "pairwise", "divergence": "kl", "temperature": 0.05}
-    assert (methods[2].alignment, methods[2].init_args) == ("cs", {"width": 8, "alignment_weight": 0.001})
+# The shipped tables --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", available_tables())
-def test_a_data_set_that_is_not_there_has_a_row_per_method_and_split(name: str) -> None:
+def test_every_shipped_table_is_sound_and_says_what_it_asks(name: str) -> None:
     table = load_table(name)
-    run = SimpleNamespace(table=table, scale="quick")
-    for dataset in table.datasets:
-        rows = _not_run(run, dataset, "no folder")
-        assert {row.method for row in rows} == {method.method for method in table.methods_on(dataset)}
-        assert all(row.split and row.status == "not_run" and row.note == "no folder" for row in rows)
+    assert set(table.scales) == {"quick", "paper"}
+    for method in table.methods:
+        assert not (method.protocol == "as_published" and method.trials)
+    tuned = [len(method.trials) for method in table.methods if method.trials]
+    assert len(set(tuned)) <= 1  # as many trials for each
+    if (FOLDER.parent / "experiments" / f"{name}.yaml").exists():
+        first = (FOLDER.parent / "experiments" / f"{name}.yaml").read_text(encoding="utf-8").splitlines()[0]
+        assert first.startswith("# ")
 
 
-def test_a_data_set_leaves_out_the_methods_it_names(tmp_path: Path) -> None:
-    methods = "[{method: JFSE}, {method: JFSE + CS, alignment: cs}, {method: CMPM + CS, model: CMPM, alignment: cs}]"
-    text = MINIMAL.replace(METHOD, "").replace("[]", methods.replace("{method: JFSE", "{model: JFSE, method: JFSE"))
-    text = text.replace("{width: 8}", "{learning_rate: 0.1}")  # what both models take
-    _write(tmp_path, text.replace("features: roph,", 'features: roph, leaves_out: ["JFSE*"],'))
-    table = load_table("table9", tmp_path)
-    assert [method.method for method in table.methods_on(table.datasets[0])] == ["CMPM + CS"]
-    assert table.methods_on(table.synthetic) == table.methods
+@pytest.mark.parametrize("name", ["table5", "table6", "table7", "table9", "temperature", "temperature-jfse"])
+def test_losses_are_compared_at_one_effective_temperature(name: str) -> None:
+    table = read_file(name)
+    factors = {"CS": 2, "KL": 1, "GCS": modalities_of(table.datasets[0]) + 1}
+    configs = {}
+    for method in table.methods:
+        if method.init_args.get("alignment") and method.protocol == "honest" and not method.trials:
+            config = resolve(table, table.scales["quick"], table.datasets[0], method, {}, 0, 1, factors["GCS"] - 1)
+            configs[method.method] = config["model"]["init_args"]
+    assert configs
+    effective = {}
+    for name, arguments in configs.items():
+        factor = factors["GCS" if "GCS" in name else "CS" if "CS" in name else "KL"]
+        assert arguments["alignment_weight"] == factor
+        effective[name] = arguments["alignment"]["init_args"]["temperature"] / factor
+    for method, baseline in table.comparisons:
+        if method in effective and baseline in effective:
+            assert effective[method] == pytest.approx(effective[baseline])
 
 
-def test_an_unknown_table_is_told_which_there_are(tmp_path: Path) -> None:
-    _write(tmp_path, MINIMAL)
-    with pytest.raises(SpecError, match=r"no table7; there are table9"):
-        load_table("table7", tmp_path)
-    assert (FOLDER / "table2.yaml").exists()
+# Reading -------------------------------------------------------------------------------------------------------------
+
+
+def test_a_table_without_a_fault_is_read(tmp_path: Path) -> None:
+    table = _load(tmp_path)
+    assert [method.method for method in table.methods] == ["GCS", "KL"]
+    assert table.methods[1].init_args["alignment"] == {"class_path": "losses.KLLoss"}
+    assert table.scales["quick"].seeds == [0, 1]
+
+
+@pytest.mark.parametrize("number", ["1e-3", "1.0e-3", "1E-3", "0.001"])
+def test_a_number_may_be_written_in_any_form(tmp_path: Path, number: str) -> None:
+    table = _load(tmp_path, ALL=f"learning_rate: {number}", INIT=f"weight_decay: {number}")
+    assert table.scales["quick"].model["learning_rate"] == table.methods[0].init_args["weight_decay"] == 0.001
+
+
+def test_the_later_arguments_win_mapping_by_mapping() -> None:
+    base = {"width": 8, "alignment": {"class_path": "losses.CSLoss", "init_args": {"temperature": 1}}, "ks": [1]}
+    over = {"alignment": {"temperature": 2}, "ks": [5]}
+    expected = {"class_path": "losses.CSLoss", "init_args": {"temperature": 2}}
+    assert merged(base, over) == {"width": 8, "alignment": expected, "ks": [5]}
+    assert merged(base, {"alignment": {"class_path": "losses.KLLoss"}})["alignment"]["class_path"] == "losses.KLLoss"
 
 
 @pytest.mark.parametrize(
-    ("change", "message"),
+    ("alignment", "modalities", "factor"),
     [
-        (("title: A table", "titel: A table"), r"table9\.yaml: unknown key 'titel'.*nearest: title"),
-        (("title: A table\n", ""), r"table9\.yaml has no title"),
-        (("max_epochs: 1, ", ""), r"table9\.yaml: .*max_epochs"),
-        (("[{method: JFSE, model: JFSE}]", ""), r"table9\.yaml has no methods"),
-        (("datasets: [{dataset: wikipedia, features: roph, class_path: Wikipedia}]\n", ""), r"has no datasets"),
-        (("model: JFSE", "model: JSFE"), r"table9\.yaml: JFSE has model 'JSFE'; nearest: JFSE"),
-        (("model: JFSE", "modle: JFSE"), r"unknown key 'modle'.*nearest: model"),
-        (("[{method: JFSE, model: JFSE}]", "[JFSE]"), r"expected a mapping with method, model.*got 'JFSE'"),
-        (("{width: 8}}}", "{width: 8}"), r"table9\.yaml cannot be read"),
-        (("title: A table", "extends: nothing.yaml"), r"nothing\.yaml cannot be read"),
-        (("class_path: Wikipedia", "class_path: Wikipaedia"), r"wikipedia has class_path 'Wikipaedia'; nearest: Wiki"),
-        (("class_path: Synthetic}", "class_path: Tensor}"), r"synthetic has class_path 'Tensor'; "),
-        (
-            ("features: roph,", "features: roph, leaves_out: [JSFE],"),
-            r"leaves_out names 'JSFE', no method; nearest:",
-        ),
-        (("features: roph,", "features: roph, leaves_out: JFSE,"), r"leaves_out is 'JFSE', a text; expected a list"),
-        (("title: A table", "title: A table\nprojection: [JFSE CS]"), r"projection names 'JFSE CS', no method"),
-        (("[MAP]", "[MAP, gradient norm]"), r"table9\.yaml: gradient norm and .* need record_gradients: true"),
-        ((METHOD, f"{METHOD}, {METHOD}"), r"table9\.yaml: methods holds 'JFSE, honest' twice"),
-        ((METHOD, f"{CS}, sweep: {{}}}}"), r"table9\.yaml: JFSE \+ CS has sweep {}; expected one argument"),
-        ((METHOD, f"{CS}, sweep: [0.1]}}"), r"JFSE \+ CS has sweep \[0\.1\]; expected one argument with its values"),
-        ((METHOD, f"{CS}, sweep: {{temperature: [0.1], width: [8]}}}}"), r"expected one argument with its values"),
-        ((METHOD, f"{CS}, sweep: {{temperature: []}}}}"), r"JFSE \+ CS sweeps temperature over \[\]; expected a list"),
-        ((METHOD, f"{CS}, sweep: {{temperature: 0.1}}}}"), r"sweeps temperature over 0\.1; expected a list of one"),
-        ((METHOD, f"{CS}, sweep: {{temperature: [0.1, 0]}}}}"), r"over \[0\.1, 0\]; expected .* positive number"),
-        ((METHOD, f"{CS}, sweep: {{temperature: ['1e-3']}}}}"), r"over \['1e-3'\]; expected .* positive number"),
-        (
-            (METHOD, f"{CS}, sweep: {{temperature: [0.1, 0.1]}}}}"),
-            r"holds 'JFSE \+ CS, temperature 0\.1, honest' twice",
-        ),
-        ((METHOD, f"{CS}, sweep: {{temprature: [0.1]}}}}"), r"unknown argument 'temprature'; nearest: temperature"),
-        ((METHOD, f"{CS}, sweep: {{widht: [8]}}}}"), r"sweeps unknown argument 'widht'; nearest: width"),
-        ((METHOD, f"{CS}, trials: [{{width: 8}}], sweep: {{dropout: [0.1]}}}}"), r"with its values, and no trials"),
-        ((METHOD, "{method: A, model: JFSE, alignment: ccs}"), r"table9\.yaml: A: unknown loss 'ccs'; nearest: .*cs"),
-        (
-            (METHOD, "{method: A, model: JFSE, alignment: ccs, sweep: {t: [1]}}"),
-            r"A: unknown loss 'ccs'; nearest: .*cs",
-        ),
-        ((METHOD, "{method: A, model: JFSE, alignment: {name: cs, tau: 1}}"), r"A: loss 'cs' has no keyword 'tau'"),
-        ((METHOD, f"{CS}, trials: [{{alignment: {{tau: 1}}}}]}}"), r"JFSE \+ CS: loss 'cs' has no keyword 'tau'"),
-        (("class_path: Wikipedia", "class_path: own.Views"), "wikipedia has .* of this suite alone, .* csd fit"),
-        ((METHOD, f"{CS}, matched_temperature: 0}}"), r"JFSE \+ CS: temperature must be positive"),
-        (
-            (METHOD, "{method: A, model: JFSE, alignment: mmd, matched_temperature: 0.1}"),
-            r"A: matched_temperature .* mmd",
-        ),
-        (
-            (METHOD, "{method: A, model: JFSE, alignment: {name: cs, temperature: 1}, matched_temperature: 1}"),
-            r"A: it has a temperature and a matched_temperature; keep one",
-        ),
+        ({"class_path": "losses.PairwiseLoss", "init_args": {"divergence": "kl"}}, 3, 1),
+        ({"class_path": "losses.PairwiseLoss", "init_args": {"divergence": "cs"}}, 3, 2),
+        ({"class_path": "losses.GCSLoss", "init_args": {"scheme": "mixed"}}, 6, 7),
+        ({"class_path": "losses.InfoNCELoss"}, 2, 1),
     ],
 )
-def test_a_broken_table_is_told_what_is_wrong(tmp_path: Path, change: tuple[str, str], message: str) -> None:
-    assert change[0] in MINIMAL
-    _write(tmp_path, MINIMAL.replace(*change))
-    with pytest.raises(SpecError, match=message):
+def test_a_matched_temperature_is_temperature_and_weight(alignment: dict, modalities: int, factor: int) -> None:
+    found = matched({"alignment": alignment, "matched_temperature": 0.1, "dim": 8}, modalities, weighted=True)
+    assert (found["alignment_weight"], found["dim"]) == (factor, 8)
+    assert found["alignment"]["init_args"]["temperature"] == round(0.1 * factor, 12)
+    assert "alignment_weight" not in matched({"alignment": alignment, "matched_temperature": 0.1}, 2, weighted=False)
+
+
+def test_a_sweep_is_a_method_per_value_and_two_are_compared_value_by_value(tmp_path: Path) -> None:
+    loss = "init_args: {alignment: {class_path: GCSLoss, init_args: {scheme: mixed}}}"
+    gcs = f"{{method: G, model: LAVIMO, {loss}, sweep: {{matched_temperature: [0.1, 0.2]}}}}"
+    kl = "{method: K, model: CMPM, init_args: {alignment: kl}, sweep: {alignment.temperature: [0.1, 0.2]}}"
+    names = "{method: 'G, tau {temperature}', model: LAVIMO, init_args: {alignment: gcs, matched_temperature: 0.1}}"
+    text = Template(TABLE).substitute(EMPTY | PLAIN | {"TOP": "comparisons: [[G, K], ['G, tau {temperature}', KL]]"})
+    (tmp_path / "table9.yaml").write_text(text.replace("methods:", f"methods:\n  - {gcs}\n  - {kl}\n  - {names}"))
+    table = load_table("table9", tmp_path)
+    assert [method.method for method in table.methods[:5]] == [
+        *("G, temperature 0.3", "G, temperature 0.6", "K, temperature 0.1", "K, temperature 0.2", "G, tau 0.3")
+    ]
+    assert [(m.sweep.line, m.sweep.argument, m.sweep.value) for m in table.methods[:2]] == [
+        *(("G", "temperature", 0.3), ("G", "temperature", 0.6))
+    ]
+    assert table.comparisons == [
+        *(["G, temperature 0.3", "K, temperature 0.1"], ["G, temperature 0.6", "K, temperature 0.2"]),
+        ["G, tau 0.3", "KL"],
+    ]
+
+
+def test_a_row_is_a_configuration_of_csd_fit(tmp_path: Path) -> None:
+    table = _load(tmp_path, ALL="dim: 8", OWN="dim: 16", INIT="matched_temperature: 0.1")
+    [dataset], method = table.datasets, table.methods[0]
+    config = resolve(table, table.scales["quick"], dataset, method, method.trials[0], 3, 5, 2)
+    assert config["seed_everything"] == 3
+    assert config["trainer"] == {"max_epochs": 5}
+    model = config["model"]["init_args"]
+    assert (model["dim"], model["dropout"], model["preset"], model["alignment_weight"]) == (16, 0.1, "honest", 3)
+    assert config["data"]["init_args"]["validation_fraction"] == 0.0
+    assert config["evaluate"] == {"on": "test", "galleries": ["batches-32", "threshold-0.95"]}
+    parsed(config)  # which refuses what csd fit would not take
+    trial = resolve(table, table.scales["quick"], dataset, method, method.trials[0], None, 5, 2)
+    assert (trial["evaluate"]["on"], trial["data"]["init_args"]["validation_fraction"]) == ("validation", 0.15)
+
+
+# What is refused -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        # an empty value or a value of another type
+        ({"INIT": "dim: 8.5"}, ["GCS", "model.dim", "int", "8.5"]),
+        ({"INIT": "dim: eight"}, ["GCS", "model.dim", "int", "eight"]),
+        ({"TRIAL": "dropout: "}, ["GCS", "model.dropout", "empty"]),
+        ({"LOSS": "temperature: low"}, ["GCS", "model.alignment.temperature", "float", "low"]),
+        ({"TRIAL": "alignment: {temperature: low}"}, ["GCS", "temperature", "low"]),
+        ({"ON_IT": "dropout: [1]"}, ["moves/own", "model.dropout", "float"]),
+        ({"ENCODER": "frozen: 3"}, ["encoder of 'motion'", "frozen"]),
+        # misspelt names
+        ({"INIT": "dimm: 8"}, ["GCS", "'dimm'", "nearest: dim"]),
+        ({"TRIAL": "droput: 0.1"}, ["GCS", "'droput'", "nearest: dropout"]),
+        ({"ALL": "learning_rte: 0.1"}, ["'learning_rte'", "nearest: learning_rate"]),
+        ({"ALL": "reconstruct: motion"}, ["KL on", "CMPM", "'reconstruct'"]),
+        ({"OWN": "dimm: 8"}, ["GCS", "'dimm'", "nearest: dim"]),
+        ({"ON_IT": "recnstruct: motion"}, ["moves/own", "'recnstruct'"]),
+        ({"DATA": "batch_sise: 8"}, ["moves/own", "'batch_sise'", "nearest: batch_size"]),
+        ({"ROW": "data: {pared_fraction: 0.5}"}, ["GCS", "'pared_fraction'", "nearest: paired_fraction"]),
+        ({"ENCODER": "widht: 8"}, ["moves/own", "encoder of 'motion'", "'widht'", "nearest: width"]),
+        ({"LOSS": "shceme: mixed"}, ["GCS", "GCSLoss", "'shceme'", "nearest: scheme"]),
+        ({"SWEEP": "init_arg: {}"}, ["KL", "'init_arg'", "nearest: init_args"]),
+        ({"SWEEP": "sweep: {alignment.temprature: [0.1]}"}, ["KLLoss", "'temprature'", "nearest: temperature"]),
+        ({"TOP": "titel: A"}, ["'titel'", "nearest: title"]),
+        ({"ENTRY": "exclude: [KK]"}, ["exclude", "'KK'", "nearest: KL"]),
+        ({"TOP": "projection: [KLL]"}, ["projection", "'KLL'", "nearest: KL"]),
+        # values that nothing takes
+        ({"DATA": "data_root: /data"}, ["moves/own", "'data_root'"]),
+        ({"DATA": "batch_size: 0"}, ["moves/own", "batch_size is 0"]),
+        ({"DATA": "class_split: zeroshot", "TOP": ""}, ["moves/own", "zeroshot", "zero-shot"]),
+        ({"TOP": "class_split: zeroshot"}, ["class_split", "zeroshot", "zero-shot"]),
+        ({"ROW": "protocol: published"}, ["GCS", "published", "as_published"]),
+        ({"LOSS": "temperature: -1"}, ["GCS", "temperature", "-1"]),
+        ({"INIT": "matched_temperature: 0"}, ["GCS", "temperature"]),
+        ({"INIT": "matched_temperature: 1", "LOSS": "temperature: 1"}, ["GCS", "a temperature and a matched_temp"]),
+        ({"GALLERY": "batchs-32"}, ["moves/own: galleries", "'batchs-32'", "batches-32"]),
+        ({"GALLERY": "batches-32"}, ["moves/own: galleries", "'batches-32'", "twice"]),
+        ({"TOP": "galleries: [batches-64]"}, ["galleries", "'batches-64'"]),
+        ({"SEEDS": "[]"}, ["scales.quick.seeds", "empty"]),
+        ({"SEEDS": "[0, -1]"}, ["scales.quick", "seeds", "[0, -1]", "0 or more"]),
+        ({"SEEDS": "[0, 0]"}, ["scales.quick.seeds", "0 twice"]),
+        ({"SEEDS": "[0.5]"}, ["scales.quick", "seeds"]),
+        ({"SEEDS": "[0], min_steps: [10, 0]"}, ["scales.quick", "min_steps", "[10, 0]"]),
+        ({"SEEDS": "3"}, ["scales.quick", "seeds"]),
+        ({"SEEDS": "[0], max_epochs: 0"}, ["max_epochs", "stands twice"]),
+        ({"SWEEP": "sweep: {alignment.temperature: [0.1, 0]}"}, ["KL", "[0.1, 0]", "positive"]),
+        ({"SWEEP": "sweep: {alignment.temperature: []}"}, ["KL", "[]", "positive"]),
+        ({"SWEEP": "sweep: {dropout: [0.1], dim: [8]}"}, ["KL", "one argument"]),
+        ({"SWEEP": "sweep: {dropout: [0.1]}, trials: [{dim: 8}]"}, ["KL", "no trials"]),
+        ({"SWEEP": "sweep: {dropout: [0.1, 0.1]}"}, ["KL, dropout 0.1", "twice"]),
+        ({"TOP": "comparisons: [[GCS, LK]]"}, ["comparisons", "'LK'", "nearest: KL"]),
+        ({"TOP": "comparisons: [[GCS, GCS]]"}, ["comparisons", "['GCS', 'GCS']"]),
+        ({"TOP": "comparisons: [[GCS, KL], [GCS, KL]]"}, ["comparisons", "['GCS', 'KL']", "once"]),
+        ({"TOP": "title: Again"}, ["line ", "'title' stands twice"]),
+        # metrics
+        ({"METRIC": "R@20"}, ["'R@20'", "nearest: R@10", "MedR", "MAP@5[min(R,k)]", "kernel CS"]),
+        ({"METRIC": "R@3"}, ["'R@3'", "KL", "R@5", "`ks` of CMPM"]),  # LAVIMO computes it, CMPM does not
+        ({"METRIC": "mAP"}, ["'mAP'", "nearest: MAP"]),
+        ({"METRIC": "MAP"}, ["metrics", "'MAP' twice"]),
+        ({"METRIC": "[5]"}, ["metrics"]),
+        ({"METRIC": "kernel CS by chance"}, ["by chance", "kernel CS"]),
+        ({"OWN": "ks: [0]"}, ["ks", "[0]"]),
+    ],
+    ids=str,
+)
+def test_a_fault_is_refused_before_training(tmp_path: Path, changes: dict[str, str], named: list[str]) -> None:
+    with pytest.raises(SpecError) as refusal:
+        _load(tmp_path, **changes)
+    said = str(refusal.value)
+    assert said.startswith("table9.yaml")
+    assert [word for word in named if word not in said] == [], said
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "named"),
+    [
+        ("methods:", "methods: []\nothers:", ["methods", "list"]),
+        ("title: A table\n", "", ["title"]),
+        ("max_epochs: 2, ", "", ["scales.quick", "max_epochs"]),
+        ("model: CMPM", "model: CMPP", ["KL", "'CMPP'", "nearest: CMPM"]),
+        ("alignment: kl", "alignment: lk", ["KL", "'lk'", "kl"]),
+        (
+            "model: CMPM, init_args: {alignment: kl}",
+            "model: JFSE",
+            ["SyntheticItems", "JFSE takes paired features", "exclude"],
+        ),
+        (
+            "model: CMPM, init_args: {alignment: kl}",
+            "model: CCA",
+            ["SyntheticItems", "CCA takes paired features", "exclude"],
+        ),
+        ("model: CMPM, init_args: {alignment: kl}", "model: CMPM", ["KL", "alignment"]),
+        ("method: KL,", "method: KL, protocol: as_published,", ["KL", "as_published", "CMPM"]),
+        ("class_path: SyntheticItems\n", "class_path: SynteticItems\n", ["'SynteticItems'", "nearest: SyntheticItems"]),
+        ("class_path: SyntheticItems\n", "class_path: own.Views\n", ["'own.Views'", "csd fit"]),
+        ("{method: KL,", "{method: GCS,", ["methods", "'GCS, honest'", "twice"]),
+        ("title: A table", "title: [", ["cannot be read"]),
+        ("title: A table", "extends: nothing.yaml", ["nothing.yaml", "cannot be read", "extends"]),
+    ],
+)
+def test_a_broken_entry_is_named(tmp_path: Path, old: str, new: str, named: list[str]) -> None:
+    text = Template(TABLE).substitute(EMPTY | PLAIN)
+    assert old in text
+    (tmp_path / "table9.yaml").write_text(text.replace(old, new, 1))
+    with pytest.raises(SpecError) as refusal:
         load_table("table9", tmp_path)
+    assert [word for word in named if word not in str(refusal.value)] == [], refusal.value
 
 
-def test_a_table_that_is_no_mapping_is_refused(tmp_path: Path) -> None:
-    _write(tmp_path, "- JFSE\n")
+def test_an_unknown_table_is_told_which_there_are(tmp_path: Path) -> None:
+    _load(tmp_path)
+    with pytest.raises(SpecError, match="there is no table5; there are table9"):
+        load_table("table5", tmp_path)
+    (tmp_path / "table9.yaml").write_text("- JFSE\n")
     with pytest.raises(SpecError, match=r"table9\.yaml must be a mapping, got list"):
         load_table("table9", tmp_path)
+
+
+def test_modalities_are_compared_with_the_data_before_training(tmp_path: Path) -> None:
+    [dataset] = _load(tmp_path).datasets
+    check_modalities(dataset, ["text", "motion"], "table9.yaml")
+    with pytest.raises(SpecError, match=r"table9\.yaml: moves/own: model names 'motion'.*text, video"):
+        check_modalities(dataset, ["text", "video"], "table9.yaml")
+
+
+# Files that extend others --------------------------------------------------------------------------------------------
+
+
+def _files(folder: Path, **texts: str) -> None:
+    for name, text in texts.items():
+        (folder / f"{name}.yaml").write_text(text, encoding="utf-8")
+
+
+def test_files_extend_each_other_over_several_levels_and_several_at_once(tmp_path: Path) -> None:
+    _files(
+        tmp_path,
+        one="extends: [two.yaml, three.yaml]\ntitle: One\nmethods: [a]\ncomparisons: [[a, b]]",
+        two="extends: four.yaml\ntitle: Two\nmetrics: [MAP]\nmethods: [b]",
+        three="metrics: [R@1]\nmethods: [c]\ncomparisons: [[b, c]]",
+        four="methods: [d]\ngalleries: [x]",
+    )
+    found = read_yaml(tmp_path / "one.yaml")
+    assert found.pop("methods") == ["d", "b", "c", "a"]
+    assert found == {"title": "One", "metrics": ["R@1"], "galleries": ["x"], "comparisons": [["b", "c"], ["a", "b"]]}
+
+
+@pytest.mark.parametrize(
+    ("texts", "named"),
+    [
+        ({"one": "extends: one.yaml"}, "one.yaml -> one.yaml"),
+        ({"one": "extends: two.yaml", "two": "extends: one.yaml"}, "one.yaml -> two.yaml -> one.yaml"),
+        ({"one": "extends: two.yaml", "two": "- a"}, "two.yaml must be a mapping"),
+        ({"one": "extends: 5"}, "extends is 5"),
+        ({"one": "methods: {a: 1}"}, "methods is"),
+        ({"one": "x: &x {a: 1, a: 2}\ny: *x"}, "line 1: 'a' stands twice"),
+    ],
+)
+def test_files_that_cannot_be_extended_are_named(tmp_path: Path, texts: dict[str, str], named: str) -> None:
+    _files(tmp_path, **texts)
+    with pytest.raises(SpecError, match=named):
+        read_yaml(tmp_path / "one.yaml")

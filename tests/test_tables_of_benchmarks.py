@@ -8,21 +8,23 @@ from pathlib import Path
 
 import extract_cases
 import numpy as np
+import pandas as pd
 import pytest
 import tiny_trees
 from runner_cases import rows_of, undo_quiet
 from tiny_trees import write_text, write_tmr
 
 import reproduce.__main__ as command_line
-from reproduce.comparisons import read_comparisons
-from reproduce.schema import Row, read_table
-from reproduce.spec import Scale, Table, load_table
+from reproduce.results.schema import read_table
+from reproduce.results.significance import read_comparisons
+from reproduce.runs.checks import load_table
+from reproduce.runs.spec import Scale, Table
 
 undo_quiet = undo_quiet
 TUNED = ("pairwise KL", "pairwise CS", "GCS mixed")
 MATCHED_MOTION = ("pairwise KL, tau 0.1", "pairwise CS, tau 0.2", "GCS mixed, tau 0.3")
 MATCHED_SOUND = ("pairwise KL, tau 0.1", "pairwise CS, tau 0.2", "GCS mixed, tau 0.4")
-METRICS = {("MAP", "all"), ("R@k", 1), ("R@k", 3), ("R@k", 5), ("R@k", 10), ("MedR", None)}
+METRICS = {("MAP", "all"), ("R@k", "1"), ("R@k", "3"), ("R@k", "5"), ("R@k", "10"), ("MedR", "")}
 OFFICIAL, TMR = "new_joint_vecs, first test caption", "guoh3dfeats of TMR, first test caption"
 SPLITS = {
     "train": ["000001", "M000001", "000002", *(f"1000{i:02d}" for i in range(9))],
@@ -100,14 +102,15 @@ def narratives(patch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFacto
     return out
 
 
-def check_scores(rows: list[Row], directions: dict[str, tuple[int, int]], metrics: set) -> None:
+def check_scores(table: pd.DataFrame, directions: dict[str, tuple[int, int]], metrics: set) -> None:
     """That a method has every metric of the whole gallery in every direction, of the right sizes and on real data."""
+    rows = rows_of(table)
     assert {(row.direction, row.metric, row.k) for row in rows} == {
         (direction, *metric) for direction in (*directions, "average") for metric in metrics
     }
     assert all((row.status, row.data_kind, row.split) == ("ok", "real", "standard") for row in rows)
     for direction, sizes in directions.items():
-        of = rows_of(rows, direction=direction)
+        of = rows_of(table, direction=direction)
         assert {(row.n_queries, row.n_gallery) for row in of} == {sizes}
         assert all(1 <= row.value <= sizes[1] if row.metric == "MedR" else 0 <= row.value <= 1 for row in of)
 
@@ -117,11 +120,13 @@ def check_scores(rows: list[Row], directions: dict[str, tuple[int, int]], metric
 def test_text_and_motion_find_each_other_in_every_form_of_the_data_sets(motions, form):
     dataset, features = form
     texts, frames = FORMS[form]
-    found = rows_of(read_table(motions / "table9.csv"), dataset=dataset, features=features, gallery="full")
-    assert list(dict.fromkeys(row.method for row in found)) == [*TUNED, *MATCHED_MOTION]
+    table = read_table(motions / "table9.csv")
+    wanted = (table["dataset"] == dataset) & (table["features"] == features) & (table["gallery"] == "full")
+    found = table[wanted]
+    assert list(found["method"].unique()) == [*TUNED, *MATCHED_MOTION]
     for method in (*TUNED, *MATCHED_MOTION):
         directions = {"text->motion": (texts, frames), "motion->text": (frames, texts)}
-        check_scores(rows_of(found, method=method), directions, METRICS)
+        check_scores(found[found["method"] == method], directions, METRICS)
 
 
 @pytest.mark.slow
@@ -140,7 +145,7 @@ def test_what_table_9_does_not_have_says_why(motions):
 @pytest.mark.slow
 def test_methods_are_compared_on_every_form_and_drawn(motions):
     pairs = {(item.dataset, item.features, item.method, item.baseline)
-             for item in read_comparisons(motions / "comparisons" / "table9.csv")}  # fmt: skip
+             for item in read_comparisons(motions / "comparisons" / "table9.csv").itertuples()}  # fmt: skip
     named = {tuple(pair) for pair in load_table("table9").comparisons}
     assert pairs == {(*form, *pair) for form in FORMS for pair in named}
     assert len(list(motions.glob("table9_projection_*.png"))) == len(FORMS)
@@ -151,12 +156,12 @@ def test_image_text_and_sound_of_flickr30k_find_each_other(narratives):
     rows = read_table(narratives / "table5.csv")
     narratives_of = extract_cases.IMAGES["test"]
     count = {"image": len(narratives_of), "text": sum(narratives_of.values()), "audio": sum(narratives_of.values())}
-    found = rows_of(rows, dataset="flickr30k", features="raw, Localized Narratives")
-    assert {row.method for row in found} == {*TUNED, *MATCHED_SOUND}
+    found = rows[rows["dataset"] == "flickr30k"]
+    assert set(found["method"]) == {*TUNED, *MATCHED_SOUND}
     for method in (*TUNED, *MATCHED_SOUND):
         directions = {f"{a}->{b}": (count[a], count[b]) for a in count for b in count if a != b}
-        metrics = {("MAP", "all"), ("R@k", 1), ("R@k", 10), ("P@k", 10)}
-        check_scores(rows_of(found, method=method), directions, metrics)
+        metrics = {("MAP", "all"), ("R@k", "1"), ("R@k", "10"), ("P@k", "10")}
+        check_scores(found[found["method"] == method], directions, metrics)
     assert {row.note for row in rows_of(rows, dataset="flickr8k_tri")} == {
         "no folder flickr8k_tri/ under the data root"
     }

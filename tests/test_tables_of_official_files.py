@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import tiny_trees
 from extract_cases import IMAGE_MODEL, prepare, run
-from runner_cases import undo_quiet  # noqa: F401
+from runner_cases import rows_of, undo_quiet  # noqa: F401
 
 import reproduce.__main__ as command_line
 from datamodules import NUSWIDE, FeaturePairs, PKUXMediaNet
 from datamodules.files import text_matrix
-from reproduce.cells import CellStore
-from reproduce.runner import Run
-from reproduce.schema import Row, read_table
-from reproduce.spec import Table, load_table
+from reproduce.results.schema import read_table
+from reproduce.runs.checks import load_table
+from reproduce.runs.plan import Plan
+from reproduce.runs.spec import Table
+from reproduce.runs.store import RunStore
 
 METHODS = ("CCA", "JFSE + CMPM-KL")
 OFFICIAL = {("nus_wide", "low-level"), ("pku_xmedianet", "cnn4096-doc300")}
@@ -53,9 +56,9 @@ def small(name: str) -> Table:
     return replace(table, methods=methods, comparisons=[], scales={"quick": scale})
 
 
-def regenerate(table: str, root: Path, out: Path, *more: str) -> list[Row]:
+def regenerate(table: str, root: Path, out: Path, *more: str) -> list[Any]:
     assert command_line.main([table, "--data-root", str(root), "--out", str(out), "--jobs", "1", *more]) == 0
-    return read_table(out / f"{table}.csv")
+    return rows_of(read_table(out / f"{table}.csv"))
 
 
 @pytest.mark.parametrize(("table", "splits"), [("table2", {"standard"}), ("table3", {"seen", "unseen", "generalised"})])
@@ -72,7 +75,7 @@ def test_the_files_of_the_authors_are_rows_of_their_own(table, splits, root, tmp
     }
     assert reasons["nus_wide", "own"].startswith("nus_wide: holds no features in a known layout")
     assert not any(str(root) in note for note in reasons.values())
-    compared = {(row.dataset, row.method, row.protocol) for row in rows if row.published is not None}
+    compared = {(row.dataset, row.method, row.protocol) for row in rows if not math.isnan(row.published)}
     assert compared == ({("pku_xmedianet", "JFSE + CMPM-KL", "as_published")} if table == "table2" else compared)
     assert {dataset for dataset, _, _ in compared} <= {"pku_xmedianet"}
 
@@ -87,7 +90,7 @@ def test_extracted_features_are_called_as_their_networks_are(tmp_path):
         rows = regenerate("table2", folder.parent, tmp_path / "out")
     found = {row.features for row in rows if row.dataset == "pascal_sentences"}
     assert found == {f"{IMAGE_MODEL}, all-MiniLM-L6-v2, untrained image"}
-    assert all(row.published is None for row in rows)
+    assert all(math.isnan(row.published) for row in rows)
 
 
 def pairs(folder: Path, widths: tuple[int, ...], *left_out: str) -> Path:
@@ -164,8 +167,8 @@ def test_a_data_set_is_read_once_for_all_trainings(table, root, tmp_path, monkey
     for kind in (NUSWIDE, PKUXMediaNet):
         read = kind.read
         monkeypatch.setattr(kind, "read", lambda self, read=read: reads.append(self.dataset) or read(self))
-    run = Run(load_table(table), "quick", str(root), [0, 1, 2], CellStore(tmp_path))
-    assert len(run.plan(run.available()[0])) > 80
+    run = Plan(load_table(table), "quick", str(root), [0, 1, 2], RunStore(tmp_path))
+    assert len(run.needed(run.available()[0])) > 80
     assert sorted(reads) == ["nus_wide", "pku_xmedianet"]
 
 

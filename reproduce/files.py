@@ -1,0 +1,149 @@
+"""The files of a table: CSV, configurations, YAML of what was chosen, comparisons, Markdown and figures."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from reproduce.report.figures import draw_table
+from reproduce.report.gap_figure import draw_gap
+from reproduce.report.markdown import render_markdown
+from reproduce.report.projection import draw_projection
+from reproduce.report.sweep_figure import draw_sweep
+from reproduce.results.companion import dump_yaml, read_companion
+from reproduce.results.compare import table_paths
+from reproduce.results.schema import read_table, replace_file, write_table
+from reproduce.results.significance import merged, read_comparisons, write_comparisons
+from reproduce.rows import comparisons, merged_rows, rows_not_run, rows_of
+from reproduce.runs.config import fit_file
+from reproduce.runs.plan import Finals, Plan
+from reproduce.runs.spec import DataSet
+
+CONFIGS = "configs"  # in the results folder: <config_hash>.yaml for `csd fit`
+HEADER = "# Settings chosen on validation data (mean over directions of MAP), and what the runs were given.\n"
+
+
+def write_results(plan: Plan, finals: Finals, absent: dict[DataSet, str], folder: Path, command: str) -> list[Path]:
+    """Write <table>.csv with .yaml, .md and .png beside it, the configuration of every row, and what else it measures.
+
+    Args:
+        plan: the plan, after ``execute``.
+        finals: what ``execute`` returned.
+        absent: data sets that could not be read, with reasons.
+        folder: where the files go.
+        command: the command that regenerates them, for the YAML.
+
+    Returns:
+        The files written, the CSV first; of the configurations their folder.
+
+    Raises:
+        TableError: the folder cannot be written, or holds a file in a table's place that is none.
+    """
+    path = folder / f"{plan.table.name}.csv"
+    rows = rows_of(plan, finals)
+    if plan.only:
+        if path.exists():
+            old = read_table(path)
+            rows = merged_rows(old[[not _overtaken(row, plan, finals) for row in old.itertuples()]], rows)
+    elif not (rows["data_kind"] == "synthetic").any():  # else every row of the real table would be not_run
+        rows = pd.concat([rows, *(rows_not_run(plan, *item) for item in absent.items())], ignore_index=True)
+    written, beside = [write_table(rows, path)], path.with_suffix(".yaml")
+    before = read_companion(beside) if plan.only and beside.exists() else {}
+    written.append(replace_file(beside, HEADER + dump_yaml(_companion(plan, finals, command, before))))
+    written += _write_configs(plan, finals, folder)
+    compared = None
+    if plan.table.comparisons:
+        place = folder / "comparisons" / path.name
+        compared = comparisons(plan, finals)
+        if plan.only and place.exists():
+            again = {
+                (r.dataset.dataset, r.dataset.features, r.method.method)
+                for r in finals
+                if r.method.protocol == "honest"
+            }
+            compared = merged(read_comparisons(place), compared, again)
+        written.append(write_comparisons(compared, place))
+    written.append(replace_file(path.with_suffix(".md"), render_markdown(rows, path, plan.table.title, compared)))
+    swept = any(method.sweep for method in plan.table.methods)
+    pictures = [
+        draw_sweep(rows, plan.table, path) if swept else draw_table(rows, plan.table.title, path),
+        draw_gap(rows, plan.table.title, path),
+        *_draw_projections(plan, finals, folder),
+    ]
+    return [*written, *(picture for picture in pictures if picture)]
+
+
+def _write_configs(plan: Plan, finals: Finals, folder: Path) -> list[Path]:
+    """What `csd fit` takes for the first seed of every row; files that no table names any more go."""
+    place = folder / CONFIGS
+    for runs in finals.values():
+        run, result = runs[0]
+        if result is not None:
+            head = f"{plan.table.name}: {run.name}, scale {plan.scale}"
+            replace_file(place / f"{run.key}.yaml", fit_file(run.config, head))
+    named = {key for path in table_paths(folder) for key in read_table(path)["config_hash"]}
+    for path in place.glob("*.yaml"):
+        if path.stem not in named:
+            path.unlink()
+    return [place] if place.exists() else []
+
+
+def _draw_projections(plan: Plan, finals: Finals, folder: Path) -> Iterator[Path]:
+    wanted = [row for row in finals if row.method.method in plan.table.projection and row.method.protocol == "honest"]
+    for dataset in dict.fromkeys(row.dataset for row in wanted):
+        panels = {}
+        for row in (row for row in wanted if row.dataset is dataset):
+            run, result = finals[row][0]
+            if result is not None:
+                kept = plan.store.load(run.key, arrays=True)
+                panels[f"{row.method.method}, seed {run.config['seed_everything']}"] = kept.arrays
+        if panels:
+            same = [other for other in plan.table.datasets if other.dataset == dataset.dataset]
+            name = dataset.dataset if len(same) < 2 else f"{dataset.dataset}-{dataset.features}".replace(" ", "-")
+            path = folder / f"{plan.table.name}_projection_{re.sub(r'[^A-Za-z0-9_.-]', '', name)}.png"
+            yield draw_projection(panels, path, f"{dataset.dataset}, {dataset.features}")
+
+
+def _overtaken(row: Any, plan: Plan, finals: Finals) -> bool:
+    """A row that is not run, of features that the table no longer names or that are there now under their own name."""
+    if row.status != "not_run":
+        return False
+    named = {(one.dataset, one.features): one.class_path for one in plan.table.datasets}
+    found = {of.dataset.dataset for of in finals if of.dataset.class_path == "FeaturePairs"}
+    pairs = named.get((row.dataset, row.features)) == "FeaturePairs"
+    return (row.dataset, row.features) not in named or (pairs and row.dataset in found)
+
+
+def _companion(plan: Plan, finals: Finals, command: str, before: dict[str, Any]) -> dict[str, Any]:
+    """What the rows were given; with ``before``, what the file said, rows that are not made anew keep theirs."""
+    parts: dict[str, dict[str, dict]] = {
+        name: {} for name in ("chosen_on_validation", "schedule_chosen_on_validation", "class_split_by_seed")
+    }
+    for (dataset, model), schedule in plan.schedules.items():
+        if schedule:
+            entry = {"min_steps": schedule.min_steps, "chosen with": schedule.method, "tried": list(schedule.tried)}
+            of = parts["schedule_chosen_on_validation"].setdefault(f"{dataset.dataset}/{dataset.features}", {})
+            of[model] = entry
+    for row, choice in plan.choices.items():
+        if choice and choice.trials:
+            of = parts["chosen_on_validation"].setdefault(f"{row.dataset.dataset}/{row.dataset.features}", {})
+            of[row.method.method] = {"chosen": plan.shown(row), "trials": list(choice.trials)}
+        for run, result in finals.get(row, []):
+            if result and result.unseen_classes:
+                split = {"seen": list(result.seen_classes), "unseen": list(result.unseen_classes)}
+                of = parts["class_split_by_seed"].setdefault(row.dataset.dataset, {})
+                of[run.config["seed_everything"]] = split
+    commands = [line for line in before.get("command", "").splitlines() if line != command]
+    content = {
+        "table": plan.table.name,
+        "command": "\n".join([*commands, command]),
+        "scale": {**before.get("scale", {}), plan.scale: vars(plan.table.scales[plan.scale])},
+    }
+    for name, new in parts.items():
+        old = before.get(name, {})
+        content[name] = {key: {**old.get(key, {}), **new.get(key, {})} for key in {**old, **new}}
+    return {name: value for name, value in content.items() if value or name == "chosen_on_validation"}

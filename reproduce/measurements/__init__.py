@@ -1,0 +1,1 @@
+"""Measurements of the losses themselves: table 1 and the scaling experiment."""

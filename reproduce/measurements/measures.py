@@ -1,0 +1,155 @@
+"""What tables of measurements share: their command line, where a number comes from, timing, and the files of a table.
+
+Such a table measures the losses themselves on generated inputs: time, memory and arithmetic, no retrieval.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import shlex
+import statistics
+import sys
+import time
+from collections.abc import Callable, Hashable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from datamodules.files.sources import user_path
+from reproduce.results.metrics import METRICS
+from reproduce.results.schema import Row, TableError, replace_file, write_table
+from reproduce.runs.machine import VERSIONS, device_name, git_commit, quiet
+
+WARM_UP = 3
+
+
+def command(argv: list[str], table: str, description: str, regenerate: Callable[[str, Path, str], Path]) -> int:
+    """Run the command line of a table of measurements.
+
+    Args:
+        argv: words after ``python -m reproduce <table>``.
+        table: its name.
+        description: what it measures, for --help.
+        regenerate: called with scale, folder and the words of the command; returns the path of the CSV.
+
+    Returns:
+        0; 2 where the folder cannot be written to.
+    """
+    parser = argparse.ArgumentParser(prog=f"python -m reproduce {table}", description=description)
+    parser.add_argument("--scale", choices=("quick", "paper"), default="quick", help="how many inputs and repeats")
+    parser.add_argument("--out", default="results", type=user_path, help="folder for the results (default: results)")
+    arguments = parser.parse_args(argv)
+    quiet(threads=1)
+    try:
+        replace_file(arguments.out / f".{table}.writable", "").unlink()  # refused now rather than after the work
+        path = regenerate(arguments.scale, arguments.out, shlex.join(["python", "-m", "reproduce", table, *argv]))
+    except TableError as error:
+        print(f"reproduce: {error}", file=sys.stderr)
+        return 2
+    print(f"wrote {path}, and beside it .md, .png and .yaml")
+    return 0
+
+
+def device() -> torch.device:
+    """Where losses are measured: the GPU where there is one, as the column "device" says."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def origin(config: Mapping[str, Any]) -> dict[str, str]:
+    """The columns that say where a number comes from.
+
+    Args:
+        config: everything that was set.
+    """
+    text = json.dumps([config, VERSIONS], sort_keys=True)
+    return {
+        "device": device_name(),
+        "git_commit": git_commit(),
+        "torch": torch.__version__,
+        "config_hash": hashlib.sha256(text.encode()).hexdigest()[:16],
+    }
+
+
+def measured(metric: str, value: float | None, **columns: Any) -> Row:
+    """A row of generated data; without a value it is a failed one, whose note says why."""
+    status = "ok" if value is not None else "failed"
+    fixed = {"gallery": "full", "protocol": "honest", "direction": "average", "data_kind": "synthetic"}
+    return Row(**fixed, **columns, metric=metric, value=value, status=status)
+
+
+def median_seconds(steps: Mapping[Hashable, Callable[[], Any]], repeats: int) -> dict[Hashable, float]:
+    """Median seconds of each step; steps take turns, so that a busy moment of the machine slows all of them.
+
+    Args:
+        steps: key -> what is timed.
+        repeats: timed calls of each, after a few that are not.
+    """
+    seconds: dict[Hashable, list[float]] = {key: [] for key in steps}
+    for repeat in range(WARM_UP + repeats):
+        for key, step in steps.items():
+            _finish()
+            start = time.perf_counter()
+            step()
+            _finish()
+            if repeat >= WARM_UP:
+                seconds[key].append(time.perf_counter() - start)
+    return {key: statistics.median(values) for key, values in seconds.items()}
+
+
+def _finish() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def write_measures(rows: list[Row], path: Path, title: str, text: str, companion: Mapping[str, Any]) -> Path:
+    """Write <table>.csv, .yaml and .md.
+
+    Args:
+        rows: the rows, in order.
+        path: the CSV.
+        title: heading of the Markdown.
+        text: what the metrics are and what the numbers say, in Markdown.
+        companion: content of the YAML.
+
+    Raises:
+        TableError: the files cannot be written.
+    """
+    write_table(rows, path)
+    replace_file(path.with_suffix(".yaml"), yaml.safe_dump(dict(companion), sort_keys=False, width=120))
+    first = rows[0]
+    facts = [
+        f"- Inputs: generated, seeds {first.seeds}; scale {first.scale}",
+        f"- Device: {first.device}",
+        f"- Versions: torch {first.torch}",
+        f"- Commit: {first.git_commit}",
+        f"- Files: numbers `{path.name}`, grid and command `{path.with_suffix('.yaml').name}`, figure "
+        f"`{path.with_suffix('.png').name}`",
+    ]
+    blocks = [_block([row for row in rows if row.metric == metric]) for metric in METRICS]
+    parts = [f"# {title}", "\n".join(facts), text, *(block for block in blocks if block)]
+    replace_file(path.with_suffix(".md"), "\n\n".join(parts) + "\n")
+    return path
+
+
+def _block(rows: list[Row]) -> str:
+    """One metric: methods and features down, splits across; then the notes, each once."""
+    if not rows:
+        return ""
+    cells = {(row.method, row.features, row.split): row for row in rows}
+    splits = list(dict.fromkeys(row.split for row in rows))
+    lines = [["method", "features", *splits], ["---", "---", *["---:"] * len(splits)]]
+    for method, features in dict.fromkeys((row.method, row.features) for row in rows):
+        found = [cells.get((method, features, split)) for split in splits]
+        numbers = ["–" if row is None or row.value is None else METRICS[row.metric].text(row.value) for row in found]
+        lines.append([method, features, *numbers])
+    notes: dict[str, list[str]] = {}
+    for row in rows:
+        if row.note:
+            notes.setdefault(row.note, []).append(row.method)
+    below = [f"- {'; '.join(dict.fromkeys(methods))}: {note}" for note, methods in notes.items()]
+    table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return "\n\n".join([f"## {rows[0].metric}", table, *(["\n".join(below)] if below else [])])

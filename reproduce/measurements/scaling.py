@@ -1,0 +1,295 @@
+"""What alignment costs as modalities are added: time, memory and matrices of circular matching and of all pairs."""
+
+from __future__ import annotations
+
+import math
+import statistics
+import time
+import weakref
+from collections.abc import Mapping
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import numpy as np
+import torch
+from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.ticker import FormatStrFormatter, LogLocator
+from scipy.stats import linregress
+from torch import Tensor
+
+from datamodules import SyntheticItems
+from lightning_modules import LAVIMO, prepare
+from losses import AlignmentLoss, GCSLoss, build_loss
+from losses.gcs import edge_sets
+from reproduce.measurements.measures import (
+    command,
+    device,
+    measured,
+    median_seconds,
+    origin,
+    write_measures,
+)
+from reproduce.report.figures import save_figure
+from reproduce.report.projection import STYLE
+from reproduce.results.metrics import METRICS
+from reproduce.results.schema import Row
+
+TITLE = "Cost of alignment against the number of modalities"
+SETTINGS = {"modalities": [2, 3, 4, 5, 6, 7, 8], "batch": 128, "dim": 128, "classes": 16}
+SCALES = {
+    "quick": {"repeats": 50, "fits": 4, "epochs": 8},
+    "paper": {"repeats": 500, "fits": 20, "epochs": 10},
+}
+LOSSES: dict[str, dict[str, Any]] = {
+    "GCS clockwise": {"name": "gcs", "scheme": "clockwise"},
+    "GCS bidirectional": {"name": "gcs", "scheme": "bidirectional"},
+    "GCS mixed": {"name": "gcs", "scheme": "mixed"},
+    "pairwise KL": {"name": "pairwise", "divergence": "kl"},
+    "pairwise CS": {"name": "pairwise", "divergence": "cs"},
+}
+TRAINED = ("GCS bidirectional", "pairwise KL")
+STEP_METRICS = ("seconds/step", "saved MiB", "similarity matrices", "matching matrices")
+DRAWN = {
+    "seconds/step": "seconds per step of the loss",
+    "saved MiB": "MiB kept for the backward pass",
+    "seconds/epoch": "seconds per training epoch",
+}
+
+TEXT = f"""Does a ring of M modalities cost O(M), and all pairs O(M^2)? Measured on a batch of {SETTINGS["batch"]}
+items, {SETTINGS["dim"]}-d embeddings, {SETTINGS["classes"]} classes.
+
+- seconds/step: forward and backward of the loss alone, median; the losses take turns.
+- saved MiB: what autograd keeps from the forward pass until the backward pass, besides the embeddings, every storage
+  counted once; exact.
+- similarity matrices: products of embeddings; one serves both directions of a pair.
+- matching matrices: softmax distributions over a similarity matrix, which every directed edge has.
+- seconds/epoch: training of LAVIMO on {{items}} synthetic items, encoders of precomputed features, median over epochs.
+- exponent: slope b of the least-squares line log y = a + b log M over all M; standard error: of that slope. The
+  exponents of the matrices say what to expect at so few modalities: M(M - 1) grows faster than M^2 from 2 to 8. What a
+  step costs whatever M is flattens the lines of time.
+
+{{findings}}"""
+
+Measures = dict[str, dict[str, dict[int, float]]]
+
+
+def main(argv: list[str]) -> int:
+    """Run ``python -m reproduce scaling``.
+
+    Args:
+        argv: words after ``scaling``.
+
+    Returns:
+        0; 2 where the folder cannot be written to.
+    """
+    return command(argv, "scaling", TITLE, regenerate)
+
+
+def regenerate(scale: str, folder: Path, words: str) -> Path:
+    """Measure and write scaling.csv, .md, .png and .yaml.
+
+    Args:
+        scale: "quick" or "paper".
+        folder: where the files go.
+        words: the command, for the YAML.
+
+    Returns:
+        Path of the CSV.
+    """
+    config = {"settings": SETTINGS, "losses": LOSSES, "trained": list(TRAINED), "scale": {scale: SCALES[scale]}}
+    shared = {"table": "scaling", "scale": scale, "seeds": "0"}
+    shared |= origin(config)
+    counts = SETTINGS["modalities"]
+    measures = loss_measures(counts, SCALES[scale]["repeats"])
+    items = SyntheticItems(validation_fraction=0.0)
+    measures["seconds/epoch"] = epoch_seconds(counts, SCALES[scale]["fits"], SCALES[scale]["epochs"])
+    text = TEXT.format(items=len(items.indices("train")), findings=_findings(measures))
+    companion = {"table": "scaling", "command": words, **config}
+    path = write_measures(_rows(measures, shared), folder / "scaling.csv", TITLE, text, companion)
+    draw(measures, path.with_suffix(".png"))
+    return path
+
+
+def loss_measures(counts: list[int], repeats: int) -> Measures:
+    """metric -> method -> number of modalities -> value, for the losses alone."""
+    measures: Measures = {metric: {method: {} for method in LOSSES} for metric in STEP_METRICS}
+    steps = {}
+    for method, modalities in product(LOSSES, counts):
+        loss = build_loss(**LOSSES[method])
+        embeddings, labels = draw_inputs(modalities)
+        similarities, matchings = matrices(loss, tuple(embeddings))
+        measures["similarity matrices"][method][modalities] = similarities
+        measures["matching matrices"][method][modalities] = matchings
+        measures["saved MiB"][method][modalities] = saved_bytes(loss, embeddings, labels) / 2**20
+        steps[method, modalities] = lambda step=(loss, embeddings, labels): _step(*step)
+    for (method, modalities), seconds in median_seconds(steps, repeats).items():
+        measures["seconds/step"][method][modalities] = seconds
+    return measures
+
+
+def draw_inputs(modalities: int) -> tuple[dict[str, Tensor], Tensor]:
+    """Embeddings (batch, dim) that need a gradient, by modality, and their labels."""
+    generator = torch.Generator().manual_seed(0)
+    shape = (SETTINGS["batch"], SETTINGS["dim"])
+    embeddings = {name: torch.randn(shape, generator=generator).to(device()) for name in _names(modalities)}
+    labels = torch.arange(SETTINGS["batch"], device=device()) % SETTINGS["classes"]
+    return {name: x.requires_grad_() for name, x in embeddings.items()}, labels
+
+
+def _names(modalities: int) -> list[str]:
+    return [f"m{number}" for number in range(1, modalities + 1)]
+
+
+def _step(loss: AlignmentLoss, embeddings: Mapping[str, Tensor], labels: Tensor) -> None:
+    torch.autograd.grad(loss(embeddings, labels).total, list(embeddings.values()))
+
+
+def matrices(loss: AlignmentLoss, modalities: tuple[str, ...]) -> tuple[int, int]:
+    """Similarity and matching matrices that a loss computes: of its ring, or of all pairs."""
+    if isinstance(loss, GCSLoss):
+        sets = edge_sets(modalities, loss.scheme)
+        return len(modalities), len(modalities) * len(sets)
+    pairs = math.comb(len(modalities), 2)
+    return pairs, 2 * pairs
+
+
+def saved_bytes(loss: AlignmentLoss, embeddings: Mapping[str, Tensor], labels: Tensor) -> int:
+    """Bytes that autograd keeps for the backward pass, besides the embeddings; every storage counts once."""
+    given = {x.untyped_storage().data_ptr() for x in embeddings.values()}
+    held: weakref.WeakSet[_Held] = weakref.WeakSet()  # what is dropped on the way leaves it, and its address may return
+
+    def keep(tensor: Tensor) -> _Held:
+        one = _Held(tensor)
+        held.add(one)
+        return one
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda one: one.tensor):
+        output = loss(embeddings, labels)
+    storages = [one.tensor.untyped_storage() for one in held]
+    sizes = {storage.data_ptr(): storage.nbytes() for storage in storages}
+    del output  # until here it holds what was saved
+    return sum(size for address, size in sizes.items() if address not in given)
+
+
+class _Held:
+    """A tensor that autograd holds."""
+
+    def __init__(self, tensor: Tensor):
+        self.tensor = tensor
+
+
+class _EpochClock(L.Callback):
+    """Keeps the seconds of every training epoch."""
+
+    def __init__(self) -> None:
+        self.seconds: list[float] = []
+
+    def on_train_epoch_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        self.start = time.perf_counter()
+
+    def on_train_epoch_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        self.seconds.append(time.perf_counter() - self.start)
+
+
+def epoch_seconds(counts: list[int], fits: int, epochs: int) -> dict[str, dict[int, float]]:
+    """Method -> number of modalities -> median seconds of a training epoch; the first epoch of a fit does not count."""
+    seconds: dict[tuple[str, int], list[float]] = {}
+    for _, modalities, method in product(range(fits), counts, TRAINED):
+        L.seed_everything(0, verbose=False)
+        data = SyntheticItems(_names(modalities), validation_fraction=0.0)
+        clock = _EpochClock()
+        trainer = L.Trainer(
+            max_epochs=epochs + 1,
+            callbacks=[clock],
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            limit_val_batches=0,
+            devices=1,
+        )
+        model = LAVIMO(data.dims, alignment=build_loss(**LOSSES[method]))
+        prepare(model, data)
+        trainer.fit(model, data)
+        seconds.setdefault((method, modalities), []).extend(clock.seconds[1:])
+    return {method: {m: statistics.median(seconds[method, m]) for m in counts} for method in TRAINED}
+
+
+def exponent(by_count: Mapping[int, float]) -> tuple[float, float]:
+    """Slope b of log y = a + b log M, and its standard error.
+
+    Args:
+        by_count: M -> y > 0, for at least three M.
+    """
+    fit = linregress(np.log(list(by_count)), np.log(list(by_count.values())))
+    return float(fit.slope), float(fit.stderr)
+
+
+def _rows(measures: Measures, shared: Mapping[str, Any]) -> list[Row]:
+    rows, slopes = [], []
+    for metric, methods in measures.items():
+        for method, by_count in methods.items():
+            columns = {"method": method, **_inputs(metric), **shared}
+            rows += [measured(metric, value, split=f"M = {m}", **columns) for m, value in by_count.items()]
+            for name, value in zip(("exponent", "standard error"), exponent(by_count), strict=True):
+                slopes.append(measured(name, value, split=metric, **columns))
+    return rows + slopes
+
+
+def _inputs(metric: str) -> dict[str, str]:
+    if metric == "seconds/epoch":
+        return {"dataset": SyntheticItems.dataset, "features": SyntheticItems.features}
+    return {"dataset": "random embeddings", "features": f"{SETTINGS['dim']}-d"}
+
+
+def _findings(measures: Measures) -> str:
+    """The ring against all pairs: exponents, and the cost at the most modalities."""
+    ring, pairs = TRAINED
+    most = max(measures["seconds/epoch"][ring])
+    header = ["", f"{ring}: exponent", f"M = {most}", f"{pairs}: exponent", f"M = {most}", "ratio"]
+    lines = [header, ["---", *["---:"] * 5]]
+    for metric, methods in measures.items():
+        cells = [metric]
+        for method in TRAINED:
+            slope, error = exponent(methods[method])
+            cells += [f"{slope:.2f} ± {error:.2f}", METRICS[metric].text(methods[method][most])]
+        lines.append([*cells, f"{methods[pairs][most] / methods[ring][most]:.1f}"])
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def draw(measures: Measures, path: Path) -> None:
+    """Draw time and memory against the number of modalities, both logarithmic, with the fitted exponents.
+
+    Args:
+        measures: metric -> method -> number of modalities -> value.
+        path: the PNG.
+    """
+    figure, grid = plt.subplots(1, len(DRAWN), figsize=(4.4 * len(DRAWN), 4.6), layout="constrained")
+    for axes, metric in zip(grid, DRAWN, strict=True):
+        _draw_panel(axes, metric, measures[metric])
+    figure.suptitle(TITLE)
+    save_figure(figure, path)
+
+
+def _draw_panel(axes: Axes, metric: str, methods: Mapping[str, Mapping[int, float]]) -> None:
+    for method, by_count in methods.items():
+        colour, marker = STYLE[list(LOSSES).index(method)]
+        slope, error = exponent(by_count)
+        label = f"{method}, M^{slope:.2f} ± {error:.2f}"
+        axes.plot(*zip(*by_count.items(), strict=True), color=colour, marker=marker, linewidth=1.2, label=label)
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    counts = list(next(iter(methods.values())))
+    axes.set_xticks(counts, map(str, counts))
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter(FormatStrFormatter("%g"))
+    axes.minorticks_off()
+    axes.set_xlabel("modalities M")
+    axes.set_ylabel(DRAWN[metric])
+    axes.grid(color="0.9")
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False, fontsize=8)

@@ -1,0 +1,1 @@
+"""Report: result tables as Markdown, figures and one page."""

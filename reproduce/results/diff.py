@@ -1,0 +1,192 @@
+"""One table against another, or against the published numbers: number by number, within a tolerance."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+
+import numpy as np
+import pandas as pd
+
+from datamodules.files.sources import user_path
+from reproduce.results.compare import compare
+from reproduce.results.metrics import METRICS
+from reproduce.results.schema import IDENTITY, TableError, read_table
+from reproduce.results.shown import aligned, column_name, distinct, section_name
+
+# What the machine decides, not the method; a row fitted to such a metric names it as its split.
+MACHINE = ("seconds/epoch", "seconds/step")
+RANKS = 100  # ranks to a tolerance of 1: half a percentage point goes with half a rank
+MEANING = f"""\
+What T means, by metric:
+  fractions (MAP, R@k, P@k, shares)   |A - B| <= T, so 0.005 is half a percentage point
+  ranks (MedR)                        |A - B| <= {RANKS} T ranks, so 0.005 is half a rank
+  times, peak memory, and what is     shown, never counted as a difference
+    fitted to them
+  every other measure                 |A - B| <= T max(|A|, |B|)
+
+With --published, B is the number published for the same data set, features, split, gallery, protocol, metric, direction
+and method; numbers of A without one are counted and do not make A differ.
+
+Exit status: 0 everything within the tolerance; 1 something differs or is in one of the two only, or nothing could be
+compared; 2 a file or an argument that cannot be used."""
+
+
+def pair_tables(first: pd.DataFrame, second: pd.DataFrame) -> pd.DataFrame:
+    """The numbers of two tables side by side: those of A in its order, then what B alone has.
+
+    Returns:
+        The identity of every number with its value "A" and its value "B", missing where the other alone has it.
+    """
+    sides = [table[table["status"] == "ok"][[*IDENTITY, "value"]] for table in (first, second)]
+    sides = [side.rename(columns={"value": name}) for side, name in zip(sides, "AB", strict=True)]
+    paired = sides[0].merge(sides[1], how="left", on=list(IDENTITY))
+    lone = sides[1].merge(sides[0], how="left", on=list(IDENTITY))
+    lone = lone[lone["A"].isna()]
+    return pd.concat([paired, lone[paired.columns]], ignore_index=True) if len(lone) else paired
+
+
+def pair_published(table: pd.DataFrame) -> pd.DataFrame:
+    """The numbers of a table, "A", beside what was published for the very same thing, "B".
+
+    Raises:
+        PublishedError: the published numbers cannot be read.
+    """
+    found = compare(table)
+    return found[list(IDENTITY)].assign(A=found["value"], B=found["value"] - found["delta"])
+
+
+def judged(pairs: pd.DataFrame, tolerance: float) -> pd.DataFrame:
+    """The pairs with "counted", whether a difference there is one of the method and not of the machine, and "within".
+
+    Args:
+        pairs: of ``pair_tables`` or ``pair_published``.
+        tolerance: T, see ``MEANING``.
+    """
+    fraction = pairs["metric"].map(lambda metric: METRICS[metric].fraction)
+    larger = pairs[["A", "B"]].abs().max(axis=1)
+    allowed = np.where(fraction, 1.0, np.where(pairs["metric"] == "MedR", RANKS, larger)) * tolerance
+    # 0.394 - 0.389 is a little more than 0.005
+    within = (pairs["A"] - pairs["B"]).abs() <= allowed * (1 + 1e-9)
+    counted = ~pairs["metric"].isin(MACHINE) & ~pairs["split"].isin(MACHINE)
+    return pairs.assign(counted=counted, within=within)
+
+
+def format_pairs(heading: str, pairs: pd.DataFrame) -> str:
+    """Pairs as text: a line each, below the section they belong to; empty where there are none."""
+    if pairs.empty:
+        return ""
+    lines, names = [("method", "number", "A", "B", "A - B")], [""]
+    for row in pairs.itertuples():
+        shown = ["–" if math.isnan(value) else METRICS[row.metric].text(value) for value in (row.A, row.B)]
+        lines.append((row.method, column_name(row), *shown, _signed(row.metric, row.A - row.B)))
+        names.append(f"{row.table}: {section_name(row)}")
+    head, *body = (f"    {line}" for line in aligned(lines))
+    text = [f"{heading} ({len(pairs)})", head]
+    for name in dict.fromkeys(names[1:]):
+        text += [f"  {name}", *(line for line, of in zip(body, names[1:], strict=True) if of == name)]
+    return "\n".join(text)
+
+
+def _signed(metric: str, difference: float) -> str:
+    """A difference with its sign, in as many digits as it takes to be seen."""
+    if math.isnan(difference):
+        return ""
+    text = METRICS[metric].text(abs(difference))
+    if difference and float(text) == 0:
+        text = f"{abs(difference):.6f}"
+    return ("-" if difference < 0 else "+") + text
+
+
+def remarks(first: pd.DataFrame, second: pd.DataFrame, pairs: pd.DataFrame) -> list[str]:
+    """What the two runs were given, where it differs, and why nothing or not everything could be matched."""
+    found = []
+    for name in ("seeds", "device", "torch", "git_commit"):
+        sides = [distinct(table.loc[table["status"] == "ok", name]) for table in (first, second)]
+        if sides[0] != sides[1]:
+            found.append(f"{name}: A {'; '.join(sides[0]) or 'none'} | B {'; '.join(sides[1]) or 'none'}")
+    if pairs[["A", "B"]].isna().any(axis=1).all():
+        apart = [name for name in IDENTITY if set(first[name]).isdisjoint(second[name])]
+        found.append(f"no number in common{': the two differ in ' if apart else ''}{', '.join(apart)}")
+    missing = [distinct(f"{r.status}: {r.note}" for r in t[t["status"] != "ok"].itertuples()) for t in (first, second)]
+    for side, own, other in (("A", *missing), ("B", *reversed(missing))):
+        found += [f"without a number in {side}, {reason}" for reason in own if reason not in other]
+    return found
+
+
+def report(pairs: pd.DataFrame, tolerance: float, said: list[str], published: bool) -> tuple[str, int]:
+    """The list, differences first and counts last, and the exit status.
+
+    Args:
+        pairs: of ``pair_tables`` or ``pair_published``.
+        tolerance: T.
+        said: remarks shown before the counts.
+        published: B is the published numbers, so that what is in A only does not count.
+    """
+    pairs = judged(pairs, tolerance)
+    in_both = pairs["A"].notna() & pairs["B"].notna()
+    machine = pairs[in_both & ~pairs["counted"]]
+    compared = pairs[in_both & pairs["counted"]]
+    differing = compared[~compared["within"]]
+    only_first, only_second = (pairs[pairs[side].isna() & pairs["counted"]] for side in "BA")
+    counts = [f"{len(compared) - len(differing)} equal within {tolerance:g}", f"{len(differing)} differ"]
+    if published:
+        counts.append(f"{len(only_first)} without a comparable published number")
+    else:
+        counts += [f"{len(only_first)} only in A", f"{len(only_second)} only in B", f"{len(machine)} times and memory"]
+    blocks = [
+        format_pairs("differs", differing),
+        "" if published else format_pairs("only in A", only_first),
+        format_pairs("only in B", only_second),
+        format_pairs("times and memory, not counted", machine),
+        "\n".join(said),
+        ", ".join(counts),
+    ]
+    missing = 0 if published else len(only_first) + len(only_second)
+    return "\n\n".join(filter(None, blocks)), 1 if len(differing) or missing or compared.empty else 0
+
+
+def main(argv: list[str]) -> int:
+    """Print how two tables, or a table and the published numbers, differ.
+
+    Args:
+        argv: words after ``python -m reproduce diff``.
+
+    Returns:
+        0 everything within the tolerance; 1 something differs or is missing; 2 a file that cannot be used.
+    """
+    arguments = _parse(argv)
+    try:
+        first, said = read_table(arguments.A), []
+        if arguments.published:
+            pairs = pair_published(first)
+        else:
+            second = read_table(arguments.B)
+            pairs = pair_tables(first, second)
+            said = remarks(first, second, pairs)
+    except TableError as error:
+        print(f"reproduce: {error}", file=sys.stderr)
+        return 2
+    text, code = report(pairs, arguments.tolerance, said, arguments.published)
+    print(f"A {arguments.A}\nB {'published numbers' if arguments.published else arguments.B}\n\n{text}")
+    return code
+
+
+def _parse(argv: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m reproduce diff",
+        description="Compare a table with another, or with the published numbers, number by number.",
+        epilog=MEANING,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("A", type=user_path, help="a table, as a run writes it")
+    parser.add_argument("B", type=user_path, nargs="?", help="the table to compare it with")
+    parser.add_argument("--published", action="store_true", help="compare with the published numbers in place of B")
+    parser.add_argument("--tolerance", type=float, default=0.005, metavar="T", help="see below (default: 0.005)")
+    arguments = parser.parse_args(argv)
+    if arguments.published == (arguments.B is not None):
+        parser.error("expected a second table B, or --published in its place")
+    if not 0 <= arguments.tolerance < math.inf:
+        parser.error(f"--tolerance {arguments.tolerance}: expected a number of at least 0")
+    return arguments

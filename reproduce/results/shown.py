@@ -1,0 +1,68 @@
+"""How rows are named and shown to people, in text, Markdown and on the page."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import pandas as pd
+
+from reproduce.results.metrics import METRICS, metric_name
+
+# What the numbers of a section have in common.
+SECTION = ["dataset", "features", "split", "gallery", "protocol", "scale", "data_kind"]
+SYNTHETIC = "SYNTHETIC DATA"
+
+
+def section_name(row: Any) -> str:
+    """What the numbers of a section have in common, in words."""
+    name = (
+        f"{row.dataset}, features {row.features}, split {row.split}, gallery {row.gallery}, protocol {row.protocol}, "
+        f"scale {row.scale}"
+    )
+    return f"{SYNTHETIC}: {name}" if row.data_kind == "synthetic" else name
+
+
+def column_name(row: Any) -> str:
+    """Direction and metric with its cut-off, as in "image->text R@10"."""
+    return f"{row.direction} {metric_name(row.metric, row.k)}"
+
+
+def format_value(row: Any, value: float | None = None) -> str:
+    """A value of the row's metric as people read it; the row's own with its deviation."""
+    text = METRICS[row.metric].text
+    if value is not None:
+        return text(value)
+    return text(row.value) + ("" if pd.isna(row.std) else f" ± {text(row.std, of=row.value)}")
+
+
+def distinct(values: Iterable) -> list:
+    """The non-empty values, each once, in order of first appearance."""
+    return [value for value in dict.fromkeys(values) if not pd.isna(value) and value != ""]
+
+
+def sections(table: pd.DataFrame) -> list[pd.DataFrame]:
+    """The rows of status ok, a DataFrame per section."""
+    ok = table[table["status"] == "ok"]
+    return [rows for _, rows in ok.groupby(SECTION, sort=False)]
+
+
+def aligned(lines: list[tuple[str, ...]]) -> list[str]:
+    """Lines of texts in columns of equal width."""
+    widths = [max(len(line[place]) for line in lines) for place in range(len(lines[0]))]
+    return ["  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip() for line in lines]
+
+
+def notes_of(rows: pd.DataFrame) -> dict[str, list[str]]:
+    """Every note -> the methods that have it."""
+    noted = rows[rows["note"] != ""]
+    return {note: distinct(found["method"]) for note, found in noted.groupby("note", sort=False)}
+
+
+def sizes_of(rows: pd.DataFrame) -> dict[str, list[str]]:
+    """Sizes of queries and gallery in words -> the directions that have them."""
+    sized = rows[rows["n_queries"].notna() & rows["n_gallery"].notna()]
+    return {
+        f"{queries} queries, {gallery} in the gallery": distinct(found["direction"])
+        for (queries, gallery), found in sized.groupby(["n_queries", "n_gallery"], sort=False)
+    }

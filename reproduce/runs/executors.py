@@ -1,0 +1,265 @@
+"""Where runs are trained: in worker processes of this call, or in jobs of a Slurm cluster."""
+
+from __future__ import annotations
+
+import math
+import multiprocessing
+import os
+import shutil
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from datamodules import data_root
+from reproduce.runs.machine import quiet
+from reproduce.runs.preparing import Config, build_data
+from reproduce.runs.store import RunStore, run_key
+from reproduce.runs.training import run
+
+COMMANDS = ("sbatch", "srun", "sacct", "scancel")  # what submitit calls of Slurm
+POLL_SECONDS = 0.5
+DEFAULTS = {"name": "csd-retrieval", "timeout_min": 24 * 60}  # submitit ends a job after five minutes by default
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training of a table.
+
+    Args:
+        name: what it is for, for people.
+        config: its configuration, see ``reproduce.runs.training.run``.
+        key: under which it is kept.
+        steps: how many training steps it takes.
+    """
+
+    name: str
+    config: Config
+    key: str
+    steps: int
+
+
+# Each run as it ends, with what went wrong: "" where the store holds it. Closed early, it stops what it started.
+Ended = Generator[tuple[Run, str], None, None]
+Executor = Callable[[Sequence[Run], str | None, RunStore], Ended]  # runs, the data root or None, the store
+
+
+class ExecutorError(Exception):
+    """Runs cannot be handed to the executor that was asked for."""
+
+
+def pool(at_once: int, runs: Sequence[Run], root: str | None, store: RunStore) -> Ended:
+    """Train runs in worker processes, ``at_once`` of them: with that argument given, an ``Executor``.
+
+    Every worker process is a pool of its own: one that is killed, say for want of memory, takes only its run along.
+
+    Raises:
+        DataError: a finished run cannot be kept.
+    """
+    pools = [_pool() for _ in range(min(at_once, len(runs)))]
+    queue, running = list(reversed(runs)), {}
+    try:
+        while queue or running:
+            idle = set(range(len(pools))) - {slot for _, slot in running.values()}
+            for slot in sorted(idle)[: len(queue)]:
+                one = queue.pop()
+                try:
+                    future = pools[slot].submit(run, one.config, root)
+                except BrokenProcessPool:  # killed while it was idle
+                    pools[slot] = _pool()
+                    future = pools[slot].submit(run, one.config, root)
+                running[future] = (one, slot)
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                one, slot = running.pop(future)
+                if isinstance(future.exception(), BrokenProcessPool):
+                    pools[slot] = _pool()
+                yield one, _keep(one, future, store)
+    except BaseException:
+        for process in [process for pool in pools for process in list(pool._processes.values())]:
+            process.kill()
+        raise
+    finally:
+        for each in pools:
+            each.shutdown(cancel_futures=True)
+
+
+def _keep(one: Run, future: Future, store: RunStore) -> str:
+    try:
+        result = future.result()
+    except Exception as error:  # one broken run is reported in its row and does not stop the others
+        return f"{type(error).__name__}: {error}"
+    store.save(one.key, one.config, result)
+    return ""
+
+
+def _pool() -> ProcessPoolExecutor:
+    return ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"), initializer=_start_worker)
+
+
+def _start_worker() -> None:
+    """One thread each, and none outlives the process that started it, however that one ended."""
+    quiet(threads=1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which ends its workers
+
+    def follow_parent() -> None:
+        multiprocessing.parent_process().join()
+        os._exit(1)
+
+    threading.Thread(target=follow_parent, daemon=True).start()
+
+
+def slurm_parameters(pairs: Iterable[str]) -> dict[str, Any]:
+    """Parameters of Slurm from texts ``key=value``, by submitit's names; values are read as YAML.
+
+    Raises:
+        ExecutorError: a text of another form.
+    """
+    found = {}
+    for pair in pairs:
+        key, _, value = pair.partition("=")
+        if not key or not value:
+            raise ExecutorError(f"--slurm {pair}: expected key=value, such as partition=gpu or timeout_min=90")
+        found[key] = yaml.safe_load(value)
+    return found
+
+
+class Jobs:
+    """The executor of jobs on Slurm, one per run, by submitit. A job keeps its run in the store itself.
+
+    A job that is lost is reported; the same command trains what it left. Where this process is killed its jobs go on;
+    where it is interrupted they are cancelled.
+
+    Args:
+        folder: for scripts, pickles and logs, on a file system that the machines share, as the store and the data are;
+            each call makes a folder of its own in it.
+        at_once: how many jobs are submitted at once; None for all.
+        parameters: of Slurm, see ``slurm_parameters``.
+        cluster: of submitit.
+
+    Raises:
+        ExecutorError: submitit, Slurm's commands or a parameter are missing; when called: Slurm refuses a job.
+    """
+
+    def __init__(self, folder: Path, at_once: int | None, parameters: Mapping[str, Any], cluster: str = "slurm"):
+        try:
+            from submitit import AutoExecutor
+        except ImportError as error:
+            raise ExecutorError(
+                "--executor slurm needs submitit, which is not installed: pip install 'csd-retrieval[cluster]'"
+            ) from error
+        missing = [name for name in COMMANDS if shutil.which(name) is None]
+        if cluster == "slurm" and missing:
+            raise ExecutorError(
+                f"--executor slurm: {', '.join(missing)} not found. Run this on a machine that submits to Slurm (a "
+                "login node), or load its module"
+            )
+        # Local jobs are named by process numbers, which come again: an older job's files are not to be read.
+        self.folder = folder.absolute() / time.strftime("%Y-%m-%d_%H-%M-%S")
+        self.at_once = at_once or math.inf
+        self.executor = AutoExecutor(self.folder, cluster)
+        given = {"timeout_min": 10**6} if cluster == "local" else {**DEFAULTS, **parameters}
+        given = given if cluster == "local" else {f"slurm_{name}": value for name, value in given.items()}
+        try:
+            self.executor.update_parameters(**given)
+        except (NameError, TypeError, AssertionError) as error:
+            raise ExecutorError(f"--slurm: {error}") from error
+
+    def __call__(self, runs: Sequence[Run], root: str | None, store: RunStore) -> Ended:
+        """Train the runs, see ``Executor``."""
+        # A job may start in another folder: without a name the data root is relative to this one.
+        data = data_root(root).absolute()
+        given = (str(data) if data.is_dir() else None, str(store.folder.absolute()))
+        waiting, running = list(reversed(runs)), {}
+        try:
+            while waiting or running:
+                while waiting and len(running) < self.at_once:
+                    one = waiting.pop()
+                    with _uninterrupted():
+                        running[self._submit(one.key, one.config, *given)] = one
+                ended = [job for job in running if job.done()]
+                for job in ended:
+                    one = running.pop(job)
+                    yield one, self._error(job, one, store)
+                if not ended:
+                    time.sleep(POLL_SECONDS)
+        finally:
+            with _uninterrupted():
+                for job in running:
+                    job.cancel(check=False)
+            if running:
+                print(f"jobs cancelled: {len(running)}", file=sys.stderr, flush=True)
+
+    def _submit(self, *arguments: Any) -> Any:
+        from submitit.core.utils import FailedJobError, FailedSubmissionError
+
+        self.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            return self.executor.submit(train, *arguments)
+        except (FailedJobError, FailedSubmissionError) as error:
+            raise ExecutorError(
+                f"Slurm refuses a job: {error}. Correct --slurm, or let --jobs limit how many are submitted at once; "
+                "finished runs are kept"
+            ) from error
+
+    def _error(self, job: Any, one: Run, store: RunStore) -> str:
+        """What went wrong with a job that ended."""
+        from submitit.core.utils import FailedJobError, UncompletedJobError
+
+        with suppress(OSError):  # a file system shared with other machines then shows what they have written
+            os.utime(store.folder)
+        if store.load(one.key) is not None:
+            return ""
+        try:
+            error = job.result() or "its job says that it is done, but left no finished run"
+        except (FailedJobError, UncompletedJobError) as failed:
+            error = f"its job ended as {job.state} without a result ({str(failed).splitlines()[0]})"
+        return f"{error} (log: {job.paths.stderr.relative_to(self.folder.parents[2])})"
+
+
+def train(key: str, config: Config, root: str | None, folder: str) -> str:
+    """What a job does: train a run, unless another job has, and keep it in the store.
+
+    Args:
+        key: of the run in the store.
+        config: see ``run``.
+        root: the data root, or None.
+        folder: of the store.
+
+    Returns:
+        What went wrong, "" where nothing did.
+    """
+    quiet(threads=1)
+    store = RunStore(Path(folder))
+    try:
+        if store.load(key) is not None:
+            return ""
+        if run_key(config, build_data(config, root).digest) != key:  # a job may wait for days before it starts
+            return "code or data changed after its job was submitted; the same command trains it as they are now"
+        store.save(key, config, run(config, root))
+    except Exception as error:
+        traceback.print_exc()
+        return f"{type(error).__name__}: {error}"
+    return ""
+
+
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Ctrl-C waits for the end of this: between a job's submission and our knowing of it none could cancel it."""
+    came = []
+    before = signal.signal(signal.SIGINT, lambda *_: came.append(True))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+        if came:
+            signal.raise_signal(signal.SIGINT)

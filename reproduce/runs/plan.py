@@ -1,0 +1,375 @@
+"""A table's runs: which it needs, training the missing ones in three stages, and choosing settings between them.
+
+First the trainings that choose a schedule, then the trials, both scored on validation data; then, with what was chosen,
+one run per seed on the test items.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any, NamedTuple
+
+from datamodules import DataError, DataMissing, data_root, root_is_named
+from datamodules.datasets import DATASETS
+from datamodules.datasets.feature_pairs import AS_PUBLISHED
+from datamodules.features.texts import model_folder
+from reproduce.runs.arguments import matched
+from reproduce.runs.checks import check_modalities
+from reproduce.runs.config import resolve
+from reproduce.runs.executors import Executor, Run, pool
+from reproduce.runs.machine import duration, workers
+from reproduce.runs.preparing import Data, build_data, model_class
+from reproduce.runs.presence import require_present
+from reproduce.runs.schedule import Schedule, choose, epochs, reference, remark
+from reproduce.runs.spec import DataSet, Method, Table
+from reproduce.runs.store import FOLDER_ENCODERS, RunResult, RunStore, run_key
+
+# Arguments of data modules that decide how items are divided, ordered and labelled, and nothing of what is read.
+AFTER_READING = (
+    *("batch_size", "validation_fraction", "shuffle_seed", "class_split", "class_seed", "class_encoder"),
+    *("paired_fraction", "as_published", "train_labels"),
+)
+# How many training steps a model that takes none counts for, in the estimate of the time left.
+CLOSED_FORM_STEPS = 40
+
+
+class Row(NamedTuple):
+    """What a table has a row for: a method on a data set."""
+
+    dataset: DataSet
+    method: Method
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What validation data chose for a row.
+
+    Args:
+        setting: arguments of the model.
+        trials: every setting with its "validation MAP", as written into the table's YAML.
+        curve: of the chosen trial.
+    """
+
+    setting: dict[str, Any] = field(default_factory=dict)
+    trials: Sequence[dict[str, Any]] = ()
+    curve: Sequence[tuple[int, float]] = ()
+
+
+Finals = dict[Row, list[tuple[Run, RunResult | None]]]  # a result is None where the run failed
+
+
+@dataclass
+class Plan:
+    """Regenerates one table: ``available`` says on what, ``execute`` does it.
+
+    Args:
+        table: the table.
+        scale: key of ``table.scales``.
+        root: data root given by the user, or None.
+        seeds: seeds to average over.
+        store: where finished runs are kept.
+        offline: never fetch data.
+        only: column -> value; runs of other rows are not made.
+        executor: what trains the runs; by default worker processes.
+    """
+
+    table: Table
+    scale: str
+    root: str | None
+    seeds: Sequence[int]
+    store: RunStore
+    offline: bool = False
+    only: dict[str, str] = field(default_factory=dict)
+    executor: Executor = field(default_factory=lambda: partial(pool, workers()))
+    errors: dict[str, str] = field(default_factory=dict)  # key of a failed run -> what went wrong
+    choices: dict[Row, Choice | None] = field(default_factory=dict)
+    schedules: dict[tuple[DataSet, str], Schedule | None] = field(default_factory=dict)  # of a data set and model
+    modules: dict[str, Data] = field(default_factory=dict)
+    readers: dict[str, Data] = field(default_factory=dict)
+
+    def available(self) -> tuple[list[DataSet], dict[DataSet, str]]:
+        """Data sets that can be read, and the reason for each one that cannot; synthetic data where none can.
+
+        Raises:
+            DataError: the user named a data root, and it holds none of the data sets, or a broken one.
+        """
+        chosen = [one for one in self.table.datasets if self.rows([self._unread(one)])]
+        present: list[DataSet] = []
+        absent: dict[DataSet, str] = {}
+        for dataset in chosen:
+            try:
+                present.append(self._found(dataset))
+            except DataMissing as error:  # results name no place of a machine
+                absent[dataset] = str(error).replace(f"{data_root(self.root)}/", "")
+        if chosen and not present and ("dataset" in self.only or root_is_named(self.root)):
+            names = dict.fromkeys(dataset.dataset for dataset in chosen)
+            folders = ", ".join(f"{DATASETS[name].folder if name in DATASETS else name}/" for name in names)
+            none = f"{data_root(self.root)} holds none of the data sets of {self.table.name}: {folders}."
+            raise DataError("\n".join([none, *dict.fromkeys(absent.values())]))
+        _require_different(present)
+        return present or [self.table.synthetic] * bool(chosen), absent
+
+    def _unread(self, dataset: DataSet) -> DataSet:
+        """A data set whose features, where its files say how they are called, may be those that --only names."""
+        wanted = self.only.get("features", dataset.features)
+        known = {one.features for one in self.table.datasets if one.class_path != "FeaturePairs"}
+        unknown = dataset.class_path == "FeaturePairs" and wanted not in known
+        return replace(dataset, features=wanted) if unknown else dataset
+
+    def _found(self, dataset: DataSet) -> DataSet:
+        """The data set, its features called as their files say where the user brought them.
+
+        Raises:
+            DataMissing: it is not here.
+            DataError: it is broken or incomplete.
+            SpecError: the table names a modality that it does not have.
+        """
+        source = self._source(dataset)
+        require_present(dataset, self.root)
+        module = self._data(source)
+        module.indices("train")
+        check_modalities(dataset, module.modalities, self.table.file)
+        if reason := _model_absent(dataset):
+            raise DataMissing(reason)
+        if dataset.class_path == "FeaturePairs":
+            return replace(dataset, features=module.features)
+        _check_widths(dataset, module)
+        return dataset
+
+    def rows(self, datasets: Iterable[DataSet]) -> list[Row]:
+        """The rows on some data sets that ``only`` leaves."""
+        found = [Row(dataset, method) for dataset in datasets for method in self.table.methods_on(dataset)]
+        return [row for row in found if all(_columns(row)[key] == value for key, value in self.only.items())]
+
+    def execute(self, datasets: Iterable[DataSet]) -> Finals:
+        """Train every missing run: those that choose the schedules, the trials, and with the best setting the seeds.
+
+        Returns:
+            Row -> its final runs with their results, None where a run failed.
+        """
+        rows = self.rows(datasets)
+        tried = self.schedule_runs(rows)
+        results = self._train("schedules", [run for runs in tried.values() for run in runs.values()])
+        self.schedules = {key: self._schedule(*key, runs, results) for key, runs in tried.items()}
+        scheduled = [row for row in rows if self.schedules.get((row.dataset, row.method.model), Schedule()) is not None]
+        trials = {row: self.trials(row) for row in scheduled}
+        results |= self._train("validation", [run for runs in trials.values() for run in runs])
+        self.choices = {row: self._choose(row, trials[row], results) if row in trials else None for row in rows}
+        finals = {row: self._finals(row, choice.setting) for row, choice in self.choices.items() if choice is not None}
+        results |= self._train("test", [run for runs in finals.values() for run in runs])
+        return {row: [(run, results.get(run.key)) for run in runs] for row, runs in finals.items()}
+
+    def needed(self, datasets: Iterable[DataSet]) -> list[Run]:
+        """All runs of the table, each once; where a setting is not chosen yet, with the first one."""
+        found: dict[str, Run] = {}
+        rows = self.rows(datasets)
+        for key, tried in self.schedule_runs(rows).items():
+            # Where none is chosen yet the longest, so that the table does not take longer than was said.
+            self.schedules[key] = self._schedule(*key, tried, self._kept(tried.values())) or Schedule(
+                min_steps=max(tried)
+            )
+            found |= {run.key: run for run in tried.values()}
+        for row in rows:
+            trials = self.trials(row)
+            choice = self._choose(row, trials, self._kept(trials)) or Choice(row.method.trials[0])
+            found |= {run.key: run for run in trials + self._finals(row, choice.setting)}
+        return list(found.values())
+
+    def missing(self, runs: Iterable[Run]) -> list[Run]:
+        """Those of the runs that are not finished."""
+        return [run for run in runs if self.store.load(run.key) is None]
+
+    def _kept(self, runs: Iterable[Run]) -> dict[str, RunResult]:
+        found = {run.key: self.store.load(run.key) for run in runs}
+        return {key: result for key, result in found.items() if result is not None}
+
+    def _choose(self, row: Row, runs: list[Run], results: dict[str, RunResult]) -> Choice | None:
+        if not runs:
+            return Choice()
+        if any(run.key not in results for run in runs):
+            return None
+        scores = [results[run.key].mean_average_precision() for run in runs]
+        shown = [
+            {**self._shown(row, setting), "validation MAP": round(score, 6)}
+            for setting, score in zip(row.method.trials, scores, strict=True)
+        ]
+        best = scores.index(max(scores))
+        return Choice(row.method.trials[best], shown, results[runs[best].key].curve)
+
+    def shown(self, row: Row) -> dict[str, Any]:
+        """The chosen setting of a row, with its temperature where that follows from a matched one."""
+        return self._shown(row, self.choices[row].setting)
+
+    def _shown(self, row: Row, setting: dict[str, Any]) -> dict[str, Any]:
+        alignment = row.method.init_args.get("alignment")
+        found = matched({"alignment": alignment or {}, **setting}, self._modalities(row.dataset), weighted=False)
+        own = found.pop("alignment").get("init_args", {})
+        before = (alignment or {}).get("init_args", {})
+        chosen = {key: value for key, value in own.items() if before.get(key) != value}
+        given = setting.get("alignment", {})
+        return {**({"alignment": {**given, **chosen}} if chosen or given else {}), **found}
+
+    def schedule_runs(self, rows: Iterable[Row]) -> dict[tuple[DataSet, str], dict[int, Run]]:
+        """(data set, model) -> floor in steps -> the reference's training on it; floors of equal epochs once."""
+        found: dict[tuple[DataSet, str], dict[int, Run]] = {}
+        for dataset, model in dict.fromkeys((row.dataset, row.method.model) for row in rows):
+            method, floors = reference(self.table, dataset, model), self.table.scales[self.scale].min_steps
+            if method is None or not floors:
+                continue
+            row, setting = Row(dataset, method), method.trials[0] if method.trials else {}
+            tried: dict[int, Run] = {}
+            for floor in sorted(floors):
+                run = self._run(row, setting, None, "schedule", floor)
+                if all(run.key != other.key for other in tried.values()):
+                    tried[floor] = run
+            found[dataset, model] = tried
+        return found
+
+    def _schedule(
+        self, dataset: DataSet, model: str, tried: dict[int, Run], results: dict[str, RunResult]
+    ) -> Schedule | None:
+        if any(run.key not in results for run in tried.values()):
+            return None
+        method = reference(self.table, dataset, model)
+        return choose(method.method, {floor: results[run.key].curve for floor, run in tried.items()})
+
+    def remark(self, row: Row) -> str:
+        """What a row's note says of its schedule: of its chosen trial, else of the training that chose the schedule."""
+        if model_class(row.method.model).closed_form or row.method.protocol == "as_published":
+            return ""
+        schedule = self.schedules.get((row.dataset, row.method.model)) or Schedule()
+        own = self.choices[row].curve
+        said = remark(own or schedule.curve)
+        return said if own or not said or schedule.method == row.method.method else f"{schedule.method}: {said}"
+
+    def why_failed(self, row: Row) -> str:
+        """What went wrong with a row for which nothing could be chosen."""
+        if self.schedules.get((row.dataset, row.method.model), True) is None:
+            what = "the training that chooses the schedule"
+            runs = self.schedule_runs([row])[row.dataset, row.method.model].values()
+        else:
+            what, runs = "a tuning trial", self.trials(row)
+        return f"{what} failed: " + next(self.errors[run.key] for run in runs if run.key in self.errors)
+
+    def trials(self, row: Row) -> list[Run]:
+        """The runs that the settings of a row are chosen by."""
+        return [self._run(row, setting, None, f"trial {number}") for number, setting in enumerate(row.method.trials, 1)]
+
+    def _finals(self, row: Row, setting: dict[str, Any]) -> list[Run]:
+        return [self._run(row, setting, seed, f"seed {seed}") for seed in self.seeds]
+
+    def _run(self, row: Row, setting: dict, seed: int | None, what: str, min_steps: int | None = None) -> Run:
+        """A run of a row; its floor in steps is by default that of the schedule chosen, none for as_published."""
+        dataset, method = row
+        scale = self.table.scales[self.scale]
+        closed_form = model_class(method.model).closed_form
+        if min_steps is None:
+            chosen = self.schedules.get((dataset, method.model)) if method.protocol == "honest" else None
+            min_steps = chosen.min_steps if chosen else 0
+        arguments = (self.table, scale, dataset, method, setting, seed)
+        config = resolve(*arguments, scale.max_epochs, self._modalities(dataset))
+        data = self._data(config["data"])
+        per_epoch = max(len(data.indices("train")) // data.batch_size, 1)
+        if not closed_form:
+            config = resolve(*arguments, epochs(scale, per_epoch, min_steps), self._modalities(dataset))
+        steps = CLOSED_FORM_STEPS if closed_form else config["trainer"]["max_epochs"] * per_epoch
+        what = f"schedule of {steps} steps" if what == "schedule" else what
+        published = ", as published" * (method.protocol == "as_published")
+        name = f"{dataset.dataset}/{dataset.features} {method.method}{published}, {what}"
+        return Run(name, config, run_key(config, data.digest), steps)
+
+    def _modalities(self, dataset: DataSet) -> int:
+        return len(self._data(self._source(dataset)).modalities)
+
+    def _source(self, dataset: DataSet) -> dict[str, Any]:
+        """The data set's own data module, however a method may divide its items."""
+        arguments = dict(dataset.init_args)
+        if self.table.class_split is not None:
+            arguments["class_split"] = self.table.class_split
+        if dataset.class_path == "FeaturePairs":
+            arguments["dataset"] = dataset.dataset
+        return {"class_path": dataset.class_path, "init_args": arguments}
+
+    def _data(self, source: dict[str, Any]) -> Data:
+        """The data module of a run; modules that read the same share what was read."""
+        key = str(source)
+        if key not in self.modules:
+            self.modules[key] = module = build_data({"data": source}, self.root, self.offline)
+            read = {name: value for name, value in source["init_args"].items() if name not in AFTER_READING}
+            first = self.readers.setdefault(str((source["class_path"], read)), module)
+            if first is not module:
+                module.data = first.data
+        return self.modules[key]
+
+    def _train(self, stage: str, runs: list[Run]) -> dict[str, RunResult]:
+        unique = {run.key: run for run in runs}
+        results = self._kept(unique.values())
+        missing = [run for key, run in unique.items() if key not in results]
+        if not missing:
+            return results
+        print(
+            f"{self.table.name}: {len(missing)} runs to train for {stage}, {len(results)} finished before", flush=True
+        )
+        total, done, start = sum(run.steps for run in missing), 0, time.monotonic()
+        # Closed at once where this is interrupted, so that nothing goes on being trained.
+        with closing(self.executor(missing, self.root, self.store)) as ended:
+            for number, (run, error) in enumerate(ended, 1):
+                done += run.steps
+                left = (time.monotonic() - start) / done * (total - done)
+                outcome = self._collect(run, error, results)
+                print(f"[{number}/{len(missing)}] {run.name}: {outcome}; {duration(left)} left", flush=True)
+        return results
+
+    def _collect(self, run: Run, error: str, results: dict[str, RunResult]) -> str:
+        if error:
+            self.errors[run.key] = error
+            return f"failed, {error}"
+        results[run.key] = result = self.store.load(run.key)
+        scores = ", ".join(f"{split} {result.mean_average_precision(split):.3f}" for split in result.splits)
+        return f"MAP {scores} in {duration(result.train_seconds)}"
+
+
+def _columns(row: Row) -> dict[str, str]:
+    dataset, method = row
+    return {
+        "dataset": dataset.dataset,
+        "features": dataset.features,
+        "method": method.method,
+        "protocol": method.protocol,
+    }
+
+
+def _check_widths(dataset: DataSet, module: Data) -> None:
+    """Raise for features that a table calls as published ones are and that are not of their kind."""
+    expected = {name: widths for widths, name in AS_PUBLISHED.items()}.get(dataset.features)
+    if expected is None:
+        return
+    found = (*(array.shape[1] for array in module.data.vectors.values()), module.class_embedding.shape[1])
+    if found != expected:
+        raise DataError(
+            f"{module.data.origin}: image, text and class embedding have {found} numbers; {dataset.features} have "
+            f"{expected}. Put other features into one .npz file, and check with `python -m datamodules check "
+            f"{dataset.dataset}`."
+        )
+
+
+def _require_different(datasets: list[DataSet]) -> None:
+    names = [(dataset.dataset, dataset.features) for dataset in datasets]
+    for name, features in names:
+        if names.count((name, features)) > 1:
+            raise DataError(f"{name}/ holds features called {features!r} twice, in two layouts; keep one of them.")
+
+
+def _model_absent(dataset: DataSet) -> str:
+    """Why the pretrained model of an encoder cannot be had; "" where all can."""
+    for settings in dataset.model.get("encoders", {}).values():
+        try:
+            if settings["name"] in FOLDER_ENCODERS and "model" in settings:
+                model_folder(settings["model"])
+        except DataError as error:
+            return str(error)
+    return ""

@@ -1,0 +1,82 @@
+"""How long a model is trained on a data set: chosen on validation data, by one method for all that share the model."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from reproduce.runs.preparing import model_class
+from reproduce.runs.spec import DataSet, Method, Scale, Table
+
+# A longer training is worth its time where it gains more than this in MAP on the validation part.
+WORTH = 0.01
+
+Curve = Sequence[tuple[int, float]]  # (training steps, validation MAP)
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """The least number of training steps of one model on one data set.
+
+    Args:
+        method: the method that it was chosen with.
+        min_steps: the floor; 0 where the table has none.
+        tried: what came of each floor, as written into the table's YAML.
+        curve: of the chosen one.
+    """
+
+    method: str = ""
+    min_steps: int = 0
+    tried: tuple[dict[str, Any], ...] = ()
+    curve: Curve = ()
+
+
+def reference(table: Table, dataset: DataSet, model: str) -> Method | None:
+    """The method that chooses the schedule: the first honest one of the model; None where it takes no steps."""
+    if model_class(model).closed_form:
+        return None
+    honest = [m for m in table.methods_on(dataset) if m.model == model and m.protocol == "honest"]
+    return honest[0] if honest else None
+
+
+def epochs(scale: Scale, steps_per_epoch: int, min_steps: int) -> int:
+    """Epochs of a scale, or as many as the floor in steps needs."""
+    return max(scale.max_epochs, math.ceil(min_steps / steps_per_epoch))
+
+
+def choose(method: str, curves: Mapping[int, Curve]) -> Schedule:
+    """The shortest floor whose MAP on the validation part, at the end of its training, is within .01 of the best.
+
+    Args:
+        method: name of the reference.
+        curves: floor -> curve of its training, shortest first.
+    """
+    tried = tuple(_summary(floor, curve) for floor, curve in curves.items())
+    best = max(entry["validation MAP"] for entry in tried)
+    floor = next(entry["min_steps"] for entry in tried if entry["validation MAP"] >= best - WORTH)
+    return Schedule(method, floor, tried, curves[floor])
+
+
+def _summary(floor: int, curve: Curve) -> dict[str, Any]:
+    best = max(curve, key=lambda point: point[1])
+    steps, score = curve[-1]
+    return {
+        "min_steps": floor,
+        "steps": steps,
+        "validation MAP": round(score, 6),
+        "best validation MAP": round(best[1], 6),
+        "at step": best[0],
+    }
+
+
+def remark(curve: Curve) -> str:
+    """What a row says of a training that was best at its end; "" where it was best before its last tenth."""
+    if len(curve) < 2:  # of one validation nothing can be said
+        return ""
+    step = max(curve, key=lambda point: point[1])[0]
+    steps = curve[-1][0]
+    if step <= 0.9 * steps:
+        return ""
+    return f"validation MAP was best in the last tenth of {steps} training steps: longer training may score higher"

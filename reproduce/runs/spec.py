@@ -1,0 +1,383 @@
+"""The language of a table's file: what it may say, read with the files it extends.
+
+Arguments of data modules and models stand in it as in a configuration of `csd fit`: `class_path`, `init_args`. Where
+arguments are given twice, for a scale, a data set, a method and a trial, the later ones win, mapping by mapping.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Iterator, Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass, field, replace
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from jsonargparse import ArgumentError, ArgumentParser, get_loader
+
+import losses
+from losses.registry import nearest
+from reproduce.runs.arguments import MATCHED, matched, merged
+
+FOLDER = Path(__file__).parents[1] / "tables"
+EXPERIMENTS = Path(__file__).parents[1] / "experiments"
+JOINED = ("methods", "comparisons")  # lists that a file adds to those of the files it extends
+TEMPERATURE = "{temperature}"  # in a method's name: the temperature that follows
+
+
+class SpecError(ValueError):
+    """A table file that cannot be used; the message names the file and entry and what was expected."""
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A method's place on a line of methods that differ in one argument.
+
+    Args:
+        line: what the methods of the line have in common, the name before the value.
+        argument: the argument, of the alignment or of the model.
+        value: its value in this method.
+    """
+
+    line: str
+    argument: str
+    value: float
+
+
+@dataclass(frozen=True, eq=False)
+class Method:
+    """One row of a table: a model, and the settings tried on validation data.
+
+    Args:
+        method: name in the table.
+        model: class of the model, as `csd fit --model` takes it.
+        protocol: "honest" or "as_published", what the public code of the model does.
+        init_args: arguments of the model that no trial changes.
+        data: arguments of the data module beside those of the data set, such as a share of pairs.
+        trials: arguments of the model to choose from; empty where there is nothing to choose.
+        sweep: in the file {argument: values}, which makes one method per value; once read the ``Sweep`` of this one.
+    """
+
+    method: str
+    model: str
+    protocol: Literal["honest", "as_published"] = "honest"
+    init_args: dict[str, Any] = field(default_factory=dict)
+    data: dict[str, Any] = field(default_factory=dict)
+    trials: list[dict[str, Any]] = field(default_factory=list)
+    sweep: dict[str, list[float]] | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class DataSet:
+    """One data set of a table, read by ``class_path(**init_args)``.
+
+    Args:
+        dataset: name in the table, and of its folder under the data root.
+        features: name of the features in the table.
+        class_path: name of a data module.
+        init_args: its arguments.
+        model: arguments that models take on it, such as encoders.
+        exclude: names of methods that are not run on it, with * for any text.
+        galleries: those scored beside the whole one, whether or not a table shows them, so that tables share runs.
+    """
+
+    dataset: str
+    features: str
+    class_path: str
+    init_args: dict[str, Any] = field(default_factory=dict)
+    model: dict[str, Any] = field(default_factory=dict)
+    exclude: list[str] = field(default_factory=list)
+    galleries: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How large and how long: seeds, epochs and the arguments of every model, and of some models alone.
+
+    Args:
+        min_steps: floors on the number of training steps, of which validation data choose one per data set and model;
+            none: the epochs as they are.
+    """
+
+    seeds: list[int]
+    max_epochs: int
+    model: dict[str, Any] = field(default_factory=dict)
+    models: dict[str, dict[str, Any]] = field(default_factory=dict)
+    min_steps: list[int] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table: its name and title, metrics, data sets with the one that stands in for all, methods and scales.
+
+    Args:
+        class_split: how the classes of paired features are split; None for data sets with a split of their own.
+        galleries: those shown beside the whole one, of each data set's.
+        projection: methods whose embeddings are drawn, side by side.
+        comparisons: pairs (method, baseline) of honest rows to compare; two sweeps are compared value by value.
+    """
+
+    name: str
+    title: str
+    metrics: list[str]
+    datasets: list[DataSet]
+    synthetic: DataSet
+    methods: list[Method]
+    scales: dict[str, Scale]
+    class_split: Literal["standard", "zero-shot"] | None = None
+    galleries: list[str] = field(default_factory=list)
+    projection: list[str] = field(default_factory=list)
+    comparisons: list[list[str]] = field(default_factory=list)
+
+    @property
+    def file(self) -> str:
+        """Name of its file."""
+        return f"{self.name}.yaml"
+
+    def methods_on(self, dataset: DataSet) -> list[Method]:
+        """The methods that are run on a data set."""
+        excluded = {name for pattern in dataset.exclude for name in matching(pattern, self.methods)}
+        return [method for method in self.methods if method.method not in excluded]
+
+
+def matching(pattern: str, methods: Sequence[Method]) -> list[str]:
+    """Names of methods that a pattern with * means."""
+    return [method.method for method in methods if fnmatch.fnmatchcase(method.method, pattern)]
+
+
+def available_tables() -> list[str]:
+    """Names of the tables that can be regenerated, then those of the experiments."""
+    return _names(FOLDER) + _names(EXPERIMENTS)
+
+
+def _names(folder: Path) -> list[str]:
+    """Of the tables, only those called so: the other files serve to be extended."""
+    return sorted(path.stem for path in folder.glob("*.yaml" if folder == EXPERIMENTS else "table*.yaml"))
+
+
+def modalities_of(dataset: DataSet) -> int:
+    """M, as the data set's entry says it: two of paired features."""
+    return len(dataset.init_args.get("modalities") or dataset.init_args.get("names") or ("image", "text"))
+
+
+def find_file(name: str, folder: Path | None = None) -> Path:
+    """The file of a table or an experiment.
+
+    Raises:
+        SpecError: there is none.
+    """
+    folders = (FOLDER, EXPERIMENTS) if folder is None else (folder,)
+    for place in folders:
+        if (place / f"{name}.yaml").exists():
+            return place / f"{name}.yaml"
+    raise SpecError(f"there is no {name}; there are {', '.join(known for place in folders for known in _names(place))}")
+
+
+def read_file(name: str, folder: Path | None = None) -> Table:
+    """Read a table's file and those it extends; ``load_table`` checks too what its classes take.
+
+    Args:
+        name: "table2", "table3", ..., or that of an experiment.
+        folder: where the files are; by default that of the tables, then that of the experiments.
+
+    Raises:
+        SpecError: no such table, an entry that is unknown or missing or has another type, or a file that is no YAML
+            mapping.
+    """
+    path = find_file(name, folder)
+    said, file = read_yaml(path), path.name
+    said["name"] = name
+    for key, kind in {"methods": list, "datasets": list, "scales": dict, "synthetic": dict}.items():
+        if not isinstance(said.get(key), kind) or not said[key]:
+            raise SpecError(f"{file}: {key} is {said.get(key)!r}; expected a {'list' if kind is list else 'mapping'}")
+    datasets = [_read(DataSet, entry, f"{file}: datasets") for entry in said["datasets"]]
+    methods = [_read(Method, entry, f"{file}: methods") for entry in said["methods"]]
+    made = [(entry.method, list(_swept(_normal(entry, file), datasets, file))) for entry in methods]
+    parts = {
+        "datasets": datasets,
+        "synthetic": _read(DataSet, said["synthetic"], f"{file}: synthetic"),
+        "scales": {key: _read(Scale, value, f"{file}: scales.{key}") for key, value in said["scales"].items()},
+        "methods": [method for _, several in made for method in several],
+    }
+    plain = _read(Table, {**said, **dict.fromkeys(parts)}, file, parts)
+    table = replace(plain, **parts)
+    named = {method.method: [method] for method in table.methods if method.protocol == "honest"}
+    for entry, several in made:
+        honest = [method for method in several if method.protocol == "honest"]
+        named |= {entry: honest} if honest else {}
+    return replace(table, comparisons=list(_pairs(table, named)))
+
+
+def _read(kind: type, entry: Any, place: str, known: Mapping[str, Any] = {}) -> Any:
+    """An entry as an object of a class, whose signature says what it may hold.
+
+    Raises:
+        SpecError: an unknown or missing key, with the nearest, or a value of another type.
+    """
+    if not isinstance(entry, dict):
+        raise SpecError(f"{place}: expected a mapping, got {entry!r}")
+    name = entry.get("method") or entry.get("dataset")
+    place = f"{place}: {name}" if name else place
+    parser = _parser(kind, tuple(known))
+    fields = kind.__dataclass_fields__
+    for key in entry:
+        if key not in fields:
+            raise SpecError(f"{place}: unknown key {key!r}; {nearest(key, fields)}")
+    given = {key: value for key, value in entry.items() if key not in known}
+    try:
+        parser.parse_object(deepcopy(given))
+    except ArgumentError as error:
+        raise SpecError(f"{place}: {_reason(error)}") from error
+    return kind(**entry)
+
+
+@cache
+def _parser(kind: type, skip: tuple[str, ...]) -> ArgumentParser:
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(kind, skip=set(skip))
+    return parser
+
+
+def _reason(error: Exception) -> str:
+    return " ".join(line.strip(" -") for line in str(error).splitlines() if line.strip())
+
+
+def _normal(method: Method, file: str) -> Method:
+    """The method, its loss given by class where the file gives a name."""
+    alignment = method.init_args.get("alignment")
+    if isinstance(alignment, str):
+        try:
+            alignment = {"class_path": type(losses.build_loss(alignment)).__name__}
+        except ValueError as error:
+            raise SpecError(f"{file}: {method.method}: alignment: {error}") from error
+    if isinstance(alignment, dict) and isinstance(path := alignment.get("class_path"), str) and "." not in path:
+        alignment = {**alignment, "class_path": f"losses.{path}"}
+    return replace(method, init_args=method.init_args | ({"alignment": alignment} if alignment else {}))
+
+
+def _swept(method: Method, datasets: Sequence[DataSet], file: str) -> Iterator[Method]:
+    """The methods that an entry of the file stands for: one per value of its sweep."""
+    place = f"{file}: {method.method}"
+    if method.sweep is None:
+        yield replace(method, method=_named(method, datasets, place))
+        return
+    if len(method.sweep) != 1 or method.trials:
+        raise SpecError(f"{place} has sweep {method.sweep!r}; expected one argument with its values, and no trials")
+    [(argument, values)] = method.sweep.items()
+    if not values or not all(0 < value < float("inf") for value in values):
+        raise SpecError(f"{place} sweeps {argument} over {values!r}; expected a list of one positive number or more")
+    for value in values:
+        one = replace(method, init_args=merged(method.init_args, _nested(argument, value)))
+        shown, name = value, argument.rpartition(".")[2]
+        if argument == MATCHED:
+            shown, name = _temperature(one, datasets, place), "temperature"
+        sweep = Sweep(method.method, name, shown)
+        yield replace(one, method=f"{method.method}, {name} {shown:g}", sweep=sweep)
+
+
+def _nested(argument: str, value: Any) -> dict[str, Any]:
+    """Of "alignment.sigma" {"alignment": {"sigma": value}}."""
+    first, _, rest = argument.partition(".")
+    return {first: _nested(rest, value) if rest else value}
+
+
+def _named(method: Method, datasets: Sequence[DataSet], place: str) -> str:
+    if TEMPERATURE not in method.method:
+        return method.method
+    return method.method.replace(TEMPERATURE, f"{_temperature(method, datasets, place):g}")
+
+
+def _temperature(method: Method, datasets: Sequence[DataSet], place: str) -> float:
+    """The temperature that follows from a matched one; the data sets of the table have as many modalities each."""
+    counts = {modalities_of(dataset) for dataset in datasets}
+    if len(counts) > 1:
+        raise SpecError(
+            f"{place}: the temperature is in its name, and differs between data sets of {counts} modalities"
+        )
+    try:
+        found = matched(method.init_args, counts.pop(), weighted=False)
+    except ValueError as error:
+        raise SpecError(f"{place}: {error}") from error
+    alignment = found.get("alignment") or {}
+    if "temperature" not in alignment.get("init_args", {}):
+        raise SpecError(f"{place}: there is no temperature for its name; give {MATCHED}")
+    return alignment["init_args"]["temperature"]
+
+
+def _pairs(table: Table, named: Mapping[str, list[Method]]) -> Iterator[list[str]]:
+    """The pairs to compare, by the names that the rows have.
+
+    Args:
+        table: with the pairs as its file has them.
+        named: name in the file -> honest methods that it stands for, several of a sweep.
+
+    Raises:
+        SpecError: something else than pairs of two honest methods, each once.
+    """
+    for pair in table.comparisons:
+        if len(pair) != 2 or pair[0] == pair[1] or table.comparisons.count(pair) > 1:
+            said = "expected pairs [method, baseline] of two, each once"
+            raise SpecError(f"{table.file}: comparisons holds {pair!r}; {said}")
+        for name in pair:
+            if name not in named:
+                near = nearest(name, named)
+                raise SpecError(f"{table.file}: comparisons name {name!r}, no honest method; {near}")
+        first, second = (named[name] for name in pair)
+        if len(first) != len(second):
+            raise SpecError(f"{table.file}: comparisons holds {pair!r}, sweeps over different numbers of values")
+        yield from ([one.method, other.method] for one, other in zip(first, second, strict=True))
+
+
+def read_yaml(path: Path, extending: Sequence[Path] = ()) -> dict[str, Any]:
+    """What a file says together with those it extends, named relative to it.
+
+    Methods and comparisons of all are joined, the first file's first; other entries are those of the last. A number may
+    be written as 1e-3, as in the files of `csd fit`.
+
+    Args:
+        path: the file.
+        extending: the files that extend it, for the message.
+
+    Raises:
+        SpecError: a file that is no YAML mapping, that has a key twice in one mapping, or that extends itself.
+    """
+    path = path.resolve()
+    if path in extending:
+        chain = " -> ".join(each.name for each in (*extending[extending.index(path) :], path))
+        raise SpecError(f"{chain}: a file cannot extend itself; remove one `extends`")
+    try:
+        text = path.read_text(encoding="utf-8")
+        _require_different_keys(yaml.compose(text, yaml.SafeLoader), path)
+        own = get_loader("yaml")(text)
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        by = f" ({extending[-1].name} extends it)" if extending else ""
+        raise SpecError(f"{path.name} cannot be read{by}: {error}") from error
+    if not isinstance(own, dict):
+        raise SpecError(f"{path.name} must be a mapping, got {type(own).__name__}")
+    names = own.pop("extends", [])
+    names = [names] if isinstance(names, str) else names
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise SpecError(f"{path.name}: extends is {names!r}; expected the name of a file, or a list of names")
+    found: dict[str, Any] = {}
+    for said in [*(read_yaml(path.parent / name, (*extending, path)) for name in names), own]:
+        joined = {}
+        for key in JOINED:
+            if not isinstance(said.get(key) or [], list):
+                raise SpecError(f"{path.name}: {key} is {said[key]!r}; expected a list")
+            joined[key] = (found.get(key) or []) + (said.get(key) or [])
+        found = {**found, **said, **joined}
+    return found
+
+
+def _require_different_keys(node: yaml.Node | None, path: Path) -> None:
+    if not isinstance(node, yaml.CollectionNode):
+        return
+    pairs = node.value if isinstance(node, yaml.MappingNode) else [(None, each) for each in node.value]
+    names = [key.value for key, _ in pairs if key is not None]
+    for key, value in pairs:
+        if key is not None and names.count(key.value) > 1:
+            line = key.start_mark.line + 1
+            raise SpecError(f"{path.name}, line {line}: {key.value!r} stands twice in one mapping; keep one of them")
+        _require_different_keys(value, path)

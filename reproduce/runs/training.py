@@ -1,0 +1,136 @@
+"""One run: a training and its evaluation."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+
+import lightning as L
+import numpy as np
+import torch
+
+import datamodules
+import lightning_modules
+from datamodules.features.texts import embed_texts
+from lightning_modules.base import RetrievalModule
+from lightning_modules.metrics.galleries import Evaluated, GalleryUndefined, score_gallery
+from lightning_modules.metrics.modality_gap import modality_gap
+from lightning_modules.predictions import flat_predictions
+from reproduce.runs.callbacks import BestEpoch, Gradients, ValidationCurve
+from reproduce.runs.machine import device_name, git_commit
+from reproduce.runs.preparing import Config, Data, prepare
+from reproduce.runs.store import RunResult, Score, scores_of
+
+
+def run(config: Config, data_root: str | None = None) -> RunResult:
+    """Train and evaluate one configuration.
+
+    Args:
+        config: "seed_everything", "model", "data" and "trainer" as `csd fit` takes them, and "evaluate": "on",
+            "validation" or "test"; "galleries", those scored beside the whole one; and where they are true "gradients",
+            to record their norms, and "modality_gap", to measure the gap between the modalities of the test items.
+        data_root: folder of the data sets, or None.
+
+    Raises:
+        DataError: the data cannot be read.
+        ConfigError: an argument that a class does not take.
+    """
+    wanted = config["evaluate"]
+    chosen_on_test = config["data"]["init_args"].get("as_published", False)
+    validated = BestEpoch() if chosen_on_test else ValidationCurve(config["trainer"]["max_epochs"])
+    gradients = [Gradients()] if wanted.get("gradients") else []
+    data, model, trainer = prepare(config, data_root, [validated, *gradients])
+    start = time.perf_counter()
+    lightning_modules.prepare(model, data)
+    trainer.fit(model, data)
+    seconds = time.perf_counter() - start
+    arrays: dict[str, np.ndarray] = {}
+    undefined: dict[str, str] = {}
+    if chosen_on_test:
+        split = data.test_splits[0]
+        scores = scores_of(split, "full", validated.scores, model.sizes["validation"])
+        arrays = _per_query(split, validated.average_precisions, data)
+    elif wanted["on"] == "validation":
+        if not validated.scores:  # of a model that is not trained by steps
+            trainer.validate(model, data, verbose=False)
+        scores = scores_of("validation", "full", model.scores["validation"], model.sizes["validation"])
+    else:
+        scores, arrays, undefined = _test(config, trainer, model, data)
+    splits = dict.fromkeys(score.split for score in scores)
+    if not model.closed_form:
+        per_epoch = {"seconds/epoch": seconds / trainer.max_epochs}
+        for name, value in {**per_epoch, **{k: v for g in gradients for k, v in g.summary().items()}}.items():
+            scores += [Score(split, "full", "average", name, "", value) for split in splits]
+    return RunResult(
+        scores=scores,
+        train_seconds=seconds,
+        device=device_name(),
+        git_commit=git_commit(),
+        torch=torch.__version__,
+        galleries_undefined=undefined,
+        curve=getattr(validated, "curve", ()),
+        seen_classes=getattr(data, "seen_classes", ()),
+        unseen_classes=getattr(data, "unseen_classes", ()),
+        arrays=arrays,
+    )
+
+
+def _test(
+    config: Config, trainer: L.Trainer, model: RetrievalModule, data: Data
+) -> tuple[list[Score], dict[str, np.ndarray], dict[str, str]]:
+    """Scores of all splits and galleries, arrays, and why galleries are undefined."""
+    trainer.test(model, data, verbose=False)
+    scores: list[Score] = []
+    arrays: dict[str, np.ndarray] = {}
+    undefined: dict[str, str] = {}
+    for split in data.test_splits:
+        scores += scores_of(split, "full", model.scores[split], model.sizes[split])
+        arrays |= _per_query(split, model.average_precisions[split], data)
+    of_items = not isinstance(data, datamodules.FeatureDataModule)
+    measure_gap = config["evaluate"].get("modality_gap")
+    if not of_items and not measure_gap:
+        return scores, arrays, undefined
+    predicted = flat_predictions(trainer.predict(model, data))
+    split = data.test_splits[-1]  # whose items are predicted
+    arrays |= predicted
+    if measure_gap:
+        parts = [{name: predicted[f"{prefix}{name}"] for name in model.modalities} for prefix in ("", "item/")]
+        gap = modality_gap(*parts)
+        scores += [Score(split, "full", "average", name, "", float(value)) for name, value in gap.items()]
+    for gallery in config["evaluate"]["galleries"]:
+        try:
+            scores += scores_of(split, gallery, *_in_gallery(gallery, predicted, model, data))
+        except GalleryUndefined as reason:
+            undefined[gallery] = str(reason)
+    return scores, arrays, undefined
+
+
+def _per_query(
+    split: str, precisions: Mapping[str, tuple[torch.Tensor, torch.Tensor]], data: Data
+) -> dict[str, np.ndarray]:
+    arrays = {}
+    for direction, (ids, values) in precisions.items():
+        query = data.data.modalities[direction.partition("->")[0]].owners()[ids.numpy()]  # an id is that of an entry
+        arrays |= {f"AP/{split}/{direction}": values.numpy(), f"query/{split}/{direction}": query}
+    return arrays
+
+
+def _in_gallery(
+    name: str, predicted: dict[str, np.ndarray], model: RetrievalModule, data: Data
+) -> tuple[dict[str, float], dict[str, tuple[int, int]]]:
+    first = model.modalities[0]
+    label, item = predicted[f"label/{first}"], predicted[f"item/{first}"]
+    if any(not np.array_equal(predicted[f"item/{other}"], item) for other in model.modalities):
+        raise GalleryUndefined("some items have several entries of a modality")
+    rows = {modality: torch.from_numpy(predicted[modality]) for modality in model.modalities}
+    text, vectors = data.data.modalities.get("text"), None
+    if text is not None and text.kind == "text":
+        vectors = text_vectors([text.entries[i] for i in predicted["id/text"]])
+    return score_gallery(name, Evaluated(rows, torch.from_numpy(label), vectors, model.ks, model.protocol))
+
+
+def text_vectors(texts: Sequence[str]) -> torch.Tensor:
+    """Unit sentence embeddings (N, E) of N texts; equal texts have equal bits, whatever batch they are embedded in."""
+    different, place = np.unique(np.array(texts), return_inverse=True)
+    vectors = torch.from_numpy(embed_texts(different.tolist()))[torch.from_numpy(place)]
+    return torch.nn.functional.normalize(vectors, dim=1)

@@ -1,0 +1,62 @@
+"""The configuration beside a table: `csd fit --config` with it gives the number of its row."""
+
+from __future__ import annotations
+
+import csv
+import os
+from functools import partial
+from pathlib import Path
+
+import pytest
+import runner_cases
+import yaml
+from runner_cases import rows_of
+
+import reproduce.__main__ as command_line
+from lightning_modules import cli
+from reproduce.results.schema import read_table
+from reproduce.runs.checks import load_table
+from reproduce.runs.spec import find_file, read_yaml
+
+undo_quiet = runner_cases.undo_quiet
+
+
+def _short(name: str, folder: Path, **arguments: int) -> None:
+    """The table at a small width and for two epochs, without what is chosen."""
+    content = read_yaml(find_file(name))
+    scale = content["scales"]["quick"]
+    scale |= {"max_epochs": 2, "min_steps": [], "model": scale["model"] | arguments}
+    for method in content["methods"]:
+        method["trials"] = method.get("trials", [])[:1]
+    (folder / f"{name}.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "dataset", "arguments", "only"),
+    [
+        ("table3", "wikipedia", {"width": 16}, ["method=JFSE + CS", "features=roph"]),
+        ("table3", "wikipedia", {"width": 16}, ["method=CCA", "features=roph"]),
+        ("table2", "wikipedia", {"width": 16}, ["method=JFSE + CS", "features=roph", "protocol=as_published"]),
+        ("table7", "utd_mhad", {"dim": 16}, ["method=GCS mixed, tau 0.4"]),
+    ],
+)
+def test_csd_fit_of_a_configuration_gives_the_number_of_its_row(
+    name: str, dataset: str, arguments: dict, only: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not (Path(os.environ.get("CSD_DATA", "data")) / dataset).is_dir():
+        pytest.skip(f"needs {dataset} under CSD_DATA")
+    _short(name, tmp_path, **arguments)
+    monkeypatch.setattr(command_line, "load_table", partial(load_table, folder=tmp_path))
+    words = [word for each in only for word in ("--only", each)]
+    out = tmp_path / "results"
+    assert command_line.main([name, "--out", str(out), "--seeds", "0", "--jobs", "1", *words]) == 0
+    table = read_table(out / f"{name}.csv")
+    [key] = set(table["config_hash"])
+    fit = tmp_path / "fit"
+    cli.main(["fit", "--config", str(out / "configs" / f"{key}.yaml"), "--trainer.default_root_dir", str(fit)])
+    [metrics] = fit.glob("csv/version_*/metrics.csv")
+    with metrics.open(encoding="utf-8") as lines:
+        logged = {k: float(v) for row in csv.DictReader(lines) for k, v in row.items() if v and k.startswith("test/")}
+    for row in rows_of(table, metric="MAP", gallery="full"):
+        assert logged[f"test/{row.split}/{row.direction}/MAP"] == pytest.approx(row.value, abs=1e-5)

@@ -30,7 +30,7 @@ def _table(name: str) -> pd.DataFrame:
 
 
 def _figures(query: str, shown: str) -> tuple[str, ...]:
-    """What the results hold in place of ``shown``: one number, a value and its deviation, or a difference with its interval."""
+    """What the results hold in place of ``shown``: one number, value and deviation, or difference and interval."""
     name, *conditions = [part.strip() for part in query.split(";")]
     wanted = dict(condition.split("=", 1) for condition in conditions)
     rows = _table(name)

@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 import reproduce.__main__ as command_line
+from reproduce import regenerate
 from reproduce.runs.checks import load_table
 
 ROOT = Path(__file__).parents[1]
@@ -36,7 +37,7 @@ def test_the_table_of_the_page_is_made(tmp_path: Path, monkeypatch: pytest.Monke
     short = re.sub(r"min_steps: \[[^]]*\], ", "", text).replace("max_epochs: 15", "max_epochs: 1").replace("256", "16")
     (tmp_path / "table10.yaml").write_text(short, encoding="utf-8")
     monkeypatch.delenv("CSD_DATA", raising=False)
-    monkeypatch.setattr(command_line, "load_table", partial(load_table, folder=tmp_path))
+    monkeypatch.setattr(regenerate, "load_table", partial(load_table, folder=tmp_path))
     monkeypatch.setattr(command_line, "available_tables", lambda: ["table10"])
     assert command_line.main(["table10", "--out", str(tmp_path), "--offline", "--seeds", "0", "--jobs", "1"]) == 0
     rows = pd.read_csv(tmp_path / "synthetic" / "table10.csv")

@@ -1,42 +1,36 @@
 """Data sets: files in, batches out."""
 
-from datamodules.datasets.cuhk_pedes import CUHKPEDES
-from datamodules.datasets.feature_pairs import FeaturePairs
-from datamodules.datasets.flickr8k import Flickr8kTriples
-from datamodules.datasets.flickr30k import Flickr30kCaptions, Flickr30kNarratives
-from datamodules.datasets.motion_text import HumanML3D
-from datamodules.datasets.nus_wide import NUSWIDE
-from datamodules.datasets.pascal_sentences import PascalSentences
-from datamodules.datasets.pku_xmedianet import PKUXMediaNet
-from datamodules.datasets.synthetic import Synthetic, SyntheticItems
-from datamodules.datasets.utd_mhad import UTDMHAD
-from datamodules.datasets.wikipedia import Wikipedia, WikipediaRaw
-from datamodules.errors import DataError, DataMissing
-from datamodules.files.sources import data_root, root_is_named
-from datamodules.items import ItemSet
-from datamodules.paired_features import FeatureDataModule
-from datamodules.retrieval_data import RetrievalData
+from importlib import import_module
+from typing import Any
 
-__all__ = [
-    "CUHKPEDES",
-    "NUSWIDE",
-    "UTDMHAD",
-    "DataError",
-    "DataMissing",
-    "FeatureDataModule",
-    "FeaturePairs",
-    "Flickr8kTriples",
-    "Flickr30kCaptions",
-    "Flickr30kNarratives",
-    "HumanML3D",
-    "ItemSet",
-    "PKUXMediaNet",
-    "PascalSentences",
-    "RetrievalData",
-    "Synthetic",
-    "SyntheticItems",
-    "Wikipedia",
-    "WikipediaRaw",
-    "data_root",
-    "root_is_named",
-]
+# Imported when they are asked for: a help text or a list of data sets needs no torch.
+_WHERE = {
+    "CUHKPEDES": "datasets.cuhk_pedes",
+    "FeaturePairs": "datasets.feature_pairs",
+    "Flickr30kCaptions": "datasets.flickr30k",
+    "Flickr30kNarratives": "datasets.flickr30k",
+    "Flickr8kTriples": "datasets.flickr8k",
+    "HumanML3D": "datasets.motion_text",
+    "NUSWIDE": "datasets.nus_wide",
+    "PascalSentences": "datasets.pascal_sentences",
+    "PKUXMediaNet": "datasets.pku_xmedianet",
+    "Synthetic": "datasets.synthetic",
+    "SyntheticItems": "datasets.synthetic",
+    "UTDMHAD": "datasets.utd_mhad",
+    "Wikipedia": "datasets.wikipedia",
+    "WikipediaRaw": "datasets.wikipedia",
+    "DataError": "errors",
+    "DataMissing": "errors",
+    "data_root": "files.sources",
+    "root_is_named": "files.sources",
+    "ItemSet": "items",
+    "FeatureDataModule": "paired_features",
+    "RetrievalData": "retrieval_data",
+}
+__all__ = list(_WHERE)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _WHERE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_WHERE[name]}"), name)

@@ -19,11 +19,15 @@ from lightning.pytorch.cli import LightningArgumentParser
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
+import datamodules
+import lightning_modules
 from datamodules import RetrievalData
 from lightning_modules.base import RetrievalModule
 from losses import AlignmentLoss, available_losses, build_loss
 from losses.registry import nearest
 
+# A parser knows the classes that are imported, and these two packages import theirs when they are asked for.
+OWN_CLASSES = [getattr(package, name) for package in (datamodules, lightning_modules) for name in package.__all__]
 # Modules whose errors are meant for people: this suite's, and those that look at how a run was started.
 SPEAKING = (
     "losses.",

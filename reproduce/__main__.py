@@ -3,37 +3,23 @@
 from __future__ import annotations
 
 import argparse
-import shlex
 import sys
-from functools import partial
+from importlib import import_module
 
-import torch
-
-from datamodules import DataError
 from datamodules.files.sources import user_path
-from reproduce.files import write_results
-from reproduce.measurements import numerics, scaling
-from reproduce.report import page
-from reproduce.results import claims, compare, diff
-from reproduce.results.schema import TableError, replace_file
-from reproduce.runs import estimate
-from reproduce.runs.checks import load_table
-from reproduce.runs.executors import Executor, ExecutorError, Jobs, pool, slurm_parameters
-from reproduce.runs.machine import duration, quiet, workers
-from reproduce.runs.plan import Plan
-from reproduce.runs.spec import SpecError, Table, available_tables
-from reproduce.runs.store import RunStore
+from reproduce.names import available_tables
 
 ONLY = ("dataset", "features", "method", "protocol")
-# What does not train the runs of a YAML file: the first two measure the losses themselves.
+# What does not train the runs of a YAML file: the first two measure the losses themselves. Imported when called, so
+# that a help text or a misspelt name is answered at once.
 COMMANDS = {
-    "table1": numerics.main,
-    "scaling": scaling.main,
-    "claims": claims.main,
-    "compare": compare.main,
-    "diff": diff.main,
-    "report": page.main,
-    "clean-runs": estimate.main,
+    "table1": "measurements.numerics",
+    "scaling": "measurements.scaling",
+    "claims": "results.claims",
+    "compare": "results.compare",
+    "diff": "results.diff",
+    "report": "report.page",
+    "clean-runs": "runs.estimate",
 }
 
 
@@ -47,16 +33,23 @@ def main(argv: list[str] | None = None) -> int:
         0; 1 where a run failed; 2 where data, arguments, folders or the scheduler do not allow it.
     """
     argv = sys.argv[1:] if argv is None else argv
+    if argv and argv[0] in COMMANDS:
+        name, call = COMMANDS[argv[0]], lambda module: module.main(argv[1:])
+    else:
+        arguments = _parse(argv)
+        name, call = "regenerate", lambda module: module.regenerate(arguments, argv)
     try:
-        if argv and argv[0] in COMMANDS:
-            return COMMANDS[argv[0]](argv[1:])
-        return _regenerate(_parse(argv), argv)
-    except (DataError, SpecError, TableError, ExecutorError) as error:
-        print(f"reproduce: {error}", file=sys.stderr)
-        return 2
+        return call(import_module(f"reproduce.{name}"))
     except KeyboardInterrupt:
         print("\nreproduce: stopped; finished runs are kept, the same command goes on from them", file=sys.stderr)
         return 130
+    except ValueError as error:
+        from reproduce.regenerate import REFUSALS
+
+        if not isinstance(error, REFUSALS):
+            raise
+        print(f"reproduce: {error}", file=sys.stderr)
+        return 2
 
 
 def _parse(argv: list[str]) -> argparse.Namespace:
@@ -119,65 +112,6 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     if arguments.slurm and arguments.executor != "slurm":
         parser.error("--slurm goes with --executor slurm")
     return arguments
-
-
-def _executor(arguments: argparse.Namespace) -> Executor:
-    if arguments.executor == "local":
-        return partial(pool, arguments.jobs or workers())
-    return Jobs(arguments.out / "runs" / "jobs", arguments.jobs, slurm_parameters(arguments.slurm))
-
-
-def _regenerate(arguments: argparse.Namespace, argv: list[str]) -> int:
-    table = load_table(arguments.table)
-    if arguments.scale not in table.scales:
-        raise SpecError(f"{table.name} has no scale {arguments.scale!r}; there are {', '.join(table.scales)}")
-    methods = {"method": [m.method for m in table.methods], "protocol": [m.protocol for m in table.methods]}
-    _check_only(arguments.only, {"dataset": [dataset.dataset for dataset in table.datasets], **methods}, table)
-    quiet(threads=1)
-    plan = Plan(
-        table,
-        arguments.scale,
-        arguments.data_root,
-        arguments.seeds or table.scales[arguments.scale].seeds,
-        RunStore(arguments.out / "runs" / "kept"),
-        arguments.offline,
-        arguments.only,
-        _executor(arguments),
-    )
-    datasets, absent = plan.available()
-    for dataset, reason in absent.items():
-        print(f"{dataset.dataset}/{dataset.features} is not run: {reason}")
-    if not (runs := plan.needed(datasets)):
-        _check_only(arguments.only, {"features": [one.features for one in (*table.datasets, *datasets)]}, table)
-        raise SpecError(
-            f"--only {shlex.join(map('='.join, arguments.only.items()))} leaves no row of {table.name} that can be run"
-        )
-    if arguments.dry_run:
-        print(estimate.format_plan(plan, runs))
-        return 0
-    folder = arguments.out
-    if datasets == [table.synthetic]:
-        folder = arguments.out / "synthetic"
-        print(f"NO DATA SET FOUND: {table.name} runs on SYNTHETIC data into {folder}/; its numbers compare to nothing")
-    for place in (folder, plan.store.folder):
-        replace_file(place / f".{table.name}.writable", "").unlink()  # refused now rather than after the training
-    if arguments.scale == "paper" and arguments.executor != "slurm" and not torch.cuda.is_available():
-        seconds = sum(estimate.run_seconds(plan.missing(runs), plan.root).values()) / (arguments.jobs or workers())
-        print(f"paper scale is a GPU's work: on this CPU it takes about {duration(seconds)}", flush=True)
-    finals = plan.execute(datasets)
-    written = write_results(plan, finals, absent, folder, f"python -m reproduce {shlex.join(argv)}")
-    print(f"wrote {', '.join(map(str, written))}")
-    for error in plan.errors.values():
-        print(f"failed: {error}", file=sys.stderr)
-    return 1 if plan.errors else 0
-
-
-def _check_only(only: dict[str, str], values: dict[str, list[str]], table: Table) -> None:
-    """Raise for a value of --only that no row of the table has, where the values of its key are known."""
-    for key, value in only.items():
-        if key in values and value not in values[key]:
-            there = "; ".join(dict.fromkeys(values[key]))
-            raise SpecError(f"--only {key}={value}: no row of {table.name} has it; there are: {there}")
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ import yaml
 from test_training import write_pairs
 
 import reproduce.__main__ as command_line
+from reproduce import regenerate
 from reproduce.runs.checks import load_table
 
 TINY = """
@@ -98,7 +99,7 @@ def command(tables: Path, *argv: str | Path) -> Outcome:
     """The command line, in this process, on the tables of a folder."""
     out, err = io.StringIO(), io.StringIO()
     with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
-        patch.setattr(command_line, "load_table", partial(load_table, folder=tables))
+        patch.setattr(regenerate, "load_table", partial(load_table, folder=tables))
         try:
             status = command_line.main([str(word) for word in argv])
         except SystemExit as stop:

@@ -14,6 +14,7 @@ from runner_cases import rows_of
 
 import reproduce.__main__ as command_line
 from lightning_modules import cli
+from reproduce import regenerate
 from reproduce.results.schema import read_table
 from reproduce.runs.checks import load_table
 from reproduce.runs.spec import find_file, read_yaml
@@ -47,7 +48,7 @@ def test_csd_fit_of_a_configuration_gives_the_number_of_its_row(
     if not (Path(os.environ.get("CSD_DATA", "data")) / dataset).is_dir():
         pytest.skip(f"needs {dataset} under CSD_DATA")
     _short(name, tmp_path, **arguments)
-    monkeypatch.setattr(command_line, "load_table", partial(load_table, folder=tmp_path))
+    monkeypatch.setattr(regenerate, "load_table", partial(load_table, folder=tmp_path))
     words = [word for each in only for word in ("--only", each)]
     out = tmp_path / "results"
     assert command_line.main([name, "--out", str(out), "--seeds", "0", "--jobs", "1", *words]) == 0

@@ -16,6 +16,8 @@ from runner_cases import rows_of
 
 import reproduce.__main__ as command_line
 from losses.gcs import edge_sets
+from reproduce import regenerate
+from reproduce.names import EXPERIMENTS
 from reproduce.report import figures
 from reproduce.report.sweep_figure import draw_sweep
 from reproduce.results.schema import read_table
@@ -23,7 +25,7 @@ from reproduce.runs.callbacks import Gradients
 from reproduce.runs.checks import load_table
 from reproduce.runs.config import resolve
 from reproduce.runs.preparing import prepare
-from reproduce.runs.spec import EXPERIMENTS, Sweep, read_file
+from reproduce.runs.spec import Sweep, read_file
 from reproduce.runs.training import run
 
 NAMES = sorted(path.stem for path in EXPERIMENTS.glob("*.yaml"))
@@ -123,9 +125,9 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "results").mkdir()
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("CSD_DATA", raising=False)
-        patch.setattr(command_line, "load_table", partial(load_table, folder=folder))
+        patch.setattr(regenerate, "load_table", partial(load_table, folder=folder))
         patch.setattr(command_line, "available_tables", lambda: ["small-sweep"])
-        patch.setattr(command_line, "quiet", lambda threads: None)
+        patch.setattr(regenerate, "quiet", lambda threads: None)
         assert command_line.main(["small-sweep", "--out", str(folder / "results")]) == 0
     return folder / "results"
 

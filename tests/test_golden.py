@@ -19,6 +19,7 @@ import torch
 
 import reproduce.__main__ as command_line
 from losses import build_loss
+from reproduce import regenerate
 from reproduce.runs.checks import load_table
 
 FOLDER = Path(__file__).parent / "golden"
@@ -46,7 +47,7 @@ def numbers(name: str, out: Path) -> dict[str, str]:
     with pytest.MonkeyPatch.context() as patch:
         if name == "synthetic":
             patch.delenv("CSD_DATA", raising=False)
-        patch.setattr(command_line, "load_table", partial(load_table, folder=FOLDER))
+        patch.setattr(regenerate, "load_table", partial(load_table, folder=FOLDER))
         patch.setattr(command_line, "available_tables", lambda: list(TABLES))
         assert command_line.main([name, "--out", str(out), "--offline", "--jobs", "1"]) == 0
     found = next(path for path in (out / f"{name}.csv", out / "synthetic" / f"{name}.csv") if path.exists())

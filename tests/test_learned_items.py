@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 
 import numpy as np
 import pytest
@@ -113,9 +112,7 @@ def with_picture(data: ItemSet, folder, changed: int | None = None) -> ItemSet:
     paths = tuple(folder / f"{i}.png" for i in range(len(data)))
     for i, path in enumerate(paths):
         Image.new("L", (2, 2), 99 if i == changed else i).save(path)
-    return replace(
-        data, modalities={**data.modalities, "image": Modality(Files(paths, partial(read_image, dataset="tiny")))}
-    )
+    return replace(data, modalities={**data.modalities, "image": Modality(Files(paths, read_image))})
 
 
 @pytest.mark.parametrize(("item", "follows"), [(None, False), (2, False), (0, True), (1, True)])

@@ -11,8 +11,8 @@ from tiny_trees import write_flickr30k, write_nus_wide, write_pascal, write_tmr,
 from datamodules.__main__ import main
 from datamodules.datasets import DATASETS
 from datamodules.listing import used_by
+from reproduce.names import available_tables
 from reproduce.runs.checks import load_table
-from reproduce.runs.spec import available_tables
 
 
 def test_every_data_set_has_one_line_with_size_use_and_source(tmp_path, capsys):

@@ -20,8 +20,9 @@ tables, root, undo_quiet = runner_cases.tables, runner_cases.root, runner_cases.
 STARTED = """
 import functools, pathlib, sys
 import reproduce.__main__ as command_line
+from reproduce import regenerate
 from reproduce.runs.checks import load_table
-command_line.load_table = functools.partial(load_table, folder=pathlib.Path(sys.argv[1]))
+regenerate.load_table = functools.partial(load_table, folder=pathlib.Path(sys.argv[1]))
 sys.exit(command_line.main(sys.argv[2:]))
 """
 LIMIT = 90  # seconds after which a process counts as hanging

@@ -7,15 +7,14 @@ from string import Template
 
 import pytest
 
+from reproduce.names import TABLES, available_tables
 from reproduce.runs.arguments import matched, merged
 from reproduce.runs.checks import check_modalities, load_table
 from reproduce.runs.config import resolve
 from reproduce.runs.preparing import parsed
 from reproduce.runs.spec import (
-    FOLDER,
     SpecError,
     Table,
-    available_tables,
     modalities_of,
     read_file,
     read_yaml,
@@ -63,8 +62,8 @@ def test_every_shipped_table_is_sound_and_says_what_it_asks(name: str) -> None:
         assert not (method.protocol == "as_published" and method.trials)
     tuned = [len(method.trials) for method in table.methods if method.trials]
     assert len(set(tuned)) <= 1  # as many trials for each
-    if (FOLDER.parent / "experiments" / f"{name}.yaml").exists():
-        first = (FOLDER.parent / "experiments" / f"{name}.yaml").read_text(encoding="utf-8").splitlines()[0]
+    if (TABLES.parent / "experiments" / f"{name}.yaml").exists():
+        first = (TABLES.parent / "experiments" / f"{name}.yaml").read_text(encoding="utf-8").splitlines()[0]
         assert first.startswith("# ")
 
 

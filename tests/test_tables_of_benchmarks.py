@@ -15,6 +15,7 @@ from runner_cases import rows_of, undo_quiet
 from tiny_trees import write_text, write_tmr
 
 import reproduce.__main__ as command_line
+from reproduce import regenerate
 from reproduce.results.schema import read_table
 from reproduce.results.significance import read_comparisons
 from reproduce.runs.checks import load_table
@@ -76,7 +77,7 @@ def patch(tmp_path_factory: pytest.TempPathFactory) -> Iterator[pytest.MonkeyPat
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("CSD_DATA", raising=False)
         patch.setenv("CSD_CACHE", str(tmp_path_factory.mktemp("cache")))
-        patch.setattr(command_line, "load_table", small)
+        patch.setattr(regenerate, "load_table", small)
         patch.setattr(tiny_trees, "TMR_SPLITS", SPLITS)
         patch.setattr(extract_cases, "RATE", RATE)
         yield patch

@@ -12,6 +12,7 @@ from matplotlib.image import imread
 from runner_cases import rows_of
 
 import reproduce.__main__ as command_line
+from reproduce import regenerate
 from reproduce.results.schema import read_table
 from reproduce.runs.checks import load_table
 
@@ -58,7 +59,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "table7.yaml").write_text(SHARING, encoding="utf-8")
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("CSD_DATA", raising=False)
-        patch.setattr(command_line, "load_table", partial(load_table, folder=folder))
+        patch.setattr(regenerate, "load_table", partial(load_table, folder=folder))
         patch.setattr(command_line, "available_tables", lambda: ["table6", "table7"])
         for table in ("table6", "table7"):
             assert command_line.main([table, "--out", str(folder / "results")]) == 0

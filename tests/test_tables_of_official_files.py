@@ -16,6 +16,7 @@ from runner_cases import rows_of, undo_quiet  # noqa: F401
 import reproduce.__main__ as command_line
 from datamodules import NUSWIDE, FeaturePairs, PKUXMediaNet
 from datamodules.files import text_matrix
+from reproduce import regenerate
 from reproduce.results.schema import read_table
 from reproduce.runs.checks import load_table
 from reproduce.runs.plan import Plan
@@ -44,7 +45,7 @@ def surroundings(monkeypatch, tmp_path):
     """Two methods, one epoch and one seed, and no way to the hub."""
     prepare(monkeypatch)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    monkeypatch.setattr(command_line, "load_table", small)
+    monkeypatch.setattr(regenerate, "load_table", small)
 
 
 def small(name: str) -> Table:
@@ -56,14 +57,14 @@ def small(name: str) -> Table:
     return replace(table, methods=methods, comparisons=[], scales={"quick": scale})
 
 
-def regenerate(table: str, root: Path, out: Path, *more: str) -> list[Any]:
+def remade(table: str, root: Path, out: Path, *more: str) -> list[Any]:
     assert command_line.main([table, "--data-root", str(root), "--out", str(out), "--jobs", "1", *more]) == 0
     return rows_of(read_table(out / f"{table}.csv"))
 
 
 @pytest.mark.parametrize(("table", "splits"), [("table2", {"standard"}), ("table3", {"seen", "unseen", "generalised"})])
 def test_the_files_of_the_authors_are_rows_of_their_own(table, splits, root, tmp_path):
-    rows = regenerate(table, root, tmp_path)
+    rows = remade(table, root, tmp_path)
     honest = [row for row in rows if row.status == "ok" and row.protocol == "honest"]
     assert {(row.dataset, row.features) for row in honest} == OFFICIAL
     assert {(row.split, row.method) for row in honest} == {(split, method) for split in splits for method in METHODS}
@@ -87,7 +88,7 @@ def test_extracted_features_are_called_as_their_networks_are(tmp_path):
     networks = ("--image", IMAGE_MODEL, "--text", "all-MiniLM-L6-v2", "--random-weights", 3)
     assert run("pascal_sentences", *networks, "--data-root", folder.parent, "--out", out) == 0
     with pytest.warns(UserWarning, match="made with random weights"):
-        rows = regenerate("table2", folder.parent, tmp_path / "out")
+        rows = remade("table2", folder.parent, tmp_path / "out")
     found = {row.features for row in rows if row.dataset == "pascal_sentences"}
     assert found == {f"{IMAGE_MODEL}, all-MiniLM-L6-v2, untrained image"}
     assert all(math.isnan(row.published) for row in rows)
@@ -176,9 +177,9 @@ def test_features_that_came_replace_the_row_that_said_they_are_not_there(root, t
     data, out = tmp_path / "data", tmp_path / "out"
     (data / "pascal_sentences").mkdir(parents=True)
     (data / "pku_xmedianet").symlink_to(root / "pku_xmedianet")
-    assert {row.features for row in regenerate("table2", data, out) if row.dataset == "pascal_sentences"} == {"own"}
+    assert {row.features for row in remade("table2", data, out) if row.dataset == "pascal_sentences"} == {"own"}
     pairs(data / "pascal_sentences", (4096, 300, 300))
-    rows = regenerate("table2", data, out, "--only", "dataset=pascal_sentences")
+    rows = remade("table2", data, out, "--only", "dataset=pascal_sentences")
     found = {(row.features, row.status) for row in rows if row.dataset == "pascal_sentences"}
     assert found == {("cnn4096-doc300", "ok")}
     assert {row.features for row in rows if row.dataset == "nus_wide"} == {"low-level", "own"}

@@ -54,7 +54,7 @@ Ended = Generator[tuple[Run, str], None, None]
 Executor = Callable[[Sequence[Run], str | None, RunStore], Ended]  # runs, the data root or None, the store
 
 
-class ExecutorError(Exception):
+class ExecutorError(ValueError):
     """Runs cannot be handed to the executor that was asked for."""
 
 

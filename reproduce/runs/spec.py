@@ -19,10 +19,9 @@ from jsonargparse import ArgumentError, ArgumentParser, get_loader
 
 import losses
 from losses.registry import nearest
+from reproduce.names import EXPERIMENTS, TABLES, names
 from reproduce.runs.arguments import MATCHED, matched, merged
 
-FOLDER = Path(__file__).parents[1] / "tables"
-EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 JOINED = ("methods", "comparisons")  # lists that a file adds to those of the files it extends
 TEMPERATURE = "{temperature}"  # in a method's name: the temperature that follows
 
@@ -147,16 +146,6 @@ def matching(pattern: str, methods: Sequence[Method]) -> list[str]:
     return [method.method for method in methods if fnmatch.fnmatchcase(method.method, pattern)]
 
 
-def available_tables() -> list[str]:
-    """Names of the tables that can be regenerated, then those of the experiments."""
-    return _names(FOLDER) + _names(EXPERIMENTS)
-
-
-def _names(folder: Path) -> list[str]:
-    """Of the tables, only those called so: the other files serve to be extended."""
-    return sorted(path.stem for path in folder.glob("*.yaml" if folder == EXPERIMENTS else "table*.yaml"))
-
-
 def modalities_of(dataset: DataSet) -> int:
     """M, as the data set's entry says it: two of paired features."""
     return len(dataset.init_args.get("modalities") or dataset.init_args.get("names") or ("image", "text"))
@@ -168,11 +157,11 @@ def find_file(name: str, folder: Path | None = None) -> Path:
     Raises:
         SpecError: there is none.
     """
-    folders = (FOLDER, EXPERIMENTS) if folder is None else (folder,)
+    folders = (TABLES, EXPERIMENTS) if folder is None else (folder,)
     for place in folders:
         if (place / f"{name}.yaml").exists():
             return place / f"{name}.yaml"
-    raise SpecError(f"there is no {name}; there are {', '.join(known for place in folders for known in _names(place))}")
+    raise SpecError(f"there is no {name}; there are {', '.join(known for place in folders for known in names(place))}")
 
 
 def read_file(name: str, folder: Path | None = None) -> Table:

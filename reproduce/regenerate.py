@@ -1,0 +1,89 @@
+"""Regenerating a table: from its file and the data to its results."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from functools import partial
+
+import torch
+
+from datamodules import DataError
+from reproduce.files import write_results
+from reproduce.results.schema import TableError, replace_file
+from reproduce.runs import estimate
+from reproduce.runs.checks import load_table
+from reproduce.runs.executors import Executor, ExecutorError, Jobs, pool, slurm_parameters
+from reproduce.runs.machine import duration, quiet, workers
+from reproduce.runs.plan import Plan
+from reproduce.runs.spec import SpecError, Table
+from reproduce.runs.store import RunStore
+
+# What data, a table's file, a file of results or a scheduler do not allow: said in one sentence.
+REFUSALS = (DataError, SpecError, TableError, ExecutorError)
+
+
+def _executor(arguments: argparse.Namespace) -> Executor:
+    if arguments.executor == "local":
+        return partial(pool, arguments.jobs or workers())
+    return Jobs(arguments.out / "runs" / "jobs", arguments.jobs, slurm_parameters(arguments.slurm))
+
+
+def regenerate(arguments: argparse.Namespace, argv: list[str]) -> int:
+    """Train what is missing of a table and write its files; return 1 where a run failed.
+
+    Args:
+        arguments: of the command line.
+        argv: the words they came from, for the record.
+    """
+    table = load_table(arguments.table)
+    if arguments.scale not in table.scales:
+        raise SpecError(f"{table.name} has no scale {arguments.scale!r}; there are {', '.join(table.scales)}")
+    methods = {"method": [m.method for m in table.methods], "protocol": [m.protocol for m in table.methods]}
+    _check_only(arguments.only, {"dataset": [dataset.dataset for dataset in table.datasets], **methods}, table)
+    quiet(threads=1)
+    plan = Plan(
+        table,
+        arguments.scale,
+        arguments.data_root,
+        arguments.seeds or table.scales[arguments.scale].seeds,
+        RunStore(arguments.out / "runs" / "kept"),
+        arguments.offline,
+        arguments.only,
+        _executor(arguments),
+    )
+    datasets, absent = plan.available()
+    for dataset, reason in absent.items():
+        print(f"{dataset.dataset}/{dataset.features} is not run: {reason}")
+    if not (runs := plan.needed(datasets)):
+        _check_only(arguments.only, {"features": [one.features for one in (*table.datasets, *datasets)]}, table)
+        raise SpecError(
+            f"--only {shlex.join(map('='.join, arguments.only.items()))} leaves no row of {table.name} that can be run"
+        )
+    if arguments.dry_run:
+        print(estimate.format_plan(plan, runs))
+        return 0
+    folder = arguments.out
+    if datasets == [table.synthetic]:
+        folder = arguments.out / "synthetic"
+        print(f"NO DATA SET FOUND: {table.name} runs on SYNTHETIC data into {folder}/; its numbers compare to nothing")
+    for place in (folder, plan.store.folder):
+        replace_file(place / f".{table.name}.writable", "").unlink()  # refused now rather than after the training
+    if arguments.scale == "paper" and arguments.executor != "slurm" and not torch.cuda.is_available():
+        seconds = sum(estimate.run_seconds(plan.missing(runs), plan.root).values()) / (arguments.jobs or workers())
+        print(f"paper scale is a GPU's work: on this CPU it takes about {duration(seconds)}", flush=True)
+    finals = plan.execute(datasets)
+    written = write_results(plan, finals, absent, folder, f"python -m reproduce {shlex.join(argv)}")
+    print(f"wrote {', '.join(map(str, written))}")
+    for error in plan.errors.values():
+        print(f"failed: {error}", file=sys.stderr)
+    return 1 if plan.errors else 0
+
+
+def _check_only(only: dict[str, str], values: dict[str, list[str]], table: Table) -> None:
+    """Raise for a value of --only that no row of the table has, where the values of its key are known."""
+    for key, value in only.items():
+        if key in values and value not in values[key]:
+            there = "; ".join(dict.fromkeys(values[key]))
+            raise SpecError(f"--only {key}={value}: no row of {table.name} has it; there are: {there}")

@@ -1,0 +1,63 @@
+"""What README and docs tell a reader to do works as it is written."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from functools import partial
+from itertools import pairwise
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import yaml
+
+import reproduce.__main__ as command_line
+from reproduce import regenerate
+from reproduce.runs.checks import load_table
+
+ROOT = Path(__file__).parents[1]
+PAGES = {page.name: page.read_text(encoding="utf-8") for page in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]}
+
+
+def _blocks(page: str, language: str = "") -> list[str]:
+    fenced = re.findall(r"^```(\w*)\n(.*?)^```$", PAGES[page], flags=re.DOTALL | re.MULTILINE)
+    return [text for kind, text in fenced if kind == language]
+
+
+def test_the_snippet_of_the_readme_gives_a_gradient():
+    names: dict = {}
+    [snippet] = _blocks("README.md", "python")
+    exec(snippet, names)
+    assert all(bool(embedding.grad.isfinite().all()) for embedding in names["embeddings"].values())
+
+
+def test_the_table_of_the_page_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    [text] = _blocks("add-a-table.md", "yaml")
+    short = re.sub(r"min_steps: \[[^]]*\], ", "", text).replace("max_epochs: 15", "max_epochs: 1").replace("256", "16")
+    (tmp_path / "table10.yaml").write_text(short, encoding="utf-8")
+    monkeypatch.delenv("CSD_DATA", raising=False)
+    monkeypatch.setattr(regenerate, "load_table", partial(load_table, folder=tmp_path))
+    monkeypatch.setattr(command_line, "available_tables", lambda: ["table10"])
+    assert command_line.main(["table10", "--out", str(tmp_path), "--offline", "--seeds", "0", "--jobs", "1"]) == 0
+    rows = pd.read_csv(tmp_path / "synthetic" / "table10.csv")
+    assert set(rows["method"]) == {"JFSE", "JFSE + CS"}
+    assert set(rows["status"]) == {"ok"}
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_what_a_page_names_exists(page: str):
+    text = PAGES[page]
+    folder = ROOT if page == "README.md" else ROOT / "docs"
+    for link in re.findall(r"\]\(([^)#]+)[^)]*\)", text):
+        assert link.startswith("http") or (folder / link).exists(), link
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    targets = {"table1", "scaling", *re.findall(r"^([a-z-]+):", makefile, flags=re.MULTILINE)}
+    targets |= {path.stem for path in ROOT.glob("reproduce/*/*.yaml")}
+    for block in _blocks(page):
+        words = shlex.split(block.replace("\\\n", " "), comments=True)
+        for before, word in pairwise(words):
+            if before == "--config" and "HASH" not in word:
+                assert isinstance(yaml.safe_load((ROOT / word).read_text(encoding="utf-8")), dict)
+            if before == "make":
+                assert word in targets

@@ -20,7 +20,7 @@ NAME = "jfse"
 BATCH, CLASSES, ITEMS = 64, 300, 2_773
 OURS, PEER = "JFSE (ours)", "JFSE (plain)"
 FASTER = {"cpu": 1, "cuda": 3}
-ABOUT = f"""JFSE with `preset="as_published"` and the CS alignment, through a Lightning Trainer, against its published
+ABOUT = f"""JFSE with `protocol="as_published"` and the CS alignment, through a Lightning Trainer, against its published
 schedule written in plain PyTorch: a data set of single items, four optimisers, the gradient penalty differentiated
 twice, a forward pass for every step. Both have the same networks and the same Adam, as one fused operation here and by
 its default loop there. Synthetic features of the shape of Wikipedia, and of the authors' widths; {CLASSES}-d class
@@ -46,12 +46,12 @@ class Shape(NamedTuple):
     def data(self) -> Synthetic:
         """Paired features, 2,173 of them to train on."""
         shape = {"items": ITEMS, "classes": CLASSES, "image_dim": self.image_dim, "text_dim": self.text_dim}
-        return Synthetic(**shape, batch_size=BATCH, class_encoder="one-hot", as_published=True)
+        return Synthetic(**shape, batch_size=BATCH, class_encoder="one-hot", protocol="as_published")
 
     def model(self) -> JFSE:
         """A model whose weights are the same each time."""
         L.seed_everything(0, verbose=False)
-        return JFSE(self.data().dims, build_loss("cs"), preset="as_published", width=self.width)
+        return JFSE(self.data().dims, build_loss("cs"), protocol="as_published", width=self.width)
 
 
 WIKIPEDIA = Shape("2,173 pairs", 128, 10, 256, batches=33, rounds=3, epochs=4)

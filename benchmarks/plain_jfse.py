@@ -12,10 +12,10 @@ from torch.utils.data import DataLoader
 
 from benchmarks import plain
 from lightning_modules import JFSE
-from lightning_modules.jfse import CRITIC_STEPS, NOISE_DIM, PRESETS
+from lightning_modules.jfse import CRITIC_STEPS, NOISE_DIM, PROTOCOLS
 from lightning_modules.networks.adversarial import GRADIENT_PENALTY
 
-ALIGNMENT_WEIGHT = PRESETS["as_published"].alignment_weight
+ALIGNMENT_WEIGHT = PROTOCOLS["as_published"].alignment_weight
 
 Batch = Mapping[str, Tensor]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from datamodules.repeats import first_of_equal, repeated_rows
 from datamodules.retrieval_data import RetrievalData
 from datamodules.splits import carve_validation
 
+Protocol = Literal["honest", "as_published"]
 COLUMNS = 32  # of the training rows in memory at a time, in double precision
 
 
@@ -33,8 +34,9 @@ class FeatureDataModule(RetrievalData):
     Args:
         class_encoder: "one-hot", "all-MiniLM-L6-v2" (installed with the suite), "from-data" (the embedding that came
             with the data), or the name or local folder of another sentence-transformers model.
-        as_published: as the public code of JFSE does, train on all training items in their fixed order and validate on
-            the test items, so that they choose the epoch. For comparison with published numbers only.
+        protocol: "honest"; or "as_published", as the public code of JFSE: train on all training items in their fixed
+            order and validate on the test items, which then choose the epoch; for comparison with published
+            numbers only.
         **kwargs: see RetrievalData. Under class_split "zero-shot" there is a third test part, "generalised": the items
             of the unseen half are its queries, and those of all classes its gallery.
 
@@ -46,12 +48,14 @@ class FeatureDataModule(RetrievalData):
     zero_shot_splits = ("seen", "unseen", "generalised")
     evaluation_batch_size = 1024
 
-    def __init__(self, class_encoder: str = "all-MiniLM-L6-v2", as_published: bool = False, **kwargs: Any) -> None:
+    def __init__(self, class_encoder: str = "all-MiniLM-L6-v2", protocol: Protocol = "honest", **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        if as_published and self.class_split != "standard":
+        if protocol not in get_args(Protocol):
+            raise ValueError(f"unknown protocol {protocol!r}; choose honest or as_published")
+        if protocol == "as_published" and self.class_split != "standard":
             raise ValueError("as_published goes with class_split 'standard': the public code has no zero-shot split.")
-        self.class_encoder, self.as_published = class_encoder, as_published
-        self._shuffled = not as_published
+        self.class_encoder, self.protocol = class_encoder, protocol
+        self._shuffled = protocol == "honest"
 
     @cached_property
     def class_embedding(self) -> Tensor:
@@ -119,7 +123,7 @@ class FeatureDataModule(RetrievalData):
         return ItemEmbedding(self._label, self.class_embedding)
 
     def _carved(self, train: np.ndarray, validation: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        if self.as_published:
+        if self.protocol == "as_published":
             return np.union1d(train, validation), np.flatnonzero(self.data.split == "test")
         return super()._carved(train, validation)
 

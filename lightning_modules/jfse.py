@@ -27,8 +27,8 @@ CRITIC_STEPS = 5
 
 
 @dataclass(frozen=True)
-class Preset:
-    """What distinguishes the two presets of JFSE.
+class Defaults:
+    """What distinguishes the two protocols of JFSE.
 
     Args:
         alignment_weight: weight of the alignment loss.
@@ -41,9 +41,9 @@ class Preset:
     output: type[nn.Module]
 
 
-PRESETS = {
-    "honest": Preset(alignment_weight=1.0, dropout=0.5, output=nn.Identity),
-    "as_published": Preset(alignment_weight=1e-4, dropout=0.0, output=nn.ReLU),
+PROTOCOLS = {
+    "honest": Defaults(alignment_weight=1.0, dropout=0.5, output=nn.Identity),
+    "as_published": Defaults(alignment_weight=1e-4, dropout=0.0, output=nn.ReLU),
 }
 
 
@@ -62,10 +62,10 @@ class JFSE(RetrievalModule):
     align is the alignment loss between R_v and R_t. The last three parts are stepped together, from one forward pass.
     The retrieval embedding is R(x).
 
-    ``preset="as_published"`` keeps what the public code does: ReLU outputs; images, texts and class embeddings min-max
+    ``protocol="as_published"`` is what the public code does: ReLU outputs; images, texts and class embeddings min-max
     scaled in every batch; weight 1e-4; and, in evaluation, the best of four post-processings (features as they are or
     min-max scaled over the evaluated set, outputs as they are or through a softmax), z-scored by the evaluated set.
-    Its selection on test items and fixed order are the datamodule's ``as_published``.
+    Its selection on test items and fixed order are those of the data module's ``protocol``.
 
     The default departs from it, each for a reason:
 
@@ -87,14 +87,14 @@ class JFSE(RetrievalModule):
     Args:
         dims: width of the two modalities' features and of "class_embedding"; the first modality is v, the second t.
         alignment: alignment loss, an instance or a name of :func:`losses.available_losses`; None for no alignment.
-        preset: "honest" or "as_published".
-        alignment_weight: w; by default the preset's.
+        protocol: "honest" or "as_published".
+        alignment_weight: w; by default the protocol's.
         width: hidden units of every network.
-        dropout: of the regressors; by default the preset's.
+        dropout: of the regressors; by default the protocol's.
         learning_rate: of the four Adam optimisers (beta1 0.5).
 
     Raises:
-        ValueError: ``dims`` does not name two modalities and "class_embedding" or is of items, the preset is unknown,
+        ValueError: ``dims`` does not name two modalities and "class_embedding" or is of items, the protocol is unknown,
             or a width, dropout or learning rate is out of range.
 
     Source: Xu et al., IEEE TPAMI 44(6), 2022, and its public code.
@@ -106,7 +106,7 @@ class JFSE(RetrievalModule):
         self,
         dims: Mapping[str, Any],
         alignment: str | AlignmentLoss | None = None,
-        preset: Literal["honest", "as_published"] = "honest",
+        protocol: Literal["honest", "as_published"] = "honest",
         alignment_weight: float | None = None,
         width: int = 4096,
         dropout: float | None = None,
@@ -118,20 +118,19 @@ class JFSE(RetrievalModule):
                 "JFSE takes two modalities of vectors and 'class_embedding', as of FeaturePairs, and the data have "
                 f"{', '.join(dims)}; choose such a data module, or a model for items: LAVIMO, CSAligner or CMPM"
             )
-        if preset not in PRESETS:
-            raise ValueError(f"unknown preset {preset!r}; choose one of {', '.join(PRESETS)}")
+        if protocol not in PROTOCOLS:
+            raise ValueError(f"unknown protocol {protocol!r}; choose one of {', '.join(PROTOCOLS)}")
         if width < 1 or learning_rate < 0 or not 0 <= (dropout or 0) < 1:
             raise ValueError(
                 f"width is {width}, learning_rate {learning_rate} and dropout {dropout}; expected a width of at least "
                 "1, no negative learning rate and a dropout in [0, 1)"
             )
-        super().__init__(names, protocol=preset)
+        super().__init__(names, protocol=protocol)
         # A loss module inside the hyperparameters could not be unpickled safely from a checkpoint.
         self.save_hyperparameters(ignore=[] if isinstance(alignment, str | None) else ["alignment"])
         self.automatic_optimization = False
-        self.preset = preset
         self.alignment = build_loss(alignment) if isinstance(alignment, str) else alignment
-        defaults = PRESETS[preset]
+        defaults = PROTOCOLS[protocol]
         self.alignment_weight = defaults.alignment_weight if alignment_weight is None else alignment_weight
         self.learning_rate = learning_rate
         self._ranges: dict[tuple[str, str], tuple[Tensor, Tensor]] = {}
@@ -160,7 +159,7 @@ class JFSE(RetrievalModule):
 
     def prepare_evaluation(self, data: RetrievalData) -> None:
         """As published, the range of the features of every part that is evaluated."""
-        if self.preset == "as_published":
+        if self.protocol == "as_published":
             for split in ("validation", *data.test_splits):
                 arrays = data.arrays(split)[0]
                 self._ranges |= {(split, name): _range(torch.from_numpy(x)) for name, x in arrays.items() if len(x)}
@@ -173,7 +172,7 @@ class JFSE(RetrievalModule):
 
     def prepare_training(self, data: RetrievalData) -> None:
         """Mean and scale of the training features and class embeddings."""
-        for name in (*self.modalities, "class_embedding") if self.preset == "honest" else ():
+        for name in (*self.modalities, "class_embedding") if self.protocol == "honest" else ():
             pooled = name == "class_embedding"
             columns = data.train_columns(name)
             parts = [(x.mean(dim=0), x.var(dim=0, correction=0 if pooled else 1)) for x in columns]
@@ -188,7 +187,7 @@ class JFSE(RetrievalModule):
         return {name: self.regressors[name](self._standardise(name, batch[name])) for name in self.modalities}
 
     def views(self) -> dict[str, View]:
-        if self.preset == "honest":
+        if self.protocol == "honest":
             return super().views()
 
         def scaled(batch: Batch) -> dict[str, Tensor]:
@@ -202,7 +201,7 @@ class JFSE(RetrievalModule):
         return views | {f"{name}, softmax": softmax(embed) for name, embed in views.items()}
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:
-        if self.preset == "honest":
+        if self.protocol == "honest":
             x = {name: self._standardise(name, batch[name]) for name in (*self.modalities, "class_embedding")}
         else:
             names = (*self.modalities, "class_embedding")

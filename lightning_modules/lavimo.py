@@ -28,7 +28,7 @@ class LAVIMO(EncodedModule):
     are the cross-attended embeddings of the item's modalities and target is the detached output of the encoder of the
     reconstructed modality. The retrieval embedding is e_m: it knows one modality alone. Fusion serves training.
 
-    ``preset="as_published"`` aligns and evaluates the cross-attended embeddings instead, as the public code does: the
+    ``protocol="as_published"`` aligns and evaluates the cross-attended embeddings instead, as the public code does: the
     embedding of a query has then seen its own pair in every other modality, which no retrieval system has, so its
     scores serve for comparison alone. Where an item has several entries of a modality, only its first is evaluated.
     Of the public code's flaws it keeps this one alone.
@@ -38,7 +38,7 @@ class LAVIMO(EncodedModule):
             their order is the ring, and "class_embedding" is no modality.
         encoders: modality -> {"name": one of the encoders, and its settings}; precomputed features where it has none.
         alignment: alignment loss, an instance or a name of :func:`losses.available_losses`.
-        preset: "honest" or "as_published".
+        protocol: "honest" or "as_published".
         alignment_weight: v.
         dim: width of the joint space, a multiple of 8.
         dropout: share of the encoders' outputs dropped before the projection.
@@ -52,7 +52,7 @@ class LAVIMO(EncodedModule):
 
     Raises:
         ValueError: an encoder for a modality that the data do not have, a modality to reconstruct that they do not
-            have, soft targets without text, an unknown preset, encoder or loss, or a number outside its range.
+            have, soft targets without text, an unknown protocol, encoder or loss, or a number outside its range.
 
     Source: Yin et al., CVPR 2024 (LAVIMO), and the paper's tri-modal code, less its flaws: leaking and batch-dependent
     evaluation, targets that train along, every row its own class, no validation.
@@ -65,7 +65,7 @@ class LAVIMO(EncodedModule):
         dims: Mapping[str, Any],
         encoders: Mapping[str, Mapping[str, Any]] | None = None,
         alignment: str | AlignmentLoss = "gcs",
-        preset: Literal["honest", "as_published"] = "honest",
+        protocol: Literal["honest", "as_published"] = "honest",
         alignment_weight: float = 1.0,
         dim: int = 128,
         dropout: float = 0.0,
@@ -78,16 +78,15 @@ class LAVIMO(EncodedModule):
     ):
         if alignment is None:
             raise ValueError("alignment is null, and LAVIMO trains by one; name a loss, such as gcs")
-        if preset not in ("honest", "as_published"):
-            raise ValueError(f"unknown preset {preset!r}; choose honest or as_published")
-        super().__init__(dims, encoders, preset, learning_rate, weight_decay, ks)
+        if protocol not in ("honest", "as_published"):
+            raise ValueError(f"unknown protocol {protocol!r}; choose honest or as_published")
+        super().__init__(dims, encoders, protocol, learning_rate, weight_decay, ks)
         if reconstruct is not None and reconstruct not in self.modalities:
             raise ValueError(f"the data have no modality {reconstruct!r}; they have {', '.join(self.modalities)}")
         if soft_targets is not None:
             _check_soft_targets(soft_targets, self.sources)
         # A loss module inside the hyperparameters could not be unpickled safely from a checkpoint.
         self.save_hyperparameters(ignore=[] if isinstance(alignment, str) else ["alignment"])
-        self.preset = preset
         self.alignment = build_loss(alignment) if isinstance(alignment, str) else alignment
         self.alignment_weight = alignment_weight
         self.reconstruct, self.reconstruction_weight = reconstruct, reconstruction_weight
@@ -102,7 +101,7 @@ class LAVIMO(EncodedModule):
         heads = 8
         if dim % heads:
             raise ValueError(f"dim is {dim}; expected a multiple of {heads}, the heads of the fusion")
-        fuses = self.preset == "as_published" or self.reconstruct is not None
+        fuses = self.protocol == "as_published" or self.reconstruct is not None
         self.fusion = CrossAttention(self.modalities, dim, heads) if fuses else None
         self.decoder = Reconstruction(dim, heads, self.encoders[self.reconstruct].dim) if self.reconstruct else None
 
@@ -115,7 +114,7 @@ class LAVIMO(EncodedModule):
         encoded = self.encode(batch)
         embeddings = self._project(encoded)
         fused = self.fusion(embeddings) if self.fusion is not None else None
-        aligned = fused if self.preset == "as_published" else embeddings
+        aligned = fused if self.protocol == "as_published" else embeddings
         output = self.alignment(aligned, self._targets(batch))
         parts = {"train/alignment": output.total.detach()}
         total = self.alignment_weight * output.total
@@ -129,11 +128,11 @@ class LAVIMO(EncodedModule):
     def embed(self, batch: Batch) -> dict[str, Tensor]:
         """Retrieval embeddings (n, D) of the modalities in the batch; as_published they need all of an item's."""
         embeddings = self._project(self.encode(batch))
-        return self.fusion(embeddings) if self.preset == "as_published" else embeddings
+        return self.fusion(embeddings) if self.protocol == "as_published" else embeddings
 
     def evaluated(self, batch: Batch) -> Batch:
         """The batch itself; as_published, the first entry of every item in every modality."""
-        if self.preset == "honest":
+        if self.protocol == "honest":
             return batch
         chosen: dict[str, Any] = {"label": {}, "id": {}, "item": {}, "masks": {}, "split": batch["split"]}
         for name in self.modalities:

@@ -132,10 +132,10 @@ def test_resuming_into_the_same_folder_keeps_the_earlier_rows(tmp_path):
 
 
 def test_as_published_is_fitted_and_tested(tmp_path):
-    config = write_config(tmp_path, preset="as_published", alignment="cmpm_kl")
-    csd("fit", tmp_path, "--data.init_args.as_published", "true", config=config)
+    config = write_config(tmp_path, protocol="as_published", alignment="cmpm_kl")
+    csd("fit", tmp_path, "--data.init_args.protocol", "as_published", config=config)
     chosen = ("--ckpt_path", checkpoints(tmp_path, 0)["best"])
-    csd("test", tmp_path, "--data.init_args.as_published", "true", *chosen, config=config)
+    csd("test", tmp_path, "--data.init_args.protocol", "as_published", *chosen, config=config)
     tested = metrics(tmp_path, "test_0")["test/standard/average/MAP"].item()
     # The test items choose the epoch: the score of the test is the best one seen in validation.
     assert tested == pytest.approx(metrics(tmp_path, 0)["val/average/MAP"].max(), abs=1e-12)

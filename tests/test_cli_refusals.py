@@ -45,7 +45,7 @@ WRONG_WORDS = {
         "temprature",
         "temperature",
     ),
-    "preset": (["--model.init_args.preset", "as_publshed"], "as_publshed", "as_published"),
+    "protocol": (["--model.init_args.protocol", "as_publshed"], "as_publshed", "as_published"),
     "model in lower case": (["--model", "jfse"], "jfse", "JFSE"),
     "data in lower case": (["--data", "featurepairs"], "featurepairs", "FeaturePairs"),
     "loss in upper case": (["--model.alignment", "GCS"], "GCS", "gcs"),

@@ -287,7 +287,7 @@ CHECKPOINTS = {
     "argument": (arguments(widht=3), "'widht'"),
     "lacking": (lambda saved: saved["state_dict"].pop(NAME), NAME),
     "diverged": (lambda saved: saved["state_dict"][NAME].fill_(torch.nan), f"NaN or infinite values in {NAME}"),
-    "all at once": (arguments(preset="as_published"), "train it with preset honest"),
+    "all at once": (arguments(protocol="as_published"), "train it with protocol honest"),
 }
 
 

@@ -179,8 +179,8 @@ CASES = {
     "honest, weight 1": ({"dropout": 0.0}, 1.0, standardised),
     "honest, weight .3": ({"dropout": 0.0, "alignment_weight": 0.3}, 0.3, standardised),
     "honest, none": ({"dropout": 0.0, "alignment": None}, 0.0, standardised),
-    "as published": ({"preset": "as_published"}, 1e-4, scaled_by_batch),
-    "as published, weight 2": ({"preset": "as_published", "alignment_weight": 2.0}, 2.0, scaled_by_batch),
+    "as published": ({"protocol": "as_published"}, 1e-4, scaled_by_batch),
+    "as published, weight 2": ({"protocol": "as_published", "alignment_weight": 2.0}, 2.0, scaled_by_batch),
 }
 
 
@@ -196,7 +196,7 @@ def test_training_is_that_of_the_formulas(case, tmp_path):
         trainer_arguments={"precision": "64-true", "limit_train_batches": 2, "callbacks": [recorder]},
         **arguments,
     )
-    plain = PlainJFSE(recorder.initial, weight, "preset" in arguments, 1e-3)
+    plain = PlainJFSE(recorder.initial, weight, "protocol" in arguments, 1e-3)
     losses = []
     for epoch, batch, draws in recorder.steps:
         assert [tuple(x.shape) for x in draws.normal] == [(16, 300)] * 2  # noise: one draw per modality and batch
@@ -234,9 +234,9 @@ def test_noise_is_normal_mixes_are_uniform_and_both_are_new_in_every_batch_and_r
         assert not torch.equal(first.normal[0], other.normal[0])
 
 
-@pytest.mark.parametrize("preset", ["honest", "as_published"])
-def test_four_adam_optimisers_with_beta1_one_half(preset):
-    module = JFSE(DIMS, "kl", preset, width=16)
+@pytest.mark.parametrize("protocol", ["honest", "as_published"])
+def test_four_adam_optimisers_with_beta1_one_half(protocol):
+    module = JFSE(DIMS, "kl", protocol, width=16)
     optimisers = module.configure_optimizers()
     assert len(optimisers) == 4
     assert all(isinstance(o, torch.optim.Adam) for o in optimisers)
@@ -287,9 +287,9 @@ def test_items_are_refused_with_the_models_that_take_them():
         JFSE(SyntheticItems().dims)
 
 
-def test_an_unknown_preset_is_refused_with_the_known_ones():
+def test_an_unknown_protocol_is_refused_with_the_known_ones():
     with pytest.raises(ValueError, match=r"'published'.*honest.*as_published"):
-        JFSE(DIMS, preset="published", width=16)
+        JFSE(DIMS, protocol="published", width=16)
 
 
 def test_an_unknown_loss_is_refused_with_the_nearest():

@@ -15,10 +15,10 @@ from datamodules import DataError, ItemSet, Synthetic
 pytestmark = [*IGNORED, pytest.mark.slow]
 
 GLOBAL, EPOCHS = 16, 2
-PRESETS = ("honest", "as_published")
-# processes -> preset, alignment
+PROTOCOLS = ("honest", "as_published")
+# processes -> protocol, alignment
 CASES = {
-    2: [(preset, alignment) for preset in PRESETS for alignment in (None, "cs", "kl", "mmd")],
+    2: [(protocol, alignment) for protocol in PROTOCOLS for alignment in (None, "cs", "kl", "mmd")],
     4: [("honest", "cs"), ("as_published", "mmd")],
 }
 
@@ -33,32 +33,32 @@ class Seen(Callback):
         self.rows.append(batch["id"])
 
 
-def data_of(preset: str, processes: int) -> Synthetic:
+def data_of(protocol: str, processes: int) -> Synthetic:
     """Training items, odd in number, that fill two global batches (honest) or three, and some that are left over."""
-    dm = data(items=69, batch_size=GLOBAL // processes, as_published=preset == "as_published")
-    assert len(dm.indices("train")) == {"honest": 45, "as_published": 53}[preset]
+    dm = data(items=69, batch_size=GLOBAL // processes, protocol=protocol)
+    assert len(dm.indices("train")) == {"honest": 45, "as_published": 53}[protocol]
     return dm
 
 
-def without_dropout(folder: Path, preset: str, alignment: str | None, processes: int, **settings) -> dict:
+def without_dropout(folder: Path, protocol: str, alignment: str | None, processes: int, **settings) -> dict:
     """Weights, gradients, logged values and rows of two epochs in float64; in the second, gradients are reversed.
 
-    The alignment weighs 1 in both presets, so that no preset hides what happens to it.
+    The alignment weighs 1 in both protocols, so that no protocol hides what happens to it.
     """
-    dm, seen, gradients = data_of(preset, processes), Seen(), Gradients()
-    module = model(dm, alignment, preset=preset, alignment_weight=1.0, dropout=0.0)
+    dm, seen, gradients = data_of(protocol, processes), Seen(), Gradients()
+    module = model(dm, alignment, protocol=protocol, alignment_weight=1.0, dropout=0.0)
     run = trainer(folder, max_epochs=EPOCHS, precision="64-true", callbacks=[seen, gradients], **settings)
     run.fit(module, dm)
     logged = {name: float(value) for name, value in run.callback_metrics.items()}
     return {"weights": dict(module.state_dict()), "gradients": gradients.steps, "logged": logged, "rows": seen.rows}
 
 
-def with_dropout(folder: Path, preset: str, processes: int, **settings) -> dict:
+def with_dropout(folder: Path, protocol: str, processes: int, **settings) -> dict:
     """Weights of three epochs, at a stretch and resumed after the first, and the units dropped in the first batch."""
-    dm, dropped, weights = data_of(preset, processes), [], {}
-    keep = ModelCheckpoint(folder / preset, "{epoch}", save_top_k=-1)
-    for name, seed, path in (("whole", 0, None), ("resumed", 99, folder / preset / "epoch=0.ckpt")):
-        module = model(dm, "cs", seed, preset=preset, dropout=0.5)
+    dm, dropped, weights = data_of(protocol, processes), [], {}
+    keep = ModelCheckpoint(folder / protocol, "{epoch}", save_top_k=-1)
+    for name, seed, path in (("whole", 0, None), ("resumed", 99, folder / protocol / "epoch=0.ckpt")):
+        module = model(dm, "cs", seed, protocol=protocol, dropout=0.5)
         module.regressors["image"][0].register_forward_hook(
             lambda layer, x, output: dropped.append((output == 0) & (x[0] != 0)) if layer.training else None
         )
@@ -83,7 +83,7 @@ def refusal(folder: Path, **settings) -> str:
 def work(folder: Path, processes: int, **settings) -> dict:
     found = {"exact": {case: without_dropout(folder, *case, processes, **settings) for case in CASES[processes]}}
     if processes == 2:
-        found["dropout"] = {preset: with_dropout(folder, preset, processes, **settings) for preset in PRESETS}
+        found["dropout"] = {protocol: with_dropout(folder, protocol, processes, **settings) for protocol in PROTOCOLS}
     else:
         found["refusal"] = refusal(folder, **settings)
     return found
@@ -105,10 +105,10 @@ def alone(tmp_path_factory) -> dict[tuple[str, str | None], dict]:
 EXACT = [(processes, *case) for processes, cases in CASES.items() for case in cases]
 
 
-@pytest.mark.parametrize(("processes", "preset", "alignment"), EXACT)
-def test_processes_train_the_weights_of_one_with_the_global_batch(worlds, alone, processes, preset, alignment):
-    expected = alone[preset, alignment]
-    for found in (process["exact"][preset, alignment] for process in worlds[processes]):
+@pytest.mark.parametrize(("processes", "protocol", "alignment"), EXACT)
+def test_processes_train_the_weights_of_one_with_the_global_batch(worlds, alone, processes, protocol, alignment):
+    expected = alone[protocol, alignment]
+    for found in (process["exact"][protocol, alignment] for process in worlds[processes]):
         assert len(expected["gradients"]) >= 2 * EPOCHS * 8  # five critic steps and one of each other optimiser
         assert_same_steps(found["gradients"], expected["gradients"])
         assert_same_weights(found["weights"], expected["weights"])
@@ -118,9 +118,9 @@ def test_processes_train_the_weights_of_one_with_the_global_batch(worlds, alone,
 @pytest.mark.parametrize("case", CASES[2])
 def test_every_part_of_the_reference_trains_and_the_alignment_counts(alone, case):
     """Else equal weights would say nothing."""
-    preset, alignment = case
-    weights, without = (alone[preset, name]["weights"] for name in (alignment, None))
-    untrained = model(data_of(preset, 1), alignment, preset=preset, dropout=0.0)
+    protocol, alignment = case
+    weights, without = (alone[protocol, name]["weights"] for name in (alignment, None))
+    untrained = model(data_of(protocol, 1), alignment, protocol=protocol, dropout=0.0)
     for name, start in untrained.named_parameters():
         # A critic's last bias adds the same to real and fake.
         assert ((weights[name] - start).abs().max() > 1e-4) != name.endswith("score.bias"), name
@@ -128,21 +128,21 @@ def test_every_part_of_the_reference_trains_and_the_alignment_counts(alone, case
     assert (changed > 1e-4) == (alignment is not None)
 
 
-@pytest.mark.parametrize(("processes", "preset", "alignment"), EXACT)
+@pytest.mark.parametrize(("processes", "protocol", "alignment"), EXACT)
 def test_a_global_batch_is_dealt_out_in_turn_and_the_last_incomplete_one_to_no_process(
-    worlds, alone, processes, preset, alignment
+    worlds, alone, processes, protocol, alignment
 ):
-    expected = alone[preset, alignment]["rows"]
-    assert [len(rows) for rows in expected] == [GLOBAL] * EPOCHS * {"honest": 2, "as_published": 3}[preset]
+    expected = alone[protocol, alignment]["rows"]
+    assert [len(rows) for rows in expected] == [GLOBAL] * EPOCHS * {"honest": 2, "as_published": 3}[protocol]
     for rank, process in enumerate(worlds[processes]):
-        found = process["exact"][preset, alignment]["rows"]
+        found = process["exact"][protocol, alignment]["rows"]
         assert [rows.tolist() for rows in found] == [rows[rank::processes].tolist() for rows in expected]
 
 
-@pytest.mark.parametrize("preset", PRESETS)
-def test_processes_that_drop_units_keep_the_same_weights_and_resume_with_them(worlds, preset):
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_processes_that_drop_units_keep_the_same_weights_and_resume_with_them(worlds, protocol):
     """Bit for bit, over three epochs."""
-    first, second = (process["dropout"][preset] for process in worlds[2])
+    first, second = (process["dropout"][protocol] for process in worlds[2])
     assert all(value.isfinite().all() for value in first["whole"].values())
     for other in (first["resumed"], second["whole"], second["resumed"]):
         assert list(other) == list(first["whole"])

@@ -46,9 +46,9 @@ def test_multi_hot_labels_train_and_are_evaluated(tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore:.*bf16.*")
-@pytest.mark.parametrize("preset", ["honest", "as_published"])
-def test_bf16_mixed_trains_on_the_cpu(preset, tmp_path):
-    module = fit(tmp_path, data(), epochs=2, preset=preset, trainer_arguments={"precision": "bf16-mixed"})
+@pytest.mark.parametrize("protocol", ["honest", "as_published"])
+def test_bf16_mixed_trains_on_the_cpu(protocol, tmp_path):
+    module = fit(tmp_path, data(), epochs=2, protocol=protocol, trainer_arguments={"precision": "bf16-mixed"})
     assert all(value.isfinite() for value in module.trainer.callback_metrics.values())
     assert {p.dtype for p in module.parameters()} == {torch.float32}
 
@@ -70,15 +70,19 @@ def test_the_same_seed_gives_the_same_weights_and_another_seed_others(dropout, t
     assert not torch.equal(first.regressors["image"][1].weight, other.regressors["image"][1].weight)
 
 
-@pytest.mark.parametrize("preset", ["honest", "as_published"])
-def test_a_resumed_run_ends_with_the_weights_of_an_uninterrupted_one(preset, tmp_path):
-    """Bit for bit, with the preset's dropout, from any state of the random numbers at the time of resumption."""
+@pytest.mark.parametrize("protocol", ["honest", "as_published"])
+def test_a_resumed_run_ends_with_the_weights_of_an_uninterrupted_one(protocol, tmp_path):
+    """Bit for bit, with the protocol's dropout, from any state of the random numbers at the time of resumption."""
     keep = ModelCheckpoint(tmp_path, "{epoch}", save_top_k=-1)
     whole = fit(
-        tmp_path, data(), epochs=3, preset=preset, trainer_arguments={"callbacks": [keep], "enable_checkpointing": True}
+        tmp_path,
+        data(),
+        epochs=3,
+        protocol=protocol,
+        trainer_arguments={"callbacks": [keep], "enable_checkpointing": True},
     )
     for epoch in (0, 1):
-        resumed = model(data(), seed=99, preset=preset)
+        resumed = model(data(), seed=99, protocol=protocol)
         torch.rand(17)
         run = trainer(tmp_path, max_epochs=3)
         run.fit(resumed, data(), ckpt_path=tmp_path / f"epoch={epoch}.ckpt")

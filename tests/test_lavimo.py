@@ -73,11 +73,11 @@ def reconstructed(tokens: dict[str, np.ndarray], w) -> np.ndarray:
     return hidden @ w["decoder.decoder.2.weight"].T + w["decoder.decoder.2.bias"]
 
 
-@pytest.mark.parametrize("preset", ["honest", "as_published"])
+@pytest.mark.parametrize("protocol", ["honest", "as_published"])
 @pytest.mark.parametrize("reconstruct", [None, "motion"])
 @pytest.mark.parametrize("alignment", ["gcs", "pairwise"])
-def test_the_loss_of_a_step_is_that_of_the_formulas(tmp_path, preset, reconstruct, alignment):
-    settings = {"preset": preset, "reconstruct": reconstruct, "alignment": alignment}
+def test_the_loss_of_a_step_is_that_of_the_formulas(tmp_path, protocol, reconstruct, alignment):
+    settings = {"protocol": protocol, "reconstruct": reconstruct, "alignment": alignment}
     module, seen = first_step(
         tmp_path, SyntheticItems(batch_size=24), alignment_weight=0.7, reconstruction_weight=0.3, **settings
     )
@@ -91,8 +91,8 @@ def test_the_loss_of_a_step_is_that_of_the_formulas(tmp_path, preset, reconstruc
         m: normalised(x @ w[f"projections.{m}.1.weight"].T + w[f"projections.{m}.1.bias"], w, f"projections.{m}.2")
         for m, x in encoded.items()
     }
-    joined = fused(embeddings, w) if preset == "as_published" or reconstruct else None
-    aligned = joined if preset == "as_published" else embeddings
+    joined = fused(embeddings, w) if protocol == "as_published" or reconstruct else None
+    aligned = joined if protocol == "as_published" else embeddings
     label = batch["label"].numpy()
     parts = (
         reference.gcs_parts(aligned, label) if alignment == "gcs" else reference.pairwise_parts(aligned, label, "kl")
@@ -199,7 +199,10 @@ class Repaired(SyntheticItems):
 
 @pytest.fixture(scope="module", params=["honest", "as_published"])
 def trained(request, tmp_path_factory):
-    module, folder = model(SyntheticItems(), preset=request.param, reconstruct="motion"), tmp_path_factory.mktemp("run")
+    module, folder = (
+        model(SyntheticItems(), protocol=request.param, reconstruct="motion"),
+        tmp_path_factory.mktemp("run"),
+    )
     trainer(folder, max_epochs=5, limit_val_batches=0).fit(module, SyntheticItems())
     return module, folder
 
@@ -207,7 +210,7 @@ def trained(request, tmp_path_factory):
 def test_only_the_published_evaluation_knows_an_items_other_modalities(trained):
     module, folder = trained
     paired, repaired = scores(folder, module, SyntheticItems()), scores(folder, module, Repaired())
-    if module.preset == "honest":
+    if module.protocol == "honest":
         assert paired == repaired
     else:
         assert paired["average/MAP"] > repaired["average/MAP"] + 0.05
@@ -230,9 +233,9 @@ def predicted(folder, module, data) -> dict[str, np.ndarray]:
     return flat_predictions(trainer(folder).predict(module, data))
 
 
-@pytest.mark.parametrize("preset", ["honest", "as_published"])
-def test_evaluation_does_not_depend_on_the_batch(monkeypatch, tmp_path, preset):
-    module = model(Tiny(), preset=preset)
+@pytest.mark.parametrize("protocol", ["honest", "as_published"])
+def test_evaluation_does_not_depend_on_the_batch(monkeypatch, tmp_path, protocol):
+    module = model(Tiny(), protocol=protocol)
     trainer(tmp_path, limit_val_batches=0).fit(module, Tiny())
     found = []
     for size in (256, 3, 1):
@@ -245,14 +248,14 @@ def test_evaluation_does_not_depend_on_the_batch(monkeypatch, tmp_path, preset):
         assert tested == pytest.approx(found[0][1], abs=1e-6)
 
 
-@pytest.mark.parametrize("preset", ["honest", "as_published"])
-def test_items_with_several_captions(tmp_path, preset):
+@pytest.mark.parametrize("protocol", ["honest", "as_published"])
+def test_items_with_several_captions(tmp_path, protocol):
     data = Tiny()
-    module = model(data, preset=preset)
+    module = model(data, protocol=protocol)
     rows = predicted(tmp_path, module, data)
     test = np.flatnonzero(np.arange(24) % 3 == 2)
     captions = np.flatnonzero(np.isin(CAPTION_OWNER, test))
-    if preset == "as_published":
+    if protocol == "as_published":
         captions = np.array([CAPTION_OWNER.tolist().index(item) for item in test])
     np.testing.assert_array_equal(rows["id/text"], captions)
     np.testing.assert_array_equal(rows["item/text"], CAPTION_OWNER[captions])
@@ -285,7 +288,7 @@ def test_cross_attention_stays_within_an_item():
     [
         ({"encoders": {"audio": {"name": "features"}}}, "no modality 'audio'; they have text, motion, code"),
         ({"reconstruct": "audio"}, "no modality 'audio'; they have text, motion, code"),
-        ({"preset": "published"}, "unknown preset 'published'; choose honest or as_published"),
+        ({"protocol": "published"}, "unknown protocol 'published'; choose honest or as_published"),
         ({"alignment": "gsc"}, "unknown loss 'gsc'; nearest: "),
         ({"dim": 20}, "dim is 20; expected a multiple of 8"),
         ({"encoders": {}}, "encoder of 'text': Features reads vector or sequence, and the modality holds text"),

@@ -37,12 +37,12 @@ class OneCaption(Tiny):
 STEPS = {
     "gcs": (SyntheticItems, {"alignment": "gcs"}),
     "gcs, reconstruction": (SyntheticItems, {"alignment": "gcs", "reconstruct": "motion"}),
-    "gcs, as published": (SyntheticItems, {"alignment": "gcs", "preset": "as_published"}),
+    "gcs, as published": (SyntheticItems, {"alignment": "gcs", "protocol": "as_published"}),
     "pairwise kl": (SyntheticItems, {"alignment": "pairwise"}),
     "pairwise kl, tiny": (OneCaption, {"alignment": "pairwise", "reconstruct": "motion"}),
     "gcs, soft targets": (OneCaption, {"alignment": "gcs", "soft_targets": SOFT}),
 }
-EPOCHS = [(preset, reconstruct) for preset in ("honest", "as_published") for reconstruct in (None, "motion")]
+EPOCHS = [(protocol, reconstruct) for protocol in ("honest", "as_published") for reconstruct in (None, "motion")]
 
 
 def data_of(kind, processes: int):
@@ -60,19 +60,19 @@ def one_step(folder: Path, case: str, processes: int, **settings) -> dict:
     return {"weights": dict(module.state_dict()), "gradients": seen.steps}
 
 
-def evaluation(folder: Path, preset: str, kind, processes: int, **settings) -> tuple[dict, dict, dict]:
+def evaluation(folder: Path, protocol: str, kind, processes: int, **settings) -> tuple[dict, dict, dict]:
     """Scores and sizes of a model that did not train, and what validation logs after an epoch without learning."""
-    module, data = model(kind(), preset=preset, learning_rate=1e-12), data_of(kind, processes)
+    module, data = model(kind(), protocol=protocol, learning_rate=1e-12), data_of(kind, processes)
     fitted = trainer(folder, limit_train_batches=1, **settings)
     fitted.fit(module, data)
     validated = {name: float(x) for name, x in fitted.callback_metrics.items() if name.startswith("val/")}
     return scores(folder, module, kind(), **settings), module.sizes["standard"], validated
 
 
-def epoch(folder: Path, preset: str, reconstruct: str | None, **settings) -> dict[str, torch.Tensor]:
+def epoch(folder: Path, protocol: str, reconstruct: str | None, **settings) -> dict[str, torch.Tensor]:
     """An epoch of several steps: DistributedDataParallel stops at the second where a parameter has no gradient."""
     encoders = {**ENCODERS, "motion": {**ENCODERS["motion"], "dropout": 0.2}}
-    module, recorder = model(Tiny(), encoders=encoders, preset=preset, reconstruct=reconstruct), Recorder()
+    module, recorder = model(Tiny(), encoders=encoders, protocol=protocol, reconstruct=reconstruct), Recorder()
     trainer(folder, max_epochs=2, callbacks=[recorder], **settings).fit(module, Tiny(batch_size=3))
     assert len(recorder.losses) >= 4
     assert np.isfinite(recorder.losses).all()
@@ -84,8 +84,8 @@ def work(folder: Path, processes: int, **settings) -> dict:
     if processes == 2:
         found["epochs"] = {case: epoch(folder, *case, **settings) for case in EPOCHS}
     found["evaluations"] = {
-        (preset, kind.__name__): evaluation(folder, preset, kind, processes, **settings)
-        for preset in ("honest", "as_published")
+        (protocol, kind.__name__): evaluation(folder, protocol, kind, processes, **settings)
+        for protocol in ("honest", "as_published")
         for kind in (SyntheticItems, Tiny)
     }
     return found
@@ -112,13 +112,13 @@ def test_a_step_of_several_processes_is_that_of_one_with_the_whole_batch(worlds,
 
 
 @pytest.mark.parametrize("processes", [2, 4])
-@pytest.mark.parametrize("preset", ["honest", "as_published"])
+@pytest.mark.parametrize("protocol", ["honest", "as_published"])
 @pytest.mark.parametrize("kind", [SyntheticItems, Tiny])
-def test_several_processes_evaluate_like_one(worlds, tmp_path, preset, kind, processes):
+def test_several_processes_evaluate_like_one(worlds, tmp_path, protocol, kind, processes):
     """Test items are spread over the processes, and those that fill up a process count once."""
-    found, sizes, validated = evaluation(tmp_path, preset, kind, 1)
+    found, sizes, validated = evaluation(tmp_path, protocol, kind, 1)
     for process in worlds[processes]:
-        its_scores, its_sizes, its_validation = process["evaluations"][preset, kind.__name__]
+        its_scores, its_sizes, its_validation = process["evaluations"][protocol, kind.__name__]
         assert its_scores == pytest.approx(found, abs=1e-6)
         assert its_validation == pytest.approx(validated, abs=1e-6)
         assert its_sizes == sizes

@@ -114,7 +114,7 @@ DROPPED = {
 }
 SETTINGS = {
     "tiny": (Tiny, {"encoders": DROPPED, "dropout": 0.2, "reconstruct": "motion"}),
-    "tiny, as published": (Tiny, {"encoders": DROPPED, "dropout": 0.2, "preset": "as_published"}),
+    "tiny, as published": (Tiny, {"encoders": DROPPED, "dropout": 0.2, "protocol": "as_published"}),
     "synthetic": (SyntheticItems, {"dropout": 0.2}),
 }
 
@@ -154,12 +154,12 @@ def test_one_seed_gives_one_run_and_another_seed_another(tmp_path):
 
 def test_a_checkpoint_is_loaded_with_its_settings_and_scores(tmp_path):
     data = Tiny()
-    module = model(data, preset="as_published", ks=(1, 2))
+    module = model(data, protocol="as_published", ks=(1, 2))
     fitted = trainer(tmp_path, limit_val_batches=0)
     fitted.fit(module, data)
     fitted.save_checkpoint(tmp_path / "model.ckpt")
     loaded = LAVIMO.load_from_checkpoint(tmp_path / "model.ckpt", weights_only=True)
-    assert loaded.preset == "as_published"
+    assert loaded.protocol == "as_published"
     assert_same_weights(module, loaded)
     found = scores(tmp_path, loaded, Tiny())
     assert found == scores(tmp_path, module, data)
@@ -168,10 +168,10 @@ def test_a_checkpoint_is_loaded_with_its_settings_and_scores(tmp_path):
 
 
 @pytest.mark.parametrize("kind", [Tiny, SyntheticItems])
-@pytest.mark.parametrize("preset", ["honest", "as_published"])
-def test_bfloat16_trains(tmp_path, kind, preset):
+@pytest.mark.parametrize("protocol", ["honest", "as_published"])
+def test_bfloat16_trains(tmp_path, kind, protocol):
     data, recorder = kind(), Recorder()
-    module = model(data, preset=preset, reconstruct="motion")
+    module = model(data, protocol=protocol, reconstruct="motion")
     trainer(tmp_path, max_epochs=6, precision="bf16-mixed", callbacks=[recorder]).fit(module, data)
     assert np.isfinite(recorder.losses).all()
     assert np.mean(recorder.losses[-3:]) < np.mean(recorder.losses[:3])
@@ -223,10 +223,10 @@ def csd(command: str, folder, *words: str, **model_settings) -> None:
     main([command, "--config", str(folder / "config.yaml"), *words])
 
 
-@pytest.mark.parametrize("preset", ["honest", "as_published"])
-def test_predict_writes_the_embeddings_of_the_test_items(tmp_path, capsys, preset):
-    csd("fit", tmp_path, "--trainer.max_epochs", "1", preset=preset)
-    csd("predict", tmp_path, "--ckpt_path", "last", preset=preset)
+@pytest.mark.parametrize("protocol", ["honest", "as_published"])
+def test_predict_writes_the_embeddings_of_the_test_items(tmp_path, capsys, protocol):
+    csd("fit", tmp_path, "--trainer.max_epochs", "1", protocol=protocol)
+    csd("predict", tmp_path, "--ckpt_path", "last", protocol=protocol)
     with np.load(tmp_path / "embeddings.npz") as kept:
         rows = dict(kept)
     data = SyntheticItems(NAMES[:3])
@@ -255,7 +255,7 @@ def test_predictions_of_items_with_several_captions(tmp_path):
     assert batch["id"]["text"].tolist() == captions.tolist()
 
 
-@pytest.mark.parametrize("settings", [{}, {"preset": "as_published", "reconstruct": "text"}], ids=str)
+@pytest.mark.parametrize("settings", [{}, {"protocol": "as_published", "reconstruct": "text"}], ids=str)
 def test_it_trains_on_paired_features_as_well_as_on_items(tmp_path, settings) -> None:
     data = Synthetic(batch_size=32)
     model = LAVIMO(data.dims, alignment="cs", dim=16, **settings)

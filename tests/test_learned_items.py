@@ -69,7 +69,7 @@ def test_new_test_features_leave_it(multi_hot, fraction):
 
 def test_published_settings_choose_by_the_test_items_and_follow_them():
     first = feature_set()
-    before, after = (Tiny(data, as_published=True).learned_digest for data in (first, with_new_test_items(first)))
+    before, after = (Tiny(data, protocol="as_published").learned_digest for data in (first, with_new_test_items(first)))
     assert before != after
 
 

@@ -154,7 +154,7 @@ def test_a_row_is_a_configuration_of_csd_fit(tmp_path: Path) -> None:
     assert config["seed_everything"] == 3
     assert config["trainer"] == {"max_epochs": 5}
     model = config["model"]["init_args"]
-    assert (model["dim"], model["dropout"], model["preset"], model["alignment_weight"]) == (16, 0.1, "honest", 3)
+    assert (model["dim"], model["dropout"], model["protocol"], model["alignment_weight"]) == (16, 0.1, "honest", 3)
     assert config["data"]["init_args"]["validation_fraction"] == 0.0
     assert config["evaluate"] == {"on": "test", "galleries": ["batches-32", "threshold-0.95"]}
     parsed(config)  # which refuses what csd fit would not take

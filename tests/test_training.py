@@ -196,8 +196,8 @@ def test_the_zero_shot_classes_follow_the_seed(root: Path) -> None:
 
 @pytest.mark.parametrize("epochs", [1, 2])
 def test_as_published_chooses_its_epoch_on_the_test_items(epochs: int, root: Path) -> None:
-    config = config_of(as_published=True)
-    config["model"]["init_args"]["preset"] = "as_published"
+    config = config_of(protocol="as_published")
+    config["model"]["init_args"]["protocol"] = "as_published"
     config["trainer"] = {"max_epochs": epochs, "check_val_every_n_epoch": epochs}
     result = run(config, str(root))
     assert result.splits == ["standard"]

@@ -127,10 +127,10 @@ def _from_checkpoint(path: Path) -> tuple[RetrievalModule, dict[str, Any]]:
         raise DataError(f"{path} is no checkpoint of a model ({reason}); name a .ckpt that csd fit wrote") from error
     arguments = {name: value for name, value in given.items() if name[0] != "_" and name not in OF_TRAINING}
     model = _model(kind, arguments, state, path)
-    if isinstance(model, LAVIMO) and model.preset == "as_published":
+    if isinstance(model, LAVIMO) and model.protocol == "as_published":
         raise ValueError(
             f"{path}: LAVIMO as_published embeds an item from all its modalities at once, and so cannot retrieve by "
-            "one of them; train it with preset honest"
+            "one of them; train it with protocol honest"
         )
     if broken := [name for name, x in model.state_dict().items() if not x.isfinite().all()]:
         raise DataError(

@@ -53,16 +53,16 @@ def resolve(
     if dataset.class_path == "FeaturePairs":
         data["dataset"] = dataset.dataset
     if method.model == "JFSE":
-        data["as_published"] = method.protocol == "as_published"
+        data["protocol"] = method.protocol
     arguments = merged(method.init_args, setting)
     trainer: dict[str, Any] = {"max_epochs": max_epochs}
     if kind.closed_form:
         trainer |= {"max_epochs": 1, "limit_train_batches": 0}
     else:
-        protocol = {"preset": method.protocol} if "preset" in known else {}
+        protocol = {"protocol": method.protocol} if "protocol" in known else {}
         base = merged(merged(scale.model, scale.models.get(method.model, {})), dataset.model)
         arguments = merged({**base, **protocol}, arguments)
-    if data.get("as_published"):  # the public code looks at its test items after every second epoch
+    if data.get("protocol") == "as_published":  # the public code looks at its test items after every second epoch
         trainer["check_val_every_n_epoch"] = min(2, max_epochs)
     evaluate: dict[str, Any] = {"on": "validation" if seed is None else "test"}
     evaluate["galleries"] = [] if seed is None else dataset.galleries
@@ -89,7 +89,7 @@ def fit_file(config: Config, head: str) -> str:
     """
     content = {key: config[key] for key in FIT}
     # The epoch chosen on the test items is that of a checkpoint; elsewhere the last one counts.
-    checkpoints = bool(config["data"]["init_args"].get("as_published"))
+    checkpoints = config["data"]["init_args"].get("protocol") == "as_published"
     content["trainer"] = {**config["trainer"], "enable_checkpointing": checkpoints}
     content["test_after_fit"] = True
     if content["data"]["class_path"] == "FeaturePairs":  # which does not look below the data root by itself

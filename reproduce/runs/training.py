@@ -36,7 +36,7 @@ def run(config: Config, data_root: str | None = None) -> RunResult:
         ConfigError: an argument that a class does not take.
     """
     wanted = config["evaluate"]
-    chosen_on_test = config["data"]["init_args"].get("as_published", False)
+    chosen_on_test = config["data"]["init_args"].get("protocol") == "as_published"
     validated = BestEpoch() if chosen_on_test else ValidationCurve(config["trainer"]["max_epochs"])
     gradients = [Gradients()] if wanted.get("gradients") else []
     data, model, trainer = prepare(config, data_root, [validated, *gradients])

@@ -1,4 +1,4 @@
-"""JFSE's presets: what they do to features and outputs, and the evaluation they report."""
+"""JFSE's protocols: what they do to features and outputs, and the evaluation they report."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_class_embeddings_are_centred_with_mean_square_one(tmp_path):
 
 def test_as_published_does_not_standardise_and_has_rectified_outputs_and_an_inert_weight(tmp_path):
     dm = prepared()
-    module = fit(tmp_path, dm, preset="as_published")
+    module = fit(tmp_path, dm, protocol="as_published")
     for name in (*MODALITIES, "class_embedding"):
         assert not getattr(module, f"{name}_mean").any()
         assert (getattr(module, f"{name}_scale") == 1).all()
@@ -72,8 +72,8 @@ def test_a_constant_feature_column_is_harmless(tmp_path):
         for x in drawn.vectors.values():
             x[:, 0] = 3.0
 
-    for preset in ("honest", "as_published"):
-        module = fit(tmp_path, prepared(change=flatten), preset=preset)
+    for protocol in ("honest", "as_published"):
+        module = fit(tmp_path, prepared(change=flatten), protocol=protocol)
         assert all(tensor.isfinite().all() for tensor in module.state_dict().values())
 
 
@@ -102,8 +102,8 @@ def embeddings_of(module: JFSE, features: dict[str, np.ndarray]) -> dict[str, np
 
 
 def test_as_published_reports_the_best_of_four_post_processings(tmp_path):
-    dm = prepared(width=24, as_published=True)  # wide enough that no two rectified outputs are equal
-    module = model(dm, "kl", preset="as_published")
+    dm = prepared(width=24, protocol="as_published")  # wide enough that no two rectified outputs are equal
+    module = model(dm, "kl", protocol="as_published")
     run = trainer(tmp_path, max_epochs=2)
     run.fit(module, dm)
     (logged,) = run.test(module, dm, verbose=False)

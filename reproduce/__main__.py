@@ -9,7 +9,7 @@ from importlib import import_module
 from datamodules.files.sources import user_path
 from reproduce.names import available_tables
 
-ONLY = ("dataset", "features", "method", "protocol")
+ONLY = ("dataset", "features", "condition", "method", "protocol")
 # What does not train the runs of a YAML file: the first two measure the losses themselves. Imported when called, so
 # that a help text or a misspelt name is answered at once.
 COMMANDS = {

@@ -61,7 +61,7 @@ def write_results(plan: Plan, finals: Finals, absent: dict[DataSet, str], folder
         compared = comparisons(plan, finals)
         if plan.only and place.exists():
             again = {
-                (r.dataset.dataset, r.dataset.features, r.method.method)
+                (r.dataset.dataset, r.dataset.features, r.dataset.condition, r.method.method)
                 for r in finals
                 if r.method.protocol == "honest"
             }
@@ -103,9 +103,10 @@ def _draw_projections(plan: Plan, finals: Finals, folder: Path) -> Iterator[Path
                 panels[f"{row.method.method}, seed {run.config['seed_everything']}"] = kept.arrays
         if panels:
             same = [other for other in plan.table.datasets if other.dataset == dataset.dataset]
-            name = dataset.dataset if len(same) < 2 else f"{dataset.dataset}-{dataset.features}".replace(" ", "-")
+            parts = [part for part in (dataset.dataset, dataset.features, dataset.condition) if part]
+            name = dataset.dataset if len(same) < 2 else "-".join(parts).replace(" ", "-")
             path = folder / f"{plan.table.name}_projection_{re.sub(r'[^A-Za-z0-9_.-]', '', name)}.png"
-            yield draw_projection(panels, path, f"{dataset.dataset}, {dataset.features}")
+            yield draw_projection(panels, path, ", ".join(parts))
 
 
 def _overtaken(row: Any, plan: Plan, finals: Finals) -> bool:
@@ -126,11 +127,11 @@ def _companion(plan: Plan, finals: Finals, command: str, before: dict[str, Any])
     for (dataset, model), schedule in plan.schedules.items():
         if schedule:
             entry = {"min_steps": schedule.min_steps, "chosen with": schedule.method, "tried": list(schedule.tried)}
-            of = parts["schedule_chosen_on_validation"].setdefault(f"{dataset.dataset}/{dataset.features}", {})
+            of = parts["schedule_chosen_on_validation"].setdefault(dataset.name, {})
             of[model] = entry
     for row, choice in plan.choices.items():
         if choice and choice.trials:
-            of = parts["chosen_on_validation"].setdefault(f"{row.dataset.dataset}/{row.dataset.features}", {})
+            of = parts["chosen_on_validation"].setdefault(row.dataset.name, {})
             of[row.method.method] = {"chosen": plan.shown(row), "trials": list(choice.trials)}
         for run, result in finals.get(row, []):
             if result and result.unseen_classes:

@@ -55,7 +55,7 @@ def regenerate(arguments: argparse.Namespace, argv: list[str]) -> int:
     )
     datasets, absent = plan.available()
     for dataset, reason in absent.items():
-        print(f"{dataset.dataset}/{dataset.features} is not run: {reason}")
+        print(f"{dataset.name} is not run: {reason}")
     if not (runs := plan.needed(datasets)):
         _check_only(arguments.only, {"features": [one.features for one in (*table.datasets, *datasets)]}, table)
         raise SpecError(

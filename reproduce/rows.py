@@ -101,6 +101,7 @@ def _identity(plan: Plan, row: Row) -> dict[str, Any]:
         "method": row.method.method,
         "dataset": row.dataset.dataset,
         "features": row.dataset.features,
+        "condition": row.dataset.condition,
         "gallery": "full",
         "protocol": row.method.protocol,
         "scale": plan.scale,

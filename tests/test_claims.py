@@ -142,9 +142,9 @@ def test_cost_is_judged_by_the_exponents_of_the_ring_and_of_all_pairs(
 ) -> None:
     rows = []
     for name in ("GCS clockwise", "GCS bidirectional", "GCS mixed", "pairwise KL", "pairwise CS"):
-        for split in ("seconds/step", "saved MiB"):
+        for condition in ("seconds/step", "saved MiB"):
             slope = ring if name.startswith("GCS") else pairs
-            rows.append(_row("scaling", name, "exponent", slope, split=split))
-            rows.append(_row("scaling", name, "standard error", 0.02, split=split))
+            rows.append(_row("scaling", name, "exponent", slope, condition=condition))
+            rows.append(_row("scaling", name, "standard error", 0.02, condition=condition))
     write_table(rows, tmp_path / "scaling.csv")
     assert _verdicts(tmp_path)["The cost of GCS grows as M, that of all pairs as M squared"][0] == verdict

@@ -73,7 +73,7 @@ def test_what_is_fitted_to_times_is_of_the_machine_too(tmp_path: Path) -> None:
     slope = replace(MAP, metric="exponent", k="", value=2.0)
     other = [MAP, replace(slope, value=1.0)]
     assert _diff(tmp_path, [MAP, slope], other) == 1
-    times = [replace(row, split="seconds/step") for row in (slope, other[1])]
+    times = [replace(row, condition="seconds/step") for row in (slope, other[1])]
     assert _diff(tmp_path, [MAP, times[0]], [MAP, times[1]]) == 0
 
 

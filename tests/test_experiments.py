@@ -78,7 +78,7 @@ def test_every_pair_is_a_diagonal_of_one_ring() -> None:
     diagonals = []
     for dataset in read_file("dependency").datasets:
         ring = dataset.init_args["modalities"]
-        assert dataset.features.endswith("-".join(ring))
+        assert dataset.condition.endswith("-".join(ring))
         edges = {frozenset(edge) for edge in edge_sets(ring, "clockwise")["clockwise"]}
         diagonals += [pair for pair in combinations(sorted(ring), 2) if frozenset(pair) not in edges]
     assert sorted(diagonals) == sorted(combinations(sorted(ring), 2))

@@ -169,7 +169,7 @@ def test_hyperparameters_are_what_the_constructor_takes(method):
 
 def _timeless(path: Path) -> str:
     table = read_table(path)
-    table.loc[(table["metric"] + table["split"]).str.contains("seconds"), "value"] = 1.0
+    table.loc[(table["metric"] + table["condition"]).str.contains("seconds"), "value"] = 1.0
     return table.to_csv()
 
 
@@ -183,8 +183,8 @@ def test_the_command_writes_the_same_table_twice(tmp_path, capsys):
     assert one.with_suffix(".png").read_bytes() == two.with_suffix(".png").read_bytes()
     rows = list(read_table(one).itertuples())
     assert len(rows) == len(DIVERGENCES) * (len(PRECISIONS) * (6 * 3 + 1) + 1)
-    assert {row.split for row in rows} == {"all", "logits 1", "logits 1000", "batch 8"}
-    small = [row.value for row in rows if (row.method, row.metric, row.split) == ("CS", "relative error", "all")]
+    assert {row.condition for row in rows} == {"all", "logits 1", "logits 1000", "batch 8"}
+    small = [row.value for row in rows if (row.method, row.metric, row.condition) == ("CS", "relative error", "all")]
     assert all(0 < value < 1e-5 for value in small)
     failed = [row for row in rows if row.status == "failed"]
     assert {row.method for row in failed} >= {"CS, clamped", "GCS, clamped"}

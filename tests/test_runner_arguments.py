@@ -21,7 +21,10 @@ tables, root, undo_quiet = runner_cases.tables, runner_cases.root, runner_cases.
         (["table7"], "table7"),
         (["table2", "--scale", "huge"], "no scale 'huge'; there are quick, paper"),
         (["table2", "--only", "method"], "expected KEY=VALUE"),
-        (["table2", "--only", "colour=red"], "expected KEY=VALUE with KEY one of dataset, features, method, protocol"),
+        (
+            ["table2", "--only", "colour=red"],
+            "KEY one of dataset, features, condition, method, protocol",
+        ),
         (["table2", "--only", "method="], "expected KEY=VALUE"),
         (
             ["table2", "--only", "method=JSFE"],

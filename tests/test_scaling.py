@@ -132,7 +132,7 @@ def test_training_epochs_are_timed_for_every_loss_and_number():
 
 def _timeless(path: Path) -> str:
     table = read_table(path)
-    table.loc[(table["metric"] + table["split"]).str.contains("seconds"), "value"] = 1.0
+    table.loc[(table["metric"] + table["condition"]).str.contains("seconds"), "value"] = 1.0
     return table.to_csv()
 
 
@@ -149,7 +149,7 @@ def test_the_command_writes_the_same_table_twice(tmp_path, monkeypatch):
     assert all(row.status == "ok" and row.data_kind == "synthetic" for row in rows)
     assert {row.metric for row in rows} == {*scaling.STEP_METRICS, "seconds/epoch", "exponent", "standard error"}
     pairs = [row for row in rows if (row.method, row.metric) == ("pairwise KL", "similarity matrices")]
-    assert [(row.split, row.value) for row in pairs] == [("M = 2", 1), ("M = 3", 3), ("M = 4", 6)]
+    assert [(row.condition, row.value) for row in pairs] == [("M = 2", 1), ("M = 3", 3), ("M = 4", 6)]
     companion = yaml.safe_load(one.with_suffix(".yaml").read_text())
     assert companion["settings"] == SETTINGS
     assert companion["command"] == f"python -m reproduce scaling --out {tmp_path / 'one'}"

@@ -57,7 +57,8 @@ MISSING = {"status": "not_run", "value": None, "std": None, "seeds": "", "note":
 def test_columns_are_those_of_the_contract() -> None:
     assert ",".join(COLUMNS) == (
         "table,method,dataset,features,split,gallery,protocol,direction,metric,k,value,std,seeds,n_queries,n_gallery,"
-        "published,published_source,delta,status,data_kind,scale,train_seconds,device,git_commit,torch,config_hash,note"
+        "published,published_source,delta,status,data_kind,scale,train_seconds,device,git_commit,torch,config_hash,note,"
+        "condition"
     )
 
 
@@ -201,7 +202,7 @@ def test_a_metric_with_its_cut_off_is_two_columns(name: str, columns: tuple[str,
         ("0 1 2", "0 one 2", "line 3: seeds is '0 one 2'"),
         (",693,693,", ",693,many,", "line 3: n_gallery is 'many'"),
         (",693,693,", ",693,6.5,", "line 3: n_gallery is no integer"),
-        (",cpu,", ",", "line 3: 26 values; expected 27"),
+        (",cpu,", ",", "line 3: 27 values; expected 28"),
         ("CCA", "JFSE + CS", r"line 3: repeats .*JFSE \+ CS"),
     ],
 )

@@ -31,6 +31,7 @@ ENTRY = {
     "table": "table2",
     "dataset": "wikipedia",
     "features": "roph",
+    "condition": "",
     "split": "standard",
     "protocol": "honest",
     "scale": "quick",
@@ -167,7 +168,7 @@ def test_a_damaged_file_is_refused_with_its_line(tmp_path: Path, old: str, new: 
 def test_what_was_run_again_replaces_what_was_there_and_all_are_corrected_together() -> None:
     other = ENTRY | {"method": "JFSE + MMD", "p": 0.04}
     again = ENTRY | {"p": 0.02}
-    run_again = {("wikipedia", "roph", "JFSE + CS")}
+    run_again = {("wikipedia", "roph", "", "JFSE + CS")}
     found = merged(comparisons(ENTRY, other), comparisons_of([again]), run_again)
     assert list(found["method"]) == ["JFSE + MMD", "JFSE + CS"]
     assert list(found["p_holm"]) == pytest.approx([0.04, 0.04])

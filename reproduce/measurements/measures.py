@@ -78,7 +78,7 @@ def measured(metric: str, value: float | None, **columns: Any) -> Row:
     """A row of generated data; without a value it is a failed one, whose note says why."""
     status = "ok" if value is not None else "failed"
     fixed = {"gallery": "full", "protocol": "honest", "direction": "average", "data_kind": "synthetic"}
-    return Row(**fixed, **columns, metric=metric, value=value, status=status)
+    return Row(**{"split": "generated", **fixed, **columns}, metric=metric, value=value, status=status)
 
 
 def median_seconds(steps: Mapping[Hashable, Callable[[], Any]], repeats: int) -> dict[Hashable, float]:
@@ -136,14 +136,14 @@ def write_measures(rows: list[Row], path: Path, title: str, text: str, companion
 
 
 def _block(rows: list[Row]) -> str:
-    """One metric: methods and features down, splits across; then the notes, each once."""
+    """One metric: methods and features down, conditions or splits across; then the notes, each once."""
     if not rows:
         return ""
-    cells = {(row.method, row.features, row.split): row for row in rows}
-    splits = list(dict.fromkeys(row.split for row in rows))
-    lines = [["method", "features", *splits], ["---", "---", *["---:"] * len(splits)]]
+    cells = {(row.method, row.features, row.condition or row.split): row for row in rows}
+    across = list(dict.fromkeys(row.condition or row.split for row in rows))
+    lines = [["method", "features", *across], ["---", "---", *["---:"] * len(across)]]
     for method, features in dict.fromkeys((row.method, row.features) for row in rows):
-        found = [cells.get((method, features, split)) for split in splits]
+        found = [cells.get((method, features, name)) for name in across]
         numbers = ["–" if row is None or row.value is None else METRICS[row.metric].text(row.value) for row in found]
         lines.append([method, features, *numbers])
     notes: dict[str, list[str]] = {}

@@ -270,15 +270,17 @@ def summarise(outcomes: list[Outcome]) -> dict[str, float | None]:
 
 
 def _grid_rows(outcomes: Outcomes, shared: Mapping[str, Any]) -> Iterator[Row]:
-    splits = {"all": GRID["magnitudes"]} | {f"logits {magnitude:g}": [magnitude] for magnitude in GRID["magnitudes"]}
-    for method, precision, split in product(DIVERGENCES, PRECISIONS, splits):
-        found = [outcome for magnitude in splits[split] for outcome in outcomes[method, precision, magnitude]]
+    conditions = {"all": GRID["magnitudes"]} | {
+        f"logits {magnitude:g}": [magnitude] for magnitude in GRID["magnitudes"]
+    }
+    for method, precision, condition in product(DIVERGENCES, PRECISIONS, conditions):
+        found = [outcome for magnitude in conditions[condition] for outcome in outcomes[method, precision, magnitude]]
         infinite = 1 - statistics.fmean(outcome.exact_is_finite for outcome in found)
         for metric, value in summarise(found).items():
             note = "" if value is not None else _reason(metric, found)
             if infinite and value is not None and metric not in ("finite values", "finite gradients"):
                 note = f"infinite without epsilon on {infinite:.0%} of the batches, which do not count here"
-            yield measured(metric, value, method=method, features=precision, split=split, note=note, **shared)
+            yield measured(metric, value, method=method, features=precision, condition=condition, note=note, **shared)
 
 
 def _reason(metric: str, found: list[Outcome]) -> str:
@@ -298,15 +300,15 @@ def _seconds_rows(repeats: int, shared: Mapping[str, Any]) -> Iterator[Row]:
         loss = divergence.build(TIMED["magnitude"])
         steps[method, precision] = lambda loss=loss, inputs=inputs: _step(loss, inputs, target)
     for (method, precision), value in median_seconds(steps, repeats).items():
-        split = f"batch {TIMED['batch']}"
-        yield measured("seconds/step", value, method=method, features=precision, split=split, **shared)
+        condition = f"batch {TIMED['batch']}"
+        yield measured("seconds/step", value, method=method, features=precision, condition=condition, **shared)
 
 
 def _hyperparameter_rows(shared: Mapping[str, Any]) -> Iterator[Row]:
     for method, divergence in DIVERGENCES.items():
         names = divergence.hyperparameters
         note = ", ".join(names) or f"none, its {CMPMKLLoss.epsilon:g} is fixed"
-        columns = {"method": method, "features": "any precision", "split": "all", "note": note}
+        columns = {"method": method, "features": "any precision", "condition": "all", "note": note}
         yield measured("hyperparameters", len(names), **columns, **shared)
 
 

@@ -233,9 +233,9 @@ def _rows(measures: Measures, shared: Mapping[str, Any]) -> list[Row]:
     for metric, methods in measures.items():
         for method, by_count in methods.items():
             columns = {"method": method, **_inputs(metric), **shared}
-            rows += [measured(metric, value, split=f"M = {m}", **columns) for m, value in by_count.items()]
+            rows += [measured(metric, value, condition=f"M = {m}", **columns) for m, value in by_count.items()]
             for name, value in zip(("exponent", "standard error"), exponent(by_count), strict=True):
-                slopes.append(measured(name, value, split=metric, **columns))
+                slopes.append(measured(name, value, condition=metric, **columns))
     return rows + slopes
 
 

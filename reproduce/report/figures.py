@@ -25,7 +25,7 @@ LETTER = 0.08  # width in inches, at the size of the names
 PANEL_WIDTH = 3.4  # inches
 SPREAD = 0.28  # of the distance of two methods, how far directions lie off the middle
 MOST_COLUMNS = 3
-PANEL = ["dataset", "features", "split", "protocol"]
+PANEL = ["dataset", "features", "condition", "split", "protocol"]
 # Colour-blind safe (Okabe and Ito), and told apart by marker as well. One style for a pair, hollow for its second way.
 AVERAGE = ("#000000", "o")
 OTHERS = (("#0072B2", ">"), ("#D55E00", "<"), ("#009E73", "^"), ("#CC79A7", "v"), ("#56B4E9", "s"), ("#E69F00", "D"))
@@ -83,14 +83,14 @@ def save_figure(figure: Figure, path: Path) -> Path:
 
 
 def panels_of(rows: pd.DataFrame) -> dict[tuple[str, ...], pd.DataFrame]:
-    """Rows by data set, features, split and protocol, which share a panel."""
+    """Rows by data set, features, condition, split and protocol, which share a panel."""
     return dict(list(rows.groupby(PANEL, sort=False)))
 
 
 def panel_title(name: tuple[str, ...], width: int = TITLE_WIDTH) -> str:
     """What the rows of a panel have in common, in lines of at most `width` letters."""
-    dataset, features, split, protocol = name
-    data = fill(f"{dataset}, {features}", width, break_on_hyphens=False)
+    *data, split, protocol = name
+    data = fill(", ".join(filter(None, data)), width, break_on_hyphens=False)
     return f"{data}\n{split}, {protocol.replace('_', ' ')}"
 
 

@@ -12,6 +12,7 @@ from reproduce.results.published import load_sources
 from reproduce.results.shown import (
     SYNTHETIC,
     column_name,
+    data_name,
     distinct,
     format_value,
     notes_of,
@@ -159,7 +160,7 @@ def _comparisons(found: pd.DataFrame) -> list[str]:
         return []
     lines = ["| data | method | against | difference in MAP | 95% interval | p, corrected | |", "|" + " --- |" * 7]
     for item in found.itertuples():
-        data = f"{item.dataset}, {item.features}, {item.split}"
+        data = data_name(item)
         words = [escape(data), escape(item.method), escape(item.baseline), f"{item.difference:+.3f}"]
         words += [f"{item.low:+.3f} to {item.high:+.3f}", f"{item.p_holm:.3f}", "\\*" * item.significant]
         lines.append(f"| {' | '.join(words)} |")
@@ -175,7 +176,7 @@ def _comparisons(found: pd.DataFrame) -> list[str]:
 def _common(rows: pd.DataFrame) -> str:
     """Data, split, gallery, protocol, scale and methods of rows, each with all its values."""
     synthetic = f"{SYNTHETIC}: " * bool((rows["data_kind"] == "synthetic").any())
-    names = ("dataset", "features", "split", "gallery", "protocol", "scale", "method")
+    names = ("dataset", "features", "condition", "split", "gallery", "protocol", "scale", "method")
     return synthetic + "; ".join(f"{name} {escape(', '.join(distinct(rows[name])))}" for name in names)
 
 

@@ -88,7 +88,11 @@ def _link(name: str) -> str:
 def _table(table: TableFiles) -> dict[str, Any]:
     ok = table.rows[table.rows["status"] == "ok"]
     # Measurements have a section per metric, with what was varied across.
-    same = [name for name in SECTION if name not in ("features", "split")] + ["metric"] if table.measures else SECTION
+    same = (
+        [name for name in SECTION if name not in ("features", "condition", "split")] + ["metric"]
+        if table.measures
+        else SECTION
+    )
     return {
         "id": re.sub(r"[^\w-]", "-", table.name),
         "files": table,
@@ -117,10 +121,16 @@ def _section(rows: pd.DataFrame, measures: bool) -> dict[str, Any]:
     first = next(rows.itertuples())
     if measures:
         title = f"{first.metric}, {first.dataset}"
-        blocks = [rows.assign(line=rows["method"] + ", " + rows["features"], above="", label=rows["split"])]
+        blocks = [
+            rows.assign(
+                line=rows["method"] + ", " + rows["features"],
+                above="",
+                label=rows["condition"].where(rows["condition"] != "", rows["split"]),
+            )
+        ]
     else:
-        names = [first.dataset, first.features, first.split, first.gallery, first.protocol]
-        title = ", ".join(name for name in names if name != "full")
+        names = [first.dataset, first.features, first.condition, first.split, first.gallery, first.protocol]
+        title = ", ".join(name for name in names if name not in ("", "full"))
         labels = [metric_name(*each) for each in zip(rows["metric"], rows["k"], strict=True)]
         blocks = blocks_of(rows.assign(line=rows["method"], above=rows["direction"], label=labels))
     return {

@@ -21,6 +21,7 @@ import pandas as pd
 
 from datamodules.files.sources import user_path
 from reproduce.results.schema import TableError, read_csv, read_table, write_csv
+from reproduce.results.shown import data_name
 from reproduce.results.significance import read_comparisons
 from reproduce.runs.spec import read_file
 
@@ -104,7 +105,7 @@ def judge(found: pd.DataFrame) -> Judgement:
         verdict = OPEN
     signs = f"{favour} of {len(counted)} differences in MAP are significant in favour, {against} against"
     lines = [
-        f"{item.dataset} {item.features} {item.split}: {item.method} against {item.baseline} {item.difference:+.3f} "
+        f"{data_name(item)}: {item.method} against {item.baseline} {item.difference:+.3f} "
         f"({item.low:+.3f} to {item.high:+.3f}){'*' * item.significant}, {len(item.seeds.split())} seeds"
         for item in found.itertuples()
     ]
@@ -190,8 +191,10 @@ def _bound_is_enough(results: Results) -> Judgement:
 def _cost(results: Results) -> Judgement:
     """Linear for the ring, and quadratic for all pairs: each half is judged, and both have to hold."""
     rows = results.rows("scaling")
-    rows = rows[rows["metric"].isin(["exponent", "standard error"]) & rows["split"].isin(["seconds/step", "saved MiB"])]
-    slopes = rows.pivot_table(index=["method", "split"], columns="metric", values="value", sort=False)
+    rows = rows[
+        rows["metric"].isin(["exponent", "standard error"]) & rows["condition"].isin(["seconds/step", "saved MiB"])
+    ]
+    slopes = rows.pivot_table(index=["method", "condition"], columns="metric", values="value", sort=False)
     low, high = (slopes["exponent"] + sign * 2 * slopes["standard error"] for sign in (-1, 1))
     ring = slopes.index.get_level_values("method").str.startswith("GCS")
     if not ring.any() or ring.all():

@@ -26,8 +26,8 @@ What T means, by metric:
     fitted to them
   every other measure                 |A - B| <= T max(|A|, |B|)
 
-With --published, B is the number published for the same data set, features, split, gallery, protocol, metric, direction
-and method; numbers of A without one are counted and do not make A differ.
+With --published, B is the number published for the same data set, features, condition, split, gallery, protocol,
+metric, direction and method; numbers of A without one are counted and do not make A differ.
 
 Exit status: 0 everything within the tolerance; 1 something differs or is in one of the two only, or nothing could be
 compared; 2 a file or an argument that cannot be used."""
@@ -69,7 +69,7 @@ def judged(pairs: pd.DataFrame, tolerance: float) -> pd.DataFrame:
     allowed = np.where(fraction, 1.0, np.where(pairs["metric"] == "MedR", RANKS, larger)) * tolerance
     # 0.394 - 0.389 is a little more than 0.005
     within = (pairs["A"] - pairs["B"]).abs() <= allowed * (1 + 1e-9)
-    counted = ~pairs["metric"].isin(MACHINE) & ~pairs["split"].isin(MACHINE)
+    counted = ~pairs["metric"].isin(MACHINE) & ~pairs["condition"].isin(MACHINE)
     return pairs.assign(counted=counted, within=within)
 
 

@@ -40,7 +40,7 @@ UNSTATED = "unstated"
 # Which classes are seen was never published: ours are drawn by seed, so the classes of the two numbers differ.
 CAVEATS = dict.fromkeys(("seen", "unseen", "generalised"), "the class split of the published number is not public")
 
-MATCHED = ("dataset", "features", "split", "gallery", "protocol", "metric", "k", "direction", "method")
+MATCHED = ("dataset", "features", "condition", "split", "gallery", "protocol", "metric", "k", "direction", "method")
 
 
 class PublishedError(TableError):
@@ -112,6 +112,7 @@ def _translate(record: dict[str, str], place: str, stem: str) -> dict[str, Any]:
     return {
         **{name: record[name] for name in ("source", "dataset", "note")},
         "features": FEATURES.get(record["features"], record["features"] or UNSTATED),
+        "condition": "",
         "split": split,
         "gallery": gallery,
         "protocol": "as_published" if record["protocol"] in PROTOCOLS else record["protocol"] or UNSTATED,

@@ -35,6 +35,7 @@ class Row:
         std: standard deviation over seeds with n - 1; None for a single seed.
         seeds: the seeds averaged over, with spaces between.
         delta: value - published.
+        condition: what is varied beside data and method, such as "M = 4" or "labels clusters".
         status: "ok"; "not_run" or "failed", with the reason in ``note``.
     """
 
@@ -65,6 +66,7 @@ class Row:
     torch: str = ""
     config_hash: str = ""
     note: str = ""
+    condition: str = ""
 
 
 COLUMNS = tuple(field.name for field in fields(Row))
@@ -74,7 +76,7 @@ TEXT = tuple(name for name in COLUMNS if name not in (*NUMBERS, *INTEGERS))
 # A training without a number has no direction, metric or versions to name; a number has all of them.
 NEEDED = ("table", "method", "dataset", "features", "split", "gallery", "protocol", "scale", "status", "data_kind")
 NEEDED_BY_A_NUMBER = ("direction", "metric", "seeds", "device", "git_commit", "torch", "config_hash")
-RUN = ("table", "method", "dataset", "features", "split", "gallery", "protocol", "scale", "data_kind")
+RUN = ("table", "method", "dataset", "features", "condition", "split", "gallery", "protocol", "scale", "data_kind")
 IDENTITY = (*RUN, "direction", "metric", "k")
 VOCABULARY = {
     "protocol": ("honest", "as_published"),

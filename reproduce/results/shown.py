@@ -10,17 +10,20 @@ import pandas as pd
 from reproduce.results.metrics import METRICS, metric_name
 
 # What the numbers of a section have in common.
-SECTION = ["dataset", "features", "split", "gallery", "protocol", "scale", "data_kind"]
+SECTION = ["dataset", "features", "condition", "split", "gallery", "protocol", "scale", "data_kind"]
 SYNTHETIC = "SYNTHETIC DATA"
 
 
 def section_name(row: Any) -> str:
     """What the numbers of a section have in common, in words."""
-    name = (
-        f"{row.dataset}, features {row.features}, split {row.split}, gallery {row.gallery}, protocol {row.protocol}, "
-        f"scale {row.scale}"
-    )
+    named = [f"{column} {getattr(row, column)}" for column in ("features", "split", "gallery", "protocol", "scale")]
+    name = ", ".join([row.dataset, *filter(None, [row.condition]), *named])
     return f"{SYNTHETIC}: {name}" if row.data_kind == "synthetic" else name
+
+
+def data_name(row: Any) -> str:
+    """Data set, features, condition and split of a row, in words."""
+    return ", ".join(filter(None, (row.dataset, row.features, row.condition, row.split)))
 
 
 def column_name(row: Any) -> str:

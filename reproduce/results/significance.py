@@ -15,10 +15,10 @@ LEVEL = 0.95
 NUMBERS = ("difference", "low", "high", "p", "p_holm")
 COLUMNS = (
     *("table", "dataset", "features", "split", "protocol", "scale", "data_kind", "method", "baseline", "metric"),
-    *(*NUMBERS, "seeds", "n_queries"),
+    *(*NUMBERS, "seeds", "n_queries", "condition"),
 )
 # What makes two lines one comparison: methods whose settings coincide are the same runs.
-SAME = ("dataset", "features", "split", "difference", "low", "high", "p")
+SAME = ("dataset", "features", "condition", "split", "difference", "low", "high", "p")
 
 # (split, direction) -> item of every query and its average precision, as a run keeps them
 PerQuery = Mapping[tuple[str, str], tuple[np.ndarray, np.ndarray]]
@@ -132,18 +132,18 @@ def corrected(table: pd.DataFrame) -> pd.DataFrame:
     return table.assign(significant=table["p_holm"] < 1 - LEVEL)
 
 
-def merged(old: pd.DataFrame, new: pd.DataFrame, run_again: set[tuple[str, str, str]]) -> pd.DataFrame:
+def merged(old: pd.DataFrame, new: pd.DataFrame, run_again: set[tuple[str, ...]]) -> pd.DataFrame:
     """Old comparisons of methods that were not run again, and the new ones, corrected together.
 
     Args:
         old: of the file that is there.
         new: of this run.
-        run_again: (dataset, features, method) of this run.
+        run_again: (dataset, features, condition, method) of this run.
     """
     if old.empty:
         return corrected(new)
     stale = [
-        (row.dataset, row.features, row.method) in run_again or (row.dataset, row.features, row.baseline) in run_again
+        any((row.dataset, row.features, row.condition, name) in run_again for name in (row.method, row.baseline))
         for row in old.itertuples()
     ]
     kept = old[[not each for each in stale]]

@@ -60,7 +60,7 @@ def _configs(table: Table) -> Iterator[tuple[str, Config]]:
     for scale in table.scales.values():
         for dataset in (*table.datasets, table.synthetic):
             for method in table.methods_on(dataset):
-                place = f"{table.file}: {method.method} on {dataset.dataset}/{dataset.features}"
+                place = f"{table.file}: {method.method} on {dataset.name}"
                 for setting in method.trials or [{}]:
                     arguments = (table, scale, dataset, method, setting)
                     yield place, _built(place, resolve, *arguments, 0, scale.max_epochs, modalities_of(dataset))
@@ -138,7 +138,7 @@ def _check_once(values: Sequence[Any], place: str) -> None:
 def _check_names(table: Table) -> None:
     """Names stand once, and what is named is there."""
     _check_once([f"{method.method}, {method.protocol}" for method in table.methods], f"{table.file}: methods")
-    _check_once([f"{dataset.dataset}, {dataset.features}" for dataset in table.datasets], f"{table.file}: datasets")
+    _check_once([dataset.name for dataset in table.datasets], f"{table.file}: datasets")
     patterns = [("projection", pattern) for pattern in table.projection]
     for dataset in (*table.datasets, table.synthetic):
         patterns += [("exclude", pattern) for pattern in dataset.exclude]
@@ -151,7 +151,7 @@ def _check_names(table: Table) -> None:
 
 
 def _check_dataset(table: Table, dataset: DataSet) -> None:
-    place = f"{table.file}: {dataset.dataset}/{dataset.features}"
+    place = f"{table.file}: {dataset.name}"
     found = {name: getattr(datamodules, name) for name in datamodules.__all__}
     known = {
         name: kind
@@ -217,7 +217,7 @@ def check_modalities(dataset: DataSet, modalities: Sequence[str], file: str) -> 
     single = [dataset.model[name] for name in ("reconstruct", "target") if dataset.model.get(name) is not None]
     for name in (*dataset.model.get("encoders", {}), *single):
         if name not in modalities:
-            place = f"{file}: {dataset.dataset}/{dataset.features}: model"
+            place = f"{file}: {dataset.name}: model"
             raise SpecError(f"{place} names {name!r}, no modality of the data; {nearest(name, modalities)}")
 
 

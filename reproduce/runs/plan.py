@@ -279,7 +279,7 @@ class Plan:
         steps = CLOSED_FORM_STEPS if closed_form else config["trainer"]["max_epochs"] * per_epoch
         what = f"schedule of {steps} steps" if what == "schedule" else what
         published = ", as published" * (method.protocol == "as_published")
-        name = f"{dataset.dataset}/{dataset.features} {method.method}{published}, {what}"
+        name = f"{dataset.name} {method.method}{published}, {what}"
         return Run(name, config, run_key(config, data.digest), steps)
 
     def _modalities(self, dataset: DataSet) -> int:
@@ -338,6 +338,7 @@ def _columns(row: Row) -> dict[str, str]:
     return {
         "dataset": dataset.dataset,
         "features": dataset.features,
+        "condition": dataset.condition,
         "method": method.method,
         "protocol": method.protocol,
     }
@@ -358,10 +359,11 @@ def _check_widths(dataset: DataSet, module: Data) -> None:
 
 
 def _require_different(datasets: list[DataSet]) -> None:
-    names = [(dataset.dataset, dataset.features) for dataset in datasets]
-    for name, features in names:
-        if names.count((name, features)) > 1:
-            raise DataError(f"{name}/ holds features called {features!r} twice, in two layouts; keep one of them.")
+    names = [dataset.name for dataset in datasets]
+    for dataset in datasets:
+        if names.count(dataset.name) > 1:
+            said = f"holds features called {dataset.features!r} twice, in two layouts; keep one of them."
+            raise DataError(f"{dataset.dataset}/ {said}")
 
 
 def _model_absent(dataset: DataSet) -> str:

@@ -75,6 +75,7 @@ class DataSet:
     Args:
         dataset: name in the table, and of its folder under the data root.
         features: name of the features in the table.
+        condition: what sets it apart from others with the same features, such as "M = 4".
         class_path: name of a data module.
         init_args: its arguments.
         model: arguments that models take on it, such as encoders.
@@ -89,6 +90,12 @@ class DataSet:
     model: dict[str, Any] = field(default_factory=dict)
     exclude: list[str] = field(default_factory=list)
     galleries: list[str] = field(default_factory=list)
+    condition: str = ""
+
+    @property
+    def name(self) -> str:
+        """Data set, features and condition, for messages."""
+        return "/".join(filter(None, (self.dataset, self.features, self.condition)))
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ EXPERIMENTS := $(sort scaling $(basename $(notdir $(wildcard reproduce/experimen
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install test lint bench tables compare claims report $(TABLES) $(EXPERIMENTS) clean-runs
+.PHONY: help install test test-all lint bench tables compare claims report $(TABLES) $(EXPERIMENTS) clean-runs
 
 help:  ## list the targets
 	@grep -hE '^[a-zA-Z0-9$$()_-]+:.*## ' $(MAKEFILE_LIST) | \
@@ -46,8 +46,14 @@ clean-runs: $(STAMP)  ## say which finished runs would be deleted (ARGS=--yes de
 compare: $(STAMP)  ## set our numbers beside the published ones, and say what differs where they do not compare
 	$(BIN)/python -m reproduce compare $(ARGS)
 
-test: $(STAMP)  ## run all tests, a file at a time on every core
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile $(ARGS)
+# One file at a time on every core.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile
+
+test: $(STAMP)  ## run the tests, apart from the slow ones
+	$(PYTEST) -m "not slow" $(ARGS)
+
+test-all: $(STAMP)  ## run all tests
+	$(PYTEST) $(ARGS)
 
 bench: $(STAMP)  ## measure speed and memory against peers into results/bench.* (ARGS="--only losses" and more)
 	$(BIN)/python -m benchmarks $(ARGS)

@@ -41,7 +41,7 @@ def test_the_table_of_the_page_is_made(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(command_line, "available_tables", lambda: ["table10"])
     assert command_line.main(["table10", "--out", str(tmp_path), "--offline", "--seeds", "0", "--jobs", "1"]) == 0
     rows = pd.read_csv(tmp_path / "synthetic" / "table10.csv")
-    assert set(rows["method"]) == {"JFSE", "JFSE + CS"}
+    assert set(rows["method"]) == {"JFSE + MMD", "JFSE + CS"}
     assert set(rows["status"]) == {"ok"}
 
 

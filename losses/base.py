@@ -13,8 +13,7 @@ from torch import Tensor, nn
 
 from losses import fused
 from losses.gather import gather, require_equal_batches, world
-from losses.matching import product, unit
-from losses.target import Target
+from losses.matching import Target, product, unit
 
 
 class LossOutput(NamedTuple):
@@ -222,6 +221,8 @@ def _refusal(embeddings: Mapping[str, Tensor]) -> str | None:
                 f"embeddings of {name!r} have shape {tuple(tensor.shape)}, but {next(iter(embeddings))!r} has "
                 f"{tuple(shape)}; all modalities need the same rows and dimension"
             )
-        if not bool(tensor.isfinite().all()):
+        if not all(
+            bool(extreme.isfinite()) for extreme in tensor.aminmax()
+        ):  # several times faster than isfinite().all()
             return f"embeddings of {name!r} contain NaN or infinity; check the features, or lower the learning rate"
     return None

@@ -67,8 +67,8 @@ def gcs_divergence(log_ps: Sequence[Tensor]) -> Tensor:
 
 
 def _hoelder(log_ps: Sequence[Tensor]) -> Tensor:
-    order = len(log_ps)
-    return -torch.logsumexp(sum(torch.log_softmax(order * log_p, dim=-1) for log_p in log_ps) / order, dim=-1)
+    powers = len(log_ps) * torch.stack(torch.broadcast_tensors(*log_ps))  # p_k^K, in log space
+    return -torch.logsumexp(torch.log_softmax(powers, dim=-1).mean(dim=0), dim=-1)
 
 
 def kl_divergence(log_p: Tensor, log_q: Tensor) -> Tensor:
@@ -94,8 +94,28 @@ def kl_divergence(log_p: Tensor, log_q: Tensor) -> Tensor:
     if log_p.shape[-1] != log_q.shape[-1]:
         raise ValueError(f"distributions differ in length: {tuple(log_p.shape)} and {tuple(log_q.shape)}")
     log_p, log_q = _at_least_float32(log_p), _at_least_float32(log_q)
-    ratio = (log_p - log_q).masked_fill(torch.isneginf(log_p), 0.0)
-    return (log_p.exp() * ratio).sum(dim=-1)
+    p = log_p.exp()
+    return (p * torch.where(p > 0, log_p - log_q, 0.0)).sum(dim=-1)
+
+
+def clamped_divergence(ps: Sequence[Tensor], epsilon: float) -> Tensor:
+    """Generalised Cauchy-Schwarz divergence among K distributions whose entries are raised to at least epsilon.
+
+    -log sum_j prod_k p_kj + (1/K) sum_k log sum_j p_kj^K of p_kj = max(p_kj, epsilon), products and powers in ordinary
+    space: the form of public code, for comparison alone. K = 2 is the Cauchy-Schwarz divergence.
+
+    Args:
+        ps: K tensors of shape (..., n), probabilities.
+        epsilon: least probability.
+
+    Returns:
+        (...,) divergences.
+
+    Source: the form of the public code of Zhang, Yin and Yu, ACM MM 2025.
+    """
+    ps = torch.stack(list(ps)).clamp_min(epsilon)
+    norms = ps.pow(len(ps)).sum(dim=-1).log().mean(dim=0)
+    return norms - ps.prod(dim=0).sum(dim=-1).log()
 
 
 def _at_least_float32(tensor: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Generalised Cauchy-Schwarz matching loss over a ring of modalities."""
+"""Generalised Cauchy-Schwarz matching losses over a ring of modalities: in log space, and in clamped form."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from typing import Literal
 from torch import Tensor
 
 from losses.base import AlignmentLoss, GatheredBatch, check_temperature
-from losses.divergence import gcs_divergence
+from losses.cs import check_epsilon, unshifted_softmax
+from losses.divergence import clamped_divergence, gcs_divergence
 from losses.registry import register_loss
 
 SCHEMES = ("clockwise", "counterclockwise", "bidirectional", "mixed")
@@ -60,14 +61,53 @@ class GCSLoss(AlignmentLoss):
         terms = {}
         for name, edges in edge_sets(batch.modalities, self.scheme).items():
             # The divergence does not depend on the scale of p: no softmax is needed.
-            log_ps = [batch.logits(x, z, self.temperature) for x, z in edges]
-            if self.use_target:
-                log_ps.append(batch.log_target(reverse=name in REVERSED))
-            terms[name] = gcs_divergence(log_ps).mean()
+            logits = [batch.logits(x, z, self.temperature) for x, z in edges]
+            targets = [batch.log_target(reverse=name in REVERSED)] if self.use_target else []
+            terms[name] = self.divergence(logits, targets).mean()
         return terms
+
+    def divergence(self, logits: list[Tensor], log_targets: list[Tensor]) -> Tensor:
+        """(B,) D_GCS(p_i of every edge, q_i), from the edges' logits and the log target, if any, (B, B_global)."""
+        return gcs_divergence([*logits, *log_targets])
 
     def effective_factor(self, modalities: int) -> int:
         return modalities + self.use_target
+
+
+@register_loss("gcs_clamped")
+class GCSClampedLoss(GCSLoss):
+    """Generalised Cauchy-Schwarz loss over a ring with clamped probabilities, for comparison alone: train with `gcs`.
+
+    As :class:`losses.GCSLoss`, with the matching distributions and the divergence of :class:`losses.CSClampedLoss`,
+    whose limits it shares; among K arguments its value stops growing near -(K - 1) log epsilon.
+
+    Processes: as `gcs`.
+
+    Args:
+        temperature: tau > 0.
+        scheme: as in `gcs`.
+        use_target: whether the target is one of the arguments.
+        epsilon: least probability, in (0, 1).
+
+    Raises:
+        ValueError: a setting outside its range.
+
+    Source: the form of the public code of Zhang, Yin and Yu, ACM MM 2025.
+    """
+
+    def __init__(
+        self,
+        temperature: float = 0.1,
+        scheme: Literal["clockwise", "counterclockwise", "bidirectional", "mixed"] = "bidirectional",
+        use_target: bool = True,
+        epsilon: float = 1e-8,
+    ):
+        super().__init__(temperature, scheme, use_target)
+        self.epsilon = check_epsilon(epsilon)
+
+    def divergence(self, logits: list[Tensor], log_targets: list[Tensor]) -> Tensor:
+        ps = [*map(unshifted_softmax, logits), *(log_q.exp() for log_q in log_targets)]
+        return clamped_divergence(ps, self.epsilon)
 
 
 def edge_sets(modalities: Sequence[str], scheme: str) -> dict[str, list[Edge]]:

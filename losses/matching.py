@@ -1,9 +1,14 @@
-"""Unit vectors and their products, which matching distributions are made of."""
+"""Matching distributions of a batch: unit vectors and their products, and the targets that labels make."""
 
 from __future__ import annotations
 
+from functools import cached_property
+
 import torch
 from torch import Tensor
+from torch.nn import functional as F
+
+from losses.gather import gather, refuse_together
 
 
 def unit(x: Tensor) -> Tensor:
@@ -19,9 +24,8 @@ def unit(x: Tensor) -> Tensor:
         (..., D) tensor.
     """
     scale = x.detach().abs().amax(dim=-1, keepdim=True)
-    scaled = x / scale.masked_fill(scale == 0, 1.0)
-    norm = torch.linalg.vector_norm(scaled, dim=-1, keepdim=True)
-    return scaled / norm.masked_fill(norm == 0, 1.0)
+    # An entry of each scaled row is 1 or -1, so that its norm is at least 1, but for a row of zeros.
+    return F.normalize(x / scale.masked_fill(scale == 0, 1.0), dim=-1, eps=1.0)
 
 
 def product(x: Tensor, z: Tensor) -> Tensor:
@@ -43,3 +47,112 @@ class _Product(torch.autograd.Function):
         x, z = ctx.saved_tensors
         with torch.autocast(gradient.device.type, enabled=False):
             return gradient @ z, gradient.mT @ x
+
+
+class Target:
+    """Target distributions q_ij = w_ij / sum_j w_ij of this process's items i over the items j of all processes.
+
+    w_ij is 1 where two items share a class or are a pair and 0 elsewhere, or the weight that is given.
+
+    Args:
+        labels: (B,) integers; (B, C) integers or bool, multi-hot; (B, B_global) floating weights.
+        offset: number of this process's first item among those of all.
+        total: how many items all processes have.
+        dtype: of the distributions.
+
+    Raises:
+        ValueError: labels are missing or do not fit, on every process where on one.
+    """
+
+    def __init__(self, labels: Tensor | None, offset: int, total: int, local: int, dtype: torch.dtype):
+        if not isinstance(labels, Tensor):
+            raise ValueError(
+                "this loss needs labels, a tensor: (B,) integers, (B, C) multi-hot or (B, B) floating weights; "
+                f"got {type(labels).__name__}"
+            )
+        refuse_together(_label_refusal(labels, local, total), labels.device)
+        self.offset, self.local, self.dtype = offset, local, dtype
+        self.is_symmetric = not labels.is_floating_point()
+        if self.is_symmetric:
+            # Collectives of bool tensors are not supported by every backend.
+            self.labels = gather(labels.to(torch.uint8) if labels.dtype == torch.bool else labels)
+        else:
+            self.labels = labels.detach().to(dtype)
+
+    def log(self, start: int, stop: int, reverse: bool = False) -> Tensor:
+        """Log target of some items, -inf where two do not match.
+
+        Args:
+            start: number of the first item among those of all processes.
+            stop: one more than that of the last.
+            reverse: whether weights are transposed.
+
+        Returns:
+            (stop - start, B_global) tensor.
+        """
+        if self.is_symmetric:
+            match = label_match(self.labels[start:stop], self.labels)
+            match.diagonal(offset=start).fill_(True)  # an item without any class too matches its own pair
+            share = -match.sum(dim=1, keepdim=True).to(self.dtype).log()
+            return share.expand_as(match).masked_fill(~match, -torch.inf)
+        weights = self._columns if reverse else self._rows
+        weights = weights[start - self.offset : stop - self.offset]
+        return weights.log() - weights.sum(dim=1, keepdim=True).log()
+
+    @cached_property
+    def _rows(self) -> Tensor:
+        return self._checked(self.labels, "row")
+
+    @cached_property
+    def _columns(self) -> Tensor:
+        return self._checked(gather(self.labels)[:, self.offset : self.offset + self.local].T, "column")
+
+    def _checked(self, weights: Tensor, row: str) -> Tensor:
+        refuse_together(_weight_refusal(weights, row), weights.device)
+        return weights
+
+
+def label_match(row_labels: Tensor, column_labels: Tensor) -> Tensor:
+    """Whether two items share a class: equal integers, or at least one common entry of multi-hot rows.
+
+    Args:
+        row_labels: (R,) integers, or (R, C) multi-hot integers or bool.
+        column_labels: (N,) or (N, C), of the same kind.
+
+    Returns:
+        (R, N) bool.
+    """
+    if row_labels.ndim == 1:
+        return row_labels[:, None] == column_labels[None, :]
+    # Counts of shared classes are small integers, exact in float32 and far faster there than in integers.
+    return (row_labels != 0).float() @ (column_labels != 0).float().T > 0
+
+
+def _label_refusal(labels: Tensor, local: int, total: int) -> str | None:
+    """What is wrong with the labels of this process."""
+    shape = tuple(labels.shape)
+    if labels.is_floating_point():
+        return None if shape == (local, total) else f"target weights have shape {shape}, expected ({local}, {total})"
+    if labels.ndim not in (1, 2) or len(labels) != local or labels.is_complex():
+        return (
+            f"labels have shape {shape}; expected ({local},) integers, ({local}, C) multi-hot or "
+            f"({local}, {total}) floating weights"
+        )
+    if labels.ndim == 2 and bool(((labels != 0) & (labels != 1)).any()):
+        return (
+            f"labels of shape {shape} are read as multi-hot and must hold only 0 and 1, but the largest is "
+            f"{int(labels.max())} and the smallest {int(labels.min())}; class numbers have shape ({local},)"
+        )
+    return None
+
+
+def _weight_refusal(weights: Tensor, row: str) -> str | None:
+    """What is wrong with the target weights of this process, whose rows are called a row or a column."""
+    if not bool((weights.isfinite() & (weights >= 0)).all()):
+        return "target weights must be finite and non-negative"
+    empty = (weights.sum(dim=1) <= 0).nonzero()
+    if len(empty):
+        return (
+            f"target {row} {int(empty[0])} has no positive weight, so it names no match; give every item at least one"
+        )
+    return None

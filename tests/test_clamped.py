@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 from test_losses import LABELS, SCHEMES, as_arrays, assert_matches, make_embeddings
 
 from losses import build_loss
-from losses.clamped import clamped_divergence
-from losses.divergence import gcs_divergence
+from losses.divergence import clamped_divergence, gcs_divergence
 
 EPSILON = 1e-8
 

@@ -17,8 +17,7 @@ from matplotlib.axes import Axes
 from torch import Tensor
 
 from losses import AlignmentLoss, CMPMKLLoss, CSClampedLoss, CSLoss, GCSClampedLoss, GCSLoss, KLLoss
-from losses.base import GatheredBatch
-from losses.clamped import clamped_divergence
+from losses.divergence import clamped_divergence
 from losses.matching import unit
 from reproduce.measurements.measures import (
     command,
@@ -56,12 +55,8 @@ class CSInOrdinarySpace(CSLoss):
     Its denominator is bounded as that of `cs` is; where the target's probability underflows its numerator is zero.
     """
 
-    def terms(self, batch: GatheredBatch) -> dict[str, Tensor]:
-        terms = {}
-        for query, gallery, reverse in batch.directions():
-            p, q = batch.log_matching(query, gallery, self.temperature).exp(), batch.log_target(reverse).exp()
-            terms[f"{query}->{gallery}"] = clamped_divergence([p, q], epsilon=0.0).mean()
-        return terms
+    def divergence(self, logits: Tensor, log_target: Tensor) -> Tensor:
+        return clamped_divergence([logits.log_softmax(dim=1).exp(), log_target.exp()], epsilon=0.0)
 
 
 @dataclass(frozen=True)

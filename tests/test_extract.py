@@ -213,21 +213,24 @@ def test_two_processes_do_not_write_one_file(root, tmp_path):
 
 KILLED = """
 import os, signal, sys
+from contextlib import contextmanager
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 import pytest
 from extract_cases import prepare, run_all
 from datamodules.features import extraction
 prepare(pytest.MonkeyPatch())
-keep, kept = extraction._keep, []
+written_whole, kept = extraction.written_whole, []
 
-def killed_after_five(path, found):
-    keep(path, found)
+@contextmanager
+def killed_after_five(path):
+    with written_whole(path) as file:
+        yield file
     kept.append(path)
     if len(kept) == 5:
         os.kill(os.getpid(), signal.SIGKILL)
 
-extraction._keep = killed_after_five
+extraction.written_whole = killed_after_five
 run_all(Path(sys.argv[2]), {"image": sys.argv[3], "sound": sys.argv[4]}, Path(sys.argv[5]))
 """
 

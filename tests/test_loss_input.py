@@ -121,6 +121,11 @@ def test_registered_loss_can_be_built_and_not_registered_twice(monkeypatch):
         ("mmd", {"sigma": 0.0}),
         ("mmd", {"sigma": []}),
         ("log_coral", {"ridge": -1.0}),
+        *[
+            (f"{name}_clamped", {"epsilon": value})
+            for name in ("cs", "gcs")
+            for value in (0.0, -1e-8, 1.0, float("nan"))
+        ],
         *[(name, {"sigma": value}) for name in ("kernel_cs", "kernel_gcs") for value in (0.0, -1.0, float("inf"))],
     ],
 )
@@ -222,7 +227,7 @@ def test_log_coral_of_a_singular_covariance_names_the_ridge():
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("defect", ["constant column", "repeated column", "repeated rows"])
-@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("seed", range(3))
 def test_log_coral_of_a_singular_covariance_of_many_items_names_the_ridge(defect, dtype, seed):
     """Rounding leaves the smallest eigenvalue near, not at, zero; its logarithm would be noise."""
     embeddings = make_embeddings(batch=12, seed=seed)

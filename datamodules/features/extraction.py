@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from datamodules.errors import DataError
 from datamodules.features.precompute import FrozenNetwork
+from datamodules.files.cache import written_whole
 from datamodules.files.extracted_features import FORMAT, Rows, read_metadata, write_features
 from datamodules.items import ItemSet
 from datamodules.retrieval_data import RetrievalData
@@ -124,7 +125,9 @@ def _encoded(
             tqdm(total=count, initial=done, desc=name, unit="entries", disable=None) as bar,
         ):
             for path, batch in missing.items():
-                _keep(path, _features(data, name, network, batch, pool))
+                features = _features(data, name, network, batch, pool)
+                with written_whole(path) as file:
+                    np.save(file, features)
                 bar.update(len(batch))
         rates[name] = (count - done) / (time.perf_counter() - start)
     width = np.load(next(iter(batches)), mmap_mode="r").shape[1]
@@ -139,13 +142,12 @@ def _features(
     entries = list(pool.map(modality.entries.__getitem__, batch))  # decoders release the interpreter's lock
     owners = modality.owners()[batch.start : batch.stop]
     where = f"{data.origin}: {name} of items {data.names[owners[0]]} to {data.names[owners[-1]]}"
+    model = network.identity["model"]
     try:
         found = np.stack(network(entries, modality.rate)).astype(np.float32)
     except (RuntimeError, ValueError) as error:  # such as memory that does not suffice
-        model = network.identity["model"]
         raise DataError(f"{where} cannot go through {model} ({type(error).__name__}: {error}).") from error
     if not np.isfinite(found).all():
-        model = network.identity["model"]
         raise DataError(f"{where}: {model} returns NaN or infinite values; check its weights and these files.")
     return found
 
@@ -155,10 +157,3 @@ def _is_kept(path: Path, rows: int) -> bool:
         return np.load(path, mmap_mode="r").shape[0] == rows
     except (OSError, ValueError, EOFError):  # none, or one that the disk lost half of
         return False
-
-
-def _keep(path: Path, found: np.ndarray) -> None:
-    partial = path.with_suffix(".part")
-    with partial.open("wb") as file:
-        np.save(file, found)
-    os.replace(partial, path)

@@ -25,21 +25,29 @@ def cache_folder() -> Path:
     return Path(os.environ.get("CSD_CACHE") or pooch.os_cache("csd-retrieval")).expanduser() / f"v{VERSION}"
 
 
-def keep(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    """Write under a temporary name and rename, so that a reader never meets half a file.
+@contextmanager
+def written_whole(path: Path) -> Iterator[BinaryIO]:
+    """A file to write, under a temporary name until it is whole: a reader never meets half of it.
 
-    Where that fails, a warning says so and nothing is kept.
+    Raises:
+        OSError: the folder cannot be made or written, or the disk is full; nothing is left of the file.
     """
-    temporary = None
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".part")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".part")
         with os.fdopen(handle, "wb") as file:
-            write(file)
+            yield file
         os.replace(temporary, path)
+    finally:
+        Path(temporary).unlink(missing_ok=True)
+
+
+def keep(path: Path, write: Callable[[BinaryIO], object]) -> None:
+    """Write a file whole; where that fails, a warning says so and nothing is kept."""
+    try:
+        with written_whole(path) as file:
+            write(file)
     except OSError as error:
-        if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
         rank_zero_warn(f"{path.name} cannot be kept in {path.parent} ({error}); it is computed on each run.")
 
 

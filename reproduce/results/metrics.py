@@ -74,10 +74,8 @@ METRICS = {
     "linear separability": Metric(k="none", fraction=True, higher_is_better=False),
     "kernel CS": _DISTANCE,
     **dict.fromkeys(("centroid distance by chance", "kernel CS by chance"), _BY_CHANCE),
-    **dict.fromkeys(("seconds", "extrapolated seconds", "peak MiB", "difference"), _COST),
+    **dict.fromkeys(("seconds", "peak MiB", "difference"), _COST),
     **dict.fromkeys(("steps/s", "items/s", "time ratio", "memory ratio"), _RATE),
-    **dict.fromkeys(("floor seconds", "times the floor"), _COST),
-    **dict.fromkeys(("share of ceiling", "GFLOP/s", "GB/s", "10^9 values/s"), _RATE),
     "exponent": Metric(k="none", fraction=False, higher_is_better=False, least=-math.inf),
     "standard error": Metric(k="none", fraction=False, higher_is_better=False),
 }

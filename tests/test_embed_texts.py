@@ -7,6 +7,7 @@ import shutil
 import socket
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -132,30 +133,29 @@ def test_identity_follows_the_files(folder, tmp_path):
     assert encoder_identity("one-hot") == "one-hot"
 
 
-def test_folder_without_weights_is_refused(folder, cache):
-    (folder / "model.safetensors").unlink()
-    with pytest.raises(DataError, match="cannot be loaded"):
+def without_layer_3(path: Path) -> None:
+    """All weights but those of one layer, which would be random numbers."""
+    weights = load_file(path)
+    path.unlink()
+    save_file({name: value for name, value in weights.items() if "layer.3." not in name}, path)
+
+
+def cut_in_half(path: Path) -> None:
+    content = path.read_bytes()
+    path.unlink()
+    path.write_bytes(content[: len(content) // 2])
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (Path.unlink, "cannot be loaded"),
+        (cut_in_half, "cannot be loaded"),
+        (without_layer_3, r"encoder lacks 16 of the weights .* encoder\.layer\.3\."),
+    ],
+)
+def test_missing_weights_are_refused_and_nothing_is_kept(folder, cache, damage, said):
+    damage(folder / "model.safetensors")
+    with pytest.raises(DataError, match=said):
         embed_texts(NAMES, str(folder))
     assert not list(cache.iterdir())
-
-
-def test_truncated_weights_are_refused(folder):
-    content = (folder / "model.safetensors").read_bytes()
-    (folder / "model.safetensors").unlink()
-    (folder / "model.safetensors").write_bytes(content[: len(content) // 2])
-    with pytest.raises(DataError, match="cannot be loaded"):
-        embed_texts(NAMES, str(folder))
-
-
-def test_weights_that_would_be_random_are_refused(folder, cache):
-    weights = load_file(folder / "model.safetensors")
-    (folder / "model.safetensors").unlink()
-    save_file({name: value for name, value in weights.items() if "layer.3." not in name}, folder / "model.safetensors")
-    with pytest.raises(DataError, match=r"encoder lacks 16 of the weights .* the first encoder\.layer\.3\."):
-        embed_texts(NAMES, str(folder))
-    assert not list(cache.iterdir())
-
-
-def test_texts_that_the_encoder_cuts_are_spoken_of(cache):
-    with pytest.warns(UserWarning, match="Some texts are longer than the 256 tokens of all-MiniLM-L6-v2 and are cut"):
-        embed_texts(("snow", "word " * 300))

@@ -118,6 +118,7 @@ def test_a_file_of_other_networks_is_never_written_over(written, root, weights, 
     assert written.read_bytes() == before
 
 
+@pytest.mark.slow
 def test_names_of_the_hub_make_the_same_file(root, tmp_path):
     text, seed = ("--text", "all-MiniLM-L6-v2"), ("--random-weights", 0, "--data-root", root)
     plain, named = tmp_path / "plain.safetensors", tmp_path / "named.safetensors"

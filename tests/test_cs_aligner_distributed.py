@@ -35,7 +35,7 @@ STEPS = {
     "two modalities": (synthetic, 32, {}),
     "divergence alone": (synthetic, 32, {"alignment": None}),
     "a target": (synthetic, 32, {"target": "image"}),
-    "three modalities": (SyntheticItems, 48, {"adapter": {"name": "linear"}}),
+    "three modalities": (SyntheticItems, 48, {}),
     "tokens": (one_caption, 12, {"token_weight": 0.5}),
     "low-rank adapters": (one_caption, 12, {}),
 }

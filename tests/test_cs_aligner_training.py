@@ -257,7 +257,7 @@ def csd(command: str, folder, *words: str, **model_settings) -> None:
 
 
 def test_predict_writes_texts_in_the_space_of_the_images(tmp_path):
-    settings = {"target": "image", "adapter": {"name": "linear"}}
+    settings = {"target": "image"}
     csd("fit", tmp_path, **settings)
     csd("predict", tmp_path, "--ckpt_path", "last", **settings)
     with np.load(tmp_path / "embeddings.npz") as kept:

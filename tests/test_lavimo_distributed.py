@@ -22,7 +22,6 @@ pytestmark = [
 ]
 
 GLOBAL = 48
-SOFT = {"model": "all-MiniLM-L6-v2", "threshold": 0.7}
 
 
 class OneCaption(Tiny):
@@ -40,7 +39,6 @@ STEPS = {
     "gcs, as published": (SyntheticItems, {"alignment": "gcs", "protocol": "as_published"}),
     "pairwise kl": (SyntheticItems, {"alignment": "pairwise"}),
     "pairwise kl, tiny": (OneCaption, {"alignment": "pairwise", "reconstruct": "motion"}),
-    "gcs, soft targets": (OneCaption, {"alignment": "gcs", "soft_targets": SOFT}),
 }
 EPOCHS = [(protocol, reconstruct) for protocol in ("honest", "as_published") for reconstruct in (None, "motion")]
 

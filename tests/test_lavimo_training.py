@@ -193,7 +193,7 @@ def test_front_ends_run_once_and_are_read_from_the_disk_afterwards(tmp_path, mon
 
         monkeypatch.setattr(kind, "__call__", counted)
     monkeypatch.setenv("CSD_CACHE", str(tmp_path / "cache"))
-    settings = {"soft_targets": {"model": "all-MiniLM-L6-v2", "threshold": 0.7}, "alignment": "pairwise"}
+    settings = {"encoders": {**ENCODERS, "text": {"name": "sentence"}}, "alignment": "pairwise"}
     first = model(Tiny(), **settings)
     trainer(tmp_path, max_epochs=2).fit(first, Tiny())
     assert sorted(calls) == ["CharacterIds", "SentenceEmbedding"]

@@ -10,12 +10,10 @@ import cli_cases
 import numpy as np
 import pytest
 import torch
-from cli_cases import IGNORED, checkpoints, metrics, write_config
+from cli_cases import checkpoints, metrics, write_config
 
 from lightning_modules import JFSE
 from lightning_modules.cli import main
-
-pytestmark = IGNORED
 
 fitted = cli_cases.fitted
 

@@ -33,9 +33,6 @@ ENTRIES = {"image": (IMAGE, IMAGES), "text": (TEXT, TEXTS)}
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*texts are longer than"),
-    pytest.mark.filterwarnings("ignore:.*isinstance.treespec.*"),
-    pytest.mark.filterwarnings("ignore:.*does not have many workers.*"),
-    pytest.mark.filterwarnings("ignore:.*The number of training batches.*"),
 ]
 
 

@@ -9,24 +9,16 @@ import pytest
 import reference
 import torch
 from cs_aligner_cases import PAIR, TEXT_AND_MOTION, TRANSFORMER, first_step, model, predictions, synthetic
-from lavimo_cases import ENCODERS, scores, trainer
+from lavimo_cases import ENCODERS
 from test_adapters import reference as adapted_by
 from tiny_items import Tiny
+from training import scores, trainer
 
 from datamodules import SyntheticItems
 from lightning_modules import CSAligner
 from losses import build_loss
 from losses.kernel import kernel_cs_divergence
 from losses.matching import unit
-
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:.*isinstance.treespec.*"),
-    pytest.mark.filterwarnings("ignore:.*does not have many workers.*"),
-    pytest.mark.filterwarnings("ignore:.*The number of training batches.*"),
-    pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty"),
-    pytest.mark.filterwarnings("ignore:LightningCLI's args parameter"),
-]
-
 
 # The objective, from the formulas ------------------------------------------------------------------------------------
 

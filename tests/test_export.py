@@ -7,7 +7,6 @@ import os
 import shutil
 from pathlib import Path
 
-import export_cases
 import lavimo_cases
 import numpy as np
 import pytest
@@ -28,8 +27,6 @@ from datamodules.items import Files, Modality
 from lightning_modules.serving import export
 from lightning_modules.serving.export import export_identity, load_export
 from lightning_modules.serving.search import embed, find
-
-pytestmark = export_cases.IGNORED
 
 # Settings with which a model has as many parts as it can have, and the parts that no embedding is made with.
 SETTINGS = {"LAVIMO": {"reconstruct": "motion"}, "CMPM": {"classification_weight": 1.0}, "JFSE": {"width": 16}}

@@ -6,24 +6,18 @@ import numpy as np
 import pytest
 import reference
 import torch
-from lavimo_cases import ENCODERS, first_step, model, scores, trainer
+from lavimo_cases import ENCODERS, first_step, model
 from tiny_items import CAPTION_OWNER, Tiny, item_set, with_modality
 from torch.autograd import grad
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
+from training import scores, trainer
 
 from datamodules import RetrievalData, SyntheticItems
 from datamodules.items import Modality
 from lightning_modules import LAVIMO
 from lightning_modules.networks.fusion import CrossAttention
 from losses import build_loss
-
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:.*isinstance.treespec.*"),
-    pytest.mark.filterwarnings("ignore:.*does not have many workers.*"),
-    pytest.mark.filterwarnings("ignore:.*The number of training batches.*"),
-    pytest.mark.filterwarnings("ignore:Total length of `.*` across ranks is zero"),
-]
 
 NAMES = ("text", "video", "motion")
 

@@ -7,19 +7,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from lavimo_cases import ENCODERS, Recorder, model, scores, trainer
+from lavimo_cases import ENCODERS, model
 from processes import Gradients, assert_same_steps, assert_same_weights, on_processes
 from tiny_items import N, Tiny, with_modality
+from training import Recorder, scores, trainer
 
 from datamodules import SyntheticItems
 from datamodules.items import Modality
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.filterwarnings("ignore:.*isinstance.treespec.*"),
-    pytest.mark.filterwarnings("ignore:.*does not have many workers.*"),
-    pytest.mark.filterwarnings("ignore:.*The number of training batches.*"),
-]
+pytestmark = pytest.mark.slow
 
 GLOBAL = 48
 

@@ -9,23 +9,16 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from cli_cases import CONFIG, IGNORED, checkpoints, csd, metrics
+from cli_cases import CONFIG, checkpoints, csd, metrics
 from jfse_cases import fit as fit_jfse
-from jfse_cases import trainer
 from lightning.pytorch.callbacks import Callback
+from training import trainer
 
 from datamodules import Synthetic, SyntheticItems
 from datamodules.__main__ import main as datamodules
 from lightning_modules import CMPM, LAVIMO, CSAligner
 from lightning_modules.cli import main
 from reproduce.results.claims import main as claims
-
-pytestmark = [
-    *IGNORED,
-    pytest.mark.filterwarnings("ignore:.*The number of training batches"),
-    pytest.mark.filterwarnings("ignore:Total length of `list` across ranks is zero"),
-    pytest.mark.filterwarnings("ignore:You are trying to `self.log"),
-]
 
 fitted = cli_cases.fitted
 

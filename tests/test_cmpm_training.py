@@ -1,4 +1,4 @@
-"""CMPM in training: what it learns by heart and keeps, resumption, the command line, and real photographs."""
+"""CMPM in training: what it learns by heart, what a checkpoint keeps, and real photographs."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from lightning_modules.serving.search import embed
 # Pedestrians --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_pedestrians_are_learned_by_heart(tmp_path):
     """Each description finds photographs of its person first, and each photograph its descriptions."""
     data = CUHKPEDES(write_pedes(tmp_path / "root").parent, batch_size=12)

@@ -1,4 +1,4 @@
-"""CS-Aligner in training: unpaired samples, improvement, precision, resumption, two processes, the command line."""
+"""CS-Aligner in training: unpaired samples, and improvement on features and on items of several captions."""
 
 from __future__ import annotations
 

@@ -39,7 +39,10 @@ def test_multi_hot_labels_train_and_are_evaluated(tmp_path):
     assert 0 < logged["test/standard/average/MAP"] <= 1
 
 
-@pytest.mark.parametrize(("alignment", "least"), [(None, 0.85), ("cs", 0.6), ("kl", 0.6)])
+@pytest.mark.parametrize(
+    ("alignment", "least"),
+    [(None, 0.85), pytest.param("cs", 0.6, marks=pytest.mark.slow), pytest.param("kl", 0.6, marks=pytest.mark.slow)],
+)
 def test_validation_map_rises_far_above_chance_on_easy_data(alignment, least, tmp_path):
     dm = Synthetic(**EASY, batch_size=16)
     module = fit(tmp_path, dm, alignment, epochs=6, width=32, learning_rate=5e-3)

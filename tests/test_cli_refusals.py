@@ -270,6 +270,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_said_and_spoils_nothing_written_before(tmp_path):
     """No file may grow beyond a limit from some moment on, which writing meets as it meets a full disk."""
     (tmp_path / "full_disk.py").write_text(FULL_DISK)

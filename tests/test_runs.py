@@ -64,6 +64,7 @@ def test_the_home_folder_is_understood_by_the_other_commands(home, fitted, capsy
 # Logs and predictions -----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_every_command_counts_its_own_runs_and_no_prediction_is_written_over(fitted, tmp_path):
     best, last = (("--ckpt_path", str(checkpoints(fitted, 0)[kind])) for kind in ("best", "last"))
     root = tmp_path / "run"

@@ -45,7 +45,7 @@ class CSAligner(EncodedModule):
             a loss of two modalities, is summed over all pairs of more.
         divergence_weight: lambda, 0 or more.
         sigma: bandwidth of the kernel, for unit vectors.
-        adapter: {"name": "linear", "mlp" or "transformer", and its settings}; "mlp" by default. A transformer reads
+        adapter: {"name": "mlp" or "transformer", and its settings}; "mlp" by default. A transformer reads
             tokens where the encoder has them.
         dim: width of the joint space, 128 by default; with a target it is the target's.
         target: modality that stays as it is, and that the others are adapted to; None adapts all.

@@ -10,15 +10,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from datamodules.batches import Batch
-from datamodules.features.precompute import FrozenNetwork
-from datamodules.features.texts import SentenceEmbedding
 from lightning_modules.encoded import EncodedModule
 from lightning_modules.networks.adapters import projection
 from lightning_modules.networks.fusion import CrossAttention, Reconstruction
 from losses import AlignmentLoss, build_loss
-from losses.gather import gather
-
-TARGET = "target_embedding"
 
 
 class LAVIMO(EncodedModule):
@@ -44,15 +39,13 @@ class LAVIMO(EncodedModule):
         dropout: share of the encoders' outputs dropped before the projection.
         reconstruct: modality that the fusion branch reconstructs; None for no such branch.
         reconstruction_weight: w.
-        soft_targets: {"model": a sentence encoder, "threshold": eps}: the target of the alignment is then the cosine
-            of the items' sentence embeddings where it is at least eps, else 0 (negative filtering); None for labels.
         learning_rate: of AdamW, reached in a tenth of the steps and then annealed to 0 by a cosine.
         weight_decay: of AdamW.
         ks: cut-offs of the logged R@k and P@k.
 
     Raises:
         ValueError: an encoder for a modality that the data do not have, a modality to reconstruct that they do not
-            have, soft targets without text, an unknown protocol, encoder or loss, or a number outside its range.
+            have, an unknown protocol, encoder or loss, or a number outside its range.
 
     Source: Yin et al., CVPR 2024 (LAVIMO), and the paper's tri-modal code, less its flaws: leaking and batch-dependent
     evaluation, targets that train along, every row its own class, no validation.
@@ -71,7 +64,6 @@ class LAVIMO(EncodedModule):
         dropout: float = 0.0,
         reconstruct: str | None = None,
         reconstruction_weight: float = 1.0,
-        soft_targets: Mapping[str, Any] | None = None,
         learning_rate: float = 1e-3,
         weight_decay: float = 0.01,
         ks: Sequence[int] = (1, 3, 5, 10),
@@ -83,15 +75,11 @@ class LAVIMO(EncodedModule):
         super().__init__(dims, encoders, protocol, learning_rate, weight_decay, ks)
         if reconstruct is not None and reconstruct not in self.modalities:
             raise ValueError(f"the data have no modality {reconstruct!r}; they have {', '.join(self.modalities)}")
-        if soft_targets is not None:
-            _check_soft_targets(soft_targets, self.sources)
         # A loss module inside the hyperparameters could not be unpickled safely from a checkpoint.
         self.save_hyperparameters(ignore=[] if isinstance(alignment, str) else ["alignment"])
         self.alignment = build_loss(alignment) if isinstance(alignment, str) else alignment
         self.alignment_weight = alignment_weight
         self.reconstruct, self.reconstruction_weight = reconstruct, reconstruction_weight
-        self.threshold = float(soft_targets["threshold"]) if soft_targets else None
-        self._target_front_end = SentenceEmbedding(soft_targets["model"]) if soft_targets else None
         self._build(dim, dropout)
 
     def _build(self, dim: int, dropout: float) -> None:
@@ -105,17 +93,12 @@ class LAVIMO(EncodedModule):
         self.fusion = CrossAttention(self.modalities, dim, heads) if fuses else None
         self.decoder = Reconstruction(dim, heads, self.encoders[self.reconstruct].dim) if self.reconstruct else None
 
-    def frozen_networks(self) -> dict[str, tuple[str, FrozenNetwork]]:
-        """As every encoded model, and the sentence embeddings of soft targets."""
-        targets = {} if self._target_front_end is None else {TARGET: ("text", self._target_front_end)}
-        return super().frozen_networks() | targets
-
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         encoded = self.encode(batch)
         embeddings = self._project(encoded)
         fused = self.fusion(embeddings) if self.fusion is not None else None
         aligned = fused if self.protocol == "as_published" else embeddings
-        output = self.alignment(aligned, self._targets(batch))
+        output = self.alignment(aligned, batch["label"])
         parts = {"train/alignment": output.total.detach()}
         total = self.alignment_weight * output.total
         if self.decoder is not None:
@@ -149,22 +132,3 @@ class LAVIMO(EncodedModule):
 
     def _project(self, encoded: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return {name: self.projections[name](x) for name, x in encoded.items()}
-
-    def _targets(self, batch: Batch) -> Tensor:
-        if self.threshold is None:
-            return batch["label"]
-        unit = F.normalize(batch[TARGET], dim=1)
-        cosine = unit @ gather(unit).T
-        target = torch.where(cosine >= self.threshold, cosine, torch.zeros_like(cosine))
-        target.diagonal(offset=self.global_rank * len(unit)).fill_(1)  # exact, whatever the threshold
-        return target
-
-
-def _check_soft_targets(settings: Mapping[str, Any], dims: Mapping[str, Mapping[str, Any]]) -> None:
-    if set(settings) != {"model", "threshold"}:
-        raise ValueError(f"soft_targets has {', '.join(settings) or 'no settings'}; expected model and threshold")
-    if not 0 < settings["threshold"] <= 1:
-        raise ValueError(f"the threshold of soft_targets is {settings['threshold']}; expected above 0, at most 1")
-    if dims.get("text", {}).get("kind") != "text":
-        held = ", ".join(f"{name} ({source['kind']})" for name, source in dims.items())
-        raise ValueError(f"soft_targets compare texts, and the data have {held}")

@@ -10,14 +10,6 @@ import yaml
 
 from lightning_modules.cli import main
 
-# Warnings of small runs, which no test is about.
-IGNORED = [
-    pytest.mark.filterwarnings("ignore:LightningCLI's args parameter"),
-    pytest.mark.filterwarnings("ignore:.*isinstance.treespec.*"),
-    pytest.mark.filterwarnings("ignore:.*does not have many workers.*"),
-    pytest.mark.filterwarnings("ignore:The dirpath has changed"),
-]
-
 DATA = {"classes": 3, "items": 96, "image_dim": 8, "text_dim": 6, "batch_size": 16, "class_encoder": "one-hot"}
 CONFIG = {
     "seed_everything": 7,

@@ -4,22 +4,10 @@ from __future__ import annotations
 
 import lightning as L
 import numpy as np
-import pytest
 from tiny_items import Tiny, item_set
 
 from datamodules import FeatureDataModule, RetrievalData, Synthetic
 from lightning_modules import CMPM
-
-# Warnings of small runs, which no test is about.
-IGNORED = [
-    pytest.mark.filterwarnings("ignore:.*isinstance.treespec.*"),
-    pytest.mark.filterwarnings("ignore:.*does not have many workers.*"),
-    pytest.mark.filterwarnings("ignore:.*The number of training batches.*"),
-    pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty"),
-    pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`"),
-    pytest.mark.filterwarnings("ignore:The dirpath has changed"),
-    pytest.mark.filterwarnings("ignore:LightningCLI's args parameter"),
-]
 
 WORDS = {"name": "words", "vocabulary": 60, "min_count": 1, "width": 8, "hidden": 8, "dropout": 0.0}
 # Persons of the tiny items: any integers, in no order.
@@ -41,6 +29,3 @@ def model(data: RetrievalData | FeatureDataModule, seed: int = 0, **settings) ->
     L.seed_everything(seed, verbose=False)
     encoders = {"text": WORDS} if isinstance(data, Tiny) else {}
     return CMPM(data.dims, **{"encoders": encoders, "dim": 8, "learning_rate": 3e-3, "ks": (1, 5), **settings})
-
-
-# A test file takes the fixture by assignment: imported, it would count as an unused name.

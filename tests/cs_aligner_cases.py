@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import lightning as L
 import numpy as np
-from lavimo_cases import ENCODERS, Recorder, trainer
+from lavimo_cases import ENCODERS
 from tiny_items import Tiny
+from training import Recorder, trainer
 
 from datamodules import Synthetic
 from lightning_modules import CSAligner

@@ -8,27 +8,13 @@ from pathlib import Path
 
 import jfse_cases
 import lavimo_cases
-import pytest
 import torch
+import training
 import yaml
 from safetensors.torch import load_file, save_file
 from tiny_items import Tiny
 
 import lightning_modules
-
-# Warnings of small runs, which no test is about.
-IGNORED = [
-    pytest.mark.filterwarnings(f"ignore:{message}")
-    for message in (
-        "LightningCLI's args parameter",
-        "The dirpath has changed",
-        ".*isinstance.treespec.*",
-        ".*does not have many workers.*",
-        ".*The number of training batches.*",
-        ".*texts are longer than the",
-        "Total length of `.*` across ranks is zero",
-    )
-]
 
 
 def data_of(name: str):
@@ -43,7 +29,7 @@ def trained(folder: Path, name: str, data, **settings) -> Path:
         torch.manual_seed(0)
         encoders = {key: value for key, value in lavimo_cases.ENCODERS.items() if key in data.dims}
         module = getattr(lightning_modules, name)(data.dims, **{"encoders": encoders, "dim": 16} | settings)
-    trainer = lavimo_cases.trainer(folder)
+    trainer = training.trainer(folder)
     trainer.fit(module, data)
     trainer.save_checkpoint(folder / f"{name}.ckpt")
     return folder / f"{name}.ckpt"

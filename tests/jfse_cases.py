@@ -1,25 +1,14 @@
-"""Small data of JFSE, its models and their trainer: what the tests of JFSE share."""
+"""Small data of JFSE and its models: what the tests of JFSE share."""
 
 from __future__ import annotations
 
 import lightning as L
 import numpy as np
-import pytest
-import torch
-from training import Trainer
+from training import trainer
 
 from datamodules import FeatureDataModule, ItemSet, Synthetic
 from datamodules.datasets.synthetic import synthetic_features
 from lightning_modules.jfse import JFSE
-
-# Warnings of small runs, which no test is about.
-IGNORED = [
-    pytest.mark.filterwarnings("ignore:.*isinstance.treespec.*"),
-    pytest.mark.filterwarnings("ignore:.*does not have many workers.*"),
-    pytest.mark.filterwarnings("ignore:.*The number of training batches.*"),
-    pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty"),
-    pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`, callbacks"),
-]
 
 MODALITIES = ("image", "text")
 SMALL = {"classes": 4, "items": 128, "image_dim": 8, "text_dim": 6, "batch_size": 16, "class_encoder": "one-hot"}
@@ -54,12 +43,6 @@ def prepared(label: np.ndarray | None = None, change=None, width: int = 5, **kwa
     )
 
 
-def trainer(folder, **kwargs) -> L.Trainer:
-    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
-    defaults = {"accelerator": "cpu", "devices": 1, "max_epochs": 1, "enable_checkpointing": False}
-    return Trainer(**{**defaults, **quiet, "default_root_dir": folder, **kwargs})
-
-
 def model(dm: FeatureDataModule, alignment="cs", seed: int = 0, **kwargs) -> JFSE:
     L.seed_everything(seed, verbose=False)
     return JFSE(dm.dims, alignment, **{"width": 16, "learning_rate": 1e-3, **kwargs})
@@ -69,12 +52,6 @@ def fit(folder, dm: FeatureDataModule, alignment="cs", epochs: int = 1, trainer_
     module = model(dm, alignment, **kwargs)
     trainer(folder, max_epochs=epochs, **(trainer_arguments or {})).fit(module, dm)
     return module
-
-
-def assert_same_weights(first: torch.nn.Module, second: torch.nn.Module) -> None:
-    one, other = first.state_dict(), second.state_dict()
-    assert list(one) == list(other)
-    assert [name for name in one if not torch.equal(one[name], other[name])] == []
 
 
 def min_max(x, low=None, high=None):

@@ -13,7 +13,7 @@ from torch import nn
 from lightning_modules.networks.adapters import ADAPTERS, build_adapter
 from lightning_modules.networks.encoders import build_encoder
 
-SETTINGS = {"linear": {}, "mlp": {"hidden": 5}, "transformer": {"width": 8, "depth": 1, "heads": 2}}
+SETTINGS = {"mlp": {"hidden": 5}, "transformer": {"width": 8, "depth": 1, "heads": 2}}
 WIDTH, DIM = 6, 4
 
 
@@ -34,28 +34,25 @@ def tokens_of(*lengths: int) -> tuple[torch.Tensor, torch.Tensor]:
 # Adapters ------------------------------------------------------------------------------------------------------------
 
 
-def reference(name: str, module: nn.Module, x: np.ndarray) -> np.ndarray:
-    """Adapted tokens: LayerNorm(W (x + W_2 GELU(W_1 x + b_1) + b_2) + b), the inner part for the MLP alone."""
+def reference(module: nn.Module, x: np.ndarray) -> np.ndarray:
+    """Adapted tokens: LayerNorm(W (x + W_2 GELU(W_1 x + b_1) + b_2) + b)."""
     w = {key: value.numpy() for key, value in module.state_dict().items()}
-    if name == "mlp":
-        hidden = gelu(x @ w["bottleneck.0.weight"].T + w["bottleneck.0.bias"])
-        x = x + hidden @ w["bottleneck.2.weight"].T + w["bottleneck.2.bias"]
+    hidden = gelu(x @ w["bottleneck.0.weight"].T + w["bottleneck.0.bias"])
+    x = x + hidden @ w["bottleneck.2.weight"].T + w["bottleneck.2.bias"]
     return normalised(x @ w["project.1.weight"].T + w["project.1.bias"], w, "project.2")
 
 
-@pytest.mark.parametrize("name", ["linear", "mlp"])
-def test_linear_and_mlp_are_those_of_the_formula_and_their_vector_the_mean(name):
-    module, (x, mask) = adapter(name), tokens_of(5, 2, 3)
+def test_the_mlp_is_that_of_the_formula_and_its_vector_the_mean():
+    module, (x, mask) = adapter("mlp"), tokens_of(5, 2, 3)
     vectors, adapted = module(x, mask)
-    expected = reference(name, module, x.numpy())
+    expected = reference(module, x.numpy())
     np.testing.assert_allclose(adapted.detach(), expected, rtol=1e-9, atol=1e-12)
     for vector, row, keep in zip(vectors.detach().numpy(), expected, mask.numpy(), strict=True):
         np.testing.assert_allclose(vector, row[keep].mean(0), rtol=1e-9, atol=1e-12)
 
 
-@pytest.mark.parametrize("name", ["linear", "mlp"])
-def test_a_single_vector_is_its_own_mean(name):
-    module, (x, _) = adapter(name), tokens_of(1, 1, 1)
+def test_a_single_vector_is_its_own_mean():
+    module, (x, _) = adapter("mlp"), tokens_of(1, 1, 1)
     vectors, adapted = module(x, None)
     assert torch.equal(vectors, adapted[:, 0])
 
@@ -97,7 +94,7 @@ def test_the_bottleneck_is_a_quarter_of_the_width():
 
 
 def test_what_there_is_not_is_refused():
-    with pytest.raises(ValueError, match="unknown adapter 'mpl'; choose linear, mlp, transformer"):
+    with pytest.raises(ValueError, match="unknown adapter 'mpl'; choose mlp, transformer"):
         build_adapter("mpl", 4, 4)
     with pytest.raises(TypeError, match="adapter 'mlp' has no setting 'width'; it has hidden, dropout"):
         build_adapter("mlp", 4, 4, width=3)

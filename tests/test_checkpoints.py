@@ -10,15 +10,13 @@ import cli_cases
 import numpy as np
 import pytest
 import torch
-from cli_cases import DATA, IGNORED, checkpoints, csd, metrics
+from cli_cases import DATA, checkpoints, csd, metrics
 from training import Trainer
 
 from datamodules import DataError, FeaturePairs, Synthetic, SyntheticItems
 from lightning_modules import JFSE
 from lightning_modules.base import RetrievalModule
 from lightning_modules.checkpoints import checkpoint_file, require_same_items, trained_on
-
-pytestmark = [*IGNORED, pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty")]
 
 fitted = cli_cases.fitted
 

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 import torch
 import yaml
-from cli_cases import DATA, IGNORED, checkpoints, csd, metrics, write_config
+from cli_cases import DATA, checkpoints, csd, metrics, write_config
 from lightning.pytorch.callbacks import Callback
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -20,8 +20,6 @@ from datamodules import Synthetic
 from lightning_modules import JFSE
 from lightning_modules.cli import main
 from lightning_modules.serving.export import load_export
-
-pytestmark = IGNORED
 
 CONFIGS = sorted((Path(__file__).parent.parent / "reproduce" / "configs").glob("*.yaml"))
 fitted = cli_cases.fitted
@@ -65,7 +63,6 @@ class PowerCut(Callback):
 
 
 @pytest.mark.filterwarnings("ignore:`ModelCheckpoint.monitor=")
-@pytest.mark.filterwarnings("ignore:Total length of `list` across ranks is zero")
 @pytest.mark.parametrize("fraction", ["0.15", "0"])
 def test_an_interrupted_run_leaves_its_last_epoch_whichever_was_best(fraction, tmp_path):
     """With a learning rate of 0 no epoch is better than the first; without validation items there is no best one."""

@@ -10,12 +10,10 @@ import cli_cases
 import numpy as np
 import pytest
 import torch
-from cli_cases import IGNORED, checkpoints, metrics, write_config
+from cli_cases import checkpoints, metrics, write_config
 
 from lightning_modules import JFSE
 from lightning_modules.cli import main
-
-pytestmark = IGNORED
 
 fitted = cli_cases.fitted
 
@@ -272,6 +270,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_said_and_spoils_nothing_written_before(tmp_path):
     """No file may grow beyond a limit from some moment on, which writing meets as it meets a full disk."""
     (tmp_path / "full_disk.py").write_text(FULL_DISK)

@@ -33,9 +33,6 @@ ENTRIES = {"image": (IMAGE, IMAGES), "text": (TEXT, TEXTS)}
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*texts are longer than"),
-    pytest.mark.filterwarnings("ignore:.*isinstance.treespec.*"),
-    pytest.mark.filterwarnings("ignore:.*does not have many workers.*"),
-    pytest.mark.filterwarnings("ignore:.*The number of training batches.*"),
 ]
 
 
@@ -197,6 +194,7 @@ def test_extract_refuses_a_model_that_does_not_read_images_and_one_with_weights_
 # In tables -----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_rows_whose_model_is_not_here_are_not_run_and_say_so(tmp_path):
     table = yaml.safe_load(TINY)
     table |= {"methods": [{"method": "CCA", "model": "CCA", "init_args": {"components": 1}}], "comparisons": []}

@@ -8,17 +8,15 @@ import numpy as np
 import pytest
 import reference
 import torch
-from cmpm_cases import IGNORED, model, pairs, persons
-from lavimo_cases import Recorder, trainer
+from cmpm_cases import model, pairs, persons
 from tiny_items import Tiny, item_set
 from torch.autograd import gradcheck
+from training import Recorder, trainer
 
 from datamodules import Synthetic, SyntheticItems
 from lightning_modules import CMPM
 from lightning_modules.cmpm import ProjectionClassification
 from losses import available_losses, build_loss
-
-pytestmark = IGNORED
 
 
 def cmpc(x: np.ndarray, z: np.ndarray, weight: np.ndarray, target: np.ndarray) -> float:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from cmpm_cases import IGNORED, model, pairs
-from lavimo_cases import trainer
+from cmpm_cases import model, pairs
 from processes import Gradients, assert_same_steps, assert_same_weights, on_processes
+from training import trainer
 
-pytestmark = [*IGNORED, pytest.mark.slow]
+pytestmark = pytest.mark.slow
 
 GLOBAL = 48
 

@@ -1,4 +1,4 @@
-"""CMPM in training: what it learns by heart and keeps, resumption, the command line, and real photographs."""
+"""CMPM in training: what it learns by heart, what a checkpoint keeps, and real photographs."""
 
 from __future__ import annotations
 
@@ -8,12 +8,10 @@ from pathlib import Path
 import lightning as L
 import pytest
 import torch
-import yaml
-from cmpm_cases import IGNORED, PERSONS, WORDS, model, persons
-from lavimo_cases import Recorder, assert_same_weights, scores, trainer
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from cmpm_cases import PERSONS, WORDS, model, persons
 from tiny_items import Tiny, item_set
 from tiny_pedes import write_pedes
+from training import assert_same_weights, scores, trainer
 
 from datamodules import CUHKPEDES, Flickr8kTriples
 from datamodules.datasets.flickr8k import read_captions
@@ -21,12 +19,10 @@ from lightning_modules import CMPM
 from lightning_modules.serving.export import export, load_export
 from lightning_modules.serving.search import embed
 
-pytestmark = IGNORED
-
-
 # Pedestrians --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_pedestrians_are_learned_by_heart(tmp_path):
     """Each description finds photographs of its person first, and each photograph its descriptions."""
     data = CUHKPEDES(write_pedes(tmp_path / "root").parent, batch_size=12)
@@ -75,15 +71,6 @@ def test_a_checkpoint_brings_vocabulary_and_identities_and_encodes_new_texts_wit
     assert torch.equal(found["text"], expected["text"])
 
 
-def test_a_loaded_model_scores_as_before(trained, tmp_path):
-    module, path = trained
-    expected = scores(tmp_path, module, persons())
-    assert scores(tmp_path, CMPM.load_from_checkpoint(path, weights_only=True), persons()) == expected
-    fresh = model(persons(), seed=3, classification_weight=0.5)
-    found = trainer(tmp_path).test(fresh, persons(), ckpt_path=path, weights_only=True, verbose=False)[0]
-    assert {name.split("/", 2)[2]: value for name, value in found.items()} == expected
-
-
 def test_an_export_embeds_new_texts_as_the_model_does_and_leaves_the_classification_out(trained, tmp_path):
     module, path = trained
     loaded = load_export(export(path, tmp_path / "out"))
@@ -113,31 +100,6 @@ def test_training_on_other_identities_is_refused(trained, tmp_path):
         trainer(tmp_path).fit(module, data)
 
 
-class PowerCut(Callback):
-    """Ends a run without warning at the start of its third epoch."""
-
-    def on_train_epoch_start(self, trainer, module) -> None:
-        if trainer.current_epoch == 2:
-            raise RuntimeError("power cut")
-
-
-def test_a_resumed_run_ends_with_the_numbers_of_an_uninterrupted_one(tmp_path):
-    settings = {"classification_weight": 1.0, "dropout": 0.2, "encoders": {"text": {**WORDS, "dropout": 0.2}}}
-    whole = model(persons(), **settings)
-    trainer(tmp_path, max_epochs=4).fit(whole, persons())
-    saving = ModelCheckpoint(tmp_path / "kept", save_last=True)
-    with pytest.raises(RuntimeError, match="power cut"):
-        trainer(tmp_path, max_epochs=4, enable_checkpointing=True, callbacks=[saving, PowerCut()]).fit(
-            model(persons(), **settings), persons()
-        )
-    resumed, recorder = model(persons(), seed=5, **settings), Recorder()
-    trainer(tmp_path, max_epochs=4, callbacks=[recorder]).fit(
-        resumed, persons(), ckpt_path=tmp_path / "kept" / "last.ckpt", weights_only=True
-    )
-    assert recorder.losses
-    assert_same_weights(whole, resumed)
-
-
 def test_a_run_resumed_on_other_training_items_keeps_the_vocabulary_of_its_weights(tmp_path):
     first = model(persons(validation_fraction=0.4))
     fitted = trainer(tmp_path, max_epochs=1, limit_val_batches=0)
@@ -152,36 +114,6 @@ def test_a_run_resumed_on_other_training_items_keeps_the_vocabulary_of_its_weigh
     anew = model(persons())
     trainer(tmp_path, max_epochs=1, limit_val_batches=0).fit(anew, other)
     assert not torch.equal(anew.encoders["text"].known, first.encoders["text"].known)
-
-
-def test_one_seed_gives_one_run_and_another_seed_another(tmp_path):
-    def run(seed: int) -> CMPM:
-        module = model(persons(), seed, classification_weight=1.0)
-        trainer(tmp_path, max_epochs=2, limit_val_batches=0).fit(module, persons())
-        return module
-
-    first = run(0)
-    assert_same_weights(first, run(0))
-    weight = "classification.weight"
-    assert not torch.equal(first.state_dict()[weight], run(1).state_dict()[weight])
-
-
-def test_fit_and_test_from_the_command_line(tmp_path):
-    from lightning_modules.cli import main
-
-    quiet = {"enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu", "devices": 1}
-    config = {
-        "seed_everything": 3,
-        "model": {"class_path": "CMPM", "init_args": {"dim": 16, "classification_weight": 1.0, "alignment": "cs"}},
-        "data": {"class_path": "SyntheticItems", "init_args": {"names": ["text", "video"]}},
-        "trainer": {"max_epochs": 2, "default_root_dir": str(tmp_path), **quiet},
-    }
-    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
-    main(["fit", "--config", str(tmp_path / "config.yaml")])
-    (last,) = tmp_path.rglob("last.ckpt")
-    main(["test", "--config", str(tmp_path / "config.yaml"), "--ckpt_path", str(last)])
-    (row,) = [path.read_text() for path in tmp_path.rglob("metrics.csv") if "test/standard" in path.read_text()]
-    assert "average/MAP" in row
 
 
 # Real photographs ---------------------------------------------------------------------------------------------------

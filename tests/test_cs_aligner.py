@@ -9,9 +9,10 @@ import pytest
 import reference
 import torch
 from cs_aligner_cases import PAIR, TEXT_AND_MOTION, TRANSFORMER, first_step, model, predictions, synthetic
-from lavimo_cases import ENCODERS, scores, trainer
+from lavimo_cases import ENCODERS
 from test_adapters import reference as adapted_by
 from tiny_items import Tiny
+from training import scores, trainer
 
 from datamodules import SyntheticItems
 from lightning_modules import CSAligner
@@ -19,34 +20,24 @@ from losses import build_loss
 from losses.kernel import kernel_cs_divergence
 from losses.matching import unit
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:.*isinstance.treespec.*"),
-    pytest.mark.filterwarnings("ignore:.*does not have many workers.*"),
-    pytest.mark.filterwarnings("ignore:.*The number of training batches.*"),
-    pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty"),
-    pytest.mark.filterwarnings("ignore:LightningCLI's args parameter"),
-]
-
-
 # The objective, from the formulas ------------------------------------------------------------------------------------
 
 
-def embedded(module: CSAligner, name: str, rows: torch.Tensor, kind: str) -> np.ndarray:
+def embedded(module: CSAligner, name: str, rows: torch.Tensor) -> np.ndarray:
     """Adapted embeddings of features, standardised by the encoder."""
     standardise = module.encoders[name].standardise
     rows = (rows.double().numpy() - standardise.mean.numpy()) / standardise.scale.numpy()
-    return adapted_by(kind, module.adapters[name], rows)
+    return adapted_by(module.adapters[name], rows)
 
 
-@pytest.mark.parametrize("kind", ["linear", "mlp"])
 @pytest.mark.parametrize("unpaired", [0, 7])
 @pytest.mark.parametrize("sigma", [0.5, 1.0])
-def test_the_loss_of_two_modalities_is_that_of_the_formula(tmp_path, kind, unpaired, sigma):
-    settings = {"adapter": {"name": kind}, "divergence_weight": 0.7, "sigma": sigma, "unpaired": unpaired}
+def test_the_loss_of_two_modalities_is_that_of_the_formula(tmp_path, unpaired, sigma):
+    settings = {"divergence_weight": 0.7, "sigma": sigma, "unpaired": unpaired}
     module, seen = first_step(tmp_path, synthetic(batch_size=16, paired_fraction=0.5), **settings)
     (batch,) = seen.batches
-    paired = {name: embedded(module, name, batch[name], kind) for name in PAIR}
-    drawn = {name: embedded(module, name, rows, kind) for name, rows in seen.unpaired}
+    paired = {name: embedded(module, name, batch[name]) for name in PAIR}
+    drawn = {name: embedded(module, name, rows) for name, rows in seen.unpaired}
     assert {name: rows.shape for name, rows in drawn.items()} == (dict.fromkeys(PAIR, (7, 8)) if unpaired else {})
     whole = {name: np.concatenate([rows, drawn[name]]) if unpaired else rows for name, rows in paired.items()}
     pairs = sum(reference.infonce_parts(paired).values())
@@ -59,15 +50,15 @@ def test_the_loss_of_two_modalities_is_that_of_the_formula(tmp_path, kind, unpai
 @pytest.mark.parametrize("count", [3, 4])
 def test_of_more_modalities_it_is_pairwise_infonce_and_the_generalised_divergence(tmp_path, count):
     names = ("text", "video", "motion", "audio")[:count]
-    module, seen = first_step(tmp_path, SyntheticItems(names, batch_size=16), adapter={"name": "linear"})
+    module, seen = first_step(tmp_path, SyntheticItems(names, batch_size=16))
     (batch,) = seen.batches
-    rows = {name: embedded(module, name, batch[name], "linear") for name in names}
+    rows = {name: embedded(module, name, batch[name]) for name in names}
     pairs = sum(reference.pairwise_parts(rows, None, "infonce").values())
     distributions = reference.kernel_gcs([reference.unit_rows(x) for x in rows.values()], 1.0)
     assert seen.losses == [pytest.approx(pairs + distributions, rel=1e-9)]
 
 
-@pytest.mark.parametrize("adapter", [{"name": "linear"}, {"name": "mlp"}, TRANSFORMER])
+@pytest.mark.parametrize("adapter", [{"name": "mlp"}, TRANSFORMER])
 def test_the_token_term_is_that_of_a_plain_loop_over_items(tmp_path, adapter):
     data = Tiny(batch_size=8, **TEXT_AND_MOTION)
     settings = {"alignment": None, "divergence_weight": 0.0, "token_weight": 0.3, "sigma": 0.8}
@@ -104,7 +95,7 @@ def test_the_token_term_of_three_modalities_is_that_of_their_pairs(tmp_path):
             )  # fmt: skip
 
     settings = {"alignment": None, "divergence_weight": 0.0, "token_weight": 1.0, "encoders": encoders}
-    module, seen = first_step(tmp_path, Three(batch_size=8), adapter={"name": "linear"}, **settings)
+    module, seen = first_step(tmp_path, Three(batch_size=8), **settings)
     (batch,) = seen.batches
     with torch.no_grad():
         found = [module._adapted(name, batch[name], batch["masks"][name])[1:] for name in module.modalities]
@@ -137,7 +128,7 @@ def test_the_weights_weigh_and_without_divergence_it_is_exactly_the_alignment(tm
     assert loss_of(tmp_path, alignment=build_loss("cs", temperature=0.2), divergence_weight=0.0) == other
 
 
-@pytest.mark.parametrize("kind", ["linear", "mlp", "transformer"])
+@pytest.mark.parametrize("kind", ["mlp", "transformer"])
 @pytest.mark.parametrize("token_weight", [None, 0.0, 1.0])
 def test_a_transformer_reads_tokens_and_the_others_do_for_a_token_term(kind, token_weight):
     built = model(Tiny(**TEXT_AND_MOTION), adapter={"name": kind}, token_weight=token_weight)
@@ -151,7 +142,7 @@ def test_a_transformer_reads_tokens_and_the_others_do_for_a_token_term(kind, tok
 # A target ------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("adapter", ["linear", "mlp", "transformer"])
+@pytest.mark.parametrize("adapter", ["mlp", "transformer"])
 def test_the_target_stays_as_it_is_and_the_others_move_into_its_space(tmp_path, adapter):
     data = synthetic(batch_size=16)
     module = model(data, target="image", adapter={"name": adapter})
@@ -204,7 +195,7 @@ def test_tokens_are_compared_in_the_space_of_a_frozen_target(tmp_path):
         ({"alignment": None, "divergence_weight": 0.0}, "nothing to train by"),
         ({"unpaired": 3, "divergence_weight": 0.0}, "unpaired samples enter the divergence alone"),
         ({"alignment": "infonec"}, "unknown loss 'infonec'; nearest: "),
-        ({"adapter": {"name": "lora"}}, "unknown adapter 'lora'; choose linear, mlp, transformer"),
+        ({"adapter": {"name": "lora"}}, "unknown adapter 'lora'; choose mlp, transformer"),
         ({"adapter": {"dropout": 0.1}}, "unknown adapter ''"),
         ({"encoders": {"audio": {"name": "features"}}}, "no modality 'audio'; they have text, motion"),
         ({"target": "audio", "dim": None}, "no modality 'audio'; they have text, motion"),
@@ -229,5 +220,5 @@ def test_a_target_whose_tokens_are_of_another_width_is_refused():
 
 
 def test_unknown_settings_of_an_adapter_are_refused():
-    with pytest.raises(TypeError, match="adapter 'linear' has no setting 'depth'; it has dropout"):
-        model(Tiny(**TEXT_AND_MOTION), adapter={"name": "linear", "depth": 2})
+    with pytest.raises(TypeError, match="adapter 'mlp' has no setting 'depth'; it has hidden, dropout"):
+        model(Tiny(**TEXT_AND_MOTION), adapter={"name": "mlp", "depth": 2})

@@ -8,20 +8,15 @@ import numpy as np
 import pytest
 import torch
 from cs_aligner_cases import ENCODERS, TEXT_AND_MOTION, Drawn, model, synthetic
-from lavimo_cases import trainer
 from processes import Gradients, assert_same_steps, assert_same_weights, on_processes
 from tiny_items import N, Tiny, with_modality
 from tiny_models import text_model
+from training import trainer
 
 from datamodules import SyntheticItems
 from datamodules.items import Modality
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.filterwarnings("ignore:.*isinstance.treespec.*"),
-    pytest.mark.filterwarnings("ignore:.*does not have many workers.*"),
-    pytest.mark.filterwarnings("ignore:.*The number of training batches.*"),
-]
+pytestmark = pytest.mark.slow
 
 
 def one_caption(**settings) -> Tiny:
@@ -35,7 +30,7 @@ STEPS = {
     "two modalities": (synthetic, 32, {}),
     "divergence alone": (synthetic, 32, {"alignment": None}),
     "a target": (synthetic, 32, {"target": "image"}),
-    "three modalities": (SyntheticItems, 48, {"adapter": {"name": "linear"}}),
+    "three modalities": (SyntheticItems, 48, {}),
     "tokens": (one_caption, 12, {"token_weight": 0.5}),
     "low-rank adapters": (one_caption, 12, {}),
 }

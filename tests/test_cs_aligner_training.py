@@ -1,4 +1,4 @@
-"""CS-Aligner in training: unpaired samples, improvement, precision, resumption, two processes, the command line."""
+"""CS-Aligner in training: unpaired samples, and improvement on features and on items of several captions."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import yaml
 from cs_aligner_cases import (
     PAIR,
     TEXT_AND_MOTION,
@@ -19,25 +18,13 @@ from cs_aligner_cases import (
     predictions,
     synthetic,
 )
-from lavimo_cases import Recorder, assert_same_weights, scores, trainer
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from lightning.pytorch.callbacks import Callback
 from tiny_items import Tiny
+from training import Recorder, scores, trainer
 
 from datamodules import Synthetic, SyntheticItems, Wikipedia
-from lightning_modules import CSAligner
-from losses import build_loss
 from losses.kernel import kernel_cs_divergence
 from losses.matching import unit
-
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:.*isinstance.treespec.*"),
-    pytest.mark.filterwarnings("ignore:.*does not have many workers.*"),
-    pytest.mark.filterwarnings("ignore:.*The number of training batches.*"),
-    pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty"),
-    pytest.mark.filterwarnings("ignore:LightningCLI's args parameter"),
-    pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`, callbacks"),
-]
-
 
 # Unpaired samples ----------------------------------------------------------------------------------------------------
 
@@ -181,91 +168,3 @@ def test_the_divergence_brings_the_distributions_together(tmp_path):
         rows = predictions(tmp_path, module, data)
         left[weight] = float(kernel_cs_divergence(*(unit(torch.from_numpy(rows[name])) for name in PAIR), 1.0))
     assert left[3.0] < 0.3 * left[0.0]
-
-
-def test_bfloat16_trains(tmp_path):
-    data, seen = Tiny(paired_fraction=0.7, **TEXT_AND_MOTION), Recorder()
-    module = model(data, token_weight=0.5, unpaired=4)
-    trainer(tmp_path, max_epochs=6, precision="bf16-mixed", callbacks=[seen], limit_val_batches=0).fit(module, data)
-    assert np.isfinite(seen.losses).all()
-    assert all(p.dtype == torch.float32 for p in module.parameters())
-
-
-class PowerCut(Callback):
-    """Ends a run without warning at the start of its third epoch."""
-
-    def on_train_epoch_start(self, trainer, module) -> None:
-        if trainer.current_epoch == 2:
-            raise RuntimeError("power cut")
-
-
-RESUMED = {
-    "paired features": (lambda: synthetic(paired_fraction=0.6, batch_size=16), {"unpaired": 8}),
-    "a target": (lambda: synthetic(batch_size=16), {"target": "image"}),
-    "tiny items": (lambda: Tiny(paired_fraction=0.7, **TEXT_AND_MOTION), {"unpaired": 4, "token_weight": 0.5}),
-}
-
-
-@pytest.mark.parametrize("case", RESUMED)
-def test_a_resumed_run_ends_with_the_numbers_of_an_uninterrupted_one(tmp_path, case):
-    build, settings = RESUMED[case]
-    settings = {**settings, "adapter": {"name": "mlp", "dropout": 0.3}}
-    whole = model(build(), **settings)
-    trainer(tmp_path, max_epochs=4, limit_val_batches=0).fit(whole, build())
-
-    saving = ModelCheckpoint(tmp_path / "kept", save_last=True)
-    cut = {"enable_checkpointing": True, "callbacks": [saving, PowerCut()], "limit_val_batches": 0}
-    with pytest.raises(RuntimeError, match="power cut"):
-        trainer(tmp_path, max_epochs=4, **cut).fit(model(build(), **settings), build())
-    resumed = model(build(), seed=5, **settings)
-    trainer(tmp_path, max_epochs=4, limit_val_batches=0).fit(
-        resumed, build(), ckpt_path=tmp_path / "kept" / "last.ckpt", weights_only=True
-    )
-    assert_same_weights(whole, resumed)
-
-
-@pytest.mark.parametrize("alignment", ["infonce", None, build_loss("cs")])
-def test_a_checkpoint_is_loaded_with_its_settings_and_scores(tmp_path, alignment):
-    data = synthetic(batch_size=16)
-    module = model(data, target="image", alignment=alignment, adapter=TRANSFORMER, ks=(1, 2))
-    fitted = trainer(tmp_path, limit_val_batches=0)
-    fitted.fit(module, data)
-    fitted.save_checkpoint(tmp_path / "model.ckpt")
-    given = {} if isinstance(alignment, str | None) else {"alignment": alignment}
-    loaded = CSAligner.load_from_checkpoint(tmp_path / "model.ckpt", weights_only=True, **given)
-    assert_same_weights(module, loaded)
-    assert scores(tmp_path, loaded, data) == scores(tmp_path, module, data)
-    for name, rows in predictions(tmp_path, loaded, data).items():
-        np.testing.assert_array_equal(rows, predictions(tmp_path, module, data)[name])
-
-
-# The command line ---------------------------------------------------------------------------------------------------
-
-
-def csd(command: str, folder, *words: str, **model_settings) -> None:
-    from lightning_modules.cli import main
-
-    quiet = {"enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu", "devices": 1}
-    config = {
-        "seed_everything": 3,
-        "model": {"class_path": "CSAligner", "init_args": model_settings},
-        "data": {"class_path": "Synthetic", "init_args": {"items": 160, "classes": 4, "class_encoder": "one-hot"}},
-        "trainer": {"max_epochs": 1, "default_root_dir": str(folder), **quiet},
-    }
-    (folder / "config.yaml").write_text(yaml.safe_dump(config))
-    main([command, "--config", str(folder / "config.yaml"), *words])
-
-
-def test_predict_writes_texts_in_the_space_of_the_images(tmp_path):
-    settings = {"target": "image", "adapter": {"name": "linear"}}
-    csd("fit", tmp_path, **settings)
-    csd("predict", tmp_path, "--ckpt_path", "last", **settings)
-    with np.load(tmp_path / "embeddings.npz") as kept:
-        data = Synthetic(items=160, classes=4, class_encoder="one-hot")
-        np.testing.assert_array_equal(kept["image"], data.arrays("standard")[0]["image"])
-        assert kept["text"].shape == kept["image"].shape
-
-
-def test_fit_from_the_command_line(tmp_path):
-    csd("fit", tmp_path, dim=8, divergence_weight=0.5, alignment="kl")
-    assert list(tmp_path.rglob("last*.ckpt"))

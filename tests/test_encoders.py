@@ -26,7 +26,6 @@ TRANSFORMER = {"dim": 16, "depth": 2, "heads": 4}
 CASES = {
     "features": ("features", {}, SEQUENCE, (6,), 12),
     "log_mel convolution": ("log_mel", SMALL, SOUND, (8,), 32),
-    "log_mel transformer": ("log_mel", {**SMALL, "network": "transformer"}, SOUND, (8,), 16),
     "characters": ("characters", {"width": 16}, TEXT, None, 32),
     "pose_transformer": ("pose_transformer", TRANSFORMER, POSES, (5, 3), 16),
     "frames, depth": ("frames", FRAMES, DEPTH, (16, 12), 96),
@@ -262,7 +261,6 @@ def test_characters_are_numbered():
         ("frames", DEPTH, {"model": "test_resnet", "heads": 7}, "width 96 cannot have 7 heads"),
         ("pose_transformer", VECTOR, {}, "PoseTransformer reads sequence, and the modality holds vector"),
         ("pose_transformer", POSES, {"dim": 20, "heads": 8}, "width 20 cannot have 8 heads"),
-        ("log_mel", SOUND, {"network": "lstm"}, "network is 'lstm'; expected 'convolution' or 'transformer'"),
     ],
 )
 def test_a_modality_or_value_that_does_not_fit_is_refused(name, source, settings, message):

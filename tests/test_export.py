@@ -7,7 +7,6 @@ import os
 import shutil
 from pathlib import Path
 
-import export_cases
 import lavimo_cases
 import numpy as np
 import pytest
@@ -28,8 +27,6 @@ from datamodules.items import Files, Modality
 from lightning_modules.serving import export
 from lightning_modules.serving.export import export_identity, load_export
 from lightning_modules.serving.search import embed, find
-
-pytestmark = export_cases.IGNORED
 
 # Settings with which a model has as many parts as it can have, and the parts that no embedding is made with.
 SETTINGS = {"LAVIMO": {"reconstruct": "motion"}, "CMPM": {"classification_weight": 1.0}, "JFSE": {"width": 16}}
@@ -304,14 +301,11 @@ def test_a_checkpoint_that_cannot_be_exported_is_refused(case, checkpoints, tmp_
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["changed.ckpt", "code"]
 
 
-def test_soft_targets_and_files_that_are_no_checkpoints(checkpoints, tmp_path, capsys):
+def test_files_that_are_no_checkpoints_are_refused(tmp_path, capsys):
     path = tmp_path / "wanted.ckpt"
     assert str(path) in refused(capsys, "export", path)
     path.write_bytes(b"no checkpoint")
     assert str(path) in refused(capsys, "export", path)
-    targets = arguments(soft_targets={"model": "a-folder-of-the-training", "threshold": 0.5})
-    folder = export.export(changed_checkpoint(checkpoints["LAVIMO"], tmp_path / "soft.ckpt", targets))
-    assert "soft_targets" not in about(folder)["init_args"]
 
 
 def test_what_is_no_export_is_not_written_over(checkpoints, tmp_path, capsys):

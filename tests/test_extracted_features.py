@@ -24,10 +24,10 @@ from extract_cases import (
 )
 from hypothesis import given
 from hypothesis import strategies as st
-from jfse_cases import IGNORED, trainer
 from safetensors.numpy import save_file
 from tiny_items import item_set
 from tiny_trees import PASCAL_CLASSES, WIKIPEDIA, write_pascal, write_wikipedia
+from training import trainer
 
 import lightning_modules
 from datamodules import DataError, FeaturePairs, PascalSentences, WikipediaRaw
@@ -35,8 +35,6 @@ from datamodules.datasets.wikipedia import CLASS_NAMES
 from datamodules.features.extraction import extract_features
 from datamodules.files.extracted_features import Rows, read_extracted, read_metadata, untrained, write_features
 from datamodules.items import ItemSet, Modality
-
-pytestmark = IGNORED
 
 
 @pytest.fixture(scope="module", autouse=True)

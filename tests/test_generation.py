@@ -14,11 +14,6 @@ from lightning_modules.serving.generation import generate_images
 
 pytest.importorskip("diffusers", reason="needs the extra `generation`")
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:.*isinstance.treespec.*"),
-    pytest.mark.filterwarnings("ignore:.*does not have many workers.*"),
-]
-
 WIDTH, SIDE = 8, 32
 
 

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from jfse_cases import IGNORED, MODALITIES, data, fit, min_max, prepared
+from jfse_cases import MODALITIES, data, fit, min_max, prepared
 from lightning.pytorch.callbacks import Callback
 from torch.autograd import grad
 from torch.nn import functional as F
@@ -15,8 +15,6 @@ from torch.overrides import TorchFunctionMode
 
 from datamodules import SyntheticItems
 from lightning_modules.jfse import JFSE
-
-pytestmark = IGNORED
 
 DIMS = {"image": 8, "text": 6, "class_embedding": 5}
 

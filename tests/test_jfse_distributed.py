@@ -6,13 +6,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from jfse_cases import IGNORED, data, model, prepared, trainer
+from jfse_cases import data, model, prepared
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from processes import Gradients, assert_same_steps, assert_same_weights, on_processes
+from training import trainer
 
 from datamodules import DataError, ItemSet, Synthetic
 
-pytestmark = [*IGNORED, pytest.mark.slow]
+pytestmark = pytest.mark.slow
 
 GLOBAL, EPOCHS = 16, 2
 PROTOCOLS = ("honest", "as_published")

@@ -5,13 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from jfse_cases import IGNORED, MODALITIES, assert_same_weights, data, fit, min_max, model, prepared, trainer
+from jfse_cases import MODALITIES, data, fit, min_max, model, prepared
+from training import assert_same_weights, trainer
 
 from datamodules import ItemSet
 from lightning_modules.jfse import JFSE
-
-pytestmark = IGNORED
-
 
 # Presets --------------------------------------------------------------------------------------------------------
 

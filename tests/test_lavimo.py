@@ -6,25 +6,18 @@ import numpy as np
 import pytest
 import reference
 import torch
-from lavimo_cases import ENCODERS, first_step, model, scores, trainer
+from lavimo_cases import ENCODERS, first_step, model
 from tiny_items import CAPTION_OWNER, Tiny, item_set, with_modality
 from torch.autograd import grad
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
+from training import scores, trainer
 
 from datamodules import RetrievalData, SyntheticItems
-from datamodules.features.texts import embed_texts
 from datamodules.items import Modality
 from lightning_modules import LAVIMO
 from lightning_modules.networks.fusion import CrossAttention
 from losses import build_loss
-
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:.*isinstance.treespec.*"),
-    pytest.mark.filterwarnings("ignore:.*does not have many workers.*"),
-    pytest.mark.filterwarnings("ignore:.*The number of training batches.*"),
-    pytest.mark.filterwarnings("ignore:Total length of `.*` across ranks is zero"),
-]
 
 NAMES = ("text", "video", "motion")
 
@@ -125,59 +118,6 @@ def test_the_target_of_the_reconstruction_does_not_train_along(tmp_path):
     for one, other in zip(found, expected, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-9)
     assert max((a - b).abs().max() for a, b in zip(found, trained_along, strict=True)) > 1e-3
-
-
-# Soft targets --------------------------------------------------------------------------------------------------------
-
-
-def soft_step(folder, threshold: float, alignment: str = "pairwise"):
-    data = Tiny(batch_size=8)
-    module, seen = first_step(
-        folder, data, alignment=alignment, soft_targets={"model": "all-MiniLM-L6-v2", "threshold": threshold}
-    )
-    return data, module, seen
-
-
-def test_soft_targets_are_cosines_of_texts_above_the_threshold(tmp_path):
-    losses = []
-    for threshold in (0.6, 0.75, 0.85, 1.0):
-        data, module, seen = soft_step(tmp_path, threshold)
-        (batch,) = seen.batches
-        # The caption that was drawn is recognised by its characters.
-        texts = {tuple(data.entries("text").entries[i].tolist()): i for i in range(len(CAPTION_OWNER))}
-        rows = zip(batch["text"], batch["masks"]["text"], strict=True)
-        captions = [data.content.modalities["text"].entries[texts[tuple(x[keep].tolist())]] for x, keep in rows]
-        vectors = reference.unit_rows(embed_texts(captions).astype(np.float64))
-        target = np.where(vectors @ vectors.T >= threshold, vectors @ vectors.T, 0)
-        np.fill_diagonal(target, 1)
-        with torch.no_grad():
-            embeddings = {m: x.numpy() for m, x in module.train().embed(batch).items()}
-        parts = reference.pairwise_parts(embeddings, target, "kl")
-        assert seen.losses == [pytest.approx(sum(parts.values()), rel=1e-6)], threshold
-        losses += seen.losses
-    assert len(set(losses)) == 4
-
-
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"threshold": 0.5}, "soft_targets has threshold; expected model and threshold"),
-        ({"model": "all-MiniLM-L6-v2", "threshold": 0.5, "epsilon": 1}, "epsilon; expected model and threshold"),
-        ({"model": "all-MiniLM-L6-v2", "threshold": 1.5}, "threshold of soft_targets is 1.5; expected above 0"),
-        ({"model": "all-MiniLM-L6-v2", "threshold": 0}, "threshold of soft_targets is 0; expected above 0"),
-        ({"model": "no-such-model", "threshold": 0.5}, "neither a folder nor a model on this machine"),
-    ],
-)
-def test_soft_targets_that_cannot_be_are_refused(settings, message):
-    with pytest.raises(ValueError, match=message):
-        model(Tiny(), soft_targets=settings)
-
-
-@pytest.mark.parametrize("names", [("code", "video"), ("text", "video")])
-def test_soft_targets_need_texts(names):
-    """The second of these has a modality called text that holds vectors."""
-    with pytest.raises(ValueError, match=r"soft_targets compare texts, and the data have .* \(vector\)"):
-        model(SyntheticItems(names), soft_targets={"model": "all-MiniLM-L6-v2", "threshold": 0.5})
 
 
 # What evaluation may know --------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score
 from torchmetrics.retrieval import RetrievalMAP
 
-from lightning_modules.metrics import MAP_DENOMINATORS, CrossModalRetrieval, ranking, retrieval, retrieval_scores
+from lightning_modules.metrics import CrossModalRetrieval, ranking, retrieval, retrieval_scores
 from lightning_modules.metrics.protocol import standardise
 
 KS = (1, 2, 5, 10)
@@ -49,8 +49,7 @@ def plain_measures(relevant: np.ndarray, ks=KS) -> dict[str, float]:
     for k in ks:
         hits, precision_sum = at[min(k, len(relevant))]
         result[f"R@{k}"], result[f"P@{k}"] = float(hits > 0), hits / k
-        for name, divisor in {"hits": hits, "min(R,k)": min(total, k), "k": k, "R": total}.items():
-            result[f"AP@{k}[{name}]"] = precision_sum / divisor if divisor else 0.0
+        result[f"AP@{k}[min(R,k)]"] = precision_sum / min(total, k) if total else 0.0
     return result
 
 
@@ -88,7 +87,7 @@ def test_every_measure_is_the_plain_loops_without_ties():
     query, gallery, query_labels, gallery_labels = clustered(50, 30, classes=8)
     gallery_labels[gallery_labels == 3] = 4  # class 3 has no relevant item
     assert (query_labels == 3).any()
-    result = retrieval_scores(query, gallery, query_labels, gallery_labels, (*KS, 50), MAP_DENOMINATORS)
+    result = retrieval_scores(query, gallery, query_labels, gallery_labels, (*KS, 50))
     order = np.argsort(-cosines(query, gallery), axis=1)
     for i, ranking_of_i in enumerate(order):
         expected = plain_measures((gallery_labels == query_labels[i]).numpy()[ranking_of_i], (*KS, 50))
@@ -106,7 +105,6 @@ def test_ties_get_the_mean_over_every_order_of_the_tied_items(items):
         torch.tensor([1]),
         torch.from_numpy(relevant).long(),
         ks,
-        MAP_DENOMINATORS,
     )
     # Sorting is stable: the permutations of the items, each sorted by score, are all orders of the ties, equally often.
     orders = [sorted(order, key=lambda i: -scores[i]) for order in itertools.permutations(range(len(scores)))]
@@ -120,7 +118,7 @@ def test_a_constant_scorer_gets_the_chance_value():
     relevant = np.arange(40) < 7
     query, gallery = torch.zeros(1, 4), torch.randn(40, 4)  # a zero vector has cosine 0 with everything
     labels = torch.from_numpy(relevant).long()
-    result = retrieval_scores(query, gallery, torch.tensor([1]), labels, KS, MAP_DENOMINATORS)
+    result = retrieval_scores(query, gallery, torch.tensor([1]), labels, KS)
     assert result["P@5"].item() == pytest.approx(7 / 40, abs=1e-12)
     assert result["R@1"].item() == pytest.approx(7 / 40, abs=1e-12)
     assert result["first_rank"].item() == 41 / 8
@@ -134,10 +132,10 @@ def test_chunk_size_and_blocks_change_no_bit():
     query, gallery, query_labels, gallery_labels = clustered(70, 300, width=33)
     gallery[100:200] = gallery[:100].round()  # and some ties
     gallery[200:250] = gallery[50:100] * 3
-    whole = retrieval_scores(query, gallery, query_labels, gallery_labels, KS, MAP_DENOMINATORS)
+    whole = retrieval_scores(query, gallery, query_labels, gallery_labels, KS)
     for chunk in (1, 300, 1700, 10**9):
         part = retrieval_scores(
-            query.split(9), gallery.split(41), query_labels, gallery_labels, KS, MAP_DENOMINATORS, chunk_elements=chunk
+            query.split(9), gallery.split(41), query_labels, gallery_labels, KS, chunk_elements=chunk
         )
         assert bits(part) == bits(whole)
 
@@ -180,7 +178,7 @@ def test_multi_hot_labels_match_where_they_share_one():
     query, gallery, *_ = clustered(30, 80)
     generator = torch.Generator().manual_seed(1)
     query_labels, gallery_labels = (torch.rand(n, 6, generator=generator) < 0.2 for n in (30, 80))
-    result = retrieval_scores(query, gallery, query_labels, gallery_labels.long(), KS, MAP_DENOMINATORS)
+    result = retrieval_scores(query, gallery, query_labels, gallery_labels.long(), KS)
     order = np.argsort(-cosines(query, gallery), axis=1)
     for i in range(30):
         relevant = (query_labels[i] & gallery_labels).any(dim=1).numpy()
@@ -200,8 +198,6 @@ def test_multi_hot_labels_match_where_they_share_one():
         ({"gallery_labels": torch.zeros(6)}, "gallery: expected integer or bool labels"),
         ({"gallery_labels": torch.zeros(6, 2, dtype=torch.bool)}, "multi-hot over the same classes"),
         ({"ks": (1, 0)}, r"ks must be integers of at least 1, got \[0\]"),
-        ({"map_denominators": ("r",)}, "map_denominators"),
-        ({"map_denominators": "k"}, "map_denominators"),
     ],
 )
 def test_scores_refuse_what_does_not_fit(change, message):
@@ -232,12 +228,10 @@ def evaluate(embeddings, labels, ids, batch: int = 32, **options) -> CrossModalR
 
 def test_metric_averages_the_scores_of_each_direction():
     embeddings, labels, ids = pairs()
-    metric = evaluate(embeddings, labels, ids, map_denominators=MAP_DENOMINATORS)
+    metric = evaluate(embeddings, labels, ids)
     result = metric.compute()
     for query, gallery in BOTH:
-        scores = retrieval_scores(
-            embeddings[query], embeddings[gallery], labels, labels, map_denominators=MAP_DENOMINATORS
-        )
+        scores = retrieval_scores(embeddings[query], embeddings[gallery], labels, labels)
         for name, values in scores.items():
             key, value = (
                 (name.replace("AP", "MAP"), values.mean()) if name != "first_rank" else ("MedR", np.median(values))
@@ -246,7 +240,7 @@ def test_metric_averages_the_scores_of_each_direction():
     mean = (result["image->text/MAP"] + result["text->image/MAP"]) / 2
     assert result["average/MAP"].item() == pytest.approx(mean.item(), abs=1e-15)
     assert metric.sizes() == {"image->text": (90, 90), "text->image": (90, 90)}
-    assert len(result) == 3 * (2 + 3 * (2 + 4))
+    assert len(result) == 3 * (2 + 3 * 3)
 
 
 def test_docstring_example():
@@ -413,7 +407,6 @@ def test_a_modality_without_items_is_named():
         ({"directions": BOTH + BOTH}, "directions must be"),
         ({"protocol": "published"}, "unknown protocol 'published'"),
         ({"ks": (0,)}, "ks must be integers"),
-        ({"map_denominators": ("n",)}, "map_denominators"),
     ],
 )
 def test_construction_refuses_what_it_does_not_know(options, message):

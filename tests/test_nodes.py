@@ -8,17 +8,12 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
-from cli_cases import IGNORED
 from node_cases import CSD, FEW, outcome, outcomes, run, slurm, torchrun, words
 
 from lightning_modules import LAVIMO
 from lightning_modules.cli import main
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists"),
-    *IGNORED,
-]
+pytestmark = pytest.mark.slow
 
 NODES = ("--trainer.num_nodes", 2, "--trainer.strategy", "ddp")
 DEVICES = ("--trainer.devices", 2, "--trainer.strategy", "ddp")

@@ -9,23 +9,16 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from cli_cases import CONFIG, IGNORED, checkpoints, csd, metrics
+from cli_cases import CONFIG, checkpoints, csd, metrics
 from jfse_cases import fit as fit_jfse
-from jfse_cases import trainer
 from lightning.pytorch.callbacks import Callback
+from training import trainer
 
 from datamodules import Synthetic, SyntheticItems
 from datamodules.__main__ import main as datamodules
 from lightning_modules import CMPM, LAVIMO, CSAligner
 from lightning_modules.cli import main
 from reproduce.results.claims import main as claims
-
-pytestmark = [
-    *IGNORED,
-    pytest.mark.filterwarnings("ignore:.*The number of training batches"),
-    pytest.mark.filterwarnings("ignore:Total length of `list` across ranks is zero"),
-    pytest.mark.filterwarnings("ignore:You are trying to `self.log"),
-]
 
 fitted = cli_cases.fitted
 
@@ -71,6 +64,7 @@ def test_the_home_folder_is_understood_by_the_other_commands(home, fitted, capsy
 # Logs and predictions -----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_every_command_counts_its_own_runs_and_no_prediction_is_written_over(fitted, tmp_path):
     best, last = (("--ckpt_path", str(checkpoints(fitted, 0)[kind])) for kind in ("best", "last"))
     root = tmp_path / "run"

@@ -7,7 +7,6 @@ import os
 import shutil
 from pathlib import Path
 
-import export_cases
 import jfse_cases
 import lavimo_cases
 import numpy as np
@@ -16,6 +15,7 @@ import reference
 import search_cases
 import soundfile
 import torch
+import training
 from export_cases import another, described, trained
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -26,8 +26,6 @@ from tiny_items import Tiny, item_set, modalities
 from datamodules import DataError
 from lightning_modules.serving import search
 from lightning_modules.serving.export import export, load_export
-
-pytestmark = export_cases.IGNORED
 
 searched = search_cases.searched
 CONTENT = {"text": "text", "image": "image", "audio": "sound"}
@@ -300,7 +298,7 @@ def test_a_file_that_is_no_index_is_refused(searched, tmp_path, capsys):
 
 
 def saved(folder: Path, module, data) -> Path:
-    trainer = lavimo_cases.trainer(folder)
+    trainer = training.trainer(folder)
     trainer.fit(module, data)
     trainer.save_checkpoint(folder / "model.ckpt")
     return export(folder / "model.ckpt")

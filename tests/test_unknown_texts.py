@@ -6,7 +6,6 @@ import logging
 import warnings
 from collections.abc import Sequence
 
-import cmpm_cases
 import lightning as L
 import numpy as np
 import pytest
@@ -19,8 +18,6 @@ from datamodules.items import Modality
 from lightning_modules import CMPM
 from lightning_modules.networks.encoders import build_encoder
 from lightning_modules.networks.encoders.text import TokenIds
-
-pytestmark = cmpm_cases.IGNORED
 
 TEXT = {"kind": "text", "shape": (), "rate": None}
 CHARACTERS = {"name": "characters", "width": 8}

@@ -7,7 +7,7 @@ import pytest
 import torch
 from cs_aligner_cases import Drawn, model
 from feature_pairs_cases import joined, make_parts, save
-from lavimo_cases import trainer
+from training import trainer
 
 from datamodules import DataError, FeaturePairs, ItemSet
 from lightning_modules import CSAligner

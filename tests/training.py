@@ -1,9 +1,12 @@
-"""A trainer for tests: what `prepare` does, then what Lightning does."""
+"""Small trainings: a trainer that prepares, the scores of a model, what a run saw, and equal weights."""
 
 from __future__ import annotations
 
 import lightning as L
+import torch
+from lightning.pytorch.callbacks import Callback
 
+from datamodules import RetrievalData
 from lightning_modules import prepare
 
 
@@ -28,3 +31,38 @@ class Trainer(L.Trainer):
             model.double()  # as the trainer would, so that statistics are not rounded before
         prepare(model, data, fit=fit)
         return model
+
+
+def trainer(folder, **settings) -> L.Trainer:
+    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+    defaults = {"accelerator": "cpu", "devices": 1, "max_epochs": 1, "enable_checkpointing": False}
+    return Trainer(**{**defaults, **quiet, "num_sanity_val_steps": 0, "default_root_dir": folder, **settings})
+
+
+def scores(folder, module: L.LightningModule, data: RetrievalData, **settings) -> dict[str, float]:
+    """What `test` reports, by "<direction>/<metric>"."""
+    found = trainer(folder, **settings).test(module, data, verbose=False)[0]
+    return {name.split("/", 2)[2]: value for name, value in found.items()}
+
+
+class Recorder(Callback):
+    """Keeps the weights a run starts from, batch and loss of its steps, and the gradients of the last one."""
+
+    def on_train_start(self, trainer, module) -> None:
+        self.initial = {name: x.clone() for name, x in module.state_dict().items()}
+        self.batches, self.losses = [], []
+
+    def on_train_batch_start(self, trainer, module, batch, batch_idx) -> None:
+        self.batches.append(batch)
+
+    def on_after_backward(self, trainer, module) -> None:
+        self.gradients = {name: p.grad.clone() for name, p in module.named_parameters() if p.grad is not None}
+
+    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx) -> None:
+        self.losses.append(float(outputs["loss"]))
+
+
+def assert_same_weights(first: torch.nn.Module, second: torch.nn.Module) -> None:
+    one, other = first.state_dict(), second.state_dict()
+    assert list(one) == list(other)
+    assert [name for name in one if not torch.equal(one[name], other[name])] == []

@@ -17,8 +17,6 @@ import torch
 from scipy.stats import hypergeom
 from torch import Tensor
 
-MAP_DENOMINATORS = ("hits", "min(R,k)", "k", "R")
-
 _UNIT_BITS = 26  # a unit vector's entry is an integer multiple of 2**-26
 _SCORE_BITS = 29  # a score is one of 2**-29: with its sign and the relevance bit it fills an int32
 _KEYS = 2**25  # scores held at once (128 MiB): one chunk of queries against the whole gallery
@@ -31,14 +29,13 @@ def retrieval_scores(
     query_labels: Tensor,
     gallery_labels: Tensor,
     ks: Sequence[int] = (1, 5, 10),
-    map_denominators: Sequence[str] = ("min(R,k)",),
     chunk_elements: int = _KEYS,
 ) -> dict[str, Tensor]:
     """Rank the gallery by cosine for every query and measure each ranking.
 
     With R relevant items in the gallery, hits(n) of them in the first n places and rel(n) = 1 where place n holds one:
-    AP = sum_n rel(n) hits(n)/n / R over the whole gallery (0 where R = 0); AP@k[d] the same sum over the first k places
-    divided by d, one of hits(k), min(R, k), k, R (0 where d = 0); R@k = [hits(k) > 0]; P@k = hits(k) / k; first_rank =
+    AP = sum_n rel(n) hits(n)/n / R over the whole gallery (0 where R = 0); AP@k the same sum over the first k places
+    divided by min(R, k); R@k = [hits(k) > 0]; P@k = hits(k) / k; first_rank =
     the place of the first relevant item, gallery size + 1 without one. Where items tie exactly, each measure is its
     expectation over a uniformly random order of the tied items (McSherry and Najork, "Computing information retrieval
     performance measures efficiently in the presence of tied scores", ECIR 2008), so a constant scorer gets the chance
@@ -51,17 +48,15 @@ def retrieval_scores(
         query_labels: (Q,) integer classes, or (Q, C) multi-hot labels, where sharing one label makes an item relevant.
         gallery_labels: (G,) or (G, C), of the same kind.
         ks: cut-offs, in places.
-        map_denominators: the denominators d of AP@k wanted, out of ``MAP_DENOMINATORS``.
         chunk_elements: scores held at once; it bounds the memory and cannot change a result.
 
     Returns:
-        Measure -> (Q,) float64 tensor on the CPU: ``AP``, ``first_rank``, ``R@k``, ``P@k``, ``AP@k[d]``.
+        Measure -> (Q,) float64 tensor on the CPU: ``AP``, ``first_rank``, ``R@k``, ``P@k``, ``AP@k[min(R,k)]``.
 
     Raises:
-        ValueError: shapes that do not fit, an empty side, a value that is not finite, an unknown denominator, a
-            cut-off below 1.
+        ValueError: shapes that do not fit, an empty side, a value that is not finite, a cut-off below 1.
     """
-    check_measures(ks, map_denominators)
+    check_cutoffs(ks)
     query, gallery = _blocks_of(query, "query"), _blocks_of(gallery, "gallery")
     _check_sides(query, gallery, query_labels, gallery_labels)
     n_gallery = len(gallery_labels)
@@ -74,18 +69,15 @@ def retrieval_scores(
         keys = _sorted_keys(rows, gallery, labels, gallery_labels)
         for first in range(0, len(keys), slice_rows):
             part = keys[first : first + slice_rows]
-            parts.append(_measures(_tie_groups(part), len(part), n_gallery, ks, map_denominators, reciprocals))
+            parts.append(_measures(_tie_groups(part), len(part), n_gallery, ks, reciprocals))
     return {name: torch.from_numpy(np.concatenate([part[name] for part in parts])) for name in parts[0]}
 
 
-def check_measures(ks: Sequence[int], map_denominators: Sequence[str]) -> None:
-    """Refuse cut-offs below 1 and denominators outside ``MAP_DENOMINATORS`` with a ValueError."""
+def check_cutoffs(ks: Sequence[int]) -> None:
+    """Refuse cut-offs below 1 with a ValueError."""
     bad = [k for k in ks if isinstance(k, bool) or not isinstance(k, int) or k < 1]
     if bad:
         raise ValueError(f"ks must be integers of at least 1, got {bad}")
-    unknown = [name for name in map_denominators if name not in MAP_DENOMINATORS]
-    if isinstance(map_denominators, str) or unknown:
-        raise ValueError(f"map_denominators must be a list out of {MAP_DENOMINATORS}, got {map_denominators!r}")
 
 
 def is_finite(values: Tensor) -> bool:
@@ -236,12 +228,7 @@ def _tie_groups(keys: np.ndarray) -> _TieGroups:
 
 
 def _measures(
-    groups: _TieGroups,
-    n_query: int,
-    n_gallery: int,
-    ks: Sequence[int],
-    map_denominators: Sequence[str],
-    reciprocals: np.ndarray,
+    groups: _TieGroups, n_query: int, n_gallery: int, ks: Sequence[int], reciprocals: np.ndarray
 ) -> dict[str, np.ndarray]:
     total = _per_query(groups, groups.relevant, n_query)
     precisions = _precision_sum(groups, groups.size, reciprocals)
@@ -256,12 +243,7 @@ def _measures(
         result[f"R@{k}"] = _hit_probability(opening, k, n_query)
         result[f"P@{k}"] = _per_query(top, top.relevant * taken / top.size, n_query) / k
         precision_sum = _per_query(top, _precision_sum(top, taken, reciprocals), n_query)
-        for name in map_denominators:
-            if name == "hits":
-                value = _precision_sum_over_hits(top, taken, n_query, k, reciprocals)
-            else:
-                value = _ratio(precision_sum, {"k": np.full(n_query, k), "R": total}.get(name, np.minimum(total, k)))
-            result[f"AP@{k}[{name}]"] = value
+        result[f"AP@{k}[min(R,k)]"] = _ratio(precision_sum, np.minimum(total, k))
     return result
 
 
@@ -300,28 +282,4 @@ def _hit_probability(opening: _TieGroups, k: int, n_query: int) -> np.ndarray:
         part = top[cut]
         probability[cut] = 1.0 - hypergeom.pmf(0, part.size, part.relevant, taken[cut])
     result[top.query] = probability
-    return result
-
-
-def _precision_sum_over_hits(
-    top: _TieGroups, taken: np.ndarray, n_query: int, k: int, reciprocals: np.ndarray
-) -> np.ndarray:
-    """Expectation of the precision sum over the first k places divided by the hits among them.
-
-    Only a group that place k cuts leaves the number of hits open: x of its r relevant items fall in its first m places
-    with the hypergeometric probability, and given x those m places are themselves a group with x relevant items.
-    """
-    whole = taken == top.size
-    full = top[whole]
-    precision_sum = _per_query(full, _precision_sum(full, full.size, reciprocals), n_query)
-    result = _ratio(precision_sum, _per_query(full, full.relevant, n_query))
-    cut, m = top[~whole], taken[~whole]
-    if len(m):
-        expected = np.zeros(len(m))
-        for x in range(1, int(np.minimum(m, cut.relevant).max()) + 1):
-            inside = _TieGroups(cut.query, cut.before, cut.hits, m, np.minimum(x, m))
-            value = (precision_sum[cut.query] + _precision_sum(inside, m, reciprocals)) / (cut.hits + x)
-            expected += hypergeom.pmf(x, cut.size, cut.relevant, m) * value
-        without = hypergeom.pmf(0, cut.size, cut.relevant, m)
-        result[cut.query] = expected + without * _ratio(precision_sum[cut.query], cut.hits)
     return result

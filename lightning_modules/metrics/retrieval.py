@@ -15,7 +15,7 @@ from torchmetrics.utilities.distributed import gather_all_tensors
 from torchmetrics.utilities.prints import rank_zero_warn
 
 from lightning_modules.metrics.protocol import standardise
-from lightning_modules.metrics.ranking import check_measures, is_finite, retrieval_scores
+from lightning_modules.metrics.ranking import check_cutoffs, is_finite, retrieval_scores
 
 PROTOCOLS = ("honest", "as_published")
 
@@ -36,11 +36,10 @@ class CrossModalRetrieval(Metric):
         ks: cut-offs of R@k, P@k and MAP@k, in places.
         protocol: ``"honest"`` takes the embeddings as they are; ``"as_published"`` z-scores each modality's columns
             over its evaluated items first (:func:`~lightning_modules.metrics.protocol.standardise`).
-        map_denominators: what MAP@k is divided by, one key each: ``"hits"``, ``"min(R,k)"``, ``"k"``, ``"R"``.
         **kwargs: options of :class:`torchmetrics.Metric`.
 
     Raises:
-        ValueError: an unknown protocol or denominator, no direction, a direction from a modality to itself.
+        ValueError: an unknown protocol, a cut-off below 1, no direction, a direction from a modality to itself.
 
     Example:
         >>> import torch
@@ -65,7 +64,6 @@ class CrossModalRetrieval(Metric):
         directions: Sequence[tuple[str, str]],
         ks: Sequence[int] = (1, 5, 10),
         protocol: str = "honest",
-        map_denominators: Sequence[str] = ("min(R,k)",),
         **kwargs: Any,
     ) -> None:
         super().__init__(dist_sync_fn=_gather_uneven, **kwargs)
@@ -77,8 +75,8 @@ class CrossModalRetrieval(Metric):
             )
         if protocol not in PROTOCOLS:
             raise ValueError(f"unknown protocol {protocol!r}: expected one of {PROTOCOLS}")
-        check_measures(ks, map_denominators)
-        self.ks, self.protocol, self.map_denominators = tuple(ks), protocol, tuple(map_denominators)
+        check_cutoffs(ks)
+        self.ks, self.protocol = tuple(ks), protocol
         self.modalities = list(dict.fromkeys(name for pair in self.directions for name in pair))
         self._sizes: dict[str, tuple[int, int]] = {}
         self._per_query: dict[str, tuple[Tensor, Tensor]] = {}
@@ -125,7 +123,7 @@ class CrossModalRetrieval(Metric):
         """Score every direction.
 
         Returns:
-            ``"query->gallery/MAP"``, ``/R@k``, ``/P@k``, ``/MAP@k[denominator]`` and ``/MedR`` -> float64 scalar, and
+            ``"query->gallery/MAP"``, ``/R@k``, ``/P@k``, ``/MAP@k[min(R,k)]`` and ``/MedR`` -> float64 scalar, and
             with several directions their mean as ``"average/..."``.
 
         Raises:
@@ -145,7 +143,7 @@ class CrossModalRetrieval(Metric):
                 query = [rows[part] for rows, part in zip(query, parts, strict=True)]
                 query_labels, query_ids = query_labels[is_query], query_ids[is_query]
             self._sizes[name] = (len(query_labels), len(gallery_labels))
-            scores = retrieval_scores(query, gallery, query_labels, gallery_labels, self.ks, self.map_denominators)
+            scores = retrieval_scores(query, gallery, query_labels, gallery_labels, self.ks)
             result.update({f"{name}/{measure}": value for measure, value in _averages(scores).items()})
             query_ids, order = query_ids.cpu().sort()
             self._per_query[name] = (query_ids, scores["AP"][order])

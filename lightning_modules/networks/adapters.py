@@ -15,27 +15,10 @@ def projection(input_dim: int, dim: int, dropout: float) -> nn.Sequential:
     return nn.Sequential(nn.Dropout(dropout), nn.Linear(input_dim, dim), nn.LayerNorm(dim))
 
 
-class LinearAdapter(nn.Module):
-    """A projection of every token; the vector is their mean. A single vector is one token: (B, 1, input_dim).
-
-    Args:
-        input_dim: width of a token.
-        dim: width of the joint space.
-        dropout: share of units dropped in training.
-    """
-
-    def __init__(self, input_dim: int, dim: int, dropout: float = 0.0):
-        super().__init__()
-        self.project = projection(input_dim, dim, dropout)
-
-    def forward(self, tokens: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Vectors (B, dim) and tokens (B, T, dim), from tokens (B, T, input_dim) and their mask (B, T)."""
-        tokens = self.project(tokens)
-        return mean_over_steps(tokens, mask), tokens
-
-
 class MLPAdapter(nn.Module):
     """A residual bottleneck on every token, x + W_2 GELU(W_1 x), then a projection; the vector is their mean.
+
+    A single vector is one token: (B, 1, input_dim).
 
     Args:
         input_dim: width of a token.
@@ -53,7 +36,7 @@ class MLPAdapter(nn.Module):
         self.project = projection(input_dim, dim, dropout)
 
     def forward(self, tokens: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
-        """As :meth:`LinearAdapter.forward`."""
+        """Vectors (B, dim) and tokens (B, T, dim), from tokens (B, T, input_dim) and their mask (B, T)."""
         tokens = self.project(tokens + self.bottleneck(tokens))
         return mean_over_steps(tokens, mask), tokens
 
@@ -84,13 +67,12 @@ class TransformerAdapter(nn.Module):
         self.project = projection(width, dim, dropout)
 
     def forward(self, tokens: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
-        """As :meth:`LinearAdapter.forward`."""
+        """As :meth:`MLPAdapter.forward`."""
         vector, tokens = self.transformer(self.enter(tokens), mask)
         return self.project(vector), self.project(tokens)
 
 
 ADAPTERS: dict[str, type[nn.Module]] = {
-    "linear": LinearAdapter,
     "mlp": MLPAdapter,
     "transformer": TransformerAdapter,
 }

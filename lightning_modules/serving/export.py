@@ -27,8 +27,6 @@ from lightning_modules.serving.files import COPIES, copy_named, in_export, put
 
 FORMAT = 3  # 2 listed the parts left out, 1 had no copies of the files that encoders name
 WEIGHTS, DESCRIPTION = "model.safetensors", "model.yaml"
-# Arguments that only training needs; a loss that was an object could not be built from text.
-OF_TRAINING = ("alignment", "soft_targets")
 # What decides an export's embeddings.
 DECISIVE = ("class", "init_args", "front_ends", "weights_sha256")
 
@@ -125,7 +123,7 @@ def _from_checkpoint(path: Path) -> tuple[RetrievalModule, dict[str, Any]]:
     except Exception as error:  # torch, zipfile and pickle each have their own ways of refusing a file
         reason = f"{type(error).__name__}: {str(error).splitlines()[0]}"
         raise DataError(f"{path} is no checkpoint of a model ({reason}); name a .ckpt that csd fit wrote") from error
-    arguments = {name: value for name, value in given.items() if name[0] != "_" and name not in OF_TRAINING}
+    arguments = {name: value for name, value in given.items() if name[0] != "_" and name != "alignment"}
     model = _model(kind, arguments, state, path)
     if isinstance(model, LAVIMO) and model.protocol == "as_published":
         raise ValueError(

@@ -52,10 +52,6 @@ def _sides(size: int | Sequence[int]) -> tuple[int, int]:
     return sides
 
 
-def _normalised(pixels: np.ndarray, resize: Resize, mean: Tensor, std: Tensor) -> Tensor:
-    return (torch.from_numpy(resize.resized(pixels)) / 255 - mean) / std
-
-
 class TimmImage(Encoder):
     """Images through a timm model, trained with crops and mirror images, or frozen and computed once.
 

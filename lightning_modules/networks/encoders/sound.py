@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from datamodules.features.networks import SAMPLE_RATE, WINDOW, SoundNetwork, resampled
 from datamodules.files.sources import sha256_of
-from lightning_modules.networks.encoders.base import Convolutions, Encoder, Standardise, TemporalTransformer, pool
+from lightning_modules.networks.encoders.base import Convolutions, Encoder, Standardise, pool
 
 HOP = 320  # samples: the windows of 25 ms stand 20 ms apart
 
@@ -37,12 +37,12 @@ class LogMelSpectrogram:
 
 
 class LogMel(Encoder):
-    """Log-mel spectrograms through temporal convolutions or a transformer, with bands and stretches masked in training.
+    """Log-mel spectrograms through three temporal convolutions, mean and maximum over time.
+
+    In training a band and a stretch of every spectrogram are masked.
 
     Args:
         source: of kind "sound", decoded to a waveform.
-        network: "convolution" (three layers, mean and maximum over time) or "transformer" (two layers on steps of
-            80 ms).
         mels: bands of the spectrogram.
         width: channels.
         dropout: share of units dropped in training.
@@ -52,24 +52,12 @@ class LogMel(Encoder):
 
     kinds = ("sound",)
 
-    def __init__(
-        self,
-        source: Mapping[str, Any],
-        network: Literal["convolution", "transformer"] = "convolution",
-        mels: int = 64,
-        width: int = 128,
-        dropout: float = 0.2,
-    ):
+    def __init__(self, source: Mapping[str, Any], mels: int = 64, width: int = 128, dropout: float = 0.2):
         super().__init__(source)
-        if network not in ("convolution", "transformer"):
-            raise ValueError(f"network is {network!r}; expected 'convolution' or 'transformer'")
         self.front_end = LogMelSpectrogram(mels)
         self.standardise = Standardise(mels)
-        layers = 3 if network == "convolution" else 2
-        self.convolutions = Convolutions(mels, width, layers, 5, dropout)
-        self.transformer = TemporalTransformer(width, 2, 4, dropout) if network == "transformer" else None
-        self.token_dim = width
-        self.dim = width if network == "transformer" else 2 * width
+        self.convolutions = Convolutions(mels, width, 3, 5, dropout)
+        self.dim, self.token_dim = 2 * width, width
 
     def fit(self, rows: Tensor, mask: Tensor | None) -> None:
         self.standardise.fit(rows, mask)
@@ -77,7 +65,7 @@ class LogMel(Encoder):
     def with_tokens(self, x: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor | None]:
         x = self.standardise(x)
         x, mask = self.convolutions(_masked(x, mask) if self.training else x, mask)
-        return (pool(x, mask), x, mask) if self.transformer is None else (*self.transformer(x, mask), mask)
+        return pool(x, mask), x, mask
 
 
 def _masked(x: Tensor, mask: Tensor | None) -> Tensor:

@@ -1,0 +1,198 @@
+"""What every trained model keeps to: one seed one run, exact resumption, bfloat16, its checkpoint, the command line."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import cmpm_cases
+import cs_aligner_cases
+import jfse_cases
+import lavimo_cases
+import numpy as np
+import pytest
+import torch
+import yaml
+from cs_aligner_cases import TEXT_AND_MOTION, TRANSFORMER
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from tiny_items import Tiny
+from training import assert_same_weights, scores, trainer
+
+import lightning_modules
+from datamodules import Synthetic, SyntheticItems
+from lightning_modules.base import RetrievalModule
+from lightning_modules.cli import main
+from losses import build_loss
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:LightningCLI"),
+]
+
+
+class Case(NamedTuple):
+    """A small model: how it and its data are built, and its settings, with dropout wherever it has some."""
+
+    build: Callable[..., RetrievalModule]
+    data: Callable[[], Any]
+    settings: dict[str, Any]
+
+
+DROPPED = {
+    "text": {"name": "characters", "width": 16, "dropout": 0.3},
+    "motion": {**lavimo_cases.ENCODERS["motion"], "dropout": 0.2},
+}
+WORDS = {"text": {**cmpm_cases.WORDS, "dropout": 0.2}}
+ADAPTER = {"name": "mlp", "dropout": 0.3}
+CASES = {
+    "JFSE": Case(jfse_cases.model, jfse_cases.data, {}),
+    "JFSE, as published": Case(jfse_cases.model, jfse_cases.data, {"protocol": "as_published", "dropout": 0.5}),
+    "LAVIMO": Case(lavimo_cases.model, SyntheticItems, {"dropout": 0.2}),
+    "LAVIMO, tiny": Case(
+        lavimo_cases.model, Tiny, {"encoders": DROPPED, "dropout": 0.2, "reconstruct": "motion", "ks": (1, 2)}
+    ),
+    "LAVIMO, as published": Case(
+        lavimo_cases.model, Tiny, {"encoders": DROPPED, "dropout": 0.2, "protocol": "as_published"}
+    ),
+    "CMPM": Case(
+        cmpm_cases.model, cmpm_cases.persons, {"classification_weight": 1.0, "dropout": 0.2, "encoders": WORDS}
+    ),
+    "CSAligner": Case(
+        cs_aligner_cases.model,
+        lambda: cs_aligner_cases.synthetic(paired_fraction=0.6, batch_size=16),
+        {"unpaired": 8, "adapter": ADAPTER},
+    ),
+    "CSAligner, a target": Case(
+        cs_aligner_cases.model,
+        lambda: cs_aligner_cases.synthetic(batch_size=16),
+        {"target": "image", "adapter": TRANSFORMER},
+    ),
+    "CSAligner, tiny": Case(
+        cs_aligner_cases.model,
+        lambda: Tiny(paired_fraction=0.7, **TEXT_AND_MOTION),
+        {"unpaired": 4, "token_weight": 0.5, "adapter": ADAPTER},
+    ),
+}
+each_model = pytest.mark.parametrize("case", CASES)
+
+
+class PowerCut(Callback):
+    """Ends a run without warning at the start of its third epoch."""
+
+    def on_train_epoch_start(self, trainer, module) -> None:
+        if trainer.current_epoch == 2:
+            raise RuntimeError("power cut")
+
+
+def fitted(folder, case: str, seed: int = 0, **arguments: Any) -> RetrievalModule:
+    build, data, settings = CASES[case]
+    module = build(data(), seed=seed, **settings)
+    trainer(folder, **{"max_epochs": 2, "limit_val_batches": 0, **arguments}).fit(module, data())
+    return module
+
+
+@each_model
+def test_one_seed_gives_one_run_and_another_seed_another(case, tmp_path):
+    first, same, other = (fitted(tmp_path, case, seed) for seed in (0, 0, 1))
+    assert_same_weights(first, same)
+    assert [name for name, p in other.named_parameters() if not torch.equal(p, first.get_parameter(name))]
+
+
+@each_model
+def test_a_resumed_run_ends_with_the_numbers_of_an_uninterrupted_one(case, tmp_path):
+    """Bit for bit, from any state of the random numbers: captions are drawn, lengths vary, dropout is random."""
+    build, data, settings = CASES[case]
+    whole = fitted(tmp_path, case, max_epochs=4, limit_val_batches=1.0)
+    saving = ModelCheckpoint(tmp_path / "kept", save_last=True)
+    with pytest.raises(RuntimeError, match="power cut"):
+        fitted(tmp_path, case, max_epochs=4, enable_checkpointing=True, callbacks=[saving, PowerCut()])
+    resumed = build(data(), seed=99, **settings)
+    torch.rand(17)
+    run = trainer(tmp_path, max_epochs=4)
+    run.fit(resumed, data(), ckpt_path=tmp_path / "kept" / "last.ckpt", weights_only=True)
+    assert_same_weights(whole, resumed)
+    assert {name: float(value) for name, value in run.callback_metrics.items()} == {
+        name: float(value) for name, value in whole.trainer.callback_metrics.items()
+    }
+
+
+@each_model
+def test_bfloat16_trains_weights_of_float32(case, tmp_path):
+    module = fitted(tmp_path, case, precision="bf16-mixed")
+    assert {p.dtype for p in module.parameters()} == {torch.float32}
+    logged = [value for name, value in module.trainer.callback_metrics.items() if name.startswith("train/")]
+    found = scores(tmp_path, module, CASES[case].data(), precision="bf16-mixed")
+    assert logged
+    assert np.isfinite([*map(float, logged), *found.values()]).all()
+
+
+LOSSES = {
+    "CSAligner, another loss": ("CSAligner", build_loss("cs")),
+    "CSAligner, no loss": ("CSAligner", None),
+    "JFSE, another loss": ("JFSE", build_loss("cs", temperature=0.2)),
+    "JFSE, no loss": ("JFSE", None),
+}
+
+
+@pytest.mark.parametrize("case", [*CASES, *LOSSES])
+def test_a_checkpoint_is_loaded_with_its_settings_and_scores(case, tmp_path):
+    name, *given = LOSSES.get(case, (case,))
+    build, data, settings = CASES[name]
+    changed = {"alignment": given[0]} if given else {}
+    module, run = build(data(), **settings | changed), trainer(tmp_path, limit_val_batches=0)
+    run.fit(module, data())
+    run.save_checkpoint(tmp_path / "model.ckpt")
+    # A loss that was an object is not part of a checkpoint.
+    again = {key: loss for key, loss in changed.items() if loss is not None}
+    loaded = type(module).load_from_checkpoint(tmp_path / "model.ckpt", weights_only=True, **again)
+    assert_same_weights(module, loaded)
+    assert repr(loaded.alignment) == repr(module.alignment)
+    expected = scores(tmp_path, module, data())
+    assert {f"average/R@{k}" for k in settings.get("ks", module.ks)} <= set(expected)
+    assert scores(tmp_path, loaded, data()) == expected
+    fresh = build(data(), seed=5, **settings | changed)
+    (found,) = trainer(tmp_path).test(
+        fresh, data(), ckpt_path=tmp_path / "model.ckpt", weights_only=True, verbose=False
+    )
+    assert {name.split("/", 2)[2]: value for name, value in found.items()} == expected
+
+
+# The command line ---------------------------------------------------------------------------------------------------
+
+PAIRS = {"class_path": "Synthetic", "init_args": {"items": 160, "classes": 4, "class_encoder": "one-hot"}}
+THREE = {"class_path": "SyntheticItems", "init_args": {"names": ["text", "video", "motion"]}}
+COMMANDS = {
+    "LAVIMO": (THREE, {"alignment": "pairwise", "encoders": {"video": {"name": "features"}}, "reconstruct": "motion"}),
+    "LAVIMO, as published": (THREE, {"protocol": "as_published"}),
+    "CMPM": (PAIRS, {"classification_weight": 1.0, "alignment": "cs"}),
+    "CSAligner": (PAIRS, {"divergence_weight": 0.5, "alignment": "kl"}),
+}
+
+
+@pytest.mark.parametrize("case", COMMANDS)
+def test_the_command_line_fits_tests_and_predicts(case, tmp_path):
+    data, settings = COMMANDS[case]
+    quiet = {"enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu", "devices": 1}
+    config = {
+        "seed_everything": 3,
+        "model": {"class_path": case.partition(",")[0], "init_args": {"dim": 16, **settings}},
+        "data": data,
+        "trainer": {"max_epochs": 1, "default_root_dir": str(tmp_path), **quiet},
+    }
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+    for command in ("fit", "test", "predict"):
+        given = [] if command == "fit" else ["--ckpt_path", "last"]
+        main([command, "--config", str(tmp_path / "config.yaml"), *given])
+    (logged,) = (tmp_path / "csv" / "test_0").glob("metrics.csv")
+    assert "test/standard/average/MAP" in logged.read_text()
+    module = {"Synthetic": Synthetic, "SyntheticItems": SyntheticItems}[data["class_path"]](**data["init_args"])
+    test = module.indices("standard")
+    with np.load(tmp_path / "embeddings.npz") as kept:
+        assert set(kept.files) == {*module.modalities, "label", "id"}
+        np.testing.assert_array_equal(kept["id"], test)
+        np.testing.assert_array_equal(kept["label"], module.data.label[test])
+        assert {kept[name].shape for name in module.modalities} == {(len(test), 16)}
+        assert {kept[name].dtype for name in module.modalities} == {np.dtype("float32")}
+
+
+def test_every_model_is_among_them():
+    assert {case.partition(",")[0] for case in CASES} == {*lightning_modules.__all__} - {"prepare"}

@@ -62,6 +62,12 @@ class Modality:
         flat = [entry for of_item in entries for entry in of_item or ()]
         return cls(flat, np.repeat(np.arange(len(entries)), counts))
 
+    @classmethod
+    def of_files(cls, paths: Sequence[Path], decode: Callable[[Path], np.ndarray], rate: int | None = None) -> Modality:
+        """Item by item its file; an item whose file is not there has no entry."""
+        owner = np.array([item for item, path in enumerate(paths) if path.is_file()], dtype=np.int64)
+        return cls(Files(tuple(paths[item] for item in owner), decode), owner, rate)
+
     def owners(self) -> np.ndarray:
         """(n,) item of each entry."""
         return np.arange(len(self.entries)) if self.owner is None else self.owner
@@ -148,30 +154,40 @@ class ItemSet:
 
     @classmethod
     def of_features(
-        cls, features: Mapping[str, np.ndarray], label: np.ndarray, split: np.ndarray, *others: Any, **named: Any
+        cls,
+        features: Mapping[str, np.ndarray],
+        label: np.ndarray,
+        split: np.ndarray,
+        class_names: Sequence[str],
+        origin: str,
+        class_embedding: np.ndarray | None = None,
+        unpaired: Mapping[str, np.ndarray] | None = None,
     ) -> ItemSet:
         """Paired features: row i of every array (N, d) describes item i, which is called "row i".
 
         Args:
             features: modality -> (N, d) floating array.
-            label: as of the class.
-            split: as of the class.
-            *others: class_names, origin, class_embedding and unpaired, in this order.
-            **named: the same by name.
+            label, split, class_names, origin, class_embedding, unpaired: as of the class.
 
         Raises:
             DataError: an array is no matrix of floating numbers, or as of the class.
         """
-        named |= dict(zip(("class_names", "origin", "class_embedding", "unpaired"), others, strict=False))
         rows = {name: len(array) for name, array in features.items()} | {"label": len(label), "split": len(split)}
         if len(set(rows.values())) > 1:
             counts = ", ".join(f"{name} {count}" for name, count in rows.items())
-            message = f"row counts differ ({counts}); row i of every array must be the same item."
-            raise DataError(f"{named['origin']}: {message}")
+            raise DataError(f"{origin}: row counts differ ({counts}); row i of every array must be the same item.")
         for name, array in features.items():
-            check_matrix(array, f"{named['origin']}: {name}")
-        modalities = {name: Modality(array) for name, array in features.items()}
-        return cls(modalities, label, split, [f"row {row}" for row in range(len(label))], **named)
+            check_matrix(array, f"{origin}: {name}")
+        return cls(
+            modalities={name: Modality(array) for name, array in features.items()},
+            label=label,
+            split=split,
+            names=[f"row {row}" for row in range(len(label))],
+            origin=origin,
+            class_names=class_names,
+            class_embedding=class_embedding,
+            unpaired=unpaired or {},
+        )
 
     def __post_init__(self) -> None:
         reserved = sorted(set(self.modalities) & set(RESERVED))
@@ -289,17 +305,8 @@ class ItemSet:
             for name, modality in self.modalities.items()
         }
 
-    def select(self, modalities: Sequence[str] | None) -> ItemSet:
-        """The same items with the named modalities, in that order; all of them by default.
-
-        Raises:
-            DataError: a modality that the data do not have.
-        """
-        if modalities is None:
-            return self
-        absent = [name for name in modalities if name not in self.modalities]
-        if absent:
-            raise DataError(f"{self.origin} has no modality {absent[0]!r}; it has {', '.join(self.modalities)}.")
+    def select(self, modalities: Sequence[str]) -> ItemSet:
+        """The same items with the named modalities, in that order."""
         unpaired = {name: array for name, array in self.unpaired.items() if name in modalities}
         return replace(self, modalities={name: self.modalities[name] for name in modalities}, unpaired=unpaired)
 

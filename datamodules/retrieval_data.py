@@ -15,8 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, DistributedSampler
 
 from datamodules.batches import Entries, EvaluationItems, ItemEmbedding, TrainingItems
-from datamodules.declaration import Declaration
-from datamodules.errors import DataError, DataMissing, FileMissing
+from datamodules.errors import DataError, check_choice
 from datamodules.features.precompute import FrozenNetwork, precompute
 from datamodules.files.media import broken_files
 from datamodules.items import ItemSet, Modality
@@ -40,10 +39,9 @@ def _unchanged(batch: dict[str, Any]) -> dict[str, Any]:
 class RetrievalData(L.LightningDataModule):
     """Items of several modalities, split into training, validation and test parts; `datamodules.batches` says as what.
 
-    A subclass sets `dataset`, `features`, `data_kind` and `test_split`, implements `read`, and may have a `declaration`
-    of its files, by which its errors say where to get them. Data are read once, on
-    first use, and every property works without a Trainer. What frozen networks make of a modality is put into the
-    batches by `precompute`.
+    A subclass sets `dataset`, `features` and `data_kind`, and `test_split` where its test items are not a "standard"
+    split, and implements `read`. Data are read once, on first use, and every property works without a Trainer. What
+    frozen networks make of a modality is put into the batches by `precompute`.
 
     Args:
         modalities: those to use, in the order of the ring; all by default.
@@ -74,7 +72,6 @@ class RetrievalData(L.LightningDataModule):
     features: str
     data_kind: Literal["real", "synthetic"]
     test_split: str = "standard"
-    declaration: Declaration | None = None
     zero_shot_splits: ClassVar[tuple[str, ...]] = ("seen", "unseen")
     evaluation_batch_size: ClassVar[int] = 256
 
@@ -102,20 +99,15 @@ class RetrievalData(L.LightningDataModule):
         for name, seed in (("split_seed", split_seed), ("class_seed", class_seed), ("shuffle_seed", shuffle_seed)):
             if seed < 0:
                 raise ValueError(f"{name} is {seed}; expected 0 or more.")
-        for name, choice in (("on_missing", on_missing), ("on_broken", on_broken)):
-            if choice not in ("refuse", "drop"):
-                raise ValueError(f"{name} is {choice!r}; expected 'refuse' or 'drop'.")
-        if class_split not in ("standard", "zero-shot"):
-            raise ValueError(f"class_split is {class_split!r}; expected 'standard' or 'zero-shot'.")
+        check_choice("on_missing", on_missing, ("refuse", "drop"))
+        check_choice("on_broken", on_broken, ("refuse", "drop"))
+        check_choice("class_split", class_split, ("standard", "zero-shot"))
         named = re.fullmatch(r"class|instance|clusters-(\d+)", train_labels)
         if not named or (named[1] and int(named[1]) < 2):
             raise ValueError(f"train_labels is {train_labels!r}; expected class, instance or clusters-K, K at least 2.")
         self.chosen = None if modalities is None else tuple(modalities)
-        self.batch_size, self.validation_fraction, self.paired_fraction = (
-            batch_size,
-            validation_fraction,
-            paired_fraction,
-        )
+        self.batch_size, self.paired_fraction = batch_size, paired_fraction
+        self.validation_fraction = validation_fraction
         self.split_seed, self.class_seed, self.shuffle_seed = split_seed, class_seed, shuffle_seed
         self.class_split, self.train_labels = class_split, train_labels
         self.on_missing, self.on_broken = on_missing, on_broken
@@ -165,24 +157,19 @@ class RetrievalData(L.LightningDataModule):
     def inspect(self) -> tuple[ItemSet, dict[str, str]]:
         """The chosen modalities as they were read, and item -> what is wrong where a file of it cannot be read."""
         self._unreadable.clear()
-        data = self.read().select(self.chosen)
+        data = self.read()
+        wanted = self.wanted(tuple(data.modalities))
+        data = data if wanted == tuple(data.modalities) else data.select(wanted)
         return data, self._unreadable | broken_files(data)
 
     @cached_property
     def data(self) -> ItemSet:
         """The chosen modalities of the data set, read on first use, without what is to be dropped."""
-        try:
-            data, broken = self.inspect()
-            if broken and self.on_broken == "refuse":
-                first = next(iter(broken.values()))
-                raise DataError(f"{len(broken)} item(s) with a broken file: {first} Or set on_broken to 'drop'.")
-            return (data.without(set(broken)) if broken else data).complete(self.on_missing)
-        except DataError as error:
-            if self.declaration is None:
-                raise
-            expected = f" {self.declaration.layout}." * isinstance(error, FileMissing | DataMissing)
-            advice = f"Get it from {self.declaration.source}, and check with {self.declaration.check}."
-            raise type(error)(f"{error}{expected} {advice}") from error
+        data, broken = self.inspect()
+        if broken and self.on_broken == "refuse":
+            first = next(iter(broken.values()))
+            raise DataError(f"{len(broken)} item(s) with a broken file: {first} Or set on_broken to 'drop'.")
+        return (data.without(set(broken)) if broken else data).complete(self.on_missing)
 
     @property
     def modalities(self) -> tuple[str, ...]:

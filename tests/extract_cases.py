@@ -92,8 +92,8 @@ def prepare(patch: pytest.MonkeyPatch) -> None:
 def run(*arguments: object) -> int:
     """The command's exit status."""
     parser = argparse.ArgumentParser()
-    extract.add_parser(parser.add_subparsers())
-    chosen = parser.parse_args(["extract", *map(str, arguments)])
+    extract.add_arguments(parser)
+    chosen = parser.parse_args([*map(str, arguments)])
     return chosen.func(chosen)
 
 

@@ -209,9 +209,7 @@ class ItemSet:
         self._check_labels()
         for name, modality in self.modalities.items():
             self._check_modality(name, modality)
-        self._check_class_embedding()
-        for name, array in self.unpaired.items():
-            self._check_unpaired(name, array)
+        self._check_matrices()
 
     def __len__(self) -> int:
         return len(self.label)
@@ -266,28 +264,24 @@ class ItemSet:
             if reason:
                 raise DataError(f"{self.origin}: {name} of item {self.names[owner]} {reason}.")
 
-    def _check_class_embedding(self) -> None:
-        if self.class_embedding is None:
-            return
-        check_matrix(self.class_embedding, f"{self.origin}: class_embedding")
-        if len(self.class_embedding) != len(self.class_names or ()):
-            raise DataError(
-                f"{self.origin}: class_embedding has {len(self.class_embedding)} rows; "
-                f"expected one for each of the {len(self.class_names or ())} classes."
-            )
-        if not_finite(self.class_embedding).size:
-            raise DataError(f"{self.origin}: class_embedding is NaN or infinite somewhere.")
-
-    def _check_unpaired(self, name: str, array: np.ndarray) -> None:
-        if name not in self.modalities or self.modalities[name].kind != "vector":
-            raise DataError(f"{self.origin}: unpaired samples of {name!r}; the vectors are {', '.join(self.vectors)}.")
-        check_matrix(array, f"{self.origin}: unpaired_{name}")
-        (width,) = self.modalities[name].shape
-        if array.shape[1] != width or not len(array) or not_finite(array).size:
-            raise DataError(
-                f"{self.origin}: unpaired_{name} has shape {array.shape}; expected (rows, {width}), as wide as {name} "
-                "and with a row or more, all of them finite."
-            )
+    def _check_matrices(self) -> None:
+        """The class embedding and the unpaired samples."""
+        classes = len(self.class_names or ())
+        expected = {} if self.class_embedding is None else {"class_embedding": (self.class_embedding, classes, None)}
+        for name, array in self.unpaired.items():
+            if name not in self.vectors:
+                vectors = ", ".join(self.vectors)
+                raise DataError(f"{self.origin}: unpaired samples of {name!r}; the vectors are {vectors}.")
+            expected[f"unpaired_{name}"] = array, None, self.vectors[name].shape[1]
+        for name, (array, rows, width) in expected.items():
+            check_matrix(array, f"{self.origin}: {name}")
+            fits = rows in (None, len(array)) and width in (None, array.shape[1])
+            if not fits or not len(array) or not_finite(array).size:
+                wanted = f"({classes} classes, E)" if width is None else f"(rows, {width}) with a row or more"
+                raise DataError(
+                    f"{self.origin}: {name} has shape {array.shape} and {not_finite(array).size} row(s) that are NaN "
+                    f"or infinite; expected finite numbers of shape {wanted}."
+                )
 
     @property
     def vectors(self) -> dict[str, np.ndarray]:

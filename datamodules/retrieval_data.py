@@ -96,7 +96,7 @@ class RetrievalData(L.LightningDataModule):
             raise ValueError(f"validation_fraction is {validation_fraction}; expected 0 (no validation part) up to 1.")
         if not 0 < paired_fraction <= 1:
             raise ValueError(f"paired_fraction is {paired_fraction}; expected above 0, at most 1.")
-        for name, seed in (("split_seed", split_seed), ("class_seed", class_seed), ("shuffle_seed", shuffle_seed)):
+        for name, seed in {"split_seed": split_seed, "class_seed": class_seed, "shuffle_seed": shuffle_seed}.items():
             if seed < 0:
                 raise ValueError(f"{name} is {seed}; expected 0 or more.")
         check_choice("on_missing", on_missing, ("refuse", "drop"))
@@ -192,7 +192,7 @@ class RetrievalData(L.LightningDataModule):
 
     @property
     def test_splits(self) -> tuple[str, ...]:
-        return (self.test_split,) if self.class_split == "standard" else self.zero_shot_splits
+        return self.split_names(self.class_split)
 
     @cached_property
     def digest(self) -> str:
@@ -343,20 +343,18 @@ class RetrievalData(L.LightningDataModule):
         return processes, self.trainer.global_rank
 
     def val_dataloader(self) -> DataLoader | list[DataLoader]:
-        return self._evaluation_loader("validation") if len(self.indices("validation")) else []
+        return self._loader_of("validation") if len(self.indices("validation")) else []
 
     def test_dataloader(self) -> list[DataLoader]:
         """One loader per name in `test_splits`."""
-        return [self._evaluation_loader(name) for name in self.test_splits]
+        return [self._loader_of(name) for name in self.test_splits]
 
     def predict_dataloader(self) -> DataLoader:
         """All test items, in order, each entry with its number as id."""
-        return self._loader_of(self.test_splits[-1], {})
+        return self._loader_of(self.test_splits[-1], ids={})
 
-    def _evaluation_loader(self, split: str) -> DataLoader:
-        return self._loader_of(split, self.ids(split))
-
-    def _loader_of(self, split: str, ids: Mapping[str, Tensor]) -> DataLoader:
+    def _loader_of(self, split: str, ids: Mapping[str, Tensor] | None = None) -> DataLoader:
+        ids = self.ids(split) if ids is None else ids
         entries = {name: self.entries(name) for name in self.modalities}
         query = torch.from_numpy(self.data.has_class(self.class_halves[1])) if split == "generalised" else None
         items = EvaluationItems(split, entries, self._label, self._index(split), ids, query, self._class_embedding)

@@ -149,15 +149,10 @@ class HumanML3D(OnDisk):
 
     def _tmr(self, folder: Path) -> tuple[dict[str, Described], dict[str, str]]:
         """Motions of TMR's form, and id -> split."""
-        source = folder / "annotations.json"
-        annotated = read_annotations(source)
+        source, motions = folder / "annotations.json", folder / self.features
+        annotated = read_annotations(source, motions)
         splits = read_splits(folder / "splits")
-        described = {}
-        for name in splits:
-            motion = annotated.get(name, Annotated(name, 0.0, []))
-            path = folder / self.features / f"{motion.path}.npy"
-            described[name] = Described(path, source, motion.captions, (0.0, motion.duration))
-        return described, splits
+        return {name: annotated.get(name, Described(motions / f"{name}.npy", source, [])) for name in splits}, splits
 
     def _items(
         self, name: str, described: Described, captions: list[Caption]
@@ -204,17 +199,12 @@ def read_splits(folder: Path) -> dict[str, str]:
     return split
 
 
-@dataclass(frozen=True)
-class Annotated:
-    """One motion of TMR's form: its path below `guoh3dfeats/` without the ending, its seconds, and its captions."""
+def read_annotations(path: Path, motions: Path) -> dict[str, Described]:
+    """Motion id -> its file and captions, of TMR's annotations.json.
 
-    path: str
-    duration: float
-    captions: list[Caption]
-
-
-def read_annotations(path: Path) -> dict[str, Annotated]:
-    """Motion id -> path, duration and captions, of TMR's annotations.json.
+    Args:
+        path: the file.
+        motions: the folder below which the paths of the motions are.
 
     Raises:
         DataError: the file is not JSON, or an entry is not what it should be.
@@ -226,7 +216,7 @@ def read_annotations(path: Path) -> dict[str, Annotated]:
     for name, entry in content.items():
         try:
             captions = [Caption(a["text"].strip(), float(a["start"]), float(a["end"])) for a in entry["annotations"]]
-            motion = Annotated(Path(entry["path"]).as_posix(), float(entry["duration"]), captions)
+            motion = Described(motions / f"{Path(entry['path'])}.npy", path, captions, (0.0, float(entry["duration"])))
             fits = all(caption.text and 0 <= caption.start < caption.end < np.inf for caption in captions)
         except (AttributeError, KeyError, TypeError, ValueError):
             fits = False

@@ -113,13 +113,8 @@ class UTDMHAD(OnDisk):
         names = sorted(set().union(*files.values()))
         modalities = {}
         for name, paths in files.items():
-            entries, owner = [], []
-            for item, clip in enumerate(names):
-                entry = self.attempt(clip, read_clip, paths[clip], name) if clip in paths else None
-                if entry is not None:
-                    entries.append(entry)
-                    owner.append(item)
-            modalities[name] = Modality(entries, np.array(owner, dtype=np.int64))
+            clips = [self.attempt(clip, read_clip, paths[clip], name) if clip in paths else None for clip in names]
+            modalities[name] = Modality.of_each([None if clip is None else [clip] for clip in clips])
         return names, modalities
 
 

@@ -10,6 +10,7 @@ import pytest
 from datamodules import (
     CUHKPEDES,
     NUSWIDE,
+    UTDMHAD,
     DataError,
     Flickr8kTriples,
     Flickr30kCaptions,
@@ -22,7 +23,7 @@ from datamodules import (
 from datamodules.__main__ import main
 from datamodules.datasets import DATASETS
 
-# Tree -> its data module below a root.
+# Tree, or data set -> its data module below a root.
 MODULES: dict[str, Callable] = {
     "wikipedia": WikipediaRaw,
     "pascal_sentences": PascalSentences,
@@ -31,6 +32,7 @@ MODULES: dict[str, Callable] = {
     "cuhk_pedes": CUHKPEDES,
     "flickr30k": Flickr30kCaptions,
     "flickr8k_tri": Flickr8kTriples,
+    "utd_mhad": UTDMHAD,
     "humanml3d": HumanML3D,
     "kit_ml": lambda root, **more: HumanML3D(root, dataset="kit_ml", **more),
     "humanml3d, tmr": lambda root, **more: HumanML3D(root, annotations="tmr", **more),

@@ -9,8 +9,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import scipy.io
-from check_cases import MODULES, checked, faulty, listed, name_of
-from tiny_trees import write_flickr30k, write_narratives, write_tmr
+from check_cases import checked, faulty, listed, name_of
+from tiny_trees import TREES, write_flickr30k, write_narratives, write_tmr
 
 from datamodules.check import open_form
 from datamodules.datasets import DATASETS
@@ -29,7 +29,7 @@ def unknown(monkeypatch):
 # Sound copies -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", [name for name in MODULES if name != "flickr8k_tri"])
+@pytest.mark.parametrize("name", [name for name in TREES if name != "flickr8k_tri"])  # whose sounds are one sound
 def test_a_sound_tree_passes_and_its_other_size_is_said(tree, name, unknown, capsys):
     status, said = checked(name_of(name), tree(name), capsys)
     assert status == 0, said

@@ -94,7 +94,7 @@ def test_an_unknown_command_or_data_set_is_refused(capsys):
 # Forms --------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", [name for name in TREES if name != "flickr8k_tri"])
+@pytest.mark.parametrize("name", TREES)
 def test_a_tree_has_a_form_until_a_path_of_its_is_gone(name, tree):
     folder, facts = tree(name), DATASETS[name.split(",")[0]]
     ((form, lacks),) = facts.lacking(folder).items()

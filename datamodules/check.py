@@ -106,7 +106,10 @@ def describe(name: str, data: ItemSet) -> Iterator[str]:
     """Number of items in each split, entries and sizes of each modality, and classes where they have names."""
     counts = ", ".join(f"{np.count_nonzero(data.split == split)} {split}" for split in SPLITS)
     classes = data.label.shape[1] if data.label.ndim == 2 else len(np.unique(data.label))
-    yield f"ok       {name}: {data.origin}: {len(data)} items ({counts}), {classes} labels; all values finite"
+    yield (
+        f"ok       {name}: {data.origin}: {len(data)} items ({counts}), {classes} labels"
+        + "; all values finite" * bool(data.vectors)
+    )
     for modality_name, modality in data.modalities.items():
         yield f"         {modality_name}: {len(modality.entries)} entries{_size(modality)}"
     if data.class_names is not None and len(data.class_names) < len(data):

@@ -11,13 +11,14 @@ import json
 import shlex
 import statistics
 import sys
-import time
 from collections.abc import Callable, Hashable, Mapping
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
+from torch.utils.benchmark.utils.timer import timer
 
 from datamodules.files.sources import user_path
 from reproduce.results.metrics import METRICS
@@ -25,28 +26,39 @@ from reproduce.results.schema import Row, TableError, replace_file, write_table
 from reproduce.runs.machine import VERSIONS, device_name, git_commit, quiet
 
 WARM_UP = 3
+Measure = Callable[[dict[str, Any], dict[str, str]], tuple[list[Row], str, Callable[[Path], None]]]
 
 
-def command(argv: list[str], table: str, description: str, regenerate: Callable[[str, Path, str], Path]) -> int:
-    """Run the command line of a table of measurements.
+def command(
+    argv: list[str], table: str, title: str, scales: Mapping[str, dict], settings: Mapping[str, Any], measure: Measure
+) -> int:
+    """Run the command line of a table of measurements, and write its CSV, Markdown, YAML and picture.
 
     Args:
         argv: words after ``python -m reproduce <table>``.
         table: its name.
-        description: what it measures, for --help.
-        regenerate: called with scale, folder and the words of the command; returns the path of the CSV.
+        title: what it measures.
+        scales: name of a scale -> how many inputs and repeats.
+        settings: everything else that is set, for the YAML.
+        measure: called with the entry of the scale and the columns that all rows share; returns the rows, the text of
+            the Markdown, and a function that draws the picture at a path.
 
     Returns:
         0; 2 where the folder cannot be written to.
     """
-    parser = argparse.ArgumentParser(prog=f"python -m reproduce {table}", description=description)
-    parser.add_argument("--scale", choices=("quick", "paper"), default="quick", help="how many inputs and repeats")
+    parser = argparse.ArgumentParser(prog=f"python -m reproduce {table}", description=title)
+    parser.add_argument("--scale", choices=tuple(scales), default="quick", help="how many inputs and repeats")
     parser.add_argument("--out", default="results", type=user_path, help="folder for the results (default: results)")
     arguments = parser.parse_args(argv)
     quiet(threads=1)
+    scale, path = arguments.scale, arguments.out / f"{table}.csv"
+    config = {**settings, "scale": {scale: scales[scale]}}
     try:
         replace_file(arguments.out / f".{table}.writable", "").unlink()  # refused now rather than after the work
-        path = regenerate(arguments.scale, arguments.out, shlex.join(["python", "-m", "reproduce", table, *argv]))
+        rows, text, draw = measure(scales[scale], {"table": table, "scale": scale, **origin(config)})
+        words = shlex.join(["python", "-m", "reproduce", table, *argv])
+        write_measures(rows, path, title, text, {"table": table, "command": words, **config})
+        draw(path.with_suffix(".png"))
     except TableError as error:
         print(f"reproduce: {error}", file=sys.stderr)
         return 2
@@ -89,20 +101,11 @@ def median_seconds(steps: Mapping[Hashable, Callable[[], Any]], repeats: int) ->
         repeats: timed calls of each, after a few that are not.
     """
     seconds: dict[Hashable, list[float]] = {key: [] for key in steps}
-    for repeat in range(WARM_UP + repeats):
-        for key, step in steps.items():
-            _finish()
-            start = time.perf_counter()
-            step()
-            _finish()
-            if repeat >= WARM_UP:
-                seconds[key].append(time.perf_counter() - start)
-    return {key: statistics.median(values) for key, values in seconds.items()}
-
-
-def _finish() -> None:
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
+    for _, (key, step) in product(range(WARM_UP + repeats), steps.items()):
+        start = timer()  # which waits for the GPU where there is one
+        step()
+        seconds[key].append(timer() - start)
+    return {key: statistics.median(values[WARM_UP:]) for key, values in seconds.items()}
 
 
 def write_measures(rows: list[Row], path: Path, title: str, text: str, companion: Mapping[str, Any]) -> Path:
@@ -130,7 +133,7 @@ def write_measures(rows: list[Row], path: Path, title: str, text: str, companion
         f"`{path.with_suffix('.png').name}`",
     ]
     blocks = [_block([row for row in rows if row.metric == metric]) for metric in METRICS]
-    parts = [f"# {title}", "\n".join(facts), text, *(block for block in blocks if block)]
+    parts = [f"# {title}", "\n".join(facts), text, *filter(None, blocks)]
     replace_file(path.with_suffix(".md"), "\n\n".join(parts) + "\n")
     return path
 

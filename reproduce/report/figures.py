@@ -12,7 +12,7 @@ from textwrap import fill
 
 import matplotlib
 
-matplotlib.use("Agg")
+matplotlib.use("Agg")  # no window, whatever the machine has
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -80,6 +80,13 @@ def save_figure(figure: Figure, path: Path) -> Path:
     os.replace(partial, path)
     plt.close(figure)
     return path
+
+
+def frame(axes: Axes, grid: str = "both") -> None:
+    """A light grid behind what is drawn, and no lines above and at the right."""
+    axes.grid(axis=grid, color="0.9")
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
 
 
 def panels_of(rows: pd.DataFrame) -> dict[tuple[str, ...], pd.DataFrame]:
@@ -180,9 +187,7 @@ def _draw_panel(axes: Axes, rows: pd.DataFrame, methods: list[str], styles: Mapp
     axes.set_ylim(len(methods) - 0.5, -0.5)
     axes.set_xlim(right=min(axes.get_xlim()[1], 1.02))
     axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]))
-    axes.grid(axis="x", color="0.9")
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
+    frame(axes, "x")
     axes.set_xlabel("mean average precision (MAP)")
 
 

@@ -132,7 +132,7 @@ class Plan:
         module = self._data(data_source(self.table, dataset))
         module.indices("train")
         check_modalities(dataset, module.modalities, self.table.file)
-        if reason := _model_absent(dataset):
+        if reason := model_absent(dataset):
             raise DataMissing(reason)
         if dataset.class_path == "FeaturePairs":
             return replace(dataset, features=module.features)
@@ -353,7 +353,7 @@ def _require_different(datasets: list[DataSet]) -> None:
             raise DataError(f"{dataset.dataset}/ {said}")
 
 
-def _model_absent(dataset: DataSet) -> str:
+def model_absent(dataset: DataSet) -> str:
     """Why the pretrained model of an encoder cannot be had; "" where all can."""
     for settings in dataset.model.get("encoders", {}).values():
         try:

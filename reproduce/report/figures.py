@@ -5,7 +5,6 @@ Smaller galleries than the whole one stay in the table, and so do the directions
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from textwrap import fill
@@ -19,6 +18,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
+
+from datamodules.files.sources import written_whole
 
 NAME_WIDTH, TITLE_WIDTH = 34, 40  # letters of a line of a method's name, and of one above a panel
 LETTER = 0.08  # width in inches, at the size of the names
@@ -75,9 +76,8 @@ def numbers(table: pd.DataFrame, **wanted: str) -> pd.DataFrame:
 
 def save_figure(figure: Figure, path: Path) -> Path:
     """Write a figure as PNG, whole or not at all, the same bytes for the same figure, and close it."""
-    partial = path.with_name(f".{path.name}.partial")
-    figure.savefig(partial, format="png", dpi=120, metadata={"Software": None})
-    os.replace(partial, path)
+    with written_whole(path) as file:
+        figure.savefig(file, format="png", dpi=120, metadata={"Software": None})
     plt.close(figure)
     return path
 

@@ -11,6 +11,7 @@ import sys
 import weakref
 from pathlib import Path
 
+import extract_cases
 import numpy as np
 import pytest
 import soundfile
@@ -22,12 +23,9 @@ from extract_cases import (
     SOUND_MODEL,
     SPLIT,
     Lengths,
-    prepare,
     run,
     run_all,
     tensors_of,
-    write_flickr30k,
-    write_weights,
 )
 from tiny_items import Tiny, item_set
 
@@ -37,29 +35,7 @@ from datamodules.features.networks import ImageNetwork, SentenceNetwork, SoundNe
 from datamodules.files.extracted_features import read_extracted, read_metadata, untrained
 from datamodules.items import Files, Modality
 
-
-@pytest.fixture(scope="module", autouse=True)
-def bundle():
-    with pytest.MonkeyPatch.context() as patch:
-        prepare(patch)
-        yield
-
-
-@pytest.fixture(scope="module")
-def root(tmp_path_factory):
-    return write_flickr30k(tmp_path_factory.mktemp("data"))
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory):
-    return write_weights(tmp_path_factory.mktemp("weights"))
-
-
-@pytest.fixture(scope="module")
-def written(root, weights, tmp_path_factory):
-    out = tmp_path_factory.mktemp("written") / "features.safetensors"
-    assert run_all(root, weights, out) == 0
-    return out
+bundle, root, weights, written = extract_cases.bundle, extract_cases.root, extract_cases.weights, extract_cases.written
 
 
 # What is written ----------------------------------------------------------------------------------------------------

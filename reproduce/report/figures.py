@@ -5,7 +5,7 @@ Smaller galleries than the whole one stay in the table, and so do the directions
 
 from __future__ import annotations
 
-import os
+import io
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from textwrap import fill
@@ -19,6 +19,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
+
+from reproduce.results.schema import replace_file
 
 NAME_WIDTH, TITLE_WIDTH = 34, 40  # letters of a line of a method's name, and of one above a panel
 LETTER = 0.08  # width in inches, at the size of the names
@@ -75,11 +77,10 @@ def numbers(table: pd.DataFrame, **wanted: str) -> pd.DataFrame:
 
 def save_figure(figure: Figure, path: Path) -> Path:
     """Write a figure as PNG, whole or not at all, the same bytes for the same figure, and close it."""
-    partial = path.with_name(f".{path.name}.partial")
-    figure.savefig(partial, format="png", dpi=120, metadata={"Software": None})
-    os.replace(partial, path)
+    content = io.BytesIO()
+    figure.savefig(content, format="png", dpi=120, metadata={"Software": None})
     plt.close(figure)
-    return path
+    return replace_file(path, content.getvalue())
 
 
 def frame(axes: Axes, grid: str = "both") -> None:

@@ -223,8 +223,8 @@ def text_of(column: str, number: float) -> str:
     return f"{number:.{digits}g}" if many else decimals
 
 
-def replace_file(path: str | Path, text: str) -> Path:
-    """Put `text` in `path` in one step, so that a reader or an interruption never meets half a file.
+def replace_file(path: str | Path, content: str | bytes) -> Path:
+    """Put `content` in `path` in one step, so that a reader or an interruption never meets half a file.
 
     Raises:
         TableError: the folder cannot be made or written to.
@@ -234,7 +234,7 @@ def replace_file(path: str | Path, text: str) -> Path:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            draft.write_text(text, encoding="utf-8", newline="")
+            draft.write_bytes(content.encode() if isinstance(content, str) else content)
             os.replace(draft, path)
         finally:
             with suppress(FileNotFoundError):

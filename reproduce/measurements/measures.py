@@ -140,16 +140,20 @@ def write_measures(rows: list[Row], path: Path, title: str, text: str, companion
 
 
 def _block(rows: list[Row]) -> str:
-    """One metric: methods and features down, conditions or splits across; then the notes, each once."""
+    """One metric: methods and features down, conditions across; then the notes, each once.
+
+    Benchmarks, which are splits, are across, and conditions down.
+    """
     if not rows:
         return ""
-    cells = {(row.method, row.features, row.condition or row.split): row for row in rows}
-    across = list(dict.fromkeys(row.condition or row.split for row in rows))
-    lines = [["method", "features", *across]]
-    for method, features in dict.fromkeys((row.method, row.features) for row in rows):
-        found = [cells.get((method, features, name)) for name in across]
+    beside, varied = ("features", "condition") if rows[0].split == "generated" else ("condition", "split")
+    cells = {(row.method, getattr(row, beside), getattr(row, varied)): row for row in rows}
+    across = list(dict.fromkeys(name for _, _, name in cells))
+    lines = [["method", beside, *across]]
+    for method, name in dict.fromkeys((method, name) for method, name, _ in cells):
+        found = [cells.get((method, name, label)) for label in across]
         numbers = ["–" if row is None or row.value is None else METRICS[row.metric].text(row.value) for row in found]
-        lines.append([method, features, *numbers])
+        lines.append([method, name, *numbers])
     notes: dict[str, list[str]] = {}
     for row in rows:
         if row.note:

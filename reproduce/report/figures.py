@@ -5,7 +5,6 @@ Smaller galleries than the whole one stay in the table, and so do the directions
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from textwrap import fill
@@ -20,7 +19,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from reproduce.results.schema import replace_file
+from datamodules.files.sources import written_whole
 
 NAME_WIDTH, TITLE_WIDTH = 34, 40  # letters of a line of a method's name, and of one above a panel
 LETTER = 0.08  # width in inches, at the size of the names
@@ -77,10 +76,10 @@ def numbers(table: pd.DataFrame, **wanted: str) -> pd.DataFrame:
 
 def save_figure(figure: Figure, path: Path) -> Path:
     """Write a figure as PNG, whole or not at all, the same bytes for the same figure, and close it."""
-    content = io.BytesIO()
-    figure.savefig(content, format="png", dpi=120, metadata={"Software": None})
+    with written_whole(path) as file:
+        figure.savefig(file, format="png", dpi=120, metadata={"Software": None})
     plt.close(figure)
-    return replace_file(path, content.getvalue())
+    return path
 
 
 def frame(axes: Axes, grid: str = "both") -> None:

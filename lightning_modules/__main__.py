@@ -5,28 +5,40 @@ from __future__ import annotations
 import argparse
 import sys
 
-COMMANDS = {
-    "fit": "train a model, with --config FILE",
-    "validate": "score the validation items with a checkpoint",
-    "test": "score the test items with a checkpoint",
-    "predict": "write the embeddings of the test items",
-    "export": "write what retrieval needs of a trained model into one folder",
-    "search": "index a folder with an exported model, and search in it",
+TRAINER_COMMANDS = {
+    "fit": "Train a model, as a file given with --config says.",
+    "validate": "Score the validation items with a checkpoint.",
+    "test": "Score the test items with a checkpoint.",
+    "predict": "Write the embeddings of the test items to a file.",
+}
+FURTHER_COMMANDS = {
+    "export": "Write what retrieval needs of a checkpoint into a folder, which can then be moved.",
+    "search": "Search in a folder of images, texts or sounds by an exported model.",
 }
 
 
 def main() -> None:
     """Print the help of the program, or run a command."""
     if sys.argv[1:] in (["-h"], ["--help"]):
-        parser = argparse.ArgumentParser(prog="csd", description="Train, test and use retrieval models.")
-        commands = parser.add_subparsers(metavar="COMMAND", help="each has a --help of its own")
-        for name, text in COMMANDS.items():
-            commands.add_parser(name, help=text)
-        parser.print_help()
+        print_help()
         return
     from lightning_modules.cli import main as run
 
     run()
+
+
+def print_help() -> None:
+    """Print the commands of ``csd``, with a sentence on each."""
+    lines = ["Commands:", *(f"  {name:<10}{text}" for name, text in TRAINER_COMMANDS.items())]
+    lines += ["", "Further commands:", *(f"  {name:<10}{text}" for name, text in FURTHER_COMMANDS.items())]
+    parser = argparse.ArgumentParser(
+        prog="csd",
+        usage="csd COMMAND ...",
+        description="Train, test and use retrieval models.",
+        epilog="\n".join([*lines, "", "Each command has a --help of its own."]),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.print_help()
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from itertools import permutations
@@ -18,6 +19,7 @@ from datamodules.batches import Batch
 from datamodules.features.precompute import FrozenNetwork
 from lightning_modules.checkpoints import require_same_items
 from lightning_modules.metrics import CrossModalRetrieval
+from losses import AlignmentLoss, build_loss
 
 View = Callable[[Batch], dict[str, Tensor]]
 
@@ -67,6 +69,13 @@ class RetrievalModule(L.LightningModule):
         self._loading: dict[str, Any] | None = None  # what the checkpoint that is being loaded says of its data
         # A buffer, so that a resumed run keeps the seed it was started with.
         self.register_buffer("run_seed", torch.tensor(torch.initial_seed() % 2**31))
+
+    def take(self, alignment: str | AlignmentLoss | None) -> None:
+        """Keep the arguments of the ``__init__`` that calls this, and the alignment loss that they give or name."""
+        # A loss module inside the hyperparameters could not be unpickled safely from a checkpoint.
+        ignored = [] if isinstance(alignment, str | None) else ["alignment"]
+        self.save_hyperparameters(ignore=ignored, frame=inspect.currentframe().f_back)
+        self.alignment = build_loss(alignment) if isinstance(alignment, str) else alignment
 
     @abstractmethod
     def embed(self, batch: Batch) -> dict[str, Tensor]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +38,7 @@ def checkpoint_file(given: str, root: Path) -> Path:
         DataError: there is no such run, it has no last.ckpt, no best checkpoint or several, or the file cannot be read.
     """
     if given not in ("last", "best"):
-        _read(Path(given), given)
+        read_checkpoint(Path(given))
         return Path(given)
     found = [file for place in ("checkpoints", "*/*/checkpoints") for file in root.glob(f"{place}/last.ckpt")]
     if not found:
@@ -49,7 +49,7 @@ def checkpoint_file(given: str, root: Path) -> Path:
     # By time and not by version: a resumed run writes into the folder of the one that it goes on with.
     last = max(found, key=_time)
     _require_of_newest_run(last, given, root)
-    content = _read(last, given)
+    content = read_checkpoint(last)
     if given == "last":
         return last
     states = [state for state in content.get("callbacks", {}).values() if state.get("best_model_score") is not None]
@@ -59,7 +59,7 @@ def checkpoint_file(given: str, root: Path) -> Path:
     if len(best) != 1:
         known = ", ".join(map(str, best)) or "none"
         raise DataError(f"--ckpt_path best: the last run has {known} (beside {last}); name a file")
-    _read(best[0], given)
+    read_checkpoint(best[0])
     return best[0]
 
 
@@ -81,18 +81,15 @@ def _time(path: Path) -> float:
     return path.stat().st_mtime
 
 
-def _read(path: Path, given: str) -> dict[str, Any]:
+def read_checkpoint(path: Path, needed: Sequence[str] = ("state_dict",)) -> dict[str, Any]:
+    """The content of a checkpoint; a DataError where it cannot be read or lacks a needed entry."""
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-        if "state_dict" in content:
-            return content
-        reason = ""
+        _ = [content[name] for name in needed]
     except Exception as error:  # torch, zipfile and pickle each have their own ways of refusing a file
-        reason = f" ({type(error).__name__})"
-    word = f"{given}: " * (given != str(path))
-    raise DataError(
-        f"--ckpt_path {word}{path} is not a checkpoint that can be read{reason}; name a .ckpt that csd fit wrote"
-    )
+        reason = f"{type(error).__name__}: {str(error).splitlines()[0]}"
+        raise DataError(f"{path} is no checkpoint of a model ({reason}); name a .ckpt that csd fit wrote") from error
+    return content
 
 
 def require_trained(model: nn.Module, command: str) -> None:

@@ -19,19 +19,17 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from datamodules import DataError, RetrievalData
 from lightning_modules import checkpoints, runs
+from lightning_modules.__main__ import TRAINER_COMMANDS
 from lightning_modules.base import RetrievalModule
 from lightning_modules.cli_errors import Parser, check_configurations, leave, reason, refusal
 from lightning_modules.predictions import EmbeddingWriter
 from lightning_modules.preparation import prepare
 from lightning_modules.score_table import score_tables
 from lightning_modules.serving.commands import run_export, run_search
+from losses.registry import nearest
 
 # Commands of a trained model, which need no data module and no trainer.
 COMMANDS = {"export": run_export, "search": run_search}
-OTHER_COMMANDS = (
-    "Beside these: csd export CHECKPOINT writes what retrieval needs of a trained model; csd search index and csd "
-    "search query find images, texts or sounds of a folder with it. Each has a --help of its own."
-)
 TRAINER_DEFAULTS = {"max_epochs": 500, "default_root_dir": "results/runs/fit", "log_every_n_steps": 1}
 
 # Lightning's word for the checkpoint that it writes when SLURM takes a job back, and resumes when it is queued again.
@@ -161,6 +159,8 @@ def main(args: list[str] | None = None) -> None:
     words = sys.argv[1:] if args is None else args
     if words and words[0] in COMMANDS:
         return _run(COMMANDS[words[0]], words[1:])
+    if words and words[0][:1] != "-" and words[0] not in TRAINER_COMMANDS:
+        leave(f"there is no command {words[0]!r}; {nearest(words[0], [*TRAINER_COMMANDS, *COMMANDS])}")
     if os.getcwd() not in sys.path:  # as `python -m` has it; last, so that nothing there stands in for a package
         sys.path.append(os.getcwd())
     check_configurations(words)
@@ -174,7 +174,8 @@ def main(args: list[str] | None = None) -> None:
             subclass_mode_data=True,
             seed_everything_default=0,
             parser_class=Parser,
-            parser_kwargs={"allow_abbrev": False, "epilog": OTHER_COMMANDS},
+            parser_kwargs={"allow_abbrev": False}
+            | {name: {"description": text} for name, text in TRAINER_COMMANDS.items()},
             auto_configure_optimizers=False,
             save_config_callback=runs.ConfigWriter,
             save_config_kwargs={"overwrite": True},
@@ -218,7 +219,3 @@ def _run(command: Callable[[list[str]], int], words: list[str]) -> None:
         leave(f"{error.strerror or error}: {error.filename}; free space, or name another place with --out")
     if status:
         raise SystemExit(status)
-
-
-if __name__ == "__main__":
-    main()

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from datamodules import RetrievalData
 from datamodules.batches import Batch
 from lightning_modules.encoded import EncodedModule
-from losses import AlignmentLoss, build_loss
+from losses import AlignmentLoss
 from losses.matching import unit
 
 
@@ -78,9 +78,7 @@ class CMPM(EncodedModule):
                 f"CMPM takes two modalities, and the data have {len(self.modalities)} ({', '.join(self.modalities)}); "
                 "choose two with the data's modalities, or a model for more, such as LAVIMO"
             )
-        # A loss module inside the hyperparameters could not be unpickled safely from a checkpoint.
-        self.save_hyperparameters(ignore=[] if isinstance(alignment, str) else ["alignment"])
-        self.alignment = build_loss(alignment) if isinstance(alignment, str) else alignment
+        self.take(alignment)
         self.alignment_weight, self.classification_weight = alignment_weight, classification_weight
         self.dim = dim
         self.projections = nn.ModuleDict(

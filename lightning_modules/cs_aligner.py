@@ -86,11 +86,9 @@ class CSAligner(EncodedModule):
         _check_terms(alignment, divergence_weight, token_weight, unpaired)
         fixed = {} if target is None else {target: {"name": "features", "standardise": False}}
         super().__init__(dims, fixed | dict(encoders or {}), "honest", learning_rate, weight_decay, ks)
-        # A loss module inside the hyperparameters could not be unpickled safely from a checkpoint.
-        self.save_hyperparameters(ignore=["alignment"] if isinstance(alignment, AlignmentLoss) else [])
+        self.take(alignment)
         if alignment == "infonce" and len(self.modalities) > 2:
-            alignment = build_loss("pairwise", divergence="infonce")
-        self.alignment = build_loss(alignment) if isinstance(alignment, str) else alignment
+            self.alignment = build_loss("pairwise", divergence="infonce")
         self.divergence_weight, self.sigma = divergence_weight, check_sigma(sigma)
         self.token_weight, self.unpaired, self.target = token_weight, unpaired, target
         self._build(dim, dict(adapter or {"name": "mlp"}))

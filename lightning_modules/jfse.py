@@ -19,7 +19,7 @@ from datamodules import RetrievalData
 from datamodules.batches import Batch
 from lightning_modules.base import RetrievalModule, View
 from lightning_modules.networks.adversarial import Critic, ModalityClassifier, generator, regressor
-from losses import AlignmentLoss, build_loss
+from losses import AlignmentLoss
 from losses.gather import gather, world
 
 NOISE_DIM = 300
@@ -126,10 +126,8 @@ class JFSE(RetrievalModule):
                 "1, no negative learning rate and a dropout in [0, 1)"
             )
         super().__init__(names, protocol=protocol)
-        # A loss module inside the hyperparameters could not be unpickled safely from a checkpoint.
-        self.save_hyperparameters(ignore=[] if isinstance(alignment, str | None) else ["alignment"])
+        self.take(alignment)
         self.automatic_optimization = False
-        self.alignment = build_loss(alignment) if isinstance(alignment, str) else alignment
         defaults = PROTOCOLS[protocol]
         self.alignment_weight = defaults.alignment_weight if alignment_weight is None else alignment_weight
         self.learning_rate = learning_rate

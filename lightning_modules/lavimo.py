@@ -13,7 +13,7 @@ from datamodules.batches import Batch
 from lightning_modules.encoded import EncodedModule
 from lightning_modules.networks.adapters import projection
 from lightning_modules.networks.fusion import CrossAttention, Reconstruction
-from losses import AlignmentLoss, build_loss
+from losses import AlignmentLoss
 
 
 class LAVIMO(EncodedModule):
@@ -75,9 +75,7 @@ class LAVIMO(EncodedModule):
         super().__init__(dims, encoders, protocol, learning_rate, weight_decay, ks)
         if reconstruct is not None and reconstruct not in self.modalities:
             raise ValueError(f"the data have no modality {reconstruct!r}; they have {', '.join(self.modalities)}")
-        # A loss module inside the hyperparameters could not be unpickled safely from a checkpoint.
-        self.save_hyperparameters(ignore=[] if isinstance(alignment, str) else ["alignment"])
-        self.alignment = build_loss(alignment) if isinstance(alignment, str) else alignment
+        self.take(alignment)
         self.alignment_weight = alignment_weight
         self.reconstruct, self.reconstruction_weight = reconstruct, reconstruction_weight
         self._build(dim, dropout)

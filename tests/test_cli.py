@@ -18,6 +18,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from datamodules import Synthetic
 from lightning_modules import JFSE
+from lightning_modules.__main__ import main as start
 from lightning_modules.cli import main
 from lightning_modules.serving.export import load_export
 
@@ -31,6 +32,14 @@ def copied(fitted, tmp_path) -> Path:
     for path in checkpoints(fitted, 0).values():
         (tmp_path / path.name).write_bytes(path.read_bytes())
     return tmp_path
+
+
+def test_the_help_names_every_command_in_a_whole_sentence(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["csd", "--help"])
+    start()
+    said = capsys.readouterr().out.splitlines()
+    for command in ("fit", "validate", "test", "predict", "export", "search"):
+        assert [line.endswith(".") for line in said if line.startswith(f"  {command} ")] == [True]
 
 
 # What a run leaves ----------------------------------------------------------------------------------------------

@@ -66,6 +66,11 @@ def test_a_wrong_word_on_the_command_line_is_answered_with_the_nearest(case, tmp
     assert len(message.splitlines()) < 12
 
 
+@pytest.mark.parametrize(("wrong", "right"), [("fti", "fit"), ("serch", "search")])
+def test_a_wrong_command_is_answered_with_the_nearest(wrong, right, capsys):
+    assert re.search(rf"{wrong}.*\b{right}\b", refused(capsys, wrong))
+
+
 WRONG_YAML = {
     "model key": ("width:", "widht:", "width"),
     "data key": ("classes:", "clases:", "classes"),

@@ -121,14 +121,6 @@ def test_an_index_holds_unit_rows_whatever_the_size_of_the_batches(searched, cac
     assert not cache.exists()
 
 
-def test_the_commands_are_named_by_the_help_of_csd(capsys):
-    with pytest.raises(SystemExit) as stop:
-        csd("--help")
-    assert not stop.value.code
-    said = " ".join(capsys.readouterr().out.split())
-    assert all(command in said for command in ("csd export", "csd search index", "csd search query"))
-
-
 # Folders as they come ------------------------------------------------------------------------------------------------
 
 

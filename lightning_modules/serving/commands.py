@@ -7,6 +7,7 @@ import json
 from collections.abc import Sequence
 
 from datamodules.files.sources import user_path
+from lightning_modules.__main__ import FURTHER_COMMANDS
 from lightning_modules.serving.export import export
 from lightning_modules.serving.folders import ENDINGS
 from lightning_modules.serving.search import find, index_folder, printable
@@ -14,8 +15,7 @@ from lightning_modules.serving.search import find, index_folder, printable
 
 def run_export(words: Sequence[str]) -> int:
     """Run ``csd export`` with the words after it; the exit status is returned."""
-    about = "Write what retrieval needs of a checkpoint into a folder, which can then be moved."
-    parser = argparse.ArgumentParser(prog="csd export", description=about, allow_abbrev=False)
+    parser = argparse.ArgumentParser(prog="csd export", description=FURTHER_COMMANDS["export"], allow_abbrev=False)
     parser.add_argument("checkpoint", type=user_path, help="a .ckpt that csd fit wrote")
     parser.add_argument("--out", type=user_path, help="folder; by default CHECKPOINT-export beside the checkpoint")
     given = parser.parse_args(words)
@@ -36,8 +36,7 @@ def run_search(words: Sequence[str]) -> int:
 
 
 def _search_parser() -> argparse.ArgumentParser:
-    about = "Search in a folder of images, texts or sounds by a trained model."
-    parser = argparse.ArgumentParser(prog="csd search", description=about, allow_abbrev=False)
+    parser = argparse.ArgumentParser(prog="csd search", description=FURTHER_COMMANDS["search"], allow_abbrev=False)
     commands = parser.add_subparsers(dest="command", required=True)
     make = commands.add_parser("index", help="embed a folder", allow_abbrev=False)
     make.add_argument("export", type=user_path, help="folder that csd export wrote")

@@ -21,6 +21,7 @@ from datamodules.errors import DataError
 from datamodules.files.sources import sha256_of
 from datamodules.items import listed
 from lightning_modules.base import RetrievalModule
+from lightning_modules.checkpoints import read_checkpoint
 from lightning_modules.encoded import EncodedModule
 from lightning_modules.lavimo import LAVIMO
 from lightning_modules.serving.files import COPIES, copy_named, in_export, put
@@ -116,15 +117,12 @@ def export_identity(folder: Path) -> str:
 
 def _from_checkpoint(path: Path) -> tuple[RetrievalModule, dict[str, Any]]:
     """The model, and what model.yaml says of it."""
-    try:
-        saved = torch.load(path, map_location="cpu", weights_only=True)
-        state, given = saved["state_dict"], saved["hyper_parameters"]
-        kind = given["_class_path"]
-    except Exception as error:  # torch, zipfile and pickle each have their own ways of refusing a file
-        reason = f"{type(error).__name__}: {str(error).splitlines()[0]}"
-        raise DataError(f"{path} is no checkpoint of a model ({reason}); name a .ckpt that csd fit wrote") from error
+    saved = read_checkpoint(path, ("state_dict", "hyper_parameters"))
+    given = saved["hyper_parameters"]
+    if (kind := given.get("_class_path")) is None:
+        raise DataError(f"{path} does not name its model's class, as _class_path; name a .ckpt that csd fit wrote")
     arguments = {name: value for name, value in given.items() if name[0] != "_" and name != "alignment"}
-    model = _model(kind, arguments, state, path)
+    model = _model(kind, arguments, saved["state_dict"], path)
     if isinstance(model, LAVIMO) and model.protocol == "as_published":
         raise ValueError(
             f"{path}: LAVIMO as_published embeds an item from all its modalities at once, and so cannot retrieve by "

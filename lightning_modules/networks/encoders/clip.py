@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ from datamodules.errors import DataError
 from datamodules.features.inference import frozen_inference
 from datamodules.features.texts import encoder_identity, model_folder
 from lightning_modules.networks.encoders.base import Encoder
-from lightning_modules.networks.encoders.text import TokenIds
+from lightning_modules.networks.encoders.text import TokenIds, padded_batches
 from lightning_modules.networks.pretrained import adapt_low_rank, check_low_rank, pretrained
 
 BATCH = 32
@@ -137,18 +137,13 @@ class _FrozenTower:
         self.key = f"clip {'texts' if tower.of_texts else 'images'} {encoder_identity(model)}"
 
     def __call__(self, entries: Sequence[Any], rate: int | None) -> list[np.ndarray]:
-        if self.tower.of_texts:
-            entries = self.tower.reader(entries, rate)  # of all at once, so that it says once how many are too long
-        vectors: list[np.ndarray] = []
         with frozen_inference():
-            for start in range(0, len(entries), BATCH):
-                chosen = [entries[i] for i in range(start, min(start + BATCH, len(entries)))]
-                vectors += list(self._vectors(chosen, rate).numpy())
-        return vectors
+            return [vector for x, mask in self._batches(entries, rate) for vector in self.tower(x, mask)[0].numpy()]
 
-    def _vectors(self, chosen: list[np.ndarray], rate: int | None) -> Tensor:
-        if not self.tower.of_texts:
-            return self.tower(torch.from_numpy(np.stack(self.tower.reader(chosen, rate))), None)[0]
-        rows = [torch.from_numpy(row) for row in chosen]
-        x = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
-        return self.tower(x, torch.arange(x.shape[1]) < torch.tensor([len(row) for row in rows])[:, None])[0]
+    def _batches(self, entries: Sequence[Any], rate: int | None) -> Iterator[tuple[Tensor, Tensor | None]]:
+        if self.tower.of_texts:  # read all at once, so that it is said once how many are too long
+            yield from padded_batches(self.tower.reader(entries, rate), BATCH)
+            return
+        for start in range(0, len(entries), BATCH):
+            chosen = [entries[i] for i in range(start, min(start + BATCH, len(entries)))]
+            yield torch.from_numpy(np.stack(self.tower.reader(chosen, rate))), None

@@ -14,6 +14,9 @@ from lightning_modules.networks.encoders.base import Convolutions, Encoder, Stan
 
 # Steps between frames are small beside the values themselves.
 STEP_SCALE = 5.0
+SEGMENTS = 4  # windows in time of the motion maps of depth clips
+# Most by which training changes an entry: the angle of poses in radians, samples of signals, pixels and share of depth.
+TURN, SIGNAL_SHIFT, DEPTH_SHIFT, DEPTH_STRETCH = 0.5, 4, 1, 0.1
 
 
 class PoseConv(Encoder):
@@ -26,17 +29,15 @@ class PoseConv(Encoder):
         source: of kind "sequence" of poses (joints, 3), the second coordinate upwards.
         width: channels.
         dropout: share of units dropped in training.
-        turn: largest angle, radians.
     """
 
     kinds = ("sequence",)
 
-    def __init__(self, source: Mapping[str, Any], width: int = 128, dropout: float = 0.3, turn: float = 0.5):
+    def __init__(self, source: Mapping[str, Any], width: int = 128, dropout: float = 0.3):
         super().__init__(source)
         shape = tuple(source["shape"])
         if len(shape) != 2 or shape[1] != 3:
             raise ValueError(f"PoseConv reads poses of shape (joints, 3), and the modality holds {shape}")
-        self.turn = turn
         self.convolutions = Convolutions(6 * shape[0], width, 3, 3, dropout, first_stride=1)
         self.dim, self.token_dim = 2 * width, width
 
@@ -50,7 +51,7 @@ class PoseConv(Encoder):
 
     def _moved(self, x: Tensor) -> Tensor:
         batch, _, joints, _ = x.shape
-        angle = (2 * torch.rand(batch, device=x.device) - 1) * self.turn
+        angle = (2 * torch.rand(batch, device=x.device) - 1) * TURN
         cos, sin, one, zero = angle.cos(), angle.sin(), torch.ones_like(angle), torch.zeros_like(angle)
         turned = x @ torch.stack([cos, zero, sin, zero, one, zero, -sin, zero, cos], dim=1).view(-1, 1, 3, 3)
         scale = 1 + 0.1 * torch.randn(batch, 1, 1, 1, device=x.device)
@@ -61,21 +62,20 @@ class PoseConv(Encoder):
 class SignalConv(Encoder):
     """Signals of a sensor, standardised, through three temporal convolutions, mean and maximum over time.
 
-    In training every channel has its own gain, noise is added, and the signal is shifted and warped in time.
+    In training every channel has its own gain, noise is added, and the signal is shifted, its edges repeated, and
+    warped in time.
 
     Args:
         source: of kind "sequence" of (channels,).
         width: channels of the convolutions.
         dropout: share of units dropped in training.
-        shift: most samples to shift by, edges repeated.
     """
 
     kinds = ("sequence",)
 
-    def __init__(self, source: Mapping[str, Any], width: int = 96, dropout: float = 0.3, shift: int = 4):
+    def __init__(self, source: Mapping[str, Any], width: int = 96, dropout: float = 0.3):
         super().__init__(source)
         (channels,) = source["shape"]
-        self.shift = shift
         self.standardise = Standardise(channels)
         self.convolutions = Convolutions(channels, width, 3, 5, dropout, first_stride=1)
         self.dim, self.token_dim = 2 * width, width
@@ -92,7 +92,7 @@ class SignalConv(Encoder):
         batch, steps, channels = x.shape
         x = x * (1 + 0.1 * torch.randn(batch, 1, channels, device=x.device)) + 0.1 * torch.randn_like(x)
         index = torch.arange(steps, device=x.device)
-        index = index + torch.randint(-self.shift, self.shift + 1, (batch, 1), device=x.device)
+        index = index + torch.randint(-SIGNAL_SHIFT, SIGNAL_SHIFT + 1, (batch, 1), device=x.device)
         index = torch.minimum(index.clamp(min=0), mask.sum(dim=1, keepdim=True) - 1)
         return warp_time(x, mask, 0.1).gather(1, index[..., None].expand_as(x))
 
@@ -101,17 +101,14 @@ class DepthConv(Encoder):
     """Depth clips as soft motion maps in relative time, through a two-dimensional convolution.
 
     A clip, its background at depth 0, is cut to ``window`` columns about its foreground. With D_t = 5 (x_{t+1} - x_t)
-    and ``segments`` triangular windows w_s that overlap and sum to one over the clip, the maps are sum_t w_s(t) |D_t|
-    and sum_t w_s(t) D_t. In training the cut is shifted by up to ``shift`` pixels and stretched by up to ``stretch``.
+    and four triangular windows w_s that overlap and sum to one over the clip, the maps are sum_t w_s(t) |D_t| and
+    sum_t w_s(t) D_t. In training the cut is shifted by up to a pixel and stretched by up to a tenth.
 
     Args:
         source: of kind "sequence" of frames (H, W).
         window: columns; 0 keeps all.
         width: channels of the first convolution.
-        segments: windows in time, two or more.
         dropout: share of units dropped in training.
-        shift: pixels.
-        stretch: share.
 
     Source: a soft, ordered form of depth motion maps, Yang, Zhang and Tian, ACM Multimedia 2012.
     """
@@ -123,19 +120,15 @@ class DepthConv(Encoder):
         source: Mapping[str, Any],
         window: int = 0,
         width: int = 32,
-        segments: int = 4,
         dropout: float = 0.3,
-        shift: int = 1,
-        stretch: float = 0.1,
     ):
         super().__init__(source)
         if len(source["shape"]) != 2:
             raise ValueError(f"DepthConv reads frames of shape (H, W), and the modality holds {tuple(source['shape'])}")
         height, columns = source["shape"]
-        self.window, self.segments = window or columns, segments
-        self.shift, self.stretch = shift, stretch
+        self.window = window or columns
         layers: list[nn.Module] = []
-        for before, after, kernel in ((2 * segments, width, 5), (width, 2 * width, 3), (2 * width, 2 * width, 3)):
+        for before, after, kernel in ((2 * SEGMENTS, width, 5), (width, 2 * width, 3), (2 * width, 2 * width, 3)):
             layers += [nn.Conv2d(before, after, kernel, 2, kernel // 2), nn.GroupNorm(8, after), nn.ReLU()]
         layers.insert(6, nn.Dropout2d(dropout / 2))
         self.layers = nn.Sequential(*layers, nn.Flatten(), nn.Dropout(dropout))
@@ -162,16 +155,16 @@ class DepthConv(Encoder):
         index = start[:, None] + torch.arange(size, device=start.device)
         if self.training:
             batch = (len(start), 1)
-            index = index + torch.randint(-self.shift, self.shift + 1, batch, device=start.device)
-            factor = 1 + self.stretch * (2 * torch.rand(batch, device=start.device) - 1)
+            index = index + torch.randint(-DEPTH_SHIFT, DEPTH_SHIFT + 1, batch, device=start.device)
+            factor = 1 + DEPTH_STRETCH * (2 * torch.rand(batch, device=start.device) - 1)
             index = ((index - centre) * factor + centre).round().long()
         return (index + 1).clamp(0, length + 1)
 
     def _maps(self, x: Tensor, mask: Tensor) -> Tensor:
         pair = (mask[:, 1:] & mask[:, :-1]).to(x.dtype)
         position = (pair.cumsum(dim=1) - 0.5) / pair.sum(dim=1, keepdim=True).clamp(min=1)
-        knots = torch.linspace(0, 1, self.segments, device=x.device)[:, None]
-        weight = (1 - (position[:, None] - knots).abs() * (self.segments - 1)).clamp(min=0) * pair[:, None]
+        knots = torch.linspace(0, 1, SEGMENTS, device=x.device)[:, None]
+        weight = (1 - (position[:, None] - knots).abs() * (SEGMENTS - 1)).clamp(min=0) * pair[:, None]
         step = STEP_SCALE * (x[:, 1:] - x[:, :-1])
         maps = torch.cat([weight @ step.abs().flatten(2), weight @ step.flatten(2)], dim=1)
         return maps.unflatten(2, x.shape[2:])

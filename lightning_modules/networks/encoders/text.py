@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -128,17 +128,20 @@ class FrozenTokens(TokenIds):
 
     def __call__(self, entries: Sequence[str], rate: int | None) -> list[np.ndarray]:
         model = pretrained(self.model).eval()
-        rows = [torch.from_numpy(row) for row in super().__call__(entries, rate)]
         embedded = []
         with frozen_inference():
-            for start in range(0, len(rows), BATCH):
-                batch = rows[start : start + BATCH]
-                lengths = torch.tensor([len(row) for row in batch])
-                mask = (torch.arange(int(lengths.max())) < lengths[:, None]).long()
-                ids = torch.nn.utils.rnn.pad_sequence(batch, batch_first=True)
-                states = model(input_ids=ids, attention_mask=mask).last_hidden_state.numpy()
-                embedded += [state[:n].astype(np.float32) for state, n in zip(states, lengths.tolist(), strict=True)]
+            for ids, mask in padded_batches(super().__call__(entries, rate), BATCH):
+                states = model(input_ids=ids, attention_mask=mask.long()).last_hidden_state
+                embedded += [state[valid].float().numpy() for state, valid in zip(states, mask, strict=True)]
         return embedded
+
+
+def padded_batches(rows: Sequence[np.ndarray], size: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Token numbers (B, T), B at most ``size``, and their mask (B, T), of rows (T_i,)."""
+    for start in range(0, len(rows), size):
+        batch = [torch.from_numpy(row) for row in rows[start : start + size]]
+        ids = nn.utils.rnn.pad_sequence(batch, batch_first=True)
+        yield ids, torch.arange(ids.shape[1]) < torch.tensor([len(row) for row in batch])[:, None]
 
 
 class CharacterIds:
@@ -152,7 +155,7 @@ class CharacterIds:
 
 
 class Characters(Encoder):
-    """Temporal convolutions over the characters of a text, trained: what is written is close to what is spoken.
+    """Three convolutions of five characters over a text, trained: what is written is close to what is spoken.
 
     All characters but a-z, 0-9 and space are one and the same to it. That does for English, and for other languages in
     Latin letters; training on texts that are mostly other characters is refused.
@@ -160,18 +163,17 @@ class Characters(Encoder):
     Args:
         source: of kind "text".
         width: channels.
-        layers: convolutions of five characters, the second and later ones with stride 2.
         dropout: share of units dropped in training.
     """
 
     kinds = ("text",)
     blind_to = "mostly characters other than a-z and 0-9"
 
-    def __init__(self, source: Mapping[str, Any], width: int = 128, layers: int = 3, dropout: float = 0.2):
+    def __init__(self, source: Mapping[str, Any], width: int = 128, dropout: float = 0.2):
         super().__init__(source)
         self.front_end = CharacterIds()
         self.embedding = nn.Embedding(len(CharacterIds.alphabet) + 1, width)
-        self.convolutions = Convolutions(width, width, layers, 5, dropout, first_stride=1)
+        self.convolutions = Convolutions(width, width, 3, 5, dropout, first_stride=1)
         self.dim, self.token_dim = 2 * width, width
 
     def with_tokens(self, x: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor | None]:

@@ -1,0 +1,154 @@
+"""LAVIMO, CS-Aligner and CMPM on two and four processes: a step and an evaluation are those of one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cmpm_cases
+import cs_aligner_cases as cs_aligner
+import lavimo_cases as lavimo
+import numpy as np
+import pytest
+import torch
+from processes import Gradients, assert_same_steps, assert_same_weights, on_processes
+from tiny_items import N, Tiny, with_modality
+from tiny_models import text_model
+from training import Recorder, scores, trainer
+
+from datamodules import SyntheticItems
+from datamodules.items import Modality
+
+pytestmark = pytest.mark.slow
+
+
+def one_caption(**settings) -> Tiny:
+    """Tiny items with one caption each: which of several is drawn depends on the items of a process's batch."""
+    captions = Modality([f"the only caption of item {i}" for i in range(N)])
+    return Tiny(with_modality("text", captions), **settings)
+
+
+def text_and_motion(**settings) -> Tiny:
+    return one_caption(**cs_aligner.TEXT_AND_MOTION, **settings)
+
+
+RECONSTRUCT = {"reconstruct": "motion"}
+# low-rank adapters: of the text model in the folder of the run
+ADAPTED = {"name": "tokens", "frozen": False, "lora_rank": 2}
+# model, data for a batch size, global batch, settings of the model
+STEPS = {
+    "lavimo, gcs": (lavimo.model, SyntheticItems, 48, {"alignment": "gcs"}),
+    "lavimo, reconstruction": (lavimo.model, SyntheticItems, 48, {"alignment": "gcs", **RECONSTRUCT}),
+    "lavimo, as published": (lavimo.model, SyntheticItems, 48, {"alignment": "gcs", "protocol": "as_published"}),
+    "lavimo, pairwise kl": (lavimo.model, SyntheticItems, 48, {"alignment": "pairwise"}),
+    "lavimo, pairwise kl, tiny": (lavimo.model, one_caption, 12, {"alignment": "pairwise", **RECONSTRUCT}),
+    "cs-aligner, two modalities": (cs_aligner.model, cs_aligner.synthetic, 32, {}),
+    "cs-aligner, divergence alone": (cs_aligner.model, cs_aligner.synthetic, 32, {"alignment": None}),
+    "cs-aligner, a target": (cs_aligner.model, cs_aligner.synthetic, 32, {"target": "image"}),
+    "cs-aligner, three modalities": (cs_aligner.model, SyntheticItems, 48, {}),
+    "cs-aligner, tokens": (cs_aligner.model, text_and_motion, 12, {"token_weight": 0.5}),
+    "cs-aligner, low-rank adapters": (cs_aligner.model, text_and_motion, 12, {"encoders": {"text": ADAPTED}}),
+    "cmpm, classification": (cmpm_cases.model, cmpm_cases.pairs, 48, {"classification_weight": 0.7}),
+}
+EPOCHS = [(protocol, reconstruct) for protocol in ("honest", "as_published") for reconstruct in (None, "motion")]
+EVALUATIONS = [(protocol, kind) for protocol in ("honest", "as_published") for kind in (SyntheticItems, Tiny)]
+
+
+def one_step(folder: Path, case: str, processes: int, **settings) -> dict:
+    """Weights before and after one step of a model with dropout 0, in float64, and its gradients."""
+    model, kind, batch, arguments = STEPS[case]
+    if "encoders" in arguments:
+        text = {**ADAPTED, "model": str(folder / "text_model")}
+        arguments = {"encoders": {"text": text, "motion": lavimo.ENCODERS["motion"]}}
+    data, seen = kind(batch_size=batch // processes), Gradients()
+    module = model(data, **arguments)
+    start = {name: x.clone() for name, x in module.state_dict().items()}
+    once = {"limit_train_batches": 1, "limit_val_batches": 0, "precision": "64-true", "callbacks": [seen]}
+    trainer(folder, **once, **settings).fit(module, data)
+    return {"start": start, "weights": dict(module.state_dict()), "gradients": seen.steps}
+
+
+def evaluation(folder: Path, protocol: str, kind, processes: int, **settings) -> tuple[dict, dict, dict]:
+    """Scores and sizes of a LAVIMO that did not train, and what validation logs after an epoch without learning."""
+    data = kind(batch_size=(48 if kind is SyntheticItems else 12) // processes)
+    module = lavimo.model(kind(), protocol=protocol, learning_rate=1e-12)
+    fitted = trainer(folder, limit_train_batches=1, **settings)
+    fitted.fit(module, data)
+    validated = {name: float(x) for name, x in fitted.callback_metrics.items() if name.startswith("val/")}
+    return scores(folder, module, kind(), **settings), module.sizes["standard"], validated
+
+
+def epoch(folder: Path, protocol: str, reconstruct: str | None, **settings) -> dict[str, torch.Tensor]:
+    """An epoch of several steps: DistributedDataParallel stops at the second where a parameter has no gradient."""
+    encoders = {**lavimo.ENCODERS, "motion": {**lavimo.ENCODERS["motion"], "dropout": 0.2}}
+    recorder, module = Recorder(), lavimo.model(Tiny(), encoders=encoders, protocol=protocol, reconstruct=reconstruct)
+    trainer(folder, max_epochs=2, callbacks=[recorder], **settings).fit(module, Tiny(batch_size=3))
+    assert len(recorder.losses) >= 4
+    assert np.isfinite(recorder.losses).all()
+    return dict(module.state_dict())
+
+
+def with_unpaired(folder: Path, **settings) -> tuple[list[np.ndarray], dict[str, torch.Tensor]]:
+    """The unpaired samples that a CS-Aligner drew, and its weights."""
+    data, seen = cs_aligner.synthetic(batch_size=8, paired_fraction=0.5), cs_aligner.Drawn()
+    module = cs_aligner.model(data, unpaired=6)
+    trainer(folder, limit_val_batches=0, callbacks=[seen], **settings).fit(module, data)
+    return [rows.numpy() for _, rows in seen.unpaired], dict(module.state_dict())
+
+
+def work(folder: Path, processes: int, **settings) -> dict:
+    found = {"steps": {case: one_step(folder, case, processes, **settings) for case in STEPS}}
+    if processes == 2:
+        found["epochs"] = {case: epoch(folder, *case, **settings) for case in EPOCHS}
+        found["unpaired"] = with_unpaired(folder, **settings)
+    evaluations = {(protocol, kind.__name__): (protocol, kind) for protocol, kind in EVALUATIONS}
+    return found | {name: evaluation(folder, *case, processes, **settings) for name, case in evaluations.items()}
+
+
+@pytest.fixture(scope="module")
+def worlds(tmp_path_factory) -> dict[int, list[dict]]:
+    """Number of processes -> what each of them found, from one start."""
+    found = {}
+    for processes in (1, 2, 4):
+        folder = tmp_path_factory.mktemp(f"processes{processes}")
+        text_model(folder / "text_model", "bert")
+        found[processes] = [work(folder, 1)] if processes == 1 else on_processes(work, folder, processes)
+    return found
+
+
+@pytest.mark.parametrize("processes", [2, 4])
+@pytest.mark.parametrize("case", STEPS)
+def test_a_step_of_several_processes_is_that_of_one_with_the_whole_batch(worlds, case, processes):
+    expected = worlds[1][0]["steps"][case]
+    for found in (process["steps"][case] for process in worlds[processes]):
+        assert_same_weights(found["weights"], expected["weights"])
+        assert_same_steps(found["gradients"], expected["gradients"])
+    moved = {name for name, x in expected["start"].items() if (expected["weights"][name] - x).abs().max() > 1e-5}
+    assert any(name.startswith(("projections", "adapters")) for name in moved)
+    assert any("lora_B" in name for name in moved) == ("low-rank" in case)
+    assert ("classification.weight" in expected["weights"]) == ("classification" in case)
+
+
+@pytest.mark.parametrize("processes", [2, 4])
+@pytest.mark.parametrize(("protocol", "kind"), EVALUATIONS)
+def test_several_processes_evaluate_like_one(worlds, protocol, kind, processes):
+    """Test items are spread over the processes, and those that fill up a process count once."""
+    found, sizes, validated = worlds[1][0][protocol, kind.__name__]
+    for process in worlds[processes]:
+        its_scores, its_sizes, its_validation = process[protocol, kind.__name__]
+        assert its_scores == pytest.approx(found, abs=1e-6)
+        assert its_validation == pytest.approx(validated, abs=1e-6)
+        assert its_sizes == sizes
+
+
+@pytest.mark.parametrize("case", EPOCHS)
+def test_every_parameter_takes_part_in_distributed_training(worlds, case):
+    """The processes end with the same weights."""
+    first, second = (process["epochs"][case] for process in worlds[2])
+    assert [name for name in first if not torch.equal(first[name], second[name])] == []
+
+
+def test_processes_draw_unpaired_samples_of_their_own_and_end_with_the_same_weights(worlds):
+    (first, weights), (second, others) = (process["unpaired"] for process in worlds[2])
+    assert len(first) == len(second) > 0
+    assert not any(np.array_equal(a, b) for a, b in zip(first, second, strict=True))
+    assert [name for name in weights if not torch.equal(weights[name], others[name])] == []

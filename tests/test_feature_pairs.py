@@ -48,7 +48,7 @@ def test_every_layout_gives_the_same_items(tmp_path, layout):
 
 def test_shifted_labels_are_announced(tmp_path, monkeypatch):
     said = []
-    monkeypatch.setattr("datamodules.labels.rank_zero_info", said.append)
+    monkeypatch.setattr("datamodules.files.labels.rank_zero_info", said.append)
     read_feature_pairs(save(tmp_path))
     assert said == []
     data = read_feature_pairs(save(tmp_path, label=joined(make_parts())["label"] + 1))

@@ -11,9 +11,9 @@ from lightning.pytorch.utilities import rank_zero_warn
 from datamodules.errors import DataError, DataMissing
 from datamodules.files.array_files import as_matrix, decoding, load_mat, load_npz_array, load_pickle
 from datamodules.files.extracted_features import read_extracted
+from datamodules.files.labels import class_labels, rows_of_items, text_list
 from datamodules.files.layouts import LAYOUTS, Layout
 from datamodules.items import SPLITS, ItemSet
-from datamodules.labels import class_labels, rows_of_items, text_list
 from datamodules.repeats import samples_of_rows
 from datamodules.splits import carve_groups, carve_validation
 

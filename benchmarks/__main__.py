@@ -5,21 +5,28 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from importlib.metadata import version
-from types import ModuleType
+from pathlib import Path
 
 import torch
+from matplotlib import pyplot as plt
 
-from benchmarks import jfse, large_batch, lavimo, losses, report, retrieval
-from benchmarks.harness import Record, attempt
+from benchmarks import jfse, lavimo, losses, retrieval
+from benchmarks.harness import Benchmark, Record, attempt
 from datamodules.files.sources import user_path
 from reproduce.measurements.measures import origin, write_measures
+from reproduce.report.figures import save_figure
 from reproduce.results.schema import TableError, replace_file
 from reproduce.runs.machine import quiet
 
-BENCHMARKS: dict[str, ModuleType] = {module.NAME: module for module in (retrieval, losses, large_batch, jfse, lavimo)}
+ALL = (retrieval.BENCHMARK, losses.BENCHMARK, losses.LARGE_BATCH, jfse.BENCHMARK, lavimo.BENCHMARK)
+BENCHMARKS = {benchmark.name: benchmark for benchmark in ALL}
 LIBRARIES = ("torch", "torchmetrics", "lightning", "numpy", "timm", "transformers")
+TITLE = "Speed and memory against peers"
+INTRODUCTION = """Every contestant is measured in this run, on all cores. Times are medians of calls, epochs or
+processes in which the contestants take turns. Time and memory ratios are a contestant's number over that of another
+one, which its note names. In the tables a row is a contestant at a size, a column a benchmark."""
 
 
 def main(argv: Sequence[str]) -> int:
@@ -33,8 +40,8 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--out", default="results", type=user_path, help="folder for the results (default: results)")
     arguments = parser.parse_args(argv)
     quiet(threads=torch.get_num_threads())  # all cores
-    chosen = {name: module for name, module in BENCHMARKS.items() if arguments.only in (name, None)}
-    config = {"settings": {name: module.SETTINGS for name, module in chosen.items()}}
+    chosen = [benchmark for name, benchmark in BENCHMARKS.items() if arguments.only in (name, None)]
+    config = {"settings": {benchmark.name: benchmark.settings for benchmark in chosen}}
     config["versions"] = {name: version(name) for name in LIBRARIES}
     path = arguments.out / (f"bench-{arguments.only}.csv" if arguments.only else "bench.csv")
     try:
@@ -44,8 +51,8 @@ def main(argv: Sequence[str]) -> int:
         faults = run(chosen, record)
         command = shlex.join(["python", "-m", "benchmarks", *argv])
         companion = {"table": "bench", "command": command, "threads": torch.get_num_threads(), **config}
-        write_measures(record.rows, path, report.TITLE, report.text(record, chosen.values()), companion)
-        report.draw(record, path.with_suffix(".png"))
+        write_measures(record.rows, path, TITLE, text(record, chosen), companion)
+        draw(record, path.with_suffix(".png"))
     except TableError as error:
         print(f"benchmarks: {error}", file=sys.stderr)
         return 2
@@ -55,16 +62,39 @@ def main(argv: Sequence[str]) -> int:
     return 1 if faults else 0
 
 
-def run(chosen: dict[str, ModuleType], record: Record) -> list[str]:
+def run(chosen: Collection[Benchmark], record: Record) -> list[str]:
     """Run benchmarks; what went wrong: contestants that differ from ours, and benchmarks that broke down."""
     broken = []
-    for name, module in chosen.items():
-        print(f"{name} ...", flush=True)
-        _, reason = attempt(lambda module=module: module.measure(record))
+    for benchmark in chosen:
+        print(f"{benchmark.name} ...", flush=True)
+        _, reason = attempt(lambda measure=benchmark.measure: measure(record))
         if reason:
-            broken.append(f"{name}: {reason}")
-            record.add(name, "benchmark", "all sizes", "seconds", None, note=reason)
+            broken.append(f"{benchmark.name}: {reason}")
+            record.add(benchmark.name, "benchmark", "all sizes", "seconds", None, note=reason)
     return [*record.disagreements(), *broken]
+
+
+def text(record: Record, chosen: Collection[Benchmark]) -> str:
+    """The report of the benchmarks that ran, in Markdown, without its heading and its tables of rows."""
+    asked = [[each.name, *target.cells()] for each in chosen for target in each.targets(record)]
+    lines = [["benchmark", "asked", "measured", ""], ["---", "---", "---:", "---"], *asked]
+    table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    about = [part for each in chosen for part in (f"## Benchmark: {each.name}", each.about)]
+    return "\n\n".join([INTRODUCTION, "## Targets", table, *about])
+
+
+def draw(record: Record, path: Path) -> None:
+    """Draw what a peer takes as a multiple of ours, in time and memory, as bars from 1 on a logarithmic axis."""
+    ratios = [row for row in reversed(record.rows) if row.metric in ("time ratio", "memory ratio")]
+    shown = [row for row in ratios if row.split != losses.NAME or f"B = {losses.CENTRE}," in row.condition]
+    figure, axes = plt.subplots(figsize=(10, 1.5 + 0.28 * len(shown)), layout="constrained")
+    names = [f"{row.method}, {row.condition}, {row.metric}" for row in shown]
+    axes.barh(names, [row.value - 1 for row in shown], left=1)
+    axes.set(xscale="log", title=f"{TITLE}: a peer's number over ours")
+    axes.axvline(1, color="black", linewidth=0.8)
+    axes.margins(y=0.01)
+    save_figure(figure, path)
+    plt.close(figure)
 
 
 if __name__ == "__main__":

@@ -8,9 +8,8 @@ from typing import Any, NamedTuple
 import lightning as L
 from torch.utils.data import DataLoader, StackDataset
 
-from benchmarks.harness import Record, Target
-from benchmarks.plain_jfse import PlainJFSE
-from benchmarks.training import now, seconds_per_step, take_turns
+from benchmarks.harness import Benchmark, Record, Target, seconds_per_step, timer, train_in_turns
+from benchmarks.plain import PlainJFSE
 from datamodules import Synthetic
 from lightning_modules import JFSE
 from losses import build_loss
@@ -63,12 +62,12 @@ def measure(record: Record) -> None:
     """Measure steps at the shape of Wikipedia, and at the authors' sizes."""
     for shape in (WIKIPEDIA, AUTHORS):
         runs = {OURS: partial(our_seconds, shape), PEER: partial(plain_seconds, shape)}
-        take_turns(record, NAME, shape.size, runs, shape.rounds, "steps/s", 1, Synthetic.dataset)
+        train_in_turns(record, NAME, shape.size, runs, shape.rounds, "steps/s", dataset=Synthetic.dataset)
 
 
 def our_seconds(shape: Shape) -> list[float]:
     """Seconds per step of ours, of every epoch but the first."""
-    return seconds_per_step(shape.model(), shape.data(), shape.epochs, limit_train_batches=shape.batches)
+    return seconds_per_step(shape.model(), shape.data(), shape.epochs, shape.batches)
 
 
 def plain_seconds(shape: Shape) -> list[float]:
@@ -78,9 +77,9 @@ def plain_seconds(shape: Shape) -> list[float]:
     items = StackDataset(**{name: x[: shape.batches * BATCH] for name, x in tensors.items()})
     loader, found = DataLoader(items, batch_size=BATCH), []
     for number in range(shape.epochs + 1):
-        start = now()
+        start = timer()
         steps = model.epoch(loader, number)
-        found.append((now() - start) / steps)
+        found.append((timer() - start) / steps)
     return found[1:]
 
 
@@ -89,3 +88,6 @@ def targets(record: Record) -> list[Target]:
     ratios = {shape.size: record.value(NAME, PEER, shape.size, "time ratio") for shape in (WIKIPEDIA, AUTHORS)}
     asked = "{}: steps per second of ours over the plain schedule's"
     return [Target(asked.format(size), ratio, FASTER[device().type]) for size, ratio in ratios.items()]
+
+
+BENCHMARK = Benchmark(NAME, ABOUT, SETTINGS, measure, targets)

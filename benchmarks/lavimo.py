@@ -13,8 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from benchmarks.harness import Record
-from benchmarks.training import seconds_per_step, take_turns
+from benchmarks.harness import Benchmark, Record, seconds_per_step, train_in_turns
 from datamodules import RetrievalData
 from datamodules.datasets.synthetic import CLASS_NAMES
 from datamodules.files.media import read_image
@@ -88,9 +87,11 @@ def measure(record: Record) -> None:
 
         def train(contestant: str) -> list[float]:
             data = RandomImages(Path(folder), batch_size=BATCH)
-            limit = {"limit_train_batches": SETTINGS["batches"]}
-            return seconds_per_step(build(contestant, data), data, SETTINGS["epochs"], **limit)
+            return seconds_per_step(build(contestant, data), data, SETTINGS["epochs"], SETTINGS["batches"])
 
         runs = {name: partial(train, name) for name in (OURS, PEER)}
-        size, rounds = f"batches of {BATCH}", SETTINGS["rounds"]
-        take_turns(record, NAME, size, runs, rounds, "items/s", BATCH, RandomImages.dataset)
+        columns = {"dataset": RandomImages.dataset, "features": RandomImages.features}
+        train_in_turns(record, NAME, f"batches of {BATCH}", runs, SETTINGS["rounds"], "items/s", BATCH, **columns)
+
+
+BENCHMARK = Benchmark(NAME, ABOUT, SETTINGS, measure)

@@ -1,4 +1,4 @@
-"""The matching losses, forward and backward, against plain PyTorch and against all pairs."""
+"""The matching losses, forward and backward: against plain PyTorch and against all pairs, and on a large batch."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from benchmarks import plain
-from benchmarks.harness import Record, Target, agree, attempt
+from benchmarks.harness import Benchmark, Record, Target, agree, attempt, fresh, timer
 from losses import build_loss
 from reproduce.measurements.measures import device, median_seconds
 
@@ -120,3 +120,43 @@ def targets(record: Record) -> list[Target]:
     sizes = {Case("GCS", m, CENTRE, DIM, fair).size: least for fair in TEMPERATURES for m, least in ((8, 3), (3, 1))}
     ratios = {size: record.value(NAME, f"{PAIRWISE} (ours)", size, "time ratio") for size in sizes}
     return [Target(f"{size}: all pairs over GCS", ratios[size], least) for size, least in sizes.items()]
+
+
+# The large batch: time and memory where similarity matrices would not fit -------------------------------------------
+
+ABOUT_LARGE = """`build_loss("gcs")` at its default temperature, forward and backward, in a fresh process: its
+similarity matrices alone would take 12 bytes times the square of the batch. The peak includes embeddings and
+gradients."""
+LARGE: dict[str, Any] = {"modalities": 3, "dim": 256, "batch": {"cpu": 32_768, "cuda": 131_072}}
+
+
+def large_case(kind: str) -> Case:
+    """The case of a large batch on a "cpu" or a "cuda" device."""
+    return Case("GCS", LARGE["modalities"], LARGE["batch"][kind], LARGE["dim"])
+
+
+def timed_step(case: Case) -> dict[str, float]:
+    """Draw the embeddings, and say how long a step on them takes: what a fresh process does."""
+    embeddings, labels = case.inputs()
+    start = timer()
+    step(case.ours(), embeddings, labels)
+    return {"seconds/step": timer() - start}
+
+
+def measure_large(record: Record) -> None:
+    """Measure one step of the large batch."""
+    case = large_case(device().type)
+    found, reason = attempt(lambda: fresh(timed_step, case=case))
+    for metric in ("seconds/step", "peak MiB"):
+        record.add("large-batch", "GCS (ours)", case.size, metric, found and found[metric], note=reason)
+
+
+def targets_large(record: Record) -> list[Target]:
+    """1.5 GB on a CPU."""
+    size = large_case("cpu").size
+    peak = record.value("large-batch", "GCS (ours)", size, "peak MiB")
+    return [Target(f"GCS, {size}: peak above imports in GB", peak and peak * 2**20 / 1e9, 1.5, at_least=False)]
+
+
+BENCHMARK = Benchmark(NAME, ABOUT, SETTINGS, measure, targets)
+LARGE_BATCH = Benchmark("large-batch", ABOUT_LARGE, LARGE, measure_large, targets_large)

@@ -1,18 +1,25 @@
-"""The matching losses in plain PyTorch: the formulas on whole matrices, as one writes them first."""
+"""In plain PyTorch, as one writes it first: the matching losses on whole matrices, and the training of JFSE."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from itertools import combinations
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.utils.data import DataLoader
 
-Embeddings = Mapping[str, Tensor]  # modality -> (B, D), in the order of the ring
+from lightning_modules import JFSE
+from lightning_modules.jfse import CRITIC_STEPS, NOISE_DIM, PROTOCOLS
+from lightning_modules.networks.adversarial import GRADIENT_PENALTY
+
+Batch = Mapping[str, Tensor]  # modality -> (B, D), in the order of the ring
+ALIGNMENT_WEIGHT = PROTOCOLS["as_published"].alignment_weight
 
 
-def gcs(embeddings: Embeddings, labels: Tensor, temperature: float) -> Tensor:
+def gcs(embeddings: Batch, labels: Tensor, temperature: float) -> Tensor:
     r"""Generalised Cauchy-Schwarz divergence of a bidirectional ring and its target, mean over rows.
 
     D = (1/K) sum_k LSE_j(K log p_kj) - LSE_j(sum_k log p_kj), over the M matching distributions of a direction of the
@@ -27,13 +34,13 @@ def gcs(embeddings: Embeddings, labels: Tensor, temperature: float) -> Tensor:
     return _divergence([*clockwise, log_q]) + _divergence([*counterclockwise, log_q])
 
 
-def cs(embeddings: Embeddings, labels: Tensor, temperature: float) -> Tensor:
+def cs(embeddings: Batch, labels: Tensor, temperature: float) -> Tensor:
     """Cauchy-Schwarz divergence of two modalities' matching distributions from their target, both directions added."""
     similarity, log_q = _similarity(*embeddings.values(), temperature), target(labels).log()
     return sum(_divergence([F.log_softmax(s, dim=1), log_q]) for s in (similarity, similarity.T))
 
 
-def pairwise_kl(embeddings: Embeddings, labels: Tensor, temperature: float) -> Tensor:
+def pairwise_kl(embeddings: Batch, labels: Tensor, temperature: float) -> Tensor:
     """KL(q || p) of the target and the matching distributions, both directions, summed over all pairs of modalities.
 
     Source: Yin et al., CVPR 2024 (LAVIMO).
@@ -62,3 +69,101 @@ def _divergence(log_ps: list[Tensor]) -> Tensor:
 
 
 PLAIN = {"GCS": gcs, "CS": cs, "pairwise KL": pairwise_kl}
+
+
+class PlainJFSE:
+    """The published schedule of JFSE: networks, four losses and optimisers, min-max scaled batches.
+
+    Every step has its own forward pass.
+
+    Args:
+        model: whose networks are trained.
+        epochs: of the whole schedule, for the strength of the gradient reversal.
+
+    Source: Xu et al., IEEE TPAMI 44(6), 2022, and its public code; the alignment is the Cauchy-Schwarz divergence.
+    """
+
+    def __init__(self, model: JFSE, epochs: int):
+        self.names, self.epochs, self.device = model.modalities, epochs, model.device
+        self.critics, self.generators, self.regressors = model.critics, model.generators, model.regressors
+        self.classifier = model.modality_classifier.layers
+        self.parts = [self.critics, self.generators, self.regressors, self.classifier]
+        self.optimizers = [torch.optim.Adam(p.parameters(), lr=1e-4, betas=(0.5, 0.999)) for p in self.parts]
+
+    def epoch(self, loader: DataLoader, number: int) -> int:
+        """Train on every batch of epoch ``number``, from 0; returns how many there were."""
+        strength = 2 / (1 + math.exp(-10 * number / self.epochs)) - 1
+        for batch in loader:
+            batch = {name: x.to(self.device) for name, x in batch.items()}
+            like = {"size": (len(batch["label"]), 1), "device": self.device}
+            noise = {name: torch.randn(len(batch["label"]), NOISE_DIM, device=self.device) for name in self.names}
+            mixes = [{name: torch.rand(**like) for name in self.names} for _ in range(CRITIC_STEPS)]
+            self.step(batch, noise, mixes, strength)
+        return len(loader)
+
+    def step(self, batch: Batch, noise: Batch, mixes: Sequence[Batch], strength: float) -> None:
+        """One batch: a step of the critics for each of ``mixes``, modality -> (B, 1), then one of each other part."""
+        x = {name: _min_max(batch[name]) for name in (*self.names, "class_embedding")}
+        for mix in mixes:
+            self._descend(0, self._critic_loss(x, noise, mix))
+        self._descend(1, self._generator_loss(x, noise, strength))
+        self._descend(2, self._regressor_loss(x, noise, batch["label"], strength))
+        self._descend(3, sum(self._adversarial(embeddings, strength) for embeddings in self._embed(x, noise)))
+
+    def _descend(self, part: int, loss: Tensor) -> None:
+        self.optimizers[part].zero_grad()
+        loss.backward(inputs=list(self.parts[part].parameters()))
+        self.optimizers[part].step()
+
+    def _critic_loss(self, x: Batch, noise: Batch, mix: Batch) -> Tensor:
+        """E D(fake) - E D(real) + 10 E( |grad D| - 1 )^2 with respect to the interpolated feature, both modalities."""
+        total = 0.0
+        with torch.no_grad():
+            synthetic = self._synthesise(x, noise)
+        for name in self.names:
+            between = (mix[name] * x[name] + (1 - mix[name]) * synthetic[name]).requires_grad_()
+            (gradient,) = torch.autograd.grad(self._score(name, between, x).sum(), between, create_graph=True)
+            penalty = (gradient.norm(dim=1) - 1).square().mean()
+            realism = self._score(name, x[name], x).mean() - self._score(name, synthetic[name], x).mean()
+            total = total - realism + GRADIENT_PENALTY * penalty
+        return total
+
+    def _generator_loss(self, x: Batch, noise: Batch, strength: float) -> Tensor:
+        synthetic = self._synthesise(x, noise)
+        cycled = {name: self.regressors[name](synthetic[name]) for name in self.names}
+        realism = sum(self._score(name, synthetic[name], x).mean() for name in self.names)
+        return -realism + 0.1 * (self._distance(cycled, x) + 0.01 * self._adversarial(cycled, strength))
+
+    def _regressor_loss(self, x: Batch, noise: Batch, labels: Tensor, strength: float) -> Tensor:
+        real, cycled = self._embed(x, noise)
+        cycle = self._distance(cycled, x) + 0.01 * self._adversarial(cycled, strength)
+        align_real, align_cycled = (ALIGNMENT_WEIGHT * cs(e, labels, 0.1) for e in (real, cycled))
+        original = self._distance(real, x) + align_real + 0.01 * self._adversarial(real, strength)
+        return original + 0.01 * (cycle + align_cycled)
+
+    def _embed(self, x: Batch, noise: Batch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        synthetic = self._synthesise(x, noise)
+        real = {name: self.regressors[name](x[name]) for name in self.names}
+        return real, {name: self.regressors[name](synthetic[name]) for name in self.names}
+
+    def _synthesise(self, x: Batch, noise: Batch) -> dict[str, Tensor]:
+        return {n: self.generators[n](torch.cat([x["class_embedding"], noise[n]], dim=1)) for n in self.names}
+
+    def _score(self, name: str, feature: Tensor, x: Batch) -> Tensor:
+        return self.critics[name](feature, x["class_embedding"])
+
+    def _distance(self, embeddings: Batch, x: Batch) -> Tensor:
+        return sum(F.mse_loss(embeddings[name], x["class_embedding"]) for name in self.names)
+
+    def _adversarial(self, embeddings: Batch, strength: float) -> Tensor:
+        total = 0.0
+        for number, e in enumerate(embeddings.values()):  # as e forward; what comes back is reversed and scaled
+            scores = self.classifier((1 + strength) * e.detach() - strength * e)
+            total = total + F.cross_entropy(scores, torch.full((len(e),), number, device=e.device))
+        return total
+
+
+def _min_max(x: Tensor) -> Tensor:
+    low = x.amin(dim=0)
+    span = x.amax(dim=0) - low
+    return (x - low) / torch.where(span > 0, span, torch.ones_like(span))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import statistics
-import time
 from collections.abc import Iterable
 from functools import partial
 from typing import Any
@@ -14,8 +13,7 @@ from torch.nn import functional as F
 from torchmetrics import MetricCollection
 from torchmetrics.retrieval import RetrievalHitRate, RetrievalMAP
 
-from benchmarks import fresh
-from benchmarks.harness import Record, Target, agree, attempt
+from benchmarks.harness import Benchmark, Record, Target, agree, attempt, fresh, take_turns, timer
 from lightning_modules.metrics import CrossModalRetrieval
 from reproduce.measurements.measures import device
 
@@ -85,9 +83,9 @@ CONTESTANTS = {OURS: by_ours, PEER: by_torchmetrics}
 def run_once(contestant: str, queries: int, items: int, dim: int, classes: int) -> dict[str, Any]:
     """Draw the embeddings, score them, and say how long the scoring took: what a fresh process does."""
     query, gallery = draw(queries, dim, classes, 1), draw(items, dim, classes, 2)
-    start = time.perf_counter()
+    start = timer()
     scores = CONTESTANTS[contestant](query, gallery)
-    return {"seconds": time.perf_counter() - start, "scores": scores}
+    return {"seconds": timer() - start, "scores": scores}
 
 
 def measure(record: Record) -> None:
@@ -104,17 +102,13 @@ def measure(record: Record) -> None:
 
 def _measure(record: Record, size: dict[str, int], contestants: Iterable[str], rounds: int) -> list[dict | None]:
     """Run contestants in turn, and record the median seconds and peaks; their first results."""
-    runs: dict[str, list] = {who: [] for who in contestants}
-    for _ in range(rounds):
-        for who, found in runs.items():
-            work = partial(fresh.measure, "retrieval:run_once", {"contestant": who, **size})
-            found.append(attempt(work))
-    for who, found in runs.items():
-        reason = next((why for _, why in found if why), "")
+    runs = {who: partial(fresh, run_once, contestant=who, **size) for who in contestants}
+    outcomes = take_turns(runs, rounds)
+    for who, (found, reason) in outcomes.items():
         for metric in ("seconds", "peak MiB"):
-            value = None if reason else statistics.median(result[metric] for result, _ in found)
+            value = None if reason else statistics.median(result[metric] for result in found)
             record.add(NAME, who, _words(size), metric, value, note=reason)
-    return [found[0][0] for found in runs.values()]
+    return [found[0] if found else None for found, _ in outcomes.values()]
 
 
 def _words(size: dict[str, int]) -> str:
@@ -131,7 +125,10 @@ def targets(record: Record) -> list[Target]:
     large = _words(SETTINGS["large"][device().type])
     wanted = [(_words(size), metric) for size in SETTINGS["sizes"] for metric in ("time ratio", "memory ratio")]
     found = [
-        Target(f"{words}: {metric} of {PEER}", record.value(NAME, PEER, words, metric), 10) for words, metric in wanted
+        Target(f"{size}: {metric} of {PEER}", record.value(NAME, PEER, size, metric), 10) for size, metric in wanted
     ]
     peak = record.value(NAME, OURS, large, "peak MiB")
     return [*found, Target(f"{large}, exact: peak above imports in GB", peak and peak * 2**20 / 1e9, 2, at_least=False)]
+
+
+BENCHMARK = Benchmark(NAME, ABOUT, SETTINGS, measure, targets)

@@ -4,17 +4,29 @@ from __future__ import annotations
 
 import argparse
 import sys
+from importlib import import_module
 
-from datamodules import check, extract, get, listing
 from datamodules.errors import DataError
+
+# Command -> its module, and what it does. The module of the chosen command alone is imported: `list` and `get` need no
+# torch, which takes seconds.
+COMMANDS = {
+    "list": ("listing", "say which data sets are there, what they hold and how to get them"),
+    "check": ("check", "verify a data set's files and print what they hold"),
+    "get": ("get", "download a data set's files and verify them"),
+    "extract": ("extract", "features of a data set's raw images, texts and sounds"),
+}
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; return the exit status, 1 where something is missing, unknown or broken."""
+    arguments = sys.argv[1:] if arguments is None else arguments
     parser = argparse.ArgumentParser(prog="python -m datamodules", description="Look after the data sets' files.")
     commands = parser.add_subparsers(dest="command", required=True)
-    for command in (listing, check, get, extract):
-        command.add_parser(commands)
+    for command, (module, said) in COMMANDS.items():
+        of_command = commands.add_parser(command, help=said)
+        if command == next(iter(arguments), None):
+            import_module(f"datamodules.{module}").add_arguments(of_command)
     chosen = parser.parse_args(arguments)
     try:
         return chosen.func(chosen)

@@ -1,6 +1,7 @@
 """What a data set declares of itself: its folder and files, how many items it has, where it is, its terms.
 
-`python -m datamodules list`, `check`, `get` and `extract`, the tables and every message about missing files read it.
+The declarations are the YAML files of `datamodules/datasets/`. `python -m datamodules list`, `check`, `get` and
+`extract`, the tables and every message about missing files read them, and need no torch for it.
 """
 
 from __future__ import annotations
@@ -10,11 +11,22 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch.utilities import rank_zero_warn
+import yaml
 
 from datamodules.errors import DataMissing, FileMissing
 from datamodules.files.download import SourceFile, fetch
+from datamodules.files.layouts import LAYOUTS
 from datamodules.files.sources import data_root, root_is_named, sha256_of
+
+EXTRACTED = (("*.safetensors",),)
+# What `features` of a declaration says -> the forms of features that are known, and how `content` names them.
+FEATURES = {
+    "extracted": (EXTRACTED, ", or features: one .safetensors file of `extract`"),
+    "any layout": (
+        (("*.npz",), *EXTRACTED, *(tuple(layout.files()) for layout in LAYOUTS)),
+        ", or features: one .safetensors file of `extract`, one .npz file, or the layout of ACMR, JFSE or DSCMR",
+    ),
+}
 
 
 @dataclass(frozen=True)
@@ -38,7 +50,7 @@ class Form:
     items: Mapping[str, int] | None = None
     lists: Mapping[str, str] = field(default_factory=dict)
     widths: Mapping[str, int] = field(default_factory=dict)
-    repeats: Sequence[frozenset[str]] = ()
+    repeats: Sequence[Sequence[str]] = ()
 
 
 @dataclass(frozen=True)
@@ -54,8 +66,8 @@ class Declaration:
         citation: whom to cite.
         items: split -> number of items in the authors' copy; a split that is not named here is not stated.
         unit: what an item is, in the plural.
-        classes: how many classes the items have; None where each item matches itself alone.
         forms: name -> form.
+        classes: how many classes the items have; None where each item matches itself alone.
         files: those that `get` can fetch.
     """
 
@@ -67,9 +79,26 @@ class Declaration:
     citation: str
     items: Mapping[str, int]
     unit: str
-    classes: int | None
     forms: Mapping[str, Form]
+    classes: int | None = None
     files: Sequence[SourceFile] = ()
+
+    @classmethod
+    def read(cls, path: Path) -> Declaration:
+        """The declaration in a YAML file that is called as the data set.
+
+        A form has `paths` in the place of `variants`. Where there are `features`, "extracted" or "any layout", the
+        folder may hold features as well, in a form called "pairs"; how many items they are of is for whoever made them
+        to say.
+        """
+        said = yaml.safe_load(path.read_text(encoding="utf-8"))
+        forms = {name: Form(variants=(tuple(form.pop("paths")),), **form) for name, form in said.pop("forms").items()}
+        if "features" in said:
+            variants, named = FEATURES[said.pop("features")]
+            forms["pairs"] = Form("FeaturePairs", variants, {"dataset": path.stem}, items={})
+            said["content"] += named
+        files = tuple(SourceFile(**file) for file in said.pop("files", ()))
+        return cls(name=path.stem, forms=forms, files=files, **said)
 
     @property
     def layout(self) -> str:
@@ -99,47 +128,31 @@ class Declaration:
             return other
         return root / self.folder
 
-    def find(self, named: str | Path | None = None) -> Path:
-        """The data set's folder below the data root.
+    def find(self, named: str | Path | None = None, names: Sequence[str] = (), offline: bool = False) -> Path:
+        """The data set's folder below the data root, with some of the declared files.
+
+        Where nobody named a root, these are fetched into `data/` first. A file whose sha256 is not the known one is
+        used with a warning: whoever reads it checks what it holds.
 
         Args:
             named: the data root, or None for CSD_DATA or `data/`.
-
-        Raises:
-            FileMissing: a root is named and has no such folder.
-            DataMissing: no root is named, and `data/` has no such folder.
-        """
-        root = data_root(named)
-        folder = self.folder_below(root)
-        if folder.is_dir():
-            return folder
-        hint = f" {root} looks like that folder itself: name the one above it." * (root.name == folder.name)
-        error = FileMissing if root_is_named(named) else DataMissing
-        raise error(f"{folder} is missing.{hint}")
-
-    def find_or_fetch(self, named: str | Path | None, names: Sequence[str], offline: bool) -> Path:
-        """The folder with some of the declared files, fetched into `data/` first if nobody named a root.
-
-        A file whose sha256 is not the known one is used with a warning: whoever reads it checks what it holds.
-
-        Args:
-            named: the data root, or None for CSD_DATA or `data/`.
-            names: the files that are needed.
+            names: the declared files that are needed; none: the folder alone.
             offline: never fetch.
 
         Raises:
-            FileMissing: a root is named and lacks a file.
-            DataMissing: no root is named, and a file could not be fetched.
+            FileMissing: a root is named and lacks the folder or a file.
+            DataMissing: no root is named, and `data/` lacks the folder, or a file could not be fetched.
         """
         root = data_root(named)
-        folder, wanted = root / self.folder, [file for file in self.files if file.name in names]
+        folder, wanted = self.folder_below(root), [file for file in self.files if file.name in names]
         missing = [file for file in wanted if not (folder / file.name).is_file()]
-        if missing and root_is_named(named):
-            inside = (root / missing[0].name).is_file()
-            hint = f" {root} looks like the folder {self.folder}/ itself: name the one above it." * inside
-            raise FileMissing(f"{folder / missing[0].name} is missing: {missing[0].content}.{hint}")
-        if missing and offline:
-            raise DataMissing(f"{folder / missing[0].name} is missing, and offline=True forbids fetching it.")
+        gone = folder / missing[0].name if missing else folder
+        if not gone.exists() and (root_is_named(named) or offline or not missing):
+            error = FileMissing if root_is_named(named) else DataMissing
+            hint = "; offline=True forbids fetching it" * (bool(missing) and not root_is_named(named))
+            if root.name == folder.name or (root / gone.name).is_file():
+                hint += f"; {root} looks like the folder {folder.name}/ itself: name the one above it"
+            raise error(f"{gone} is missing{hint}.")
         if missing:
             size = sum(file.size for file in missing) / 1e6
             print(
@@ -147,10 +160,12 @@ class Declaration:
                 f"(licence: {self.licence}; cite {self.citation}).",
                 flush=True,
             )
-            for file in missing:
-                fetch(file, folder)
         for file in wanted:
-            if file not in missing and (found := sha256_of(folder / file.name)) != file.sha256:
+            if file in missing:
+                fetch(file, folder)
+            elif (found := sha256_of(folder / file.name)) != file.sha256:
+                from lightning.pytorch.utilities import rank_zero_warn  # here: it imports torch
+
                 rank_zero_warn(
                     f"{folder / file.name} is not the known copy (sha256 {found[:12]}, known {file.sha256[:12]}); "
                     "used if it fits."

@@ -1,6 +1,9 @@
-"""What is raised where data cannot be used."""
+"""What is raised where data cannot be used, or an argument is none of its choices."""
 
 from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
 
 
 class DataError(ValueError):
@@ -13,3 +16,13 @@ class FileMissing(DataError):
 
 class DataMissing(DataError):
     """Data that nobody named, that are not in `data/` and that could not be fetched: synthetic data may stand in."""
+
+
+def check_choice(name: str, value: Any, choices: Iterable[str]) -> None:
+    """Refuse an argument that is none of its choices.
+
+    Raises:
+        ValueError: it is none of them.
+    """
+    if value not in choices:
+        raise ValueError(f"{name} is {value!r}; expected {' or '.join(map(repr, choices))}.")

@@ -22,14 +22,12 @@ from datamodules.retrieval_data import RetrievalData
 Loader = Callable[[], DescribedNetwork]
 
 
-def add_parser(commands: argparse._SubParsersAction) -> None:
-    """Add the command to a parser's sub-commands."""
-    parser = commands.add_parser(
-        "extract",
-        help="features of a data set's raw images, texts and sounds",
-        description="Put a data set's raw images, texts and sounds through frozen networks and write their features "
-        "to a file that the data module FeaturePairs reads. Modalities without a network are left out and need not be "
-        "there. A run that was stopped goes on where it was when it is called again in the same way.",
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add those of the command."""
+    parser.description = (
+        "Put a data set's raw images, texts and sounds through frozen networks and write their features to a file that "
+        "the data module FeaturePairs reads. Modalities without a network are left out and need not be there. A run "
+        "that was stopped goes on where it was when it is called again in the same way."
     )
     parser.add_argument("dataset", choices=[name for name in DATASETS if raw_forms(name)])
     parser.add_argument("--features", help="what the data set is read as (default: the first whose files are there)")

@@ -10,9 +10,8 @@ from datamodules.files.download import fetch
 from datamodules.files.sources import data_root, user_path
 
 
-def add_parser(commands: argparse._SubParsersAction) -> None:
-    """Add the command to a parser's sub-commands."""
-    parser = commands.add_parser("get", help="download a data set's files and verify them")
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add those of the command."""
     parser.add_argument("dataset", choices=sorted(DATASETS))
     help_root = "folder to hold the data set's folder, made where it is missing (default: CSD_DATA, else data/)"
     parser.add_argument("--data-root", type=user_path, help=help_root)
@@ -40,11 +39,10 @@ def run(arguments: argparse.Namespace) -> int:
     for file in declared.files:
         try:
             fetched = fetch(file, folder)
+            print(f"{'fetched ' if fetched else 'ok      '} {folder / file.name}: sha256 {file.sha256}", flush=True)
         except DataError as error:
             print(f"FAILED   {error}", flush=True)
             failed += 1
-        else:
-            print(f"{'fetched ' if fetched else 'ok      '} {folder / file.name}: sha256 {file.sha256}", flush=True)
     if failed:
         print(f"{failed} of {len(declared.files)} file(s) missing. Run the command again, or put them into {folder}.")
     return int(failed > 0)

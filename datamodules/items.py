@@ -62,6 +62,12 @@ class Modality:
         flat = [entry for of_item in entries for entry in of_item or ()]
         return cls(flat, np.repeat(np.arange(len(entries)), counts))
 
+    @classmethod
+    def of_files(cls, paths: Sequence[Path], decode: Callable[[Path], np.ndarray], rate: int | None = None) -> Modality:
+        """Item by item its file; an item whose file is not there has no entry."""
+        owner = np.array([item for item, path in enumerate(paths) if path.is_file()], dtype=np.int64)
+        return cls(Files(tuple(paths[item] for item in owner), decode), owner, rate)
+
     def owners(self) -> np.ndarray:
         """(n,) item of each entry."""
         return np.arange(len(self.entries)) if self.owner is None else self.owner
@@ -148,30 +154,40 @@ class ItemSet:
 
     @classmethod
     def of_features(
-        cls, features: Mapping[str, np.ndarray], label: np.ndarray, split: np.ndarray, *others: Any, **named: Any
+        cls,
+        features: Mapping[str, np.ndarray],
+        label: np.ndarray,
+        split: np.ndarray,
+        class_names: Sequence[str],
+        origin: str,
+        class_embedding: np.ndarray | None = None,
+        unpaired: Mapping[str, np.ndarray] | None = None,
     ) -> ItemSet:
         """Paired features: row i of every array (N, d) describes item i, which is called "row i".
 
         Args:
             features: modality -> (N, d) floating array.
-            label: as of the class.
-            split: as of the class.
-            *others: class_names, origin, class_embedding and unpaired, in this order.
-            **named: the same by name.
+            label, split, class_names, origin, class_embedding, unpaired: as of the class.
 
         Raises:
             DataError: an array is no matrix of floating numbers, or as of the class.
         """
-        named |= dict(zip(("class_names", "origin", "class_embedding", "unpaired"), others, strict=False))
         rows = {name: len(array) for name, array in features.items()} | {"label": len(label), "split": len(split)}
         if len(set(rows.values())) > 1:
             counts = ", ".join(f"{name} {count}" for name, count in rows.items())
-            message = f"row counts differ ({counts}); row i of every array must be the same item."
-            raise DataError(f"{named['origin']}: {message}")
+            raise DataError(f"{origin}: row counts differ ({counts}); row i of every array must be the same item.")
         for name, array in features.items():
-            check_matrix(array, f"{named['origin']}: {name}")
-        modalities = {name: Modality(array) for name, array in features.items()}
-        return cls(modalities, label, split, [f"row {row}" for row in range(len(label))], **named)
+            check_matrix(array, f"{origin}: {name}")
+        return cls(
+            modalities={name: Modality(array) for name, array in features.items()},
+            label=label,
+            split=split,
+            names=[f"row {row}" for row in range(len(label))],
+            origin=origin,
+            class_names=class_names,
+            class_embedding=class_embedding,
+            unpaired=unpaired or {},
+        )
 
     def __post_init__(self) -> None:
         reserved = sorted(set(self.modalities) & set(RESERVED))
@@ -193,9 +209,7 @@ class ItemSet:
         self._check_labels()
         for name, modality in self.modalities.items():
             self._check_modality(name, modality)
-        self._check_class_embedding()
-        for name, array in self.unpaired.items():
-            self._check_unpaired(name, array)
+        self._check_matrices()
 
     def __len__(self) -> int:
         return len(self.label)
@@ -250,28 +264,24 @@ class ItemSet:
             if reason:
                 raise DataError(f"{self.origin}: {name} of item {self.names[owner]} {reason}.")
 
-    def _check_class_embedding(self) -> None:
-        if self.class_embedding is None:
-            return
-        check_matrix(self.class_embedding, f"{self.origin}: class_embedding")
-        if len(self.class_embedding) != len(self.class_names or ()):
-            raise DataError(
-                f"{self.origin}: class_embedding has {len(self.class_embedding)} rows; "
-                f"expected one for each of the {len(self.class_names or ())} classes."
-            )
-        if not_finite(self.class_embedding).size:
-            raise DataError(f"{self.origin}: class_embedding is NaN or infinite somewhere.")
-
-    def _check_unpaired(self, name: str, array: np.ndarray) -> None:
-        if name not in self.modalities or self.modalities[name].kind != "vector":
-            raise DataError(f"{self.origin}: unpaired samples of {name!r}; the vectors are {', '.join(self.vectors)}.")
-        check_matrix(array, f"{self.origin}: unpaired_{name}")
-        (width,) = self.modalities[name].shape
-        if array.shape[1] != width or not len(array) or not_finite(array).size:
-            raise DataError(
-                f"{self.origin}: unpaired_{name} has shape {array.shape}; expected (rows, {width}), as wide as {name} "
-                "and with a row or more, all of them finite."
-            )
+    def _check_matrices(self) -> None:
+        """The class embedding and the unpaired samples."""
+        classes = len(self.class_names or ())
+        expected = {} if self.class_embedding is None else {"class_embedding": (self.class_embedding, classes, None)}
+        for name, array in self.unpaired.items():
+            if name not in self.vectors:
+                vectors = ", ".join(self.vectors)
+                raise DataError(f"{self.origin}: unpaired samples of {name!r}; the vectors are {vectors}.")
+            expected[f"unpaired_{name}"] = array, None, self.vectors[name].shape[1]
+        for name, (array, rows, width) in expected.items():
+            check_matrix(array, f"{self.origin}: {name}")
+            fits = rows in (None, len(array)) and width in (None, array.shape[1])
+            if not fits or not len(array) or not_finite(array).size:
+                wanted = f"({classes} classes, E)" if width is None else f"(rows, {width}) with a row or more"
+                raise DataError(
+                    f"{self.origin}: {name} has shape {array.shape} and {not_finite(array).size} row(s) that are NaN "
+                    f"or infinite; expected finite numbers of shape {wanted}."
+                )
 
     @property
     def vectors(self) -> dict[str, np.ndarray]:
@@ -289,17 +299,8 @@ class ItemSet:
             for name, modality in self.modalities.items()
         }
 
-    def select(self, modalities: Sequence[str] | None) -> ItemSet:
-        """The same items with the named modalities, in that order; all of them by default.
-
-        Raises:
-            DataError: a modality that the data do not have.
-        """
-        if modalities is None:
-            return self
-        absent = [name for name in modalities if name not in self.modalities]
-        if absent:
-            raise DataError(f"{self.origin} has no modality {absent[0]!r}; it has {', '.join(self.modalities)}.")
+    def select(self, modalities: Sequence[str]) -> ItemSet:
+        """The same items with the named modalities, in that order."""
         unpaired = {name: array for name, array in self.unpaired.items() if name in modalities}
         return replace(self, modalities={name: self.modalities[name] for name in modalities}, unpaired=unpaired)
 

@@ -15,9 +15,8 @@ from datamodules.files.sources import data_root
 TABLES = Path(__file__).parents[1] / "reproduce"
 
 
-def add_parser(commands: argparse._SubParsersAction) -> None:
-    """Add the command to a parser's sub-commands."""
-    parser = commands.add_parser("list", help="say which data sets are there, what they hold and how to get them")
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add those of the command."""
     parser.add_argument("--data-root", help="folder that holds the data sets' folders (default: CSD_DATA, else data/)")
     parser.set_defaults(func=run)
 
@@ -30,9 +29,15 @@ def run(arguments: argparse.Namespace) -> int:
     """
     root, tables = data_root(arguments.data_root), used_by()
     for name, declared in DATASETS.items():
+        counts = ", ".join(f"{count:,} {split}" for split, count in declared.items.items())
+        classes = "each its own class" if declared.classes is None else f"{declared.classes:,} classes"
         state, detail = presence(declared, declared.folder_below(root))
-        used = f"used by {', '.join(tables[name])}" if name in tables else "used by no table"
-        parts = [*detail, holds(declared), used, f"from {declared.source} (licence: {declared.licence})"]
+        parts = [
+            *detail,
+            f"{sum(declared.items.values()):,} {declared.unit} ({counts}), {classes}",
+            f"used by {', '.join(tables.get(name, ['no table']))}",
+            f"from {declared.source} (licence: {declared.licence})",
+        ]
         print(f"{name:<17} {state:<11} {'; '.join(parts)}")
     return 0
 
@@ -49,13 +54,6 @@ def presence(declared: Declaration, folder: Path) -> tuple[str, list[str]]:
     if not forms:
         return "absent", []
     return ("present" if len(whole) == len(forms) else "incomplete"), parts
-
-
-def holds(declared: Declaration) -> str:
-    """How many items the authors' copy has, of how many classes."""
-    counts = ", ".join(f"{count:,} {split}" for split, count in declared.items.items())
-    classes = "each its own class" if declared.classes is None else f"{declared.classes:,} classes"
-    return f"{sum(declared.items.values()):,} {declared.unit} ({counts}), {classes}"
 
 
 def used_by() -> dict[str, list[str]]:

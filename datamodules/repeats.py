@@ -20,7 +20,7 @@ CAPTIONS = 10  # of one image at most, as those of CUB-200; a label with more ro
 
 @dataclass(frozen=True)
 class Repeated:
-    """Items of several splits that are the same.
+    """Items that are the same.
 
     Args:
         items: name -> split.
@@ -31,60 +31,33 @@ class Repeated:
     modality: str | None = None
 
 
-@dataclass(frozen=True)
-class Repeats:
-    """What occurs more than once.
-
-    Args:
-        entries: modality -> number of test items with an entry that a training item has too.
-        pairs: number of test items that are a training item again, in all modalities.
-        across: items that stand in several splits, group by group: those that are the same in all modalities, then
-            those that share a file or a sequence (a photograph, a sound, a motion). Texts and features are not looked
-            at alone: those of two items may honestly be the same.
-        within: number of items that are an earlier one of their own split again, in all modalities.
-    """
-
-    entries: dict[str, int]
-    pairs: int
-    across: list[Repeated]
-    within: int
-
-
-def find_repeats(data: ItemSet) -> Repeats:
+def find_repeats(data: ItemSet) -> tuple[dict[str, int], list[Repeated]]:
     """Compare all items by content; one that lacks a modality is compared in the others alone, and never as a whole.
 
-    An item is the same as another where each of its modalities has the same entries, in the same order.
+    Returns:
+        Modality -> number of test items with an entry that a training item has too, and items that are the same, group
+        by group: first those that are so as wholes, with the same entries in the same order in every modality; then
+        those of several splits that share a file or a sequence (a photograph, a sound, a motion). Texts and vectors are
+        not looked at alone: those of two items may honestly be the same.
     """
-    contents = _contents(data)
+    contents = {name: _contents(modality, len(data)) for name, modality in data.modalities.items()}
     train, test = (np.flatnonzero(data.split == split).tolist() for split in ("train", "test"))
-    entries = {}
+    again = {}
     for name, digests in contents.items():
         known = {digest for item in train for digest in digests[item]}
-        entries[name] = sum(not known.isdisjoint(digests[item]) for item in test)
-    wholes = enumerate(zip(*contents.values(), strict=True))
-    repeated = _groups((tuple(map(tuple, whole)), item) for item, whole in wholes if all(whole))
-    splits = [data.split[group].tolist() for group in repeated]
-    across = [(group, None) for group in repeated] + _sharing(data, contents, repeated)
-    return Repeats(
-        entries=entries,
-        pairs=sum(found.count("test") for found in splits if "train" in found),
-        across=[_named(data, *group) for group in across if len(set(data.split[group[0]].tolist())) > 1],
-        within=sum(len(found) - len(set(found)) for found in splits),
-    )
-
-
-def _sharing(
-    data: ItemSet, contents: dict[str, list[list[bytes]]], repeated: list[list[int]]
-) -> list[tuple[list[int], str]]:
-    """Items that have a file or a sequence in common, and its modality; those apart that are the same as a whole."""
-    found = []
-    whole = {item: number for number, group in enumerate(repeated) for item in group}
+        again[name] = sum(not known.isdisjoint(digests[item]) for item in test)
+    items = enumerate(zip(*contents.values(), strict=True))
+    wholes = _groups((tuple(map(tuple, of)), item) for item, of in items if all(of))
+    whole = {item: number for number, group in enumerate(wholes) for item in group}
+    repeated = [_named(data, group) for group in wholes]
     for name, modality in data.modalities.items():
-        if modality.kind not in ("text", "vector"):
-            items = enumerate(contents[name])
-            groups = _groups((digest, item) for item, digests in items for digest in dict.fromkeys(digests))
-            found += [(group, name) for group in groups if len({whole.get(item, -1 - item) for item in group}) > 1]
-    return found
+        if modality.kind in ("text", "vector"):
+            continue
+        for group in _groups((digest, item) for item, digests in enumerate(contents[name]) for digest in set(digests)):
+            apart = len({whole.get(item, -1 - item) for item in group}) > 1
+            if apart and len(set(data.split[group].tolist())) > 1:
+                repeated.append(_named(data, group, name))
+    return again, repeated
 
 
 def _groups(keyed: Iterable[tuple[Hashable, int]]) -> list[list[int]]:
@@ -95,16 +68,12 @@ def _groups(keyed: Iterable[tuple[Hashable, int]]) -> list[list[int]]:
     return [list(group) for group in dict.fromkeys(tuple(group) for group in groups.values() if len(group) > 1)]
 
 
-def _named(data: ItemSet, group: list[int], modality: str | None) -> Repeated:
-    return Repeated(dict(zip([data.names[item] for item in group], data.split[group].tolist(), strict=True)), modality)
+def _named(data: ItemSet, group: list[int], modality: str | None = None) -> Repeated:
+    return Repeated({data.names[item]: str(data.split[item]) for item in group}, modality)
 
 
-def _contents(data: ItemSet) -> dict[str, list[list[bytes]]]:
-    """Modality -> digests of every item's entries."""
-    return {name: _of_items(modality, len(data)) for name, modality in data.modalities.items()}
-
-
-def _of_items(modality: Modality, items: int) -> list[list[bytes]]:
+def _contents(modality: Modality, items: int) -> list[list[bytes]]:
+    """Digests of every item's entries."""
     digests: list[list[bytes]] = [[] for _ in range(items)]
     entries = modality.entries.paths if isinstance(modality.entries, Files) else modality.entries
     for owner, entry in zip(modality.owners().tolist(), entries, strict=True):
@@ -169,19 +138,15 @@ def _of_class(rows: np.ndarray, kind: np.ndarray, index: np.ndarray) -> bool:
 
 
 def _say(said: str, name: str, few: bool, one_label: bool, of_class: bool, many: bool) -> None:
-    if few and not one_label:
+    if few and one_label and not of_class:
+        rank_zero_info(f"{said}: each counts once, as one {name} with several partners.")
+    elif few and not one_label:
         rank_zero_warn(
             f"{said}, and equal ones have several labels, so each counts as another {name}; if they are one {name} "
             "with several partners, give its rows one label: it then counts once."
         )
-    elif few and not of_class:
-        rank_zero_info(f"{said}: each counts once, as one {name} with several partners.")
     elif many:
-        why = (
-            "one for each label, as class names are"
-            if of_class
-            else "more than half of their number, too many for one with several partners each"
-        )
+        why = "one for each label, as class names are" if of_class else "more than half of their number"
         rank_zero_warn(
             f"{said}, {why}, so each row is drawn and counts as another {name}; if equal rows are one {name}, "
             "keep one pair of each."

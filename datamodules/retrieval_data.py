@@ -15,8 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, DistributedSampler
 
 from datamodules.batches import Entries, EvaluationItems, ItemEmbedding, TrainingItems
-from datamodules.declaration import Declaration
-from datamodules.errors import DataError, DataMissing, FileMissing
+from datamodules.errors import DataError, check_choice
 from datamodules.features.precompute import FrozenNetwork, precompute
 from datamodules.files.media import broken_files
 from datamodules.items import ItemSet, Modality
@@ -40,10 +39,9 @@ def _unchanged(batch: dict[str, Any]) -> dict[str, Any]:
 class RetrievalData(L.LightningDataModule):
     """Items of several modalities, split into training, validation and test parts; `datamodules.batches` says as what.
 
-    A subclass sets `dataset`, `features`, `data_kind` and `test_split`, implements `read`, and may have a `declaration`
-    of its files, by which its errors say where to get them. Data are read once, on
-    first use, and every property works without a Trainer. What frozen networks make of a modality is put into the
-    batches by `precompute`.
+    A subclass sets `dataset`, `features` and `data_kind`, and `test_split` where its test items are not a "standard"
+    split, and implements `read`. Data are read once, on first use, and every property works without a Trainer. What
+    frozen networks make of a modality is put into the batches by `precompute`.
 
     Args:
         modalities: those to use, in the order of the ring; all by default.
@@ -74,7 +72,6 @@ class RetrievalData(L.LightningDataModule):
     features: str
     data_kind: Literal["real", "synthetic"]
     test_split: str = "standard"
-    declaration: Declaration | None = None
     zero_shot_splits: ClassVar[tuple[str, ...]] = ("seen", "unseen")
     evaluation_batch_size: ClassVar[int] = 256
 
@@ -99,23 +96,18 @@ class RetrievalData(L.LightningDataModule):
             raise ValueError(f"validation_fraction is {validation_fraction}; expected 0 (no validation part) up to 1.")
         if not 0 < paired_fraction <= 1:
             raise ValueError(f"paired_fraction is {paired_fraction}; expected above 0, at most 1.")
-        for name, seed in (("split_seed", split_seed), ("class_seed", class_seed), ("shuffle_seed", shuffle_seed)):
+        for name, seed in {"split_seed": split_seed, "class_seed": class_seed, "shuffle_seed": shuffle_seed}.items():
             if seed < 0:
                 raise ValueError(f"{name} is {seed}; expected 0 or more.")
-        for name, choice in (("on_missing", on_missing), ("on_broken", on_broken)):
-            if choice not in ("refuse", "drop"):
-                raise ValueError(f"{name} is {choice!r}; expected 'refuse' or 'drop'.")
-        if class_split not in ("standard", "zero-shot"):
-            raise ValueError(f"class_split is {class_split!r}; expected 'standard' or 'zero-shot'.")
+        check_choice("on_missing", on_missing, ("refuse", "drop"))
+        check_choice("on_broken", on_broken, ("refuse", "drop"))
+        check_choice("class_split", class_split, ("standard", "zero-shot"))
         named = re.fullmatch(r"class|instance|clusters-(\d+)", train_labels)
         if not named or (named[1] and int(named[1]) < 2):
             raise ValueError(f"train_labels is {train_labels!r}; expected class, instance or clusters-K, K at least 2.")
         self.chosen = None if modalities is None else tuple(modalities)
-        self.batch_size, self.validation_fraction, self.paired_fraction = (
-            batch_size,
-            validation_fraction,
-            paired_fraction,
-        )
+        self.batch_size, self.paired_fraction = batch_size, paired_fraction
+        self.validation_fraction = validation_fraction
         self.split_seed, self.class_seed, self.shuffle_seed = split_seed, class_seed, shuffle_seed
         self.class_split, self.train_labels = class_split, train_labels
         self.on_missing, self.on_broken = on_missing, on_broken
@@ -165,24 +157,19 @@ class RetrievalData(L.LightningDataModule):
     def inspect(self) -> tuple[ItemSet, dict[str, str]]:
         """The chosen modalities as they were read, and item -> what is wrong where a file of it cannot be read."""
         self._unreadable.clear()
-        data = self.read().select(self.chosen)
+        data = self.read()
+        wanted = self.wanted(tuple(data.modalities))
+        data = data if wanted == tuple(data.modalities) else data.select(wanted)
         return data, self._unreadable | broken_files(data)
 
     @cached_property
     def data(self) -> ItemSet:
         """The chosen modalities of the data set, read on first use, without what is to be dropped."""
-        try:
-            data, broken = self.inspect()
-            if broken and self.on_broken == "refuse":
-                first = next(iter(broken.values()))
-                raise DataError(f"{len(broken)} item(s) with a broken file: {first} Or set on_broken to 'drop'.")
-            return (data.without(set(broken)) if broken else data).complete(self.on_missing)
-        except DataError as error:
-            if self.declaration is None:
-                raise
-            expected = f" {self.declaration.layout}." * isinstance(error, FileMissing | DataMissing)
-            advice = f"Get it from {self.declaration.source}, and check with {self.declaration.check}."
-            raise type(error)(f"{error}{expected} {advice}") from error
+        data, broken = self.inspect()
+        if broken and self.on_broken == "refuse":
+            first = next(iter(broken.values()))
+            raise DataError(f"{len(broken)} item(s) with a broken file: {first} Or set on_broken to 'drop'.")
+        return (data.without(set(broken)) if broken else data).complete(self.on_missing)
 
     @property
     def modalities(self) -> tuple[str, ...]:
@@ -205,7 +192,7 @@ class RetrievalData(L.LightningDataModule):
 
     @property
     def test_splits(self) -> tuple[str, ...]:
-        return (self.test_split,) if self.class_split == "standard" else self.zero_shot_splits
+        return self.split_names(self.class_split)
 
     @cached_property
     def digest(self) -> str:
@@ -356,20 +343,18 @@ class RetrievalData(L.LightningDataModule):
         return processes, self.trainer.global_rank
 
     def val_dataloader(self) -> DataLoader | list[DataLoader]:
-        return self._evaluation_loader("validation") if len(self.indices("validation")) else []
+        return self._loader_of("validation") if len(self.indices("validation")) else []
 
     def test_dataloader(self) -> list[DataLoader]:
         """One loader per name in `test_splits`."""
-        return [self._evaluation_loader(name) for name in self.test_splits]
+        return [self._loader_of(name) for name in self.test_splits]
 
     def predict_dataloader(self) -> DataLoader:
         """All test items, in order, each entry with its number as id."""
-        return self._loader_of(self.test_splits[-1], {})
+        return self._loader_of(self.test_splits[-1], ids={})
 
-    def _evaluation_loader(self, split: str) -> DataLoader:
-        return self._loader_of(split, self.ids(split))
-
-    def _loader_of(self, split: str, ids: Mapping[str, Tensor]) -> DataLoader:
+    def _loader_of(self, split: str, ids: Mapping[str, Tensor] | None = None) -> DataLoader:
+        ids = self.ids(split) if ids is None else ids
         entries = {name: self.entries(name) for name in self.modalities}
         query = torch.from_numpy(self.data.has_class(self.class_halves[1])) if split == "generalised" else None
         items = EvaluationItems(split, entries, self._label, self._index(split), ids, query, self._class_embedding)

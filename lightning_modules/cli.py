@@ -44,7 +44,7 @@ class RetrievalCLI(LightningCLI):
     """LightningCLI whose model takes the widths of its inputs from the data, with checkpoints on validation MAP."""
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        parser.link_arguments("data", "model.init_args.dims", compute_fn=_dims, apply_on="instantiate")
+        parser.link_arguments("data.dims", "model.init_args.dims", apply_on="instantiate")
         parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
         parser.add_lightning_class_args(EmbeddingWriter, "embeddings")
         parser.set_defaults({f"checkpoint.{name}": value for name, value in checkpoints.BEST.items()})
@@ -219,7 +219,3 @@ def _run(command: Callable[[list[str]], int], words: list[str]) -> None:
         leave(f"{error.strerror or error}: {error.filename}; free space, or name another place with --out")
     if status:
         raise SystemExit(status)
-
-
-def _dims(data: RetrievalData) -> dict[str, Any]:
-    return data.dims

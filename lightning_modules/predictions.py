@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from itertools import chain, count
 from pathlib import Path
@@ -13,6 +12,8 @@ import numpy as np
 import torch
 from lightning.pytorch.callbacks import BasePredictionWriter
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
+
+from datamodules.files.sources import written_whole
 
 
 class EmbeddingWriter(BasePredictionWriter):
@@ -46,14 +47,8 @@ class EmbeddingWriter(BasePredictionWriter):
     ) -> None:
         arrays = _joined(flat_predictions(predictions), module.modalities)
         path = Path(self.output) if self.output else _unused(Path(trainer.default_root_dir))
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f"{path.name}.partial")
-        try:
-            with partial.open("wb") as file:
-                np.savez(file, **arrays)
-            os.replace(partial, path)
-        finally:
-            partial.unlink(missing_ok=True)
+        with written_whole(path) as file:
+            np.savez(file, **arrays)
         counted = ", ".join(f"{len(arrays[name])} {name}" for name in module.modalities)
         print(f"wrote embeddings to {path}: {counted}")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import sys
 from importlib import import_module
 
@@ -55,8 +56,8 @@ def main(argv: list[str] | None = None) -> int:
 def _parse(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m reproduce",
-        description="Regenerate a table or an experiment into CSV, Markdown, YAML and PNG. Instead of its name a "
-        f"command may stand: {', '.join(COMMANDS)}.",
+        description="Regenerate a table or an experiment into CSV, Markdown, YAML and PNG. Other commands, each with a "
+        f"--help of its own: {', '.join(COMMANDS)}.",
     )
     names = available_tables()
     parser.add_argument("table", help=", ".join(names))
@@ -97,7 +98,10 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     )
     arguments = parser.parse_args(argv)
     if arguments.table not in names:
-        parser.error(f"there is no {arguments.table!r}; there are {', '.join(sorted([*names, *COMMANDS]))}")
+        known = sorted([*names, *COMMANDS])
+        near = difflib.get_close_matches(arguments.table.lower(), known, cutoff=0.7)
+        said = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(known)}"
+        parser.error(f"there is no {arguments.table!r}; {said}")
     pairs = [pair.partition("=") for pair in arguments.only]
     for key, equals, value in pairs:
         if key not in ONLY or not equals or not value:

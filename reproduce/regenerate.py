@@ -5,26 +5,29 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
+from collections.abc import Iterator
 from functools import partial
 
 import torch
 
 from datamodules import DataError
+from datamodules.datasets import DATASETS
 from reproduce.files import write_results
 from reproduce.results.schema import TableError, replace_file
 from reproduce.runs import estimate
 from reproduce.runs.checks import load_table
 from reproduce.runs.executors import Executor, ExecutorError, Jobs, pool, slurm_parameters
 from reproduce.runs.machine import duration, quiet, workers
-from reproduce.runs.plan import Plan
-from reproduce.runs.spec import SpecError, Table
+from reproduce.runs.plan import Plan, model_absent
+from reproduce.runs.spec import DataSet, SpecError, Table
 from reproduce.runs.store import RunStore
 
 # What data, a table's file, a file of results or a scheduler do not allow: said in one sentence.
 REFUSALS = (DataError, SpecError, TableError, ExecutorError)
 
 
-def _executor(arguments: argparse.Namespace) -> Executor:
+def executor_of(arguments: argparse.Namespace) -> Executor:
+    """Where the command line wants runs to be trained."""
     if arguments.executor == "local":
         return partial(pool, arguments.jobs or workers())
     return Jobs(arguments.out / "runs" / "jobs", arguments.jobs, slurm_parameters(arguments.slurm))
@@ -51,11 +54,11 @@ def regenerate(arguments: argparse.Namespace, argv: list[str]) -> int:
         RunStore(arguments.out / "runs" / "kept"),
         arguments.offline,
         arguments.only,
-        _executor(arguments),
+        executor_of(arguments),
     )
     datasets, absent = plan.available()
-    for dataset, reason in absent.items():
-        print(f"{dataset.name} is not run: {reason}")
+    for line in _absent_lines(absent, datasets):
+        print(line)
     if not (runs := plan.needed(datasets)):
         _check_only(arguments.only, {"features": [one.features for one in (*table.datasets, *datasets)]}, table)
         raise SpecError(
@@ -64,10 +67,10 @@ def regenerate(arguments: argparse.Namespace, argv: list[str]) -> int:
     if arguments.dry_run:
         print(estimate.format_plan(plan, runs))
         return 0
-    folder = arguments.out
-    if datasets == [table.synthetic]:
-        folder = arguments.out / "synthetic"
-        print(f"NO DATA SET FOUND: {table.name} runs on SYNTHETIC data into {folder}/; its numbers compare to nothing")
+    synthetic = datasets == [table.synthetic]
+    folder = arguments.out / "synthetic" if synthetic else arguments.out
+    if synthetic:
+        print(f"NO DATA SET FOUND: {table.name} runs on SYNTHETIC data, into {folder}/")
     for place in (folder, plan.store.folder):
         replace_file(place / f".{table.name}.writable", "").unlink()  # refused now rather than after the training
     if arguments.scale == "paper" and arguments.executor != "slurm" and not torch.cuda.is_available():
@@ -76,9 +79,25 @@ def regenerate(arguments: argparse.Namespace, argv: list[str]) -> int:
     finals = plan.execute(datasets)
     written = write_results(plan, finals, absent, folder, f"python -m reproduce {shlex.join(argv)}")
     print(f"wrote {', '.join(map(str, written))}")
+    if synthetic:
+        print(f"SYNTHETIC DATA: the numbers in {folder}/ show that the pipeline runs, and nothing about any method")
     for error in plan.errors.values():
         print(f"failed: {error}", file=sys.stderr)
     return 1 if plan.errors else 0
+
+
+def _absent_lines(absent: dict[DataSet, str], present: list[DataSet]) -> Iterator[str]:
+    """A line per data set that is not here: its rows, and the command that tells more, or the reason in short."""
+    found = {dataset.dataset for dataset in present}
+    for name in dict.fromkeys(dataset.dataset for dataset in absent):
+        mine = {dataset: reason for dataset, reason in absent.items() if dataset.dataset == name}
+        rows = ", ".join(dict.fromkeys(", ".join(filter(None, (one.features, one.condition))) for one in mine))
+        if name in DATASETS and name not in found and not any(map(model_absent, mine)):
+            tells = f"`python -m datamodules check {name}` says what is missing"
+        else:
+            short = (reason if model_absent(one) else reason.partition(". ")[0] for one, reason in mine.items())
+            tells = "; ".join(dict.fromkeys(short))
+        yield f"{name} is not run ({rows}): {tells}"
 
 
 def _check_only(only: dict[str, str], values: dict[str, list[str]], table: Table) -> None:

@@ -1,11 +1,59 @@
-"""What the tests of `python -m datamodules check` and `list` share."""
+"""What the tests of the data sets on their tiny trees, of `python -m datamodules check` and of `list` share."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
+from datamodules import (
+    CUHKPEDES,
+    NUSWIDE,
+    UTDMHAD,
+    DataError,
+    Flickr8kTriples,
+    Flickr30kCaptions,
+    Flickr30kNarratives,
+    HumanML3D,
+    PascalSentences,
+    PKUXMediaNet,
+    WikipediaRaw,
+)
 from datamodules.__main__ import main
 from datamodules.datasets import DATASETS
+
+# Tree, or data set -> its data module below a root.
+MODULES: dict[str, Callable] = {
+    "wikipedia": WikipediaRaw,
+    "pascal_sentences": PascalSentences,
+    "nus_wide": lambda root, **more: NUSWIDE(root, class_encoder="one-hot", subset=None, **more),
+    "pku_xmedianet": PKUXMediaNet,
+    "cuhk_pedes": CUHKPEDES,
+    "flickr30k": Flickr30kCaptions,
+    "flickr8k_tri": Flickr8kTriples,
+    "utd_mhad": UTDMHAD,
+    "humanml3d": HumanML3D,
+    "kit_ml": lambda root, **more: HumanML3D(root, dataset="kit_ml", **more),
+    "humanml3d, tmr": lambda root, **more: HumanML3D(root, annotations="tmr", **more),
+    "kit_ml, tmr": lambda root, **more: HumanML3D(root, dataset="kit_ml", annotations="tmr", **more),
+    "flickr30k, narratives": lambda root, **more: Flickr30kNarratives(root, **{"modalities": ["image", "text"]} | more),
+}
+
+
+def name_of(tree: str) -> str:
+    """The data set of a tree."""
+    return tree.split(",")[0]
+
+
+def refused(tree: str, folder: Path, **arguments) -> str:
+    """What the data module says of a copy that it must not read: what is wrong, where to get it and how to check it."""
+    with pytest.raises(DataError) as error:
+        _ = MODULES[tree](folder.parent, **arguments).data
+    declared = DATASETS[name_of(tree)]
+    assert declared.url in str(error.value)
+    assert f"python -m datamodules check {declared.name}" in str(error.value)
+    return str(error.value)
 
 
 def checked(dataset: str, folder: Path, capsys) -> tuple[int, str]:

@@ -1,10 +1,12 @@
-"""What every test is given: a cache folder that is not the user's."""
+"""What every test is given: a cache folder that is not the user's, and copies of tiny data sets."""
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
+from tiny_trees import TREES
 
 from datamodules.files.cache import cache_folder
 
@@ -22,3 +24,26 @@ def cache(monkeypatch, tmp_path) -> Path:
     """An empty cache folder, for a test that looks at what is kept."""
     monkeypatch.setenv("CSD_CACHE", str(tmp_path / "cache"))
     return cache_folder()
+
+
+@pytest.fixture(scope="session")
+def _written_trees(tmp_path_factory):
+    written: dict[str, Path] = {}
+
+    def folder(name: str) -> Path:
+        if name not in written:
+            written[name] = TREES[name](tmp_path_factory.mktemp(name))
+        return written[name]
+
+    return folder
+
+
+@pytest.fixture
+def tree(_written_trees, tmp_path):
+    """Copies one of the tiny data sets, free to be broken, below a data root, and returns its folder."""
+
+    def copy(name: str) -> Path:
+        written = _written_trees(name)
+        return Path(shutil.copytree(written, tmp_path / "root" / written.name, dirs_exist_ok=True))
+
+    return copy

@@ -92,8 +92,8 @@ def prepare(patch: pytest.MonkeyPatch) -> None:
 def run(*arguments: object) -> int:
     """The command's exit status."""
     parser = argparse.ArgumentParser()
-    extract.add_parser(parser.add_subparsers())
-    chosen = parser.parse_args(["extract", *map(str, arguments)])
+    extract.add_arguments(parser)
+    chosen = parser.parse_args([*map(str, arguments)])
     return chosen.func(chosen)
 
 
@@ -123,3 +123,27 @@ class Lengths:
         self.calls += 1
         rows = [np.array([ord(c) for c in entry]) if isinstance(entry, str) else entry for entry in entries]
         return [np.array([row.size, row.sum() / 1000, row.max()], dtype=np.float32) for row in rows]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def bundle():
+    with pytest.MonkeyPatch.context() as patch:
+        prepare(patch)
+        yield
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    return write_flickr30k(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    return write_weights(tmp_path_factory.mktemp("weights"))
+
+
+@pytest.fixture(scope="module")
+def written(root, weights, tmp_path_factory):
+    out = tmp_path_factory.mktemp("written") / "features.safetensors"
+    assert run_all(root, weights, out) == 0
+    return out

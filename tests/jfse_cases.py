@@ -7,7 +7,6 @@ import numpy as np
 from training import trainer
 
 from datamodules import FeatureDataModule, ItemSet, Synthetic
-from datamodules.datasets.synthetic import synthetic_features
 from lightning_modules.jfse import JFSE
 
 MODALITIES = ("image", "text")
@@ -33,7 +32,7 @@ class Prepared(FeatureDataModule):
 
 def prepared(label: np.ndarray | None = None, change=None, width: int = 5, **kwargs) -> Prepared:
     """The small synthetic data with a class embedding of its own, other labels, or features changed in place."""
-    drawn = synthetic_features(4, 128, 8, 6)
+    drawn = Synthetic(4, 128, 8, 6).read()
     if change is not None:
         change(drawn)
     embedding = np.random.default_rng(0).standard_normal((4, width)) * np.arange(1, width + 1) + 7

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from functools import partial
@@ -21,6 +21,9 @@ from test_training import write_pairs
 import reproduce.__main__ as command_line
 from reproduce import regenerate
 from reproduce.runs.checks import load_table
+from reproduce.runs.executors import Ended, Run
+from reproduce.runs.store import RunStore
+from reproduce.runs.training import run
 
 TINY = """
 title: A tiny table
@@ -95,11 +98,23 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def command(tables: Path, *argv: str | Path) -> Outcome:
-    """The command line, in this process, on the tables of a folder."""
+def train_here(runs: Sequence[Run], root: str | None, store: RunStore) -> Ended:
+    """An executor without worker processes, which take longer to start than a tiny run to train."""
+    for one in runs:
+        try:
+            store.save(one.key, one.config, run(one.config, root))
+            yield one, ""
+        except Exception as error:
+            yield one, f"{type(error).__name__}: {error}"
+
+
+def command(tables: Path, *argv: str | Path, workers: bool = False) -> Outcome:
+    """The command line, in this process, on the tables of a folder; runs in worker processes where it is said so."""
     out, err = io.StringIO(), io.StringIO()
     with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
         patch.setattr(regenerate, "load_table", partial(load_table, folder=tables))
+        if not workers:
+            patch.setattr(regenerate, "executor_of", lambda arguments: train_here)
         try:
             status = command_line.main([str(word) for word in argv])
         except SystemExit as stop:

@@ -11,10 +11,10 @@ import torch
 import yaml
 
 from benchmarks import __main__ as command
-from benchmarks import fresh, jfse, large_batch, lavimo, losses, plain, retrieval, training
-from benchmarks.harness import Disagreement, Record, Target, agree, attempt
+from benchmarks import harness, jfse, lavimo, losses, plain, retrieval
+from benchmarks.harness import Disagreement, Record, Target, agree, attempt, fresh, train_in_turns
 from benchmarks.losses import Case
-from benchmarks.plain_jfse import PlainJFSE
+from benchmarks.plain import PlainJFSE
 from lightning_modules.jfse import CRITIC_STEPS, NOISE_DIM
 from losses import build_loss
 from reproduce.results.schema import read_table
@@ -54,7 +54,7 @@ def check_ratios(record: Record, metric: str = "seconds/step") -> None:
     """That each time ratio is its contestant's number over that of the contestant that the note names."""
     for row in [row for row in record.rows if row.metric == "time ratio"]:
         ours = row.note.rpartition(" over those of ")[2]
-        seconds = [record.value(row.split, who, row.features, metric) for who in (row.method, ours)]
+        seconds = [record.value(row.split, who, row.condition, metric) for who in (row.method, ours)]
         assert row.value == pytest.approx(seconds[0] / seconds[1], rel=1e-4)
 
 
@@ -119,7 +119,7 @@ def test_losses_measures_ours_and_the_plain_form_of_every_loss(record):
     names = {f"{loss} ({who})" for loss in losses.REGISTERED for who in ("ours", "plain")}
     assert methods(record, "seconds/step") == names
     assert {row.status for row in record.rows} == {"ok"}
-    sizes = {row.features for row in record.rows if row.metric == "seconds/step"}
+    sizes = {row.condition for row in record.rows if row.metric == "seconds/step"}
     large = {f"B = 24, M = {modalities}, D = 8, temperature 0.1" for modalities in (2, 3)}
     assert {size for size in sizes if size.startswith("B = 24")} == large
     check_ratios(record)
@@ -138,17 +138,13 @@ def test_both_metrics_give_the_same_numbers_and_different_ones_are_refused():
         retrieval.compare(ours, {**theirs, "R@1": theirs["R@1"] - 1e-3})
 
 
-def in_this_process(work: str, arguments: dict) -> dict:
-    module = {"retrieval": retrieval, "large_batch": large_batch}[work.split(":")[0]]
-    return module.run_once(**arguments) | {"peak MiB": 2.0}
-
-
 def test_retrieval_and_a_large_batch_have_time_and_memory(record, monkeypatch):
-    monkeypatch.setattr(fresh, "measure", in_this_process)
+    for module in (retrieval, losses):
+        monkeypatch.setattr(module, "fresh", lambda work, **arguments: {**work(**arguments), "peak MiB": 2.0})
     shape, device = {"dim": 8, "classes": 10}, retrieval.device().type
     settings = {"sizes": [{"queries": 6, "items": 40, **shape}], "rounds": 2}
     monkeypatch.setattr(retrieval, "SETTINGS", {**settings, "large": {device: {"queries": 3, "items": 90, **shape}}})
-    monkeypatch.setattr(large_batch, "SETTINGS", {"modalities": 3, "dim": 16, "batch": {device: 32, "cpu": 32}})
+    monkeypatch.setattr(losses, "LARGE", {"modalities": 3, "dim": 16, "batch": {device: 32, "cpu": 32}})
     retrieval.measure(record)
     for metric in ("seconds", "peak MiB"):
         for contestant in (retrieval.OURS, retrieval.PEER):
@@ -156,27 +152,20 @@ def test_retrieval_and_a_large_batch_have_time_and_memory(record, monkeypatch):
         assert record.value("retrieval", retrieval.OURS, "3 queries, 90 items, D = 8", metric) > 0
     assert record.value("retrieval", retrieval.PEER, "6 queries, 40 items, D = 8", "difference") <= 1e-6
     check_ratios(record, "seconds")
-    large_batch.measure(record)
-    assert record.value("large-batch", large_batch.OURS, "B = 32, M = 3, D = 16, temperature 0.1", "seconds/step") > 0
+    losses.measure_large(record)
+    assert record.value("large-batch", "GCS (ours)", "B = 32, M = 3, D = 16, temperature 0.1", "seconds/step") > 0
     assert {row.status for row in record.rows} == {"ok"}
-    assert all(target.value for target in (*retrieval.targets(record), *large_batch.targets(record)))
+    assert all(target.value for target in (*retrieval.targets(record), *losses.targets_large(record)))
 
 
 @pytest.mark.slow
-def test_a_fresh_process_tells_its_peak_or_why_it_failed(monkeypatch):
+def test_a_fresh_process_tells_its_peak_or_why_it_failed():
     # Three similarity matrices of 16 MiB, which are kept, so few bytes are they.
-    found = fresh.measure("large_batch:run_once", {"modalities": 3, "batch": 2048, "dim": 16})
+    found = fresh(losses.timed_step, case=Case("GCS", 3, 2048, 16))
     assert 3 * 16 < found["peak MiB"] < 20 * 3 * 16
-    assert found["seconds"] > 0
-    monkeypatch.setattr(fresh, "LIMIT_SECONDS", 0.2)
-    with pytest.raises(RuntimeError, match=r"0\.2 seconds"):
-        fresh.measure("large_batch:run_once", {"modalities": 2, "batch": 4, "dim": 2})
-
-
-def test_what_a_fresh_process_says_last_is_the_reason(monkeypatch):
-    monkeypatch.setattr(fresh.sys, "executable", "/bin/false")
-    with pytest.raises(RuntimeError, match="ended with 1"):
-        fresh.measure("large_batch:run_once", {})
+    assert found["seconds/step"] > 0
+    with pytest.raises(ValueError, match="no loss"):
+        fresh(build_loss, name="no loss")
 
 
 # Training steps ------------------------------------------------------------------------------------------------------
@@ -191,7 +180,7 @@ def test_a_step_of_the_plain_schedule_moves_critics_and_generators_as_ours_does(
     mixes = [{n: torch.rand(jfse.BATCH, 1, generator=draw) for n in theirs.names} for _ in range(CRITIC_STEPS)]
     monkeypatch.setattr(ours, "_draw", lambda a, batch_idx: (noise, mixes))
     before = copy.deepcopy(theirs.parts)
-    training.seconds_per_step(ours, data, 0, limit_train_batches=1)
+    harness.seconds_per_step(ours, data, 0, 1)
     tensors = {name: data.train_entries(name)[0] for name in data.dims} | {"label": data.train_labels_of_items()}
     batch = {name: x[: jfse.BATCH] for name, x in tensors.items()}
     theirs.step(batch, noise, mixes, strength=0.0)
@@ -215,7 +204,7 @@ def test_a_contestant_that_cannot_train_is_a_row_with_its_reason(record):
     def exhausted() -> list[float]:
         raise MemoryError("no memory left")
 
-    training.take_turns(record, "b", "size", {"we": lambda: [2.0], "they": exhausted}, 2, "items/s", 4, "data")
+    train_in_turns(record, "b", "size", {"we": lambda: [2.0], "they": exhausted}, 2, "items/s", 4, dataset="data")
     assert record.value("b", "we", "size", "items/s") == 2.0
     assert record.rows[-1].note == "MemoryError: no memory left"
     assert methods(record, "time ratio") == set()
@@ -250,7 +239,9 @@ def test_the_command_writes_table_report_settings_and_figure(tmp_path, capsys):
     rows = list(read_table(path).itertuples())
     assert {row.split for row in rows} == {"losses"}
     size = "B = 16, M = 8, D = 8, temperature 0.1"
-    (ratio,) = [r.value for r in rows if (r.features, r.method, r.metric) == (size, "pairwise KL (ours)", "time ratio")]
+    (ratio,) = [
+        r.value for r in rows if (r.condition, r.method, r.metric) == (size, "pairwise KL (ours)", "time ratio")
+    ]
     (line,) = [line for line in path.with_suffix(".md").read_text().splitlines() if f"{size}: all pairs" in line]
     assert f"| {ratio:.3g} | {'met' if ratio >= 3 else 'missed'} |" in line
     companion = yaml.safe_load(path.with_suffix(".yaml").read_text())
@@ -265,8 +256,8 @@ def test_wrong_and_broken_contestants_are_refused_loudly_and_the_others_are_meas
         raise OSError("disk full")
 
     monkeypatch.setitem(plain.PLAIN, "CS", lambda *given: 1.001 * plain.cs(*given))
-    monkeypatch.setattr(jfse, "measure", broken)
-    monkeypatch.setattr(command, "BENCHMARKS", {"losses": losses, "jfse": jfse})
+    chosen = {"losses": losses.BENCHMARK, "jfse": jfse.BENCHMARK._replace(measure=broken)}
+    monkeypatch.setattr(command, "BENCHMARKS", chosen)
     assert command.main(["--out", str(tmp_path)]) == 1
     said = capsys.readouterr().err
     assert "CS (plain)" in said

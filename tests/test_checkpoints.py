@@ -196,7 +196,7 @@ def test_other_data_are_refused_and_taken_where_asked_for(fitted, tmp_path, caps
     words = ("--data.init_args.seed", "1", "--ckpt_path", str(checkpoints(fitted, 0)["last"]))
     message = refused(capsys, "test", tmp_path, *words)
     assert "synthetic data of seed 1" in message
-    assert "content differs" in message
+    assert "seed was 0, is 1" in message
     with pytest.warns(UserWarning, match="trained on, or chosen by, other items"):
         csd("test", tmp_path, *words, "--allow_other_data", "true")
     assert metrics(tmp_path, "test_1")["test/standard/average/MAP"].notna().any()

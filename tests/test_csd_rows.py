@@ -32,14 +32,18 @@ def _short(name: str, folder: Path, **arguments: int) -> None:
     (folder / f"{name}.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "dataset", "arguments", "only"),
     [
         ("table3", "wikipedia", {"width": 16}, ["method=JFSE + CS", "features=roph"]),
-        ("table3", "wikipedia", {"width": 16}, ["method=CCA", "features=roph"]),
-        ("table2", "wikipedia", {"width": 16}, ["method=JFSE + CS", "features=roph", "protocol=as_published"]),
-        ("table7", "utd_mhad", {"dim": 16}, ["method=GCS mixed, tau 0.4"]),
+        *(
+            pytest.param(*case, marks=pytest.mark.slow)
+            for case in (
+                ("table3", "wikipedia", {"width": 16}, ["method=CCA", "features=roph"]),
+                ("table2", "wikipedia", {"width": 16}, ["method=JFSE + CS", "features=roph", "protocol=as_published"]),
+                ("table7", "utd_mhad", {"dim": 16}, ["method=GCS mixed, tau 0.4"]),
+            )
+        ),
     ],
 )
 def test_csd_fit_of_a_configuration_gives_the_number_of_its_row(

@@ -63,27 +63,6 @@ def test_kept_embedding_is_read_again_without_importing_the_encoder_library(kept
     np.testing.assert_array_equal(np.load(path)["values"], embedding)
 
 
-def test_damaged_kept_file_is_computed_again(kept):
-    embedding, cache = kept
-    (path,) = cache.iterdir()
-    whole = path.read_bytes()
-    for damage in (whole[: len(whole) // 2], b"", b"\x80\x04not an array"):
-        path.write_bytes(damage)
-        with pytest.warns(UserWarning, match="is damaged: its content is computed again"):
-            again = embed_texts(NAMES)
-        np.testing.assert_array_equal(again, embedding)
-        assert path.read_bytes() == whole
-    assert list(cache.iterdir()) == [path]
-
-
-def test_other_names_are_kept_apart(kept):
-    embedding, cache = kept
-    other = embed_texts(("opera", "football", "rugby"))
-    np.testing.assert_allclose(other, embedding[[2, 0, 1]], atol=1e-5)
-    assert len(list(cache.iterdir())) == 2
-    next(path for path in cache.iterdir() if np.array_equal(np.load(path)["values"], other)).unlink()
-
-
 def test_unwritable_cache_costs_only_a_warning(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("CSD_CACHE", str(tmp_path / "file"))

@@ -11,6 +11,7 @@ import sys
 import weakref
 from pathlib import Path
 
+import extract_cases
 import numpy as np
 import pytest
 import soundfile
@@ -22,12 +23,9 @@ from extract_cases import (
     SOUND_MODEL,
     SPLIT,
     Lengths,
-    prepare,
     run,
     run_all,
     tensors_of,
-    write_flickr30k,
-    write_weights,
 )
 from tiny_items import Tiny, item_set
 
@@ -37,35 +35,27 @@ from datamodules.features.networks import ImageNetwork, SentenceNetwork, SoundNe
 from datamodules.files.extracted_features import read_extracted, read_metadata, untrained
 from datamodules.items import Files, Modality
 
-
-@pytest.fixture(scope="module", autouse=True)
-def bundle():
-    with pytest.MonkeyPatch.context() as patch:
-        prepare(patch)
-        yield
-
-
-@pytest.fixture(scope="module")
-def root(tmp_path_factory):
-    return write_flickr30k(tmp_path_factory.mktemp("data"))
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory):
-    return write_weights(tmp_path_factory.mktemp("weights"))
-
-
-@pytest.fixture(scope="module")
-def written(root, weights, tmp_path_factory):
-    out = tmp_path_factory.mktemp("written") / "features.safetensors"
-    assert run_all(root, weights, out) == 0
-    return out
+bundle, root, weights, written = extract_cases.bundle, extract_cases.root, extract_cases.weights, extract_cases.written
 
 
 # What is written ----------------------------------------------------------------------------------------------------
 
 
-def test_the_file_holds_every_entry_as_its_network_returns_it(written, root, weights):
+def test_the_file_holds_items_and_every_entry_as_its_network_returns_it(root, tmp_path):
+    out = tmp_path / "out.safetensors"
+    assert extract_two(root, out, Lengths())
+    held, data = tensors_of(out), Flickr30kNarratives(root, modalities=["image", "text"]).data
+    for name, modality in data.modalities.items():
+        entries = [modality.entries[i] for i in range(len(modality.entries))]
+        np.testing.assert_array_equal(held[f"features/{name}"], np.stack(Lengths()(entries, None)))
+        np.testing.assert_array_equal(held[f"owner/{name}"], modality.owners())
+    np.testing.assert_array_equal(held["label"], np.arange(len(ITEMS)))
+    assert json.loads(held["item_names"].tobytes()) == json.loads(held["class_names"].tobytes()) == ITEMS
+    np.testing.assert_array_equal(np.array(["train", "validation", "test"])[held["split"]], SPLIT)
+
+
+@pytest.mark.slow
+def test_the_features_are_those_of_real_networks(written, root, weights):
     data = Flickr30kNarratives(root).data
     networks = {
         "image": ImageNetwork(IMAGE_MODEL, str(weights["image"])),
@@ -77,11 +67,7 @@ def test_the_file_holds_every_entry_as_its_network_returns_it(written, root, wei
         modality = data.modalities[name]
         expected = np.stack(network([modality.entries[i] for i in range(len(modality.entries))], modality.rate))
         np.testing.assert_allclose(held[f"features/{name}"], expected, rtol=1e-4, atol=1e-5)
-        np.testing.assert_array_equal(held[f"owner/{name}"], modality.owners())
     assert [len(held[f"features/{name}"]) for name in networks] == [len(ITEMS), ENTRIES, ENTRIES]
-    np.testing.assert_array_equal(held["label"], np.arange(len(ITEMS)))
-    assert json.loads(held["item_names"].tobytes()) == json.loads(held["class_names"].tobytes()) == ITEMS
-    np.testing.assert_array_equal(np.array(["train", "validation", "test"])[held["split"]], SPLIT)
 
 
 def test_the_file_says_what_made_it(written, root):
@@ -129,15 +115,22 @@ def test_names_of_the_hub_make_the_same_file(root, tmp_path):
     assert untrained(named) == {"image": f"{IMAGE_MODEL}.r160_in1k"}
 
 
-def test_modalities_without_a_network_are_left_out_and_need_not_be_there(root, weights, tmp_path):
-    copied = Path(shutil.copytree(root, tmp_path / "root"))
+def test_other_modalities_need_not_be_there_and_items_with_a_broken_file_are_refused_or_dropped(root, tmp_path):
+    copied, out = Path(shutil.copytree(root, tmp_path / "root")), tmp_path / "two.safetensors"
     shutil.rmtree(copied / "flickr30k" / "voice-recordings")
-    arguments = ("--image", IMAGE_MODEL, "--image-weights", weights["image"], "--text", "all-MiniLM-L6-v2")
-    assert run("flickr30k", *arguments, "--data-root", copied, "--out", tmp_path / "two.safetensors") == 0
-    assert list(read_extracted(tmp_path / "two.safetensors").vectors) == ["image", "text"]
+    assert extract_two(copied, out, Lengths())
+    assert list(read_extracted(out).vectors) == ["image", "text"]
+    (copied / "flickr30k" / "flickr30k-images" / "12.jpg").write_bytes(b"no image")
+    out = tmp_path / "dropped.safetensors"
+    with pytest.warns(UserWarning, match=r"12.jpg"), pytest.raises(DataError, match=r"12.jpg"):
+        extract_two(copied, out, Lengths())
+    with pytest.warns(UserWarning, match=r"12.jpg"):
+        assert extract_two(copied, out, Lengths(), on_broken="drop")
+    assert read_extracted(out).class_names == tuple(item for item in ITEMS if item != "12")
 
 
-def test_items_with_a_broken_file_are_refused_or_dropped(root, weights, tmp_path, capsys):
+@pytest.mark.slow
+def test_the_command_refuses_or_drops_items_with_a_broken_file(root, weights, tmp_path, capsys):
     copied = Path(shutil.copytree(root, tmp_path / "root"))
     (copied / "flickr30k" / "flickr30k-images" / "12.jpg").write_bytes(b"no image")
     out = tmp_path / "out.safetensors"
@@ -152,8 +145,8 @@ def test_items_with_a_broken_file_are_refused_or_dropped(root, weights, tmp_path
 # Stopping and going on ----------------------------------------------------------------------------------------------
 
 
-def extract_two(root: Path, out: Path, network: Lengths) -> dict[str, float] | None:
-    module = Flickr30kNarratives(root, modalities=["image", "text"])
+def extract_two(root: Path, out: Path, network: Lengths, **settings: str) -> dict[str, float] | None:
+    module = Flickr30kNarratives(root, modalities=["image", "text"], **settings)
     return extract_features(module, {"image": lambda: network, "text": lambda: network}, out, 3)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import extract_cases
 import numpy as np
 import pytest
 import torch
@@ -15,12 +16,8 @@ from extract_cases import (
     SOUND_MODEL,
     SPLIT,
     Lengths,
-    prepare,
     run,
-    run_all,
     tensors_of,
-    write_flickr30k,
-    write_weights,
 )
 from hypothesis import given
 from hypothesis import strategies as st
@@ -36,29 +33,7 @@ from datamodules.features.extraction import extract_features
 from datamodules.files.extracted_features import Rows, read_extracted, read_metadata, untrained, write_features
 from datamodules.items import ItemSet, Modality
 
-
-@pytest.fixture(scope="module", autouse=True)
-def bundle():
-    with pytest.MonkeyPatch.context() as patch:
-        prepare(patch)
-        yield
-
-
-@pytest.fixture(scope="module")
-def root(tmp_path_factory):
-    return write_flickr30k(tmp_path_factory.mktemp("data"))
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory):
-    return write_weights(tmp_path_factory.mktemp("weights"))
-
-
-@pytest.fixture(scope="module")
-def written(root, weights, tmp_path_factory):
-    out = tmp_path_factory.mktemp("written") / "features.safetensors"
-    assert run_all(root, weights, out) == 0
-    return out
+bundle, root, weights, written = extract_cases.bundle, extract_cases.root, extract_cases.weights, extract_cases.written
 
 
 # What is read -------------------------------------------------------------------------------------------------------

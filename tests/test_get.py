@@ -16,7 +16,6 @@ import pytest
 from datamodules import DataError, DataMissing, Wikipedia
 from datamodules.__main__ import main
 from datamodules.datasets import DATASETS
-from datamodules.datasets.wikipedia import WIKIPEDIA
 from datamodules.declaration import Declaration
 from datamodules.files.download import SourceFile, fetch
 from datamodules.files.sources import data_root, root_is_named, sha256_of
@@ -49,7 +48,7 @@ def server(monkeypatch):
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     running = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     running.asked, running.url = 0, f"http://127.0.0.1:{running.server_port}"
-    thread = threading.Thread(target=running.serve_forever, daemon=True)
+    thread = threading.Thread(target=running.serve_forever, args=(0.01,), daemon=True)
     thread.start()
     yield running
     running.shutdown()
@@ -72,7 +71,7 @@ def source_file(url: str, number: int = 0) -> SourceFile:
 def declared(*urls: str) -> Declaration:
     """Wikipedia with other files."""
     files = tuple(source_file(url, number) for number, url in enumerate(urls))
-    return replace(WIKIPEDIA, files=files, licence="free for all", citation="Nobody, 1999")
+    return replace(DATASETS["wikipedia"], files=files, licence="free for all", citation="Nobody, 1999")
 
 
 # Data root ----------------------------------------------------------------------------------------------------------
@@ -157,13 +156,13 @@ def test_another_file_of_that_name_is_left_as_it_is(server, tmp_path):
 
 def test_fetched_files_are_whole_and_announced_in_one_line(server, nowhere, capsys):
     known, names = declared(f"{server.url}/good", f"{server.url}/good"), ("file0.bin", "file1.bin")
-    folder = known.find_or_fetch(None, names, offline=False)
+    folder = known.find(None, names, offline=False)
     assert folder.as_posix() == "data/wikipedia"
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == dict.fromkeys(names, CONTENT)
     (line,) = capsys.readouterr().out.splitlines()
     for part in (", ".join(names), "0.1 MB", "data/wikipedia", "free for all", "Nobody, 1999"):
         assert part in line
-    known.find_or_fetch(None, names, offline=True)
+    known.find(None, names, offline=True)
     assert capsys.readouterr().out == ""
 
 
@@ -172,9 +171,9 @@ def test_only_missing_and_needed_files_are_fetched_and_those_before_a_failure_st
     folder.mkdir(parents=True)
     (folder / "file0.bin").write_bytes(CONTENT)
     known = declared(f"{server.url}/absent", f"{server.url}/good", f"{server.url}/absent")
-    known.find_or_fetch(None, ("file0.bin", "file1.bin"), offline=False)
+    known.find(None, ("file0.bin", "file1.bin"), offline=False)
     with pytest.raises(DataMissing):
-        known.find_or_fetch(None, ("file1.bin", "file2.bin"), offline=False)
+        known.find(None, ("file1.bin", "file2.bin"), offline=False)
     assert sorted(path.name for path in folder.iterdir()) == ["file0.bin", "file1.bin"]
 
 
@@ -184,7 +183,7 @@ def test_an_unreachable_server_is_data_that_are_missing(nowhere, monkeypatch):
         taken.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{taken.getsockname()[1]}/good"
         with pytest.raises(DataMissing, match=url):
-            declared(url).find_or_fetch(None, ("file0.bin",), offline=False)
+            declared(url).find(None, ("file0.bin",), offline=False)
     assert list(nowhere.iterdir()) == []
 
 
@@ -198,7 +197,7 @@ def test_named_root_is_never_fetched_into(server, nowhere, monkeypatch):
     known = declared(f"{server.url}/good")
     for root in (nowhere, None):
         with pytest.raises(DataError, match=r"file0\.bin is missing") as error:
-            known.find_or_fetch(root, ("file0.bin",), offline=False)
+            known.find(root, ("file0.bin",), offline=False)
         assert not isinstance(error.value, DataMissing)
         monkeypatch.setenv("CSD_DATA", str(nowhere))
     assert server.asked == 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import replace
 
 import numpy as np
@@ -168,15 +167,12 @@ def test_item_sets_that_do_not_fit_together_are_refused(changed, message):
         item_set(**changed)
 
 
-def test_unknown_modalities_and_arguments_are_refused():
+def test_unknown_modalities_are_refused():
     with pytest.raises(DataError, match="tiny has no modality 'sound'; it has text, motion, code"):
         _ = Tiny(modalities=["text", "sound"]).data
     with pytest.raises(DataError, match="tiny has no modality 'sound'; it has text, motion"):
         Tiny(modalities=["text", "sound"]).wanted(("text", "motion"))
     assert Tiny(modalities=["code", "text"]).modalities == ("code", "text")
-    for changed in ({"batch_size": 0}, {"validation_fraction": 1}, {"split_seed": -1}, {"on_missing": "ignore"}):
-        with pytest.raises(ValueError, match=re.escape(next(iter(changed)))):
-            Tiny(**changed)
 
 
 def test_digest_follows_contents_and_not_the_folder(tmp_path, pictures):

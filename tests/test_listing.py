@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 from check_cases import listed
-from tiny_trees import write_flickr30k, write_nus_wide, write_pascal, write_tmr, write_wikipedia, write_xmedianet
+from tiny_trees import TREES
 
+import reproduce
 from datamodules.__main__ import main
 from datamodules.datasets import DATASETS
 from datamodules.listing import used_by
@@ -29,27 +33,49 @@ def test_every_data_set_has_one_line_with_size_use_and_source(tmp_path, capsys):
     assert "each its own class" in lines["flickr30k"]
 
 
-def test_present_incomplete_and_absent(tmp_path, capsys):
-    write_wikipedia(tmp_path)
-    nus_wide = write_nus_wide(tmp_path)
+def test_present_incomplete_and_absent(tree, capsys):
+    tree("wikipedia")
+    nus_wide = tree("nus_wide")
     (nus_wide / "Low_Level_Features" / "Test_Normalized_WT.dat").unlink()
-    lines = listed(tmp_path, capsys)
+    lines = listed(nus_wide.parent, capsys)
     assert re.match(r"wikipedia +present +as raw; 2,866", lines["wikipedia"])
-    lacks = r"as bow; low-level lacks Low_Level_Features/Test_Normalized_WT\.dat; 269,648"
+    lacks = r"low-level lacks Low_Level_Features/Test_Normalized_WT\.dat; 269,648"
     assert re.match(rf"nus_wide +incomplete +{lacks}", lines["nus_wide"])
     assert lines["kit_ml"].split()[1] == "absent"
 
 
 def test_the_tables_that_use_a_data_set_are_those_whose_files_name_it(tmp_path, capsys):
+    tables = Path(reproduce.__file__).parent
+    named = {path.stem: path for folder in ("tables", "experiments") for path in (tables / folder).glob("*.yaml")}
+    lines = listed(tmp_path, capsys)
+    for dataset, line in lines.items():
+        used = used_by().get(dataset, [])
+        assert f"used by {', '.join(used or ['no table'])};" in line
+        for name in used:
+            content = named[name].read_text()
+            assert f"dataset: {dataset}" in content or "extends" in content
+    assert "table3" in lines["wikipedia"]
+    assert "table7" in lines["utd_mhad"]
+
+
+@pytest.mark.slow
+def test_the_tables_of_the_list_are_those_that_read_the_data_set_when_they_are_loaded():
     expected: dict[str, list[str]] = {}
     for name in available_tables():
         for dataset in dict.fromkeys(entry.dataset for entry in load_table(name).datasets):
             expected.setdefault(dataset, []).append(name)
     assert used_by() == expected
-    lines = listed(tmp_path, capsys)
-    assert "table3" in lines["wikipedia"]
-    for dataset, line in lines.items():
-        assert f"used by {', '.join(expected.get(dataset, ['no table']))};" in line
+
+
+def test_the_list_needs_no_torch(tmp_path):
+    code = f"""import sys
+from datamodules.__main__ import main
+assert main(["list", "--data-root", {str(tmp_path)!r}]) == 0
+assert not {{"torch", "lightning", "pandas", "scipy"}} & set(sys.modules)
+"""
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert said.returncode == 0, said.stderr
+    assert said.stdout.count("\n") == len(DATASETS)
 
 
 def test_a_root_that_is_not_there_is_an_error(tmp_path, capsys):
@@ -58,7 +84,7 @@ def test_a_root_that_is_not_there_is_an_error(tmp_path, capsys):
 
 
 def test_an_unknown_command_or_data_set_is_refused(capsys):
-    for words in (["look"], ["check", "imagenet"], []):
+    for words in (["look"], [], ["get", "imagenet"], ["check", "imagenet"]):
         with pytest.raises(SystemExit) as ended:
             main(words)
         assert ended.value.code == 2
@@ -68,30 +94,18 @@ def test_an_unknown_command_or_data_set_is_refused(capsys):
 # Forms --------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("dataset", "write", "forms"),
-    [
-        ("wikipedia", write_wikipedia, ["raw"]),
-        ("pascal_sentences", write_pascal, ["raw"]),
-        ("nus_wide", write_nus_wide, ["low-level", "bow"]),
-        ("pku_xmedianet", write_xmedianet, ["features"]),
-        ("flickr30k", write_flickr30k, ["karpathy"]),
-        ("kit_ml", lambda root: write_tmr(root / "KIT-ML"), ["guoh3dfeats"]),
-    ],
-)
-def test_a_tree_has_its_forms_until_a_path_of_theirs_is_gone(dataset, write, forms, tmp_path):
-    folder = write(tmp_path)
-    facts = DATASETS[dataset]
-    assert facts.lacking(folder) == dict.fromkeys(forms, ())
-    hidden = tmp_path / "hidden"
-    for path in dict.fromkeys(path for name in forms for path in facts.forms[name].variants[0]):
+@pytest.mark.parametrize("name", TREES)
+def test_a_tree_has_a_form_until_a_path_of_its_is_gone(name, tree):
+    folder, facts = tree(name), DATASETS[name.split(",")[0]]
+    ((form, lacks),) = facts.lacking(folder).items()
+    assert lacks == ()
+    for path in facts.forms[form].variants[0]:
         found = sorted(folder.glob(path))
         for number, file in enumerate(found):
-            file.rename(hidden.with_name(f"hidden-{number}"))
-        lacks = facts.lacking(folder)
-        assert {path} == {lack for paths in lacks.values() for lack in paths}
+            file.rename(folder.parent / f"hidden-{number}")
+        assert {path} == {lack for paths in facts.lacking(folder).values() for lack in paths}
         for number, file in enumerate(found):
-            hidden.with_name(f"hidden-{number}").rename(file)
+            (folder.parent / f"hidden-{number}").rename(file)
 
 
 def test_paired_features_are_known_in_each_of_their_layouts(tmp_path):

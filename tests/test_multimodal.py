@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from lightning.pytorch.callbacks import ModelCheckpoint
 from tiny_items import N, Tiny, drawn, epoch_of, item_set, with_modality
 
-from datamodules import DataError, RetrievalData
+from datamodules import DataError, RetrievalData, SyntheticItems
 from datamodules.items import Modality
 from datamodules.pseudo_labels import resample
-from datamodules.splits import carve_groups
+from datamodules.splits import carve_groups, seen_unseen
 
 
 class Recorder(L.LightningModule):
@@ -167,10 +167,7 @@ def test_resampling_against_numpy(length, steps):
         np.testing.assert_allclose(found[:, i, j], expected, atol=1e-12)
 
 
-def test_train_labels_that_cannot_be_are_refused():
-    for wrong in ("classes", "clusters", "clusters-1", "clusters-x", ""):
-        with pytest.raises(ValueError, match="expected class, instance or clusters-K, K at least 2"):
-            Tiny(train_labels=wrong)
+def test_clusters_that_cannot_be_are_refused():
     with pytest.raises(DataError, match="20 clusters need as many training items; there are 16"):
         Tiny(train_labels="clusters-20", validation_fraction=0).train_dataloader()
     texts = {name: Modality([f"{name} {i}" for i in range(N)]) for name in ("text", "title")}
@@ -226,8 +223,6 @@ def test_groups_stay_together_and_the_test_part_is_never_touched():
         assert len(np.unique(group[validation])) == 1
         np.testing.assert_array_equal(np.union1d(train, validation), np.flatnonzero(np.arange(N) % 3 < 2))
         np.testing.assert_array_equal(test, np.flatnonzero(np.arange(N) % 3 == 2))
-    with pytest.raises(ValueError, match="split 'other' is unknown; tiny has train, unpaired, validation, standard"):
-        module.indices("other")
 
 
 @settings(deadline=None, max_examples=50)
@@ -250,12 +245,16 @@ def test_carving_groups_is_a_partition_into_whole_groups(group, fraction, seed):
     assert held_out == min(max(round(fraction * len(groups)), 1), len(groups) - 1)
 
 
-def test_validation_items_of_the_data_are_kept_or_trained_on():
-    split = np.array(["train", "validation", "test"] * (N // 3))
-    content = item_set(split=split)
-    np.testing.assert_array_equal(Tiny(content).indices("validation"), np.flatnonzero(split == "validation"))
-    merged = Tiny(content, validation_fraction=0)
-    np.testing.assert_array_equal(merged.indices("train"), np.flatnonzero(split != "test"))
-    assert merged.val_dataloader() == []
-    with pytest.raises(DataError, match="tiny: no items in the standard part"):
-        Tiny(item_set(split=np.full(N, "train"))).indices("train")
+def test_zero_shot_trains_on_one_half_of_the_classes_and_tests_each_half_apart():
+    module = SyntheticItems(class_split="zero-shot", validation_fraction=0.25, class_seed=3)
+    label = module.data.label
+    seen, unseen = (set(half.tolist()) for half in seen_unseen(len(np.unique(label)), 3))
+    assert module.test_splits == ("seen", "unseen")
+    for split, allowed in (("train", seen), ("validation", seen), ("seen", seen), ("unseen", unseen)):
+        assert set(label[module.indices(split)].tolist()) == allowed, split
+    tested = [module.indices(split) for split in module.test_splits]
+    np.testing.assert_array_equal(np.sort(np.concatenate(tested)), np.flatnonzero(module.data.split == "test"))
+    loaders = [*module.test_dataloader(), module.predict_dataloader()]
+    for loader, expected in zip(loaders, [*tested, tested[-1]], strict=True):
+        items = torch.cat([batch["item"]["text"] for batch in loader])
+        np.testing.assert_array_equal(np.unique(items), expected)

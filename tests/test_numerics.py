@@ -1,40 +1,23 @@
-"""Table 1: what its numbers mean, and that a second call gives the same ones."""
+"""Table 1: what its numbers mean."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 import reference
-import runner_cases
 import torch
-import yaml
 
 from losses import build_loss
 from reproduce.measurements import numerics
 from reproduce.measurements.numerics import DIVERGENCES, GRID, PRECISIONS, assess, draw_inputs, run_grid, summarise
-from reproduce.results.schema import read_table
-
-undo_quiet = runner_cases.undo_quiet
-
-TIMES = "seconds/step"
 
 
 @pytest.fixture(scope="module")
 def outcomes() -> numerics.Outcomes:
     return run_grid(range(1), {**GRID, "batches": [8]})
-
-
-@pytest.fixture
-def tiny(monkeypatch) -> None:
-    """A grid of a few points, so that the whole command takes a second."""
-    monkeypatch.setitem(GRID, "batches", [8])
-    monkeypatch.setitem(GRID, "magnitudes", [1, 1_000])
-    monkeypatch.setitem(numerics.TIMED, "batch", 8)
-    monkeypatch.setitem(numerics.SCALES, "quick", {"seeds": 2, "repeats": 1})
 
 
 # Inputs and truth
@@ -165,38 +148,3 @@ def test_hyperparameters_are_what_the_constructor_takes(method):
     names = DIVERGENCES[method].hyperparameters
     assert type(loss)(**{name: getattr(loss, name) for name in names}).extra_repr() == loss.extra_repr()
     assert set(names) == {name for name in vars(loss) if name[0] != "_" and name != "training"}
-
-
-def _timeless(path: Path) -> str:
-    table = read_table(path)
-    table.loc[(table["metric"] + table["condition"]).str.contains("seconds"), "value"] = 1.0
-    return table.to_csv()
-
-
-@pytest.mark.usefixtures("tiny")
-def test_the_command_writes_the_same_table_twice(tmp_path, capsys):
-    for folder in ("one", "two"):
-        assert numerics.main(["--out", str(tmp_path / folder)]) == 0
-    assert "wrote" in capsys.readouterr().out
-    one, two = (tmp_path / folder / "table1.csv" for folder in ("one", "two"))
-    assert _timeless(one) == _timeless(two)
-    assert one.with_suffix(".png").read_bytes() == two.with_suffix(".png").read_bytes()
-    rows = list(read_table(one).itertuples())
-    assert len(rows) == len(DIVERGENCES) * (len(PRECISIONS) * (6 * 3 + 1) + 1)
-    assert {row.condition for row in rows} == {"all", "logits 1", "logits 1000", "batch 8"}
-    small = [row.value for row in rows if (row.method, row.metric, row.condition) == ("CS", "relative error", "all")]
-    assert all(0 < value < 1e-5 for value in small)
-    failed = [row for row in rows if row.status == "failed"]
-    assert {row.method for row in failed} >= {"CS, clamped", "GCS, clamped"}
-    assert all("not one batch is finite" in row.note for row in failed)
-    companion = yaml.safe_load(one.with_suffix(".yaml").read_text())
-    assert companion["command"] == f"python -m reproduce table1 --out {tmp_path / 'one'}"
-    assert companion["grid"] == GRID
-    text = one.with_suffix(".md").read_text()
-    assert all(f"\n## {metric}\n" in text for metric in dict.fromkeys(row.metric for row in rows))
-
-
-def test_a_file_in_place_of_the_folder_is_refused_before_the_work(tmp_path, capsys):
-    (tmp_path / "results").write_text("a file")
-    assert numerics.main(["--out", str(tmp_path / "results")]) == 2
-    assert "is not a folder" in capsys.readouterr().err

@@ -19,12 +19,6 @@ def written(tmp_path_factory):
     return write_nus_wide(tmp_path_factory.mktemp("root"))
 
 
-@pytest.fixture
-def folder(tmp_path):
-    """A tree of the test's own, free to be broken."""
-    return write_nus_wide(tmp_path)
-
-
 def module(folder, **kwargs) -> NUSWIDE:
     return NUSWIDE(folder.parent, **({"class_encoder": "one-hot", "subset": None} | kwargs))
 
@@ -36,9 +30,8 @@ def expected() -> tuple[list[int], dict[str, np.ndarray]]:
     return largest, {part: np.flatnonzero(nus_wide(part)["label"][:, largest].any(axis=1)) for part in NUS_COUNTS}
 
 
-@pytest.mark.parametrize(("features", "names"), [("low-level", list(NUS_WIDTHS)), ("bow", ["BoW"])])
-def test_images_with_one_of_the_ten_largest_concepts_are_kept(written, features, names):
-    data = module(written, features=features).data
+def test_images_with_one_of_the_ten_largest_concepts_are_kept(written):
+    data = module(written).data
     largest, rows = expected()
     assert any(len(rows[part]) < NUS_COUNTS[part] for part in rows), "some images have none"
     assert data.class_names == tuple(NUS_CONCEPTS[c] for c in largest)
@@ -46,7 +39,7 @@ def test_images_with_one_of_the_ten_largest_concepts_are_kept(written, features,
     label = np.vstack([found[part]["label"][rows[part]][:, largest] for part in rows])
     np.testing.assert_array_equal(data.label, label)
     assert data.label.dtype == bool
-    image = np.vstack([np.hstack([found[part][name] for name in names])[rows[part]] for part in rows])
+    image = np.vstack([np.hstack([found[part][name] for name in NUS_WIDTHS])[rows[part]] for part in rows])
     np.testing.assert_allclose(data.vectors["image"], image, rtol=0, atol=1e-6)
     np.testing.assert_array_equal(data.vectors["text"], np.vstack([found[p]["tags"][rows[p]] for p in rows]))
     assert data.split.tolist() == ["train"] * len(rows["Train"]) + ["test"] * len(rows["Test"])
@@ -70,95 +63,6 @@ def test_batches_have_multi_hot_labels(written):
     assert batch["label"].shape == (8, 10)
     assert batch["label"].any(dim=1).all()
     assert batch["image"].shape == (8, sum(NUS_WIDTHS.values()))
-
-
-# What is refused ----------------------------------------------------------------------------------------------------
-
-
-def refused(folder) -> str:
-    with pytest.raises(DataError) as error:
-        _ = module(folder).data
-    assert "python -m datamodules check nus_wide" in str(error.value)
-    return str(error.value)
-
-
-def edit(path, change) -> None:
-    path.write_text("".join(change(path.read_text().splitlines(keepends=True))))
-
-
-@pytest.mark.parametrize(
-    ("file", "change", "message"),
-    [
-        (
-            "Groundtruth/TrainTestLabels/Labels_concept0_Test.txt",
-            lambda x: ["2\n", *x[1:]],
-            "line 1 is '2'; expected 0",
-        ),
-        (
-            "Groundtruth/TrainTestLabels/Labels_concept1_Train.txt",
-            lambda x: x[1:],
-            "has 59 lines; Labels_concept3_Train",
-        ),
-        (
-            "Groundtruth/TrainTestLabels/Labels_concept2_Test.txt",
-            lambda x: ["a\n", *x],
-            "line 1 is 'a'; expected 0 or 1",
-        ),
-        ("ImageList/TestImagelist.txt", lambda x: x[:-1], "has 39 images, and the labels are of 40"),
-        ("ImageList/TestImagelist.txt", lambda x: ["zoo\\Train_7.jpg\n", *x[1:]], "which the train part has already"),
-        ("ImageList/TrainImagelist.txt", lambda x: [x[1], *x[1:]], "which the train part has already"),
-        ("NUS_WID_Tags/Test_Tags1k.dat", lambda x: x[1:], "has 39 rows; expected 40"),
-        ("NUS_WID_Tags/Train_Tags1k.dat", lambda x: [*x, x[0]], "has 61 rows; expected 60"),
-        ("Low_Level_Features/Train_Normalized_EDH.dat", lambda x: [y.replace("0", "x") for y in x], "expected numbers"),
-        (
-            "Low_Level_Features/Train_Normalized_WT.dat",
-            lambda x: [x[0], *(y[10:] for y in x[1:])],
-            "row 2 has 127 numbers; expected 128",
-        ),
-        ("ConceptsList/Concepts81.txt", lambda x: [*x, x[0]], "has 13 concepts, 12 different ones"),
-        ("ConceptsList/Concepts81.txt", lambda x: [*x, "zebra\n"], "Labels_zebra_Train.txt is missing"),
-    ],
-)
-def test_files_that_do_not_fit_are_named(folder, file, change, message):
-    edit(folder / file, change)
-    said = refused(folder)
-    assert message in said
-    assert said.startswith(str(folder))
-
-
-def test_training_and_test_files_that_are_swapped_are_refused(folder):
-    train, test = (folder / "Low_Level_Features" / f"{part}_Normalized_CH.dat" for part in NUS_COUNTS)
-    content = train.read_text(), test.read_text()
-    train.write_text(content[1])
-    test.write_text(content[0])
-    assert f"{train}: has 40 rows; expected 60" in refused(folder)
-
-
-def test_features_of_other_widths_in_test_are_refused(folder):
-    edit(folder / "NUS_WID_Tags" / "Test_Tags1k.dat", lambda lines: [line.strip() + "\t0\n" for line in lines])
-    assert "has 1001 numbers; expected 1000" in refused(folder)
-
-
-def test_nan_is_refused(folder):
-    edit(
-        folder / "Low_Level_Features" / "Train_Normalized_CH.dat",
-        lambda lines: ["nan " + line.split(" ", 1)[1] for line in lines],
-    )
-    with pytest.raises(DataError, match="image is NaN or infinite"):
-        _ = module(folder).data
-
-
-@pytest.mark.parametrize("part", ["ImageList", "ConceptsList", "Groundtruth", "Low_Level_Features", "NUS_WID_Tags"])
-def test_parts_of_the_layout_that_are_missing_are_named(folder, part):
-    (folder / part).rename(folder / "elsewhere")
-    assert f"{folder / part}" in refused(folder)
-
-
-def test_arguments_outside_their_range_are_refused():
-    with pytest.raises(ValueError, match="features is 'sift'; expected 'low-level' or 'bow'"):
-        NUSWIDE(features="sift")
-    with pytest.raises(ValueError, match="subset is 1; expected at least 2"):
-        NUSWIDE(subset=1)
 
 
 # Matrices of text ---------------------------------------------------------------------------------------------------

@@ -79,10 +79,3 @@ def test_captions_of_items_with_one_each_are_unpaired_where_the_items_are() -> N
     assert data.unpaired_entries("text")[0] == captions_of(data, data.indices("unpaired"))
     for name in data.modalities:
         assert len(Tiny(with_modality("text", Modality(["one"] * N))).unpaired_entries(name)[0]) == 0, name
-
-
-@pytest.mark.parametrize("fraction", [0, -0.5, 1.5])
-@pytest.mark.parametrize("kind", [Synthetic, Tiny])
-def test_a_share_outside_its_range_is_refused(kind: type, fraction: float) -> None:
-    with pytest.raises(ValueError, match="paired_fraction"):
-        kind(paired_fraction=fraction)

@@ -51,14 +51,18 @@ def ids(data: FeaturePairs, modality: str) -> int:
     return len(found[modality].unique())
 
 
-@pytest.mark.parametrize("label", [OWNER % CLASSES, OWNER], ids=["classes", "a label for each image"])
-def test_test_and_validation_items_that_a_file_does_not_name_are_whole_images(tmp_path, label):
-    data = captions(tmp_path, label, validation_fraction=0.25)
+@pytest.mark.parametrize(
+    ("label", "split"),
+    [(OWNER % CLASSES, None), (OWNER, None), (OWNER % CLASSES, np.where(OWNER < 32, "train", "test"))],
+    ids=["classes", "a label for each image", "test items given"],
+)
+def test_test_and_validation_items_that_a_file_does_not_name_are_whole_images(tmp_path, label, split):
+    data = captions(tmp_path, label, split, validation_fraction=0.25)
     assert sizes(data) == [120, 40, 40, 24, 8, 8]
     assert ids(data, "image") == 8
     if label is not OWNER:
-        for split in ("validation", "standard"):
-            assert np.bincount(data.data.label[data.indices(split)]).tolist() == [CAPTIONS] * CLASSES
+        for part in ("validation", "standard"):
+            assert np.bincount(data.data.label[data.indices(part)]).tolist() == [CAPTIONS] * CLASSES
 
 
 def test_images_of_several_classes_are_drawn_whole(tmp_path):
@@ -72,13 +76,6 @@ def test_texts_with_several_images_are_drawn_whole(tmp_path):
     data = pairs(tmp_path, normal(len(OWNER), 2), normal(IMAGES, 1)[OWNER], OWNER % CLASSES)
     assert not images_of(data, "train", "text") & images_of(data, "standard", "text")
     assert ids(data, "text") == 8
-
-
-def test_validation_items_beside_given_test_items_are_whole_images_class_by_class(tmp_path):
-    split = np.where(OWNER < 32, "train", "test")
-    data = captions(tmp_path, OWNER % CLASSES, split, validation_fraction=0.25)
-    assert sizes(data) == [120, 40, 40, 24, 8, 8]
-    assert np.bincount(data.data.label[data.indices("validation")]).tolist() == [CAPTIONS] * CLASSES
 
 
 def test_a_class_of_one_training_image_is_refused_as_a_class_of_one_item_is(tmp_path):
@@ -134,26 +131,24 @@ def test_texts_of_one_for_each_test_label_count_once_unless_the_label_looks_like
     assert ids(data, "text") == (4 if repeated else 4 * rows)
 
 
-@pytest.mark.parametrize(("different", "warned"), [(60, True), (89, True), (90, False)])
-def test_repeats_too_few_to_be_captions_are_warned_about(tmp_path, different, warned):
+@pytest.mark.parametrize(
+    ("different", "given", "warned"), [(60, True, True), (89, True, True), (90, True, False), (60, False, True)]
+)
+def test_repeats_too_few_to_be_captions_are_warned_about(tmp_path, different, given, warned):
     first = np.r_[np.arange(different), np.arange(100 - different)]
-    image = np.r_[normal(different, 1)[first], normal(20, 3)]
-    label = np.r_[first % 4, np.arange(20) % 4]
-    data = pairs(tmp_path, image, normal(120, 2), label, np.repeat(["test", "train"], [100, 20]))
-    with warnings.catch_warnings(record=True) as said:
+    image, label = normal(different, 1)[first], first % 4
+    if given:  # further items to train on
+        image, label = np.r_[image, normal(20, 3)], np.r_[label, np.arange(20) % 4]
+    split = np.repeat(["test", "train"], [100, 20]) if given else None
+    data = pairs(tmp_path, image, normal(len(image), 2), label, split, validation_fraction=0)
+    with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        assert ids(data, "image") == 100
-    said = [str(warning.message) for warning in said if "pairs.npz" in str(warning.message)]
-    assert len(said) == warned
-    for part in ("pairs.npz", "100 test rows of image", f"{different} different", "keep one pair of each"):
-        assert all(part in message for message in said)
-
-
-def test_repeats_too_few_to_be_captions_are_warned_about_where_test_items_are_drawn(tmp_path):
-    first = np.r_[np.arange(120), np.arange(80)]
-    data = pairs(tmp_path, normal(120, 1)[first], normal(200, 2), first % 4)
-    with pytest.warns(UserWarning, match="200 rows of image are 120 different .* each row is drawn"):
         data.indices("standard")
+        assert not given or ids(data, "image") == 100
+    said = [str(warning.message) for warning in caught if "pairs.npz" in str(warning.message)]
+    assert len(said) == warned
+    for part in (f"100 {'test ' * given}rows of image", f"{different} different", "keep one pair of each"):
+        assert all(part in message for message in said)
 
 
 def test_rows_are_one_sample_by_way_of_others():

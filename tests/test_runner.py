@@ -25,7 +25,7 @@ SHARING = "extends: table2.yaml\ntitle: The same trainings\n"
 def finished(tables: Path, root: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Outcome]:
     """The results folder of one whole run; tests that change it take a copy."""
     folder = tmp_path_factory.mktemp("results")
-    return folder, command(tables, "table2", "--data-root", root, "--out", folder)
+    return folder, command(tables, "table2", "--data-root", root, "--out", folder, workers=True)
 
 
 @pytest.fixture
@@ -58,7 +58,7 @@ def test_rows_hold_means_deviations_and_sizes_of_the_runs(finished: tuple[Path, 
     folder, _ = finished
     rows = rows_of(read_table(folder / "table2.csv"), status="ok")
     assert len(rows) == 4 * 3 * 2  # methods, directions with their average, metrics
-    runs = [cell for cell in _kept(folder).values() if cell["config"]["evaluate"]["on"] == "test"]
+    runs = [one for one in _kept(folder).values() if one["config"]["evaluate"]["on"] == "test"]
     for row in rows:
         config = _kept(folder)[row.config_hash]["config"]
         same = [c["result"] for c in runs if c["config"]["model"] == config["model"]]
@@ -95,7 +95,8 @@ def test_an_absent_data_set_gives_rows_with_the_reason(finished: tuple[Path, Out
     assert [row.method for row in rows] == ["CCA", "semantic matching", "JFSE", "JFSE + CS"]
     assert {row.status for row in rows} == {"not_run"}
     assert all("no folder absent/ under the data root" in row.note for row in rows)
-    assert "absent/own is not run: no folder absent/" in outcome.out
+    (said,) = [line for line in outcome.out.splitlines() if line.startswith("absent is not run (own): ")]
+    assert "no folder absent/" in said
 
 
 def test_the_setting_is_the_best_on_validation_and_the_final_runs_hold_nothing_out(
@@ -104,7 +105,7 @@ def test_the_setting_is_the_best_on_validation_and_the_final_runs_hold_nothing_o
     folder, _ = finished
     chosen = yaml.safe_load((folder / "table2.yaml").read_text())["chosen_on_validation"]["tiny/own"]
     assert set(chosen) == {"CCA", "semantic matching", "JFSE + CS"}
-    configs = [cell["config"] for cell in _kept(folder).values()]
+    configs = [one["config"] for one in _kept(folder).values()]
     for method, entry in chosen.items():
         scores = [trial.pop("validation MAP") for trial in entry["trials"]]
         assert entry["chosen"] == entry["trials"][scores.index(max(scores))]
@@ -120,17 +121,17 @@ def test_the_setting_is_the_best_on_validation_and_the_final_runs_hold_nothing_o
         for arguments in finals:
             assert entry["chosen"].items() <= arguments.items()
             assert loss.items() <= arguments.get("alignment", {}).get("init_args", {}).items()
-    for cell in _kept(folder).values():
-        trial = cell["config"]["evaluate"]["on"] == "validation"
-        assert {score[0] for score in cell["result"]["scores"]} == {"validation" if trial else "standard"}
-        assert bool(cell["config"]["data"]["init_args"]["validation_fraction"]) == trial
+    for one in _kept(folder).values():
+        trial = one["config"]["evaluate"]["on"] == "validation"
+        assert {score[0] for score in one["result"]["scores"]} == {"validation" if trial else "standard"}
+        assert bool(one["config"]["data"]["init_args"]["validation_fraction"]) == trial
 
 
 def test_the_scores_of_the_trials_are_those_of_their_runs(finished: tuple[Path, Outcome]) -> None:
     folder, _ = finished
     chosen = yaml.safe_load((folder / "table2.yaml").read_text())["chosen_on_validation"]["tiny/own"]
     shown = sorted(trial["validation MAP"] for entry in chosen.values() for trial in entry["trials"])
-    results = [cell["result"] for cell in _kept(folder).values() if cell["config"]["evaluate"]["on"] == "validation"]
+    results = [one["result"] for one in _kept(folder).values() if one["config"]["evaluate"]["on"] == "validation"]
     average = ["validation", "full", "average", "MAP"]
     assert shown == sorted(round(s[5], 6) for result in results for s in result["scores"] if s[:4] == average)
 
@@ -233,8 +234,8 @@ def test_a_metric_with_a_cut_off_and_a_denominator_is_shown(root: Path, tmp_path
     (tmp_path / "table2.yaml").write_text(yaml.safe_dump(table), encoding="utf-8")
     outcome = command(tmp_path, "table2", "--data-root", root, "--out", tmp_path / "out", "--seeds", "0")
     assert outcome.status == 0, outcome.err
-    ((_, cell),) = _kept(tmp_path / "out").items()
-    found = {tuple(s[2:5]): s[5] for s in cell["result"]["scores"]}
+    ((_, one),) = _kept(tmp_path / "out").items()
+    found = {tuple(s[2:5]): s[5] for s in one["result"]["scores"]}
     rows = rows_of(read_table(tmp_path / "out" / "table2.csv"), metric="MAP@k[min(R,k)]", k="10")
     assert [row.direction for row in rows] == ["image->text", "text->image", "average"]
     for row in rows:
@@ -261,7 +262,7 @@ def broken(tables: Path, root: Path, tmp_path_factory: pytest.TempPathFactory) -
     return folder, command(tables, "table3", "--data-root", root, "--out", folder)
 
 
-def test_a_failing_cell_is_reported_and_the_others_go_on(broken: tuple[Path, Outcome]) -> None:
+def test_a_failing_run_is_reported_and_the_others_go_on(broken: tuple[Path, Outcome]) -> None:
     folder, outcome = broken
     assert outcome.status == 1
     table = read_table(folder / "table3.csv")
@@ -287,8 +288,8 @@ def test_the_unseen_classes_follow_the_seed(broken: tuple[Path, Outcome]) -> Non
     assert {c["config"]["data"]["init_args"]["class_seed"] for c in finals} == {0, 1}
     assert all(c["config"]["data"]["init_args"]["class_seed"] == c["config"]["seed_everything"] for c in finals)
     recorded = yaml.safe_load((folder / "table3.yaml").read_text())["class_split_by_seed"]["tiny"]
-    for cell in finals:
-        assert recorded[cell["config"]["seed_everything"]]["unseen"] == list(cell["result"]["unseen_classes"])
+    for one in finals:
+        assert recorded[one["config"]["seed_everything"]]["unseen"] == list(one["result"]["unseen_classes"])
     rows = rows_of(read_table(folder / "table3.csv"), status="ok", split="generalised")
     directed = [row for row in rows if row.direction != "average"]
     assert {(row.n_queries, row.n_gallery) for row in directed} == {(8, 16)}

@@ -19,6 +19,9 @@ tables, root, undo_quiet = runner_cases.tables, runner_cases.root, runner_cases.
     ("argv", "message"),
     [
         (["table7"], "table7"),
+        (["tabel3"], "did you mean table3"),
+        (["clams"], "did you mean claims?"),
+        (["nothing"], "there are "),
         (["table2", "--scale", "huge"], "no scale 'huge'; there are quick, paper"),
         (["table2", "--only", "method"], "expected KEY=VALUE"),
         (
@@ -103,7 +106,9 @@ def test_without_data_the_table_is_synthetic_and_says_so(tmp_path: Path, monkeyp
     (tmp_path / "table2.yaml").write_text(yaml.safe_dump(short))
     outcome = command(tmp_path, "table2", "--offline", "--seeds", "0")
     assert outcome.status == 0, outcome.err
-    assert "SYNTHETIC" in outcome.out
+    said = [number for number, line in enumerate(outcome.out.splitlines()) if "SYNTHETIC" in line]
+    assert len(said) == 2
+    assert said[1] == len(outcome.out.splitlines()) - 1
     assert not list((tmp_path / "results").glob("table*"))
     folder = tmp_path / "results" / "synthetic"
     assert "SYNTHETIC DATA" in (folder / "table2.md").read_text(encoding="utf-8")

@@ -1,14 +1,10 @@
-"""What alignment costs by the number of modalities: the counts, the bytes, the fitted exponents and the command."""
+"""What alignment costs by the number of modalities: the counts, the bytes and the fitted exponents."""
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
-import runner_cases
 import torch
-import yaml
 from torch import Tensor
 
 from losses import AlignmentLoss, build_loss
@@ -16,9 +12,6 @@ from losses.base import GatheredBatch
 from losses.matching import product
 from reproduce.measurements import scaling
 from reproduce.measurements.scaling import LOSSES, SETTINGS, draw_inputs, epoch_seconds, exponent, matrices, saved_bytes
-from reproduce.results.schema import read_table
-
-undo_quiet = runner_cases.undo_quiet
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*isinstance.treespec.*"),
@@ -125,44 +118,6 @@ def test_training_epochs_are_timed_for_every_loss_and_number():
     for by_count in seconds.values():
         assert list(by_count) == [2, 3]
         assert min(by_count.values()) > 0
-
-
-# The command
-
-
-def _timeless(path: Path) -> str:
-    table = read_table(path)
-    table.loc[(table["metric"] + table["condition"]).str.contains("seconds"), "value"] = 1.0
-    return table.to_csv()
-
-
-@pytest.mark.usefixtures("undo_quiet")
-def test_the_command_writes_the_same_table_twice(tmp_path, monkeypatch):
-    monkeypatch.setitem(SETTINGS, "modalities", [2, 3, 4])
-    monkeypatch.setitem(SETTINGS, "batch", 16)
-    monkeypatch.setitem(scaling.SCALES, "quick", {"repeats": 1, "fits": 1, "epochs": 1})
-    for folder in ("one", "two"):
-        assert scaling.main(["--out", str(tmp_path / folder)]) == 0
-    one, two = (tmp_path / folder / "scaling.csv" for folder in ("one", "two"))
-    assert _timeless(one) == _timeless(two)
-    rows = list(read_table(one).itertuples())
-    assert all(row.status == "ok" and row.data_kind == "synthetic" for row in rows)
-    assert {row.metric for row in rows} == {*scaling.STEP_METRICS, "seconds/epoch", "exponent", "standard error"}
-    pairs = [row for row in rows if (row.method, row.metric) == ("pairwise KL", "similarity matrices")]
-    assert [(row.condition, row.value) for row in pairs] == [("M = 2", 1), ("M = 3", 3), ("M = 4", 6)]
-    companion = yaml.safe_load(one.with_suffix(".yaml").read_text())
-    assert companion["settings"] == SETTINGS
-    assert companion["command"] == f"python -m reproduce scaling --out {tmp_path / 'one'}"
-    text = one.with_suffix(".md").read_text()
-    assert "\n## exponent\n" in text
-    assert "O(M^2)" in text
-    assert one.with_suffix(".png").stat().st_size > 10_000
-
-
-def test_a_file_in_place_of_the_folder_is_refused_before_the_work(tmp_path, capsys):
-    (tmp_path / "results").write_text("a file")
-    assert scaling.main(["--out", str(tmp_path / "results")]) == 2
-    assert "is not a folder" in capsys.readouterr().err
 
 
 def test_inputs_are_the_same_again():

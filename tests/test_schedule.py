@@ -99,16 +99,16 @@ def test_one_schedule_holds_for_all_methods_of_the_model(finished: tuple[Path, O
     best = max(entry["validation MAP"] for entry in schedule["tried"])
     near = [entry["min_steps"] for entry in schedule["tried"] if entry["validation MAP"] >= best - 0.01]
     assert schedule["min_steps"] == near[0]
-    cells = [json.loads(f.read_text(encoding="utf-8")) for f in (folder / "results/runs/kept").glob("*.json")]
-    trained = [cell for cell in cells if cell["config"]["model"]["class_path"] == "JFSE"]
+    runs = [json.loads(f.read_text(encoding="utf-8")) for f in (folder / "results/runs/kept").glob("*.json")]
+    trained = [run for run in runs if run["config"]["model"]["class_path"] == "JFSE"]
     finals = {c["config"]["trainer"]["max_epochs"] for c in trained if c["config"]["evaluate"]["on"] == "test"}
     assert len(finals) == 1
     assert (finals.pop() > 2) == (schedule["min_steps"] == 60)
-    for cell in trained:
-        if cell["config"]["evaluate"]["on"] == "validation":
-            curve = cell["result"]["curve"]
+    for run in trained:
+        if run["config"]["evaluate"]["on"] == "validation":
+            curve = run["result"]["curve"]
             average = ["validation", "full", "average", "MAP"]
-            assert [score[5] for score in cell["result"]["scores"] if score[:4] == average] == [curve[-1][1]]
+            assert [score[5] for score in run["result"]["scores"] if score[:4] == average] == [curve[-1][1]]
             assert curve[-1][0] in {entry["steps"] for entry in schedule["tried"]}
             assert 2 <= len(curve) <= 10
     plan = _regenerate(folder, root, 0.01, "--dry-run")
@@ -117,18 +117,18 @@ def test_one_schedule_holds_for_all_methods_of_the_model(finished: tuple[Path, O
 
 def test_notes_are_those_of_the_chosen_trainings(finished: tuple[Path, Outcome]) -> None:
     folder, _ = finished
-    cells = [json.loads(f.read_text(encoding="utf-8")) for f in (folder / "results/runs/kept").glob("*.json")]
+    runs = [json.loads(f.read_text(encoding="utf-8")) for f in (folder / "results/runs/kept").glob("*.json")]
     content = yaml.safe_load((folder / "results" / "table2.yaml").read_text(encoding="utf-8"))
     weight = content["chosen_on_validation"]["tiny/own"]["JFSE + CS"]["chosen"]["alignment_weight"]
     floor = content["schedule_chosen_on_validation"]["tiny/own"]["JFSE"]["min_steps"]
     chosen = {}
-    for cell in cells:
-        config, model = cell["config"], cell["config"]["model"]
+    for run in runs:
+        config, model = run["config"], run["config"]["model"]
         long = config["trainer"]["max_epochs"] > 2
         if config["evaluate"]["on"] == "validation" and long == (floor == 60):
             method = "JFSE + CS" if model["init_args"].get("alignment") else "JFSE"
             if method == "JFSE" or model["init_args"]["alignment_weight"] == weight:
-                chosen[method] = [tuple(point) for point in cell["result"]["curve"]]
+                chosen[method] = [tuple(point) for point in run["result"]["curve"]]
     rows = read_table(folder / "results" / "table2.csv")
     for method, curve in chosen.items():
         assert {row.note for row in rows_of(rows, method=method)} == {remark(curve)}

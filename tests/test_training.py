@@ -5,9 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import math
-import os
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -266,12 +264,12 @@ def test_a_full_disk_is_reported_and_keeps_the_run_that_was_there(
     store = RunStore(tmp_path)
     store.save("key", CS, RESULT)
 
-    def on_the_full_disk(dir: Path, suffix: str) -> tuple[int, str]:
-        draft = dir / f"draft{suffix}"
-        draft.symlink_to("/dev/full")
-        return os.open(draft, os.O_WRONLY), str(draft)
+    opened = Path.open
 
-    monkeypatch.setattr(tempfile, "mkstemp", on_the_full_disk)
+    def on_the_full_disk(path: Path, mode: str = "r", **given) -> object:
+        return opened(Path("/dev/full") if mode == "wb" else path, mode, **given)
+
+    monkeypatch.setattr(Path, "open", on_the_full_disk)
     for arrays in ({}, {"AP/standard/image->text": np.array([0.5])}):
         with pytest.warns(UserWarning, match="No space left"), pytest.raises(datamodules.DataError, match=r"key\.json"):
             store.save("key", CS, replace(RESULT, train_seconds=2.0, arrays=arrays))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import runpy
+import shutil
 
 import numpy as np
 import pytest
@@ -11,13 +12,15 @@ import scipy.sparse
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from tiny_trees import WIKIPEDIA, write_text
 
-from datamodules import DataError, Wikipedia
+from datamodules import DataError, Wikipedia, WikipediaRaw
 from datamodules.__main__ import main
 from datamodules.datasets import DATASETS
-from datamodules.datasets.wikipedia import CLASS_NAMES, FEATURE_FILES, ITEMS, TEST_LIST, TRAIN_LIST
+from datamodules.datasets.wikipedia import CLASS_NAMES, FEATURE_FILES, LISTS, read_lists, read_section
 from datamodules.files.sources import data_root
 
+TRAIN_LIST, TEST_LIST = LISTS.values()
 pytestmark = pytest.mark.filterwarnings("ignore:.*is not the known copy")
 
 
@@ -27,7 +30,7 @@ def written(tmp_path_factory):
     folder = tmp_path_factory.mktemp("root") / "wikipedia"
     folder.mkdir()
     rng = np.random.default_rng(0)
-    label = rng.integers(10, size=sum(ITEMS.values()))
+    label = rng.integers(10, size=2866)
     for name, part in ((TRAIN_LIST, label[:2173]), (TEST_LIST, label[2173:])):
         (folder / name).write_text("".join(f"text-{i}\timage-{i}\t{c + 1}\n" for i, c in enumerate(part)))
     sift = {
@@ -88,7 +91,7 @@ def test_truncated_file_is_named_with_remedy(copy, features, file, keep):
 
 def test_missing_file_of_a_named_root_is_an_error(copy):
     (copy / TEST_LIST).unlink()
-    assert refused(copy.parent).startswith(f"{copy / TEST_LIST} is missing: list of text id")
+    assert refused(copy.parent).startswith(f"{copy / TEST_LIST} is missing")
     assert "name the one above it" in refused(copy)
 
 
@@ -103,11 +106,6 @@ def test_missing_file_of_a_named_root_is_an_error(copy):
 def test_broken_list_is_refused(copy, name, change, message):
     (copy / name).write_text(change((copy / name).read_text()))
     assert message in refused(copy.parent)
-
-
-def test_list_that_is_not_text_is_refused(copy):
-    (copy / TRAIN_LIST).write_bytes(b"\xff\xfe\x00")
-    assert "cannot be read as text" in refused(copy.parent)
 
 
 def test_rows_in_another_order_than_the_lists_are_refused(copy):
@@ -140,11 +138,6 @@ def test_mat_file_without_the_arrays_is_refused(copy):
     assert "I_tr is missing" in refused(copy.parent, "sift-lda")
 
 
-def test_unknown_features_are_refused_at_once():
-    with pytest.raises(ValueError, match="'cnn'; expected 'roph' or 'sift-lda'"):
-        Wikipedia(features="cnn")
-
-
 def test_check_reports_other_missing_and_broken_files(copy, capsys):
     (copy / TEST_LIST).unlink()
     assert main(["check", "wikipedia", "--data-root", str(copy.parent)]) == 1
@@ -162,6 +155,45 @@ def test_check_reports_unreadable_and_nan_content(written, copy, capsys):
     report = capsys.readouterr().out
     assert "is not a readable MATLAB file" in report
     assert "text is NaN or infinite" in report
+
+
+# Images and texts -----------------------------------------------------------------------------------------------------
+
+
+def test_items_are_the_pairs_of_the_lists_in_their_order(tree):
+    folder = tree("wikipedia")
+    module = WikipediaRaw(folder.parent)
+    data = module.data
+    pairs = [*WIKIPEDIA["train"], *WIKIPEDIA["test"]]
+    assert list(data.names) == [text for text, _, _ in pairs]
+    assert data.label.tolist() == [category - 1 for _, _, category in pairs]
+    assert data.split.tolist() == ["train"] * 4 + ["test"] * 2
+    assert data.modalities["text"].entries == [f"Section {text} of A & B, and R&D." for text, _, _ in pairs]
+    images = data.modalities["image"].entries
+    assert [path.stem for path in images.paths] == [image for _, image, _ in pairs]
+    assert images[0].shape == (6, 8, 3)
+    assert module.indices("standard").tolist() == [4, 5]
+    assert module.test_splits == ("standard",)
+
+
+def test_an_image_in_the_folder_of_another_class_is_missing(tree):
+    folder = tree("wikipedia")
+    shutil.move(folder / "images" / "art" / "i2.jpg", folder / "images" / "warfare" / "i2.jpg")
+    with pytest.raises(DataError, match="image is missing from 1: bb-1"):
+        _ = WikipediaRaw(folder.parent).data
+    with pytest.warns(UserWarning, match="1 of 6 items are left out"):
+        assert len(WikipediaRaw(folder.parent, on_missing="drop").data) == 5
+
+
+def test_several_texts_of_a_document_are_joined(tmp_path):
+    write_text(tmp_path / "a.xml", "<text>one\ttwo</text><image/><text>&quot;three&quot;</text>")
+    assert read_section(tmp_path / "a.xml") == 'one two "three"'
+
+
+def test_an_image_may_have_two_texts_of_one_list(tree):
+    path = tree("wikipedia") / TEST_LIST
+    path.write_text(path.read_text() + "ff-1\ti4\t10\n")
+    assert [image for _, image, _ in read_lists(path.parent)[0]].count("i4") == 2
 
 
 # The real files -------------------------------------------------------------------------------------------------------
@@ -197,8 +229,8 @@ def test_check_accepts_the_real_files(real_root, monkeypatch, capsys):
         runpy.run_module("datamodules", run_name="__main__")
     report = capsys.readouterr().out
     assert ended.value.code == 0, report
-    assert report.count("2173 training and 693 test items") == 2
-    assert report.count("stand in the training part: image 3, text 0, the pair 0") == 2
+    assert report.count("2866 items (2173 train, 0 validation, 693 test)") == 2
+    assert report.count("a training item has too: image 3, text 0") == 2
 
 
 def test_real_features_carry_the_classes(real_root):
@@ -208,3 +240,14 @@ def test_real_features_carry_the_classes(real_root):
     for name in module.modalities:
         model = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, max_iter=500)).fit(train[name], label)
         assert model.score(test[name], expected) > 0.4
+
+
+def test_the_real_lists_have_2866_different_texts_and_images():
+    try:
+        folder = data_root() / "wikipedia"
+        pairs, split = read_lists(folder)
+    except DataError as error:
+        pytest.skip(str(error))
+    assert (split.count("train"), split.count("test")) == (2173, 693)
+    assert len({text for text, _, _ in pairs}) == len({image for _, image, _ in pairs}) == 2866
+    assert np.unique([category for _, _, category in pairs]).tolist() == list(range(10))

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
+import soundfile
 from PIL import Image
+from tiny_pedes import write_pedes
 
 
 def write_image(path: Path, seed: int) -> None:
@@ -83,7 +86,6 @@ def nus_wide(part: str) -> dict[str, np.ndarray]:
     # Concept c is in about one image of c + 2; some images have none.
     label = {name: rng.random(count) < 1 / (int(name.removeprefix("concept")) + 2) for name in NUS_CONCEPTS}
     values = {name: rng.random((count, width)).astype(np.float32) for name, width in NUS_WIDTHS.items()}
-    values["BoW"] = rng.integers(9, size=(count, 500)).astype(np.float32)
     values["tags"] = (rng.random((count, 1000)) < 0.2).astype(np.float32)
     return values | {"label": np.stack([label[name] for name in NUS_CONCEPTS], axis=1)}
 
@@ -103,8 +105,6 @@ def write_nus_wide(root: Path) -> Path:
             path = folder / "Low_Level_Features" / f"{part}_Normalized_{name}.dat"
             # Every number is followed by a blank, the last of a line too.
             write_text(path, "".join("".join(f"{v:.7f} " for v in row) + "\n" for row in found[name]))
-        path = folder / "Low_Level_Features" / f"BoW_{part}_int.dat"
-        write_text(path, "".join(" ".join(str(int(v)) for v in row) + " \n" for row in found["BoW"]))
         path = folder / "NUS_WID_Tags" / f"{part}_Tags1k.dat"
         write_text(path, "".join("".join(f"{int(v)}\t" for v in row) + "\n" for row in found["tags"]))
     return folder
@@ -207,3 +207,86 @@ def write_tmr(folder: Path) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         np.save(path, tmr_motion(name))
     return folder
+
+
+# HumanML3D and KIT-ML in their authors' form ------------------------------------------------------------------------
+
+MOTION_WIDTH = {"humanml3d": 263, "kit_ml": 251}
+MOTION_FOLDER = {"humanml3d": "HumanML3D", "kit_ml": "KIT-ML"}
+MOTIONS = {"train": ["000001", "M000001", "000002"], "val": ["000003"], "test": ["000004", "000005"]}
+WHOLE = "a man waits#a/DET man/NOUN wait/VERB#0.0#0.0"
+
+
+def motion(name: str, width: int) -> np.ndarray:
+    number = int(name.removeprefix("M"))
+    return np.random.default_rng(number).normal(size=(40 + number, width)).astype(np.float32)
+
+
+def write_motions(root: Path, dataset: str = "humanml3d") -> Path:
+    """Motion 000002 has captions of two of its parts, 000004 of a part alone."""
+    folder = root / MOTION_FOLDER[dataset]
+    (folder / "new_joint_vecs").mkdir(parents=True)
+    for word, names in MOTIONS.items():
+        write_text(folder / f"{word}.txt", "\n".join(names) + "\n")
+        for name in names:
+            np.save(folder / "new_joint_vecs" / f"{name}.npy", motion(name, MOTION_WIDTH[dataset]))
+            write_text(folder / "texts" / f"{name}.txt", f"{WHOLE}\nhe stands still#he/PRON#nan#nan\n")
+    parts = ["walks#walk/VERB#0.0#1.0", "turns#turn/VERB#0.5#2", "goes # 1#go/VERB#0.0#1.0"]
+    write_text(folder / "texts" / "000002.txt", "\n".join([WHOLE, *parts]))
+    write_text(folder / "texts" / "000004.txt", "jumps#jump/VERB#1.0#1.6\n")
+    return folder
+
+
+# Flickr8k -----------------------------------------------------------------------------------------------------------
+
+FLICKR8K_NAMES = [f"name{i:03d}" for i in range(208)]
+
+
+def write_sound(path: Path, seconds: float = 0.1, rate: int = 24_000, form: str = "MP3", channels: int = 1) -> None:
+    wave = 0.5 * np.sin(2 * np.pi * 440 * np.arange(round(seconds * rate)) / rate)
+    soundfile.write(path, np.stack([wave] * channels, axis=1), rate, format=form)
+
+
+def write_flickr8k(root: Path) -> Path:
+    """208 items, captions in reverse order of the names."""
+    folder = root / "flickr8k_tri"
+    for part in ("images", "audio"):
+        (folder / part).mkdir(parents=True)
+    write_sound(root / "sound")
+    lines = ["image,caption"]
+    for number, name in reversed(list(enumerate(FLICKR8K_NAMES))):
+        lines += [f'{name}.jpg,"Caption {k} of {name} , with a comma ."' for k in range(5)]
+        Image.fromarray(np.full((6, 8, 3), number, dtype=np.uint8)).save(folder / "images" / f"{name}.jpg")
+        shutil.copy(root / "sound", folder / "audio" / f"{name}.wav")
+    write_text(folder / "captions.txt", "\n".join(lines) + "\n")
+    return folder
+
+
+# Narratives of Flickr30K --------------------------------------------------------------------------------------------
+
+
+def write_narratives(root: Path, content: str = "captions") -> Path:
+    """A narrative of an image of each split."""
+    folder = root / "flickr30k"
+    for number, word in enumerate(("train", "val", "test")):
+        write_image(folder / "flickr30k-images" / f"{number}.jpg", number)
+        line = {"image_id": str(number), "annotator_id": 1, "caption": f"In image {number}"}
+        write_text(folder / f"flickr30k_{word}_{content}.jsonl", json.dumps(line) + "\n")
+    return folder
+
+
+# Data set, and its form where it has several -> what writes the folder below a root.
+TREES = {
+    "wikipedia": write_wikipedia,
+    "pascal_sentences": write_pascal,
+    "nus_wide": write_nus_wide,
+    "pku_xmedianet": write_xmedianet,
+    "cuhk_pedes": write_pedes,
+    "flickr30k": write_flickr30k,
+    "flickr8k_tri": write_flickr8k,
+    "humanml3d": write_motions,
+    "kit_ml": lambda root: write_motions(root, "kit_ml"),
+    "humanml3d, tmr": lambda root: write_tmr(root / "HumanML3D"),
+    "kit_ml, tmr": lambda root: write_tmr(root / "KIT-ML"),
+    "flickr30k, narratives": write_narratives,
+}

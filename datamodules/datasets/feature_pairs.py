@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -12,10 +11,9 @@ import numpy as np
 import torch
 from lightning.pytorch.utilities import rank_zero_warn
 
-from datamodules.declaration import Form
 from datamodules.features.texts import BUNDLED, ONE_HOT
 from datamodules.files.extracted_features import networks_of, untrained
-from datamodules.files.feature_files import LAYOUTS, brings_split, find_source, read_feature_pairs
+from datamodules.files.feature_files import brings_split, find_source, read_feature_pairs
 from datamodules.items import ItemSet
 from datamodules.paired_features import FeatureDataModule
 from datamodules.repeats import samples_of_rows
@@ -23,17 +21,6 @@ from datamodules.splits import carve_groups
 
 # Widths of image, text and class embedding -> what the features with which others published are called in tables.
 AS_PUBLISHED = {(4096, 300, 300): "cnn4096-doc300"}
-
-
-EXTRACTED = (("*.safetensors",),)
-PAIRS = (("*.npz",), *EXTRACTED, *(tuple(layout.files()) for layout in LAYOUTS))
-OR_EXTRACTED = ", or features: one .safetensors file of `extract`"
-OR_PAIRS = f"{OR_EXTRACTED}, one .npz file, or the layout of ACMR, JFSE or DSCMR"
-
-
-def pairs(dataset: str, variants: Sequence[Sequence[str]] = PAIRS) -> Form:
-    """A folder of features; how many items they are of is for whoever made them to say."""
-    return Form("FeaturePairs", variants, {"dataset": dataset}, items={})
 
 
 class FeaturePairs(FeatureDataModule):

@@ -3,44 +3,27 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from lightning.pytorch.utilities import rank_zero_warn
 
-from datamodules.datasets.feature_pairs import EXTRACTED, OR_EXTRACTED, pairs
-from datamodules.declaration import Declaration, Form
+from datamodules.datasets import DATASETS
+from datamodules.datasets.lists import warn_of_others
+from datamodules.errors import check_choice
 from datamodules.files.media import read_image, read_sound
 from datamodules.files.text import broken, read_lines, require
-from datamodules.items import Files, ItemSet, Modality
-from datamodules.retrieval_data import RetrievalData
+from datamodules.items import ItemSet, Modality
+from datamodules.on_disk import OnDisk
 
 CAPTIONS = 5
 RATE = 24_000
 HELD_OUT = 200
 
 
-FLICKR8K = Declaration(
-    name="flickr8k_tri",
-    folder="flickr8k_tri",
-    content="images/<name>.jpg, audio/<name>.wav (24 kHz mono, MP3 inside) and captions.txt (CSV with the header "
-    "image,caption and five lines per image)" + OR_EXTRACTED,
-    url="https://github.com/quantumnaan/sic_translator at commit d27da85cff2dbf143fcaf365aece667d66c4298f",
-    licence="terms of Flickr8k: research only",
-    citation="M. Hodosh, P. Young and J. Hockenmaier, Framing Image Description as a Ranking Task, JAIR 2013",
-    items={"train": 800, "test": 200},
-    unit="images with five captions and synthetic speech",
-    classes=None,
-    forms={
-        "raw": Form("Flickr8kTriples", [("captions.txt", "images", "audio")]),
-        "pairs": pairs("flickr8k_tri", EXTRACTED),
-    },
-)
-
-
-class Flickr8kTriples(RetrievalData):
+class Flickr8kTriples(OnDisk):
     """Images, captions and synthetic speech; an item is an image, and matches only itself.
 
     The folder::
@@ -68,24 +51,20 @@ class Flickr8kTriples(RetrievalData):
         DataError: on first use, if a file is missing or is not what it should be.
     """
 
-    declaration = FLICKR8K
-    dataset = "flickr8k_tri"
-    data_kind = "real"
+    declaration = DATASETS["flickr8k_tri"]
     test_split = f"held-out-{HELD_OUT}"
 
     def __init__(
         self, data_root: str | Path | None = None, captions: Literal["all", "spoken"] = "all", **kwargs: Any
     ) -> None:
-        super().__init__(**kwargs)
-        if captions not in ("all", "spoken"):
-            raise ValueError(f"captions is {captions!r}; expected 'all' or 'spoken'.")
-        self.data_root = data_root
+        super().__init__(data_root, **kwargs)
+        check_choice("captions", captions, ("all", "spoken"))
         self.captions = captions
         self.features = "raw" if captions == "all" else "raw, spoken caption"
 
     def read(self) -> ItemSet:
         """Read the captions and look which images and sounds there are."""
-        folder = self.declaration.find(self.data_root)
+        folder = self.folder
         captions = read_captions(folder / "captions.txt")
         names = sorted(captions)
         if len(names) <= HELD_OUT:
@@ -139,11 +118,9 @@ def read_captions(path: Path) -> dict[str, list[str]]:
     return captions
 
 
-def _files(folder: Path, ending: str, names: list[str], decode: partial, rate: int | None = None) -> Modality:
-    """Files of a folder by item; those that no caption names are left out with a warning."""
-    there = {path.stem: path for path in require(folder).glob(f"*{ending}")}
-    other = sorted(set(there) - set(names))
-    if other:
-        rank_zero_warn(f"{folder}: {len(other)} file(s) are not in captions.txt and not used, first {other[0]}{ending}")
-    owner = np.array([item for item, name in enumerate(names) if name in there], dtype=np.int64)
-    return Modality(Files(tuple(there[names[item]] for item in owner), decode), owner, rate)
+def _files(
+    folder: Path, ending: str, names: list[str], decode: Callable[[Path], np.ndarray], rate: int | None = None
+) -> Modality:
+    files = [f"{name}{ending}" for name in names]
+    warn_of_others(require(folder), files, (ending,), "captions.txt")
+    return Modality.of_files([folder / file for file in files], decode, rate)

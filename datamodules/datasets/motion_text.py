@@ -3,81 +3,25 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
-from datamodules.declaration import Declaration, Form
+from datamodules.datasets import DATASETS
+from datamodules.datasets.lists import refuse_repeated
+from datamodules.errors import check_choice
 from datamodules.files.text import broken, read_json, read_lines, require
 from datamodules.items import ItemSet, Modality
-from datamodules.retrieval_data import RetrievalData
+from datamodules.on_disk import OnDisk
 
 SPLIT_FILES = {"train": "train.txt", "validation": "val.txt", "test": "test.txt"}
 # What the id of a mirrored motion begins with.
 MIRRORED = "M"
-
-
-CONTENT = (
-    "new_joint_vecs/<id>.npy ({width} numbers per frame), texts/<id>.txt (lines caption#tokens#start#end), train.txt, "
-    "val.txt and test.txt (one id per line), or TMR's annotations.json, splits/train.txt, splits/val.txt, "
-    "splits/test.txt and guoh3dfeats/<path>.npy (263 numbers per frame)"
-)
-
-
-def _forms(arguments: Mapping[str, Any], tmr: Mapping[str, int] | None = None) -> dict[str, Form]:
-    splits = {split: f"splits/{file}" for split, file in SPLIT_FILES.items()}
-    of_tmr = {**arguments, "annotations": "tmr"}
-    return {
-        "new_joint_vecs": Form(
-            "HumanML3D", [("new_joint_vecs", "texts", *SPLIT_FILES.values())], arguments, lists=SPLIT_FILES
-        ),
-        "guoh3dfeats": Form(
-            "HumanML3D", [("annotations.json", "guoh3dfeats", *splits.values())], of_tmr, items=tmr, lists=splits
-        ),
-    }
-
-
-HUMANML3D = Declaration(
-    name="humanml3d",
-    folder="HumanML3D",
-    content=CONTENT.format(width=263),
-    url="https://github.com/EricGuo5513/HumanML3D and, for TMR's form, https://github.com/Mathux/TMR",
-    licence="terms of AMASS: research only",
-    citation="C. Guo et al., Generating Diverse and Natural 3D Human Motions from Text, CVPR 2022; TMR's form: M. "
-    "Petrovich, M. J. Black and G. Varol, TMR: Text-to-Motion Retrieval, ICCV 2023",
-    items={"train": 23_384, "validation": 1_460, "test": 4_384},
-    unit="motions with captions, mirrored ones counted",
-    classes=None,
-    forms=_forms({}),
-)
-KIT_ML = Declaration(
-    name="kit_ml",
-    folder="KIT-ML",
-    content=CONTENT.format(width=251),
-    url="https://github.com/EricGuo5513/HumanML3D and, for TMR's form, https://github.com/Mathux/TMR",
-    licence="terms of the KIT Motion-Language Dataset",
-    citation="M. Plappert, C. Mandery and T. Asfour, The KIT Motion-Language Dataset, Big Data 2016; TMR's form: "
-    "M. Petrovich, M. J. Black and G. Varol, TMR: Text-to-Motion Retrieval, ICCV 2023",
-    items={"train": 4_888, "validation": 300, "test": 830},
-    unit="motions with captions, mirrored ones counted",
-    classes=None,
-    forms=_forms({"dataset": "kit_ml"}, tmr={"train": 4_688, "validation": 292, "test": 786}),
-)
-
-
-@dataclass(frozen=True)
-class MotionSet:
-    """What differs between the two data sets: numbers per frame, and frames per second of the caption times."""
-
-    width: int
-    rate: float
-    declaration: Declaration
-
-
-MOTION_SETS = {"humanml3d": MotionSet(263, 20.0, HUMANML3D), "kit_ml": MotionSet(251, 12.5, KIT_ML)}
+# Data set -> numbers per frame, and frames per second of the caption times.
+WIDTH = {"humanml3d": 263, "kit_ml": 251}
+RATE = {"humanml3d": 20.0, "kit_ml": 12.5}
 # In TMR's form motions of both data sets are described as those of HumanML3D are.
 FEATURES = {"official": "new_joint_vecs", "tmr": "guoh3dfeats"}
 
@@ -104,7 +48,7 @@ class Described:
     whole: tuple[float, float] = (0.0, 0.0)
 
 
-class HumanML3D(RetrievalData):
+class HumanML3D(OnDisk):
     """Captions and motions in the published splits; mirrored motions (M...) are items of their own, as published.
 
     An item is a motion with its captions. A caption with times describes a part of the motion; that part is an item of
@@ -149,9 +93,6 @@ class HumanML3D(RetrievalData):
             is or mirrored.
     """
 
-    data_kind = "real"
-    test_split = "standard"
-
     def __init__(
         self,
         data_root: str | Path | None = None,
@@ -160,24 +101,19 @@ class HumanML3D(RetrievalData):
         test_captions: Literal["all", "first"] = "all",
         **kwargs: Any,
     ) -> None:
-        super().__init__(**kwargs)
-        if dataset not in MOTION_SETS:
-            raise ValueError(f"dataset is {dataset!r}; expected {' or '.join(map(repr, MOTION_SETS))}.")
-        if annotations not in FEATURES:
-            raise ValueError(f"annotations is {annotations!r}; expected {' or '.join(map(repr, FEATURES))}.")
-        if test_captions not in ("all", "first"):
-            raise ValueError(f"test_captions is {test_captions!r}; expected 'all' or 'first'.")
-        self.data_root = data_root
-        self.dataset = dataset
-        self.declaration = MOTION_SETS[dataset].declaration
-        self.annotations = annotations
-        self.test_captions = test_captions
+        super().__init__(data_root, **kwargs)
+        check_choice("dataset", dataset, WIDTH)
+        check_choice("annotations", annotations, FEATURES)
+        check_choice("test_captions", test_captions, ("all", "first"))
+        self.declaration = DATASETS[dataset]
+        self.annotations, self.test_captions = annotations, test_captions
         self.features = FEATURES[annotations]
-        self.motion_set = MOTION_SETS[dataset if annotations == "official" else "humanml3d"]
+        described = dataset if annotations == "official" else "humanml3d"
+        self.width, self.rate = WIDTH[described], RATE[described]
 
     def read(self) -> ItemSet:
         """Read every motion and its captions that the split files list."""
-        folder = self.declaration.find(self.data_root)
+        folder = self.folder
         require(folder / self.features)
         described, splits = self._official(folder) if self.annotations == "official" else self._tmr(folder)
         names: list[str] = []
@@ -213,15 +149,10 @@ class HumanML3D(RetrievalData):
 
     def _tmr(self, folder: Path) -> tuple[dict[str, Described], dict[str, str]]:
         """Motions of TMR's form, and id -> split."""
-        source = folder / "annotations.json"
-        annotated = read_annotations(source)
+        source, motions = folder / "annotations.json", folder / self.features
+        annotated = read_annotations(source, motions)
         splits = read_splits(folder / "splits")
-        described = {}
-        for name in splits:
-            motion = annotated.get(name, Annotated(name, 0.0, []))
-            path = folder / self.features / f"{motion.path}.npy"
-            described[name] = Described(path, source, motion.captions, (0.0, motion.duration))
-        return described, splits
+        return {name: annotated.get(name, Described(motions / f"{name}.npy", source, [])) for name in splits}, splits
 
     def _items(
         self, name: str, described: Described, captions: list[Caption]
@@ -240,13 +171,12 @@ class HumanML3D(RetrievalData):
         return items
 
     def _frames(self, described: Described, start: float, end: float) -> np.ndarray:
-        frames = read_motion(described.motion, self.motion_set.width)
+        frames = read_motion(described.motion, self.width)
         if (start, end) == (0, 0):
             return frames
-        rate = self.motion_set.rate
-        part = frames[int(start * rate) : int(end * rate)]
+        part = frames[int(start * self.rate) : int(end * self.rate)]
         if not len(part):
-            what = f"describes {start:g} s to {end:g} s of a motion of {len(frames) / rate:g} s"
+            what = f"describes {start:g} s to {end:g} s of a motion of {len(frames) / self.rate:g} s"
             raise broken(described.source, f"{what}, {described.motion.stem}")
         return part
 
@@ -257,32 +187,24 @@ def read_splits(folder: Path) -> dict[str, str]:
     Raises:
         DataError: a split file is missing, an id is listed twice, or a motion and its mirror image are in two splits.
     """
-    split: dict[str, str] = {}
-    for part, file in SPLIT_FILES.items():
-        for line in read_lines(folder / file):
-            name = line.strip()
-            if name in split:
-                raise broken(folder / file, f"lists {name}, which the {split[name]} part has already")
-            other = name.removeprefix(MIRRORED) if name.startswith(MIRRORED) else MIRRORED + name
-            if split.get(other, part) != part:
-                what = f"lists {name}, the mirror image of {other}, which the {split[other]} part has"
-                raise broken(folder / file, f"{what}; expected both in one part")
-            if name:
-                split[name] = part
+    lists = {part: folder / file for part, file in SPLIT_FILES.items()}
+    listed = {path: [line.strip() for line in read_lines(path) if line.strip()] for path in lists.values()}
+    refuse_repeated(listed)
+    split = {name: part for part, path in lists.items() for name in listed[path]}
+    for name, part in split.items():
+        other = MIRRORED + name
+        if split.get(other, part) != part:
+            what = f"lists {other}, the mirror image of {name}, which the {part} part has"
+            raise broken(lists[split[other]], f"{what}; expected both in one part")
     return split
 
 
-@dataclass(frozen=True)
-class Annotated:
-    """One motion of TMR's form: its path below `guoh3dfeats/` without the ending, its seconds, and its captions."""
+def read_annotations(path: Path, motions: Path) -> dict[str, Described]:
+    """Motion id -> its file and captions, of TMR's annotations.json.
 
-    path: str
-    duration: float
-    captions: list[Caption]
-
-
-def read_annotations(path: Path) -> dict[str, Annotated]:
-    """Motion id -> path, duration and captions, of TMR's annotations.json.
+    Args:
+        path: the file.
+        motions: the folder below which the paths of the motions are.
 
     Raises:
         DataError: the file is not JSON, or an entry is not what it should be.
@@ -294,7 +216,7 @@ def read_annotations(path: Path) -> dict[str, Annotated]:
     for name, entry in content.items():
         try:
             captions = [Caption(a["text"].strip(), float(a["start"]), float(a["end"])) for a in entry["annotations"]]
-            motion = Annotated(Path(entry["path"]).as_posix(), float(entry["duration"]), captions)
+            motion = Described(motions / f"{Path(entry['path'])}.npy", path, captions, (0.0, float(entry["duration"])))
             fits = all(caption.text and 0 <= caption.start < caption.end < np.inf for caption in captions)
         except (AttributeError, KeyError, TypeError, ValueError):
             fits = False

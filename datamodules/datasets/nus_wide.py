@@ -3,72 +3,27 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
 import numpy as np
 
-from datamodules.datasets.feature_pairs import OR_PAIRS, pairs
-from datamodules.declaration import Declaration, Form
+from datamodules.datasets import DATASETS
+from datamodules.datasets.lists import refuse_repeated
 from datamodules.files.text import broken, read_lines
 from datamodules.files.text_matrix import Part, read_bits, read_parts
 from datamodules.items import ItemSet
+from datamodules.on_disk import OnDisk
 from datamodules.paired_features import FeatureDataModule
 
 # Split -> the word in the file names.
 PARTS = {"train": "Train", "test": "Test"}
-# Features -> files that are set side by side: colour histogram 64-d, colour correlogram 144-d,
-# edge direction histogram 73-d, wavelet texture 128-d, block-wise colour moments 225-d; or SIFT bag of words 500-d.
-IMAGE_FILES = {
-    "low-level": tuple(
-        f"Low_Level_Features/{{}}_Normalized_{name}.dat" for name in ("CH", "CORR", "EDH", "WT", "CM55")
-    ),
-    "bow": ("Low_Level_Features/BoW_{}_int.dat",),
-}
+IMAGE_FILES = tuple(f"Low_Level_Features/{{}}_Normalized_{name}.dat" for name in ("CH", "CORR", "EDH", "WT", "CM55"))
 TEXT_FILE = "NUS_WID_Tags/{}_Tags1k.dat"
 CONCEPTS = 10
 
 
-LISTS = {
-    "train": "ImageList/TrainImagelist.txt",
-    "test": "ImageList/TestImagelist.txt",
-    "classes": "ConceptsList/Concepts81.txt",
-}
-LABELS_AND_TAGS = (
-    *LISTS.values(),
-    *(f"Groundtruth/TrainTestLabels/Labels_*_{part}.txt" for part in ("Train", "Test")),
-    *(f"NUS_WID_Tags/{part}_Tags1k.dat" for part in ("Train", "Test")),
-)
-
-NUS_WIDE = Declaration(
-    name="nus_wide",
-    folder="nus_wide",
-    content="ConceptsList/Concepts81.txt, ImageList/{Train,Test}Imagelist.txt, "
-    "Groundtruth/TrainTestLabels/Labels_<concept>_{Train,Test}.txt, NUS_WID_Tags/{Train,Test}_Tags1k.dat (1,000 "
-    "numbers per line), and Low_Level_Features/{Train,Test}_Normalized_{CH,CORR,EDH,WT,CM55}.dat (64, 144, 73, 128 "
-    "and 225) or Low_Level_Features/BoW_{Train,Test}_int.dat (500)" + OR_PAIRS,
-    url="https://lms.comp.nus.edu.sg/wp-content/uploads/2019/research/nuswide/NUS-WIDE.html",
-    licence="none stated for features, tags and labels",
-    citation="T.-S. Chua et al., NUS-WIDE: A Real-World Web Image Database from National University of Singapore, "
-    "CIVR 2009",
-    items={"train": 161_789, "test": 107_859},
-    unit="images with tags",
-    classes=81,
-    forms={
-        name: Form(
-            "NUSWIDE",
-            [(*LABELS_AND_TAGS, *(file.format(part) for file in files for part in PARTS.values()))],
-            {"features": name, "subset": None},
-            lists=LISTS,
-            widths={"image": width, "text": 1000},
-        )
-        for (name, files), width in zip(IMAGE_FILES.items(), (634, 500), strict=True)
-    }
-    | {"pairs": pairs("nus_wide")},
-)
-
-
-class NUSWIDE(FeatureDataModule):
-    """Low-level image features (634-d or 500-d) and 1,000 tags, with the ten largest concepts as labels.
+class NUSWIDE(OnDisk, FeatureDataModule):
+    """Low-level image features (634-d) and 1,000 tags, with the ten largest concepts as labels.
 
     The folder, as its authors give it::
 
@@ -78,10 +33,12 @@ class NUSWIDE(FeatureDataModule):
             Groundtruth/TrainTestLabels/Labels_<concept>_Train.txt   0 or 1 per line; so ..._Test.txt
             Low_Level_Features/Train_Normalized_CH.dat               numbers of one image per line; so CORR, EDH, WT,
                                                                      CM55, and Test_...
-            Low_Level_Features/BoW_Train_int.dat                     so BoW_Test_int.dat
             NUS_WID_Tags/Train_Tags1k.dat                            1,000 zeros and ones per line; so Test_...
 
     Imagelist.txt, AllLabels/, AllTags1k.txt and the lists of tags are not read: they hold the same again.
+
+    The image features are, side by side, colour histogram (64 numbers), colour correlogram (144), edge direction
+    histogram (73), wavelet texture (128) and block-wise colour moments (225).
 
     There are 269,648 images, 161,789 for training and 107,859 for test, and 81 concepts. The ten concepts with the most
     training images are kept (of equal ones the first of the list), in that order, with the images that have one of them
@@ -93,7 +50,6 @@ class NUSWIDE(FeatureDataModule):
 
     Args:
         data_root: folder that holds `nus_wide/`; by default the environment variable CSD_DATA, else `data/`.
-        features: "low-level": the five normalised ones, 634-d. "bow": SIFT bag of words, 500-d.
         subset: at most so many images, drawn by ``split_seed``; None: all, for which the features take more than a
             gigabyte.
         **kwargs: see FeatureDataModule.
@@ -103,29 +59,18 @@ class NUSWIDE(FeatureDataModule):
         DataError: on first use, if a file is missing or is not what it should be, or an image is listed twice.
     """
 
-    declaration = NUS_WIDE
-    dataset = "nus_wide"
-    data_kind = "real"
+    declaration = DATASETS["nus_wide"]
+    features = "low-level"
 
-    def __init__(
-        self,
-        data_root: str | Path | None = None,
-        features: Literal["low-level", "bow"] = "low-level",
-        subset: int | None = 10_000,
-        **kwargs,
-    ) -> None:
-        super().__init__(**kwargs)
-        if features not in IMAGE_FILES:
-            raise ValueError(f"features is {features!r}; expected {' or '.join(map(repr, IMAGE_FILES))}.")
+    def __init__(self, data_root: str | Path | None = None, subset: int | None = 10_000, **kwargs: Any) -> None:
+        super().__init__(data_root, **kwargs)
         if subset is not None and subset < 2:
             raise ValueError(f"subset is {subset}; expected at least 2 images, or None for all.")
-        self.data_root = data_root
-        self.features = features
         self.subset = subset
 
     def read(self) -> ItemSet:
         """Read the labels, choose concepts and images, and read the features of those images."""
-        folder = self.declaration.find(self.data_root)
+        folder = self.folder
         concepts, label = largest_concepts(folder)
         check_lists(folder, {part: len(member) for part, member in label.items()})
         chosen = self._choose(label)
@@ -133,7 +78,7 @@ class NUSWIDE(FeatureDataModule):
             if not len(rows):
                 raise broken(folder, f"has no {part} image with one of {', '.join(concepts)}")
         features = {}
-        for name, files in (("image", IMAGE_FILES[self.features]), ("text", (TEXT_FILE,))):
+        for name, files in (("image", IMAGE_FILES), ("text", (TEXT_FILE,))):
             parts = [
                 Part([folder / file.format(PARTS[part]) for file in files], rows, len(label[part]))
                 for part, rows in chosen.items()
@@ -193,13 +138,9 @@ def check_lists(folder: Path, counts: dict[str, int]) -> None:
     Raises:
         DataError: a list is missing or has another number of images, or an image is listed twice.
     """
-    seen: dict[str, str] = {}
-    for part, word in PARTS.items():
-        path = folder / "ImageList" / f"{word}Imagelist.txt"
-        images = [line.strip() for line in read_lines(path) if line.strip()]
-        if len(images) != counts[part]:
-            raise broken(path, f"has {len(images)} images, and the labels are of {counts[part]}")
-        for image in images:
-            if image in seen:
-                raise broken(path, f"lists {image}, which the {seen[image]} part has already")
-            seen[image] = part
+    lists = {part: folder / "ImageList" / f"{word}Imagelist.txt" for part, word in PARTS.items()}
+    images = {path: [line.strip() for line in read_lines(path) if line.strip()] for path in lists.values()}
+    for part, path in lists.items():
+        if len(images[path]) != counts[part]:
+            raise broken(path, f"has {len(images[path])} images, and the labels are of {counts[part]}")
+    refuse_repeated(images)

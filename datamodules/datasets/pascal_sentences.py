@@ -3,38 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from datamodules.datasets.feature_pairs import OR_PAIRS, pairs
-from datamodules.declaration import Declaration, Form
+from datamodules.datasets import DATASETS
 from datamodules.files.media import image_of_each
 from datamodules.files.text import broken, read_lines, require
 from datamodules.items import ItemSet, Modality
-from datamodules.retrieval_data import RetrievalData
+from datamodules.on_disk import OnDisk
 from datamodules.splits import carve_validation
 
-PASCAL_SENTENCES = Declaration(
-    name="pascal_sentences",
-    folder="pascal_sentences",
-    content="dataset/<class>/<image>.jpg and sentence/<class>/<image>.txt, or <image>txt (a sentence per line)"
-    + OR_PAIRS,
-    url="http://vision.cs.uiuc.edu/pascal-sentences/ (with github.com/rupy/PascalSentenceDataset)",
-    licence="none stated",
-    citation="C. Rashtchian, P. Young, M. Hodosh and J. Hockenmaier, Collecting Image Annotations Using Amazon's "
-    "Mechanical Turk, NAACL HLT Workshop on Creating Speech and Language Data 2010",
-    items={"train": 800, "validation": 100, "test": 100},
-    unit="images with five sentences each",
-    classes=20,
-    forms={
-        "raw": Form("PascalSentences", [("dataset/*/*.jpg", "sentence/*/*txt")]),
-        "pairs": pairs("pascal_sentences"),
-    },
-)
 
-
-class PascalSentences(RetrievalData):
+class PascalSentences(OnDisk):
     """Images and their sentences; an item is an image, and matches those of its class with all their sentences.
 
     The folder, as the downloader rupy/PascalSentenceDataset writes it from the authors' page::
@@ -60,19 +40,12 @@ class PascalSentences(RetrievalData):
         DataError: on first use, if a folder is missing or a file is not what it should be.
     """
 
-    declaration = PASCAL_SENTENCES
-    dataset = "pascal_sentences"
-    features = "raw"
-    data_kind = "real"
+    declaration = DATASETS["pascal_sentences"]
     test_split = "drawn"
-
-    def __init__(self, data_root: str | Path | None = None, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.data_root = data_root
 
     def read(self) -> ItemSet:
         """Read the sentences, look which images there are, and draw the split."""
-        folder = self.declaration.find(self.data_root)
+        folder = self.folder
         images, sentences = (require(folder / name) for name in ("dataset", "sentence"))
         # Of either, so that a missing file of one modality neither hides the item nor moves the split.
         described = _below(sentences, "txt")

@@ -6,54 +6,19 @@ from pathlib import Path
 
 import numpy as np
 
-from datamodules.datasets.feature_pairs import OR_PAIRS, pairs
-from datamodules.declaration import Declaration, Form
+from datamodules.datasets import DATASETS
+from datamodules.datasets.lists import refuse_repeated
 from datamodules.files.text import broken, read_lines
 from datamodules.files.text_matrix import Part, read_parts
 from datamodules.items import ItemSet
+from datamodules.on_disk import OnDisk
 from datamodules.paired_features import FeatureDataModule
 
 # Modality -> the word in the file names.
 WORDS = {"image": "img", "text": "txt"}
 
 
-PKU_XMEDIANET = Declaration(
-    name="pku_xmedianet",
-    folder="pku_xmedianet",
-    content="img_{train,test}_fea.txt (4,096 numbers per line), txt_{train,test}_fea.txt (300), "
-    "img_{train,test}_list.txt and txt_{train,test}_list.txt (file and class 1..200 per line) and cate_fea.txt "
-    "(300 numbers per class)" + OR_PAIRS,
-    url="https://github.com/PKU-ICST-MIPL/DADN_TCSVT2019 (features) and "
-    "https://www.icst.pku.edu.cn/mipl/lwsjjxz/dataset",
-    licence="none stated",
-    citation="Y. Peng, X. Huang and Y. Zhao, An Overview of Cross-media Retrieval, IEEE TCSVT 2018; features: "
-    "J. Chi and Y. Peng, Zero-shot Cross-media Embedding Learning with Dual Adversarial Distribution Network, IEEE "
-    "TCSVT 2019",
-    items={"train": 32_000, "test": 8_000},
-    unit="image-text pairs",
-    classes=200,
-    forms={
-        "features": Form(
-            "PKUXMediaNet",
-            [
-                (
-                    "cate_fea.txt",
-                    *(
-                        f"{word}_{part}_{what}.txt"
-                        for word in WORDS.values()
-                        for part in ("train", "test")
-                        for what in ("fea", "list")
-                    ),
-                )
-            ],
-            widths={"image": 4096, "text": 300},
-        ),
-        "pairs": pairs("pku_xmedianet"),
-    },
-)
-
-
-class PKUXMediaNet(FeatureDataModule):
+class PKUXMediaNet(OnDisk, FeatureDataModule):
     """Image features (4096-d) and text features (300-d) of pairs, with an embedding (300-d) of each class.
 
     The folder, with the file names that the authors' code for zero-shot retrieval (DADN) reads::
@@ -83,18 +48,15 @@ class PKUXMediaNet(FeatureDataModule):
             differ in a class, or a file is listed twice.
     """
 
-    declaration = PKU_XMEDIANET
-    dataset = "pku_xmedianet"
+    declaration = DATASETS["pku_xmedianet"]
     features = "cnn4096-doc300"
-    data_kind = "real"
 
     def __init__(self, data_root: str | Path | None = None, class_encoder: str = "from-data", **kwargs) -> None:
-        super().__init__(class_encoder=class_encoder, **kwargs)
-        self.data_root = data_root
+        super().__init__(data_root, class_encoder=class_encoder, **kwargs)
 
     def read(self) -> ItemSet:
         """Read the lists, then the features."""
-        folder = self.declaration.find(self.data_root)
+        folder = self.folder
         classes = folder / "cate_fea.txt"
         count = sum(bool(line.strip()) for line in read_lines(classes))
         label = _labels(folder, count)
@@ -136,18 +98,11 @@ def _labels(folder: Path, classes: int) -> dict[str, np.ndarray]:
 
 def _labels_of(folder: Path, word: str, classes: int) -> dict[str, np.ndarray]:
     """Part -> class 0..C-1 of each line of its list, of one modality."""
-    label = {}
-    listed: dict[tuple[str, int], str] = {}  # by class too: files may be numbered anew in each
-    for part in ("train", "test"):
-        path = folder / f"{word}_{part}_list.txt"
-        entries = read_list(path, classes)
-        for entry in entries:
-            if entry in listed:
-                what = f"lists {entry[0]}, which {listed[entry]} lists already; expected each file once"
-                raise broken(path, what)
-            listed[entry] = path.name
-        label[part] = np.array([category for _, category in entries], dtype=np.int64)
-    return label
+    paths = {part: folder / f"{word}_{part}_list.txt" for part in ("train", "test")}
+    entries = {part: read_list(path, classes) for part, path in paths.items()}
+    # By class too: files may be numbered anew in each.
+    refuse_repeated({paths[part]: (f"{file} of class {c + 1}" for file, c in found) for part, found in entries.items()})
+    return {part: np.array([category for _, category in found], dtype=np.int64) for part, found in entries.items()}
 
 
 def read_list(path: Path, classes: int) -> list[tuple[str, int]]:

@@ -26,81 +26,14 @@ CLASS_NAMES = (
 )  # fmt: skip
 
 
-def synthetic_features(
-    classes: int = 10,
-    items: int = 1000,
-    image_dim: int = 128,
-    text_dim: int = 100,
-    difficulty: float = 0.5,
-    modality_gap: float = 1.0,
-    seed: int = 0,
-) -> ItemSet:
-    """Draw image and text features of items that share a latent vector.
+class Synthetic(FeatureDataModule):
+    """Image and text features of items that share a latent vector.
 
     Item i of class c has the latent z_i = (1 - difficulty) mu_c + difficulty e_i with class prototype mu_c and
     within-class noise e_i, both N(0, I_8). Modality m sees v_i = tanh(W_m z_i) + n_i with a random projection W_m,
     entries N(0, 1/8), and noise n_i ~ N(0, 0.25 I). Its features are v_i - mean(v) +- (modality_gap / 2) u: a unit
     vector u over the coordinates that both modalities have is added to the image and subtracted from the text, so that
     the two centroids lie modality_gap apart. Labels repeat 0..classes-1; every fourth item of a class is a test item.
-
-    Args:
-        classes: number of classes, at least 2.
-        items: number of image-text pairs, at least 4 per class.
-        image_dim: width of the image features.
-        text_dim: width of the text features.
-        difficulty: share of the latent that is within-class noise: 0 easy, 1 chance.
-        modality_gap: distance between the centroids of the two modalities, 0 or more.
-        seed: draws everything, 0 or more.
-
-    Raises:
-        ValueError: an argument outside its range.
-    """
-    _check_arguments(classes, items, image_dim, text_dim, difficulty, modality_gap, seed)
-    rng = np.random.default_rng(seed)
-    order = np.arange(items)
-    label = order % classes
-    prototype = rng.standard_normal((classes, LATENT_DIM))
-    latent = (1 - difficulty) * prototype[label] + difficulty * rng.standard_normal((items, LATENT_DIM))
-    direction = rng.standard_normal(min(image_dim, text_dim))
-    offset = modality_gap / 2 * direction / np.linalg.norm(direction)
-    features = {}
-    for name, dim, side in (("image", image_dim, 1), ("text", text_dim, -1)):
-        projection = rng.standard_normal((LATENT_DIM, dim)) / np.sqrt(LATENT_DIM)
-        view = np.tanh(latent @ projection) + MODALITY_NOISE * rng.standard_normal((items, dim))
-        view -= view.mean(axis=0)
-        view[:, : len(offset)] += side * offset
-        features[name] = view.astype(np.float32)
-    last = order // classes % ITEMS_PER_TEST_ITEM == ITEMS_PER_TEST_ITEM - 1
-    return ItemSet.of_features(
-        features=features,
-        label=label,
-        split=np.where(last, "test", "train"),
-        class_names=(CLASS_NAMES + tuple(f"class {c}" for c in range(len(CLASS_NAMES), classes)))[:classes],
-        origin=f"synthetic data of seed {seed}",
-    )
-
-
-def _check_arguments(
-    classes: int, items: int, image_dim: int, text_dim: int, difficulty: float, modality_gap: float, seed: int
-) -> None:
-    lower = {
-        "classes": (classes, 2),
-        "items": (items, ITEMS_PER_TEST_ITEM * classes),
-        "image_dim": (image_dim, 1),
-        "text_dim": (text_dim, 1),
-        "seed": (seed, 0),
-    }
-    for name, (value, least) in lower.items():
-        if value < least:
-            raise ValueError(f"{name} is {value}; expected at least {least}.")
-    if not 0 <= difficulty <= 1:
-        raise ValueError(f"difficulty is {difficulty}; expected 0 (easy) to 1 (chance).")
-    if not 0 <= modality_gap < np.inf:
-        raise ValueError(f"modality_gap is {modality_gap}; expected a finite length of 0 or more.")
-
-
-class Synthetic(FeatureDataModule):
-    """Built-in synthetic image-text features: what `synthetic_features` draws.
 
     Args:
         classes: number of classes, at least 2.
@@ -116,9 +49,7 @@ class Synthetic(FeatureDataModule):
         ValueError: an argument outside its range.
     """
 
-    dataset = "synthetic"
-    features = "synthetic"
-    data_kind = "synthetic"
+    dataset = features = data_kind = "synthetic"
 
     def __init__(
         self,
@@ -132,11 +63,49 @@ class Synthetic(FeatureDataModule):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        self.arguments = (classes, items, image_dim, text_dim, difficulty, modality_gap, seed)
-        _check_arguments(*self.arguments)
+        lower = {
+            "classes": (classes, 2),
+            "items": (items, ITEMS_PER_TEST_ITEM * classes),
+            "image_dim": (image_dim, 1),
+            "text_dim": (text_dim, 1),
+            "seed": (seed, 0),
+        }
+        for name, (value, least) in lower.items():
+            if value < least:
+                raise ValueError(f"{name} is {value}; expected at least {least}.")
+        if not 0 <= difficulty <= 1:
+            raise ValueError(f"difficulty is {difficulty}; expected 0 (easy) to 1 (chance).")
+        if not 0 <= modality_gap < np.inf:
+            raise ValueError(f"modality_gap is {modality_gap}; expected a finite length of 0 or more.")
+        self.classes, self.items, self.widths = classes, items, {"image": image_dim, "text": text_dim}
+        self.difficulty, self.modality_gap, self.seed = difficulty, modality_gap, seed
 
     def read(self) -> ItemSet:
-        return synthetic_features(*self.arguments)
+        """Draw the items."""
+        rng = np.random.default_rng(self.seed)
+        order = np.arange(self.items)
+        label = order % self.classes
+        prototype = rng.standard_normal((self.classes, LATENT_DIM))
+        noise = rng.standard_normal((self.items, LATENT_DIM))
+        latent = (1 - self.difficulty) * prototype[label] + self.difficulty * noise
+        direction = rng.standard_normal(min(self.widths.values()))
+        offset = self.modality_gap / 2 * direction / np.linalg.norm(direction)
+        features = {}
+        for (name, dim), side in zip(self.widths.items(), (1, -1), strict=True):
+            projection = rng.standard_normal((LATENT_DIM, dim)) / np.sqrt(LATENT_DIM)
+            view = np.tanh(latent @ projection) + MODALITY_NOISE * rng.standard_normal((self.items, dim))
+            view -= view.mean(axis=0)
+            view[:, : len(offset)] += side * offset
+            features[name] = view.astype(np.float32)
+        last = order // self.classes % ITEMS_PER_TEST_ITEM == ITEMS_PER_TEST_ITEM - 1
+        names = CLASS_NAMES + tuple(f"class {c}" for c in range(len(CLASS_NAMES), self.classes))
+        return ItemSet.of_features(
+            features=features,
+            label=label,
+            split=np.where(last, "test", "train"),
+            class_names=names[: self.classes],
+            origin=f"synthetic data of seed {self.seed}",
+        )
 
 
 # Several modalities -------------------------------------------------------------------------------------------------
@@ -155,10 +124,7 @@ class SyntheticItems(RetrievalData):
         **kwargs: see RetrievalData.
     """
 
-    dataset = "synthetic"
-    features = "synthetic"
-    data_kind = "synthetic"
-    test_split = "standard"
+    dataset = features = data_kind = "synthetic"
 
     def __init__(
         self, names: Sequence[str] = ("text", "video", "motion"), noise: float = 1.0, seed: int = 0, **kwargs

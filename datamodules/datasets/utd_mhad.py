@@ -10,11 +10,11 @@ from typing import Any, Literal
 import numpy as np
 import scipy.io
 
-from datamodules.declaration import Declaration, Form
-from datamodules.errors import DataError
+from datamodules.datasets import DATASETS
+from datamodules.errors import DataError, check_choice
 from datamodules.files.text import broken, read_lines, require
 from datamodules.items import ItemSet, Modality
-from datamodules.retrieval_data import RetrievalData
+from datamodules.on_disk import OnDisk
 
 MODALITIES = ("text", "video", "motion", "inertial")
 # Further modalities that are parts of one of these: the modality, and which of its joints or channels. Of the joints
@@ -34,26 +34,7 @@ ORIGIN_JOINT = 2
 BLOCK, DEPTH_UNIT = 8, 4000.0
 
 
-UTD_MHAD = Declaration(
-    name="utd_mhad",
-    folder="utd_mhad",
-    content="class_names.txt (27 lines), and either utd_mhad_depth_skeleton_inertial_16f.npz or the folders "
-    "Skeleton/a*_s*_t*_skeleton.mat (d_skel 20 x 3 x T), Inertial/a*_s*_t*_inertial.mat (d_iner T x 6) and "
-    "Depth/a*_s*_t*_depth.mat (d_depth 240 x 320 x T)",
-    url="https://personal.utdallas.edu/~kehtar/UTD-MHAD.html",
-    licence="none stated",
-    citation="C. Chen, R. Jafari and N. Kehtarnavaz, UTD-MHAD, ICIP 2015",
-    items={"train": 431, "test": 430},
-    unit="clips of 8 subjects as text, depth video, skeleton and inertial data",
-    classes=27,
-    forms={
-        "16f": Form("UTDMHAD", [("class_names.txt", REDUCED)], {"features": "16f"}),
-        "raw": Form("UTDMHAD", [("class_names.txt", "Skeleton", "Inertial", "Depth")], {"features": "raw"}),
-    },
-)
-
-
-class UTDMHAD(RetrievalData):
+class UTDMHAD(OnDisk):
     """UTD-MHAD: 861 clips of 27 actions; odd subjects train and validate (431 clips), even subjects test (430).
 
     The folder, as its authors give it, or with all clips reduced to one file::
@@ -88,9 +69,7 @@ class UTDMHAD(RetrievalData):
         DataError: on first use, if a file is missing or is not what it should be.
     """
 
-    declaration = UTD_MHAD
-    dataset = "utd_mhad"
-    data_kind = "real"
+    declaration = DATASETS["utd_mhad"]
     test_split = "cross-subject"
 
     def __init__(
@@ -100,15 +79,13 @@ class UTDMHAD(RetrievalData):
         validation_fraction: float = 0.25,
         **kwargs: Any,
     ) -> None:
-        super().__init__(validation_fraction=validation_fraction, **kwargs)
-        if features not in ("16f", "raw"):
-            raise ValueError(f"features is {features!r}; expected '16f' or 'raw'.")
-        self.data_root = data_root
+        super().__init__(data_root, validation_fraction=validation_fraction, **kwargs)
+        check_choice("features", features, ("16f", "raw"))
         self.features = features
 
     def read(self) -> ItemSet:
         """Read the class names and either the reduced file or the published ones."""
-        folder = self.declaration.find(self.data_root)
+        folder = self.folder
         wanted = MODALITIES if self.chosen is None else self.wanted((*MODALITIES, *PARTS))
         phrases = read_classes(folder / "class_names.txt")
         if self.features == "16f":
@@ -136,13 +113,8 @@ class UTDMHAD(RetrievalData):
         names = sorted(set().union(*files.values()))
         modalities = {}
         for name, paths in files.items():
-            entries, owner = [], []
-            for item, clip in enumerate(names):
-                entry = self.attempt(clip, read_clip, paths[clip], name) if clip in paths else None
-                if entry is not None:
-                    entries.append(entry)
-                    owner.append(item)
-            modalities[name] = Modality(entries, np.array(owner, dtype=np.int64))
+            clips = [self.attempt(clip, read_clip, paths[clip], name) if clip in paths else None for clip in names]
+            modalities[name] = Modality.of_each([None if clip is None else [clip] for clip in clips])
         return names, modalities
 
 

@@ -5,97 +5,29 @@ from __future__ import annotations
 import html
 import re
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import scipy.io
 
-from datamodules.datasets.feature_pairs import EXTRACTED, OR_EXTRACTED, pairs
-from datamodules.declaration import Declaration, Form
-from datamodules.files.download import SourceFile
+from datamodules.datasets import DATASETS
+from datamodules.datasets.lists import refuse_repeated
+from datamodules.errors import check_choice
 from datamodules.files.media import image_of_each
 from datamodules.files.text import broken, read_lines, require
 from datamodules.items import ItemSet, Modality
+from datamodules.on_disk import OnDisk
 from datamodules.paired_features import FeatureDataModule
-from datamodules.retrieval_data import RetrievalData
 
 # Class numbers 1..10 of the lists, in order.
 CLASS_NAMES = ("art", "biology", "geography", "history", "literature", "media", "music", "royalty", "sport", "warfare")
-TRAIN_LIST, TEST_LIST = "trainset_txt_img_cat.list", "testset_txt_img_cat.list"
-ITEMS = {TRAIN_LIST: 2173, TEST_LIST: 693}
+LISTS = {"train": "trainset_txt_img_cat.list", "test": "testset_txt_img_cat.list"}
 FEATURE_FILES = {"roph": "wiki_roph.mat", "sift-lda": "raw_features.mat"}
+# Not read as XML: not all of the files are well-formed.
+TEXT = re.compile(r"<text>(.*?)</text>", re.DOTALL)
 
 
-_WIKIPEDIA = (
-    "https://raw.githubusercontent.com/2012013382/JFSSL-Cross-Modal-Retrieval/"
-    "6779ff11f033c22d5dbb5a1743a3b5ad1f766ccc/wikipedia_info"
-)
-_LIST = "list of text id, image id and class number 1..10, tab-separated, one item per line"
-
-WIKIPEDIA = Declaration(
-    name="wikipedia",
-    folder="wikipedia",
-    content="trainset_txt_img_cat.list and testset_txt_img_cat.list (text id, image id, class 1..10), and "
-    "features, wiki_roph.mat or raw_features.mat, or images/<class>/<image id>.jpg and texts/<text id>.xml"
-    + OR_EXTRACTED,
-    url="http://www.svcl.ucsd.edu/projects/crossmodal/",
-    licence="none stated",
-    citation=(
-        "N. Rasiwasia et al., A New Approach to Cross-Modal Multimedia Retrieval, ACM Multimedia 2010; "
-        "wiki_roph.mat: features published with the RoPH code"
-    ),
-    items={"train": 2173, "test": 693},
-    unit="image-text pairs",
-    classes=10,
-    forms={
-        "roph": Form("Wikipedia", [("wiki_roph.mat", TRAIN_LIST, TEST_LIST)], {"features": "roph"}),
-        "sift-lda": Form("Wikipedia", [("raw_features.mat", TRAIN_LIST, TEST_LIST)], {"features": "sift-lda"}),
-        # The texts whose images have the same features in both published files of features.
-        "raw": Form(
-            "WikipediaRaw",
-            [("images/*/*.jpg", "texts/*.xml", TRAIN_LIST, TEST_LIST)],
-            repeats=(
-                frozenset({"7499895013a95ec67d49768648e33279-4.2", "12471fa7b776e267a9e2817faf032e24-6"}),
-                frozenset({"21898ba7134f979e9eb31f17bee2a008-2", "21898ba7134f979e9eb31f17bee2a008-2.1"}),
-                frozenset({"90edde4ecc403ea91eaa3443872111dc-5", "8fa52fc9e76962339d5fe4f985ced328-3"}),
-            ),
-        ),
-        "pairs": pairs("wikipedia", EXTRACTED),
-    },
-    files=(
-        SourceFile(
-            "raw_features.mat",
-            "MATLAB file with I_tr, I_te (image SIFT bag of words, 128-d) and T_tr, T_te (text LDA, 10-d)",
-            f"{_WIKIPEDIA}/raw_features.mat",
-            "ca628f765a69575e168ab29eb97f5ade12fadf47b31de1328c7ff631c7f225ae",
-            1_075_232,
-        ),
-        SourceFile(
-            "wiki_roph.mat",
-            "MATLAB file with data.X1 (image, 128 x 2866), data.X2 (text, 100 x 2866) and data.Y (10 x 2866)",
-            "https://raw.githubusercontent.com/kding1225/RoPH/6d4a062b7f28e73385458a7171499ca2a47f133b/data/wiki.mat",
-            "e417067eb501fbb41375b4461469089c9f0332ff9cdaf3b5f6570bbf0078d97c",
-            3_846_773,
-        ),
-        SourceFile(
-            "trainset_txt_img_cat.list",
-            _LIST,
-            f"{_WIKIPEDIA}/trainset_txt_img_cat.list",
-            "30c1ba8afbe90da5986de9b12496b6dd2e4680d3876b79ab7aae2e437d5819a3",
-            155_153,
-        ),
-        SourceFile(
-            "testset_txt_img_cat.list",
-            _LIST,
-            f"{_WIKIPEDIA}/testset_txt_img_cat.list",
-            "ec3123ee31cc89dd95fbeb23eb73b2ecfd1d8909bba863723471aad99408c1eb",
-            49_494,
-        ),
-    ),
-)
-
-
-class Wikipedia(FeatureDataModule):
+class Wikipedia(OnDisk, FeatureDataModule):
     """The Wikipedia benchmark: 2,173 training pairs, then 693 test pairs, in the order of the published lists.
 
     The folder::
@@ -118,9 +50,7 @@ class Wikipedia(FeatureDataModule):
         DataError: on first use, if a file is missing or is not what it should be.
     """
 
-    declaration = WIKIPEDIA
-    dataset = "wikipedia"
-    data_kind = "real"
+    declaration = DATASETS["wikipedia"]
 
     def __init__(
         self,
@@ -129,23 +59,21 @@ class Wikipedia(FeatureDataModule):
         offline: bool = False,
         **kwargs,
     ) -> None:
-        super().__init__(**kwargs)
-        if features not in FEATURE_FILES:
-            raise ValueError(f"features is {features!r}; expected {' or '.join(map(repr, FEATURE_FILES))}.")
-        self.data_root = data_root
+        super().__init__(data_root, **kwargs)
+        check_choice("features", features, FEATURE_FILES)
         self.features = features
         self.offline = offline
 
     def read(self) -> ItemSet:
         """Read the lists and one feature file; both must describe the same rows."""
         file = FEATURE_FILES[self.features]
-        folder = self.declaration.find_or_fetch(self.data_root, (file, TRAIN_LIST, TEST_LIST), self.offline)
-        label = np.concatenate([read_list(folder / name) for name in ITEMS])
+        folder = self.declaration.find(self.data_root, (file, *LISTS.values()), self.offline)
+        label = np.concatenate([read_list(folder / name, self.declaration.items[part]) for part, name in LISTS.items()])
         image, text = _read_roph(folder / file, label) if self.features == "roph" else _read_sift_lda(folder / file)
         return ItemSet.of_features(
             features={"image": image, "text": text},
             label=label,
-            split=np.repeat(["train", "test"], list(ITEMS.values())),
+            split=np.repeat(list(LISTS), [self.declaration.items[part] for part in LISTS]),
             class_names=CLASS_NAMES,
             origin=str(folder / file),
         )
@@ -166,15 +94,19 @@ def read_entries(path: Path) -> list[tuple[str, str, int]]:
     return entries
 
 
-def read_list(path: Path) -> np.ndarray:
+def read_list(path: Path, count: int) -> np.ndarray:
     """Class of each line of a list, 0..9.
+
+    Args:
+        path: the list.
+        count: lines that were published.
 
     Raises:
         DataError: as `read_entries`, or another number of lines than published.
     """
     label = [category for _, _, category in read_entries(path)]
-    if len(label) != ITEMS[path.name]:
-        raise broken(path, f"has {len(label)} lines instead of {ITEMS[path.name]}")
+    if len(label) != count:
+        raise broken(path, f"has {len(label)} lines instead of {count}")
     return np.array(label, dtype=np.int64)
 
 
@@ -196,7 +128,7 @@ def _array(path: Path, values: dict, name: str, shape: tuple[int, int]) -> np.nd
 
 def _read_sift_lda(path: Path) -> tuple[np.ndarray, np.ndarray]:
     values = _load(path)
-    train, test = ITEMS.values()
+    train, test = Wikipedia.declaration.items.values()
     image, text = (
         np.concatenate([_array(path, values, f"{m}_tr", (train, d)), _array(path, values, f"{m}_te", (test, d))])
         for m, d in (("I", 128), ("T", 10))
@@ -221,7 +153,7 @@ def _read_roph(path: Path, label: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     if other.size:
         raise broken(
             path,
-            f"Y gives {other.size} item(s) another class than {TRAIN_LIST} and {TEST_LIST} do, first row {other[0]}: "
+            f"Y gives {other.size} item(s) another class than {' and '.join(LISTS.values())} do, first row {other[0]}: "
             "its rows do not follow the lists",
         )
     return np.ascontiguousarray(image), np.ascontiguousarray(text)
@@ -229,12 +161,8 @@ def _read_roph(path: Path, label: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 # The images and texts themselves ------------------------------------------------------------------------------------
 
-LISTS = {"train": TRAIN_LIST, "test": TEST_LIST}
-# Not read as XML: not all of the files are well-formed.
-TEXT = re.compile(r"<text>(.*?)</text>", re.DOTALL)
 
-
-class WikipediaRaw(RetrievalData):
+class WikipediaRaw(OnDisk):
     """Images and the article sections that they stand in; an item is such a pair, and matches those of its class.
 
     The folder, as its authors give it (their archive calls it wikipedia_dataset)::
@@ -260,19 +188,11 @@ class WikipediaRaw(RetrievalData):
             in both lists.
     """
 
-    declaration = WIKIPEDIA
-    dataset = "wikipedia"
-    features = "raw"
-    data_kind = "real"
-    test_split = "standard"
-
-    def __init__(self, data_root: str | Path | None = None, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.data_root = data_root
+    declaration = DATASETS["wikipedia"]
 
     def read(self) -> ItemSet:
         """Read the lists and the texts, and look which images there are."""
-        folder = self.declaration.find(self.data_root)
+        folder = self.folder
         pairs, split = read_lists(folder)
         names = [text for text, _, _ in pairs]
         images = [f"{CLASS_NAMES[category]}/{image}.jpg" for _, image, category in pairs]
@@ -300,23 +220,15 @@ def read_lists(folder: Path) -> tuple[list[tuple[str, str, int]], list[str]]:
     Raises:
         DataError: a list is missing or is not what it should be, a text is listed twice, or an image in both lists.
     """
-    pairs: list[tuple[str, str, int]] = []
-    split: list[str] = []
-    texts: dict[str, str] = {}
-    images: dict[str, str] = {}
-    for part, name in LISTS.items():
-        path = require(folder / name)
-        for text, image, category in read_entries(path):
-            if text in texts:
-                raise broken(path, f"lists the text {text}, which {texts[text]} lists already")
-            if images.setdefault(image, name) != name:
-                raise broken(path, f"lists the image {image}, which {images[image]} lists already")
-            texts[text] = name
-            pairs.append((text, image, category))
-            split.append(part)
+    lists = {part: folder / name for part, name in LISTS.items()}
+    entries = {path: read_entries(path) for path in lists.values()}
+    refuse_repeated({path: [text for text, _, _ in listed] for path, listed in entries.items()}, "the text ")
+    # An image may have several texts, but in one list.
+    refuse_repeated({path: sorted({image for _, image, _ in listed}) for path, listed in entries.items()}, "the image ")
+    pairs = [pair for path in lists.values() for pair in entries[path]]
     if not pairs:
         raise broken(folder, "has lists without a pair")
-    return pairs, split
+    return pairs, np.repeat(list(lists), [len(entries[path]) for path in lists.values()]).tolist()
 
 
 def read_section(path: Path) -> str:

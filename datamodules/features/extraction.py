@@ -19,8 +19,8 @@ from tqdm import tqdm
 
 from datamodules.errors import DataError
 from datamodules.features.precompute import FrozenNetwork
-from datamodules.files.cache import written_whole
 from datamodules.files.extracted_features import FORMAT, Rows, read_metadata, write_features
+from datamodules.files.sources import written_whole
 from datamodules.items import ItemSet
 from datamodules.retrieval_data import RetrievalData
 

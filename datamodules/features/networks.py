@@ -25,7 +25,7 @@ from torch.nn import functional as F
 
 from datamodules.errors import DataError
 from datamodules.features.inference import frozen_inference
-from datamodules.features.texts import HUB, encoded, encoder_identity, model_folder, sentence_model
+from datamodules.features.texts import HUB, SentenceEmbedding, model_folder, sentence_model
 from datamodules.features.timm_models import INSTALLED, cells_of, timm_model, timm_name
 from datamodules.files.extracted_features import UNTRAINED
 from datamodules.files.sources import sha256_of
@@ -95,8 +95,8 @@ class ImageNetwork(FrozenImages):
         super().__init__(network.to(device), lambda entry: transform(Image.fromarray(entry)), key)
 
 
-class SentenceNetwork:
-    """Texts, or images where the model reads them as CLIP does, -> embeddings of a sentence-transformers model.
+class SentenceNetwork(SentenceEmbedding):
+    """A `SentenceEmbedding` that stays loaded, on a GPU where there is one; of images where the model reads them.
 
     Args:
         model: "all-MiniLM-L6-v2" (installed with the suite), or the name or local folder of another
@@ -117,20 +117,17 @@ class SentenceNetwork:
             _from_hub(partial(SentenceTransformer, model, device="cpu"), f"the model {model}", f"--{reads}")
             folder = model_folder(model)
         device = _device()
+        super().__init__(model)
         self.network = sentence_model(folder, str(device)).eval()
         if not self.network.supports(reads):
             raise ValueError(f"--{reads} {model}: the model reads {' and '.join(self.network.modalities)}, no {reads}")
         self.identity = {
             "model": Path(model).name if Path(model).is_dir() else model.removeprefix(HUB),
             "weights": f"folder {folder.name}" if Path(model).is_dir() else "published",
-            "sha256": encoder_identity(model),
+            "sha256": self.key.removeprefix("sentence "),
             "versions": _versions(device, ("sentence-transformers", "transformers", "tokenizers")),
         }
-        self.key = f"sentence {reads} {self.identity['sha256']}"
-
-    def __call__(self, entries: Sequence[str | np.ndarray], rate: int | None) -> list[np.ndarray]:
-        given = [Image.fromarray(entry) if isinstance(entry, np.ndarray) else entry for entry in entries]
-        return list(encoded(self.network, given, self.identity["model"]))
+        self.model = self.identity["model"]  # in messages
 
 
 class SoundNetwork:

@@ -14,6 +14,7 @@ import numpy as np
 import pooch
 import torch
 from lightning.pytorch.utilities import rank_zero_warn
+from PIL import Image
 
 from datamodules.errors import DataError
 from datamodules.features.inference import frozen_inference
@@ -33,7 +34,7 @@ _MODEL_FILES = (".safetensors", ".bin", ".json", ".txt", ".model")
 
 
 class SentenceEmbedding:
-    """A frozen network: one vector per text from a sentence-transformers model, loaded where its output is not kept.
+    """A frozen network: one vector per text from a sentence-transformers model, which is loaded for each call.
 
     Args:
         model: "all-MiniLM-L6-v2" (installed with the suite), or the local folder or name of another model whose files
@@ -43,14 +44,18 @@ class SentenceEmbedding:
         DataError: the model's files are not on this machine.
     """
 
+    network: SentenceTransformer | None = None  # where it stays loaded
+
     def __init__(self, model: str):
         self.model = model
         self.key = f"sentence {encoder_identity(model)}"
 
-    def __call__(self, entries: Sequence[str], rate: int | None) -> list[np.ndarray]:
+    def __call__(self, entries: Sequence[str | np.ndarray], rate: int | None) -> list[np.ndarray]:
+        network = self.network or sentence_model(model_folder(self.model))
+        if not isinstance(entries[0], str):
+            return list(encoded(network, [Image.fromarray(entry) for entry in entries], self.model))
         texts = list(dict.fromkeys(entries))
-        vectors = encoded(sentence_model(model_folder(self.model)), texts, self.model)
-        vector = dict(zip(texts, vectors, strict=True))
+        vector = dict(zip(texts, encoded(network, texts, self.model), strict=True))
         return [vector[text] for text in entries]
 
 

@@ -1,10 +1,9 @@
-"""Files kept on disk between runs: written whole or not at all."""
+"""Files kept on disk between runs."""
 
 from __future__ import annotations
 
 import fcntl
 import os
-import tempfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
@@ -16,6 +15,8 @@ import numpy as np
 import pooch
 from lightning.pytorch.utilities import rank_zero_warn
 
+from datamodules.files.sources import written_whole
+
 # Raised where a reader or a network gives other values for the same files, so that nothing computed before is taken.
 VERSION = 2
 
@@ -23,23 +24,6 @@ VERSION = 2
 def cache_folder() -> Path:
     """The folder that CSD_CACHE names, else the user's cache folder of this suite, for this version of its content."""
     return Path(os.environ.get("CSD_CACHE") or pooch.os_cache("csd-retrieval")).expanduser() / f"v{VERSION}"
-
-
-@contextmanager
-def written_whole(path: Path) -> Iterator[BinaryIO]:
-    """A file to write, under a temporary name until it is whole: a reader never meets half of it.
-
-    Raises:
-        OSError: the folder cannot be made or written, or the disk is full; nothing is left of the file.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".part")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            yield file
-        os.replace(temporary, path)
-    finally:
-        Path(temporary).unlink(missing_ok=True)
 
 
 def keep(path: Path, write: Callable[[BinaryIO], object]) -> None:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from lightning.pytorch.utilities import rank_zero_warn
@@ -12,6 +11,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from datamodules.errors import DataError, DataMissing
 from datamodules.files.array_files import as_matrix, decoding, load_mat, load_npz_array, load_pickle
 from datamodules.files.extracted_features import read_extracted
+from datamodules.files.layouts import LAYOUTS, Layout
 from datamodules.items import SPLITS, ItemSet
 from datamodules.labels import class_labels, rows_of_items, text_list
 from datamodules.repeats import samples_of_rows
@@ -23,27 +23,6 @@ NPZ_OTHERS = ("label", "split", "class_names")  # than matrices of features
 NPZ_OPTIONAL = ("split", "class_names", "class_embedding", f"{UNPAIRED}image", f"{UNPAIRED}text")
 WITHOUT_PARTNER = f"; samples without a partner go into {UNPAIRED}image and {UNPAIRED}text of an .npz file"
 CLASS_EMBEDDING_FILE = "train_attribute.pkl"
-
-
-class Layout(NamedTuple):
-    """Folder of one image, text and label file per split; `{}` stands for train or test."""
-
-    name: str
-    image: str
-    text: str
-    label: str
-    load: Callable[[Path], np.ndarray]
-
-    def files(self) -> list[str]:
-        return [name.format(split) for split in ("train", "test") for name in (self.image, self.text, self.label)]
-
-
-# ACMR stands before JFSE: its folders also hold *_img_files.pkl, there lists of file names instead of features.
-LAYOUTS = (
-    Layout("ACMR pickles", "{}_img_feats.pkl", "{}_txt_vecs.pkl", "{}_labels.pkl", load_pickle),
-    Layout("JFSE pickles", "{}_img_files.pkl", "{}_txt_files.pkl", "{}_labels.pkl", load_pickle),
-    Layout("DSCMR .mat", "{}_img.mat", "{}_txt.mat", "{}_img_lab.mat", load_mat),
-)
 ACCEPTED = "Accepted: an .npz file with image, text and label; a .safetensors file of `extract`; folders: " + "; ".join(
     f"{layout.name} ({', '.join(layout.files())})" for layout in LAYOUTS
 )
@@ -131,9 +110,10 @@ def read_folder(folder: Path, layout: Layout) -> ItemSet:
         role: [folder / getattr(layout, role).format(split) for split in ("train", "test")]
         for role in ("image", "text", "label")
     }
-    parts = {role: [as_matrix(layout.load(file), file) for file in files[role]] for role in ("image", "text")}
+    load = load_mat if layout.label.endswith(".mat") else load_pickle
+    parts = {role: [as_matrix(load(file), file) for file in files[role]] for role in ("image", "text")}
     rows = [len(part) for part in parts["image"]]
-    parts["label"] = rows_of_items([layout.load(file) for file in files["label"]], rows, str(folder))
+    parts["label"] = rows_of_items([load(file) for file in files["label"]], rows, str(folder))
     for role, advice in (("text", WITHOUT_PARTNER), ("label", "")):
         for array, name, image, images in zip(parts[role], files[role], parts["image"], files["image"], strict=True):
             _check_rows(array, name, image, images, advice)

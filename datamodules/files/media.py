@@ -49,9 +49,7 @@ def read_image(path: Path) -> np.ndarray:
 
 def image_of_each(folder: Path, names: Sequence[str]) -> Modality:
     """The image files of items in a folder that must be there; an item whose name is no file has no entry."""
-    paths = [require(folder) / name for name in names]
-    owner = np.array([item for item, path in enumerate(paths) if path.is_file()], dtype=np.int64)
-    return Modality(Files(tuple(paths[item] for item in owner), read_image), owner)
+    return Modality.of_files([require(folder) / name for name in names], read_image)
 
 
 def read_sound(path: Path, rate: int) -> np.ndarray:

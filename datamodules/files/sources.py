@@ -1,10 +1,14 @@
-"""The data root, paths as users type them, and the sha256 of files."""
+"""The data root, paths as users type them, the sha256 of files, and files that are written whole or not at all."""
 
 from __future__ import annotations
 
 import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
+from typing import BinaryIO
 
 import pooch
 
@@ -39,6 +43,23 @@ def data_root(named: str | Path | None = None) -> Path:
 def user_path(text: str) -> Path:
     """A path as it is typed on a command line, where "~" is the home folder."""
     return Path(text).expanduser()
+
+
+@contextmanager
+def written_whole(path: Path) -> Iterator[BinaryIO]:
+    """A file to write, under a temporary name until it is whole: a reader never meets half of it.
+
+    Raises:
+        OSError: the folder cannot be made or written, or the disk is full; nothing is left of the file.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.part")
+    try:
+        with draft.open("wb") as file:
+            yield file
+        os.replace(draft, path)
+    finally:
+        draft.unlink(missing_ok=True)
 
 
 def sha256_of(path: Path | str) -> str:

@@ -11,13 +11,14 @@ import json
 import shlex
 import statistics
 import sys
-import time
 from collections.abc import Callable, Hashable, Mapping
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
+from torch.utils.benchmark.utils.timer import timer
 
 from datamodules.files.sources import user_path
 from reproduce.results.metrics import METRICS
@@ -25,28 +26,39 @@ from reproduce.results.schema import Row, TableError, replace_file, write_table
 from reproduce.runs.machine import VERSIONS, device_name, git_commit, quiet
 
 WARM_UP = 3
+Measure = Callable[[dict[str, Any], dict[str, str]], tuple[list[Row], str, Callable[[Path], None]]]
 
 
-def command(argv: list[str], table: str, description: str, regenerate: Callable[[str, Path, str], Path]) -> int:
-    """Run the command line of a table of measurements.
+def command(
+    argv: list[str], table: str, title: str, scales: Mapping[str, dict], settings: Mapping[str, Any], measure: Measure
+) -> int:
+    """Run the command line of a table of measurements, and write its CSV, Markdown, YAML and picture.
 
     Args:
         argv: words after ``python -m reproduce <table>``.
         table: its name.
-        description: what it measures, for --help.
-        regenerate: called with scale, folder and the words of the command; returns the path of the CSV.
+        title: what it measures.
+        scales: name of a scale -> how many inputs and repeats.
+        settings: everything else that is set, for the YAML.
+        measure: called with the entry of the scale and the columns that all rows share; returns the rows, the text of
+            the Markdown, and a function that draws the picture at a path.
 
     Returns:
         0; 2 where the folder cannot be written to.
     """
-    parser = argparse.ArgumentParser(prog=f"python -m reproduce {table}", description=description)
-    parser.add_argument("--scale", choices=("quick", "paper"), default="quick", help="how many inputs and repeats")
+    parser = argparse.ArgumentParser(prog=f"python -m reproduce {table}", description=title)
+    parser.add_argument("--scale", choices=tuple(scales), default="quick", help="how many inputs and repeats")
     parser.add_argument("--out", default="results", type=user_path, help="folder for the results (default: results)")
     arguments = parser.parse_args(argv)
     quiet(threads=1)
+    scale, path = arguments.scale, arguments.out / f"{table}.csv"
+    config = {**settings, "scale": {scale: scales[scale]}}
     try:
         replace_file(arguments.out / f".{table}.writable", "").unlink()  # refused now rather than after the work
-        path = regenerate(arguments.scale, arguments.out, shlex.join(["python", "-m", "reproduce", table, *argv]))
+        rows, text, draw = measure(scales[scale], {"table": table, "scale": scale, **origin(config)})
+        words = shlex.join(["python", "-m", "reproduce", table, *argv])
+        write_measures(rows, path, title, text, {"table": table, "command": words, **config})
+        draw(path.with_suffix(".png"))
     except TableError as error:
         print(f"reproduce: {error}", file=sys.stderr)
         return 2
@@ -89,20 +101,11 @@ def median_seconds(steps: Mapping[Hashable, Callable[[], Any]], repeats: int) ->
         repeats: timed calls of each, after a few that are not.
     """
     seconds: dict[Hashable, list[float]] = {key: [] for key in steps}
-    for repeat in range(WARM_UP + repeats):
-        for key, step in steps.items():
-            _finish()
-            start = time.perf_counter()
-            step()
-            _finish()
-            if repeat >= WARM_UP:
-                seconds[key].append(time.perf_counter() - start)
-    return {key: statistics.median(values) for key, values in seconds.items()}
-
-
-def _finish() -> None:
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
+    for _, (key, step) in product(range(WARM_UP + repeats), steps.items()):
+        start = timer()  # which waits for the GPU where there is one
+        step()
+        seconds[key].append(timer() - start)
+    return {key: statistics.median(values[WARM_UP:]) for key, values in seconds.items()}
 
 
 def write_measures(rows: list[Row], path: Path, title: str, text: str, companion: Mapping[str, Any]) -> Path:
@@ -130,22 +133,26 @@ def write_measures(rows: list[Row], path: Path, title: str, text: str, companion
         f"`{path.with_suffix('.png').name}`",
     ]
     blocks = [_block([row for row in rows if row.metric == metric]) for metric in METRICS]
-    parts = [f"# {title}", "\n".join(facts), text, *(block for block in blocks if block)]
+    parts = [f"# {title}", "\n".join(facts), text, *filter(None, blocks)]
     replace_file(path.with_suffix(".md"), "\n\n".join(parts) + "\n")
     return path
 
 
 def _block(rows: list[Row]) -> str:
-    """One metric: methods and features down, conditions or splits across; then the notes, each once."""
+    """One metric: methods and features down, conditions across; then the notes, each once.
+
+    Benchmarks, which are splits, are across, and conditions down.
+    """
     if not rows:
         return ""
-    cells = {(row.method, row.features, row.condition or row.split): row for row in rows}
-    across = list(dict.fromkeys(row.condition or row.split for row in rows))
-    lines = [["method", "features", *across], ["---", "---", *["---:"] * len(across)]]
-    for method, features in dict.fromkeys((row.method, row.features) for row in rows):
-        found = [cells.get((method, features, name)) for name in across]
+    beside, varied = ("features", "condition") if rows[0].split == "generated" else ("condition", "split")
+    cells = {(row.method, getattr(row, beside), getattr(row, varied)): row for row in rows}
+    across = list(dict.fromkeys(name for _, _, name in cells))
+    lines = [["method", beside, *across], ["---", "---", *["---:"] * len(across)]]
+    for method, name in dict.fromkeys((method, name) for method, name, _ in cells):
+        found = [cells.get((method, name, label)) for label in across]
         numbers = ["–" if row is None or row.value is None else METRICS[row.metric].text(row.value) for row in found]
-        lines.append([method, features, *numbers])
+        lines.append([method, name, *numbers])
     notes: dict[str, list[str]] = {}
     for row in rows:
         if row.note:

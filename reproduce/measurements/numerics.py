@@ -5,8 +5,9 @@ from __future__ import annotations
 import inspect
 import math
 import statistics
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -19,15 +20,8 @@ from torch import Tensor
 from losses import AlignmentLoss, CMPMKLLoss, CSClampedLoss, CSLoss, GCSClampedLoss, GCSLoss, KLLoss
 from losses.divergence import clamped_divergence
 from losses.matching import unit
-from reproduce.measurements.measures import (
-    command,
-    device,
-    measured,
-    median_seconds,
-    origin,
-    write_measures,
-)
-from reproduce.report.figures import save_figure
+from reproduce.measurements.measures import command, device, measured, median_seconds
+from reproduce.report.figures import frame, save_figure
 from reproduce.report.projection import STYLE
 from reproduce.results.schema import Row
 
@@ -138,38 +132,27 @@ Outcomes = dict[tuple[str, str, int], list[Outcome]]
 
 
 def main(argv: list[str]) -> int:
-    """Run ``python -m reproduce table1``.
+    """Run ``python -m reproduce table1``, see ``measures.command``.
 
     Args:
         argv: words after ``table1``.
-
-    Returns:
-        0; 2 where the folder cannot be written to.
     """
-    return command(argv, "table1", TITLE, regenerate)
+    settings = {"grid": GRID, "precisions": list(PRECISIONS), "timed": TIMED}
+    return command(argv, "table1", TITLE, SCALES, settings, measure)
 
 
-def regenerate(scale: str, folder: Path, words: str) -> Path:
-    """Measure and write table1.csv, .md, .png and .yaml.
+def measure(scale: Mapping[str, int], columns: Mapping[str, str]) -> tuple[list[Row], str, Callable[[Path], None]]:
+    """The rows of table 1, the text above them and what draws its picture.
 
     Args:
-        scale: "quick" or "paper".
-        folder: where the files go.
-        words: the command, for the YAML.
-
-    Returns:
-        Path of the CSV.
+        scale: "seeds" of the grid and "repeats" of a timed step.
+        columns: those that all rows share.
     """
-    seeds, repeats = range(SCALES[scale]["seeds"]), SCALES[scale]["repeats"]
-    config = {"grid": GRID, "precisions": list(PRECISIONS), "timed": TIMED, "scale": {scale: SCALES[scale]}}
-    shared = {"table": "table1", "dataset": "stress grid", "scale": scale, "seeds": " ".join(map(str, seeds))}
-    shared |= origin(config)
+    seeds = range(scale["seeds"])
+    shared = {**columns, "dataset": "stress grid", "seeds": " ".join(map(str, seeds))}
     outcomes = run_grid(seeds)
-    rows = [*_grid_rows(outcomes, shared), *_seconds_rows(repeats, shared), *_hyperparameter_rows(shared)]
-    companion = {"table": "table1", "command": words, **config}
-    path = write_measures(rows, folder / "table1.csv", TITLE, TEXT, companion)
-    draw(outcomes, path.with_suffix(".png"))
-    return path
+    rows = [*_grid_rows(outcomes, shared), *_seconds_rows(scale["repeats"], shared), *_hyperparameter_rows(shared)]
+    return rows, TEXT, partial(draw, outcomes)
 
 
 def draw_inputs(seed: int, batch: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
@@ -341,6 +324,4 @@ def _draw_panel(axes: Axes, outcomes: Outcomes, precision: str, metric: str) -> 
     if metric != "finite gradients":
         axes.set_yscale("log")
     axes.minorticks_off()
-    axes.grid(color="0.9")
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
+    frame(axes)

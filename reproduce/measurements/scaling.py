@@ -6,7 +6,8 @@ import math
 import statistics
 import time
 import weakref
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -24,15 +25,8 @@ from datamodules import SyntheticItems
 from lightning_modules import LAVIMO, prepare
 from losses import AlignmentLoss, GCSLoss, build_loss
 from losses.gcs import edge_sets
-from reproduce.measurements.measures import (
-    command,
-    device,
-    measured,
-    median_seconds,
-    origin,
-    write_measures,
-)
-from reproduce.report.figures import save_figure
+from reproduce.measurements.measures import command, device, measured, median_seconds
+from reproduce.report.figures import frame, save_figure
 from reproduce.report.projection import STYLE
 from reproduce.results.metrics import METRICS
 from reproduce.results.schema import Row
@@ -77,40 +71,28 @@ Measures = dict[str, dict[str, dict[int, float]]]
 
 
 def main(argv: list[str]) -> int:
-    """Run ``python -m reproduce scaling``.
+    """Run ``python -m reproduce scaling``, see ``measures.command``.
 
     Args:
         argv: words after ``scaling``.
-
-    Returns:
-        0; 2 where the folder cannot be written to.
     """
-    return command(argv, "scaling", TITLE, regenerate)
+    settings = {"settings": SETTINGS, "losses": LOSSES, "trained": list(TRAINED)}
+    return command(argv, "scaling", TITLE, SCALES, settings, measure)
 
 
-def regenerate(scale: str, folder: Path, words: str) -> Path:
-    """Measure and write scaling.csv, .md, .png and .yaml.
+def measure(scale: Mapping[str, int], columns: Mapping[str, str]) -> tuple[list[Row], str, Callable[[Path], None]]:
+    """The rows of the table, the text above them and what draws its picture.
 
     Args:
-        scale: "quick" or "paper".
-        folder: where the files go.
-        words: the command, for the YAML.
-
-    Returns:
-        Path of the CSV.
+        scale: "repeats" of a timed step, and "fits" of so many "epochs".
+        columns: those that all rows share.
     """
-    config = {"settings": SETTINGS, "losses": LOSSES, "trained": list(TRAINED), "scale": {scale: SCALES[scale]}}
-    shared = {"table": "scaling", "scale": scale, "seeds": "0"}
-    shared |= origin(config)
     counts = SETTINGS["modalities"]
-    measures = loss_measures(counts, SCALES[scale]["repeats"])
-    items = SyntheticItems(validation_fraction=0.0)
-    measures["seconds/epoch"] = epoch_seconds(counts, SCALES[scale]["fits"], SCALES[scale]["epochs"])
-    text = TEXT.format(items=len(items.indices("train")), findings=_findings(measures))
-    companion = {"table": "scaling", "command": words, **config}
-    path = write_measures(_rows(measures, shared), folder / "scaling.csv", TITLE, text, companion)
-    draw(measures, path.with_suffix(".png"))
-    return path
+    measures = loss_measures(counts, scale["repeats"])
+    measures["seconds/epoch"] = epoch_seconds(counts, scale["fits"], scale["epochs"])
+    items = len(SyntheticItems(validation_fraction=0.0).indices("train"))
+    text = TEXT.format(items=items, findings=_findings(measures))
+    return _rows(measures, {**columns, "seeds": "0"}), text, partial(draw, measures)
 
 
 def loss_measures(counts: list[int], repeats: int) -> Measures:
@@ -289,7 +271,5 @@ def _draw_panel(axes: Axes, metric: str, methods: Mapping[str, Mapping[int, floa
     axes.minorticks_off()
     axes.set_xlabel("modalities M")
     axes.set_ylabel(DRAWN[metric])
-    axes.grid(color="0.9")
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
+    frame(axes)
     axes.legend(frameon=False, fontsize=8)

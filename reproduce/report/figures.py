@@ -5,20 +5,21 @@ Smaller galleries than the whole one stay in the table, and so do the directions
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from textwrap import fill
 
 import matplotlib
 
-matplotlib.use("Agg")
+matplotlib.use("Agg")  # no window, whatever the machine has
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
+
+from datamodules.files.sources import written_whole
 
 NAME_WIDTH, TITLE_WIDTH = 34, 40  # letters of a line of a method's name, and of one above a panel
 LETTER = 0.08  # width in inches, at the size of the names
@@ -75,11 +76,17 @@ def numbers(table: pd.DataFrame, **wanted: str) -> pd.DataFrame:
 
 def save_figure(figure: Figure, path: Path) -> Path:
     """Write a figure as PNG, whole or not at all, the same bytes for the same figure, and close it."""
-    partial = path.with_name(f".{path.name}.partial")
-    figure.savefig(partial, format="png", dpi=120, metadata={"Software": None})
-    os.replace(partial, path)
+    with written_whole(path) as file:
+        figure.savefig(file, format="png", dpi=120, metadata={"Software": None})
     plt.close(figure)
     return path
+
+
+def frame(axes: Axes, grid: str = "both") -> None:
+    """A light grid behind what is drawn, and no lines above and at the right."""
+    axes.grid(axis=grid, color="0.9")
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
 
 
 def panels_of(rows: pd.DataFrame) -> dict[tuple[str, ...], pd.DataFrame]:
@@ -180,9 +187,7 @@ def _draw_panel(axes: Axes, rows: pd.DataFrame, methods: list[str], styles: Mapp
     axes.set_ylim(len(methods) - 0.5, -0.5)
     axes.set_xlim(right=min(axes.get_xlim()[1], 1.02))
     axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]))
-    axes.grid(axis="x", color="0.9")
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
+    frame(axes, "x")
     axes.set_xlabel("mean average precision (MAP)")
 
 

@@ -6,9 +6,6 @@ from itertools import cycle
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-
-matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -21,6 +18,7 @@ from reproduce.report.figures import (
     OTHERS,
     add_legend,
     add_title,
+    frame,
     numbers,
     panel_title,
     panels_of,
@@ -112,8 +110,6 @@ def _draw_panel(axes: Axes, metric: str, points: dict[str, tuple[Any, ...]], sty
         )
     axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]))
     axes.margins(0.08)
-    axes.grid(color="0.9")
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
+    frame(axes)
     axes.set_xlabel("average MAP")
     axes.set_ylabel(metric)

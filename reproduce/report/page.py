@@ -121,13 +121,9 @@ def _section(rows: pd.DataFrame, measures: bool) -> dict[str, Any]:
     first = next(rows.itertuples())
     if measures:
         title = f"{first.metric}, {first.dataset}"
-        blocks = [
-            rows.assign(
-                line=rows["method"] + ", " + rows["features"],
-                above="",
-                label=rows["condition"].where(rows["condition"] != "", rows["split"]),
-            )
-        ]
+        # As in their Markdown: conditions across, but for benchmarks, which are splits.
+        beside, varied = ("features", "condition") if first.split == "generated" else ("condition", "split")
+        blocks = [rows.assign(line=rows["method"] + ", " + rows[beside], above="", label=rows[varied])]
     else:
         names = [first.dataset, first.features, first.condition, first.split, first.gallery, first.protocol]
         title = ", ".join(name for name in names if name not in ("", "full"))

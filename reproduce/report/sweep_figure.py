@@ -6,15 +6,12 @@ from itertools import cycle
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-
-matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from reproduce.report.figures import OTHERS, add_legend, add_title, numbers, panel_title, panels_of, save_figure
+from reproduce.report.figures import OTHERS, add_legend, add_title, frame, numbers, panel_title, panels_of, save_figure
 from reproduce.runs.spec import Method, Table
 
 MOST_LABELS = 7  # swept values are written at the axis where they fit beside each other
@@ -67,9 +64,7 @@ def _draw_panel(axes: Axes, protocol: str, found: dict[str, Any], methods: list[
     if len(values) <= MOST_LABELS:
         axes.set_xticks(values, [f"{value:g}" for value in values])
         axes.minorticks_off()
-    axes.grid(color="0.9")
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
+    frame(axes)
     axes.set_xlabel(" or ".join(arguments))
     axes.set_ylabel("average MAP")
 

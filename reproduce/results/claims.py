@@ -1,4 +1,4 @@
-"""The paper's claims, one by one: do the committed results bear them out?
+"""The paper's claims, one by one: do the committed results support them?
 
 A verdict follows from figures by a rule that is fixed beforehand. Method against method counts only with at least five
 seeds, each method at the temperature or weight that validation data chose:

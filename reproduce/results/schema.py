@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import csv
 import math
-import os
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
+from datamodules.files.sources import written_whole
 from reproduce.results.metrics import DECIMALS, METRICS
 
 
@@ -230,15 +229,9 @@ def replace_file(path: str | Path, text: str) -> Path:
         TableError: the folder cannot be made or written to.
     """
     path = Path(path)
-    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            draft.write_text(text, encoding="utf-8", newline="")
-            os.replace(draft, path)
-        finally:
-            with suppress(FileNotFoundError):
-                draft.unlink()
+        with written_whole(path) as file:
+            file.write(text.encode())
     except (FileExistsError, NotADirectoryError) as error:
         raise TableError(f"{path}: {path.parent} is not a folder; rename the file in its place.") from error
     except OSError as error:

@@ -15,6 +15,30 @@ GRADIENT_METRICS = ("gradient norm", "finite gradients")
 VALIDATION_FRACTION = 0.15  # of the training items, where a data set's entry names no other
 
 
+def data_source(
+    table: Table, dataset: DataSet, method: Method | None = None, seed: int | None = None
+) -> dict[str, Any]:
+    """Class and arguments of the data module of a row.
+
+    Args:
+        table: the table.
+        dataset: the data set of the row.
+        method: the method of the row; None: the data set by itself, however a method divides its items.
+        seed: of the run; None for that of a trial, on seed 0 and the validation part.
+    """
+    arguments = dict(dataset.init_args)
+    if method is not None:
+        fraction = dataset.init_args.get("validation_fraction", VALIDATION_FRACTION) if seed is None else 0.0
+        arguments |= {**method.data, "validation_fraction": fraction, "shuffle_seed": seed or 0}
+    if table.class_split is not None:
+        arguments |= {"class_split": table.class_split, **({"class_seed": seed or 0} if method else {})}
+    if dataset.class_path == "FeaturePairs":
+        arguments["dataset"] = dataset.dataset
+    if method is not None and method.model == "JFSE":
+        arguments["protocol"] = method.protocol
+    return {"class_path": dataset.class_path, "init_args": arguments}
+
+
 def resolve(
     table: Table,
     scale: Scale,
@@ -46,14 +70,7 @@ def resolve(
     """
     kind = model_class(method.model)
     known = takes(kind)
-    fraction = dataset.init_args.get("validation_fraction", VALIDATION_FRACTION) if seed is None else 0.0
-    data = {**dataset.init_args, **method.data, "validation_fraction": fraction, "shuffle_seed": seed or 0}
-    if table.class_split is not None:
-        data |= {"class_split": table.class_split, "class_seed": seed or 0}
-    if dataset.class_path == "FeaturePairs":
-        data["dataset"] = dataset.dataset
-    if method.model == "JFSE":
-        data["protocol"] = method.protocol
+    data = data_source(table, dataset, method, seed)
     arguments = merged(method.init_args, setting)
     trainer: dict[str, Any] = {"max_epochs": max_epochs}
     if kind.closed_form:
@@ -62,7 +79,9 @@ def resolve(
         protocol = {"protocol": method.protocol} if "protocol" in known else {}
         base = merged(merged(scale.model, scale.models.get(method.model, {})), dataset.model)
         arguments = merged({**base, **protocol}, arguments)
-    if data.get("protocol") == "as_published":  # the public code looks at its test items after every second epoch
+    if (
+        data["init_args"].get("protocol") == "as_published"
+    ):  # the public code looks at its test items after every second epoch
         trainer["check_val_every_n_epoch"] = min(2, max_epochs)
     evaluate: dict[str, Any] = {"on": "validation" if seed is None else "test"}
     evaluate["galleries"] = [] if seed is None else dataset.galleries
@@ -74,7 +93,7 @@ def resolve(
     return {
         "seed_everything": seed or 0,
         "model": {"class_path": path, "init_args": matched(arguments, modalities, "alignment_weight" in known)},
-        "data": {"class_path": dataset.class_path, "init_args": data},
+        "data": data,
         "trainer": trainer,
         "evaluate": evaluate,
     }

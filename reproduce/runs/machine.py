@@ -59,7 +59,7 @@ def workers() -> int:
 
 
 def duration(seconds: float) -> str:
-    """Seconds as a person says them: "8 s", "12 min", "3.5 h"."""
+    """Seconds in words: "8 s", "12 min", "3.5 h"."""
     if seconds < 120:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

@@ -19,7 +19,7 @@ from datamodules.datasets.feature_pairs import AS_PUBLISHED
 from datamodules.features.texts import model_folder
 from reproduce.runs.arguments import matched
 from reproduce.runs.checks import check_modalities
-from reproduce.runs.config import resolve
+from reproduce.runs.config import data_source, resolve
 from reproduce.runs.executors import Executor, Run, pool
 from reproduce.runs.machine import duration, workers
 from reproduce.runs.preparing import Data, build_data, model_class
@@ -128,12 +128,11 @@ class Plan:
             DataError: it is broken or incomplete.
             SpecError: the table names a modality that it does not have.
         """
-        source = self._source(dataset)
         require_present(dataset, self.root)
-        module = self._data(source)
+        module = self._data(data_source(self.table, dataset))
         module.indices("train")
         check_modalities(dataset, module.modalities, self.table.file)
-        if reason := _model_absent(dataset):
+        if reason := model_absent(dataset):
             raise DataMissing(reason)
         if dataset.class_path == "FeaturePairs":
             return replace(dataset, features=module.features)
@@ -266,33 +265,21 @@ class Plan:
         """A run of a row; its floor in steps is by default that of the schedule chosen, none for as_published."""
         dataset, method = row
         scale = self.table.scales[self.scale]
-        closed_form = model_class(method.model).closed_form
         if min_steps is None:
             chosen = self.schedules.get((dataset, method.model)) if method.protocol == "honest" else None
             min_steps = chosen.min_steps if chosen else 0
-        arguments = (self.table, scale, dataset, method, setting, seed)
-        config = resolve(*arguments, scale.max_epochs, self._modalities(dataset))
-        data = self._data(config["data"])
+        data = self._data(data_source(self.table, dataset, method, seed))
         per_epoch = max(len(data.indices("train")) // data.batch_size, 1)
-        if not closed_form:
-            config = resolve(*arguments, epochs(scale, per_epoch, min_steps), self._modalities(dataset))
-        steps = CLOSED_FORM_STEPS if closed_form else config["trainer"]["max_epochs"] * per_epoch
+        count = epochs(scale, per_epoch, min_steps)
+        config = resolve(self.table, scale, dataset, method, setting, seed, count, self._modalities(dataset))
+        steps = CLOSED_FORM_STEPS if model_class(method.model).closed_form else count * per_epoch
         what = f"schedule of {steps} steps" if what == "schedule" else what
         published = ", as published" * (method.protocol == "as_published")
         name = f"{dataset.name} {method.method}{published}, {what}"
         return Run(name, config, run_key(config, data.digest), steps)
 
     def _modalities(self, dataset: DataSet) -> int:
-        return len(self._data(self._source(dataset)).modalities)
-
-    def _source(self, dataset: DataSet) -> dict[str, Any]:
-        """The data set's own data module, however a method may divide its items."""
-        arguments = dict(dataset.init_args)
-        if self.table.class_split is not None:
-            arguments["class_split"] = self.table.class_split
-        if dataset.class_path == "FeaturePairs":
-            arguments["dataset"] = dataset.dataset
-        return {"class_path": dataset.class_path, "init_args": arguments}
+        return len(self._data(data_source(self.table, dataset)).modalities)
 
     def _data(self, source: dict[str, Any]) -> Data:
         """The data module of a run; modules that read the same share what was read."""
@@ -366,7 +353,7 @@ def _require_different(datasets: list[DataSet]) -> None:
             raise DataError(f"{dataset.dataset}/ {said}")
 
 
-def _model_absent(dataset: DataSet) -> str:
+def model_absent(dataset: DataSet) -> str:
     """Why the pretrained model of an encoder cannot be had; "" where all can."""
     for settings in dataset.model.get("encoders", {}).values():
         try:

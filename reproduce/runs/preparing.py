@@ -47,15 +47,11 @@ def _parser(keys: tuple[str, ...]) -> LightningArgumentParser:
     if "data" in keys:
         parser.add_lightning_class_args(L.LightningDataModule, "data", subclass_mode=True, required=True)
     if {"model", "data"} <= set(keys):
-        parser.link_arguments("data", "model.init_args.dims", compute_fn=_dims, apply_on="instantiate")
+        parser.link_arguments("data.dims", "model.init_args.dims", apply_on="instantiate")
     elif "model" in keys:  # the data give them later
         parser.add_argument("--dims", type=dict, default={})
         parser.link_arguments("dims", "model.init_args.dims")
     return parser
-
-
-def _dims(data: Data) -> dict[str, Any]:
-    return data.dims
 
 
 def parsed(config: Config, keys: tuple[str, ...] = FIT) -> Namespace:

@@ -6,7 +6,6 @@ import argparse
 import shlex
 import sys
 from collections.abc import Iterator
-from functools import partial
 
 import torch
 
@@ -16,7 +15,7 @@ from reproduce.files import write_results
 from reproduce.results.schema import TableError, replace_file
 from reproduce.runs import estimate
 from reproduce.runs.checks import load_table
-from reproduce.runs.executors import Executor, ExecutorError, Jobs, pool, slurm_parameters
+from reproduce.runs.executors import Executor, ExecutorError, Jobs, Workers, slurm_parameters
 from reproduce.runs.machine import duration, quiet, workers
 from reproduce.runs.plan import Plan, model_absent
 from reproduce.runs.spec import DataSet, SpecError, Table
@@ -29,7 +28,7 @@ REFUSALS = (DataError, SpecError, TableError, ExecutorError)
 def executor_of(arguments: argparse.Namespace) -> Executor:
     """Where the command line wants runs to be trained."""
     if arguments.executor == "local":
-        return partial(pool, arguments.jobs or workers())
+        return Workers(arguments.jobs or workers())
     return Jobs(arguments.out / "runs" / "jobs", arguments.jobs, slurm_parameters(arguments.slurm))
 
 

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import re
 import shlex
-from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
 import pandas as pd
 import pytest
 import yaml
+from runner_cases import command, undo_quiet  # noqa: F401
 
 import reproduce.__main__ as command_line
-from reproduce import regenerate
-from reproduce.runs.checks import load_table
 
 ROOT = Path(__file__).parents[1]
 PAGES = {page.name: page.read_text(encoding="utf-8") for page in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]}
@@ -37,9 +35,8 @@ def test_the_table_of_the_page_is_made(tmp_path: Path, monkeypatch: pytest.Monke
     short = re.sub(r"min_steps: \[[^]]*\], ", "", text).replace("max_epochs: 15", "max_epochs: 1").replace("256", "16")
     (tmp_path / "table10.yaml").write_text(short, encoding="utf-8")
     monkeypatch.delenv("CSD_DATA", raising=False)
-    monkeypatch.setattr(regenerate, "load_table", partial(load_table, folder=tmp_path))
     monkeypatch.setattr(command_line, "available_tables", lambda: ["table10"])
-    assert command_line.main(["table10", "--out", str(tmp_path), "--offline", "--seeds", "0", "--jobs", "1"]) == 0
+    assert command(tmp_path, "table10", "--out", tmp_path, "--offline", "--seeds", "0").status == 0
     rows = pd.read_csv(tmp_path / "synthetic" / "table10.csv")
     assert set(rows["method"]) == {"JFSE + MMD", "JFSE + CS"}
     assert set(rows["status"]) == {"ok"}

@@ -8,12 +8,13 @@ import signal
 import stat
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
 import runner_cases
 import submitit
-from runner_cases import command, mtimes, rows_of, timeless
+from runner_cases import mtimes, rows_of, timeless
 
 from reproduce.results.schema import read_table
 from reproduce.runs.checks import load_table
@@ -22,6 +23,7 @@ from reproduce.runs.plan import Plan
 from reproduce.runs.store import RunStore
 
 tables, root, undo_quiet = runner_cases.tables, runner_cases.root, runner_cases.undo_quiet
+command = partial(runner_cases.command, workers=True)  # with the executor that the words name
 
 # Slurm's commands, which number jobs by their own process. The file "mode" says what becomes of a job: it runs, from
 # another folder; or is lost; or all are held, and whoever asks about them is interrupted; or the second

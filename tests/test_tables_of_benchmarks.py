@@ -186,4 +186,4 @@ def test_captions_of_flickr30k_alone_are_no_incomplete_narratives(patch, tmp_pat
     assert "holds none of the data sets of table5: flickr8k_tri/, flickr30k/" in capsys.readouterr().err
     write_text(tmp_path / "flickr30k" / "flickr30k_test_localized_narratives.jsonl", "{}\n")
     assert command_line.main(["table5", "--data-root", str(tmp_path), "--out", str(tmp_path), "--dry-run"]) == 2
-    assert "flickr30k_test_localized_narratives.jsonl: line 1" in capsys.readouterr().err
+    assert "flickr30k_train_localized_narratives.jsonl" in capsys.readouterr().err

@@ -17,10 +17,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from torch.utils.benchmark.utils.timer import timer
 
 from datamodules.files.sources import user_path
+from reproduce.report.markdown import markdown_table
+from reproduce.results.companion import dump_yaml
 from reproduce.results.metrics import METRICS
 from reproduce.results.schema import Row, TableError, replace_file, write_table
 from reproduce.runs.machine import VERSIONS, device_name, git_commit, quiet
@@ -122,7 +123,7 @@ def write_measures(rows: list[Row], path: Path, title: str, text: str, companion
         TableError: the files cannot be written.
     """
     write_table(rows, path)
-    replace_file(path.with_suffix(".yaml"), yaml.safe_dump(dict(companion), sort_keys=False, width=120))
+    replace_file(path.with_suffix(".yaml"), dump_yaml(dict(companion)))
     first = rows[0]
     facts = [
         f"- Inputs: generated, seeds {first.seeds}; scale {first.scale}",
@@ -148,7 +149,7 @@ def _block(rows: list[Row]) -> str:
     beside, varied = ("features", "condition") if rows[0].split == "generated" else ("condition", "split")
     cells = {(row.method, getattr(row, beside), getattr(row, varied)): row for row in rows}
     across = list(dict.fromkeys(name for _, _, name in cells))
-    lines = [["method", beside, *across], ["---", "---", *["---:"] * len(across)]]
+    lines = [["method", beside, *across]]
     for method, name in dict.fromkeys((method, name) for method, name, _ in cells):
         found = [cells.get((method, name, label)) for label in across]
         numbers = ["–" if row is None or row.value is None else METRICS[row.metric].text(row.value) for row in found]
@@ -158,5 +159,5 @@ def _block(rows: list[Row]) -> str:
         if row.note:
             notes.setdefault(row.note, []).append(row.method)
     below = [f"- {'; '.join(dict.fromkeys(methods))}: {note}" for note, methods in notes.items()]
-    table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    table = markdown_table(lines, names=2)
     return "\n\n".join([f"## {rows[0].metric}", table, *(["\n".join(below)] if below else [])])

@@ -15,11 +15,10 @@ from reproduce.results.claims import read_claims
 from reproduce.results.companion import read_companion
 from reproduce.results.compare import CLAIMS, table_paths
 from reproduce.results.schema import TableError, read_table
-from reproduce.results.shown import SYNTHETIC, distinct
+from reproduce.results.shown import STATUS, SYNTHETIC, distinct
 from reproduce.results.significance import read_comparisons
 
 RETRIEVAL = ("MAP", "R@k", "P@k", "MAP@k[min(R,k)]", "MedR")
-STATUS = {"ok": "ok", "not_run": "not run", "failed": "failed"}
 
 
 @dataclass(frozen=True, kw_only=True)

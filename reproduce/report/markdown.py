@@ -8,13 +8,15 @@ from pathlib import Path
 import pandas as pd
 
 from reproduce.results.metrics import METRICS
-from reproduce.results.published import load_sources
+from reproduce.results.published import citations_of
 from reproduce.results.shown import (
+    SECTION,
     SYNTHETIC,
     column_name,
     data_name,
     distinct,
     format_value,
+    missing_of,
     notes_of,
     section_name,
     sections,
@@ -76,11 +78,11 @@ def escape(text: str) -> str:
     return re.sub(r"([\\|*<`\[\]]|(?<!\w)_|_(?!\w))", r"\\\1", text)
 
 
-def markdown_table(lines: list[list[str]]) -> str:
-    """Lines of texts as a table, the first of them its header."""
+def markdown_table(lines: list[list[str]], names: int = 1) -> str:
+    """Lines of texts as a table, the first of them its header; columns after the first ``names`` hold numbers."""
     header, *body = lines
-    lines = [header, ["---"] + ["---:"] * (len(header) - 1), *body]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    rule = ["---" if place < names else "---:" for place in range(len(header))]
+    return "\n".join(f"| {' | '.join(line)} |" for line in (header, rule, *body))
 
 
 def _origin(table: pd.DataFrame, path: Path) -> str:
@@ -110,7 +112,7 @@ def _section(rows: pd.DataFrame) -> str:
     blocks = blocks_of(rows)
     for block in blocks:
         lines = [["method"], *([escape(method)] for method in methods)]
-        for (_, _, _), column in block.groupby(["direction", "metric", "k"], sort=False):
+        for _, column in block.groupby(["direction", "metric", "k"], sort=False):
             _column(lines, column, methods)
         if block is blocks[-1]:
             _train_seconds(lines, rows, methods)
@@ -149,43 +151,36 @@ def _below(rows: pd.DataFrame) -> list[str]:
     several = len(sizes) > 1
     lines = [f"- Sizes{', ' + ', '.join(of) if several else ''}: {size}" for size, of in sizes.items()]
     lines += [f"- {escape(', '.join(methods))}: {escape(note)}" for note, methods in notes_of(rows).items()]
-    for reference in distinct(rows["published_source"]):
-        cited = load_sources().get(reference.partition(",")[0], "")
-        lines.append(f"- Published: {escape(reference)}. {cited}".rstrip())
+    lines += [f"- Published: {escape(reference)}. {cited}".rstrip() for reference, cited in citations_of(rows).items()]
     return ["\n".join(lines)] if lines else []
 
 
 def _comparisons(found: pd.DataFrame) -> list[str]:
     if found.empty:
         return []
-    lines = ["| data | method | against | difference in MAP | 95% interval | p, corrected | |", "|" + " --- |" * 7]
+    lines = [["data", "method", "against", "difference in MAP", "95% interval", "p, corrected", ""]]
     for item in found.itertuples():
-        data = data_name(item)
-        words = [escape(data), escape(item.method), escape(item.baseline), f"{item.difference:+.3f}"]
-        words += [f"{item.low:+.3f} to {item.high:+.3f}", f"{item.p_holm:.3f}", "\\*" * item.significant]
-        lines.append(f"| {' | '.join(words)} |")
+        words = [*map(escape, (data_name(item), item.method, item.baseline)), f"{item.difference:+.3f}"]
+        lines.append([*words, f"{item.low:+.3f} to {item.high:+.3f}", f"{item.p_holm:.3f}", "\\*" * item.significant])
     seeds = max(len(seeds.split()) for seeds in found["seeds"])
     text = (
         "Average over directions, protocol honest, paired by seed and query: a bootstrap over seeds and, within a "
         "seed, items. p is corrected over the different comparisons of this list (Holm); \\* marks p < 0.05. "
         f"{seeds} seeds."
     )
-    return [f"## Method against method\n\n{text}", "\n".join(lines)]
+    return [f"## Method against method\n\n{text}", markdown_table(lines, names=7)]
 
 
 def _common(rows: pd.DataFrame) -> str:
     """Data, split, gallery, protocol, scale and methods of rows, each with all its values."""
     synthetic = f"{SYNTHETIC}: " * bool((rows["data_kind"] == "synthetic").any())
-    names = ("dataset", "features", "condition", "split", "gallery", "protocol", "scale", "method")
+    names = (*(name for name in SECTION if name != "data_kind"), "method")
     return synthetic + "; ".join(f"{name} {escape(', '.join(distinct(rows[name])))}" for name in names)
 
 
 def _missing(table: pd.DataFrame) -> list[str]:
     """One section per status with the rows that have no number: what they have in common, under their reason."""
-    parts = []
-    for status, heading in (("not_run", "Not run"), ("failed", "Failed")):
-        rows = table[table["status"] == status]
-        found = [f"- {_common(of)}. Reason: {escape(note)}" for note, of in rows.groupby("note", sort=False)]
-        if found:
-            parts.append(f"## {heading}\n\n" + "\n".join(found))
-    return parts
+    found: dict[str, list[str]] = {}
+    for heading, note, rows in missing_of(table):
+        found.setdefault(heading, []).append(f"- {_common(rows)}. Reason: {escape(note)}")
+    return [f"## {heading}\n\n" + "\n".join(lines) for heading, lines in found.items()]

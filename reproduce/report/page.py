@@ -19,9 +19,9 @@ from reproduce.report.index import ResultsFolder, TableFiles, read_results, rend
 from reproduce.report.markdown import best_shown, blocks_of
 from reproduce.results.companion import dump_yaml
 from reproduce.results.metrics import METRICS, metric_name
-from reproduce.results.published import load_sources
+from reproduce.results.published import citations_of
 from reproduce.results.schema import TableError, replace_file
-from reproduce.results.shown import SECTION, distinct, notes_of, sizes_of
+from reproduce.results.shown import SECTION, distinct, missing_of, notes_of, sections, sizes_of
 
 PROVENANCE = (
     *("value", "std", "seeds", "n_queries", "n_gallery", "config_hash", "git_commit", "device", "torch"),
@@ -86,21 +86,20 @@ def _link(name: str) -> str:
 
 
 def _table(table: TableFiles) -> dict[str, Any]:
-    ok = table.rows[table.rows["status"] == "ok"]
     # Measurements have a section per metric, with what was varied across.
-    same = (
-        [name for name in SECTION if name not in ("features", "condition", "split")] + ["metric"]
-        if table.measures
-        else SECTION
-    )
+    varied = ("features", "condition", "split") if table.measures else ()
+    same = [name for name in (*SECTION, *["metric"] * table.measures) if name not in varied]
     return {
         "id": re.sub(r"[^\w-]", "-", table.name),
         "files": table,
         "scales": distinct(table.rows["scale"]),
         "links": [(name, _link(name)) for name in table.files],
         "figures": [_figure(table, path) for path in table.figures],
-        "sections": [_section(rows, table.measures) for _, rows in ok.groupby(same, sort=False)],
-        "missing": _missing(table.rows),
+        "sections": [_section(rows, table.measures) for rows in sections(table.rows, same)],
+        "missing": [
+            {"heading": heading, "reason": note, "count": len(rows), "facts": _facts(rows, *SECTION, "method")}
+            for heading, note, rows in missing_of(table.rows)
+        ],
         "comparisons": _comparisons(table.comparisons),
         "trials": list(_trials(table)),
         "companion": dump_yaml({k: v for k, v in table.companion.items() if k not in ("table", "command")}),
@@ -132,10 +131,15 @@ def _section(rows: pd.DataFrame, measures: bool) -> dict[str, Any]:
     return {
         "title": title,
         "synthetic": first.data_kind == "synthetic",
-        "facts": [(name.replace("_", " "), distinct(rows[name])) for name in SECTION],
+        "facts": _facts(rows, *SECTION),
         "blocks": [_block(block, with_best=not measures) for block in blocks],
         "remarks": list(_remarks(rows)),
     }
+
+
+def _facts(rows: pd.DataFrame, *columns: str) -> list[tuple[str, list[str]]]:
+    """What rows have in common: each column in words, with all its values."""
+    return [(name.replace("_", " "), distinct(rows[name])) for name in columns]
 
 
 def _block(rows: pd.DataFrame, with_best: bool) -> dict[str, Any]:
@@ -180,22 +184,8 @@ def _remarks(rows: pd.DataFrame) -> Iterator[str]:
         yield f"{size}." if len(sizes) == 1 else f"{', '.join(directions)}: {size}."
     for note, methods in notes_of(rows).items():
         yield f"{'All methods' if methods == distinct(rows['method']) else ', '.join(methods)}: {note}."
-    for reference in distinct(rows["published_source"]):
-        yield f"Published: {reference}. {load_sources().get(reference.partition(',')[0], '')}".strip()
-
-
-def _missing(rows: pd.DataFrame) -> list[dict[str, Any]]:
-    """Rows without a number: for each status and reason, how many and what they have in common."""
-    rows = rows[rows["status"] != "ok"]
-    return [
-        {
-            "heading": {"not_run": "Not run", "failed": "Failed"}[status],
-            "reason": note,
-            "count": len(found),
-            "facts": [(name.replace("_", " "), distinct(found[name])) for name in (*SECTION, "method")],
-        }
-        for (status, note), found in rows.groupby(["status", "note"], sort=False)
-    ]
+    for reference, cited in citations_of(rows).items():
+        yield f"Published: {reference}. {cited}".strip()
 
 
 def _comparisons(table: pd.DataFrame | None) -> list[dict[str, Any]]:

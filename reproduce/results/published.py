@@ -14,6 +14,7 @@ import yaml
 
 from reproduce.results.metrics import METRICS
 from reproduce.results.schema import PATTERNS, TableError, read_csv
+from reproduce.results.shown import distinct
 
 FOLDER = Path(__file__).parents[1] / "published"
 COLUMNS = (
@@ -160,6 +161,11 @@ def _value(text: str, metric: str, unit: int, place: str) -> float:
     if metric in METRICS and METRICS[metric].fraction and not 0 <= value <= 1:
         raise PublishedError(f"{place}: {metric} is {text}; expected at most {unit} and at least 0.")
     return value
+
+
+def citations_of(rows: pd.DataFrame) -> dict[str, str]:
+    """Source and place of the published numbers beside rows -> the full citation of the source."""
+    return {each: load_sources().get(each.partition(",")[0], "") for each in distinct(rows["published_source"])}
 
 
 def nearest_published(row: Any) -> tuple[Any, tuple[str, ...]] | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import pandas as pd
@@ -12,6 +12,7 @@ from reproduce.results.metrics import METRICS, metric_name
 # What the numbers of a section have in common.
 SECTION = ["dataset", "features", "condition", "split", "gallery", "protocol", "scale", "data_kind"]
 SYNTHETIC = "SYNTHETIC DATA"
+STATUS = {"ok": "ok", "not_run": "not run", "failed": "failed"}  # in words
 
 
 def section_name(row: Any) -> str:
@@ -44,10 +45,10 @@ def distinct(values: Iterable) -> list:
     return [value for value in dict.fromkeys(values) if not pd.isna(value) and value != ""]
 
 
-def sections(table: pd.DataFrame) -> list[pd.DataFrame]:
-    """The rows of status ok, a DataFrame per section."""
+def sections(table: pd.DataFrame, same: Sequence[str] = SECTION) -> list[pd.DataFrame]:
+    """The rows of status ok, a DataFrame per section: those that have the same values in some columns."""
     ok = table[table["status"] == "ok"]
-    return [rows for _, rows in ok.groupby(SECTION, sort=False)]
+    return [rows for _, rows in ok.groupby(list(same), sort=False)]
 
 
 def aligned(lines: list[tuple[str, ...]]) -> list[str]:
@@ -60,6 +61,13 @@ def notes_of(rows: pd.DataFrame) -> dict[str, list[str]]:
     """Every note -> the methods that have it."""
     noted = rows[rows["note"] != ""]
     return {note: distinct(found["method"]) for note, found in noted.groupby("note", sort=False)}
+
+
+def missing_of(table: pd.DataFrame) -> Iterator[tuple[str, str, pd.DataFrame]]:
+    """Rows without a number: for each status and reason, the status in words, the reason and the rows."""
+    for status in ("not_run", "failed"):
+        for note, rows in table[table["status"] == status].groupby("note", sort=False):
+            yield STATUS[status].capitalize(), note, rows
 
 
 def sizes_of(rows: pd.DataFrame) -> dict[str, list[str]]:

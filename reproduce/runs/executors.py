@@ -58,39 +58,46 @@ class ExecutorError(ValueError):
     """Runs cannot be handed to the executor that was asked for."""
 
 
-def pool(at_once: int, runs: Sequence[Run], root: str | None, store: RunStore) -> Ended:
-    """Train runs in worker processes, ``at_once`` of them: with that argument given, an ``Executor``.
+class Workers:
+    """The executor of worker processes, which start where first needed, serve every later call too, and end with it.
 
     Every worker process is a pool of its own: one that is killed, say for want of memory, takes only its run along.
 
+    Args:
+        at_once: how many.
+
     Raises:
-        DataError: a finished run cannot be kept.
+        DataError: when called: a finished run cannot be kept.
     """
-    pools = [_pool() for _ in range(min(at_once, len(runs)))]
-    queue, running = list(reversed(runs)), {}
-    try:
-        while queue or running:
-            idle = set(range(len(pools))) - {slot for _, slot in running.values()}
-            for slot in sorted(idle)[: len(queue)]:
-                one = queue.pop()
-                try:
-                    future = pools[slot].submit(run, one.config, root)
-                except BrokenProcessPool:  # killed while it was idle
-                    pools[slot] = _pool()
-                    future = pools[slot].submit(run, one.config, root)
-                running[future] = (one, slot)
-            for future in wait(running, return_when=FIRST_COMPLETED).done:
-                one, slot = running.pop(future)
-                if isinstance(future.exception(), BrokenProcessPool):
-                    pools[slot] = _pool()
-                yield one, _keep(one, future, store)
-    except BaseException:
-        for process in [process for pool in pools for process in list(pool._processes.values())]:
-            process.kill()
-        raise
-    finally:
-        for each in pools:
-            each.shutdown(cancel_futures=True)
+
+    def __init__(self, at_once: int):
+        self.pools = [_pool() for _ in range(at_once)]
+
+    def __call__(self, runs: Sequence[Run], root: str | None, store: RunStore) -> Ended:
+        """Train the runs, see ``Executor``."""
+        queue, running = list(reversed(runs)), {}
+        try:
+            while queue or running:
+                idle = set(range(len(self.pools))) - {slot for _, slot in running.values()}
+                for slot in sorted(idle)[: len(queue)]:
+                    one = queue.pop()
+                    try:
+                        future = self.pools[slot].submit(run, one.config, root)
+                    except BrokenProcessPool:  # killed while it was idle
+                        self.pools[slot] = _pool()
+                        future = self.pools[slot].submit(run, one.config, root)
+                    running[future] = (one, slot)
+                for future in wait(running, return_when=FIRST_COMPLETED).done:
+                    one, slot = running.pop(future)
+                    if isinstance(future.exception(), BrokenProcessPool):
+                        self.pools[slot] = _pool()
+                    yield one, _keep(one, future, store)
+        except BaseException:
+            for process in [process for pool in self.pools for process in list(pool._processes.values())]:
+                process.kill()
+            for pool in self.pools:
+                pool.shutdown(cancel_futures=True)
+            raise
 
 
 def _keep(one: Run, future: Future, store: RunStore) -> str:

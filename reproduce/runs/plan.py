@@ -10,7 +10,6 @@ import time
 from collections.abc import Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import Any, NamedTuple
 
 from datamodules import DataError, DataMissing, data_root, root_is_named
@@ -20,7 +19,7 @@ from datamodules.features.texts import model_folder
 from reproduce.runs.arguments import matched
 from reproduce.runs.checks import check_modalities
 from reproduce.runs.config import data_source, resolve
-from reproduce.runs.executors import Executor, Run, pool
+from reproduce.runs.executors import Executor, Run, Workers
 from reproduce.runs.machine import duration, workers
 from reproduce.runs.preparing import Data, build_data, model_class
 from reproduce.runs.presence import require_present
@@ -84,7 +83,7 @@ class Plan:
     store: RunStore
     offline: bool = False
     only: dict[str, str] = field(default_factory=dict)
-    executor: Executor = field(default_factory=lambda: partial(pool, workers()))
+    executor: Executor = field(default_factory=lambda: Workers(workers()))
     errors: dict[str, str] = field(default_factory=dict)  # key of a failed run -> what went wrong
     choices: dict[Row, Choice | None] = field(default_factory=dict)
     schedules: dict[tuple[DataSet, str], Schedule | None] = field(default_factory=dict)  # of a data set and model

@@ -240,7 +240,9 @@ def test_new_test_items_are_scored_and_new_training_items_are_not(tmp_path, caps
     write(np.where(np.arange(70) == 60, "train", parts))
     with pytest.raises(SystemExit):
         csd("test", tmp_path, "--ckpt_path", "last", config=config)
-    assert "other items" in capsys.readouterr().err
+    message = capsys.readouterr().err
+    assert "other items" in message
+    assert "content differs" in message
 
 
 def test_a_checkpoint_of_an_earlier_version_is_loaded_with_a_warning(copied):

@@ -49,6 +49,7 @@ def test_bundled_encoder_knows_which_classes_are_alike(kept):
     assert embedding[0] @ embedding[1] > embedding[0] @ embedding[2] + 0.1
 
 
+@pytest.mark.slow
 def test_kept_embedding_is_read_again_without_importing_the_encoder_library(kept):
     embedding, cache = kept
     (path,) = cache.iterdir()

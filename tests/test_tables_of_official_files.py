@@ -62,7 +62,13 @@ def remade(table: str, root: Path, out: Path, *more: str) -> list[Any]:
     return rows_of(read_table(out / f"{table}.csv"))
 
 
-@pytest.mark.parametrize(("table", "splits"), [("table2", {"standard"}), ("table3", {"seen", "unseen", "generalised"})])
+@pytest.mark.parametrize(
+    ("table", "splits"),
+    [
+        pytest.param("table2", {"standard"}, marks=pytest.mark.slow),
+        ("table3", {"seen", "unseen", "generalised"}),
+    ],
+)
 def test_the_files_of_the_authors_are_rows_of_their_own(table, splits, root, tmp_path):
     rows = remade(table, root, tmp_path)
     honest = [row for row in rows if row.status == "ok" and row.protocol == "honest"]
@@ -173,6 +179,7 @@ def test_a_data_set_is_read_once_for_all_trainings(table, root, tmp_path, monkey
     assert sorted(reads) == ["nus_wide", "pku_xmedianet"]
 
 
+@pytest.mark.slow
 def test_features_that_came_replace_the_row_that_said_they_are_not_there(root, tmp_path):
     data, out = tmp_path / "data", tmp_path / "out"
     (data / "pascal_sentences").mkdir(parents=True)

@@ -134,7 +134,7 @@ on_linux = pytest.mark.skipif(not STATUS.exists(), reason="the peak of a process
 @on_linux
 def test_the_peak_of_a_process_is_a_fifth_of_its_similarity_matrices():
     """Of those that one block after the other is: without blocks the peak is several times all of them."""
-    assert peak(timed_step, case=Case("GCS", 2, 12_288, 4)) < 2 * 4 * 12_288**2 / 2**20 / 5
+    assert peak(timed_step, case=Case("GCS", 2, 16_384, 4)) < 2 * 4 * 16_384**2 / 2**20 / 5
 
 
 @pytest.mark.slow

@@ -94,7 +94,6 @@ def draw(record: Record, path: Path) -> None:
     axes.axvline(1, color="black", linewidth=0.8)
     axes.margins(y=0.01)
     save_figure(figure, path)
-    plt.close(figure)
 
 
 if __name__ == "__main__":

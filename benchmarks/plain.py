@@ -12,11 +12,11 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
 from lightning_modules import JFSE
-from lightning_modules.jfse import CRITIC_STEPS, NOISE_DIM, PROTOCOLS
+from lightning_modules.jfse import CRITIC_STEPS, DEFAULTS, NOISE_DIM
 from lightning_modules.networks.adversarial import GRADIENT_PENALTY
 
 Batch = Mapping[str, Tensor]  # modality -> (B, D), in the order of the ring
-ALIGNMENT_WEIGHT = PROTOCOLS["as_published"].alignment_weight
+ALIGNMENT_WEIGHT = DEFAULTS["as_published"].alignment_weight
 
 
 def gcs(embeddings: Batch, labels: Tensor, temperature: float) -> Tensor:

@@ -18,7 +18,7 @@ from datamodules import RetrievalData
 from datamodules.batches import Batch
 from datamodules.features.precompute import FrozenNetwork
 from lightning_modules.checkpoints import require_same_items
-from lightning_modules.metrics import CrossModalRetrieval
+from lightning_modules.metrics import PROTOCOLS, CrossModalRetrieval
 from losses import AlignmentLoss, build_loss
 
 View = Callable[[Batch], dict[str, Tensor]]
@@ -48,6 +48,9 @@ class RetrievalModule(L.LightningModule):
         modalities: names of the modalities, as in the batches.
         protocol: "honest" or "as_published", handed to the metric.
         ks: cut-offs of the metric.
+
+    Raises:
+        ValueError: an unknown protocol.
     """
 
     allow_other_data = False
@@ -60,6 +63,8 @@ class RetrievalModule(L.LightningModule):
     def __init__(self, modalities: Sequence[str], protocol: str, ks: Sequence[int] = (1, 5, 10)):
         super().__init__()
         self.modalities = tuple(modalities)
+        if protocol not in PROTOCOLS:
+            raise ValueError(f"unknown protocol {protocol!r}; choose {' or '.join(PROTOCOLS)}")
         self.protocol = protocol
         self.ks = tuple(ks)
         self._metrics: dict[tuple[str, str], CrossModalRetrieval] = {}
@@ -70,8 +75,8 @@ class RetrievalModule(L.LightningModule):
         # A buffer, so that a resumed run keeps the seed it was started with.
         self.register_buffer("run_seed", torch.tensor(torch.initial_seed() % 2**31))
 
-    def take(self, alignment: str | AlignmentLoss | None) -> None:
-        """Keep the arguments of the ``__init__`` that calls this, and the alignment loss that they give or name."""
+    def set_alignment(self, alignment: str | AlignmentLoss | None) -> None:
+        """Set the alignment loss, given or named, and save the arguments of the ``__init__`` that calls this."""
         # A loss module inside the hyperparameters could not be unpickled safely from a checkpoint.
         ignored = [] if isinstance(alignment, str | None) else ["alignment"]
         self.save_hyperparameters(ignore=ignored, frame=inspect.currentframe().f_back)

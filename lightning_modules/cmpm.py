@@ -78,7 +78,7 @@ class CMPM(EncodedModule):
                 f"CMPM takes two modalities, and the data have {len(self.modalities)} ({', '.join(self.modalities)}); "
                 "choose two with the data's modalities, or a model for more, such as LAVIMO"
             )
-        self.take(alignment)
+        self.set_alignment(alignment)
         self.alignment_weight, self.classification_weight = alignment_weight, classification_weight
         self.dim = dim
         self.projections = nn.ModuleDict(

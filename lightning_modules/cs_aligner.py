@@ -86,7 +86,7 @@ class CSAligner(EncodedModule):
         _check_terms(alignment, divergence_weight, token_weight, unpaired)
         fixed = {} if target is None else {target: {"name": "features", "standardise": False}}
         super().__init__(dims, fixed | dict(encoders or {}), "honest", learning_rate, weight_decay, ks)
-        self.take(alignment)
+        self.set_alignment(alignment)
         if alignment == "infonce" and len(self.modalities) > 2:
             self.alignment = build_loss("pairwise", divergence="infonce")
         self.divergence_weight, self.sigma = divergence_weight, check_sigma(sigma)

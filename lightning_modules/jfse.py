@@ -41,7 +41,7 @@ class Defaults:
     output: type[nn.Module]
 
 
-PROTOCOLS = {
+DEFAULTS = {
     "honest": Defaults(alignment_weight=1.0, dropout=0.5, output=nn.Identity),
     "as_published": Defaults(alignment_weight=1e-4, dropout=0.0, output=nn.ReLU),
 }
@@ -118,17 +118,15 @@ class JFSE(RetrievalModule):
                 "JFSE takes two modalities of vectors and 'class_embedding', as of FeaturePairs, and the data have "
                 f"{', '.join(dims)}; choose such a data module, or a model for items: LAVIMO, CSAligner or CMPM"
             )
-        if protocol not in PROTOCOLS:
-            raise ValueError(f"unknown protocol {protocol!r}; choose one of {', '.join(PROTOCOLS)}")
         if width < 1 or learning_rate < 0 or not 0 <= (dropout or 0) < 1:
             raise ValueError(
                 f"width is {width}, learning_rate {learning_rate} and dropout {dropout}; expected a width of at least "
                 "1, no negative learning rate and a dropout in [0, 1)"
             )
         super().__init__(names, protocol=protocol)
-        self.take(alignment)
+        self.set_alignment(alignment)
         self.automatic_optimization = False
-        defaults = PROTOCOLS[protocol]
+        defaults = DEFAULTS[protocol]
         self.alignment_weight = defaults.alignment_weight if alignment_weight is None else alignment_weight
         self.learning_rate = learning_rate
         self._ranges: dict[tuple[str, str], tuple[Tensor, Tensor]] = {}

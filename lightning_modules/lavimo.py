@@ -70,12 +70,10 @@ class LAVIMO(EncodedModule):
     ):
         if alignment is None:
             raise ValueError("alignment is null, and LAVIMO trains by one; name a loss, such as gcs")
-        if protocol not in ("honest", "as_published"):
-            raise ValueError(f"unknown protocol {protocol!r}; choose honest or as_published")
         super().__init__(dims, encoders, protocol, learning_rate, weight_decay, ks)
         if reconstruct is not None and reconstruct not in self.modalities:
             raise ValueError(f"the data have no modality {reconstruct!r}; they have {', '.join(self.modalities)}")
-        self.take(alignment)
+        self.set_alignment(alignment)
         self.alignment_weight = alignment_weight
         self.reconstruct, self.reconstruction_weight = reconstruct, reconstruction_weight
         self._build(dim, dropout)

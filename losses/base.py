@@ -221,8 +221,7 @@ def _refusal(embeddings: Mapping[str, Tensor]) -> str | None:
                 f"embeddings of {name!r} have shape {tuple(tensor.shape)}, but {next(iter(embeddings))!r} has "
                 f"{tuple(shape)}; all modalities need the same rows and dimension"
             )
-        if not all(
-            bool(extreme.isfinite()) for extreme in tensor.aminmax()
-        ):  # several times faster than isfinite().all()
+        low, high = tensor.aminmax()  # NaN where there is one; several times faster than isfinite().all()
+        if not (low.isfinite() and high.isfinite()):
             return f"embeddings of {name!r} contain NaN or infinity; check the features, or lower the learning rate"
     return None

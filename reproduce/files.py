@@ -103,10 +103,9 @@ def _draw_projections(plan: Plan, finals: Finals, folder: Path) -> Iterator[Path
                 panels[f"{row.method.method}, seed {run.config['seed_everything']}"] = kept.arrays
         if panels:
             same = [other for other in plan.table.datasets if other.dataset == dataset.dataset]
-            parts = [part for part in (dataset.dataset, dataset.features, dataset.condition) if part]
-            name = dataset.dataset if len(same) < 2 else "-".join(parts).replace(" ", "-")
+            name = dataset.dataset if len(same) < 2 else "-".join(dataset.parts).replace(" ", "-")
             path = folder / f"{plan.table.name}_projection_{re.sub(r'[^A-Za-z0-9_.-]', '', name)}.png"
-            yield draw_projection(panels, path, ", ".join(parts))
+            yield draw_projection(panels, path, ", ".join(dataset.parts))
 
 
 def _overtaken(row: Any, plan: Plan, finals: Finals) -> bool:

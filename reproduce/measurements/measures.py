@@ -24,6 +24,7 @@ from reproduce.report.markdown import markdown_table
 from reproduce.results.companion import dump_yaml
 from reproduce.results.metrics import METRICS
 from reproduce.results.schema import Row, TableError, replace_file, write_table
+from reproduce.results.shown import measured_by
 from reproduce.runs.machine import VERSIONS, device_name, git_commit, quiet
 
 WARM_UP = 3
@@ -140,13 +141,10 @@ def write_measures(rows: list[Row], path: Path, title: str, text: str, companion
 
 
 def _block(rows: list[Row]) -> str:
-    """One metric: methods and features down, conditions across; then the notes, each once.
-
-    Benchmarks, which are splits, are across, and conditions down.
-    """
+    """One metric as a table, see ``measured_by``; then the notes, each once."""
     if not rows:
         return ""
-    beside, varied = ("features", "condition") if rows[0].split == "generated" else ("condition", "split")
+    beside, varied = measured_by(rows[0])
     cells = {(row.method, getattr(row, beside), getattr(row, varied)): row for row in rows}
     across = list(dict.fromkeys(name for _, _, name in cells))
     lines = [["method", beside, *across]]

@@ -21,7 +21,7 @@ from reproduce.results.companion import dump_yaml
 from reproduce.results.metrics import METRICS, metric_name
 from reproduce.results.published import citations_of
 from reproduce.results.schema import TableError, replace_file
-from reproduce.results.shown import SECTION, distinct, missing_of, notes_of, sections, sizes_of
+from reproduce.results.shown import SECTION, distinct, measured_by, missing_of, notes_of, sections, sizes_of
 
 PROVENANCE = (
     *("value", "std", "seeds", "n_queries", "n_gallery", "config_hash", "git_commit", "device", "torch"),
@@ -120,8 +120,7 @@ def _section(rows: pd.DataFrame, measures: bool) -> dict[str, Any]:
     first = next(rows.itertuples())
     if measures:
         title = f"{first.metric}, {first.dataset}"
-        # As in their Markdown: conditions across, but for benchmarks, which are splits.
-        beside, varied = ("features", "condition") if first.split == "generated" else ("condition", "split")
+        beside, varied = measured_by(first)
         blocks = [rows.assign(line=rows["method"] + ", " + rows[beside], above="", label=rows[varied])]
     else:
         names = [first.dataset, first.features, first.condition, first.split, first.gallery, first.protocol]

@@ -79,9 +79,8 @@ def resolve(
         protocol = {"protocol": method.protocol} if "protocol" in known else {}
         base = merged(merged(scale.model, scale.models.get(method.model, {})), dataset.model)
         arguments = merged({**base, **protocol}, arguments)
-    if (
-        data["init_args"].get("protocol") == "as_published"
-    ):  # the public code looks at its test items after every second epoch
+    # The public code looks at its test items after every second epoch.
+    if data["init_args"].get("protocol") == "as_published":
         trainer["check_val_every_n_epoch"] = min(2, max_epochs)
     evaluate: dict[str, Any] = {"on": "validation" if seed is None else "test"}
     evaluate["galleries"] = [] if seed is None else dataset.galleries

@@ -93,9 +93,14 @@ class DataSet:
     condition: str = ""
 
     @property
+    def parts(self) -> list[str]:
+        """Data set, features and, where there is one, condition."""
+        return [part for part in (self.dataset, self.features, self.condition) if part]
+
+    @property
     def name(self) -> str:
-        """Data set, features and condition, for messages."""
-        return "/".join(filter(None, (self.dataset, self.features, self.condition)))
+        """The parts as one name, for messages and YAML."""
+        return "/".join(self.parts)
 
 
 @dataclass(frozen=True)

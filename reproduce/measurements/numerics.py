@@ -21,8 +21,7 @@ from losses import AlignmentLoss, CMPMKLLoss, CSClampedLoss, CSLoss, GCSClampedL
 from losses.divergence import clamped_divergence
 from losses.matching import unit
 from reproduce.measurements.measures import command, device, measured, median_seconds
-from reproduce.report.figures import frame, save_figure
-from reproduce.report.projection import STYLE
+from reproduce.report.figures import STYLE, frame, save_figure
 from reproduce.results.schema import Row
 
 TITLE = "Table 1: numerical behaviour of the divergences"

@@ -26,8 +26,7 @@ from lightning_modules import LAVIMO, prepare
 from losses import AlignmentLoss, GCSLoss, build_loss
 from losses.gcs import edge_sets
 from reproduce.measurements.measures import command, device, measured, median_seconds
-from reproduce.report.figures import frame, save_figure
-from reproduce.report.projection import STYLE
+from reproduce.report.figures import STYLE, frame, save_figure
 from reproduce.results.metrics import METRICS
 from reproduce.results.schema import Row
 

@@ -118,7 +118,8 @@ def render_index(results: ResultsFolder) -> str:
     if results.claims is not None:
         lines = [["claim", "verdict", "sources"]]
         for claim in results.claims.itertuples():
-            lines.append([escape(claim.claim), escape(claim.verdict), links({s: s for s in claim.sources.split()})])
+            words = (claim.claim, "; ".join(filter(None, (claim.verdict, claim.conditions))))
+            lines.append([*map(escape, words), links({name: name for name in claim.sources.split()})])
         parts += ["## Claims", markdown_table(lines, names=3)]
     lines = [["table", "data", "rows", "files"], *map(_line, results.tables)]
     commands = {line: t.title for t in results.tables for line in t.companion.get("command", "").splitlines()}

@@ -9,8 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from reproduce.report.figures import draw_figures
-from reproduce.report.markdown import render_markdown
+from reproduce.report.page import show
 from reproduce.report.projection import draw_projection
 from reproduce.results.companion import dump_yaml, read_companion
 from reproduce.results.compare import table_paths
@@ -53,7 +52,6 @@ def write_results(plan: Plan, finals: Finals, absent: dict[DataSet, str], folder
     before = read_companion(beside) if plan.only and beside.exists() else {}
     written.append(replace_file(beside, HEADER + dump_yaml(_companion(plan, finals, command, before))))
     written += _write_configs(plan, finals, folder)
-    compared = None
     if plan.table.comparisons:
         place = folder / "comparisons" / path.name
         compared = comparisons(plan, finals)
@@ -65,8 +63,7 @@ def write_results(plan: Plan, finals: Finals, absent: dict[DataSet, str], folder
             }
             compared = merged(read_comparisons(place), compared, again)
         written.append(write_comparisons(compared, place))
-    written.append(replace_file(path.with_suffix(".md"), render_markdown(rows, path, plan.table.title, compared)))
-    return [*written, *draw_figures(rows, plan.table, path), *_draw_projections(plan, finals, folder)]
+    return [*written, *show(plan.table, path), *_draw_projections(plan, finals, folder)]
 
 
 def _write_configs(plan: Plan, finals: Finals, folder: Path) -> list[Path]:

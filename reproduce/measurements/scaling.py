@@ -1,4 +1,4 @@
-"""What alignment costs as modalities are added: time, memory and matrices of circular matching and of all pairs."""
+"""What alignment costs as modalities are added: time, memory and matrices of circular and of pairwise losses."""
 
 from __future__ import annotations
 
@@ -51,8 +51,8 @@ DRAWN = {
     "seconds/epoch": "seconds per training epoch",
 }
 
-TEXT = f"""Does a ring of M modalities cost O(M), and all pairs O(M^2)? Measured on a batch of {SETTINGS["batch"]}
-items, {SETTINGS["dim"]}-d embeddings, {SETTINGS["classes"]} classes.
+TEXT = f"""Does a circular loss of M modalities cost O(M), and a pairwise one O(M^2)? Measured on a batch of
+{SETTINGS["batch"]} items, {SETTINGS["dim"]}-d embeddings, {SETTINGS["classes"]} classes.
 
 - seconds/step: forward and backward of the loss alone, median; the losses take turns.
 - saved MiB: what autograd keeps from the forward pass until the backward pass, besides the embeddings, every storage
@@ -129,7 +129,7 @@ def _step(loss: AlignmentLoss, embeddings: Mapping[str, Tensor], labels: Tensor)
 
 
 def matrices(loss: AlignmentLoss, modalities: tuple[str, ...]) -> tuple[int, int]:
-    """Similarity and matching matrices that a loss computes: of its ring, or of all pairs."""
+    """Similarity and matching matrices that a loss computes: circular, or pairwise."""
     if isinstance(loss, GCSLoss):
         sets = edge_sets(modalities, loss.scheme)
         return len(modalities), len(modalities) * len(sets)
@@ -227,17 +227,17 @@ def _inputs(metric: str) -> dict[str, str]:
 
 
 def _findings(measures: Measures) -> str:
-    """The ring against all pairs: exponents, and the cost at the most modalities."""
-    ring, pairs = TRAINED
-    most = max(measures["seconds/epoch"][ring])
-    header = ["", f"{ring}: exponent", f"M = {most}", f"{pairs}: exponent", f"M = {most}", "ratio"]
+    """Circular against pairwise: exponents, and the cost at the most modalities."""
+    circular, pairwise = TRAINED
+    most = max(measures["seconds/epoch"][circular])
+    header = ["", f"{circular}: exponent", f"M = {most}", f"{pairwise}: exponent", f"M = {most}", "ratio"]
     lines = [header, ["---", *["---:"] * 5]]
     for metric, methods in measures.items():
         cells = [metric]
         for method in TRAINED:
             slope, error = exponent(methods[method])
             cells += [f"{slope:.2f} ± {error:.2f}", METRICS[metric].text(methods[method][most])]
-        lines.append([*cells, f"{methods[pairs][most] / methods[ring][most]:.1f}"])
+        lines.append([*cells, f"{methods[pairwise][most] / methods[circular][most]:.1f}"])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 

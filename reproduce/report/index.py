@@ -20,7 +20,7 @@ from reproduce.results.shown import STATUS, SYNTHETIC, distinct
 from reproduce.results.significance import read_comparisons
 
 COMMANDS = {
-    "python -m reproduce report": "this page and runs/report.html, from the files",
+    "python -m reproduce report": "Markdown, figures, this page and runs/report.html, from the CSV files",
     "python -m reproduce compare": "each number beside the published one, or what differs",
     "python -m reproduce diff NEW.csv OLD.csv": "one table against another, number by number",
 }

@@ -201,9 +201,9 @@ def test_a_metric_with_its_cut_off_is_two_columns(name: str, columns: tuple[str,
         ("0.389123", "nan", "line 3: value is 'nan'"),
         ("0 1 2", "0 one 2", "line 3: seeds is '0 one 2'"),
         (",693,693,", ",693,many,", "line 3: n_gallery is 'many'"),
-        (",693,693,", ",693,6.5,", "line 3: n_gallery is no integer"),
+        (",693,693,", ",693,6.5,", "line 3: n_gallery is 6.5; expected an integer"),
         (",cpu,", ",", "line 3: 27 values; expected 28"),
-        ("CCA", "JFSE + CS", r"line 3: repeats .*JFSE \+ CS"),
+        ("CCA", "JFSE + CS", r"line 3: method is 'JFSE \+ CS'; .* repeats"),
     ],
 )
 def test_reading_names_the_line_of_a_fault(tmp_path: Path, old: str, new: str, message: str) -> None:
@@ -246,7 +246,7 @@ def test_writing_refuses_and_leaves_the_old_table(tmp_path: Path) -> None:
     synthetic = replace(NUMBER, data_kind="synthetic")
     for refused, message in [
         ([], "no rows"),
-        ([NUMBER, NUMBER], "line 3: repeats"),
+        ([NUMBER, NUMBER], "line 3: .* repeats"),
         ([synthetic, replace(NUMBER, method="CCA", **COMPARED)], "synthetic rows beside published numbers"),
         ([synthetic], "holds a table of real data"),
     ]:

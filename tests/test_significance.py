@@ -15,7 +15,6 @@ from runner_cases import command, rows_of
 from reproduce.results.schema import TableError, read_table
 from reproduce.results.significance import (
     comparisons_of,
-    corrected,
     holm,
     item_differences,
     merged,
@@ -155,7 +154,7 @@ def test_comparisons_are_read_back(tmp_path: Path) -> None:
         ("0.012500", "much", "line 2: difference is"),
         ("0.012500", "nan", "line 2: difference is"),
         (",693", "", "line 2"),
-        ("0.012500", "", "line 2: difference is empty"),
+        ("0.012500", "", "line 2: difference is nan"),
     ],
 )
 def test_a_damaged_file_is_refused_with_its_line(tmp_path: Path, old: str, new: str, message: str) -> None:
@@ -172,7 +171,7 @@ def test_what_was_run_again_replaces_what_was_there_and_all_are_corrected_togeth
     found = merged(comparisons(ENTRY, other), comparisons_of([again]), run_again)
     assert list(found["method"]) == ["JFSE + MMD", "JFSE + CS"]
     assert list(found["p_holm"]) == pytest.approx([0.04, 0.04])
-    assert list(corrected(comparisons(again))["significant"]) == [True]
+    assert list(comparisons_of(comparisons(again))["significant"]) == [True]
 
 
 def test_a_comparison_of_the_same_runs_is_counted_once() -> None:

@@ -9,6 +9,7 @@ _WHERE = {
     "FeaturePairs": "datasets.feature_pairs",
     "Flickr30kCaptions": "datasets.flickr30k",
     "Flickr30kNarratives": "datasets.flickr30k",
+    "Flickr8k": "datasets.flickr8k",
     "Flickr8kTriples": "datasets.flickr8k",
     "HumanML3D": "datasets.motion_text",
     "NUSWIDE": "datasets.nus_wide",

@@ -1,4 +1,4 @@
-"""Flickr8k triples: a thousand images, five captions each, and the first caption spoken by a speech synthesiser."""
+"""Flickr8k (Hodosh et al., JAIR 2013) in its official split; and a thousand of its images with a spoken caption."""
 
 from __future__ import annotations
 
@@ -11,16 +11,92 @@ from typing import Any, Literal
 import numpy as np
 
 from datamodules.datasets import DATASETS
-from datamodules.datasets.lists import warn_of_others
+from datamodules.datasets.lists import refuse_repeated, warn_of_others
 from datamodules.errors import check_choice
-from datamodules.files.media import read_image, read_sound
+from datamodules.files.media import image_of_each, read_image, read_sound
 from datamodules.files.text import broken, read_lines, require
 from datamodules.items import ItemSet, Modality
 from datamodules.on_disk import OnDisk
 
 CAPTIONS = 5
+LISTS = {"train": "trainImages", "validation": "devImages", "test": "testImages"}
 RATE = 24_000
 HELD_OUT = 200
+
+# The official split -------------------------------------------------------------------------------------------------
+
+
+class Flickr8k(OnDisk):
+    """Images with five captions each, in the split of the authors; an item is an image and matches itself alone.
+
+    The folder::
+
+        flickr8k/
+            Flickr8k.token.txt                       <name>.jpg#0 to #4, a tab and a caption per line
+            Flickr_8k.{train,dev,test}Images.txt     a <name>.jpg per line: 6,000, 1,000 and 1,000
+            Flicker8k_Dataset/<name>.jpg             as the authors spell it, or Images/
+
+    Captions of images that no list names are not used. Cite M. Hodosh, P. Young and J. Hockenmaier, Framing Image
+    Description as a Ranking Task, JAIR 2013.
+
+    Args:
+        data_root: folder that holds `flickr8k/`; by default the environment variable CSD_DATA, else `data/`.
+        **kwargs: see RetrievalData.
+
+    Raises:
+        ValueError: an argument outside its range.
+        DataError: on first use, if a file is missing or is not what it should be.
+    """
+
+    declaration = DATASETS["flickr8k"]
+
+    def read(self) -> ItemSet:
+        """Read the lists and captions and look which images there are."""
+        folder = self.folder
+        lists = {part: folder / f"Flickr_8k.{name}.txt" for part, name in LISTS.items()}
+        listed = {part: [line.strip() for line in read_lines(path) if line.strip()] for part, path in lists.items()}
+        for part, path in lists.items():
+            if not listed[part]:
+                raise broken(path, "lists no image; expected a <name>.jpg per line")
+        refuse_repeated({path: listed[part] for part, path in lists.items()}, "the image ")
+        captions = read_tokens(folder / "Flickr8k.token.txt")
+        names = [name for part in listed.values() for name in part]
+        for name in names:
+            if len(captions.get(name, ())) != CAPTIONS:
+                found = len(captions.get(name, ()))
+                raise broken(folder / "Flickr8k.token.txt", f"has {found} captions of {name}; expected {CAPTIONS}")
+        images = next((folder / name for name in ("Flicker8k_Dataset", "Images") if (folder / name).is_dir()), None)
+        return self.read_items(
+            {
+                "image": lambda: image_of_each(images or folder / "Flicker8k_Dataset", names),
+                "text": lambda: Modality.of_each([captions[name] for name in names]),
+            },
+            label=np.arange(len(names)),
+            split=np.repeat(list(listed), [len(part) for part in listed.values()]),
+            names=[Path(name).stem for name in names],
+            origin=str(folder),
+        )
+
+
+def read_tokens(path: Path) -> dict[str, list[str]]:
+    """File name of an image -> its captions, in the order of their numbers.
+
+    Raises:
+        DataError: not text, a line without "<name>#<number>", a tab and a caption, or a number that stands twice.
+    """
+    captions: dict[str, dict[str, str]] = {}
+    for number, line in enumerate(read_lines(path), start=1):
+        key, _, caption = line.partition("\t")
+        name, _, which = key.rpartition("#")
+        if not name or not which.isdigit() or not caption.strip():
+            raise broken(path, f"line {number} is {line[:80]!r}; expected <name>.jpg#<number>, a tab and a caption")
+        if which in captions.setdefault(name, {}):
+            raise broken(path, f"line {number} is caption {which} of {name}, which a line before is already")
+        captions[name][which] = caption.strip()
+    return {name: [found[which] for which in sorted(found, key=int)] for name, found in captions.items()}
+
+
+# A thousand images with a spoken caption ----------------------------------------------------------------------------
 
 
 class Flickr8kTriples(OnDisk):
@@ -33,7 +109,8 @@ class Flickr8kTriples(OnDisk):
             images/<name>.jpg   224 x 224
             audio/<name>.wav    24 kHz mono
 
-    There are 1,000 images; whoever made the triples gives no split. Cite M. Hodosh, P. Young and J. Hockenmaier,
+    There are 1,000 images, the alphabetically first of Flickr8k, of all parts of its official split; whoever made the
+    triples gives no split. Cite M. Hodosh, P. Young and J. Hockenmaier,
     Framing Image Description as a Ranking Task, JAIR 2013.
 
     The 200 test items are the first of `numpy.random.default_rng(0).permutation` of all names in sorted order: they

@@ -25,7 +25,8 @@ COLUMNS = 32  # of the training rows in memory at a time, in double precision
 class FeatureDataModule(RetrievalData):
     """Paired features with class labels: a row of every modality per item, read as `ItemSet.of_features`.
 
-    Batches have the "class_embedding" of their items, (B, E) float32. Validation items are drawn class by class.
+    Batches have the "class_embedding" of their items, (B, E) float32, where `labels` is "class". Validation items are
+    drawn class by class.
 
     In validation and test a sample counts once. Files of images with several captions hold an image's row again beside
     each: where `datamodules.repeats.repeated_rows` finds such rows in test, equal rows of equal label have the id of
@@ -85,8 +86,9 @@ class FeatureDataModule(RetrievalData):
 
     @property
     def dims(self) -> dict[str, Any]:
-        """Width of each modality's features and of the class embedding."""
-        return super().dims | {"class_embedding": self.class_embedding.shape[1]}
+        """Width of each modality's features, and of the class embedding where the classes are the labels."""
+        embedded = {"class_embedding": self.class_embedding.shape[1]} if self.labels == "class" else {}
+        return super().dims | embedded
 
     @cached_property
     def digest(self) -> str:
@@ -119,8 +121,9 @@ class FeatureDataModule(RetrievalData):
         _ = self.data, self.class_embedding
 
     @cached_property
-    def _class_embedding(self) -> ItemEmbedding:
-        return ItemEmbedding(self._label, self.class_embedding)
+    def _class_embedding(self) -> ItemEmbedding | None:
+        # Of other labels than the classes it would tell the classes.
+        return ItemEmbedding(self._label, self.class_embedding) if self.labels == "class" else None
 
     def _carved(self, train: np.ndarray, validation: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         if self.protocol == "as_published":

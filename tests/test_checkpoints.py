@@ -271,7 +271,7 @@ SAME_ITEMS = {
         Synthetic(validation_fraction=0, split_seed=0, class_encoder="one-hot"),
         Synthetic(validation_fraction=0, split_seed=1, class_encoder="one-hot"),
     ),
-    "labels of items": lambda _: (SyntheticItems(), SyntheticItems(train_labels="instance", class_seed=5)),
+    "labels of items": lambda _: (SyntheticItems(), SyntheticItems(labels="instance", class_seed=5)),
 }
 OTHER_ITEMS = {
     "drawn test items": (

@@ -32,6 +32,8 @@ def data_source(
         arguments |= {**method.data, "validation_fraction": fraction, "shuffle_seed": seed or 0}
     if table.class_split is not None:
         arguments |= {"class_split": table.class_split, **({"class_seed": seed or 0} if method else {})}
+    if method is not None and "-" in arguments.get("labels", ""):  # labels that are drawn, for each seed anew
+        arguments["label_seed"] = seed or 0
     if dataset.class_path == "FeaturePairs":
         arguments["dataset"] = dataset.dataset
     if method is not None and method.model == "JFSE":

@@ -30,7 +30,7 @@ from reproduce.runs.store import FOLDER_ENCODERS, RunResult, RunStore, run_key
 # Arguments of data modules that decide how items are divided, ordered and labelled, and nothing of what is read.
 AFTER_READING = (
     *("batch_size", "validation_fraction", "shuffle_seed", "class_split", "class_seed", "class_encoder"),
-    *("paired_fraction", "protocol", "train_labels"),
+    *("paired_fraction", "protocol", "labels", "label_seed"),
 )
 # How many training steps a model that takes none counts for, in the estimate of the time left.
 CLOSED_FORM_STEPS = 40

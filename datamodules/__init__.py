@@ -20,6 +20,7 @@ _WHERE = {
     "UTDMHAD": "datasets.utd_mhad",
     "Wikipedia": "datasets.wikipedia",
     "WikipediaRaw": "datasets.wikipedia",
+    "XOR": "datasets.xor",
     "DataError": "errors",
     "DataMissing": "errors",
     "data_root": "files.sources",

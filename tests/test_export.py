@@ -179,13 +179,13 @@ def test_an_export_answers_the_same_in_another_place_without_the_files_it_was_ma
     assert not [name for name in load_file("made/model.safetensors") if name.startswith("encoders.image")], "frozen"
     gallery = pictures.entries.paths[0].parent
     csd("search", "index", "made", gallery, "--modality", "image", "--out", "made/images")
-    queries = (("text", "a caption of item 3"), ("image", pictures.entries.paths[5]))
-    answers = [find(Path("made"), Path("made", "images"), *query) for query in queries]
+    queries = ({"text": "a caption of item 3"}, {"image": pictures.entries.paths[5]})
+    answers = [find(Path("made"), Path("made", "images"), query) for query in queries]
     assert answers[1][0].name == "05.png"
     moved = Path(shutil.move("made", tmp_path / "moved"))
     monkeypatch.chdir(tmp_path)
     shutil.rmtree(tmp_path / "training")
-    assert [find(moved, moved / "images", *query) for query in queries] == answers
+    assert [find(moved, moved / "images", query) for query in queries] == answers
 
 
 def test_a_folder_that_two_modalities_name_is_copied_once_and_bundled_models_are_not(pictures, tmp_path):

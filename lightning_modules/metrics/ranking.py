@@ -1,15 +1,8 @@
-"""Per-query retrieval measures by cosine, with the expected value over exact ties.
-
-Scores are fixed-point numbers: unit vectors are rounded to multiples of 2**-26, so that every product and every
-partial sum of a dot product is a multiple of 2**-52 below 2, which float64 holds exactly. The order in which BLAS adds
-them, and with it the chunk size, the order of the items, the number of threads and of processes, then cannot change a
-score; an ordinary matrix product depends on the shape of the chunk in its last bits, which makes and breaks ties. The
-rounding moves a cosine by about 6e-9, a tenth of the spacing of float32 just below 1.
-"""
+"""Per-query retrieval measures, with the expected value over exact ties."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,21 +10,24 @@ import torch
 from scipy.stats import hypergeom
 from torch import Tensor
 
-_UNIT_BITS = 26  # a unit vector's entry is an integer multiple of 2**-26
-_SCORE_BITS = 29  # a score is one of 2**-29: with its sign and the relevance bit it fills an int32
+from lightning_modules.metrics.scoring import SCORES, probes_of, unit_rows
+
+Rows = Tensor | Sequence[Tensor]  # of embeddings: all, or consecutive blocks of them
+
 _KEYS = 2**25  # scores held at once (128 MiB): one chunk of queries against the whole gallery
 _SLICE = 2**20  # scores worked on at once: what stays in the processor's cache
 
 
 def retrieval_scores(
-    query: Tensor | Sequence[Tensor],
-    gallery: Tensor | Sequence[Tensor],
+    query: Rows | Mapping[str, Rows],
+    gallery: Rows,
     query_labels: Tensor,
     gallery_labels: Tensor,
     ks: Sequence[int] = (1, 5, 10),
     chunk_elements: int = _KEYS,
+    score: str = "cosine",
 ) -> dict[str, Tensor]:
-    """Rank the gallery by cosine for every query and measure each ranking.
+    """Rank the gallery by score for every query and measure each ranking.
 
     With R relevant items in the gallery, hits(n) of them in the first n places and rel(n) = 1 where place n holds one:
     AP = sum_n rel(n) hits(n)/n / R over the whole gallery (0 where R = 0); AP@k the same sum over the first k places
@@ -41,32 +37,44 @@ def retrieval_scores(
     performance measures efficiently in the presence of tied scores", ECIR 2008), so a constant scorer gets the chance
     value.
 
+    The score of item g for a joint query with unit vectors q_1, ..., q_M is, by name, "cosine": sum_m <q_m, g>;
+    "multilinear": sum_d g_d prod_m q_md; "volume": -sqrt(det G), G the Gram matrix of q_1, ..., q_M, g.
+
     Args:
         query: (Q, D) floating embeddings, or consecutive blocks of their rows; used as float32, a zero vector has
-            cosine 0.
+            cosine 0. Of joint queries a mapping modality -> such embeddings, whose rows belong together.
         gallery: (G, D) likewise.
         query_labels: (Q,) integer classes, or (Q, C) multi-hot labels, where sharing one label makes an item relevant.
         gallery_labels: (G,) or (G, C), of the same kind.
         ks: cut-offs, in places.
         chunk_elements: scores held at once; it bounds the memory and cannot change a result.
+        score: "cosine", "multilinear" (Saporta et al., NeurIPS 2024, Symile) or "volume" (Cicchetti et al., ICLR 2025,
+            GRAM).
 
     Returns:
         Measure -> (Q,) float64 tensor on the CPU: ``AP``, ``first_rank``, ``R@k``, ``P@k``, ``AP@k[min(R,k)]``.
 
     Raises:
-        ValueError: shapes that do not fit, an empty side, a value that is not finite, a cut-off below 1.
+        ValueError: shapes that do not fit, an empty side, a value that is not finite, a cut-off below 1, an unknown
+            score.
     """
     check_cutoffs(ks)
-    query, gallery = _blocks_of(query, "query"), _blocks_of(gallery, "gallery")
-    _check_sides(query, gallery, query_labels, gallery_labels)
+    check_score(score)
+    queries = query if isinstance(query, Mapping) else {"query": query}
+    sides = {name: _blocks_of(rows, name) for name, rows in queries.items()}
+    if not sides:
+        raise ValueError("query: a joint query has embeddings of one modality or more, got none")
+    gallery = _blocks_of(gallery, "gallery")
+    _check_sides(sides, gallery, query_labels, gallery_labels)
     n_gallery = len(gallery_labels)
     reciprocals = np.concatenate([[0.0], np.cumsum(1.0 / np.arange(1, n_gallery + 1))])
     chunk_rows = max(1, chunk_elements // n_gallery)
     slice_rows = max(1, min(chunk_rows, _SLICE // n_gallery))
     parts: list[dict[str, np.ndarray]] = []
-    for start, rows in _regrouped(query, chunk_rows):
-        labels = query_labels[start : start + len(rows)]
-        keys = _sorted_keys(rows, gallery, labels, gallery_labels)
+    for chunks in zip(*(_regrouped(blocks, chunk_rows) for blocks in sides.values()), strict=True):
+        start, rows = chunks[0][0], [rows for _, rows in chunks]
+        labels = query_labels[start : start + len(rows[0])]
+        keys = _sorted_keys(rows, score, gallery, labels, gallery_labels)
         for first in range(0, len(keys), slice_rows):
             part = keys[first : first + slice_rows]
             parts.append(_measures(_tie_groups(part), len(part), n_gallery, ks, reciprocals))
@@ -78,6 +86,12 @@ def check_cutoffs(ks: Sequence[int]) -> None:
     bad = [k for k in ks if isinstance(k, bool) or not isinstance(k, int) or k < 1]
     if bad:
         raise ValueError(f"ks must be integers of at least 1, got {bad}")
+
+
+def check_score(score: str) -> None:
+    """Refuse an unknown score with a ValueError."""
+    if score not in SCORES:
+        raise ValueError(f"unknown score {score!r}: expected one of {SCORES}")
 
 
 def is_finite(values: Tensor) -> bool:
@@ -96,11 +110,14 @@ def _blocks_of(embeddings: Tensor | Sequence[Tensor], side: str) -> list[Tensor]
     return blocks
 
 
-def _check_sides(query: list[Tensor], gallery: list[Tensor], query_labels: Tensor, gallery_labels: Tensor) -> None:
-    widths = {block.shape[1] for block in query + gallery}
+def _check_sides(
+    query: Mapping[str, list[Tensor]], gallery: list[Tensor], query_labels: Tensor, gallery_labels: Tensor
+) -> None:
+    widths = {block.shape[1] for blocks in (*query.values(), gallery) for block in blocks}
     if len(widths) > 1:
         raise ValueError(f"query and gallery embeddings must have one width, got {sorted(widths)}")
-    for side, blocks, labels in (("query", query, query_labels), ("gallery", gallery, gallery_labels)):
+    sides = [(name, blocks, query_labels) for name, blocks in query.items()]
+    for side, blocks, labels in (*sides, ("gallery", gallery, gallery_labels)):
         rows = sum(len(block) for block in blocks)
         if labels.ndim not in (1, 2) or labels.is_floating_point() or len(labels) != rows:
             raise ValueError(
@@ -131,47 +148,27 @@ def _regrouped(blocks: Sequence[Tensor], rows: int) -> Iterator[tuple[int, Tenso
         yield start, torch.cat(held)
 
 
-def _unit_rows(rows: Tensor) -> Tensor:
-    """Rows scaled to length 2**26 and rounded to integers, in float64; a zero row stays zero."""
-    rows = rows.to(torch.float32).to(torch.float64)
-    length = rows.square().sum(dim=1, keepdim=True).sqrt()
-    return rows.mul_(torch.where(length > 0, 2.0**_UNIT_BITS / length, 0.0)).round_()
-
-
-def _sorted_keys(query: Tensor, gallery: Sequence[Tensor], query_labels: Tensor, gallery_labels: Tensor) -> np.ndarray:
+def _sorted_keys(
+    query: Sequence[Tensor], score: str, gallery: Sequence[Tensor], query_labels: Tensor, gallery_labels: Tensor
+) -> np.ndarray:
     """(Q, G) int32 keys in ranking order: the negated score in the upper bits, 0 for a relevant item in the lowest.
 
     Sorting these keys sorts score and relevance together, without an argsort and a gather.
     """
-    device = query.device if query.device.type == "cuda" else torch.device("cpu")
-    fill = _fill_keys_torch if device.type == "cuda" else _fill_keys_numpy
-    # A power of two scales exactly, here from units of 2**-52 to 2**-29; the best score is to sort first.
-    unit = _unit_rows(query.to(device)).mul_(-(2.0 ** (_SCORE_BITS - 2 * _UNIT_BITS)))
+    device = query[0].device if query[0].device.type == "cuda" else torch.device("cpu")
+    probes = probes_of([rows.to(device) for rows in query], score)
     query_labels, gallery_labels = query_labels.to(device), gallery_labels.to(device)
-    keys = torch.empty(len(query), len(gallery_labels), dtype=torch.int32, device=device)
-    for start, block in _regrouped(gallery, max(1, min(8192, 2 * _SLICE // len(query)))):
+    keys = torch.empty(len(query_labels), len(gallery_labels), dtype=torch.int32, device=device)
+    for start, block in _regrouped(gallery, max(1, min(8192, 2 * _SLICE // len(query_labels)))):
         stop = start + len(block)
-        irrelevant = _irrelevant(query_labels, gallery_labels[start:stop])
-        fill(keys[:, start:stop], unit, _unit_rows(block.to(device)), irrelevant)
+        part = keys[:, start:stop]
+        part.copy_(probes.keys(unit_rows(block.to(device))).round_())
+        part.mul_(2).add_(_irrelevant(query_labels, gallery_labels[start:stop]))
     if device.type == "cuda":
         return torch.sort(keys, dim=1).values.cpu().numpy()
     ranked = keys.numpy()
-    ranked.sort(axis=1)
+    ranked.sort(axis=1)  # in half the time of torch.sort
     return ranked
-
-
-def _fill_keys_torch(keys: Tensor, query: Tensor, gallery: Tensor, irrelevant: Tensor) -> None:
-    keys.copy_((query @ gallery.T).round_())
-    keys.mul_(2).add_(irrelevant)
-
-
-def _fill_keys_numpy(keys: Tensor, query: Tensor, gallery: Tensor, irrelevant: Tensor) -> None:
-    # On a CPU NumPy fills and sorts the keys in about half the time.
-    scores = query.numpy() @ gallery.numpy().T
-    part = keys.numpy()
-    part[:] = np.rint(scores, out=scores)
-    part <<= 1
-    part |= irrelevant.numpy()
 
 
 def _irrelevant(query_labels: Tensor, gallery_labels: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ from jsonargparse import ArgumentError, ArgumentParser
 
 import datamodules
 from lightning_modules.metrics import CrossModalRetrieval
+from lightning_modules.metrics.directions import parse_joint_query
 from lightning_modules.metrics.galleries import parse_gallery
 from lightning_modules.metrics.modality_gap import BY_CHANCE, GAP_METRICS
 from lightning_modules.networks.adapters import ADAPTERS
@@ -219,6 +220,8 @@ def check_modalities(dataset: DataSet, modalities: Sequence[str], file: str) -> 
         if name not in modalities:
             place = f"{file}: {dataset.name}: model"
             raise SpecError(f"{place} names {name!r}, no modality of the data; {nearest(name, modalities)}")
+    for name in dataset.model.get("joint_queries", ()):
+        _built(f"{file}: {dataset.name}: model", parse_joint_query, name, tuple(modalities))
 
 
 @cache

@@ -13,6 +13,7 @@ import datamodules
 import lightning_modules
 from datamodules.features.texts import embed_texts
 from lightning_modules.base import RetrievalModule
+from lightning_modules.metrics.directions import is_joint
 from lightning_modules.metrics.galleries import Evaluated, GalleryUndefined, score_gallery
 from lightning_modules.metrics.modality_gap import modality_gap
 from lightning_modules.predictions import flat_predictions
@@ -110,7 +111,9 @@ def _per_query(
 ) -> dict[str, np.ndarray]:
     arrays = {}
     for direction, (ids, values) in precisions.items():
-        query = data.data.modalities[direction.partition("->")[0]].owners()[ids.numpy()]  # an id is that of an entry
+        query = ids.numpy()  # of a joint query that of an item, else that of an entry
+        if not is_joint(direction):
+            query = data.data.modalities[direction.partition("->")[0]].owners()[query]
         arrays |= {f"AP/{split}/{direction}": values.numpy(), f"query/{split}/{direction}": query}
     return arrays
 

@@ -102,7 +102,7 @@ def test_what_was_written_is_read_whatever_the_numbers_of_entries(tmp_path_facto
 )
 def test_class_names_of_a_data_set_are_kept(tmp_path, write, module, expected):
     data = module(write(tmp_path / "root").parent)
-    extract_features(data, {"image": Lengths, "text": Lengths}, tmp_path / "out.safetensors", 4)
+    extract_features(data, {"image": Lengths, "text": Lengths}, tmp_path / "out.safetensors")
     read = read_extracted(tmp_path / "out.safetensors")
     assert read.class_names == tuple(expected)
     assert [read.class_names[c] for c in read.label] == [data.data.class_names[c] for c in data.data.label]

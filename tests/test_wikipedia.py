@@ -122,7 +122,7 @@ def test_rows_in_another_order_than_the_lists_are_refused(copy):
             "X1 has shape (64, 2866)",
         ),
         ({"X2": "text"}, "X2 has shape ()"),
-        ({"X2": np.full((100, 2866), np.nan)}, "text is NaN or infinite in 2866 row(s)"),
+        ({"X2": np.full((100, 2866), np.nan)}, "X2 is NaN or infinite"),
         ({"Y": np.zeros((9, 2866))}, "Y has shape (9, 2866)"),
     ],
 )
@@ -153,8 +153,8 @@ def test_check_reports_unreadable_and_nan_content(written, copy, capsys):
     scipy.io.savemat(copy / "wiki_roph.mat", {"data": written[3] | {"X2": np.full((100, 2866), np.nan)}})
     assert main(["check", "wikipedia", "--data-root", str(copy.parent)]) == 1
     report = capsys.readouterr().out
-    assert "is not a readable MATLAB file" in report
-    assert "text is NaN or infinite" in report
+    assert "cannot be read as a MATLAB file" in report
+    assert "X2 is NaN or infinite" in report
 
 
 # Images and texts -----------------------------------------------------------------------------------------------------

@@ -1,8 +1,8 @@
-"""How rows are named and shown to people, in text, Markdown and on the page."""
+"""How rows are named and shown to people, in text and in Markdown."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import pandas as pd
@@ -60,25 +60,3 @@ def aligned(lines: list[tuple[str, ...]]) -> list[str]:
     """Lines of texts in columns of equal width."""
     widths = [max(len(line[place]) for line in lines) for place in range(len(lines[0]))]
     return ["  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip() for line in lines]
-
-
-def notes_of(rows: pd.DataFrame) -> dict[str, list[str]]:
-    """Every note -> the methods that have it."""
-    noted = rows[rows["note"] != ""]
-    return {note: distinct(found["method"]) for note, found in noted.groupby("note", sort=False)}
-
-
-def missing_of(table: pd.DataFrame) -> Iterator[tuple[str, str, pd.DataFrame]]:
-    """Rows without a number: for each status and reason, the status in words, the reason and the rows."""
-    for status in ("not_run", "failed"):
-        for note, rows in table[table["status"] == status].groupby("note", sort=False):
-            yield STATUS[status].capitalize(), note, rows
-
-
-def sizes_of(rows: pd.DataFrame) -> dict[str, list[str]]:
-    """Sizes of queries and gallery in words -> the directions that have them."""
-    sized = rows[rows["n_queries"].notna() & rows["n_gallery"].notna()]
-    return {
-        f"{queries} queries, {gallery} in the gallery": distinct(found["direction"])
-        for (queries, gallery), found in sized.groupby(["n_queries", "n_gallery"], sort=False)
-    }

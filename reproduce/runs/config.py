@@ -7,7 +7,7 @@ from typing import Any
 from lightning_modules.metrics.modality_gap import GAP_METRICS
 from reproduce.results.companion import dump_yaml
 from reproduce.runs.arguments import matched, merged
-from reproduce.runs.preparing import FIT, Config, model_class, takes
+from reproduce.runs.preparing import Config, model_class, takes
 from reproduce.runs.spec import DataSet, Method, Scale, Table
 
 # Measured while a model is trained.
@@ -107,7 +107,7 @@ def fit_file(config: Config, head: str) -> str:
         config: of a run on the test items.
         head: what it is of, in words.
     """
-    content = {key: config[key] for key in FIT}
+    content = {key: value for key, value in config.items() if key != "evaluate"}
     # The epoch chosen on the test items is that of a checkpoint; elsewhere the last one counts.
     checkpoints = config["data"]["init_args"].get("protocol") == "as_published"
     content["trainer"] = {**config["trainer"], "enable_checkpointing": checkpoints}

@@ -17,7 +17,8 @@ OVER_ROWS = [name for name in available_losses() if build_loss(name).over_rows]
 def value_and_gradients(loss, embeddings: dict[str, Tensor], labels: Tensor) -> list[Tensor]:
     leaves = {name: x.clone().requires_grad_() for name, x in embeddings.items()}
     output = loss(leaves, labels)
-    return [output.total.detach(), *output.parts.values(), *torch.autograd.grad(output.total, list(leaves.values()))]
+    wanted = [*leaves.values(), *loss.parameters()]
+    return [output.total.detach(), *output.parts.values(), *torch.autograd.grad(3 * output.total, wanted)]
 
 
 @pytest.fixture
@@ -32,6 +33,7 @@ CASES = [
     *[("gcs", {"scheme": scheme, "use_target": use}) for scheme in SCHEMES for use in (True, False)],
     *[(name, {"temperature": 0.003}) for name in OVER_ROWS if name in ("cs", "gcs", "kl", "mil_nce")],
     *[("pairwise", {"divergence": name}) for name in ("cs", "infonce")],
+    ("symile", {"negatives": "shuffled"}),
 ]
 
 

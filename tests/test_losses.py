@@ -29,7 +29,7 @@ PAIR_CASES = [(name, {}) for name in PAIR_LOSSES] + [
 ]
 SCHEMES = ["clockwise", "counterclockwise", "bidirectional", "mixed"]
 PAIRWISE = [name for name in PAIR_LOSSES if name != "log_coral"]  # which needs a ridge
-OF_PROBABILITIES = ["cmpm_kl", "cs", "gcs", "infonce", "kernel_cs", "kernel_gcs", "kl", "mil_nce"]
+OF_PROBABILITIES = ["cmpm_kl", "cs", "gcs", "gram", "infonce", "kernel_cs", "kernel_gcs", "kl", "mil_nce"]
 
 
 def make_embeddings(modalities: int = 2, seed: int = 0, batch: int = BATCH, width: int = WIDTH):
@@ -101,6 +101,8 @@ SEVERAL_CASES = [
     *[("gcs", {"temperature": 0.2, "scheme": scheme}, labels) for scheme in SCHEMES for labels in LABELS],
     *[("gcs", {"scheme": scheme, "use_target": False}, None) for scheme in SCHEMES],
     *[("kernel_gcs", {"sigma": sigma}, None) for sigma in (0.2, 1.0)],
+    *[("gram", keywords, None) for keywords in ({}, {"anchor": "image", "temperature": 0.3, "label_smoothing": 0.0})],
+    ("symile", {"logit_scale": 3.0, "negatives": "shuffled"}, None),
 ]
 
 
@@ -110,7 +112,24 @@ def test_loss_of_several_modalities_matches_reference(modalities, name, keywords
     embeddings, given = make_embeddings(modalities), LABELS.get(labels)
     output = build_loss(name, **keywords)(embeddings, given)
     arrays = None if given is None else given.numpy()
+    if "negatives" in keywords:
+        keywords = {**keywords, "permutations": permutations(embeddings)}
     assert_matches(output, reference.LOSSES[name](as_arrays(embeddings), arrays, **keywords))
+
+
+def permutations(embeddings) -> dict[str, np.ndarray]:
+    """Those of `symile`, by modality."""
+    drawn = [torch.randperm(BATCH, generator=torch.Generator().manual_seed(seed)) for seed in range(len(embeddings))]
+    return {name: permutation.numpy() for name, permutation in zip(embeddings, drawn, strict=True)}
+
+
+@pytest.mark.parametrize("modalities", [2, 3])
+def test_symile_of_all_negatives_matches_reference(modalities):
+    embeddings = make_embeddings(modalities)
+    assert_matches(
+        build_loss("symile", logit_scale=3.0)(embeddings),
+        reference.symile_parts(as_arrays(embeddings), logit_scale=3.0),
+    )
 
 
 @pytest.mark.parametrize("labels", ["positive soft", "one class"])
@@ -164,6 +183,8 @@ def test_order_of_the_mapping_is_the_order_of_the_ring():
     [(name, keywords, 2) for name, keywords in PAIR_CASES]
     + [("gcs", {"scheme": scheme}, 3) for scheme in SCHEMES]
     + [("gcs", {"use_target": False}, 3), ("kernel_gcs", {}, 3)]
+    + [("gram", {}, modalities) for modalities in (2, 3, 4)]
+    + [("symile", {"negatives": negatives}, 3) for negatives in ("all", "shuffled")]
     + [
         pytest.param("pairwise", {"divergence": "cs"}, 3, marks=pytest.mark.slow),
         ("cs_clamped", {}, 2),
@@ -194,6 +215,7 @@ def test_log_coral_with_fewer_items_than_dimensions():
     ("name", "keywords", "modalities"),
     [(name, {"ridge": 0.1} if name == "log_coral" else {}, 2) for name in PAIR_LOSSES]
     + [("kl", {"direction": "reverse"}, 2), ("gcs", {"use_target": False}, 3), ("kernel_gcs", {}, 3)]
+    + [("gram", {}, 3), ("symile", {}, 3), ("symile", {"negatives": "shuffled"}, 3)]
     + [("gcs", {"scheme": scheme}, modalities) for scheme in SCHEMES for modalities in (2, 3)]
     + [("pairwise", {"divergence": name}, 3) for name in PAIRWISE],
 )
@@ -252,7 +274,7 @@ def test_gcs_with_one_hot_target_is_a_quarter_of_the_cross_entropies_at_a_quarte
 # Small temperatures and low precision
 
 
-LOW_PRECISION = [(name, {}, 2) for name in ("cs", "kl", "infonce", "mil_nce")] + [
+LOW_PRECISION = [(name, {}, 2) for name in ("cs", "gram", "kl", "infonce", "mil_nce")] + [
     ("gcs", {"scheme": scheme}, modalities) for scheme in SCHEMES for modalities in (2, 3)
 ]
 
@@ -364,7 +386,7 @@ def test_pairwise_refuses_a_loss_of_several_modalities_and_an_unknown_one(name, 
         *[(name, {}, {2: 3, 3: 4, 8: 9}) for name in ("gcs", "gcs_clamped")],
         ("gcs", {"use_target": False}, {2: 2, 4: 4}),
         ("pairwise", {"divergence": "cs"}, {2: 2, 5: 2}),
-        *[(name, {}, {2: None}) for name in ("mmd", "coral", "log_coral", "kernel_cs", "kernel_gcs")],
+        *[(name, {}, {2: None}) for name in ("mmd", "coral", "log_coral", "kernel_cs", "kernel_gcs", "gram", "symile")],
         ("pairwise", {"divergence": "mmd"}, {3: None}),
     ],
 )

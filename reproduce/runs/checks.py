@@ -177,7 +177,7 @@ def _check_dataset(table: Table, dataset: DataSet) -> None:
             )
         if method.model in NEED_ALIGNMENT and not method.init_args.get("alignment"):
             raise SpecError(f"{table.file}: {method.method} has no alignment; {method.model} is trained by one")
-        if method.protocol == "as_published" and "protocol" not in takes(kind):
+        if method.protocol == "as_published" and not {"protocol", "statistics"} & set(takes(kind)):
             raise SpecError(f"{table.file}: {method.method} is as_published, which {method.model} has no settings for")
     if dataset.galleries:
         _check_once(dataset.galleries, f"{place}: galleries")

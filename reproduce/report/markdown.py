@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from reproduce.results.metrics import METRICS
-from reproduce.results.published import citations_of
+from reproduce.results.published import citations_of, published_of
 from reproduce.results.shown import (
     SECTION,
     STATUS,
@@ -150,6 +150,10 @@ def _below(rows: pd.DataFrame) -> Iterator[str]:
         yield f"- Sizes{of}: {queries} queries, {gallery} in the gallery"
     for note, found in rows[rows["note"] != ""].groupby("note", sort=False):
         yield f"- {escape(', '.join(distinct(found['method'])))}: {escape(note)}"
+    for row in rows[rows["published_source"] != ""].itertuples():  # from several sources
+        for other in published_of(row)[1:]:
+            number = f"{column_name(row)} {format_value(row, other.value)}"
+            yield f"- Also published: {escape(f'{row.method}, {number} ({other.reference})')}"
     for reference, cited in citations_of(rows).items():
         yield f"- Published: {escape(reference)}. {cited}".rstrip()
 

@@ -17,7 +17,7 @@ import lightning_modules
 from lightning_modules.base import RetrievalModule
 from lightning_modules.cli_errors import ConfigError, Parser
 from losses.registry import nearest
-from reproduce.runs import baselines
+from reproduce.runs import baselines, multiview
 
 Config = dict[str, Any]
 Data = datamodules.RetrievalData
@@ -54,7 +54,8 @@ def model_class(name: str) -> type[RetrievalModule]:
     Raises:
         ConfigError: there is none.
     """
-    found = getattr(lightning_modules, name, None) or getattr(baselines, name.rpartition(".")[2], None)
+    places = (lightning_modules, name), *((module, name.rpartition(".")[2]) for module in (baselines, multiview))
+    found = next((getattr(module, short) for module, short in places if hasattr(module, short)), None)
     if not (isinstance(found, type) and issubclass(found, RetrievalModule)):
         parsed({"model": {"class_path": name}}, "model")
         found = pkgutil.resolve_name(name)

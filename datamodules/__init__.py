@@ -6,7 +6,7 @@ from typing import Any
 # Imported when they are asked for: a help text or a list of data sets needs no torch.
 _WHERE = {
     "CUHKPEDES": "datasets.cuhk_pedes",
-    "FeaturePairs": "datasets.feature_pairs",
+    "OwnData": "datasets.own_data",
     "Flickr30kCaptions": "datasets.flickr30k",
     "Flickr30kNarratives": "datasets.flickr30k",
     "Flickr8k": "datasets.flickr8k",

@@ -30,7 +30,7 @@ def open_form(declared: Declaration, name: str, root: Path, **arguments: Any) ->
         **arguments: further ones of the data module.
     """
     form = declared.forms[name]
-    place = {"path": declared.folder_below(root)} if form.class_path == "FeaturePairs" else {"data_root": root}
+    place = {"path": declared.folder_below(root)} if form.class_path == "OwnData" else {"data_root": root}
     return getattr(datamodules, form.class_path)(**place, **{**form.init_args, **arguments})
 
 

@@ -95,7 +95,7 @@ class Declaration:
         forms = {name: Form(variants=(tuple(form.pop("paths")),), **form) for name, form in said.pop("forms").items()}
         if "features" in said:
             variants, named = FEATURES[said.pop("features")]
-            forms["pairs"] = Form("FeaturePairs", variants, {"dataset": path.stem}, items={})
+            forms["pairs"] = Form("OwnData", variants, {"dataset": path.stem}, items={})
             said["content"] += named
         files = tuple(SourceFile(**file) for file in said.pop("files", ()))
         return cls(name=path.stem, forms=forms, files=files, **said)

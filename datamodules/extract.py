@@ -34,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add those of the command."""
     parser.description = (
         "Put a data set's raw images, texts and sounds through frozen networks and write their features to a file that "
-        "the data module FeaturePairs reads. Modalities without a network are left out and need not be there. A run "
+        "the data module OwnData reads. Modalities without a network are left out and need not be there. A run "
         "that was stopped goes on where it was when it is called again in the same way."
     )
     parser.add_argument("dataset", choices=[name for name in DATASETS if raw_forms(name)])

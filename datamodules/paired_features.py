@@ -85,10 +85,14 @@ class FeatureDataModule(RetrievalData):
         return tuple(self.class_names[c] for c in self.class_halves[1])
 
     @property
+    def has_class_embedding(self) -> bool:
+        """Whether batches bring the embedding of the class: of other labels than the classes it would tell the classes."""
+        return self.labels == "class"
+
+    @property
     def dims(self) -> dict[str, Any]:
-        """Width of each modality's features, and of the class embedding where the classes are the labels."""
-        embedded = {"class_embedding": self.class_embedding.shape[1]} if self.labels == "class" else {}
-        return super().dims | embedded
+        """Width of each modality's features, and of the class embedding where batches bring it."""
+        return super().dims | ({"class_embedding": self.class_embedding.shape[1]} if self.has_class_embedding else {})
 
     @cached_property
     def digest(self) -> str:
@@ -111,19 +115,19 @@ class FeatureDataModule(RetrievalData):
             rows = self.train_entries(name)[0].numpy()
             index = np.arange(len(rows))
         else:
-            rows, index = self.entries(name).entries.numpy(), self.indices("train")
+            entries = self.entries(name)
+            rows, index = entries.entries.numpy(), entries.of_items(self._index("train")).numpy()
         for start in range(0, rows.shape[1], COLUMNS):
             # Copied by NumPy: of PyTorch's blocks, which are aligned, glibc would keep each and reuse none.
             yield torch.from_numpy(rows[:, start : start + COLUMNS][index].astype(np.float64))
 
     def prepare_data(self) -> None:
         """As every data module, and embed the classes."""
-        _ = self.data, self.class_embedding
+        _ = self.data, self._class_embedding
 
     @cached_property
     def _class_embedding(self) -> ItemEmbedding | None:
-        # Of other labels than the classes it would tell the classes.
-        return ItemEmbedding(self._label, self.class_embedding) if self.labels == "class" else None
+        return ItemEmbedding(self._label, self.class_embedding) if self.has_class_embedding else None
 
     def _carved(self, train: np.ndarray, validation: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         if self.protocol == "as_published":

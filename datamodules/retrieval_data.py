@@ -298,9 +298,16 @@ class RetrievalData(L.LightningDataModule):
         return rows, mask
 
     def arrays(self, split: str) -> tuple[dict[str, np.ndarray], np.ndarray]:
-        """Vectors and labels of a split as NumPy arrays, for methods that are not trained by gradient descent."""
-        index = self._index(split)
-        return {name: self._rows(name, split)[0].numpy() for name in self.modalities}, self._label[index].numpy()
+        """Vectors and labels of a split as NumPy arrays, for methods that are not trained by gradient descent.
+
+        Of items with several entries of a modality, as many rows as of the one that has most; the others recur.
+        """
+        items, entries = self._index(split), {name: self.entries(name) for name in self.modalities}
+        rows = torch.stack([e.count[items] for e in entries.values()]).amax(dim=0)
+        items = torch.repeat_interleave(items, rows)
+        place = torch.arange(len(items)) - torch.repeat_interleave(rows.cumsum(0) - rows, rows)
+        index = {name: e.first[items] + place % e.count[items] for name, e in entries.items()}
+        return {name: e.rows(index[name])[0].numpy() for name, e in entries.items()}, self._label[items].numpy()
 
     def _rows(self, name: str, *splits: str) -> tuple[Any, Tensor | None]:
         entries, items = self.entries(name), torch.cat([self._index(split) for split in splits])

@@ -115,7 +115,7 @@ class JFSE(RetrievalModule):
         names = [name for name in dims if name != "class_embedding"]
         if len(names) != 2 or "class_embedding" not in dims or not all(isinstance(d, int) for d in dims.values()):
             raise ValueError(
-                "JFSE takes two modalities of vectors and 'class_embedding', as of FeaturePairs, and the data have "
+                "JFSE takes two modalities of vectors and 'class_embedding', as of OwnData, and the data have "
                 f"{', '.join(dims)}; choose such a data module, or a model for items: LAVIMO, CSAligner or CMPM"
             )
         if width < 1 or learning_rate < 0 or not 0 <= (dropout or 0) < 1:

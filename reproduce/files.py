@@ -113,8 +113,8 @@ def _overtaken(row: Any, plan: Plan, finals: Finals) -> bool:
     if row.status != "not_run":
         return False
     named = {(one.dataset, one.features): one.class_path for one in plan.table.datasets}
-    found = {of.dataset.dataset for of in finals if of.dataset.class_path == "FeaturePairs"}
-    pairs = named.get((row.dataset, row.features)) == "FeaturePairs"
+    found = {of.dataset.dataset for of in finals if of.dataset.class_path == "OwnData"}
+    pairs = named.get((row.dataset, row.features)) == "OwnData"
     return (row.dataset, row.features) not in named or (pairs and row.dataset in found)
 
 

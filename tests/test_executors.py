@@ -111,7 +111,7 @@ def test_a_job_refuses_other_data_or_code_than_it_was_submitted_with_and_says_wh
 ) -> None:
     [run, *_], store = _runs(tables, root, tmp_path)
     assert "code or data changed" in train("0" * 16, run.config, str(root), str(store.folder))
-    broken = {**run.config, "data": {"class_path": "FeaturePairs", "init_args": {"dataset": "absent"}}}
+    broken = {**run.config, "data": {"class_path": "OwnData", "init_args": {"dataset": "absent"}}}
     assert "absent" in train("0" * 16, broken, str(root), str(store.folder))
     assert "Traceback" in capsys.readouterr().err  # of the job's log
     assert not store.folder.exists()

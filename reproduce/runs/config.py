@@ -34,7 +34,7 @@ def data_source(
         arguments |= {"class_split": table.class_split, **({"class_seed": seed or 0} if method else {})}
     if method is not None and "-" in arguments.get("labels", ""):  # labels that are drawn, for each seed anew
         arguments["label_seed"] = seed or 0
-    if dataset.class_path == "FeaturePairs":
+    if dataset.class_path == "OwnData":
         arguments["dataset"] = dataset.dataset
     if method is not None and method.model == "JFSE":
         arguments["protocol"] = method.protocol
@@ -112,7 +112,7 @@ def fit_file(config: Config, head: str) -> str:
     checkpoints = config["data"]["init_args"].get("protocol") == "as_published"
     content["trainer"] = {**config["trainer"], "enable_checkpointing": checkpoints}
     content["test_after_fit"] = True
-    if content["data"]["class_path"] == "FeaturePairs":  # which does not look below the data root by itself
+    if content["data"]["class_path"] == "OwnData":  # which does not look below the data root by itself
         arguments = content["data"]["init_args"]
         content["data"] = {**content["data"], "init_args": {**arguments, "path": f"data/{arguments['dataset']}"}}
     return f"# {head}\n" + dump_yaml(content)

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from datamodules import DataError, DataMissing, data_root, root_is_named
 from datamodules.datasets import DATASETS
-from datamodules.datasets.feature_pairs import AS_PUBLISHED
+from datamodules.datasets.own_data import AS_PUBLISHED
 from datamodules.features.texts import model_folder
 from reproduce.runs.arguments import matched
 from reproduce.runs.checks import check_modalities
@@ -115,8 +115,8 @@ class Plan:
     def _unread(self, dataset: DataSet) -> DataSet:
         """A data set whose features, where its files say how they are called, may be those that --only names."""
         wanted = self.only.get("features", dataset.features)
-        known = {one.features for one in self.table.datasets if one.class_path != "FeaturePairs"}
-        unknown = dataset.class_path == "FeaturePairs" and wanted not in known
+        known = {one.features for one in self.table.datasets if one.class_path != "OwnData"}
+        unknown = dataset.class_path == "OwnData" and wanted not in known
         return replace(dataset, features=wanted) if unknown else dataset
 
     def _found(self, dataset: DataSet) -> DataSet:
@@ -133,7 +133,7 @@ class Plan:
         check_modalities(dataset, module.modalities, self.table.file)
         if reason := model_absent(dataset):
             raise DataMissing(reason)
-        if dataset.class_path == "FeaturePairs":
+        if dataset.class_path == "OwnData":
             return replace(dataset, features=module.features)
         _check_widths(dataset, module)
         return dataset

@@ -96,7 +96,7 @@ def located(config: Config, data_root: str | None, offline: bool = False) -> dic
     known = inspect.signature(data_class(config["data"]["class_path"])).parameters
     arguments |= {"data_root": data_root} if "data_root" in known else {}
     arguments |= {"offline": offline} if "offline" in known else {}
-    if config["data"]["class_path"] == "FeaturePairs":
+    if config["data"]["class_path"] == "OwnData":
         arguments["path"] = str(datamodules.data_root(data_root) / arguments["dataset"])
     return {"class_path": config["data"]["class_path"], "init_args": arguments}
 

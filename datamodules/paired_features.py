@@ -86,7 +86,7 @@ class FeatureDataModule(RetrievalData):
 
     @property
     def has_class_embedding(self) -> bool:
-        """Whether batches bring the embedding of the class: of other labels than the classes it would tell the classes."""
+        """Whether batches bring the embedding of the class; beside other labels it would tell the classes."""
         return self.labels == "class"
 
     @property

@@ -150,8 +150,14 @@ class JFSE(RetrievalModule):
             self.register_buffer(f"{name}_scale", torch.ones(d))
 
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
-        parts = (self.critics, self.generators, self.regressors, self.modality_classifier)
-        return [torch.optim.Adam(p.parameters(), lr=self.learning_rate, betas=(0.5, 0.999), fused=True) for p in parts]
+        aligned = [*self.regressors.parameters(), *(self.alignment.parameters() if self.alignment is not None else ())]
+        parts = (
+            self.critics.parameters(),
+            self.generators.parameters(),
+            aligned,
+            self.modality_classifier.parameters(),
+        )
+        return [torch.optim.Adam(p, lr=self.learning_rate, betas=(0.5, 0.999), fused=True) for p in parts]
 
     def prepare_evaluation(self, data: RetrievalData) -> None:
         """As published, the range of the features of every part that is evaluated."""

@@ -19,8 +19,8 @@ class GRAMLoss(AlignmentLoss):
 
     (1/2) mean_i CE_i( softmax_j( -V_ij / temperature ) ) + (1/2) mean_j CE_j( softmax_i( -V_ij / temperature ) ), where
     an item's own pair is the right answer, less ``label_smoothing`` spread evenly over all. V_ij = sqrt|det G_ij|, with
-    G_ij the Gram matrix of the unit vectors of anchor i and of the other M - 1 modalities of item j. Labels are not
-    used. Where the volume is 0 its gradient is 0.
+    G_ij the Gram matrix of the unit vectors of anchor i and of the other M - 1 modalities of item j; a zero vector is
+    at right angles to all. Labels are not used. Where the volume is 0 its gradient is 0.
 
     Known weakness: the volume is 0 as soon as any two of the vectors are parallel or opposite, whatever the third; of
     two modalities it is the sine of their angle, and cannot tell x from -x.

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from test_losses import LABELS, SCHEMES, make_embeddings
+from loss_cases import LABELS, make_embeddings
+from test_losses import SCHEMES
 from torch import Tensor
 
 from benchmarks.harness import STATUS, fresh

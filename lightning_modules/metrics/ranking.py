@@ -2,30 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from scipy.stats import hypergeom
 from torch import Tensor
 
-from lightning_modules.metrics.scoring import SCORES, probes_of, unit_rows
+from lightning_modules.metrics.keys import KeysOfEmbeddings, KeysOfSimilarity, regrouped
+from lightning_modules.metrics.measures import measures_of
+from lightning_modules.metrics.places import Places
+from lightning_modules.metrics.relevance import Relevance
+from lightning_modules.metrics.scoring import SCORES, probes_of
+from lightning_modules.metrics.threads import Threads
 
-Rows = Tensor | Sequence[Tensor]  # of embeddings: all, or consecutive blocks of them
+Rows = Tensor | Sequence[Tensor]  # all of them, or consecutive blocks
 
-_KEYS = 2**25  # scores held at once (128 MiB): one chunk of queries against the whole gallery
-_SLICE = 2**20  # scores worked on at once: what stays in the processor's cache
+_KEYS = 2**25  # scores held at once (128 MiB)
+_SLICE = 2**20  # scores worked on at once by a thread
+_BLOCK = 8192  # gallery items that are counted at once: their keys stay in the processor's cache
 
 
 def retrieval_scores(
-    query: Rows | Mapping[str, Rows],
-    gallery: Rows,
-    query_labels: Tensor,
-    gallery_labels: Tensor,
+    query: Rows | Mapping[str, Rows] | None = None,
+    gallery: Rows | None = None,
+    query_labels: Tensor | None = None,
+    gallery_labels: Tensor | None = None,
     ks: Sequence[int] = (1, 5, 10),
     chunk_elements: int = _KEYS,
     score: str = "cosine",
+    similarity: Rows | None = None,
 ) -> dict[str, Tensor]:
     """Rank the gallery by score for every query and measure each ranking.
 
@@ -50,35 +56,108 @@ def retrieval_scores(
         chunk_elements: scores held at once; it bounds the memory and cannot change a result.
         score: "cosine", "multilinear" (Saporta et al., NeurIPS 2024, Symile) or "volume" (Cicchetti et al., ICLR 2025,
             GRAM).
+        similarity: in place of query and gallery (Q, G) scores, such as a cross-encoder's, or consecutive blocks of
+            their rows; the largest ranks first, -inf last. Used as they are, half precision as float32.
 
     Returns:
         Measure -> (Q,) float64 tensor on the CPU: ``AP``, ``first_rank``, ``R@k``, ``P@k``, ``AP@k[min(R,k)]``.
 
     Raises:
-        ValueError: shapes that do not fit, an empty side, a value that is not finite, a cut-off below 1, an unknown
-            score.
+        ValueError: shapes that do not fit, an empty side, an embedding that is not finite, a similarity that is NaN, a
+            cut-off below 1, an unknown score.
     """
     check_cutoffs(ks)
     check_score(score)
-    queries = query if isinstance(query, Mapping) else {"query": query}
-    sides = {name: _blocks_of(rows, name) for name, rows in queries.items()}
-    if not sides:
+    embedded = query is not None and gallery is not None
+    if embedded == (similarity is not None) or query_labels is None or gallery_labels is None:
+        raise ValueError("expected query and gallery, or similarity alone, and query_labels and gallery_labels")
+    sides = query if isinstance(query, Mapping) else {"query": query}
+    if not embedded:
+        sides = {"similarity": similarity}
+    elif not sides:
         raise ValueError("query: a joint query has embeddings of one modality or more, got none")
-    gallery = _blocks_of(gallery, "gallery")
-    _check_sides(sides, gallery, query_labels, gallery_labels)
-    n_gallery = len(gallery_labels)
-    reciprocals = np.concatenate([[0.0], np.cumsum(1.0 / np.arange(1, n_gallery + 1))])
-    chunk_rows = max(1, chunk_elements // n_gallery)
-    slice_rows = max(1, min(chunk_rows, _SLICE // n_gallery))
-    parts: list[dict[str, np.ndarray]] = []
-    for chunks in zip(*(_regrouped(blocks, chunk_rows) for blocks in sides.values()), strict=True):
-        start, rows = chunks[0][0], [rows for _, rows in chunks]
-        labels = query_labels[start : start + len(rows[0])]
-        keys = _sorted_keys(rows, score, gallery, labels, gallery_labels)
-        for first in range(0, len(keys), slice_rows):
-            part = keys[first : first + slice_rows]
-            parts.append(_measures(_tie_groups(part), len(part), n_gallery, ks, reciprocals))
-    return {name: torch.from_numpy(np.concatenate([part[name] for part in parts])) for name in parts[0]}
+    blocks = {name: _blocks_of(rows, name) for name, rows in sides.items()}
+    items = _blocks_of(gallery, "gallery") if embedded else []
+    n_gallery = sum(map(len, items)) if embedded else len(gallery_labels)
+    labelled = [(name, sum(map(len, side)), query_labels) for name, side in blocks.items()]
+    _check_labels([*labelled, ("gallery", n_gallery, gallery_labels)])
+    if embedded:
+        _check_embeddings([*blocks.items(), ("gallery", items)])
+    else:
+        _check_similarity(blocks["similarity"], n_gallery)
+    relevance = Relevance(query_labels, gallery_labels)
+    columns, rows = _chunk_shape(n_gallery, relevance.mean_count(), chunk_elements, whole=not embedded)
+    measured: list[dict[str, np.ndarray]] = []
+    with Threads() as threads:
+        ranking = _Ranking(relevance, n_gallery, tuple(ks), threads)
+        for chunk in zip(*(regrouped(side, rows) for side in blocks.values()), strict=True):
+            start, parts = chunk[0][0], [part for _, part in chunk]
+            if not embedded:
+                measured += ranking.sorted(KeysOfSimilarity(parts[0]).keys, start)
+                continue
+            device = parts[0].device if parts[0].device.type == "cuda" else torch.device("cpu")
+            keys = KeysOfEmbeddings(probes_of([part.to(device) for part in parts], score), items, threads)
+            if columns < n_gallery:
+                measured.append(ranking.counted(keys, start, columns))
+            else:
+                measured += ranking.sorted(next(keys.blocks(n_gallery)), start)
+    return {name: torch.from_numpy(np.concatenate([part[name] for part in measured])) for name in measured[0]}
+
+
+def _chunk_shape(n_gallery: int, relevant: float, elements: int, whole: bool) -> tuple[int, int]:
+    """Gallery items and queries of a block of keys.
+
+    A block holds the whole gallery where that is small, or where so many items are relevant that sorting a row costs
+    less than searching all their keys in every block.
+    """
+    columns = max(_BLOCK * elements // _KEYS, 8 * int(relevant), 1)
+    if whole or 2 * columns >= n_gallery:
+        return n_gallery, max(1, elements // n_gallery)
+    return columns, max(1, int(min(elements // columns, elements / (16 * relevant + 1))))
+
+
+@dataclass(frozen=True)
+class _Ranking:
+    """Measures the rankings of a chunk of queries.
+
+    Args:
+        relevance: of all queries and items.
+        n_gallery: number of items.
+        ks: cut-offs, in places.
+        threads: those that sort and count.
+    """
+
+    relevance: Relevance
+    n_gallery: int
+    ks: tuple[int, ...]
+    threads: Threads
+
+    def __post_init__(self) -> None:
+        harmonic = np.cumsum(1.0 / np.arange(1, self.n_gallery + 1))
+        object.__setattr__(self, "reciprocals", np.concatenate([[0.0], harmonic]))
+
+    def sorted(self, keys: np.ndarray, start: int) -> list[dict[str, np.ndarray]]:
+        """Measures of the queries from number ``start`` on, whose keys (Q, G) are here."""
+
+        def measure(part: slice) -> dict[str, np.ndarray]:
+            query, item = self.relevance.pairs(slice(start + part.start, start + part.stop))
+            own = keys[part]
+            places = Places(query, item, own[query, item], len(own))
+            places.add(own, slice(0, len(own)))
+            return self._measures(places, len(own))
+
+        return self.threads.run(measure, len(keys), max(1, _SLICE // self.n_gallery))
+
+    def counted(self, keys: KeysOfEmbeddings, start: int, columns: int) -> dict[str, np.ndarray]:
+        """The same, block by block, where the keys of the relevant items are computed first."""
+        query, item = self.relevance.pairs(slice(start, start + len(keys)))
+        places = Places(query, item, keys.of_pairs(query, item), len(keys))
+        for block in keys.blocks(columns):
+            self.threads.run(lambda part, block=block: places.add(block[part], part), len(keys))
+        return self._measures(places, len(keys))
+
+    def _measures(self, places: Places, n_query: int) -> dict[str, np.ndarray]:
+        return measures_of(places.tie_groups(), n_query, self.n_gallery, self.ks, self.reciprocals)
 
 
 def check_cutoffs(ks: Sequence[int]) -> None:
@@ -110,173 +189,31 @@ def _blocks_of(embeddings: Tensor | Sequence[Tensor], side: str) -> list[Tensor]
     return blocks
 
 
-def _check_sides(
-    query: Mapping[str, list[Tensor]], gallery: list[Tensor], query_labels: Tensor, gallery_labels: Tensor
-) -> None:
-    widths = {block.shape[1] for blocks in (*query.values(), gallery) for block in blocks}
+def _check_embeddings(sides: Sequence[tuple[str, list[Tensor]]]) -> None:
+    widths = {block.shape[1] for _, blocks in sides for block in blocks}
     if len(widths) > 1:
         raise ValueError(f"query and gallery embeddings must have one width, got {sorted(widths)}")
-    sides = [(name, blocks, query_labels) for name, blocks in query.items()]
-    for side, blocks, labels in (*sides, ("gallery", gallery, gallery_labels)):
-        rows = sum(len(block) for block in blocks)
+    for side, blocks in sides:
+        if not all(is_finite(block.to(torch.float32)) for block in blocks):
+            raise ValueError(f"{side}: an embedding is not finite in float32")
+
+
+def _check_similarity(blocks: list[Tensor], items: int) -> None:
+    for block in blocks:
+        if block.shape[1] != items or bool(block.isnan().any()):
+            raise ValueError(f"similarity: expected (queries, {items}) numbers, none NaN, got {tuple(block.shape)}")
+
+
+def _check_labels(sides: Sequence[tuple[str, int, Tensor]]) -> None:
+    for side, rows, labels in sides:
         if labels.ndim not in (1, 2) or labels.is_floating_point() or len(labels) != rows:
             raise ValueError(
                 f"{side}: expected integer or bool labels of shape ({rows},) or ({rows}, classes),"
                 f" got {labels.dtype} {tuple(labels.shape)}"
             )
-        if not all(is_finite(block.to(torch.float32)) for block in blocks):
-            raise ValueError(f"{side}: an embedding is not finite in float32")
-    if query_labels.shape[1:] != gallery_labels.shape[1:]:
+    shapes = [tuple(labels.shape) for _, _, labels in sides]
+    if len({shape[1:] for shape in shapes}) > 1:
         raise ValueError(
             "query and gallery labels must both be classes, or multi-hot over the same classes, got shapes"
-            f" {tuple(query_labels.shape)} and {tuple(gallery_labels.shape)}"
+            f" {shapes[0]} and {shapes[-1]}"
         )
-
-
-def _regrouped(blocks: Sequence[Tensor], rows: int) -> Iterator[tuple[int, Tensor]]:
-    """Yield (index of the first row, block) with ``rows`` rows in each block but the last."""
-    start, held = 0, []
-    for block in blocks:
-        while len(block):
-            wanted = rows - sum(len(part) for part in held)
-            held.append(block[:wanted])
-            block = block[wanted:]
-            if sum(len(part) for part in held) == rows:
-                yield start, torch.cat(held)
-                start, held = start + rows, []
-    if held:
-        yield start, torch.cat(held)
-
-
-def _sorted_keys(
-    query: Sequence[Tensor], score: str, gallery: Sequence[Tensor], query_labels: Tensor, gallery_labels: Tensor
-) -> np.ndarray:
-    """(Q, G) int32 keys in ranking order: the negated score in the upper bits, 0 for a relevant item in the lowest.
-
-    Sorting these keys sorts score and relevance together, without an argsort and a gather.
-    """
-    device = query[0].device if query[0].device.type == "cuda" else torch.device("cpu")
-    probes = probes_of([rows.to(device) for rows in query], score)
-    query_labels, gallery_labels = query_labels.to(device), gallery_labels.to(device)
-    keys = torch.empty(len(query_labels), len(gallery_labels), dtype=torch.int32, device=device)
-    for start, block in _regrouped(gallery, max(1, min(8192, 2 * _SLICE // len(query_labels)))):
-        stop = start + len(block)
-        part = keys[:, start:stop]
-        part.copy_(probes.keys(unit_rows(block.to(device))).round_())
-        part.mul_(2).add_(_irrelevant(query_labels, gallery_labels[start:stop]))
-    if device.type == "cuda":
-        return torch.sort(keys, dim=1).values.cpu().numpy()
-    ranked = keys.numpy()
-    ranked.sort(axis=1)  # in half the time of torch.sort
-    return ranked
-
-
-def _irrelevant(query_labels: Tensor, gallery_labels: Tensor) -> Tensor:
-    if query_labels.ndim == 1:
-        return query_labels[:, None] != gallery_labels[None, :]
-    return (query_labels.bool().float() @ gallery_labels.bool().float().T) == 0
-
-
-@dataclass(frozen=True)
-class _TieGroups:
-    """The groups of tied items that hold a relevant one, by query and place; without a mixed tie, single items.
-
-    Each field is an array with one entry per group: the query, the number of items ranked strictly before the group,
-    the number of relevant ones among those, and the number of items and of relevant items in it.
-    """
-
-    query: np.ndarray
-    before: np.ndarray
-    hits: np.ndarray
-    size: np.ndarray
-    relevant: np.ndarray
-
-    def __getitem__(self, which: np.ndarray) -> _TieGroups:
-        return _TieGroups(*(getattr(self, field)[which] for field in self.__dataclass_fields__))
-
-
-def _tie_groups(keys: np.ndarray) -> _TieGroups:
-    n_gallery, flat_keys = keys.shape[1], keys.reshape(-1)
-    place = np.flatnonzero((flat_keys & 1) == 0)
-    query, before = np.divmod(place, n_gallery)
-    size, relevant = np.ones_like(place), np.ones_like(place)
-    key = flat_keys[place]
-    # In a tie the relevant items sort first: a group is mixed where its last relevant item precedes a tied irrelevant.
-    following = flat_keys[np.minimum(place + 1, flat_keys.size - 1)]
-    last = np.flatnonzero((following == (key | 1)) & (before + 1 < n_gallery))
-    if len(last):
-        index = np.arange(len(place))
-        opens = np.ones(len(place), dtype=bool)
-        opens[1:] = (key[1:] != key[:-1]) | (query[1:] != query[:-1])
-        first_of = np.maximum.accumulate(np.where(opens, index, 0))
-        first = first_of[last]
-        closes = np.ones(keys.shape, dtype=bool)
-        np.not_equal(keys[:, 1:] >> 1, keys[:, :-1] >> 1, out=closes[:, :-1])
-        ends = np.flatnonzero(closes)
-        size[first] = ends[np.searchsorted(ends, place[last])] + 1 - place[first]
-        relevant[first] = last - first + 1
-        mixed = np.zeros(len(place), dtype=bool)
-        mixed[first] = True
-        kept = ~mixed[first_of] | (first_of == index)
-        query, before, size, relevant = query[kept], before[kept], size[kept], relevant[kept]
-    hits = np.cumsum(relevant) - relevant
-    hits -= hits[np.searchsorted(query, query)]
-    return _TieGroups(query, before, hits, size, relevant)
-
-
-def _measures(
-    groups: _TieGroups, n_query: int, n_gallery: int, ks: Sequence[int], reciprocals: np.ndarray
-) -> dict[str, np.ndarray]:
-    total = _per_query(groups, groups.relevant, n_query)
-    precisions = _precision_sum(groups, groups.size, reciprocals)
-    ap = _ratio(_per_query(groups, precisions, n_query), total)
-    opening = groups[np.unique(groups.query, return_index=True)[1]]
-    first_rank = np.full(n_query, n_gallery + 1.0)
-    first_rank[opening.query] = opening.before + (opening.size + 1) / (opening.relevant + 1)
-    result = {"AP": ap, "first_rank": first_rank}
-    for k in ks:
-        top = groups[groups.before < k]
-        taken = np.minimum(k - top.before, top.size)
-        result[f"R@{k}"] = _hit_probability(opening, k, n_query)
-        result[f"P@{k}"] = _per_query(top, top.relevant * taken / top.size, n_query) / k
-        precision_sum = _per_query(top, _precision_sum(top, taken, reciprocals), n_query)
-        result[f"AP@{k}[min(R,k)]"] = _ratio(precision_sum, np.minimum(total, k))
-    return result
-
-
-def _per_query(groups: _TieGroups, values: np.ndarray, n_query: int) -> np.ndarray:
-    # bincount adds one after the other, so a query's sum does not depend on the queries beside it.
-    return np.bincount(groups.query, weights=values, minlength=n_query)
-
-
-def _ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
-    return np.divide(numerator, denominator, out=np.zeros(len(numerator)), where=denominator > 0)
-
-
-def _precision_sum(groups: _TieGroups, taken: np.ndarray, reciprocals: np.ndarray) -> np.ndarray:
-    """Expected sum of the precisions at the relevant items among the first ``taken`` places of each group.
-
-    Place j of a group of t items, r of them relevant, holds a relevant one with probability r/t, and then, on average,
-    (j-1)(r-1)/(t-1) of the places before it in the group do: sum_j r/t (h + 1 + (j-1)(r-1)/(t-1)) / (b + j), with b
-    items and h hits before the group; ``reciprocals[n]`` is 1 + 1/2 + ... + 1/n.
-    """
-    single = groups.size == 1
-    share = (groups.relevant - 1) / np.where(single, 1, groups.size - 1)
-    harmonic = reciprocals[groups.before + taken] - reciprocals[groups.before]
-    harmonic[single] = 1.0 / (groups.before[single] + 1)  # the difference loses digits
-    constant = groups.hits + 1 - (groups.before + 1) * share
-    return groups.relevant / groups.size * (constant * harmonic + share * taken)
-
-
-def _hit_probability(opening: _TieGroups, k: int, n_query: int) -> np.ndarray:
-    """Probability of a relevant item in the first k places: 1 - C(t-r, m) / C(t, m) in each query's first group."""
-    result = np.zeros(n_query)
-    top = opening[opening.before < k]
-    taken = np.minimum(k - top.before, top.size)
-    probability = np.ones(len(taken))
-    cut = np.flatnonzero(taken < top.size)
-    if len(cut):
-        part = top[cut]
-        probability[cut] = 1.0 - hypergeom.pmf(0, part.size, part.relevant, taken[cut])
-    result[top.query] = probability
-    return result

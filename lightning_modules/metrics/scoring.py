@@ -13,19 +13,23 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import reduce
 
+import numpy as np
 import torch
 from torch import Tensor
 
 SCORES = ("cosine", "multilinear", "volume")
+SCORE_BITS = 29  # a score is one of 2**-29, and fits an int32 with its sign
 
 _UNIT_BITS = 26  # a unit vector's entry is an integer multiple of 2**-26
-SCORE_BITS = 29  # a score is one of 2**-29: with its sign it fills 31 bits
 _DEPENDENT = 1e-6  # a unit vector that lies this near the span of others is in it: what float32 cannot tell
+_CACHED = 2**18  # numbers worked on at once: what stays in the processor's cache
 
 
 @dataclass(frozen=True)
 class Probes:
     """What gallery items are multiplied with to get their keys, the negated scores in units of 2**-29.
+
+    Keys are float64 here, and not yet rounded. Gallery items are rows as ``unit_rows`` gives them.
 
     Args:
         vectors: (J, Q, D) float64: one vector per query, or an orthonormal basis of the span of a joint query.
@@ -36,24 +40,44 @@ class Probes:
     vectors: Tensor
     spanning: Tensor | None = None
 
-    def keys(self, gallery: Tensor) -> Tensor:
-        """(Q, B) keys in float64, not yet rounded, of gallery items (B, D) as ``unit_rows`` gives them."""
-        if self.spanning is None:
-            return self._products(self.vectors[0], gallery)
-        # The squared volume is that of the query times the squared distance of the item from the query's span.
-        near = sum(self._products(vectors, gallery).square_() for vectors in self.vectors)
-        return (self.spanning * (gallery != 0).any(dim=1)).sub_(near).mul_(2.0**SCORE_BITS)
+    def __len__(self) -> int:
+        return self.vectors.shape[1]
 
-    @staticmethod
-    def _products(vectors: Tensor, gallery: Tensor) -> Tensor:
-        if vectors.device.type == "cuda":
-            return vectors @ gallery.T
-        return torch.from_numpy(vectors.numpy() @ gallery.numpy().T)  # OpenBLAS, in some two thirds of the time
+    def keys(self, gallery: Tensor, out: np.ndarray) -> np.ndarray:
+        """(Q, B) keys of gallery items (B, D); the array ``out`` may hold them."""
+        if self.vectors.device.type == "cuda":
+            return self._keys([vectors @ gallery.T for vectors in self.vectors], gallery).cpu().numpy()
+        if self.spanning is None:  # OpenBLAS needs some two thirds of the time of torch's product
+            return np.matmul(self.vectors[0].numpy(), gallery.numpy().T, out=out)
+        products = [torch.from_numpy(vectors.numpy() @ gallery.numpy().T) for vectors in self.vectors]
+        return self._keys(products, gallery).numpy()
+
+    def pair_keys(self, query: Tensor, gallery: Tensor) -> Tensor:
+        """(P,) keys of P queries, by number, each with one gallery item of (P, D)."""
+        products = [torch.einsum("pd,pd->p", vectors[query], gallery)[:, None] for vectors in self.vectors]
+        if self.spanning is None:
+            return products[0][:, 0]
+        near = sum(product.square() for product in products)
+        kept = self.spanning[query] * (gallery != 0).any(dim=1, keepdim=True)
+        return ((kept - near) * 2.0**SCORE_BITS)[:, 0]
+
+    def _keys(self, products: Sequence[Tensor], gallery: Tensor) -> Tensor:
+        if self.spanning is None:
+            return products[0]
+        # The squared volume is that of the query times the squared distance of the item from the query's span.
+        near = sum(product.square() for product in products)
+        return (self.spanning * (gallery != 0).any(dim=1) - near) * 2.0**SCORE_BITS
 
 
 def unit_rows(rows: Tensor) -> Tensor:
     """Rows scaled to length 2**26 and rounded to integers, in float64; a zero row stays zero."""
-    return _scaled(rows.to(torch.float32).to(torch.float64)).round_()
+    unit = torch.empty(rows.shape, dtype=torch.float64, device=rows.device)
+    step = max(1, _CACHED // max(1, rows.shape[1]))
+    for start in range(0, len(rows), step):
+        part = unit[start : start + step]
+        part.copy_(rows[start : start + step].to(torch.float32))
+        _scale(part).round_()
+    return unit
 
 
 def probes_of(query: Sequence[Tensor], score: str) -> Probes:
@@ -66,19 +90,19 @@ def probes_of(query: Sequence[Tensor], score: str) -> Probes:
         query: (Q, D) floating embeddings, one tensor per modality of the query.
         score: "cosine", "multilinear" or "volume".
     """
-    if score == "volume":
-        return _basis([_scaled(unit_rows(rows)).mul_(2.0**-_UNIT_BITS) for rows in query])
     units = [unit_rows(rows) for rows in query]
+    if score == "volume":
+        return _basis([_scale(rows).mul_(2.0**-_UNIT_BITS) for rows in units])
     joined = units[0]
     if len(units) > 1:
         joined = sum(units) if score == "cosine" else reduce(torch.mul, [rows * 2.0**-_UNIT_BITS for rows in units])
-        joined = _scaled(joined).round_()
+        _scale(joined).round_()
     # A power of two scales exactly, here from units of 2**-52 to 2**-29; the best score is to sort first.
     return Probes(joined.mul_(-(2.0 ** (SCORE_BITS - 2 * _UNIT_BITS)))[None])
 
 
-def _scaled(rows: Tensor) -> Tensor:
-    """Rows scaled to length 2**26 in place."""
+def _scale(rows: Tensor) -> Tensor:
+    """Scale float64 rows to length 2**26, in place."""
     length = rows.square().sum(dim=1, keepdim=True).sqrt()
     return rows.mul_(torch.where(length > 0, 2.0**_UNIT_BITS / length, 0.0))
 

@@ -33,7 +33,8 @@ class LAVIMO(EncodedModule):
     Args:
         dims: modality -> width of its vectors, or "kind", "shape" and "rate" of its entries, as `RetrievalData.dims`;
             their order is the ring, and "class_embedding" is no modality.
-        encoders: modality -> {"name": one of the encoders, and its settings}; precomputed features where it has none.
+        encoders: modality -> {"name": one of the encoders, and its settings}; where it has none, `mlp` for vectors and
+            `features` for sequences of vectors.
         alignment: alignment loss, an instance or a name of :func:`losses.available_losses`.
         protocol: "honest" or "as_published".
         alignment_weight: v.
@@ -57,6 +58,7 @@ class LAVIMO(EncodedModule):
     """
 
     training_only = ("alignment", "fusion", "decoder")
+    vector_encoder = "mlp"
 
     def __init__(
         self,
@@ -69,7 +71,7 @@ class LAVIMO(EncodedModule):
         dropout: float = 0.0,
         reconstruct: str | None = None,
         reconstruction_weight: float = 1.0,
-        learning_rate: float = 1e-3,
+        learning_rate: float = 2e-3,
         weight_decay: float = 0.01,
         ks: Sequence[int] = (1, 3, 5, 10),
         joint_queries: Sequence[str] = (),

@@ -193,7 +193,8 @@ def epoch_seconds(counts: list[int], fits: int, epochs: int) -> dict[str, dict[i
             limit_val_batches=0,
             devices=1,
         )
-        model = LAVIMO(data.dims, alignment=build_loss(**LOSSES[method]))
+        features = {name: {"name": "features"} for name in data.dims}
+        model = LAVIMO(data.dims, features, alignment=build_loss(**LOSSES[method]))
         prepare(model, data)
         trainer.fit(model, data)
         seconds.setdefault((method, modalities), []).extend(clock.seconds[1:])

@@ -60,11 +60,7 @@ def write_results(plan: Plan, finals: Finals, absent: dict[DataSet, str], folder
         place = folder / "comparisons" / path.name
         compared = comparisons(plan, finals)
         if plan.only and place.exists():
-            again = {
-                (r.dataset.dataset, r.dataset.features, r.dataset.condition, r.method.method)
-                for r in finals
-                if r.method.protocol == "honest"
-            }
+            again = {tuple(row.columns.values())[:4] for row in finals if row.method.protocol == "honest"}
             compared = merged(read_comparisons(place), compared, again)
         written.append(write_comparisons(compared, place))
     written.append(replace_file(path.with_suffix(".md"), render_markdown(rows, path, plan.table.title, compared)))
@@ -131,7 +127,7 @@ def _companion(plan: Plan, finals: Finals, command: str, before: dict[str, Any])
     for row, choice in plan.choices.items():
         if choice and choice.trials:
             of = parts["chosen_on_validation"].setdefault(row.dataset.name, {})
-            of[row.method.method] = {"chosen": plan.shown(row), "trials": list(choice.trials)}
+            of[row.method.method] = {"chosen": choice.shown, "trials": list(choice.trials)}
         for run, result in finals.get(row, []):
             if result and result.unseen_classes:
                 split = {"seen": list(result.seen_classes), "unseen": list(result.unseen_classes)}

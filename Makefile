@@ -37,7 +37,7 @@ $(EXPERIMENTS): %: $(STAMP)  ## one of EXPERIMENTS
 claims: $(STAMP)  ## check the claims of the paper against the results
 	$(BIN)/python -m reproduce claims $(ARGS)
 
-report: $(STAMP)  ## write results/runs/report.html and results/README.md from the results
+report: $(STAMP)  ## write Markdown, figures, results/README.md and results/runs/report.html from the CSV files
 	$(BIN)/python -m reproduce report $(ARGS)
 
 clean-runs: $(STAMP)  ## say which finished runs would be deleted (ARGS=--yes deletes them)

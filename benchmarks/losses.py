@@ -1,4 +1,4 @@
-"""The matching losses, forward and backward: against plain PyTorch and against all pairs, and on a large batch."""
+"""The matching losses, forward and backward: against plain PyTorch and pairwise losses, and on a large batch."""
 
 from __future__ import annotations
 
@@ -116,10 +116,10 @@ def compare(name: str, ours: tuple[Tensor, ...], theirs: tuple[Tensor, ...]) -> 
 
 
 def targets(record: Record) -> list[Target]:
-    """GCS a third of all pairs at eight modalities, and no dearer at three."""
+    """GCS a third of the pairwise loss at eight modalities, and no dearer at three."""
     sizes = {Case("GCS", m, CENTRE, DIM, fair).size: least for fair in TEMPERATURES for m, least in ((8, 3), (3, 1))}
     ratios = {size: record.value(NAME, f"{PAIRWISE} (ours)", size, "time ratio") for size in sizes}
-    return [Target(f"{size}: all pairs over GCS", ratios[size], least) for size, least in sizes.items()]
+    return [Target(f"{size}: pairwise over GCS", ratios[size], least) for size, least in sizes.items()]
 
 
 # The large batch: time and memory where similarity matrices would not fit -------------------------------------------

@@ -9,11 +9,8 @@ from typing import Any
 
 import pandas as pd
 
-from reproduce.report.figures import draw_table
-from reproduce.report.gap_figure import draw_gap
-from reproduce.report.markdown import render_markdown
+from reproduce.report.page import show
 from reproduce.report.projection import draw_projection
-from reproduce.report.sweep_figure import draw_sweep
 from reproduce.results.companion import dump_yaml, read_companion
 from reproduce.results.compare import table_paths
 from reproduce.results.schema import read_table, replace_file, write_table
@@ -55,7 +52,6 @@ def write_results(plan: Plan, finals: Finals, absent: dict[DataSet, str], folder
     before = read_companion(beside) if plan.only and beside.exists() else {}
     written.append(replace_file(beside, HEADER + dump_yaml(_companion(plan, finals, command, before))))
     written += _write_configs(plan, finals, folder)
-    compared = None
     if plan.table.comparisons:
         place = folder / "comparisons" / path.name
         compared = comparisons(plan, finals)
@@ -63,14 +59,7 @@ def write_results(plan: Plan, finals: Finals, absent: dict[DataSet, str], folder
             again = {tuple(row.columns.values())[:4] for row in finals if row.method.protocol == "honest"}
             compared = merged(read_comparisons(place), compared, again)
         written.append(write_comparisons(compared, place))
-    written.append(replace_file(path.with_suffix(".md"), render_markdown(rows, path, plan.table.title, compared)))
-    swept = any(method.sweep for method in plan.table.methods)
-    pictures = [
-        draw_sweep(rows, plan.table, path) if swept else draw_table(rows, plan.table.title, path),
-        draw_gap(rows, plan.table.title, path),
-        *_draw_projections(plan, finals, folder),
-    ]
-    return [*written, *(picture for picture in pictures if picture)]
+    return [*written, *show(plan.table, path), *_draw_projections(plan, finals, folder)]
 
 
 def _write_configs(plan: Plan, finals: Finals, folder: Path) -> list[Path]:

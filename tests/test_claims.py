@@ -38,9 +38,22 @@ def test_a_verdict_follows_from_differences_and_intervals(found: list[dict], ver
 
 
 def test_the_evidence_has_every_figure_and_its_file() -> None:
-    _, evidence, sources = judge(comparisons(_item(0.0123, 0.01, table="table7", method="GCS mixed")))
-    assert evidence[1].endswith("GCS mixed against JFSE, alone +0.012 (+0.007 to +0.017)*, 5 seeds")
-    assert sources == ["comparisons/table7.csv"]
+    found = judge(comparisons(_item(0.0123, 0.01, table="table7", method="GCS mixed")))
+    assert found.evidence[1].endswith("GCS mixed against JFSE, alone +0.012 (+0.007 to +0.017)*, 5 seeds")
+    assert found.sources == ["comparisons/table7.csv"]
+
+
+def test_a_condition_that_says_something_else_is_named_beside_the_verdict() -> None:
+    three = {"seeds": "0 1 2"}
+    found = judge(
+        comparisons(
+            _item(0.002, 0.4),
+            _item(0.1, 0.01, condition="labels clusters", **three),
+            _item(0.001, 0.4, condition="labels class", **three),  # says the same
+            _item(0.01, 0.4, half=0.03, condition="M = 6", **three),  # says nothing
+        )
+    )
+    assert (found.verdict, found.conditions) == (FAILS, 'holds with "labels clusters" (3 seeds)')
 
 
 def test_without_results_nothing_can_be_told_and_the_command_is_named(tmp_path: Path) -> None:
@@ -57,11 +70,11 @@ def test_synthetic_comparisons_support_no_claim(tmp_path: Path) -> None:
 
 
 def test_claims_are_read_back_and_a_damaged_file_is_refused(tmp_path: Path) -> None:
-    claims = pd.DataFrame([("a, b", HOLDS, 'says "c"\nand d', "table1.csv table2.csv")], columns=COLUMNS)
+    claims = pd.DataFrame([("a, b", HOLDS, "", 'says "c"\nand d', "table1.csv table2.csv")], columns=COLUMNS)
     path = write_csv(claims, tmp_path / "claims.csv")
     assert read_claims(path).to_dict("records") == claims.to_dict("records")
     path.write_text(path.read_text().replace(HOLDS, "perhaps"))
-    with pytest.raises(TableError, match=r"claims\.csv, claim 1: .*'perhaps'; expected 'holds'"):
+    with pytest.raises(TableError, match=r"claims\.csv: .*'a, b' is 'perhaps'; expected 'holds'"):
         read_claims(path)
     path.write_text("claim,verdict\n")
     with pytest.raises(TableError, match="line 1: the header"):
@@ -134,17 +147,19 @@ def test_training_without_epsilon_holds_where_every_step_is_finite(tmp_path: Pat
 
 
 @pytest.mark.parametrize(
-    ("ring", "pairs", "verdict"),
+    ("circular", "pairs", "verdict"),
     [(1.02, 2.1, HOLDS), (1.3, 2.1, OPEN), (2.0, 2.1, FAILS), (0.9, 1.73, OPEN), (0.9, 1.2, FAILS)],
 )
-def test_cost_is_judged_by_the_exponents_of_the_ring_and_of_all_pairs(
-    tmp_path: Path, ring: float, pairs: float, verdict: str
+def test_cost_is_judged_by_the_exponents_of_circular_and_pairwise_losses(
+    tmp_path: Path, circular: float, pairs: float, verdict: str
 ) -> None:
     rows = []
     for name in ("GCS clockwise", "GCS bidirectional", "GCS mixed", "pairwise KL", "pairwise CS"):
         for condition in ("seconds/step", "saved MiB"):
-            slope = ring if name.startswith("GCS") else pairs
+            slope = circular if name.startswith("GCS") else pairs
             rows.append(_row("scaling", name, "exponent", slope, condition=condition))
             rows.append(_row("scaling", name, "standard error", 0.02, condition=condition))
     write_table(rows, tmp_path / "scaling.csv")
-    assert _verdicts(tmp_path)["The cost of GCS grows as M, that of all pairs as M squared"][0] == verdict
+    assert (
+        _verdicts(tmp_path)["The cost of circular GCS grows as M, that of pairwise losses as M squared"][0] == verdict
+    )

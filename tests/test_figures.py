@@ -1,4 +1,4 @@
-"""The figure of a table: every method and direction readable, with the deviations of the CSV."""
+"""The figures of a table: every method and direction readable, with the values and deviations of the CSV."""
 
 from __future__ import annotations
 
@@ -6,42 +6,25 @@ from itertools import pairwise, permutations
 from pathlib import Path
 
 import pytest
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.image import imread
 
-from reproduce.report import figures
-from reproduce.report.figures import OTHERS, _styles, draw_table
+from lightning_modules.metrics.modality_gap import GAP_METRICS
+from reproduce.report.figures import (
+    CHANCE_LABEL,
+    MARKERS,
+    NO_GAP_LABEL,
+    STYLE,
+    _directions,
+    draw_figures,
+    draw_gap,
+    draw_methods,
+)
 from reproduce.results.schema import Row, table_of
+from reproduce.runs.spec import read_file
 
 MODALITIES = ["text", "video", "motion", "inertial", "sound"]
-
-
-def directions(count: int) -> set[str]:
-    return {"average", *("->".join(pair) for pair in permutations(MODALITIES[:count], 2))}
-
-
-@pytest.mark.parametrize("modalities", [2, 3, 4])
-def test_no_two_directions_look_alike(modalities):
-    styles = _styles(directions(modalities))
-    assert set(styles) == directions(modalities)
-    assert len(set(styles.values())) == len(styles)
-    assert list(styles)[-1] == "average"
-
-
-def test_the_two_ways_of_a_pair_share_colour_and_marker():
-    styles = _styles(directions(3))
-    assert styles["text->video"][:2] == styles["video->text"][:2] != styles["text->motion"][:2]
-    assert styles["text->video"][2] != styles["video->text"][2]
-
-
-def test_more_pairs_than_styles_leave_the_average():
-    assert len(OTHERS) < 10
-    assert list(_styles(directions(5))) == ["average"]
-    assert list(_styles({"text->video"})) == ["text->video"]
-
-
-# A table with long names ---------------------------------------------------------------------------------------------
-
 LONG = [f"InfoNCE + kernel CS, a third of the pairs, unpaired, weight {weight}" for weight in range(11)]
 DIRECTIONS = {"image->text": 0.03, "text->image": -0.03, "average": 0.0}
 SHARED = {"table": "table8", "gallery": "full", "protocol": "honest", "metric": "MAP", "k": "all", "seeds": "0 1 2"}
@@ -51,17 +34,17 @@ DATA = (
     {"dataset": "wikipedia", "features": "roph", "split": "standard"},
     {"dataset": "utd_mhad", "features": "16f, video and motion", "split": "cross-subject"},
 )
+GAP = {"MAP": (0.3, 0.01), "centroid distance": (0.08, 0.004), "linear separability": (0.6, 0.02)}
+GAP |= {"kernel CS": (0.0116, 0.0003)}
 
 
 def _rows(data: dict[str, str], methods: list[str], **more: object) -> list[Row]:
     return [
         Row(
-            **(
-                SHARED
-                | data
-                | {"config_hash": "a1", "value": 0.2 + place / 50 + shift, "std": 0.001 * (place + 1)}
-                | more
-            ),
+            **SHARED
+            | data
+            | {"config_hash": "a1", "value": 0.2 + place / 50 + shift, "std": 0.001 * (place + 1)}
+            | more,
             method=method,
             direction=direction,
         )
@@ -70,39 +53,63 @@ def _rows(data: dict[str, str], methods: list[str], **more: object) -> list[Row]
     ]
 
 
-def _draw(rows: list[Row], folder: Path, monkeypatch: pytest.MonkeyPatch, title: str = "Table 8: CS-Aligner") -> Figure:
-    drawn: list[Figure] = []
-    monkeypatch.setattr(figures.plt, "close", drawn.append)
-    picture = draw_table(table_of(rows), title, folder / "table8.csv")
-    assert picture == folder / "table8.png"
-    assert imread(picture)[..., :3].std() > 0.01
-    return drawn[0]
+def _gap_rows(methods: list[str] = LONG[:3], metrics: dict[str, tuple[float, float]] = GAP) -> list[Row]:
+    return [
+        Row(
+            **SHARED | data | {"metric": metric, "k": "all" if metric == "MAP" else ""},
+            direction="average",
+            config_hash="a1",
+            method=method,
+            value=value * (1 + place / 20),
+            std=std * (1 + place / 20),
+        )
+        for data in DATA[:2]
+        for place, method in enumerate(methods)
+        for metric, (value, std) in metrics.items()
+    ]
+
+
+def _draw(rows: list[Row], title: str = "Table 8: CS-Aligner") -> Figure:
+    figure = draw_methods(table_of(rows), title)
+    figure.canvas.draw()
+    return figure
 
 
 def _extents(texts: list) -> list:
     return [text.get_window_extent() for text in texts if text.get_visible() and text.get_text()]
 
 
-def test_long_names_leave_wide_panels_whose_titles_and_ticks_are_whole_and_apart(tmp_path, monkeypatch):
-    rows = [row for data in DATA for row in _rows(data, LONG if data is DATA[0] else LONG[:-1])]
-    figure = _draw(rows, tmp_path, monkeypatch)
+# Retrieval by method -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("modalities", [2, 3, 4])
+def test_no_two_directions_look_alike_and_the_ways_of_a_pair_differ_in_filling_alone(modalities):
+    directions = {"average", *("->".join(pair) for pair in permutations(MODALITIES[:modalities], 2))}
+    styles = _directions(directions)
+    assert set(styles) == directions
+    assert len({tuple(map(str, style.items())) for style in styles.values()}) == len(styles)
+    assert list(styles)[-1] == "average"
+    there, back = styles["text->video"], styles["video->text"]
+    assert there == {**back, "fillstyle": "full"} != back
+
+
+def test_more_pairs_than_styles_leave_the_average():
+    assert len(STYLE) < 10
+    assert list(_directions({"average", *("->".join(pair) for pair in permutations(MODALITIES, 2))})) == ["average"]
+
+
+def test_long_names_leave_wide_panels_whose_titles_and_ticks_are_whole_and_apart():
+    figure = _draw([row for data in DATA for row in _rows(data, LONG if data is DATA[0] else LONG[:-1])])
     assert [axes.get_position().width * figure.get_figwidth() > 2.5 for axes in figure.axes] == [True] * 3
     titles = _extents([axes.title for axes in figure.axes])
     assert all(title.x0 >= 0 and title.x1 <= figure.bbox.x1 for title in titles)
     assert all(one.x1 < two.x0 for one, two in pairwise(titles))
-    assert figure.get_suptitle().splitlines() == [
-        "Table 8: CS-Aligner",
-        "MAP, mean and standard deviation over seeds",
-    ]
+    assert figure.get_suptitle().splitlines() == ["Table 8: CS-Aligner", "MAP, mean and standard deviation over seeds"]
     for axes in figure.axes:
         low, high = axes.get_xlim()
         shown = [label for label in axes.get_xticklabels() if low <= label.get_position()[0] <= high]
         assert len(shown) >= 2
         assert all(one.x1 < two.x0 for one, two in pairwise(_extents(shown)))
-
-
-def test_every_method_is_named_once_at_the_left_of_its_line(tmp_path, monkeypatch):
-    figure = _draw([row for data in DATA for row in _rows(data, LONG)], tmp_path, monkeypatch)
     left, *others = figure.axes
     names = left.get_yticklabels()
     assert [name.get_text().replace("\n", " ") for name in names] == LONG
@@ -110,9 +117,9 @@ def test_every_method_is_named_once_at_the_left_of_its_line(tmp_path, monkeypatc
     assert not any(axes.yaxis.get_tick_params()["labelleft"] for axes in others)
 
 
-def test_the_bars_are_the_values_and_deviations_of_the_table(tmp_path, monkeypatch):
+def test_the_bars_are_the_values_and_deviations_of_the_table():
     rows = _rows(DATA[1], LONG[:2])
-    [axes] = _draw(rows, tmp_path, monkeypatch).axes
+    [axes] = _draw(rows).axes
     bars = {container.get_label(): container for container in axes.containers}
     assert set(bars) == set(DIRECTIONS)
     for direction, container in bars.items():
@@ -121,24 +128,97 @@ def test_the_bars_are_the_values_and_deviations_of_the_table(tmp_path, monkeypat
         assert list(points.get_xdata()) == [value for value, _ in expected]
         ends = [(low, high) for (low, _), (high, _) in lines.get_segments()]
         assert ends == [pytest.approx((value - std, value + std)) for value, std in expected]
-    assert list(bars["average"].lines[0].get_ydata()) == [0, 1]
-    assert [round(y) for y in bars["image->text"].lines[0].get_ydata()] == [0, 1]
+        assert [round(y) for y in points.get_ydata()] == [0, 1]
 
 
-def test_panels_without_a_method_in_common_stand_one_below_the_other(tmp_path, monkeypatch):
-    figure = _draw(_rows(DATA[0], ["CMPM + CS", "CMPM + KL"]) + _rows(DATA[1], ["JFSE + CS"]), tmp_path, monkeypatch)
-    above, below = figure.axes
-    assert above.get_position().y0 > below.get_position().y1
-    assert [name.get_text() for name in below.get_yticklabels()] == ["JFSE + CS"]
-
-
-def test_a_synthetic_table_says_so_and_one_of_a_single_seed_says_nothing_of_deviations(tmp_path, monkeypatch):
+def test_a_synthetic_table_says_so_and_one_of_a_single_seed_says_nothing_of_deviations():
     rows = _rows(DATA[1], ["CCA", "JFSE"], data_kind="synthetic", seeds="0", std=None)
-    figure = _draw(rows, tmp_path, monkeypatch, "Table 2")
-    assert figure.get_suptitle() == "SYNTHETIC DATA: Table 2\nMAP"
+    assert _draw(rows, "Table 2").get_suptitle() == "SYNTHETIC DATA: Table 2\nMAP"
 
 
-def test_a_table_without_map_has_no_figure(tmp_path):
-    rows = _rows(DATA[1], ["CCA"], metric="MedR", k="", value=2.0)
-    assert draw_table(table_of(rows), "Table 8", tmp_path / "table8.csv") is None
-    assert not list(tmp_path.glob("*.png"))
+@pytest.mark.parametrize(
+    ("rows", "names"),
+    [
+        ([*_rows(DATA[1], ["InfoNCE"]), *_gap_rows(["CCA"])], ["table8.png", "table8_gap.png"]),
+        (_rows(DATA[1], ["CCA"], gallery="batches-32"), []),
+        (_rows(DATA[1], ["CCA"], metric="MedR", k="", value=2.0), []),
+        (_gap_rows(["CCA"], {"kernel CS": GAP["kernel CS"]}), []),
+    ],
+)
+def test_a_table_has_the_pictures_that_its_rows_allow(rows: list[Row], names: list[str], tmp_path: Path):
+    assert draw_figures(table_of(rows), read_file("table8"), tmp_path / "table8.csv") == [
+        tmp_path / name for name in names
+    ]
+    assert sorted(path.name for path in tmp_path.iterdir()) == names
+    assert all(imread(tmp_path / name)[..., :3].std() > 0.01 for name in names)
+
+
+# The modality gap ----------------------------------------------------------------------------------------------------
+
+
+def _gap(rows: list[Row]) -> Figure:
+    figure = draw_gap(table_of(rows), "Table 8: CS-Aligner")
+    figure.canvas.draw()
+    return figure
+
+
+def _points(axes: Axes) -> dict[str, tuple]:
+    """Method -> MAP, measure and the ends of the bars of both."""
+    found = {}
+    for container in axes.containers:
+        point, _, bars = container.lines
+        if container.get_label() != CHANCE_LABEL:
+            [(left, right)], [(low, high)] = (bar.get_segments() for bar in bars)
+            found[container.get_label()] = (*point.get_xydata()[0], left[0], right[0], low[1], high[1])
+    return found
+
+
+def test_a_panel_per_data_set_and_measure_has_the_points_and_bars_of_the_table():
+    rows = _gap_rows()
+    figure = _gap(rows)
+    assert [axes.get_ylabel() for axes in figure.axes] == [*GAP_METRICS, *GAP_METRICS]
+    assert {axes.get_xlabel() for axes in figure.axes} == {"average MAP"}
+    numbers = {(row.dataset, row.method, row.metric): row for row in rows}
+    of = [data["dataset"] for data in DATA[:2] for _ in GAP_METRICS]
+    for axes, dataset in zip(figure.axes, of, strict=True):
+        assert axes.get_title().startswith(dataset)
+        assert list(_points(axes)) == LONG[:3]
+        for method, found in _points(axes).items():
+            x, y = numbers[dataset, method, "MAP"], numbers[dataset, method, axes.get_ylabel()]
+            ends = (x.value - x.std, x.value + x.std, y.value - y.std, y.value + y.std)
+            assert found == pytest.approx((x.value, y.value, *ends), abs=2e-6)
+
+
+def test_methods_are_in_the_legend_differ_in_marker_and_look_the_same_in_every_panel():
+    methods = [f"method {number}" for number in range(len(MARKERS))]
+    figure = _gap(_gap_rows(methods))
+    [legend] = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == [*methods, NO_GAP_LABEL]
+    box = legend.get_window_extent()
+    assert 0 <= box.x0 <= box.x1 <= figure.bbox.x1
+    looks = [
+        [(point.get_marker(), point.get_color(), point.get_markersize()) for point, _, _ in axes.containers]
+        for axes in figure.axes
+    ]
+    assert len({marker for marker, _, _ in looks[0]}) == len(methods)
+    assert all(look == looks[0] for look in looks)
+
+
+def test_what_a_measure_is_by_chance_is_marked_where_the_table_has_it():
+    figure = _gap(_gap_rows(metrics=GAP | {"kernel CS by chance": (0.004, 0.0001)}))
+    for axes in figure.axes:
+        marks = [
+            container.lines[0].get_ydata() for container in axes.containers if container.get_label() == CHANCE_LABEL
+        ]
+        assert [list(mark) for mark in marks] == [pytest.approx([0.004, 0.0042, 0.0044])] * (
+            axes.get_ylabel() == "kernel CS"
+        )
+    assert CHANCE_LABEL in [text.get_text() for text in figure.legends[0].get_texts()]
+
+
+def test_a_method_whose_gap_was_not_measured_and_a_split_without_measures_are_left_out():
+    rows = [row for row in _gap_rows() if row.metric == "MAP" or row.method != LONG[1]]
+    rows += _rows(DATA[2], LONG[:1])
+    figure = _gap(rows)
+    assert len(figure.axes) == 2 * len(GAP_METRICS)
+    assert all(list(_points(axes)) == [LONG[0], LONG[2]] for axes in figure.axes)

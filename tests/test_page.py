@@ -70,7 +70,7 @@ def folder(tmp_path: Path) -> Path:
     (tmp_path / "table3.yaml").write_text(YAML)
     shutil.copy(RESULTS / "table3.png", tmp_path / "table3.png")
     write_comparisons(comparisons(ENTRY | {"table": "table3"}), tmp_path / "comparisons" / "table3.csv")
-    claims = [("CS beats KL", HOLDS, "With 5 seeds 1 of 1. Good\nfirst line; one\nsecond line", "table3.csv")]
+    claims = [("CS beats KL", HOLDS, "", "With 5 seeds 1 of 1. Good\nfirst line; one\nsecond line", "table3.csv")]
     write_csv(pd.DataFrame(claims, columns=COLUMNS), tmp_path / "claims.csv")
     return tmp_path
 
@@ -98,8 +98,10 @@ def test_the_page_loads_nothing_and_its_links_lead_somewhere(folder: Path) -> No
         elif not address.startswith("data:"):
             assert (folder / "runs" / unquote(address)).exists(), address
     assert "http" not in " ".join(links.addresses)
-    assert not (folder / "report.html").exists()
-    assert command_line.main(["report", "--out", str(folder)]) == 0
+    (folder / "table3.md").unlink()
+    (folder / "table3.png").unlink()
+    assert command_line.main(["report", "--out", str(folder)]) == 0  # makes both anew
+    assert (folder / "table3.md").read_text(encoding="utf-8").startswith("# Table 3: zero-shot cross-modal retrieval\n")
     assert (folder / "runs" / "report.html").read_text(encoding="utf-8") == page  # byte by byte
 
 
@@ -154,7 +156,7 @@ def test_a_broken_file_is_named_and_the_old_page_stays(
 def test_a_missing_source_and_a_folder_without_tables_are_errors(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
-    claims = pd.DataFrame([("a", HOLDS, "b", "table8.csv")], columns=COLUMNS)
+    claims = pd.DataFrame([("a", HOLDS, "", "b", "table8.csv")], columns=COLUMNS)
     write_csv(claims, folder / "claims.csv")
     assert command_line.main(["report", "--out", str(folder)]) == 2
     assert "table8.csv" in capsys.readouterr().err

@@ -20,8 +20,7 @@ from losses.divergence import clamped_divergence
 from losses.matching import unit
 from losses.registry import parameters
 from reproduce.measurements.measures import Measured, command, device, measured, median_seconds
-from reproduce.report.figures import frame, save_figure
-from reproduce.report.projection import STYLE
+from reproduce.report.figures import STYLE, frame, save_figure
 from reproduce.results.schema import Row
 
 TITLE = "Table 1: numerical behaviour of the divergences"

@@ -1,4 +1,4 @@
-"""What alignment costs as modalities are added: time, memory and matrices of circular matching and of all pairs."""
+"""What alignment costs as modalities are added: time, memory and matrices of circular and of pairwise losses."""
 
 from __future__ import annotations
 
@@ -25,9 +25,8 @@ from lightning_modules import LAVIMO
 from losses import AlignmentLoss, GCSLoss, build_loss
 from losses.gcs import edge_sets
 from reproduce.measurements.measures import Measured, command, device, epoch_seconds, measured, median_seconds
-from reproduce.report.figures import frame, save_figure
+from reproduce.report.figures import STYLE, frame, save_figure
 from reproduce.report.markdown import markdown_table
-from reproduce.report.projection import STYLE
 from reproduce.results.metrics import METRICS
 from reproduce.results.schema import Row
 
@@ -52,8 +51,8 @@ DRAWN = {
     "seconds/epoch": "seconds per training epoch",
 }
 
-TEXT = f"""Does a ring of M modalities cost O(M), and all pairs O(M^2)? Measured on a batch of {SETTINGS["batch"]}
-items, {SETTINGS["dim"]}-d embeddings, {SETTINGS["classes"]} classes.
+TEXT = f"""Does a circular loss of M modalities cost O(M), and a pairwise one O(M^2)? Measured on a batch of
+{SETTINGS["batch"]} items, {SETTINGS["dim"]}-d embeddings, {SETTINGS["classes"]} classes.
 
 - seconds/step: forward and backward of the loss alone, median; the losses take turns.
 - saved MiB: what autograd keeps from the forward pass until the backward pass, besides the embeddings, every storage
@@ -128,7 +127,7 @@ def _step(loss: AlignmentLoss, embeddings: Mapping[str, Tensor], labels: Tensor)
 
 
 def matrices(loss: AlignmentLoss, modalities: tuple[str, ...]) -> tuple[int, int]:
-    """Similarity and matching matrices that a loss computes: of its ring, or of all pairs."""
+    """Similarity and matching matrices that a loss computes: circular, or pairwise."""
     if isinstance(loss, GCSLoss):
         sets = edge_sets(modalities, loss.scheme)
         return len(modalities), len(modalities) * len(sets)
@@ -197,16 +196,16 @@ def _rows(measures: Measures, shared: Mapping[str, Any]) -> list[Row]:
 
 
 def _findings(measures: Measures) -> str:
-    """The ring against all pairs: exponents, and the cost at the most modalities."""
-    ring, pairs = TRAINED
-    most = max(measures["seconds/epoch", ring])
-    lines = [["", f"{ring}: exponent", f"M = {most}", f"{pairs}: exponent", f"M = {most}", "ratio"]]
+    """Circular against pairwise: exponents, and the cost at the most modalities."""
+    circular, pairwise = TRAINED
+    most = max(measures["seconds/epoch", circular])
+    lines = [["", f"{circular}: exponent", f"M = {most}", f"{pairwise}: exponent", f"M = {most}", "ratio"]]
     for metric in dict.fromkeys(metric for metric, _ in measures):
         cells = [metric]
         for method in TRAINED:
             slope, error = exponent(measures[metric, method])
             cells += [f"{slope:.2f} ± {error:.2f}", METRICS[metric].text(measures[metric, method][most])]
-        lines.append([*cells, f"{measures[metric, pairs][most] / measures[metric, ring][most]:.1f}"])
+        lines.append([*cells, f"{measures[metric, pairwise][most] / measures[metric, circular][most]:.1f}"])
     return markdown_table(lines)
 
 

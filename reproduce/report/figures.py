@@ -1,13 +1,15 @@
-"""A table as a picture: every method's MAP with its deviation over seeds, a panel per data set, split and protocol.
+"""A table as pictures: MAP by method or along a sweep, and the modality gap against MAP; a panel per data and split.
 
 Smaller galleries than the whole one stay in the table, and so do the directions of more pairs than there are colours.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from itertools import cycle, zip_longest
 from pathlib import Path
 from textwrap import fill
+from typing import Any, NamedTuple
 
 import matplotlib
 
@@ -20,58 +22,235 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from datamodules.files.sources import written_whole
+from lightning_modules.metrics.modality_gap import GAP_METRICS
+from reproduce.runs.spec import Table
 
-NAME_WIDTH, TITLE_WIDTH = 34, 40  # letters of a line of a method's name, and of one above a panel
-LETTER = 0.08  # width in inches, at the size of the names
-PANEL_WIDTH = 3.4  # inches
-SPREAD = 0.28  # of the distance of two methods, how far directions lie off the middle
-MOST_COLUMNS = 3
 PANEL = ["dataset", "features", "condition", "split", "protocol"]
-# Colour-blind safe (Okabe and Ito), and told apart by marker as well. One style for a pair, hollow for its second way.
-AVERAGE = ("#000000", "o")
-OTHERS = (("#0072B2", ">"), ("#D55E00", "<"), ("#009E73", "^"), ("#CC79A7", "v"), ("#56B4E9", "s"), ("#E69F00", "D"))
+COLUMNS = 3  # of panels, at most
+NAME, TITLE = 34, 40  # letters of a line of a method's name, and of one above a panel
+LETTER = 0.08  # width in inches
+SPREAD = 0.28  # of the distance of two methods, how far directions lie off the middle
+MOST_LABELS = 7  # swept values are written at the axis where they fit beside each other
+NO_GAP = {"centroid distance": 0.0, "linear separability": 0.5, "kernel CS": 0.0}
+NO_GAP_LABEL, CHANCE_LABEL = "no gap", "by chance: as many samples without a gap"
+# Colour-blind safe (Okabe and Ito), and told apart by marker as well.
+STYLE = (("#0072B2", "o"), ("#D55E00", "^"), ("#009E73", "s"), ("#CC79A7", "D"), ("#56B4E9", "v"), ("#E69F00", "P"))
+AVERAGE = {"color": "#000000", "marker": "X", "zorder": 3}
+CHANCE = {"color": "0.5", "marker": "_", "markersize": 9, "zorder": 1}
+MARKERS = "osDv^<>XP*dh"
 
-Style = tuple[str, str, str]  # colour, marker, how it is filled
-Panels = Mapping[tuple[str, ...], pd.DataFrame]
+Styles = Mapping[str, Mapping[str, Any]]  # label -> how matplotlib draws it
 
 
-def draw_table(table: pd.DataFrame, title: str, path: Path) -> Path | None:
-    """Draw the MAP rows of a table beside its CSV, as a PNG of the same name.
+class Panel(NamedTuple):
+    """Points with the columns "label", "x", "y" and their deviations "dx" and "dy"; what else to do with the axes."""
+
+    title: str
+    points: pd.DataFrame
+    finish: Callable[[Axes], None]
+
+
+def draw_figures(rows: pd.DataFrame, table: Table, path: Path) -> list[Path]:
+    """Draw the figures of a table beside its CSV: ``<table>.png`` with its MAP, ``<table>_gap.png`` with its gaps.
 
     Args:
-        table: the table.
-        title: the heading.
+        rows: of the table.
+        table: its title, and its methods with their sweeps.
         path: its CSV.
 
     Returns:
-        Path of the picture; None where the table has no MAP.
+        The pictures; none of what the table does not have.
     """
-    rows = numbers(table, metric="MAP", gallery="full")
-    if rows.empty:
+    rows = rows[(rows["status"] == "ok") & (rows["gallery"] == "full")]
+    retrieval = rows[rows["metric"] == "MAP"]
+    written = []
+    if len(retrieval):
+        swept = any(method.sweep for method in table.methods)
+        figure = draw_sweeps(retrieval, table) if swept else draw_methods(retrieval, table.title)
+        written.append(save_figure(figure, path.with_suffix(".png")))
+    if figure := draw_gap(rows, table.title):
+        written.append(save_figure(figure, path.with_name(f"{path.stem}_gap.png")))
+    return written
+
+
+def draw_methods(rows: pd.DataFrame, title: str) -> Figure:
+    """Every method's MAP with its deviation over seeds, methods down and a mark per direction."""
+    styles = _directions(set(rows["direction"]))
+    found = list(rows.groupby(PANEL, sort=False))
+    columns = -(-len(found) // -(-len(found) // COLUMNS))
+    lines, heights, letters = [], [], 0
+    for start in range(0, len(found), columns):
+        there = found[start : start + columns]
+        methods = [name for name in rows["method"].unique() if any(name in set(of["method"]) for _, of in there)]
+        names = [fill(name, NAME, break_on_hyphens=False) for name in methods]
+        letters = max(letters, *(len(part) for name in names for part in name.split("\n")))
+        lined = max(name.count("\n") + 1 for name in names)
+        heights.append(max(0.18 * lined + 0.06, 0.24 + 0.02 * len(styles)) * len(names))
+        lines.append([_methods_panel(name, of, methods, names, styles) for name, of in there])
+    width = LETTER * letters + max(3.4 * columns, 4.8)
+    figure = _draw(lines, styles, (width, sum(heights) + 1.2 * len(heights) + 1.2), sharey="row", height_ratios=heights)
+    return _with_title(figure, title, "MAP", rows)
+
+
+def _methods_panel(
+    name: tuple[str, ...], rows: pd.DataFrame, methods: list[str], names: list[str], styles: Styles
+) -> Panel:
+    others = [direction for direction in styles if direction in set(rows["direction"]) - {"average"}]
+    offsets = {"average": 0.0, **dict(zip(others, np.linspace(-SPREAD, SPREAD, len(others)), strict=True))}
+    if len(others) == 1:
+        offsets[others[0]] = 0.0
+    rows = rows[rows["direction"].isin(list(styles))]
+    heights = [methods.index(row.method) + offsets[row.direction] for row in rows.itertuples()]
+    points = rows.assign(label=rows["direction"], x=rows["value"], dx=rows["std"], y=heights, dy=np.nan)
+
+    def finish(axes: Axes) -> None:
+        for place in range(1, len(methods), 2):  # leads the eye from a name to its marks
+            axes.axhspan(place - 0.5, place + 0.5, color="0.96", zorder=0)
+        axes.set_yticks(range(len(methods)), names)
+        axes.set_ylim(len(methods) - 0.5, -0.5)
+        axes.set_xlim(right=min(axes.get_xlim()[1], 1.02))
+        axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]))
+        axes.grid(visible=False, axis="y")
+        axes.set_xlabel("mean average precision (MAP)")
+
+    return Panel(panel_title(name), points, finish)
+
+
+def _directions(directions: set[str]) -> dict[str, dict[str, Any]]:
+    """How each direction is drawn, a pair's second way hollow; the average last, and alone where there are too many."""
+    pairs = sorted({tuple(sorted(direction.split("->"))) for direction in directions - {"average"}})
+    styles = {}
+    for pair, (colour, marker) in zip(pairs, STYLE if len(pairs) <= len(STYLE) else (), strict=False):
+        for way, filled in ((pair, "full"), (pair[::-1], "none")):
+            styles["->".join(way)] = {"color": colour, "marker": marker, "fillstyle": filled}
+    styles["average"] = AVERAGE
+    return {name: {"linestyle": "", **style} for name, style in styles.items() if name in directions}
+
+
+def draw_sweeps(rows: pd.DataFrame, table: Table) -> Figure:
+    """Average MAP against the swept value, a line per sweep; a method without one is horizontal and dashed."""
+    rows = rows[rows["direction"] == "average"]
+    sweeps = {method.method: method.sweep for method in table.methods if method.sweep}
+    arguments = list(dict.fromkeys(sweep.argument for sweep in sweeps.values()))
+    values = sorted({sweep.value for sweep in sweeps.values()})
+    labels = {name: s.line + f" ({s.argument})" * (len(arguments) > 1) for name, s in sweeps.items()}
+    labels = {method.method: labels.get(method.method, method.method) for method in table.methods}
+    styles = {
+        label: {"color": colour, "marker": marker if label in of else "", "linestyle": "-" if label in of else "--"}
+        for of in [{labels[name] for name in sweeps}]
+        for label, (colour, marker) in zip(dict.fromkeys(labels.values()), cycle(STYLE), strict=False)
+    }
+
+    def finish(axes: Axes) -> None:
+        axes.set_xscale("log")
+        if len(values) <= MOST_LABELS:
+            axes.set_xticks(values, [f"{value:g}" for value in values])
+            axes.minorticks_off()
+        axes.set(xlabel=" or ".join(arguments), ylabel="average MAP")
+
+    panels = []
+    for name, of in rows.groupby(PANEL, sort=False):
+        places = [[sweeps[method].value] if method in sweeps else [values[0], values[-1]] for method in of["method"]]
+        points = of.assign(label=of["method"].map(labels), x=places, dx=np.nan, y=of["value"], dy=of["std"])
+        panels.append(Panel(panel_title(name), points.explode("x").astype({"x": float}).sort_values("x"), finish))
+    columns = min(len(panels), COLUMNS)
+    lines = [panels[start : start + columns] for start in range(0, len(panels), columns)]
+    figure = _draw(lines, styles, (4.4 * columns + 1, 3.2 * len(lines) + 1.2))
+    return _with_title(figure, table.title, "average MAP", rows)
+
+
+def draw_gap(rows: pd.DataFrame, title: str) -> Figure | None:
+    """Each measure of the modality gap against average MAP, a point per method; None where no method has both.
+
+    Where two methods lie one above the other the gap differs at equal retrieval. What a measure is by chance is marked
+    where the table has it.
+    """
+    rows = rows[rows["direction"] == "average"]
+    there = [metric for metric in GAP_METRICS if metric in set(rows["metric"])]
+    key = [*PANEL, "method"]
+    retrieval = rows[rows["metric"] == "MAP"].set_index(key)[["value", "std"]].set_axis(["x", "dx"], axis=1)
+    measured = rows[rows["metric"].isin([*there, *(f"{metric} by chance" for metric in there)])]
+    points = measured.rename(columns={"value": "y", "std": "dy"}).join(retrieval, on=key, how="inner")
+    if points.empty:
         return None
-    panels = panels_of(rows)
-    styles = _styles(set(rows["direction"]))
-    lines = _lines(panels)
-    everyone = list(rows["method"].unique())
-    methods = [_methods_of([panels[name] for name in line], everyone) for line in lines]
-    figure, grid = _grid(methods, max(map(len, lines)), len(styles))
-    for axes, line, names in zip(grid, lines, methods, strict=True):
-        for place, name in zip(axes, line, strict=False):
-            _draw_panel(place, panels[name], names, styles)
-            place.set_title(panel_title(name), fontsize=10)
-        for place in axes[len(line) :]:
-            place.set_axis_off()
-    add_legend(figure, styles)
-    add_title(figure, title, "MAP", rows)
-    return save_figure(figure, path.with_suffix(".png"))
+    methods = list(points["method"].unique())
+    looks = zip(cycle(["#000000", *(colour for colour, _ in STYLE)]), cycle(MARKERS), strict=False)
+    # From the first method to the last ever smaller and hollow: one that lies on another shows within it.
+    sizes = np.linspace(10.5, 6.5, len(methods))
+    styles = {
+        name: {"color": colour, "marker": marker, "markersize": size, "markerfacecolor": "white"}
+        for name, size, (colour, marker) in zip(methods, sizes, looks, strict=False)
+    }
+    chance = points["metric"].str.endswith(" by chance")
+    points["label"] = points["method"].mask(chance, CHANCE_LABEL)
+    points.loc[chance, ["dx", "dy"]] = np.nan
+    points["metric"] = points["metric"].str.removesuffix(" by chance")
+
+    def finish(axes: Axes, metric: str) -> None:
+        axes.axhline(NO_GAP[metric], color="0.5", linestyle="--", linewidth=1, label=NO_GAP_LABEL, zorder=1)
+        axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]))
+        axes.margins(0.08)
+        axes.set(xlabel="average MAP", ylabel=metric)
+
+    lines = [
+        [
+            Panel(panel_title(name), of[of["metric"] == metric], lambda axes, metric=metric: finish(axes, metric))
+            for metric in there
+        ]
+        for name, of in points.groupby(PANEL, sort=False)
+    ]
+    size = (max(3.9 * len(there), 6.0), 3.4 * len(lines) + 0.12 * len(styles) + 1.2)
+    styles = {name: {"linestyle": "", **style} for name, style in {**styles, CHANCE_LABEL: CHANCE}.items()}
+    return _with_title(_draw(lines, styles, size), title, "modality gap against MAP", rows)
 
 
-def numbers(table: pd.DataFrame, **wanted: str) -> pd.DataFrame:
-    """The rows of status ok that have the wanted values."""
-    keep = table["status"] == "ok"
-    for column, value in wanted.items():
-        keep &= table[column] == value
-    return table[keep]
+def _draw(lines: Sequence[Sequence[Panel]], styles: Styles, size: tuple[float, float], **grid: Any) -> Figure:
+    """Panels side by side and one below the other, and one legend for all below them, in the order of the styles."""
+    figure, places = plt.subplots(
+        len(lines), max(map(len, lines)), figsize=size, squeeze=False, layout="constrained", **grid
+    )
+    for axes, panel in (pair for line in zip(places, lines, strict=True) for pair in zip_longest(*line)):
+        if panel is None:
+            axes.set_axis_off()
+            continue
+        for label, of in panel.points.groupby("label", sort=False):
+            bars = {"xerr": of["dx"].fillna(0.0), "yerr": of["dy"].fillna(0.0)}
+            bars = {name: values for name, values in bars.items() if values.any()}
+            axes.errorbar(of["x"], of["y"], **bars, label=label, capsize=2, linewidth=1.2, **styles[label])
+        frame(axes)
+        panel.finish(axes)
+        axes.set_title(panel.title, fontsize=10)
+    drawn = [axes.get_legend_handles_labels() for axes in figure.axes]
+    handles = {label: handle for handles, labels in drawn for handle, label in zip(handles, labels, strict=True)}
+    labels = [*(label for label in styles if label in handles), *(label for label in handles if label not in styles)]
+    columns = max(1, int(figure.get_figwidth() / (LETTER * max(map(len, labels)) + 0.7)))
+    names = [label.replace("->", " → ") for label in labels]
+    below = {"loc": "outside lower center", "ncols": min(columns, len(names)), "frameon": False}
+    figure.legend([handles[label] for label in labels], names, **below)
+    return figure
+
+
+def _with_title(figure: Figure, title: str, metric: str, rows: pd.DataFrame) -> Figure:
+    """Write above a figure what it is of and which metric it shows, wrapped to its width."""
+    synthetic = "SYNTHETIC DATA: " * bool((rows["data_kind"] == "synthetic").any())
+    spread = ", mean and standard deviation over seeds" * bool(rows["std"].notna().any())
+    width = int(figure.get_figwidth() / (1.2 * LETTER))
+    figure.suptitle("\n".join(fill(line, width) for line in (f"{synthetic}{title}", f"{metric}{spread}")))
+    return figure
+
+
+def panel_title(name: tuple[str, ...]) -> str:
+    """What the rows of a panel have in common."""
+    *data, split, protocol = name
+    data = fill(", ".join(filter(None, data)), TITLE, break_on_hyphens=False)
+    return f"{data}\n{split}, {protocol.replace('_', ' ')}"
+
+
+def frame(axes: Axes) -> None:
+    """A light grid behind what is drawn, and no lines above and at the right."""
+    axes.grid(color="0.9")
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
 
 
 def save_figure(figure: Figure, path: Path) -> Path:
@@ -80,131 +259,3 @@ def save_figure(figure: Figure, path: Path) -> Path:
         figure.savefig(file, format="png", dpi=120, metadata={"Software": None})
     plt.close(figure)
     return path
-
-
-def frame(axes: Axes, grid: str = "both") -> None:
-    """A light grid behind what is drawn, and no lines above and at the right."""
-    axes.grid(axis=grid, color="0.9")
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
-
-
-def panels_of(rows: pd.DataFrame) -> dict[tuple[str, ...], pd.DataFrame]:
-    """Rows by data set, features, condition, split and protocol, which share a panel."""
-    return dict(list(rows.groupby(PANEL, sort=False)))
-
-
-def panel_title(name: tuple[str, ...], width: int = TITLE_WIDTH) -> str:
-    """What the rows of a panel have in common, in lines of at most `width` letters."""
-    *data, split, protocol = name
-    data = fill(", ".join(filter(None, data)), width, break_on_hyphens=False)
-    return f"{data}\n{split}, {protocol.replace('_', ' ')}"
-
-
-def add_title(figure: Figure, title: str, metric: str, rows: pd.DataFrame) -> None:
-    """Write above a figure what it is of and which metric it shows, wrapped to its width."""
-    synthetic = "SYNTHETIC DATA: " * bool((rows["data_kind"] == "synthetic").any())
-    spread = ", mean and standard deviation over seeds" * bool(rows["std"].notna().any())
-    width = int(figure.get_figwidth() / (1.2 * LETTER))
-    figure.suptitle("\n".join(fill(line, width) for line in (f"{synthetic}{title}", f"{metric}{spread}")))
-
-
-def add_legend(figure: Figure, order: Iterable[str] = ()) -> None:
-    """One legend below all panels, in as many columns as fit; in the order of drawing, or in the given one."""
-    drawn = [axes.get_legend_handles_labels() for axes in figure.axes]
-    handles = {label: handle for handles, labels in drawn for handle, label in zip(handles, labels, strict=True)}
-    handles = {label: handles[label] for label in order or handles if label in handles}
-    columns = max(1, int(figure.get_figwidth() / (LETTER * max(map(len, handles)) + 0.7)))
-    names = [label.replace("->", " → ") for label in handles]
-    place = {"loc": "outside lower center", "ncols": min(columns, len(names)), "frameon": False}
-    figure.legend(handles.values(), names, **place)
-
-
-def _lines(panels: Panels) -> list[list[tuple[str, ...]]]:
-    """Panels side by side, which share the names at the left: those of one line have the same methods, or fewer."""
-    columns = -(-len(panels) // -(-len(panels) // MOST_COLUMNS))
-    lines: list[list[tuple[str, ...]]] = []
-    for name, rows in panels.items():
-        own = set(rows["method"])
-        most = set().union(*(panels[other]["method"] for other in lines[-1])) if lines else set()
-        if lines and len(lines[-1]) < columns and (own <= most or own >= most):
-            lines[-1].append(name)
-        else:
-            lines.append([name])
-    return lines
-
-
-def _methods_of(panels: list[pd.DataFrame], order: list[str]) -> list[str]:
-    found = set().union(*(rows["method"] for rows in panels))
-    return [method for method in order if method in found]
-
-
-def _grid(methods: list[list[str]], columns: int, directions: int) -> tuple[Figure, np.ndarray]:
-    """A line of panels for each list of methods, as high as these need, and as wide as names and panels need."""
-    names = {_wrapped(method) for line in methods for method in line}
-    row = max(0.18 * max(name.count("\n") + 1 for name in names) + 0.06, 0.24 + 0.02 * directions)
-    heights = [row * len(line) for line in methods]
-    letters = max(len(part) for name in names for part in name.split("\n"))
-    width = LETTER * letters + max(PANEL_WIDTH * columns, 4.8)
-    figure, grid = plt.subplots(
-        len(methods),
-        columns,
-        figsize=(width, sum(heights) + 1.2 * len(methods) + 1.2),
-        sharey="row",
-        squeeze=False,
-        height_ratios=heights,
-        layout="constrained",
-    )
-    return figure, grid
-
-
-def _wrapped(method: str) -> str:
-    return fill(method, NAME_WIDTH, break_on_hyphens=False)
-
-
-def _draw_panel(axes: Axes, rows: pd.DataFrame, methods: list[str], styles: Mapping[str, Style]) -> None:
-    offsets = _offsets([direction for direction in styles if direction in set(rows["direction"])])
-    for direction, (colour, marker, fill_style) in styles.items():
-        chosen = rows[rows["direction"] == direction]
-        if chosen.empty:
-            continue
-        axes.errorbar(
-            chosen["value"],
-            [methods.index(method) + offsets[direction] for method in chosen["method"]],
-            xerr=chosen["std"].fillna(0.0),
-            fmt=marker,
-            fillstyle=fill_style,
-            color=colour,
-            markersize=6,
-            linewidth=1.2,
-            capsize=2,
-            label=direction,
-            zorder=3 if direction == "average" else 2,
-        )
-    for place in range(1, len(methods), 2):  # leads the eye from a name to its marks
-        axes.axhspan(place - 0.5, place + 0.5, color="0.96", zorder=0)
-    axes.set_yticks(range(len(methods)), [_wrapped(method) for method in methods])
-    axes.set_ylim(len(methods) - 0.5, -0.5)
-    axes.set_xlim(right=min(axes.get_xlim()[1], 1.02))
-    axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]))
-    frame(axes, "x")
-    axes.set_xlabel("mean average precision (MAP)")
-
-
-def _offsets(directions: list[str]) -> dict[str, float]:
-    """Direction -> how far its marks lie below the middle of a method's line: the average in it, the others around."""
-    others = [direction for direction in directions if direction != "average"]
-    places = np.linspace(-SPREAD, SPREAD, len(others)) if len(others) > 1 else [0.0] * len(others)
-    return {"average": 0.0, **dict(zip(others, places, strict=True))}
-
-
-def _styles(directions: set[str]) -> dict[str, Style]:
-    """Direction -> colour, marker and how it is filled; the average last, and alone where there are too many pairs."""
-    pairs = sorted({tuple(sorted(direction.split("->"))) for direction in directions - {"average"}})
-    styles = {}
-    if len(pairs) <= len(OTHERS):
-        for pair, style in zip(pairs, OTHERS, strict=False):
-            for way, fill_style in (("->".join(pair), "full"), ("->".join(reversed(pair)), "none")):
-                styles[way] = (*style, fill_style)
-    styles["average"] = (*AVERAGE, "full")
-    return {direction: style for direction, style in styles.items() if direction in directions}

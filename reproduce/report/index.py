@@ -20,7 +20,7 @@ from reproduce.results.shown import STATUS, SYNTHETIC, distinct
 from reproduce.results.significance import read_comparisons
 
 COMMANDS = {
-    "python -m reproduce report": "this page and runs/report.html, from the files",
+    "python -m reproduce report": "Markdown, figures, this page and runs/report.html, from the CSV files",
     "python -m reproduce compare": "each number beside the published one, or what differs",
     "python -m reproduce diff NEW.csv OLD.csv": "one table against another, number by number",
 }
@@ -118,7 +118,8 @@ def render_index(results: ResultsFolder) -> str:
     if results.claims is not None:
         lines = [["claim", "verdict", "sources"]]
         for claim in results.claims.itertuples():
-            lines.append([escape(claim.claim), escape(claim.verdict), links({s: s for s in claim.sources.split()})])
+            words = (claim.claim, "; ".join(filter(None, (claim.verdict, claim.conditions))))
+            lines.append([*map(escape, words), links({name: name for name in claim.sources.split()})])
         parts += ["## Claims", markdown_table(lines, names=3)]
     lines = [["table", "data", "rows", "files"], *map(_line, results.tables)]
     commands = {line: t.title for t in results.tables for line in t.companion.get("command", "").splitlines()}

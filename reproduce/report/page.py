@@ -1,4 +1,4 @@
-"""The report: everything a results folder holds on one self-contained HTML page, and its index in Markdown."""
+"""What is shown of a results folder, from its CSV files: Markdown, figures, an index and one self-contained page."""
 
 from __future__ import annotations
 
@@ -13,10 +13,14 @@ from string import Template
 from markdown_it import MarkdownIt
 
 from datamodules.files.sources import user_path
+from reproduce.names import available_tables
+from reproduce.report.figures import draw_figures
 from reproduce.report.index import ResultsFolder, TableFiles, links, read_results, render_index
-from reproduce.report.markdown import escape
+from reproduce.report.markdown import escape, render_markdown
 from reproduce.results.companion import dump_yaml
-from reproduce.results.schema import TableError, replace_file
+from reproduce.results.schema import TableError, read_table, replace_file
+from reproduce.results.significance import read_comparisons
+from reproduce.runs.spec import Table, read_file
 
 TEMPLATE = Template(Path(__file__).with_name("page.html").read_text(encoding="utf-8"))
 # Text of tables is escaped, whatever it holds.
@@ -24,7 +28,7 @@ CONVERTER = MarkdownIt("commonmark", {"html": False}).enable("table")
 
 
 def main(argv: list[str]) -> int:
-    """Write runs/report.html and README.md of a results folder.
+    """Write the Markdown and figures of the tables in a folder anew, and its README.md and runs/report.html.
 
     Args:
         argv: words after ``python -m reproduce report``.
@@ -34,12 +38,15 @@ def main(argv: list[str]) -> int:
     """
     parser = argparse.ArgumentParser(
         prog="python -m reproduce report",
-        description="Write <out>/runs/report.html, one self-contained page of every table, comparison, claim and "
-        "figure in the folder, and <out>/README.md, its index.",
+        description="Write what is shown of a folder anew from its CSV files: the Markdown and figures of every table, "
+        "the index <out>/README.md, and <out>/runs/report.html, one self-contained page of all of it.",
     )
     parser.add_argument("--out", default="results", type=user_path, help="folder of the tables (default: results)")
     folder = parser.parse_args(argv).out
     try:
+        for name in available_tables():
+            if (folder / f"{name}.csv").exists():
+                show(read_file(name), folder / f"{name}.csv")
         results = read_results(folder)
         pages = {"runs/report.html": render_page(results), "README.md": render_index(results)}
         written = [replace_file(folder / name, page) for name, page in pages.items()]
@@ -48,6 +55,18 @@ def main(argv: list[str]) -> int:
         return 2
     print(f"wrote {' and '.join(map(str, written))}")
     return 0
+
+
+def show(table: Table, path: Path) -> list[Path]:
+    """Write the Markdown and the figures of a table from its CSV and its comparisons; returns their paths.
+
+    Raises:
+        TableError: one of these cannot be used, or the folder cannot be written.
+    """
+    rows, beside = read_table(path), path.parent / "comparisons" / path.name
+    compared = read_comparisons(beside) if beside.exists() else None
+    text = render_markdown(rows, path, table.title, compared)
+    return [replace_file(path.with_suffix(".md"), text), *draw_figures(rows, table, path)]
 
 
 def render_page(results: ResultsFolder) -> str:

@@ -11,10 +11,8 @@ from matplotlib.collections import LineCollection
 from sklearn.manifold import TSNE
 from sklearn.preprocessing import normalize
 
-from reproduce.report.figures import save_figure
+from reproduce.report.figures import STYLE, save_figure
 
-# Colour-blind safe (Okabe and Ito), and told apart by marker as well.
-STYLE = (("#0072B2", "o"), ("#D55E00", "^"), ("#009E73", "s"), ("#CC79A7", "D"), ("#56B4E9", "v"), ("#E69F00", "P"))
 MOST_ITEMS = 430
 
 

@@ -7,16 +7,18 @@ seeds, each method at the temperature or weight that validation data chose:
 - does not hold: some difference is significant against; or none is in favour, and no interval reaches a gain of
   ``RELEVANT`` in MAP;
 - cannot be told from this data: everything else, and where the results are missing.
+
+Conditions whose own differences, with any number of seeds, say something else are named beside the verdict.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
-import numpy as np
 import pandas as pd
 
 from datamodules.files.sources import user_path
@@ -28,64 +30,44 @@ from reproduce.runs.spec import read_file
 HOLDS, FAILS, OPEN = "holds", "does not hold", "cannot be told from this data"
 SEEDS = 5
 RELEVANT = 0.02
-COLUMNS = ("claim", "verdict", "evidence", "sources")
-Judgement = tuple[str, list[str], list[str]]  # verdict; what was found, in lines, the first of which sums up; sources
+COLUMNS = ("claim", "verdict", "conditions", "evidence", "sources")
+SHARES = ["finite values", "finite gradients", "live gradients"]
 
 
 class Missing(Exception):
     """A result file that a claim needs is not there."""
 
 
-class Results:
-    """The tables and comparisons of a folder.
+class Judgement(NamedTuple):
+    """A verdict; lines of what was found, the first of which sums up; result files; conditions that differ."""
 
-    Args:
-        folder: the results folder.
+    verdict: str
+    evidence: Sequence[str]
+    sources: Sequence[str] = ()
+    conditions: str = ""
+
+
+def rows_of(folder: Path, name: str, **wanted: object) -> pd.DataFrame:
+    """Rows of status ok of a table that have the wanted values.
+
+    Raises:
+        Missing: the table is not there, or has no such row.
     """
+    path = folder / f"{name}.csv"
+    if not path.exists():
+        raise Missing(f"results/{name}.csv is not there: make {name}")
+    table = read_table(path)
+    table = table[(table[["status", *wanted]] == ["ok", *wanted.values()]).all(axis=1)]
+    if table.empty:
+        raise Missing(f"results/{name}.csv has no such rows: make {name}")
+    return table
 
-    def __init__(self, folder: Path):
-        self.folder = folder
 
-    def rows(self, name: str, **wanted: object) -> pd.DataFrame:
-        """Rows of status ok of a table that have the wanted values.
-
-        Raises:
-            Missing: the table is not there, or has no such row.
-        """
-        path = self.folder / f"{name}.csv"
-        if not path.exists():
-            raise Missing(f"results/{name}.csv is not there: make {name}")
-        table = read_table(path)
-        keep = table["status"] == "ok"
-        for column, value in wanted.items():
-            keep &= table[column] == value
-        if not keep.any():
-            raise Missing(f"results/{name}.csv has no such rows: make {name}")
-        return table[keep]
-
-    def compared(self, pairs: Iterable[tuple[str, str, str]]) -> pd.DataFrame:
-        """The comparisons (table, method, baseline) on real data.
-
-        Raises:
-            Missing: there is none of them.
-        """
-        pairs = list(pairs)
-        names = list(dict.fromkeys(table for table, _, _ in pairs))
-        paths = [path for name in names if (path := self.folder / "comparisons" / f"{name}.csv").exists()]
-        held = [read_comparisons(path) for path in paths]
-        found = [
-            t[[(r.table, r.method, r.baseline) in pairs and r.data_kind == "real" for r in t.itertuples()]]
-            for t in held
-        ]
-        if not any(map(len, found)):
-            raise Missing(f"there are no comparisons of {', '.join(names)} on real data: make tables")
-        return pd.concat(found)
-
-    def by_sweep(self, name: str, **wanted: object) -> pd.DataFrame:
-        """As ``rows``, those of a swept method alone, with the column "line": the method without the swept value."""
-        lines = {method.method: method.sweep.line for method in read_file(name).methods if method.sweep}
-        rows = self.rows(name, **wanted)
-        return rows.assign(line=rows["method"].map(lines)).dropna(subset="line")
+def by_sweep(folder: Path, name: str, **wanted: object) -> pd.DataFrame:
+    """ "min" and "max" over the swept values, by data set and line, which is the method without the swept value."""
+    lines = {method.method: method.sweep.line for method in read_file(name).methods if method.sweep}
+    rows = rows_of(folder, name, data_kind="real", **wanted)
+    return rows.groupby(["dataset", rows["method"].map(lines)], sort=False)["value"].agg(["min", "max"])
 
 
 def judge(found: pd.DataFrame) -> Judgement:
@@ -94,151 +76,166 @@ def judge(found: pd.DataFrame) -> Judgement:
     Args:
         found: comparisons, as ``read_comparisons`` gives them.
     """
-    counted = found[found["seeds"].str.split().map(len) >= SEEDS]
-    against = int((counted["significant"] & (counted["difference"] < 0)).sum())
-    favour = int((counted["significant"] & (counted["difference"] > 0)).sum())
-    if len(counted) and (against or (not favour and (counted["high"] < RELEVANT).all())):
-        verdict = FAILS
-    elif favour and (counted["difference"] >= 0).all():
-        verdict = HOLDS
-    else:
-        verdict = OPEN
-    signs = f"{favour} of {len(counted)} differences in MAP are significant in favour, {against} against"
+    seeds = found["seeds"].str.split().map(len)
+    counted = found[seeds >= SEEDS]
+    verdict, *signs = _by_rule(counted)
+    differing: dict[str, list[str]] = {}
+    for (dataset, features, condition), rows in found.groupby(["dataset", "features", "condition"], sort=False):
+        own = _by_rule(rows)[0]
+        if own not in (verdict, OPEN):
+            name = f'"{condition or f"{dataset}, {features}"}" ({seeds[rows.index].min()} seeds)'
+            differing.setdefault(own, []).append(name)
     lines = [
         f"{data_name(item)}: {item.method} against {item.baseline} {item.difference:+.3f} "
         f"({item.low:+.3f} to {item.high:+.3f}){'*' * item.significant}, {len(item.seeds.split())} seeds"
         for item in found.itertuples()
     ]
-    sources = [f"comparisons/{table}.csv" for table in found["table"].unique()]
-    return verdict, [f"With {SEEDS} seeds {signs}", *lines], sources
+    head = "With {} seeds {} of {} differences in MAP are significant in favour, {} against"
+    return Judgement(
+        verdict,
+        [head.format(SEEDS, signs[0], len(counted), signs[1]), *lines],
+        [f"comparisons/{table}.csv" for table in found["table"].unique()],
+        "; ".join(f"{own} with {', '.join(names)}" for own, names in differing.items()),
+    )
 
 
-def _cs_beats_kl(results: Results) -> Judgement:
-    pairs = [(table, "JFSE + CS", "JFSE + CMPM-KL") for table in ("table2", "table3")]
-    pairs += [(table, "pairwise CS", "pairwise KL") for table in ("table5", "table7", "table9", "unsupervised")]
-    return judge(results.compared(pairs))
+def _by_rule(rows: pd.DataFrame) -> tuple[str, int, int]:
+    """Verdict, and how many differences are significant in favour and against."""
+    favour, against = (int((rows["significant"] & (sign * rows["difference"] > 0)).sum()) for sign in (1, -1))
+    if len(rows) and (against or (not favour and (rows["high"] < RELEVANT).all())):
+        return FAILS, favour, against
+    return HOLDS if favour and (rows["difference"] >= 0).all() else OPEN, favour, against
 
 
-def _gcs_beats_pairwise(results: Results) -> Judgement:
-    others = ("pairwise KL", "pairwise CS")
-    pairs = [(table, "GCS mixed", other) for table in ("table5", "table7", "unsupervised") for other in others]
-    return judge(results.compared([*pairs, ("many-modalities", "GCS mixed", "pairwise CS")]))
+def compared(*pairs: tuple[str, str, str]) -> Callable[[Path], Judgement]:
+    """A claim on a method and a baseline, judged by their comparisons on real data in tables with spaces between."""
+    named = [(table, method, baseline) for tables, method, baseline in pairs for table in tables.split()]
+    wanted = pd.DataFrame(named, columns=["table", "method", "baseline"])
+
+    def judged(folder: Path) -> Judgement:
+        tables = wanted["table"].unique()
+        paths = [folder / "comparisons" / f"{name}.csv" for name in tables]
+        held = [read_comparisons(path).merge(wanted) for path in paths if path.exists()]
+        found = pd.concat([each[each["data_kind"] == "real"] for each in held]) if held else wanted[:0]
+        if found.empty:
+            raise Missing(f"there are no comparisons of {', '.join(tables)} on real data: make tables")
+        return judge(found.reset_index(drop=True))
+
+    return judged
 
 
-def _mixed_is_best(results: Results) -> Judgement:
-    others = ("GCS clockwise", "GCS counterclockwise", "GCS bidirectional")
-    pairs = [("table7", "GCS mixed", other) for other in others]
-    return judge(results.compared([*pairs, ("many-modalities", "GCS mixed", "GCS clockwise")]))
-
-
-def _needs_no_hyperparameter(results: Results) -> Judgement:
-    takes = next(results.rows("table1", metric="hyperparameters", method="CS").itertuples())
-    swept_in = [name for name in ("temperature", "temperature-jfse") if (results.folder / f"{name}.csv").exists()]
-    if not swept_in:
+def _needs_no_hyperparameter(folder: Path) -> Judgement:
+    takes = next(rows_of(folder, "table1", metric="hyperparameters", method="CS").itertuples())
+    names = [name for name in ("temperature", "temperature-jfse") if (folder / f"{name}.csv").exists()]
+    if not names:
         raise Missing("results/temperature.csv is not there: make temperature")
-    wanted = {"metric": "MAP", "direction": "average", "gallery": "full", "data_kind": "real"}
-    rows = pd.concat([results.by_sweep(name, **wanted) for name in swept_in])
-    spread = rows.groupby(["dataset", "line"], sort=False)["value"].agg(["min", "max"])
-    cs = [high - low for (_, line), low, high in spread.itertuples() if line.endswith("CS")]
-    verdict = HOLDS if not takes.value and max(cs) < RELEVANT else OPEN
-    verdict = FAILS if max(cs) >= RELEVANT else verdict
+    wanted = {"metric": "MAP", "direction": "average", "gallery": "full"}
+    spread = pd.concat([by_sweep(folder, name, **wanted) for name in names])
+    most = max(high - low for (_, line), low, high in spread.itertuples() if line.endswith("CS"))
+    verdict = FAILS if most >= RELEVANT else OPEN if takes.value else HOLDS
     head = f"The CS loss takes {takes.value:.0f} ({takes.note}); MAP from the worst to the best temperature swept"
     lines = [f"{dataset} {line} {low:.3f} to {high:.3f}" for (dataset, line), low, high in spread.itertuples()]
-    return verdict, [head, *lines], ["table1.csv", *(f"{name}.csv" for name in swept_in)]
+    return Judgement(verdict, [head, *lines], ["table1.csv", *(f"{name}.csv" for name in names)])
 
 
-def _finite(results: Results, methods: Iterable[str]) -> pd.DataFrame:
-    """Method -> least share over precisions of finite values, finite gradients and live gradients."""
-    metrics = ["finite values", "finite gradients", "live gradients"]
-    rows = results.rows("table1")
-    found = rows[rows["metric"].isin(metrics)].pivot_table(
-        index="method", columns="metric", values="value", aggfunc="min"
-    )
-    lacking = [name for name in methods if name not in found.index]
-    if lacking or found.columns.size < len(metrics):
+def _shares(folder: Path, *methods: str) -> tuple[pd.DataFrame, list[str]]:
+    """Least share over precisions of what is finite, method by metric; and a line of evidence for each method."""
+    rows = rows_of(folder, "table1")
+    found = rows.pivot_table(index="method", columns="metric", values="value", aggfunc="min")
+    found = found.reindex(index=methods, columns=SHARES)
+    if found.isna().any(axis=None):
         raise Missing("results/table1.csv has no such rows: make table1")
-    return found.loc[list(methods), metrics]
+    return found, [f"{name} {a:.3f}, {b:.3f}, {c:.3f}" for name, a, b, c in found.itertuples()]
 
 
-def _shares(found: pd.DataFrame) -> list[str]:
-    return [f"{name} {a:.3f}, {b:.3f}, {c:.3f}" for name, a, b, c in found.itertuples()]
-
-
-def _more_stable(results: Results) -> Judgement:
-    found = _finite(results, ("CS", "GCS", "KL, forward", "CMPM-KL", "CS, clamped", "GCS, clamped"))
+def _more_stable(folder: Path) -> Judgement:
+    found, lines = _shares(folder, "CS", "GCS", "KL, forward", "CMPM-KL", "CS, clamped", "GCS, clamped")
     least = found.min(axis=1)
     # What the log-softmax does for CS it does for KL: only a KL that fails where CS does not would support the claim.
     verdict = HOLDS if min(least["CS"], least["GCS"]) == 1 and least["KL, forward"] < 1 else FAILS
     head = "Least share, over logits to 1e4 and three precisions, of finite values, finite and live gradients"
-    return verdict, [head, *_shares(found)], ["table1.csv"]
+    return Judgement(verdict, [head, *lines], ["table1.csv"])
 
 
-def _trains_without_epsilon(results: Results) -> Judgement:
-    rows = results.by_sweep("stability", metric="finite gradients", data_kind="real")
-    shares = rows.groupby("line", sort=False)["value"].agg(["min", "max"])
+def _trains_without_epsilon(folder: Path) -> Judgement:
+    shares = by_sweep(folder, "stability", metric="finite gradients").droplevel("dataset")
     verdict = HOLDS if shares.loc["GCS mixed", "min"] == 1 else FAILS
     lines = [f"{line} {low:.3f} to {high:.3f}" for line, low, high in shares.itertuples()]
-    return verdict, ["Share of training steps with a finite gradient, by temperature", *lines], ["stability.csv"]
+    head = "Share of training steps with a finite gradient, by temperature"
+    return Judgement(verdict, [head, *lines], ["stability.csv"])
 
 
-def _bound_is_enough(results: Results) -> Judgement:
-    found = _finite(results, ("CS", "CS, ordinary space"))
-    verdict = FAILS if found.loc["CS, ordinary space"].iloc[:2].min() < 1 else HOLDS
+def _bound_is_enough(folder: Path) -> Judgement:
+    found, lines = _shares(folder, "CS", "CS, ordinary space")
+    verdict = FAILS if found.loc["CS, ordinary space", SHARES[:2]].min() < 1 else HOLDS
     head = "The denominator has the same bound in both; finite values, finite and live gradients"
-    return verdict, [head, *_shares(found), "The log-softmax keeps CS finite, not the bound"], ["table1.csv"]
+    return Judgement(verdict, [head, *lines, "The log-softmax keeps CS finite, not the bound"], ["table1.csv"])
 
 
-def _cost(results: Results) -> Judgement:
-    """Linear for the ring, and quadratic for all pairs: each half is judged, and both have to hold."""
-    rows = results.rows("scaling")
+def _cost(folder: Path) -> Judgement:
+    """Linear for circular matching, and quadratic for pairwise: each half is judged, and both have to hold."""
+    rows = rows_of(folder, "scaling")
     rows = rows[
         rows["metric"].isin(["exponent", "standard error"]) & rows["condition"].isin(["seconds/step", "saved MiB"])
     ]
     slopes = rows.pivot_table(index=["method", "condition"], columns="metric", values="value", sort=False)
     low, high = (slopes["exponent"] + sign * 2 * slopes["standard error"] for sign in (-1, 1))
-    ring = slopes.index.get_level_values("method").str.startswith("GCS")
-    if not ring.any() or ring.all():
+    circular = slopes.index.get_level_values("method").str.startswith("GCS")
+    if not circular.any() or circular.all():
         raise Missing("results/scaling.csv has no such rows: make scaling")
-    # A half fails where every slope is nearer to the other half's: above 1.5 for the ring, below it for all pairs.
-    halves = [_half(low[ring] <= 1, low[ring] > 1.5), _half(high[~ring] >= 2, high[~ring] < 1.5)]
-    verdict = next(each for each in (FAILS, OPEN, HOLDS) if each in halves)
-    names = ("the ring, at most M^1", "all pairs, at least M^2")
-    lines = [f"{name}: {half}" for name, half in zip(names, halves, strict=True)]
+    # A half fails where every slope is nearer to the other half's: above 1.5 for circular matching, below it for pairs.
+    halves = {
+        "circular, at most M^1": _half(low[circular] <= 1, low[circular] > 1.5),
+        "pairwise, at least M^2": _half(high[~circular] >= 2, high[~circular] < 1.5),
+    }
+    verdict = next(each for each in (FAILS, OPEN, HOLDS) if each in halves.values())
+    lines = [f"{name}: {half}" for name, half in halves.items()]
     lines += [f"{method} {what} M^{slope:.2f} ± {error:.2f}" for (method, what), slope, error in slopes.itertuples()]
-    return verdict, ["Fitted over M = 2 to 8, within two standard errors", *lines], ["scaling.csv"]
+    return Judgement(verdict, ["Fitted over M = 2 to 8, within two standard errors", *lines], ["scaling.csv"])
 
 
 def _half(holds: Iterable[bool], fails: Iterable[bool]) -> str:
     return HOLDS if all(holds) else FAILS if all(fails) else OPEN
 
 
-CLAIMS: dict[str, Callable[[Results], Judgement]] = {
-    "CS retrieves better than KL": _cs_beats_kl,
+CLAIMS: dict[str, Callable[[Path], Judgement]] = {
+    "CS retrieves better than KL": compared(
+        ("table2 table3", "JFSE + CS", "JFSE + CMPM-KL"),
+        ("table5 table7 table9 unsupervised", "pairwise CS", "pairwise KL"),
+    ),
     "CS needs no hyperparameter": _needs_no_hyperparameter,
     "CS is numerically more stable than KL": _more_stable,
     "GCS trains without an epsilon": _trains_without_epsilon,
     "The lower bound of the denominator alone keeps CS finite": _bound_is_enough,
-    "GCS retrieves better than pairwise divergences": _gcs_beats_pairwise,
-    "Of the circular schemes, mixed is the best": _mixed_is_best,
-    "The cost of GCS grows as M, that of all pairs as M squared": _cost,
+    "GCS retrieves better than pairwise divergences": compared(
+        ("table5 table7 unsupervised", "GCS mixed", "pairwise KL"),
+        ("table5 table7 unsupervised many-modalities", "GCS mixed", "pairwise CS"),
+    ),
+    "Of the circular schemes, mixed is the best": compared(
+        ("table7 many-modalities", "GCS mixed", "GCS clockwise"),
+        ("table7", "GCS mixed", "GCS counterclockwise"),
+        ("table7", "GCS mixed", "GCS bidirectional"),
+    ),
+    "The cost of circular GCS grows as M, that of pairwise losses as M squared": _cost,
 }
 
 
 def judge_claims(folder: Path) -> pd.DataFrame:
-    """Every claim with its verdict from the results in a folder: "claim", "verdict", "evidence" and "sources".
+    """Every claim with its verdict from the results in a folder: the columns ``COLUMNS``.
 
-    "evidence" has a line per figure, below one that sums up; "sources" names files with spaces between.
+    "conditions" names those whose own figures differ from the verdict, "evidence" has a line per figure, below one that
+    sums up, and "sources" names files with spaces between.
 
     Raises:
         TableError: a result file cannot be read.
     """
-    results, found = Results(folder), []
+    found = []
     for claim, judged in CLAIMS.items():
         try:
-            verdict, lines, sources = judged(results)
+            of = judged(folder)
         except Missing as missing:
-            verdict, lines, sources = OPEN, [str(missing)], []
-        found.append((claim, verdict, "\n".join(lines), " ".join(sources)))
+            of = Judgement(OPEN, [str(missing)])
+        found.append((claim, of.verdict, of.conditions, "\n".join(of.evidence), " ".join(of.sources)))
     return pd.DataFrame(found, columns=list(COLUMNS))
 
 
@@ -246,15 +243,13 @@ def read_claims(path: str | Path) -> pd.DataFrame:
     """Read what :func:`main` wrote.
 
     Raises:
-        TableError: the file is none of ours, naming the line.
+        TableError: the file is none of ours, naming the line or claim.
     """
     claims = read_csv(path, COLUMNS)
-    unknown = ~claims["verdict"].isin([HOLDS, FAILS, OPEN])
-    if unknown.any():
-        place = int(np.argmax(unknown))
+    for claim in claims[~claims["verdict"].isin([HOLDS, FAILS, OPEN])].itertuples():
         raise TableError(
-            f"{path}, claim {place + 1}: verdict is {claims['verdict'].iloc[place]!r}; expected {HOLDS!r}, {FAILS!r} "
-            f"or {OPEN!r}. Write it again with make claims."
+            f"{path}: the verdict on {claim.claim!r} is {claim.verdict!r}; expected {HOLDS!r}, {FAILS!r} or {OPEN!r}. "
+            "Write it again with make claims."
         )
     return claims
 
@@ -272,7 +267,7 @@ def main(argv: list[str]) -> int:
     claims = judge_claims(folder)
     path = write_csv(claims, folder / "claims.csv")
     for claim in claims.itertuples():
-        print(f"{claim.claim}: {claim.verdict}")
+        print(f"{claim.claim}: {'; '.join(filter(None, (claim.verdict, claim.conditions)))}")
         print(*(f"  {line}" for line in claim.evidence.splitlines()), sep="\n", end="\n\n")
     print(f"wrote {path}")
     return 0

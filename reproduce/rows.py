@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 
 import datamodules
+from datamodules.datasets import DATASETS
 from reproduce.results.metrics import metric_of
 from reproduce.results.published import with_published
 from reproduce.results.schema import RUN, table_of
@@ -59,7 +60,7 @@ def _numbers(plan: Plan, row: Row, results: Sequence[RunResult], key: str) -> li
         "config_hash": key,
     }
     numbers = [
-        {**dict(zip(ONE, one, strict=True)), **_mean(found, plan.remark(row)), **shared}
+        {**dict(zip(ONE, one, strict=True)), **_mean(found, caution_of(row.dataset), plan.remark(row)), **shared}
         for one, found in scores.groupby(ONE, sort=False)
     ]
     wanted = {metric_of(name): place for place, name in enumerate(plan.table.metrics)}
@@ -79,13 +80,22 @@ def _numbers(plan: Plan, row: Row, results: Sequence[RunResult], key: str) -> li
     return rows
 
 
-def _mean(found: pd.DataFrame, remark: str) -> dict[str, Any]:
+def caution_of(dataset: DataSet) -> str:
+    """What the data set's declaration says that readers have to know of the form that a table reads."""
+    declared = DATASETS.get(dataset.dataset)
+    for form in declared.forms.values() if declared else ():
+        if form.class_path == dataset.class_path and form.init_args.items() <= dataset.init_args.items():
+            return form.caution
+    return ""
+
+
+def _mean(found: pd.DataFrame, *remarks: str) -> dict[str, Any]:
     """Mean and deviation over seeds; the sizes of a zero-shot split differ by seed, and are then in the note."""
     sizes = list(zip(found["n_queries"], found["n_gallery"], strict=True))
     same = len(set(sizes)) == 1 or pd.isna(sizes[0][0])
     queries, gallery = sizes[0] if same and not pd.isna(sizes[0][0]) else (None, None)
     by_seed = ", ".join(f"{int(queries)} of {int(gallery)}" for queries, gallery in sizes) if not same else ""
-    notes = [remark, f"queries and gallery items by seed: {by_seed}" if by_seed else ""]
+    notes = [*remarks, f"queries and gallery items by seed: {by_seed}" if by_seed else ""]
     return {
         "value": found["value"].mean(),
         "std": found["value"].std() if len(found) > 1 else None,

@@ -95,6 +95,8 @@ def check(declared: Declaration, root: Path, folder: Path) -> Iterator[str]:
             continue
         form = declared.forms[name]
         yield from describe(name, data)
+        if form.caution:
+            yield f"         {form.caution}"
         yield from differences(name, declared, form, data, folder)
         yield from lacking_items(name, data, broken, folder)
         if broken and len(broken) < len(data):

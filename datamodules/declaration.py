@@ -42,6 +42,7 @@ class Form:
         lists: split, or "classes" -> file that has one of these items or classes per line, where what is read is other.
         widths: modality -> numbers of each item in the authors' files.
         repeats: items, group by group, that are known to be the same in several splits of the authors' copy.
+        caution: what a reader of its results has to know; it stands in the note of every row of a table.
     """
 
     class_path: str
@@ -51,6 +52,7 @@ class Form:
     lists: Mapping[str, str] = field(default_factory=dict)
     widths: Mapping[str, int] = field(default_factory=dict)
     repeats: Sequence[Sequence[str]] = ()
+    caution: str = ""
 
 
 @dataclass(frozen=True)

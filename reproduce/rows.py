@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 
+from datamodules.datasets import DATASETS
 from reproduce.results.metrics import metric_name, metric_of
 from reproduce.results.published import with_published
 from reproduce.results.schema import RUN, table_of
@@ -67,7 +68,7 @@ def _numbers(plan: Plan, row: Row, results: Sequence[RunResult], key: str) -> li
     ):
         metric, k = metric_of(name)
         place = {"gallery": gallery, "split": split, "direction": direction, "metric": metric, "k": k}
-        rows.append({**shared, **place, **_mean(found, plan.remark(row))})
+        rows.append({**shared, **place, **_mean(found, caution_of(row.dataset), plan.remark(row))})
     for gallery in plan.table.galleries:
         if gallery in results[0].galleries_undefined:
             reason = results[0].galleries_undefined[gallery]
@@ -75,12 +76,21 @@ def _numbers(plan: Plan, row: Row, results: Sequence[RunResult], key: str) -> li
     return rows
 
 
-def _mean(found: pd.DataFrame, remark: str) -> dict[str, Any]:
+def caution_of(dataset: DataSet) -> str:
+    """What the data set's declaration says that readers have to know of the form that a table reads."""
+    declared = DATASETS.get(dataset.dataset)
+    for form in declared.forms.values() if declared else ():
+        if form.class_path == dataset.class_path and form.init_args.items() <= dataset.init_args.items():
+            return form.caution
+    return ""
+
+
+def _mean(found: pd.DataFrame, *remarks: str) -> dict[str, Any]:
     """Mean and deviation over seeds; the sizes of a zero-shot split differ by seed, and are then in the note."""
     sizes = found[["n_queries", "n_gallery"]].drop_duplicates()
     same = sizes.iloc[0].to_dict() if len(sizes) == 1 and sizes.notna().all(axis=None) else {}
     by_seed = ", ".join(f"{int(one.n_queries)} of {int(one.n_gallery)}" for one in found.itertuples() if len(sizes) > 1)
-    notes = [remark, f"queries and gallery items by seed: {by_seed}" if by_seed else ""]
+    notes = [*remarks, f"queries and gallery items by seed: {by_seed}" if by_seed else ""]
     std = found["value"].std() if len(found) > 1 else None
     return {"value": found["value"].mean(), "std": std, **same, "note": "; ".join(filter(None, notes))}
 

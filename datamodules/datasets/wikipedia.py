@@ -41,7 +41,8 @@ class Wikipedia(OnDisk, FeatureDataModule):
 
     Args:
         data_root: see OnDisk; the files are fetched into `data/` if nobody named a root and they are not there.
-        features: "roph": image 128-d, text 100-d (`wiki_roph.mat`; how the images were encoded is not stated).
+        features: "roph": image 128-d, text 100-d (`wiki_roph.mat`; how the images were encoded is not stated). They are
+            transductive: the image part is a PCA fitted on all items, test items included.
             "sift-lda": image SIFT bag of words 128-d, text LDA 10-d (`raw_features.mat`, the original features).
         offline: never fetch.
         **kwargs: see FeatureDataModule.

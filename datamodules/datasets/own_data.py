@@ -17,7 +17,7 @@ from datamodules.features.texts import BUNDLED, ONE_HOT
 from datamodules.files.extracted_features import networks_of, read_extracted, untrained
 from datamodules.files.feature_files import TABLES, Own, class_embedding_of, find_source, read_features
 from datamodules.files.labels import class_labels, require_one_kind, split_of, text_list
-from datamodules.files.manifests import read_manifest
+from datamodules.files.manifests import parallel_texts, read_manifest
 from datamodules.items import ItemSet, Modality
 from datamodules.paired_features import FeatureDataModule
 from datamodules.repeats import samples_of_rows
@@ -108,7 +108,8 @@ class OwnData(FeatureDataModule):
     @cached_property
     def source(self) -> Path:
         """The file, or the folder in a layout of separate ones."""
-        return find_source(self.path)
+        folder = Path(self.path).expanduser()
+        return folder if _of_texts(folder) else find_source(self.path)
 
     @property
     def features(self) -> str:
@@ -176,7 +177,7 @@ class OwnData(FeatureDataModule):
         source, self._notes, self._labelled, self._drawn = self.source, [], True, FROM_FILE
         if source.suffix == ".safetensors":
             return read_extracted(source)
-        read = read_manifest if source.suffix in TABLES else read_features
+        read = read_manifest if source.suffix in TABLES or _of_texts(source) else read_features
         named = None if self.split == RANDOM else self.split
         own = read(source, self.chosen, named)
         self._notes, self._labelled = own.notes, own.label is not None
@@ -244,6 +245,10 @@ class OwnData(FeatureDataModule):
 
 
 FROM_FILE = "split from the file"
+
+
+def _of_texts(folder: Path) -> bool:
+    return folder.is_dir() and bool(parallel_texts(folder))
 
 
 def _aligned(modalities: dict[str, Modality]) -> dict[str, np.ndarray]:

@@ -16,6 +16,7 @@ import pandas as pd
 from datamodules.errors import DataError
 from datamodules.files.array_files import standard_name
 from datamodules.files.feature_files import Own, entries_of, per_item
+from datamodules.files.labels import PARTS
 from datamodules.files.media import most_common_rate, read_image, read_resampled
 from datamodules.files.rows import RowNames, decoding
 from datamodules.files.text import broken, read_json, read_lines
@@ -24,29 +25,33 @@ from datamodules.items import Files, Modality
 IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff")
 SOUNDS = (".wav", ".mp3", ".flac", ".ogg")
 NUMBERED = re.compile(r"(.+?)[_.]?(\d+)")
+PART = re.compile("|".join(sorted(PARTS, key=len, reverse=True)))
+PARALLEL = re.compile(rf"((?:{PART.pattern})(?:[_-][^.]*)?)\.([A-Za-z_-]+?)(?:\.txt)?(?:\.gz)?")
 
 
 def read_manifest(path: Path, chosen: Sequence[str] | None = None, split: str | None = None) -> Own:
-    """The items of a table or list: a CSV, TSV, Parquet or JSON-lines file, or a JSON file as that of Karpathy.
+    """The items of a table or list: CSV, TSV, Parquet, JSON lines, Karpathy's JSON, or parallel texts in a folder.
 
     A column is a modality: paths of images or sounds, from the file's folder, texts, or vectors as lists of numbers;
     image_0, image_1, ... are the numbers of the vectors image, or, where they are texts, several texts. The columns
-    label, split and id are reserved. Rows of one id are one item; without ids, rows that name the same file.
+    label, split and id are reserved. Rows of one id are one item; without ids, rows that name the same file. Parallel
+    texts are files such as train.en, train.de.gz and test_2016.en, with an item per line.
 
     Args:
-        path: the file.
+        path: the file or folder.
         chosen: columns to use as modalities; None: all.
         split: the column that says the part of each row; None: that which is called split.
 
     Raises:
         DataError: it cannot be read, or entries of one item differ in label or split.
     """
-    table = _read_table(path)
+    table = _read_table(path, chosen)
     table = table.rename(columns={name: standard_name(str(name)) for name in table.columns if name != split})
     if split is not None:
         if split not in table:
             raise broken(path, f"has no column {split!r} that split names; it has {', '.join(map(str, table.columns))}")
-        table = table.drop(columns="split", errors="ignore").rename(columns={split: "split"})
+        other = [] if split == "split" else ["split"]
+        table = table.drop(columns=other, errors="ignore").rename(columns={split: "split"})
     if not len(table):
         raise broken(path, "has no row")
     notes: list[str] = []
@@ -67,12 +72,41 @@ def read_manifest(path: Path, chosen: Sequence[str] | None = None, split: str | 
     for key in ("label", "split"):
         if key in table:
             values = table[key].to_numpy()
-            values = _multi_hot(values) if isinstance(values[0], list | np.ndarray) else _plain(values)
+            if isinstance(values[0], list | np.ndarray):
+                values, found["class_names"] = _multi_hot(values)
+            else:
+                values = _plain(values, f"{path}, {key}")
             found[key] = per_item(values, owner, key, names, str(path))
     return Own(modalities, names, **found, notes=notes)
 
 
-def _read_table(path: Path) -> pd.DataFrame:
+def parallel_texts(folder: Path) -> dict[str, dict[str, Path]]:
+    """Name of a part, as train or test_2016 -> language or other modality -> file of its texts, one per line."""
+    found: dict[str, dict[str, Path]] = {}
+    for file in sorted(folder.iterdir()):
+        if match := PARALLEL.fullmatch(file.name):
+            found.setdefault(match[1], {})[match[2]] = file
+    return found if any(PARTS[PART.match(part)[0]] == "train" and len(of) > 1 for part, of in found.items()) else {}
+
+
+def _read_parallel(folder: Path, chosen: Sequence[str] | None) -> pd.DataFrame:
+    """Texts of which line i says the same in every file of a part; parts that lack a modality are left out."""
+    files = parallel_texts(folder)
+    wanted = chosen or next(list(of) for part, of in files.items() if PARTS[PART.match(part)[0]] == "train")
+    tables = []
+    for part, of in files.items():
+        if set(wanted) <= set(of):
+            lines = {name: read_lines(of[name]) for name in wanted}
+            counts = {name: len(texts) for name, texts in lines.items()}
+            if len(set(counts.values())) > 1:
+                raise broken(folder, f"{part} has {counts} lines; expected line i of every file to be of the same item")
+            tables.append(pd.DataFrame(lines | {"split": PARTS[PART.match(part)[0]]}))
+    return pd.concat(tables, ignore_index=True)
+
+
+def _read_table(path: Path, chosen: Sequence[str] | None) -> pd.DataFrame:
+    if path.is_dir():
+        return _read_parallel(path, chosen)
     with decoding(path, f"a {path.suffix[1:]} table"):
         if path.suffix == ".jsonl":
             return pd.DataFrame([json.loads(line) for line in read_lines(path) if line.strip()])
@@ -188,13 +222,17 @@ def _modality(name: str, cells: Any, kind: str, owner: np.ndarray, path: Path, n
     return Modality(Files(files, partial(read_resampled, rate=rate)), owners, rate or 0)
 
 
-def _multi_hot(values: np.ndarray) -> np.ndarray:
+def _multi_hot(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(rows, C) of which of the labels a row has, and the labels."""
     names = sorted({str(x) for cell in values for x in cell})
-    return np.array([[name in set(map(str, cell)) for name in names] for cell in values])
+    return np.array([[name in set(map(str, cell)) for name in names] for cell in values]), np.array(names)
 
 
-def _plain(values: np.ndarray) -> np.ndarray:
+def _plain(values: np.ndarray, subject: str) -> np.ndarray:
     """Labels or splits as an array of whole numbers, or of texts."""
-    texts = np.array([str(x).strip() for x in values.tolist()])
+    texts = np.array(["" if x is None or x != x else str(x).strip() for x in values.tolist()])
+    empty = np.flatnonzero(texts == "")
+    if empty.size:
+        raise DataError(f"{subject}: {empty.size} row(s) have no {subject.split()[-1]}, the first is row {empty[0]}.")
     number = np.char.isdecimal(np.char.lstrip(texts, "-"))
     return texts.astype(np.int64) if number.all() else texts

@@ -6,6 +6,7 @@ import argparse
 import shlex
 import sys
 from collections.abc import Collection, Sequence
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -15,9 +16,9 @@ from matplotlib import pyplot as plt
 from benchmarks import jfse, lavimo, losses, retrieval
 from benchmarks.harness import Benchmark, Record, attempt
 from datamodules.files.sources import user_path
-from reproduce.measurements.measures import origin, write_measures
+from reproduce.measurements.measures import Measured, origin, write_measures
 from reproduce.report.figures import save_figure
-from reproduce.results.schema import TableError, replace_file
+from reproduce.report.markdown import markdown_table
 from reproduce.runs.machine import quiet
 
 ALL = (retrieval.BENCHMARK, losses.BENCHMARK, losses.LARGE_BATCH, jfse.BENCHMARK, lavimo.BENCHMARK)
@@ -44,22 +45,18 @@ def main(argv: Sequence[str]) -> int:
     config = {"settings": {benchmark.name: benchmark.settings for benchmark in chosen}}
     config["versions"] = {name: version(name) for name in LIBRARIES}
     path = arguments.out / (f"bench-{arguments.only}.csv" if arguments.only else "bench.csv")
-    try:
-        replace_file(arguments.out / ".bench.writable", "").unlink()  # refused now rather than after the work
-        shared = origin(config)
-        record = Record({"table": "bench", "scale": "quick", "seeds": "0", **shared})
-        faults = run(chosen, record)
-        command = shlex.join(["python", "-m", "benchmarks", *argv])
-        companion = {"table": "bench", "command": command, "threads": torch.get_num_threads(), **config}
-        write_measures(record.rows, path, TITLE, text(record, chosen), companion)
-        draw(record, path.with_suffix(".png"))
-    except TableError as error:
-        print(f"benchmarks: {error}", file=sys.stderr)
-        return 2
-    print(f"wrote {path}, and beside it .md, .png and .yaml")
+    command = shlex.join(["python", "-m", "benchmarks", *argv])
+    companion = {"table": "bench", "command": command, "threads": torch.get_num_threads(), **config}
+    record, faults = Record({"table": "bench", "scale": "quick", "seeds": "0", **origin(config)}), []
+
+    def measure() -> Measured:
+        faults.extend(run(chosen, record))
+        return record.rows, text(record, chosen), partial(draw, record)
+
+    status = write_measures(path, TITLE, companion, measure, "benchmarks")
     for fault in faults:
         print(f"benchmarks: {fault}", file=sys.stderr)
-    return 1 if faults else 0
+    return status or int(bool(faults))
 
 
 def run(chosen: Collection[Benchmark], record: Record) -> list[str]:
@@ -77,8 +74,7 @@ def run(chosen: Collection[Benchmark], record: Record) -> list[str]:
 def text(record: Record, chosen: Collection[Benchmark]) -> str:
     """The report of the benchmarks that ran, in Markdown, without its heading and its tables of rows."""
     asked = [[each.name, *target.cells()] for each in chosen for target in each.targets(record)]
-    lines = [["benchmark", "asked", "measured", ""], ["---", "---", "---:", "---"], *asked]
-    table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    table = markdown_table([["benchmark", "asked", "measured", ""], *asked], names=2)
     about = [part for each in chosen for part in (f"## Benchmark: {each.name}", each.about)]
     return "\n\n".join([INTRODUCTION, "## Targets", table, *about])
 

@@ -12,12 +12,11 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-import lightning as L
 import torch
-from torch.utils.benchmark import timer  # seconds on a clock, once a GPU has done what it was given
 
-from lightning_modules import prepare
-from reproduce.measurements.measures import measured
+from datamodules import RetrievalData
+from lightning_modules.base import RetrievalModule
+from reproduce.measurements.measures import epoch_seconds, measured
 from reproduce.results.schema import Row
 
 STATUS, FORGET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
@@ -141,27 +140,10 @@ def train_in_turns(
     record.ratio(benchmark, peer, ours, size, "seconds/step", **columns)
 
 
-class EpochClock(L.Callback):
-    """Keeps the seconds of every training epoch."""
-
-    def __init__(self) -> None:
-        self.seconds: list[float] = []
-
-    def on_train_epoch_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        self._start = timer()
-
-    def on_train_epoch_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        self.seconds.append(timer() - self._start)
-
-
-def seconds_per_step(model: L.LightningModule, data: L.LightningDataModule, epochs: int, batches: int) -> list[float]:
-    """Train by a Trainer that does nothing else; seconds per step of ``epochs`` epochs after one not counted."""
-    clock, off = EpochClock(), ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary")
-    limits = {"max_epochs": epochs + 1, "limit_train_batches": batches, "limit_val_batches": 0}
-    trainer = L.Trainer(callbacks=[clock], devices=1, **limits, **dict.fromkeys(off, False))
-    prepare(model, data)
-    trainer.fit(model, data)
-    return [seconds / trainer.num_training_batches for seconds in clock.seconds[1:]]
+def seconds_per_step(model: RetrievalModule, data: RetrievalData, epochs: int, batches: int) -> list[float]:
+    """Train on some batches an epoch; seconds per step of ``epochs`` epochs after one not counted."""
+    seconds, steps = epoch_seconds(model, data, epochs, limit_train_batches=batches)
+    return [found / steps for found in seconds]
 
 
 def fresh(work: Callable[..., Mapping[str, Any]], **arguments: Any) -> dict[str, Any]:

@@ -8,12 +8,12 @@ from typing import Any, NamedTuple
 import lightning as L
 from torch.utils.data import DataLoader, StackDataset
 
-from benchmarks.harness import Benchmark, Record, Target, seconds_per_step, timer, train_in_turns
+from benchmarks.harness import Benchmark, Record, Target, seconds_per_step, train_in_turns
 from benchmarks.plain import PlainJFSE
 from datamodules import Synthetic
 from lightning_modules import JFSE
 from losses import build_loss
-from reproduce.measurements.measures import device
+from reproduce.measurements.measures import device, timer
 
 NAME = "jfse"
 BATCH, CLASSES, ITEMS = 64, 300, 2_773

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from benchmarks import plain
-from benchmarks.harness import Benchmark, Record, Target, agree, attempt, fresh, timer
+from benchmarks.harness import Benchmark, Record, Target, agree, attempt, fresh
 from losses import build_loss
-from reproduce.measurements.measures import device, median_seconds
+from reproduce.measurements.measures import device, median_seconds, timer
 
 NAME = "losses"
 ABOUT = """A step is forward and backward of the loss alone, to the gradients of the embeddings; the contestants of a

@@ -13,9 +13,9 @@ from torch.nn import functional as F
 from torchmetrics import MetricCollection
 from torchmetrics.retrieval import RetrievalHitRate, RetrievalMAP
 
-from benchmarks.harness import Benchmark, Record, Target, agree, attempt, fresh, take_turns, timer
+from benchmarks.harness import Benchmark, Record, Target, agree, attempt, fresh, take_turns
 from lightning_modules.metrics import CrossModalRetrieval
-from reproduce.measurements.measures import device
+from reproduce.measurements.measures import device, timer
 
 NAME = "retrieval"
 ABOUT = """MAP and R@1, 5 and 10 of every query against the whole gallery: CrossModalRetrieval, which keeps embeddings

@@ -6,9 +6,10 @@ from typing import Any
 # Imported when they are asked for: a help text or a list of data sets needs no torch.
 _WHERE = {
     "CUHKPEDES": "datasets.cuhk_pedes",
-    "FeaturePairs": "datasets.feature_pairs",
+    "OwnData": "datasets.own_data",
     "Flickr30kCaptions": "datasets.flickr30k",
     "Flickr30kNarratives": "datasets.flickr30k",
+    "Flickr8k": "datasets.flickr8k",
     "Flickr8kTriples": "datasets.flickr8k",
     "HumanML3D": "datasets.motion_text",
     "NUSWIDE": "datasets.nus_wide",
@@ -19,6 +20,7 @@ _WHERE = {
     "UTDMHAD": "datasets.utd_mhad",
     "Wikipedia": "datasets.wikipedia",
     "WikipediaRaw": "datasets.wikipedia",
+    "XOR": "datasets.xor",
     "DataError": "errors",
     "DataMissing": "errors",
     "data_root": "files.sources",

@@ -30,7 +30,7 @@ def open_form(declared: Declaration, name: str, root: Path, **arguments: Any) ->
         **arguments: further ones of the data module.
     """
     form = declared.forms[name]
-    place = {"path": declared.folder_below(root)} if form.class_path == "FeaturePairs" else {"data_root": root}
+    place = {"path": declared.folder_below(root)} if form.class_path == "OwnData" else {"data_root": root}
     return getattr(datamodules, form.class_path)(**place, **{**form.init_args, **arguments})
 
 
@@ -95,6 +95,8 @@ def check(declared: Declaration, root: Path, folder: Path) -> Iterator[str]:
             continue
         form = declared.forms[name]
         yield from describe(name, data)
+        if form.caution:
+            yield f"         {form.caution}"
         yield from differences(name, declared, form, data, folder)
         yield from lacking_items(name, data, broken, folder)
         if broken and len(broken) < len(data):

@@ -42,6 +42,7 @@ class Form:
         lists: split, or "classes" -> file that has one of these items or classes per line, where what is read is other.
         widths: modality -> numbers of each item in the authors' files.
         repeats: items, group by group, that are known to be the same in several splits of the authors' copy.
+        caution: what a reader of its results has to know; it stands in the note of every row of a table.
     """
 
     class_path: str
@@ -51,6 +52,7 @@ class Form:
     lists: Mapping[str, str] = field(default_factory=dict)
     widths: Mapping[str, int] = field(default_factory=dict)
     repeats: Sequence[Sequence[str]] = ()
+    caution: str = ""
 
 
 @dataclass(frozen=True)
@@ -95,7 +97,7 @@ class Declaration:
         forms = {name: Form(variants=(tuple(form.pop("paths")),), **form) for name, form in said.pop("forms").items()}
         if "features" in said:
             variants, named = FEATURES[said.pop("features")]
-            forms["pairs"] = Form("FeaturePairs", variants, {"dataset": path.stem}, items={})
+            forms["pairs"] = Form("OwnData", variants, {"dataset": path.stem}, items={})
             said["content"] += named
         files = tuple(SourceFile(**file) for file in said.pop("files", ()))
         return cls(name=path.stem, forms=forms, files=files, **said)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 from os.path import expanduser
 from pathlib import Path
@@ -20,36 +20,28 @@ from datamodules.paired_features import FeatureDataModule
 from datamodules.retrieval_data import RetrievalData
 
 Loader = Callable[[], DescribedNetwork]
+# Networks and their weights.
+MODELS = {
+    "image": "a timm model, e.g. vgg19, or a CLIP model or its folder",
+    "text": "a sentence-transformers or CLIP model, or its folder",
+    "sound": "a torchaudio bundle, e.g. wav2vec2_base",
+    "image-weights": "its weights; 'installed' for those of tf_efficientnet_lite0 (default: fetched from the hub)",
+    "sound-weights": "its weights (default: fetched from their publisher)",
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add those of the command."""
     parser.description = (
         "Put a data set's raw images, texts and sounds through frozen networks and write their features to a file that "
-        "the data module FeaturePairs reads. Modalities without a network are left out and need not be there. A run "
+        "the data module OwnData reads. Modalities without a network are left out and need not be there. A run "
         "that was stopped goes on where it was when it is called again in the same way."
     )
     parser.add_argument("dataset", choices=[name for name in DATASETS if raw_forms(name)])
     parser.add_argument("--features", help="what the data set is read as (default: the first whose files are there)")
-    parser.add_argument(
-        "--image", type=expanduser, metavar="MODEL", help="a timm model, e.g. vgg19, or a CLIP model or its folder"
-    )
-    parser.add_argument(
-        "--text", type=expanduser, metavar="MODEL", help="a sentence-transformers or CLIP model, or its folder"
-    )
-    parser.add_argument("--sound", metavar="MODEL", help="a torchaudio bundle, e.g. wav2vec2_base")
-    parser.add_argument(
-        "--image-weights",
-        type=expanduser,
-        metavar="FILE",
-        help="its weights; 'installed' for those of tf_efficientnet_lite0 (default: fetched from the hub)",
-    )
-    parser.add_argument(
-        "--sound-weights",
-        type=expanduser,
-        metavar="FILE",
-        help="its weights (default: fetched from their publisher)",
-    )
+    for option, said in MODELS.items():
+        metavar = "FILE" if option.endswith("weights") else "MODEL"
+        parser.add_argument(f"--{option}", type=expanduser, metavar=metavar, help=said)
     parser.add_argument(
         "--random-weights",
         type=int,
@@ -62,7 +54,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--data-root", help="folder that holds the data set's folder (default: CSD_DATA, else data/)")
     parser.add_argument("--out", type=user_path, metavar="FILE.safetensors", help="(default: <data set>.safetensors)")
-    parser.add_argument("--batch-size", type=int, default=8, help="entries in memory at a time (default: 8)")
     parser.set_defaults(func=run)
 
 
@@ -70,12 +61,11 @@ def run(arguments: argparse.Namespace) -> int:
     """Extract the features; return the exit status, 1 where something is missing, unknown or broken."""
     out = arguments.out or Path(f"{arguments.dataset}.safetensors")
     try:
-        if out.suffix != ".safetensors" or arguments.batch_size < 1:
-            given = f"--out is {out} and --batch-size {arguments.batch_size}"
-            raise ValueError(f"{given}; expected a name ending in .safetensors, and at least 1")
+        if out.suffix != ".safetensors":
+            raise ValueError(f"--out is {out}; expected a name ending in .safetensors")
         networks = _networks(arguments)
         module = _module(arguments, tuple(networks))
-        _report(module.data, out, extract_features(module, networks, out, arguments.batch_size))
+        _report(module.data, out, extract_features(module, networks, out))
     except (ValueError, OSError) as error:
         print(f"FAILED   {error}")
         return 1
@@ -86,23 +76,25 @@ def _networks(arguments: argparse.Namespace) -> dict[str, Loader]:
     """Modality -> what loads the network that was named for it, in the order of the data sets."""
     from datamodules.features.networks import ImageNetwork, SentenceNetwork, SoundNetwork  # takes seconds
 
-    networks: dict[str, Loader | None] = dict.fromkeys(("image", "text", "audio"))
-    for name, kind, network in (("image", "image", ImageNetwork), ("audio", "sound", SoundNetwork)):
+    clip = arguments.image is not None and _brings_weights(arguments.image)
+    for kind in ("image", "sound"):
         model, weights = getattr(arguments, kind), getattr(arguments, f"{kind}_weights")
-        if model is None and weights is not None:
+        if weights is not None and model is None:
             raise ValueError(f"--{kind}-weights are given and no --{kind}; name the model that they belong to")
-        if kind == "image" and model is not None and _brings_weights(model):
-            if weights is not None:
-                raise ValueError(f"--image-weights are given, and --image {model} brings its own; leave one out")
-            networks[name] = partial(SentenceNetwork, model, kind)
-        elif model is not None:
-            networks[name] = partial(network, model, weights, arguments.random_weights)
-    if arguments.text is not None:
-        networks["text"] = partial(SentenceNetwork, arguments.text)
-    named = {name: load for name, load in networks.items() if load is not None}
-    if len(named) < 2:
+    if clip and arguments.image_weights is not None:
+        raise ValueError(f"--image-weights are given, and --image {arguments.image} brings its own; leave one out")
+    image = (SentenceNetwork, "image") if clip else (ImageNetwork, arguments.image_weights, arguments.random_weights)
+    named = {
+        "image": (arguments.image, image),
+        "text": (arguments.text, (SentenceNetwork,)),
+        "audio": (arguments.sound, (SoundNetwork, arguments.sound_weights, arguments.random_weights)),
+    }
+    networks = {
+        name: partial(network, model, *more) for name, (model, (network, *more)) in named.items() if model is not None
+    }
+    if len(networks) < 2:
         raise ValueError("expected networks for two modalities or more: name them by --image, --text and --sound")
-    return named
+    return networks
 
 
 def _brings_weights(model: str) -> bool:
@@ -141,11 +133,10 @@ def _module(arguments: argparse.Namespace, modalities: tuple[str, ...]) -> Retri
     return open_form(DATASETS[arguments.dataset], form, root, **chosen)
 
 
-def _report(data: ItemSet, out: Path, rates: Mapping[str, float] | None) -> None:
-    print(f"{'there already:' if rates is None else 'wrote'} {out}, {len(data)} items")
+def _report(data: ItemSet, out: Path, written: bool) -> None:
+    print(f"{'wrote' if written else 'there already:'} {out}, {len(data)} items")
     for name, said in json.loads(read_metadata(out)["encoders"]).items():
-        speed = f", {rates[name]:.1f} per second" if rates and name in rates else ""
         made = f"{said['model']} ({said['weights']}; sha256 {said['sha256'][:12]})"
-        print(f"  {name}: {len(data.modalities[name].entries)} entries through {made}{speed}")
+        print(f"  {name}: {len(data.modalities[name].entries)} entries through {made}")
     for name, model in untrained(out).items():
         print(f"  UNTRAINED {name}: {model} has random weights; these are no features to report results of")

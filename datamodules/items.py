@@ -13,7 +13,7 @@ import numpy as np
 from lightning.pytorch.utilities import rank_zero_warn
 
 from datamodules.errors import DataError
-from datamodules.files.rows import check_matrix, hash_rows, not_finite
+from datamodules.files.rows import RowNames, check_matrix, hash_rows, not_finite
 from datamodules.files.sources import sha256_of
 
 SPLITS = ("train", "validation", "test")
@@ -182,7 +182,7 @@ class ItemSet:
             modalities={name: Modality(array) for name, array in features.items()},
             label=label,
             split=split,
-            names=[f"row {row}" for row in range(len(label))],
+            names=RowNames(len(label)),
             origin=origin,
             class_names=class_names,
             class_embedding=class_embedding,
@@ -200,7 +200,8 @@ class ItemSet:
         if len(set(rows.values())) > 1 or not len(self.label):
             raise DataError(f"{self.origin}: row counts are {rows}; expected one of each per item, and an item.")
         for what, names in (("items", self.names), ("classes", self.class_names or ())):
-            twice = next((name for name, count in Counter(names).items() if count > 1), None)
+            counts = {} if isinstance(names, RowNames) else Counter(names)
+            twice = next((name for name, count in counts.items() if count > 1), None)
             if twice is not None:
                 raise DataError(f"{self.origin}: two {what} are called {twice!r}; give each a name of its own.")
         unknown = sorted(set(np.unique(self.split).tolist()) - set(SPLITS))

@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from datamodules.declaration import Declaration
 from datamodules.errors import DataError, DataMissing, FileMissing
-from datamodules.items import ItemSet
+from datamodules.items import ItemSet, Modality
 from datamodules.retrieval_data import RetrievalData
 
 
 class OnDisk(RetrievalData):
     """A data set whose files its `declaration` describes; its errors say where to get them and how to check them.
 
-    A subclass sets `declaration` and implements `read`; it sets `features` and `test_split` where they are not "raw"
-    and "standard".
+    How many items the authors' copy has, its terms and whom to cite stand in the declaration. A subclass sets
+    `declaration` and implements `read`; it sets `features` and `test_split` where they are not "raw" and "standard".
 
     Args:
         data_root: folder that holds the data set's folder; by default the environment variable CSD_DATA, else `data/`.
         **kwargs: see RetrievalData.
+
+    Raises:
+        ValueError: an argument outside its range.
+        DataError: on first use, if a file is missing or is not what it should be.
     """
 
     declaration: Declaration
@@ -43,6 +50,29 @@ class OnDisk(RetrievalData):
             DataError: it is missing.
         """
         return self.declaration.find(self.data_root)
+
+    def items(
+        self,
+        readers: Mapping[str, Callable[[], Modality]],
+        names: Sequence[str],
+        split: Sequence[str],
+        label: Sequence[int] | None = None,
+        **others: Any,
+    ) -> ItemSet:
+        """The items with the chosen modalities, of which alone the files are read and need to be there.
+
+        Args:
+            readers: modality -> what reads it, of all that the data set has.
+            names, split, label: of each item; by default an item has a label of its own and matches itself alone.
+            **others: of `ItemSet`.
+
+        Raises:
+            DataError: a chosen modality that the data set does not have.
+        """
+        label = np.arange(len(names)) if label is None else np.asarray(label, dtype=np.int64)
+        return self.read_items(
+            readers, names=names, split=np.asarray(split), label=label, **{"origin": str(self.folder)} | others
+        )
 
     @cached_property
     def data(self) -> ItemSet:

@@ -25,7 +25,8 @@ COLUMNS = 32  # of the training rows in memory at a time, in double precision
 class FeatureDataModule(RetrievalData):
     """Paired features with class labels: a row of every modality per item, read as `ItemSet.of_features`.
 
-    Batches have the "class_embedding" of their items, (B, E) float32. Validation items are drawn class by class.
+    Batches have the "class_embedding" of their items, (B, E) float32, where `labels` is "class". Validation items are
+    drawn class by class.
 
     In validation and test a sample counts once. Files of images with several captions hold an image's row again beside
     each: where `datamodules.repeats.repeated_rows` finds such rows in test, equal rows of equal label have the id of
@@ -84,9 +85,14 @@ class FeatureDataModule(RetrievalData):
         return tuple(self.class_names[c] for c in self.class_halves[1])
 
     @property
+    def has_class_embedding(self) -> bool:
+        """Whether batches bring the embedding of the class; beside other labels it would tell the classes."""
+        return self.labels == "class"
+
+    @property
     def dims(self) -> dict[str, Any]:
-        """Width of each modality's features and of the class embedding."""
-        return super().dims | {"class_embedding": self.class_embedding.shape[1]}
+        """Width of each modality's features, and of the class embedding where batches bring it."""
+        return super().dims | ({"class_embedding": self.class_embedding.shape[1]} if self.has_class_embedding else {})
 
     @cached_property
     def digest(self) -> str:
@@ -109,18 +115,19 @@ class FeatureDataModule(RetrievalData):
             rows = self.train_entries(name)[0].numpy()
             index = np.arange(len(rows))
         else:
-            rows, index = self.entries(name).entries.numpy(), self.indices("train")
+            entries = self.entries(name)
+            rows, index = entries.entries.numpy(), entries.of_items(self._index("train")).numpy()
         for start in range(0, rows.shape[1], COLUMNS):
             # Copied by NumPy: of PyTorch's blocks, which are aligned, glibc would keep each and reuse none.
             yield torch.from_numpy(rows[:, start : start + COLUMNS][index].astype(np.float64))
 
     def prepare_data(self) -> None:
         """As every data module, and embed the classes."""
-        _ = self.data, self.class_embedding
+        _ = self.data, self._class_embedding
 
     @cached_property
-    def _class_embedding(self) -> ItemEmbedding:
-        return ItemEmbedding(self._label, self.class_embedding)
+    def _class_embedding(self) -> ItemEmbedding | None:
+        return ItemEmbedding(self._label, self.class_embedding) if self.has_class_embedding else None
 
     def _carved(self, train: np.ndarray, validation: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         if self.protocol == "as_published":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import Any, ClassVar, Literal
@@ -19,7 +18,7 @@ from datamodules.errors import DataError, check_choice
 from datamodules.features.precompute import FrozenNetwork, precompute
 from datamodules.files.media import broken_files
 from datamodules.items import ItemSet, Modality
-from datamodules.pseudo_labels import cluster_items
+from datamodules.noisy_labels import noisy_labels, parse_labels
 from datamodules.splits import LEARNED, carve_groups, seen_unseen, split_paired
 
 
@@ -59,9 +58,10 @@ class RetrievalData(L.LightningDataModule):
         class_split: "standard", or "zero-shot": train on one half of the classes, test on items of the "seen" and of
             the "unseen" half.
         class_seed: draws the half of the classes that is seen.
-        train_labels: labels of the training batches: "class"; "instance", every item another; or "clusters-K", K
-            clusters of the training items (:func:`datamodules.pseudo_labels.cluster_items`). Validation and test keep
-            the classes.
+        labels: of the training and validation items: "class"; "instance", every item another; "clusters-K", K clusters
+            of the training items; "merged-K", the classes joined to K; or "flips-P", P per cent of them wrong
+            (:func:`datamodules.noisy_labels.noisy_labels`). The test items keep their classes.
+        label_seed: draws the clusters, merged classes and flips.
 
     Raises:
         ValueError: an argument outside its range.
@@ -86,7 +86,8 @@ class RetrievalData(L.LightningDataModule):
         on_broken: Literal["refuse", "drop"] = "refuse",
         class_split: Literal["standard", "zero-shot"] = "standard",
         class_seed: int = 0,
-        train_labels: str = "class",
+        labels: str = "class",
+        label_seed: int = 0,
         paired_fraction: float = 1.0,
     ) -> None:
         super().__init__()
@@ -96,20 +97,19 @@ class RetrievalData(L.LightningDataModule):
             raise ValueError(f"validation_fraction is {validation_fraction}; expected 0 (no validation part) up to 1.")
         if not 0 < paired_fraction <= 1:
             raise ValueError(f"paired_fraction is {paired_fraction}; expected above 0, at most 1.")
-        for name, seed in {"split_seed": split_seed, "class_seed": class_seed, "shuffle_seed": shuffle_seed}.items():
+        seeds = {"split_seed": split_seed, "class_seed": class_seed, "shuffle_seed": shuffle_seed}
+        for name, seed in {**seeds, "label_seed": label_seed}.items():
             if seed < 0:
                 raise ValueError(f"{name} is {seed}; expected 0 or more.")
         check_choice("on_missing", on_missing, ("refuse", "drop"))
         check_choice("on_broken", on_broken, ("refuse", "drop"))
         check_choice("class_split", class_split, ("standard", "zero-shot"))
-        named = re.fullmatch(r"class|instance|clusters-(\d+)", train_labels)
-        if not named or (named[1] and int(named[1]) < 2):
-            raise ValueError(f"train_labels is {train_labels!r}; expected class, instance or clusters-K, K at least 2.")
+        parse_labels(labels)
         self.chosen = None if modalities is None else tuple(modalities)
         self.batch_size, self.paired_fraction = batch_size, paired_fraction
         self.validation_fraction = validation_fraction
         self.split_seed, self.class_seed, self.shuffle_seed = split_seed, class_seed, shuffle_seed
-        self.class_split, self.train_labels = class_split, train_labels
+        self.class_split, self.labels, self.label_seed = class_split, labels, label_seed
         self.on_missing, self.on_broken = on_missing, on_broken
         self._unreadable: dict[str, str] = {}
         self._networks: dict[str, tuple[str, FrozenNetwork]] = {}
@@ -282,7 +282,7 @@ class RetrievalData(L.LightningDataModule):
 
     def train_labels_of_items(self) -> Tensor:
         """(n,) or (n, C) labels of the training items, as the training batches bring them."""
-        return self._train_label[self._index("train")]
+        return self._learned_label[self._index("train")]
 
     def unpaired_entries(self, name: str) -> tuple[Any, Tensor | None]:
         """Entries of a modality that count as samples without a partner, with their mask.
@@ -298,9 +298,16 @@ class RetrievalData(L.LightningDataModule):
         return rows, mask
 
     def arrays(self, split: str) -> tuple[dict[str, np.ndarray], np.ndarray]:
-        """Vectors and labels of a split as NumPy arrays, for methods that are not trained by gradient descent."""
-        index = self._index(split)
-        return {name: self._rows(name, split)[0].numpy() for name in self.modalities}, self._label[index].numpy()
+        """Vectors and labels of a split as NumPy arrays, for methods that are not trained by gradient descent.
+
+        Of items with several entries of a modality, as many rows as of the one that has most; the others recur.
+        """
+        items, entries = self._index(split), {name: self.entries(name) for name in self.modalities}
+        rows = torch.stack([e.count[items] for e in entries.values()]).amax(dim=0)
+        items = torch.repeat_interleave(items, rows)
+        place = torch.arange(len(items)) - torch.repeat_interleave(rows.cumsum(0) - rows, rows)
+        index = {name: e.first[items] + place % e.count[items] for name, e in entries.items()}
+        return {name: e.rows(index[name])[0].numpy() for name, e in entries.items()}, self._label[items].numpy()
 
     def _rows(self, name: str, *splits: str) -> tuple[Any, Tensor | None]:
         entries, items = self.entries(name), torch.cat([self._index(split) for split in splits])
@@ -319,7 +326,7 @@ class RetrievalData(L.LightningDataModule):
         entries = {name: self.entries(name) for name in dict.fromkeys((*self.modalities, *self._networks))}
         drawn_with = {name: source for name, (source, _) in self._networks.items()}
         index = self._index("train")
-        items = TrainingItems(entries, drawn_with, self._train_label, index, self.shuffle_seed, self._class_embedding)
+        items = TrainingItems(entries, drawn_with, self._learned_label, index, self.shuffle_seed, self._class_embedding)
         # Dropping the remainder keeps an item from standing twice in one global batch, as its own false negative.
         sampler = _EpochSampler(
             items, *self._share(len(items)), shuffle=self._shuffled, seed=self.shuffle_seed, drop_last=True
@@ -357,7 +364,8 @@ class RetrievalData(L.LightningDataModule):
         ids = self.ids(split) if ids is None else ids
         entries = {name: self.entries(name) for name in self.modalities}
         query = torch.from_numpy(self.data.has_class(self.class_halves[1])) if split == "generalised" else None
-        items = EvaluationItems(split, entries, self._label, self._index(split), ids, query, self._class_embedding)
+        label = self._learned_label if split == "validation" else self._label
+        items = EvaluationItems(split, entries, label, self._index(split), ids, query, self._class_embedding)
         return DataLoader(items, batch_size=self.evaluation_batch_size, collate_fn=_unchanged)
 
     def ids(self, split: str) -> dict[str, Tensor]:
@@ -373,12 +381,9 @@ class RetrievalData(L.LightningDataModule):
         return torch.from_numpy(label.astype(bool if label.ndim == 2 else np.int64))
 
     @cached_property
-    def _train_label(self) -> Tensor:
-        if self.train_labels == "class":
+    def _learned_label(self) -> Tensor:
+        """Labels that a model is trained and chosen by."""
+        if self.labels == "class":
             return self._label
-        if self.train_labels == "instance":
-            return torch.arange(len(self.data))
-        index, clusters = self.indices("train"), int(self.train_labels.removeprefix("clusters-"))
-        label = torch.full((len(self.data),), -1)  # no other item has one
-        label[index] = torch.from_numpy(cluster_items(self.data, index, clusters))
-        return label
+        parts = (self.indices(part) for part in ("train", "validation"))
+        return torch.from_numpy(noisy_labels(self.data, *parts, self.labels, self.label_seed))

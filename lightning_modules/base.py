@@ -19,6 +19,7 @@ from datamodules.batches import Batch
 from datamodules.features.precompute import FrozenNetwork
 from lightning_modules.checkpoints import require_same_items
 from lightning_modules.metrics import PROTOCOLS, CrossModalRetrieval
+from lightning_modules.metrics.directions import Direction
 from losses import AlignmentLoss, build_loss
 
 View = Callable[[Batch], dict[str, Tensor]]
@@ -42,7 +43,8 @@ class RetrievalModule(L.LightningModule):
     also holds the scores of the last validation and the model's class, from which `csd export` builds it.
 
     ``scores`` holds, for every split evaluated last, what the metric computed; ``sizes`` direction -> (queries, gallery
-    items), and ``average_precisions`` direction -> (ids of the queries, their average precisions).
+    items), and ``average_precisions`` direction -> (ids of the queries, of joint ones the items, their average
+    precisions). ``directions`` are those that are scored; a model may add joint ones, scored by ``joint_score``.
 
     Args:
         modalities: names of the modalities, as in the batches.
@@ -67,6 +69,8 @@ class RetrievalModule(L.LightningModule):
             raise ValueError(f"unknown protocol {protocol!r}; choose {' or '.join(PROTOCOLS)}")
         self.protocol = protocol
         self.ks = tuple(ks)
+        self.directions: list[Direction] = list(permutations(self.modalities, 2))
+        self.joint_score = "cosine"
         self._metrics: dict[tuple[str, str], CrossModalRetrieval] = {}
         self.scores: dict[str, dict[str, float]] = {}
         self.sizes: dict[str, dict[str, tuple[int, int]]] = {}
@@ -191,9 +195,10 @@ class RetrievalModule(L.LightningModule):
         split, batch = batch["split"], self.evaluated(batch)
         for view, embed in self.views().items():
             if (split, view) not in self._metrics:
-                metric = CrossModalRetrieval(list(permutations(self.modalities, 2)), ks=self.ks, protocol=self.protocol)
+                metric = CrossModalRetrieval(self.directions, self.ks, self.protocol, self.joint_score)
                 self._metrics[split, view] = metric.to(self.device)
-            self._metrics[split, view].update(embed(batch), batch["label"], batch["id"], batch.get("query"))
+            given = (batch["label"], batch["id"], batch.get("query"), batch["item"])
+            self._metrics[split, view].update(embed(batch), *given)
 
     def _report(self, split: str, prefix: str) -> None:
         metrics = [metric for (of, _), metric in self._metrics.items() if of == split]

@@ -24,7 +24,7 @@ BEST = {
     "auto_insert_metric_name": False,
 }
 # Arguments of data modules that do not decide which items are trained on: a digest knows the data, wherever they are.
-NEUTRAL = ("batch_size", "shuffle_seed", "train_labels", "class_encoder", "data_root", "path", "offline")
+NEUTRAL = ("batch_size", "shuffle_seed", "labels", "label_seed", "class_encoder", "data_root", "path", "offline")
 
 
 def checkpoint_file(given: str, root: Path) -> Path:

@@ -21,7 +21,7 @@ from datamodules import DataError, RetrievalData
 from lightning_modules import checkpoints, runs
 from lightning_modules.__main__ import TRAINER_COMMANDS
 from lightning_modules.base import RetrievalModule
-from lightning_modules.cli_errors import Parser, check_configurations, leave, reason, refusal
+from lightning_modules.cli_errors import ConfigError, Parser, check_configurations, leave, reason, refusal
 from lightning_modules.predictions import EmbeddingWriter
 from lightning_modules.preparation import prepare
 from lightning_modules.score_table import score_tables
@@ -182,6 +182,8 @@ def main(args: list[str] | None = None) -> None:
             trainer_defaults=TRAINER_DEFAULTS,
             args=args,
         )
+    except ConfigError as error:
+        leave(f"{error}\nAll options: csd fit --help; of a class: csd fit --model.help JFSE")
     except (DataError, MisconfigurationException) as error:
         leave(str(error))
     except OSError as error:

@@ -58,13 +58,17 @@ CLASSES = {
 }
 
 
+class ConfigError(ValueError):
+    """A configuration that no command takes; the message names the argument and what was expected."""
+
+
 class Parser(LightningArgumentParser):
     """A parser that answers a wrong word with what was wrong and the nearest right words, not with all its options."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         if not self.exit_on_error:  # parsing the arguments of a class, for the parser of the command
             super().error(message, ex)
-        leave(f"{explained(message, self)}\nAll options: csd fit --help; of a class: csd fit --model.help JFSE")
+        raise ConfigError(explained(message, self))
 
 
 def leave(message: str) -> NoReturn:

@@ -121,7 +121,7 @@ class CSAligner(EncodedModule):
             if not self._unpaired_entries:
                 raise ValueError(
                     f"unpaired is {self.unpaired}, and the data have no unpaired samples: set paired_fraction of the "
-                    "data module below 1, bring samples without a partner (FeaturePairs), or set unpaired to 0"
+                    "data module below 1, bring samples without a partner (OwnData), or set unpaired to 0"
                 )
 
     def _mean_length(self, rows: Tensor, mask: Tensor | None) -> Tensor:

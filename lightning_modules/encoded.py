@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -45,6 +45,8 @@ class EncodedModule(RetrievalModule):
     is more than half of the training texts, training stops with a ValueError.
     """
 
+    vector_encoder: ClassVar[str] = "features"  # of vectors for which no encoder is named
+
     def __init__(
         self,
         dims: Mapping[str, Any],
@@ -64,7 +66,8 @@ class EncodedModule(RetrievalModule):
         self._test_texts: dict[tuple[str, str], Sequence[str]] = {}
         self.encoders = nn.ModuleDict()
         for name, source in sources.items():
-            settings = dict(encoders.get(name, {"name": "features"}))
+            default = self.vector_encoder if source["kind"] == "vector" else "features"
+            settings = dict(encoders.get(name, {"name": default}))
             try:
                 self.encoders[name] = build_encoder(settings.pop("name", ""), source, **settings)
             except (ValueError, TypeError) as error:

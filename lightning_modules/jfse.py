@@ -115,7 +115,7 @@ class JFSE(RetrievalModule):
         names = [name for name in dims if name != "class_embedding"]
         if len(names) != 2 or "class_embedding" not in dims or not all(isinstance(d, int) for d in dims.values()):
             raise ValueError(
-                "JFSE takes two modalities of vectors and 'class_embedding', as of FeaturePairs, and the data have "
+                "JFSE takes two modalities of vectors and 'class_embedding', as of OwnData, and the data have "
                 f"{', '.join(dims)}; choose such a data module, or a model for items: LAVIMO, CSAligner or CMPM"
             )
         if width < 1 or learning_rate < 0 or not 0 <= (dropout or 0) < 1:
@@ -150,8 +150,14 @@ class JFSE(RetrievalModule):
             self.register_buffer(f"{name}_scale", torch.ones(d))
 
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
-        parts = (self.critics, self.generators, self.regressors, self.modality_classifier)
-        return [torch.optim.Adam(p.parameters(), lr=self.learning_rate, betas=(0.5, 0.999), fused=True) for p in parts]
+        aligned = [*self.regressors.parameters(), *(self.alignment.parameters() if self.alignment is not None else ())]
+        parts = (
+            self.critics.parameters(),
+            self.generators.parameters(),
+            aligned,
+            self.modality_classifier.parameters(),
+        )
+        return [torch.optim.Adam(p, lr=self.learning_rate, betas=(0.5, 0.999), fused=True) for p in parts]
 
     def prepare_evaluation(self, data: RetrievalData) -> None:
         """As published, the range of the features of every part that is evaluated."""

@@ -11,6 +11,8 @@ from torch.nn import functional as F
 
 from datamodules.batches import Batch
 from lightning_modules.encoded import EncodedModule
+from lightning_modules.metrics.directions import parse_joint_query
+from lightning_modules.metrics.ranking import check_score
 from lightning_modules.networks.adapters import projection
 from lightning_modules.networks.fusion import CrossAttention, Reconstruction
 from losses import AlignmentLoss
@@ -31,7 +33,8 @@ class LAVIMO(EncodedModule):
     Args:
         dims: modality -> width of its vectors, or "kind", "shape" and "rate" of its entries, as `RetrievalData.dims`;
             their order is the ring, and "class_embedding" is no modality.
-        encoders: modality -> {"name": one of the encoders, and its settings}; precomputed features where it has none.
+        encoders: modality -> {"name": one of the encoders, and its settings}; where it has none, `mlp` for vectors and
+            `features` for sequences of vectors.
         alignment: alignment loss, an instance or a name of :func:`losses.available_losses`.
         protocol: "honest" or "as_published".
         alignment_weight: v.
@@ -42,16 +45,20 @@ class LAVIMO(EncodedModule):
         learning_rate: of AdamW, reached in a tenth of the steps and then annealed to 0 by a cosine.
         weight_decay: of AdamW.
         ks: cut-offs of the logged R@k and P@k.
+        joint_queries: directions scored beside those between two modalities, such as "text+video->motion": an item
+            asks by several of its entries at once, of each modality its first.
+        joint_score: what ranks for them, "cosine", "multilinear" (for `symile`) or "volume" (for `gram`).
 
     Raises:
-        ValueError: an encoder for a modality that the data do not have, a modality to reconstruct that they do not
-            have, an unknown protocol, encoder or loss, or a number outside its range.
+        ValueError: an encoder for a modality that the data do not have, a modality to reconstruct, or in a joint query,
+            that they do not have, an unknown protocol, encoder, loss or score, or a number outside its range.
 
     Source: Yin et al., CVPR 2024 (LAVIMO), and the paper's tri-modal code, less its flaws: leaking and batch-dependent
     evaluation, targets that train along, every row its own class, no validation.
     """
 
     training_only = ("alignment", "fusion", "decoder")
+    vector_encoder = "mlp"
 
     def __init__(
         self,
@@ -64,15 +71,20 @@ class LAVIMO(EncodedModule):
         dropout: float = 0.0,
         reconstruct: str | None = None,
         reconstruction_weight: float = 1.0,
-        learning_rate: float = 1e-3,
+        learning_rate: float = 2e-3,
         weight_decay: float = 0.01,
         ks: Sequence[int] = (1, 3, 5, 10),
+        joint_queries: Sequence[str] = (),
+        joint_score: Literal["cosine", "multilinear", "volume"] = "cosine",
     ):
         if alignment is None:
             raise ValueError("alignment is null, and LAVIMO trains by one; name a loss, such as gcs")
         super().__init__(dims, encoders, protocol, learning_rate, weight_decay, ks)
         if reconstruct is not None and reconstruct not in self.modalities:
             raise ValueError(f"the data have no modality {reconstruct!r}; they have {', '.join(self.modalities)}")
+        self.directions += [parse_joint_query(name, self.modalities) for name in joint_queries]
+        check_score(joint_score)
+        self.joint_score = joint_score
         self.set_alignment(alignment)
         self.alignment_weight = alignment_weight
         self.reconstruct, self.reconstruction_weight = reconstruct, reconstruction_weight

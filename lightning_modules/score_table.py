@@ -36,5 +36,6 @@ def score_tables(results: Sequence[Mapping[str, float]]) -> str:
 def _text(cells: pd.DataFrame, rows: str, columns: str) -> str:
     """Scores in four digits, by row and column in their first order, a dash where there is none."""
     wide = cells.pivot(index=rows, columns=columns, values="score").loc[cells[rows].unique(), cells[columns].unique()]
-    wide = wide[wide.index] if set(wide.index) == set(wide.columns) else wide  # a matrix has its diagonal
+    if set(wide.columns) <= set(wide.index):  # a matrix has its diagonal, joint queries are further rows
+        wide = wide[[name for name in wide.index if name in wide.columns]]
     return wide.rename_axis(index=None, columns=None).to_string(float_format="{:.4f}".format, na_rep="-")

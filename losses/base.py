@@ -74,7 +74,7 @@ class AlignmentLoss(nn.Module, ABC):
             )
         with torch.autocast(next(iter(embeddings.values())).device.type, enabled=False):
             batch = GatheredBatch(embeddings, labels)
-            if self.over_rows and fused.is_large(batch):
+            if self.over_rows and fused.is_large(self, batch):
                 return LossOutput(*fused.by_blocks(self, batch))
             terms = self.terms(batch)
             total = torch.stack(list(terms.values())).sum()
@@ -87,6 +87,10 @@ class AlignmentLoss(nn.Module, ABC):
     @abstractmethod
     def terms(self, batch: GatheredBatch) -> dict[str, Tensor]:
         """Name of each term -> scalar with gradient, for one gathered batch."""
+
+    def width(self, batch: GatheredBatch) -> int:
+        """Columns of the matrices that are computed from the rows: one for each item of all processes."""
+        return len(batch.columns[batch.modalities[0]])
 
     def effective_factor(self, modalities: int) -> int | None:
         """f: at temperature f t the loss is as sharp as cross-entropy at t; None for a loss without a temperature.

@@ -20,11 +20,10 @@ BLOCK_ENTRIES = {"cpu": 2**20, "cuda": 2**26}
 LIMIT_BYTES = 2**30
 
 
-def is_large(batch: GatheredBatch) -> bool:
-    """Whether the matrices of a batch of M modalities, 2 M of (B, N), exceed ``LIMIT_BYTES``."""
-    columns = batch.columns[batch.modalities[0]]
-    entries = 2 * len(batch.modalities) * (batch.stop - batch.start) * len(columns)
-    return entries * columns.element_size() > LIMIT_BYTES
+def is_large(loss: AlignmentLoss, batch: GatheredBatch) -> bool:
+    """Whether the matrices of a batch of M modalities, 2 M of (B, width), exceed ``LIMIT_BYTES``."""
+    entries = 2 * len(batch.modalities) * (batch.stop - batch.start) * loss.width(batch)
+    return entries * batch.columns[batch.modalities[0]].element_size() > LIMIT_BYTES
 
 
 def by_blocks(loss: AlignmentLoss, batch: GatheredBatch) -> tuple[Tensor, dict[str, Tensor]]:
@@ -40,7 +39,7 @@ def by_blocks(loss: AlignmentLoss, batch: GatheredBatch) -> tuple[Tensor, dict[s
     Returns:
         The total, differentiable once, and the detached terms, equal to those of ``loss.terms(batch)`` up to rounding.
     """
-    inputs = [*batch.columns.values(), *[batch.unit_columns(name) for name in batch.modalities]]
+    inputs = [*batch.columns.values(), *[batch.unit_columns(name) for name in batch.modalities], *loss.parameters()]
     parts: dict[str, Tensor] = {}
     with_gradient = torch.is_grad_enabled() and any(x.requires_grad for x in inputs)
     return _ByBlocks.apply(loss, batch, parts, with_gradient, *inputs), parts
@@ -49,18 +48,22 @@ def by_blocks(loss: AlignmentLoss, batch: GatheredBatch) -> tuple[Tensor, dict[s
 class _ByBlocks(torch.autograd.Function):
     @staticmethod
     def forward(ctx, loss: AlignmentLoss, batch: GatheredBatch, parts: dict, with_gradient: bool, *inputs: Tensor):
-        leaves = [x.detach().requires_grad_(with_gradient) for x in inputs]
-        names, rows = batch.modalities, batch.stop - batch.start
-        batch = batch.of(dict(zip(names, leaves, strict=False)), dict(zip(names, leaves[len(names) :], strict=True)))
-        for start, stop in row_blocks(rows, len(leaves[0]), leaves[0].device):
+        names, rows, dense = batch.modalities, batch.stop - batch.start, 2 * len(batch.modalities)
+        leaves = [x.detach().requires_grad_(with_gradient) for x in inputs[:dense]] + list(inputs[dense:])
+        columns, units = (dict(zip(names, leaves[k:], strict=False)) for k in (0, len(names)))
+        batch, wanted = batch.of(columns, units), [leaf for leaf in leaves if leaf.requires_grad]
+        slopes: list[Tensor | None] = [None] * len(wanted)
+        for start, stop in row_blocks(rows, loss.width(batch), leaves[0].device):
             with torch.set_grad_enabled(with_gradient):
                 terms = loss.terms(batch.block(batch.start + start, batch.start + stop))
                 terms = {name: term * ((stop - start) / rows) for name, term in terms.items()}
                 if with_gradient:
-                    sum(terms.values()).backward()
+                    found = torch.autograd.grad(sum(terms.values()), wanted, allow_unused=True)
+                    slopes = [_added(one, other) for one, other in zip(slopes, found, strict=True)]
             for name, term in terms.items():
                 parts[name] = parts.get(name, 0.0) + term.detach()
-        ctx.save_for_backward(*[leaf.grad for leaf in leaves])
+        of_leaves = iter(slopes)
+        ctx.save_for_backward(*[next(of_leaves) if leaf.requires_grad else None for leaf in leaves])
         return sum(parts.values())
 
     @staticmethod
@@ -68,6 +71,10 @@ class _ByBlocks(torch.autograd.Function):
         if torch.is_grad_enabled():  # create_graph=True: the second derivative would be silently wrong
             raise RuntimeError("a batch this large can be differentiated once; call backward without create_graph")
         return None, None, None, None, *[None if slope is None else slope * gradient for slope in ctx.saved_tensors]
+
+
+def _added(total: Tensor | None, more: Tensor | None) -> Tensor | None:
+    return more if total is None else total if more is None else total + more
 
 
 def row_blocks(rows: int, columns: int, device: torch.device) -> Iterator[tuple[int, int]]:

@@ -56,11 +56,7 @@ def write_results(plan: Plan, finals: Finals, absent: dict[DataSet, str], folder
         place = folder / "comparisons" / path.name
         compared = comparisons(plan, finals)
         if plan.only and place.exists():
-            again = {
-                (r.dataset.dataset, r.dataset.features, r.dataset.condition, r.method.method)
-                for r in finals
-                if r.method.protocol == "honest"
-            }
+            again = {tuple(row.columns.values())[:4] for row in finals if row.method.protocol == "honest"}
             compared = merged(read_comparisons(place), compared, again)
         written.append(write_comparisons(compared, place))
     return [*written, *show(plan.table, path), *_draw_projections(plan, finals, folder)]
@@ -102,8 +98,8 @@ def _overtaken(row: Any, plan: Plan, finals: Finals) -> bool:
     if row.status != "not_run":
         return False
     named = {(one.dataset, one.features): one.class_path for one in plan.table.datasets}
-    found = {of.dataset.dataset for of in finals if of.dataset.class_path == "FeaturePairs"}
-    pairs = named.get((row.dataset, row.features)) == "FeaturePairs"
+    found = {of.dataset.dataset for of in finals if of.dataset.class_path == "OwnData"}
+    pairs = named.get((row.dataset, row.features)) == "OwnData"
     return (row.dataset, row.features) not in named or (pairs and row.dataset in found)
 
 
@@ -120,7 +116,7 @@ def _companion(plan: Plan, finals: Finals, command: str, before: dict[str, Any])
     for row, choice in plan.choices.items():
         if choice and choice.trials:
             of = parts["chosen_on_validation"].setdefault(row.dataset.name, {})
-            of[row.method.method] = {"chosen": plan.shown(row), "trials": list(choice.trials)}
+            of[row.method.method] = {"chosen": choice.shown, "trials": list(choice.trials)}
         for run, result in finals.get(row, []):
             if result and result.unseen_classes:
                 split = {"seen": list(result.seen_classes), "unseen": list(result.unseen_classes)}

@@ -14,11 +14,12 @@ from datamodules.datasets import DATASETS
 from reproduce.files import write_results
 from reproduce.results.schema import TableError, replace_file
 from reproduce.runs import estimate
+from reproduce.runs.arguments import SpecError
 from reproduce.runs.checks import load_table
-from reproduce.runs.executors import Executor, ExecutorError, Jobs, Workers, slurm_parameters
+from reproduce.runs.executors import Executor, ExecutorError, Jobs, Workers
 from reproduce.runs.machine import duration, quiet, workers
 from reproduce.runs.plan import Plan, model_absent
-from reproduce.runs.spec import DataSet, SpecError, Table
+from reproduce.runs.spec import DataSet, Table
 from reproduce.runs.store import RunStore
 
 # What data, a table's file, a file of results or a scheduler do not allow: said in one sentence.
@@ -29,7 +30,7 @@ def executor_of(arguments: argparse.Namespace) -> Executor:
     """Where the command line wants runs to be trained."""
     if arguments.executor == "local":
         return Workers(arguments.jobs or workers())
-    return Jobs(arguments.out / "runs" / "jobs", arguments.jobs, slurm_parameters(arguments.slurm))
+    return Jobs(arguments.out / "runs" / "jobs", arguments.jobs, arguments.slurm)
 
 
 def regenerate(arguments: argparse.Namespace, argv: list[str]) -> int:

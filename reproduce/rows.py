@@ -7,16 +7,15 @@ from typing import Any
 
 import pandas as pd
 
-import datamodules
-from reproduce.results.metrics import metric_of
+from datamodules.datasets import DATASETS
+from reproduce.results.metrics import metric_name, metric_of
 from reproduce.results.published import with_published
 from reproduce.results.schema import RUN, table_of
 from reproduce.results.significance import compare, comparisons_of
 from reproduce.runs.plan import Finals, Plan, Row
+from reproduce.runs.preparing import data_class
 from reproduce.runs.spec import DataSet
 from reproduce.runs.store import RunResult
-
-ONE = ["split", "gallery", "direction", "metric", "k"]  # what makes scores of several seeds one number
 
 
 def rows_of(plan: Plan, finals: Finals) -> pd.DataFrame:
@@ -47,72 +46,63 @@ def rows_not_run(plan: Plan, dataset: DataSet, reason: str) -> pd.DataFrame:
 
 
 def _numbers(plan: Plan, row: Row, results: Sequence[RunResult], key: str) -> list[dict[str, Any]]:
+    """A row per number that the table shows, in its order of galleries and metrics."""
     scores = pd.concat([result.frame for result in results])
+    names = [metric_name(*one) for one in zip(scores["metric"], scores["k"], strict=True)]
+    scores["name"] = pd.Categorical(names, plan.table.metrics)  # what the table does not show belongs to no group
+    scores["gallery"] = pd.Categorical(scores["gallery"], ["full", *plan.table.galleries])
+    for name in ("split", "direction"):
+        scores[name] = pd.Categorical(scores[name], scores[name].unique())
+    made_by = {n: ", ".join(dict.fromkeys(getattr(r, n) for r in results)) for n in ("device", "torch", "git_commit")}
     shared = {
+        **_identity(plan, row),
         "seeds": " ".join(map(str, plan.seeds)),
         "status": "ok",
         "train_seconds": sum(result.train_seconds for result in results) / len(results),
-        **{
-            name: ", ".join(dict.fromkeys(getattr(r, name) for r in results))
-            for name in ("device", "torch", "git_commit")
-        },
+        **made_by,
         "config_hash": key,
     }
-    numbers = [
-        {**dict(zip(ONE, one, strict=True)), **_mean(found, plan.remark(row)), **shared}
-        for one, found in scores.groupby(ONE, sort=False)
-    ]
-    wanted = {metric_of(name): place for place, name in enumerate(plan.table.metrics)}
-    galleries = {name: place for place, name in enumerate(["full", *plan.table.galleries])}
-    splits, directions = (list(scores[name].unique()) for name in ("split", "direction"))
-
-    def place(number: dict[str, Any]) -> tuple[int, ...]:
-        columns = (galleries[number["gallery"]], splits.index(number["split"]), directions.index(number["direction"]))
-        return (*columns, wanted[number["metric"], number["k"]])
-
-    kept = [n for n in numbers if (n["metric"], n["k"]) in wanted and n["gallery"] in galleries]
-    rows = [{**_identity(plan, row), **number} for number in sorted(kept, key=place)]
+    rows = []
+    for (gallery, split, direction, name), found in scores.groupby(
+        ["gallery", "split", "direction", "name"], observed=True
+    ):
+        metric, k = metric_of(name)
+        place = {"gallery": gallery, "split": split, "direction": direction, "metric": metric, "k": k}
+        rows.append({**shared, **place, **_mean(found, caution_of(row.dataset), plan.remark(row))})
     for gallery in plan.table.galleries:
         if gallery in results[0].galleries_undefined:
             reason = results[0].galleries_undefined[gallery]
-            rows += [{**_without_number(plan, row, "not_run", reason)[-1], "gallery": gallery}]
+            rows.append({**_without_number(plan, row, "not_run", reason)[-1], "gallery": gallery})
     return rows
 
 
-def _mean(found: pd.DataFrame, remark: str) -> dict[str, Any]:
+def caution_of(dataset: DataSet) -> str:
+    """What the data set's declaration says that readers have to know of the form that a table reads."""
+    declared = DATASETS.get(dataset.dataset)
+    for form in declared.forms.values() if declared else ():
+        if form.class_path == dataset.class_path and form.init_args.items() <= dataset.init_args.items():
+            return form.caution
+    return ""
+
+
+def _mean(found: pd.DataFrame, *remarks: str) -> dict[str, Any]:
     """Mean and deviation over seeds; the sizes of a zero-shot split differ by seed, and are then in the note."""
-    sizes = list(zip(found["n_queries"], found["n_gallery"], strict=True))
-    same = len(set(sizes)) == 1 or pd.isna(sizes[0][0])
-    queries, gallery = sizes[0] if same and not pd.isna(sizes[0][0]) else (None, None)
-    by_seed = ", ".join(f"{int(queries)} of {int(gallery)}" for queries, gallery in sizes) if not same else ""
-    notes = [remark, f"queries and gallery items by seed: {by_seed}" if by_seed else ""]
-    return {
-        "value": found["value"].mean(),
-        "std": found["value"].std() if len(found) > 1 else None,
-        "n_queries": queries,
-        "n_gallery": gallery,
-        "note": "; ".join(filter(None, notes)),
-    }
+    sizes = found[["n_queries", "n_gallery"]].drop_duplicates()
+    same = sizes.iloc[0].to_dict() if len(sizes) == 1 and sizes.notna().all(axis=None) else {}
+    by_seed = ", ".join(f"{int(one.n_queries)} of {int(one.n_gallery)}" for one in found.itertuples() if len(sizes) > 1)
+    notes = [*remarks, f"queries and gallery items by seed: {by_seed}" if by_seed else ""]
+    std = found["value"].std() if len(found) > 1 else None
+    return {"value": found["value"].mean(), "std": std, **same, "note": "; ".join(filter(None, notes))}
 
 
 def _identity(plan: Plan, row: Row) -> dict[str, Any]:
-    return {
-        "table": plan.table.name,
-        "method": row.method.method,
-        "dataset": row.dataset.dataset,
-        "features": row.dataset.features,
-        "condition": row.dataset.condition,
-        "gallery": "full",
-        "protocol": row.method.protocol,
-        "scale": plan.scale,
-        "data_kind": getattr(datamodules, row.dataset.class_path).data_kind,
-    }
+    kind = data_class(row.dataset.class_path).data_kind
+    return {"table": plan.table.name, **row.columns, "gallery": "full", "scale": plan.scale, "data_kind": kind}
 
 
 def _without_number(plan: Plan, row: Row, status: str, note: str) -> list[dict[str, Any]]:
     """A row per split, without a number."""
-    kind = getattr(datamodules, row.dataset.class_path)
-    splits = kind.split_names(plan.table.class_split or "standard")
+    splits = data_class(row.dataset.class_path).split_names(plan.table.class_split or "standard")
     return [{**_identity(plan, row), "split": split, "status": status, "note": note} for split in splits]
 
 
@@ -132,22 +122,18 @@ def comparisons(plan: Plan, finals: Finals) -> pd.DataFrame:
     """
     records = []
     for dataset in dict.fromkeys(row.dataset for row in finals):
-        mine = {
-            r.method.method: runs
-            for r, runs in finals.items()
-            if r.dataset is dataset and r.method.protocol == "honest"
+        complete = {
+            row.method.method: (row, runs)
+            for row, runs in finals.items()
+            if row.dataset is dataset and row.method.protocol == "honest" and all(result for _, result in runs)
         }
-        complete = {name: runs for name, runs in mine.items() if all(result for _, result in runs)}
-        for method, baseline in plan.table.comparisons:
-            if method not in complete or baseline not in complete:
+        for pair in plan.table.comparisons:
+            if not all(name in complete for name in pair):
                 continue
-            sides = [
-                [plan.store.load(run.key, arrays=True).per_query for run, _ in complete[m]] for m in (method, baseline)
-            ]
-            identity = _identity(plan, next(r for r in finals if r.dataset is dataset and r.method.method == method))
-            for split in complete[method][0][1].splits:
+            (row, runs), other = (complete[name] for name in pair)
+            sides = [[plan.store.load(run.key, arrays=True).per_query for run, _ in of] for of in (runs, other[1])]
+            names = {"baseline": pair[1], "metric": "MAP", "seeds": " ".join(map(str, plan.seeds))}
+            for split in runs[0][1].splits:
                 found = compare(*sides, split)
-                seeds = " ".join(map(str, plan.seeds))
-                names = {"method": method, "baseline": baseline, "metric": "MAP", "split": split, "protocol": "honest"}
-                records.append({**identity, **names, "seeds": seeds, "p_holm": found["p"], **found})
+                records.append({**_identity(plan, row), **names, "split": split, "p_holm": found["p"], **found})
     return comparisons_of(records)

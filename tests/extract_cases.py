@@ -101,7 +101,7 @@ def run_all(root: Path, weights: dict[str, Path], out: Path, *more: object) -> i
     """Extract all three modalities, image and sound by networks whose weights stand in files."""
     named = ("--image", IMAGE_MODEL, "--text", "all-MiniLM-L6-v2", "--sound", SOUND_MODEL)
     files = ("--image-weights", weights["image"], "--sound-weights", weights["sound"])
-    return run("flickr30k", *named, *files, "--data-root", root, "--out", out, "--batch-size", 4, *more)
+    return run("flickr30k", *named, *files, "--data-root", root, "--out", out, *more)
 
 
 def tensors_of(path: Path) -> dict[str, np.ndarray]:
@@ -113,6 +113,7 @@ class Lengths:
     """A frozen network without weights: how many values an entry has, their sum and largest; stopped when told to."""
 
     identity = {"model": "lengths", "weights": "none", "sha256": "0", "versions": "1"}  # noqa: RUF012
+    key = "lengths 0"
 
     def __init__(self, stop_after: int = 10**9):
         self.calls, self.stop_after = 0, stop_after

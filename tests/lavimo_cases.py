@@ -9,10 +9,11 @@ from training import Recorder, trainer
 from datamodules import RetrievalData
 from lightning_modules import LAVIMO
 
-# Encoders of the tiny items that train and read sequences of different lengths.
+# Encoders of the tiny items without dropout; two train and read sequences of different lengths.
 ENCODERS = {
     "text": {"name": "characters", "width": 16, "dropout": 0.0},
     "motion": {"name": "pose_transformer", "dim": 16, "depth": 1, "heads": 2, "dropout": 0.0},
+    "code": {"name": "features"},
 }
 
 

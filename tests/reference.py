@@ -208,7 +208,68 @@ def gcs_parts(
     return parts
 
 
+def cross_entropy(logits: np.ndarray, answers: np.ndarray, smoothing: float = 0.0) -> float:
+    """Mean over rows of -sum_j t_ij log softmax_j(logits_ij), t the answer with a share spread evenly over all."""
+    target = np.full(logits.shape, smoothing / logits.shape[1])
+    target[np.arange(len(logits)), answers] += 1 - smoothing
+    return -(target * np.log(softmax(logits))).sum(1).mean()
+
+
+def gram_parts(
+    embeddings: Embeddings,
+    labels: np.ndarray | None = None,
+    temperature: float = 0.07,
+    anchor: str | None = None,
+    label_smoothing: float = 0.1,
+) -> dict[str, float]:
+    """Half of each cross-entropy, of rows and of columns, of -V / tau, V_ij = sqrt|det G_ij|."""
+    anchor = anchor or ("text" if "text" in embeddings else next(iter(embeddings)))
+    others = [name for name in embeddings if name != anchor]
+    count = len(embeddings[anchor])
+    volumes = np.empty((count, count))
+    for i, j in itertools.product(range(count), repeat=2):
+        vectors = unit_rows(np.stack([embeddings[anchor][i], *(embeddings[name][j] for name in others)]))
+        gram = vectors @ vectors.T
+        np.fill_diagonal(gram, 1.0)
+        volumes[i, j] = np.sqrt(abs(np.linalg.det(gram)))
+    of_anchors = cross_entropy(-volumes / temperature, np.arange(count), label_smoothing)
+    of_items = cross_entropy(-volumes.T / temperature, np.arange(count), label_smoothing)
+    return {f"{anchor}->{'+'.join(others)}": of_anchors / 2, f"{'+'.join(others)}->{anchor}": of_items / 2}
+
+
+def symile_parts(
+    embeddings: Embeddings,
+    labels: np.ndarray | None = None,
+    logit_scale: float = 1 / 0.07,
+    negatives: str = "all",
+    permutations: Mapping[str, np.ndarray] | None = None,
+) -> dict[str, float]:
+    """Cross-entropy of s sum_d x_d prod_m y_md of every anchor, over their number.
+
+    The answer is the first candidate; the others are all other combinations, or one for every other place of the batch,
+    with the items that the permutations put there.
+    """
+    units, parts = {name: unit_rows(x) for name, x in embeddings.items()}, {}
+    for anchor in units:
+        others, count = [name for name in units if name != anchor], len(units[anchor])
+        logits = []
+        for i in range(count):
+            own = (i,) * len(others)
+            if negatives == "all":
+                met = [items for items in itertools.product(range(count), repeat=len(others)) if items != own]
+            else:
+                met = [tuple(permutations[name][j] for name in others) for j in range(count) if j != i]
+            candidates = [
+                np.prod([units[n][k] for n, k in zip(others, items, strict=True)], 0) for items in [own, *met]
+            ]
+            logits.append(logit_scale * np.stack(candidates) @ units[anchor][i])
+        parts[f"{anchor}->{'+'.join(others)}"] = cross_entropy(np.stack(logits), np.zeros(count, int)) / len(units)
+    return parts
+
+
 LOSSES = {
+    "gram": gram_parts,
+    "symile": symile_parts,
     "cmpm_kl": cmpm_kl_parts,
     "kl": kl_parts,
     "cs": cs_parts,

@@ -30,8 +30,8 @@ title: A tiny table
 class_split: standard
 metrics: [MAP, R@5]
 datasets:
-  - {dataset: tiny, features: own, class_path: FeaturePairs, init_args: {class_encoder: one-hot, batch_size: 16}}
-  - {dataset: absent, features: own, class_path: FeaturePairs, init_args: {class_encoder: one-hot}}
+  - {dataset: tiny, features: own, class_path: OwnData, init_args: {class_encoder: one-hot, batch_size: 16}}
+  - {dataset: absent, features: own, class_path: OwnData, init_args: {class_encoder: one-hot}}
 synthetic: {dataset: synthetic, features: synthetic, class_path: Synthetic}
 methods:
   - {method: CCA, model: CCA, trials: [{components: 1}, {components: 2}]}

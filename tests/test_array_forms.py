@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import os
 import tracemalloc
-from pathlib import Path
 
 import numpy as np
 import pytest
-import scipy.io
-from feature_pairs_cases import CLASSES, TRAIN, joined, make_parts, save
+from own_cases import CLASSES, TRAIN, joined, make_parts, read, save, write_dscmr
 from test_pickled_features import Call
 
-from datamodules import FeaturePairs
+from datamodules import OwnData
 from datamodules.errors import DataError
-from datamodules.files.feature_files import read_feature_pairs
 from datamodules.items import ItemSet
 
 NAMES = np.array(["ant", "bumblebee", "cat"])
@@ -32,7 +29,7 @@ def objects(values) -> np.ndarray:
 
 def test_texts_and_numbers_of_pandas_are_read(tmp_path):
     image = joined(make_parts())["image"]
-    data = read_feature_pairs(
+    data = read(
         save(
             tmp_path,
             label=objects(NAMES[LABEL].tolist()),
@@ -47,7 +44,7 @@ def test_texts_and_numbers_of_pandas_are_read(tmp_path):
     np.testing.assert_array_equal(data.split, joined(make_parts())["split"])
     for name in ("image", "text"):
         np.testing.assert_array_equal(data.vectors[name], image)
-    data = read_feature_pairs(save(tmp_path, label=LABEL.astype(object)))
+    data = read(save(tmp_path, label=LABEL.astype(object)))
     np.testing.assert_array_equal(data.label, LABEL)
 
 
@@ -56,7 +53,7 @@ def test_mixed_objects_are_refused_by_array_and_row(tmp_path, name):
     array = objects(["train"] * 15)
     array[3] = float("nan")  # what pandas puts where a text is missing
     with pytest.raises(DataError) as error:
-        read_feature_pairs(save(tmp_path, **{name: array}))
+        read(save(tmp_path, **{name: array}))
     for part in (f"pairs.npz, {name}", "str (first in row 0)", "float (first in row 3)", ".astype(str)"):
         assert part in str(error.value)
 
@@ -65,20 +62,13 @@ def test_no_code_of_an_object_array_is_run(tmp_path):
     marker = tmp_path / "executed"
     file = save(tmp_path, label=objects([Call(os.system, f"touch {marker}")] * 15))
     with pytest.raises(DataError, match=r"pairs\.npz, label: refused.*\.astype\(str\)"):
-        read_feature_pairs(file)
+        read(file)
     assert not marker.exists()
     np.load(file, allow_pickle=True)["label"]
     assert marker.exists()
 
 
 # MATLAB ---------------------------------------------------------------------------------------------------------------
-
-
-def write_mat(folder: Path, label) -> Path:
-    for split, part in make_parts().items():
-        for role, value in (("img", part["image"]), ("txt", part["text"]), ("img_lab", label(part["label"]))):
-            scipy.io.savemat(folder / f"{split}_{role}.mat", {f"{split}_{role}": value})
-    return folder
 
 
 @pytest.mark.parametrize(
@@ -92,31 +82,21 @@ def write_mat(folder: Path, label) -> Path:
         (lambda y: y[:, None], ["class 0", "class 1", "class 2"]),
         (lambda y: np.eye(3)[y], ["class 0", "class 1", "class 2"]),
         (lambda y: np.eye(3)[y].T, ["class 0", "class 1", "class 2"]),
-        (lambda y: np.eye(6)[y].T, [f"class {c}" for c in range(6)]),  # square in test alone
-        (lambda y: np.eye(6)[y], [f"class {c}" for c in range(6)]),
+        (lambda y: np.eye(6)[y].T, ["class 0", "class 1", "class 2"]),  # square in test alone
+        (lambda y: np.eye(6)[y], ["class 0", "class 1", "class 2"]),
     ],
 )
 def test_labels_of_matlab(tmp_path, label, classes):
-    data = read_feature_pairs(write_mat(tmp_path, label))
+    data = read(write_dscmr(tmp_path, make_parts(), label))
     np.testing.assert_array_equal(data.label, LABEL)
     assert data.class_names == tuple(classes)
 
 
 def test_padding_is_stripped_where_the_parts_differ_in_their_longest_name(tmp_path):
-    data = read_feature_pairs(write_mat(tmp_path, lambda y: [["a", "b", "cc"][c] for c in y % (2 + (len(y) == TRAIN))]))
-    assert data.class_names == ("a", "b", "cc")
+    def texts(label: np.ndarray) -> list[str]:
+        return [["a", "b", "cc"][c] for c in label % (2 + (len(label) == TRAIN))]
 
-
-def test_label_matrix_that_is_as_wide_as_high_is_refused(tmp_path):
-    square = np.eye(15, dtype=int)[np.roll(np.arange(15), 1)]
-    with pytest.raises(DataError, match=r"pairs\.npz, label: .* as many classes as items"):
-        read_feature_pairs(save(tmp_path, label=square))
-    np.testing.assert_array_equal(read_feature_pairs(save(tmp_path, label=np.eye(15))).label, np.arange(15))
-
-
-def test_row_of_labels_of_another_length_names_the_file(tmp_path):
-    with pytest.raises(DataError, match=r"train_img_lab\.mat: has 1 rows but .*train_img\.mat has 9"):
-        read_feature_pairs(write_mat(tmp_path, lambda y: y[1:]))
+    assert read(write_dscmr(tmp_path, make_parts(), texts)).class_names == ("a", "b", "cc")
 
 
 # The split ------------------------------------------------------------------------------------------------------------
@@ -125,17 +105,17 @@ def test_row_of_labels_of_another_length_names_the_file(tmp_path):
 @pytest.mark.parametrize(
     ("split", "parts"),
     [
-        (np.full(15, "train"), ["15 train", "items of test", "leave the array out"]),
+        (np.full(15, "train"), ["15 train", "items of test", "set split to random"]),
         (np.full(15, "validation"), ["15 validation", "items of test"]),
         (np.full(15, "test"), ["15 test", "train or validation"]),
         (np.arange(15) % 2, ["int64", "train, validation or test", "np.where(split == 1, 'test', 'train')"]),
         (np.arange(15) % 2 == 1, ["bool", "np.where"]),
-        (np.array(["train"] * 10 + ["Test"] * 5), ["'Test' is unknown", "train, validation, test"]),
+        (np.array(["train"] * 10 + ["held out"] * 5), ["'held out' is unknown", "train, validation, test"]),
     ],
 )
 def test_splits_that_cannot_be_used_say_what_to_do(tmp_path, split, parts):
     with pytest.raises(DataError) as error:
-        read_feature_pairs(save(tmp_path, split=split))
+        read(save(tmp_path, split=split))
     for part in ("pairs.npz", "split", *parts):
         assert part in str(error.value)
 
@@ -162,7 +142,7 @@ def test_features_are_held_once_while_they_are_read_hashed_and_handed_out(tmp_pa
     write = np.savez_compressed if form == "compressed" else np.savez
     given = np.asfortranarray(image) if form == "fortran" else image
     write(tmp_path / "big.npz", image=given, text=text, label=label, split=np.where(label == 3, "test", "train"))
-    data = FeaturePairs(tmp_path / "big.npz", class_encoder="one-hot", validation_fraction=0)
+    data = OwnData(tmp_path / "big.npz", class_encoder="one-hot", validation_fraction=0)
     size = rows * (width + 2) * 4 / 2**20
 
     def use() -> ItemSet:
@@ -181,7 +161,7 @@ def test_training_columns_are_the_training_features_in_double(tmp_path):
     member = np.eye(CLASSES, dtype=bool)[LABEL] | np.eye(CLASSES, dtype=bool)[(LABEL + LABEL // 2) % CLASSES]
     for label in (LABEL, member):
         wide = np.random.default_rng(0).random((15, 70))
-        data = FeaturePairs(save(tmp_path, image=wide, label=label), class_encoder="one-hot", validation_fraction=0)
+        data = OwnData(save(tmp_path, image=wide, label=label), class_encoder="one-hot", validation_fraction=0)
         for name in data.dims:
             rows, _ = data.train_entries(name)
             found = np.concatenate([columns.numpy() for columns in data.train_columns(name)], axis=1)
@@ -194,6 +174,6 @@ def test_thirty_thousand_classes_need_no_matrix_of_classes(tmp_path):
     features = np.random.default_rng(0).random((2 * classes, 2), dtype="f4")
     split = np.tile(["train", "test"], classes)
     np.savez(tmp_path / "many.npz", image=features, text=features, label=np.repeat(np.arange(classes), 2), split=split)
-    data = FeaturePairs(tmp_path / "many.npz", class_split="zero-shot", validation_fraction=0)
+    data = OwnData(tmp_path / "many.npz", class_split="zero-shot", validation_fraction=0)
     assert peak_of(lambda: data.indices("generalised")) < 100  # a matrix of items and classes takes 1,700
     assert [len(data.indices(part)) for part in ("train", "seen", "unseen")] == [15_000] * 3

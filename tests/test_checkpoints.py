@@ -13,7 +13,7 @@ import torch
 from cli_cases import DATA, checkpoints, csd, metrics
 from training import Trainer
 
-from datamodules import DataError, FeaturePairs, Synthetic, SyntheticItems
+from datamodules import DataError, OwnData, Synthetic, SyntheticItems
 from lightning_modules import JFSE
 from lightning_modules.base import RetrievalModule
 from lightning_modules.checkpoints import checkpoint_file, require_same_items, trained_on
@@ -224,7 +224,7 @@ def test_new_test_items_are_scored_and_new_training_items_are_not(tmp_path, caps
     config = tmp_path / "own.yaml"
     config.write_text(
         "model: {class_path: JFSE, init_args: {width: 8}}\n"
-        f"data: {{class_path: FeaturePairs, init_args: {{path: {tmp_path / 'a.npz'}, class_encoder: one-hot}}}}\n"
+        f"data: {{class_path: OwnData, init_args: {{path: {tmp_path / 'a.npz'}, class_encoder: one-hot}}}}\n"
         "trainer: {accelerator: cpu, max_epochs: 1, enable_progress_bar: false, enable_model_summary: false}\n"
     )
 
@@ -264,19 +264,19 @@ def own_features(path: Path) -> Path:
 
 SAME_ITEMS = {
     "moved file": lambda folder: (
-        FeaturePairs(own_features(folder / "a.npz"), class_encoder="one-hot"),
-        FeaturePairs(own_features(folder / "b.npz"), class_encoder="one-hot", batch_size=3),
+        OwnData(own_features(folder / "a.npz"), class_encoder="one-hot"),
+        OwnData(own_features(folder / "b.npz"), class_encoder="one-hot", batch_size=3),
     ),
     "all train, one split or another": lambda _: (
         Synthetic(validation_fraction=0, split_seed=0, class_encoder="one-hot"),
         Synthetic(validation_fraction=0, split_seed=1, class_encoder="one-hot"),
     ),
-    "labels of items": lambda _: (SyntheticItems(), SyntheticItems(train_labels="instance", class_seed=5)),
+    "labels of items": lambda _: (SyntheticItems(), SyntheticItems(labels="instance", class_seed=5)),
 }
 OTHER_ITEMS = {
     "drawn test items": (
-        lambda folder, **changed: FeaturePairs(own_features(folder / "a.npz"), class_encoder="one-hot", **changed),
-        {"split_seed": 1},
+        lambda folder, **changed: OwnData(own_features(folder / "a.npz"), class_encoder="one-hot", **changed),
+        {"seed": 1},
     ),
     "split of items": (lambda _, **changed: SyntheticItems(**changed), {"split_seed": 1}),
     "pairs of items": (lambda _, **changed: SyntheticItems(**changed), {"paired_fraction": 0.5}),

@@ -8,7 +8,8 @@ import reference
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_losses import LABELS, SCHEMES, as_arrays, assert_matches, make_embeddings
+from loss_cases import LABELS, as_arrays, assert_matches, make_embeddings
+from test_losses import SCHEMES
 
 from losses import build_loss
 from losses.divergence import clamped_divergence, gcs_divergence

@@ -45,7 +45,7 @@ WRONG_WORDS = {
     ),
     "protocol": (["--model.init_args.protocol", "as_publshed"], "as_publshed", "as_published"),
     "model in lower case": (["--model", "jfse"], "jfse", "JFSE"),
-    "data in lower case": (["--data", "featurepairs"], "featurepairs", "FeaturePairs"),
+    "data in lower case": (["--data", "featurepairs"], "featurepairs", "OwnData"),
     "loss in upper case": (["--model.alignment", "GCS"], "GCS", "gcs"),
     "loss class in lower case": (["--model.alignment", "losses.gcsloss"], "losses.gcsloss", "GCSLoss"),
     "option in upper case": (["--Trainer.max_epochs", "3"], "Trainer.max_epochs", "trainer.max_epochs"),
@@ -182,7 +182,7 @@ def test_a_checkpoint_of_other_widths_is_refused_with_both(command, words, width
 
 def test_a_file_that_is_not_there_is_named(tmp_path, capsys):
     assert "absent.yaml" in refused(capsys, "fit", "--config", tmp_path / "absent.yaml")
-    own = ("--model", "JFSE", "--data", "FeaturePairs", "--data.init_args.path", tmp_path / "absent.npz")
+    own = ("--model", "JFSE", "--data", "OwnData", "--data.init_args.path", tmp_path / "absent.npz")
     assert str(tmp_path / "absent.npz") in refused(capsys, "fit", *own)
 
 

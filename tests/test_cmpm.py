@@ -138,7 +138,7 @@ def test_every_registered_loss_of_two_modalities_trains_it(tmp_path, name):
 
 def test_it_trains_on_the_labels_that_the_training_batches_bring(tmp_path):
     """Every item its own identity: the head tells all training items apart."""
-    data = persons(train_labels="instance")
+    data = persons(labels="instance")
     module = model(data, classification_weight=1.0)
     trainer(tmp_path, limit_val_batches=0).fit(module, data)
     assert module.classification.identities.tolist() == data.indices("train").tolist()

@@ -54,7 +54,7 @@ PEDES = [
 ]
 KARPATHY = [
     *((content, "") for content in ("", "[]", "{", '{"images": []}', '{"images": 3}')),
-    (karpathy(2, split="restval"), "'restval'; expected train, val, test"),
+    (karpathy(2, split="restval"), "entry 2 is {"),
     (karpathy(2, filename="300.png"), "entry 2 is {"),
     *((karpathy(2, sentences=value), "entry 2 is {") for value in ([], [{"raw": " "}], [{"tokens": ["a"]}], [3], None)),
     (karpathy(2, filename="100.jpg"), "entry 2 is of 100.jpg, as entry 1 is"),
@@ -71,7 +71,7 @@ TMR = [
 ]
 FLICKR8K = [
     *((content, "image,caption") for content in ("", "a.jpg,caption\n")),
-    ("image,caption\na.jpg,one,two\n", "entry 2 is 'a.jpg,one,two'"),
+    ("image,caption\na.jpg,one,two\n", 'entry 2 is ["a.jpg"'),
     *((f"image,caption\n{line}\n", "entry 2 is") for line in ("a.jpg, ", "a.png,one")),
     ("image,caption\n" + "a.jpg,one\n" * 4, "has 4 captions of a.jpg; expected 5"),
     ("image,caption\n" + "a.jpg,one\n" * 5, "expected more than the 200"),
@@ -111,8 +111,8 @@ LABELS, LOW = "Groundtruth/TrainTestLabels/Labels_{}.txt", "Low_Level_Features/T
     ("name", "file", "change", "fact"),
     [
         ("nus_wide", LABELS.format("concept0_Test"), lambda x: ["2\n", *x[1:]], "line 1 is '2'; expected 0"),
-        ("nus_wide", LABELS.format("concept1_Train"), lambda x: x[1:], "has 59 lines; Labels_concept3_Train"),
-        ("nus_wide", "ImageList/TestImagelist.txt", lambda x: x[:-1], "has 39 images, and the labels are of 40"),
+        ("nus_wide", LABELS.format("concept1_Train"), lambda x: x[1:], "has 59 lines; expected 60"),
+        ("nus_wide", "ImageList/TestImagelist.txt", lambda x: x[:-1], "has 40 lines; expected 39"),
         ("nus_wide", "ImageList/TestImagelist.txt", lambda x: ["zoo\\Train_7.jpg\n", *x[1:]], "lists already"),
         ("nus_wide", "ImageList/TrainImagelist.txt", lambda x: [x[1], *x[1:]], "lists already"),
         ("nus_wide", "NUS_WID_Tags/Test_Tags1k.dat", lambda x: x[1:], "has 39 rows; expected 40"),
@@ -147,6 +147,21 @@ LABELS, LOW = "Groundtruth/TrainTestLabels/Labels_{}.txt", "Low_Level_Features/T
         ("wikipedia", "trainset_txt_img_cat.list", lambda x: [x[0], "\n", *x[1:]], "line 2 is ''"),
         ("wikipedia", "testset_txt_img_cat.list", lambda x: [*x, "bb-1\ti9\t1\n"], "the text bb-1, which trainset"),
         ("wikipedia", "testset_txt_img_cat.list", lambda x: [*x, "ff-1\ti2\t1\n"], "the image i2, which trainset"),
+        ("flickr8k", "Flickr_8k.testImages.txt", lambda x: [*x, "image4.jpg\n"], "lists the image image4.jpg, which"),
+        ("flickr8k", "Flickr_8k.devImages.txt", lambda x: ["\n"], "lists nothing"),
+        ("flickr8k", "Flickr8k.token.txt", lambda x: x[1:], "has 4 captions of image0.jpg; expected 5"),
+        (
+            "flickr8k",
+            "Flickr8k.token.txt",
+            lambda x: [x[0], *x],
+            "line 2 is caption 0 of image0.jpg, which a line before",
+        ),
+        (
+            "flickr8k",
+            "Flickr8k.token.txt",
+            lambda x: ["image0.jpg#0 A caption .\n", *x[1:]],
+            "line 1 is 'image0.jpg#0 A",
+        ),
         ("humanml3d", "test.txt", lambda x: [*x, "000001\n"], "lists 000001, which train.txt lists"),
         ("humanml3d", "test.txt", lambda x: [*x, "M000002\n"], "lists M000002, the mirror image of 000002"),
         ("kit_ml, tmr", "splits/test.txt", lambda x: [*x, "000001\n"], "lists 000001, which train.txt lists"),

@@ -314,7 +314,7 @@ def test_command_line_knows_every_argument():
         ("class_split", ["few-shot"]),
         ("split_seed", [-1]),
         ("on_missing", ["ignore"]),
-        ("train_labels", ["classes", "clusters", "clusters-1", "clusters-x", ""]),
+        ("labels", ["classes", "clusters", "clusters-1", "clusters-x", "merged-1", "flips-0", "flips-100", ""]),
         ("protocol", ["published"]),
     ],
 )

@@ -39,6 +39,8 @@ STEPS = {
     "lavimo, gcs": (lavimo.model, SyntheticItems, 48, {"alignment": "gcs"}),
     "lavimo, reconstruction": (lavimo.model, SyntheticItems, 48, {"alignment": "gcs", **RECONSTRUCT}),
     "lavimo, as published": (lavimo.model, SyntheticItems, 48, {"alignment": "gcs", "protocol": "as_published"}),
+    "lavimo, symile": (lavimo.model, SyntheticItems, 48, {"alignment": "symile"}),
+    "lavimo, gram": (lavimo.model, SyntheticItems, 48, {"alignment": "gram"}),
     "lavimo, pairwise kl": (lavimo.model, SyntheticItems, 48, {"alignment": "pairwise"}),
     "lavimo, pairwise kl, tiny": (lavimo.model, one_caption, 12, {"alignment": "pairwise", **RECONSTRUCT}),
     "cs-aligner, two modalities": (cs_aligner.model, cs_aligner.synthetic, 32, {}),

@@ -98,7 +98,7 @@ def _runs(tables: Path, root: Path, folder: Path) -> tuple[list[Run], RunStore]:
 
 def test_a_job_keeps_its_run_and_trains_none_that_is_there(tables: Path, root: Path, tmp_path: Path) -> None:
     [run, *_], store = _runs(tables, root, tmp_path)
-    arguments = (run.key, run.config, str(root), str(store.folder))
+    arguments = (run.key, run.config, str(root), store.folder, True)
     assert train(*arguments) == ""
     assert store.load(run.key).scores
     before = (store.folder / f"{run.key}.json").stat().st_mtime_ns
@@ -110,9 +110,9 @@ def test_a_job_refuses_other_data_or_code_than_it_was_submitted_with_and_says_wh
     tables: Path, root: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     [run, *_], store = _runs(tables, root, tmp_path)
-    assert "code or data changed" in train("0" * 16, run.config, str(root), str(store.folder))
-    broken = {**run.config, "data": {"class_path": "FeaturePairs", "init_args": {"dataset": "absent"}}}
-    assert "absent" in train("0" * 16, broken, str(root), str(store.folder))
+    assert "code or data changed" in train("0" * 16, run.config, str(root), store.folder, True)
+    broken = {**run.config, "data": {"class_path": "OwnData", "init_args": {"dataset": "absent"}}}
+    assert "absent" in train("0" * 16, broken, str(root), store.folder, True)
     assert "Traceback" in capsys.readouterr().err  # of the job's log
     assert not store.folder.exists()
 
@@ -123,7 +123,7 @@ def test_jobs_make_what_the_pool_makes_and_one_that_is_killed_is_reported(
 ) -> None:
     monkeypatch.setattr(submitit.Job, "_results_timeout_s", 1)  # how long a result of a job that ended is waited for
     runs, store = _runs(tables, root, tmp_path)
-    jobs = Jobs(tmp_path / "runs" / "jobs", 1, {}, cluster="local")
+    jobs = Jobs(tmp_path / "runs" / "jobs", 1, cluster="local")
     found = {run.key: error for run, error in jobs(runs[:2], str(root), store)}
     assert found == {run.key: "" for run in runs[:2]}
     assert all(store.load(run.key) for run in runs[:2])
@@ -182,10 +182,13 @@ def test_a_job_that_slurm_refuses_cancels_the_others(tables: Path, root: Path, t
     assert _states(slurm) == ["CANCELLED"]
 
 
-def test_an_unknown_parameter_of_slurm_is_refused(tables: Path, root: Path, tmp_path: Path, slurm: Path) -> None:
-    argv = ("table2", "--data-root", root, "--out", tmp_path / "out", "--executor", "slurm", "--slurm", "colour=red")
+@pytest.mark.parametrize(("word", "named"), [("colour=red", "colour"), ("partition", "key=value")])
+def test_wrong_parameters_of_slurm_are_refused(
+    tables: Path, root: Path, tmp_path: Path, slurm: Path, word: str, named: str
+) -> None:
+    argv = ("table2", "--data-root", root, "--out", tmp_path / "out", "--executor", "slurm", "--slurm", word)
     outcome = command(tables, *argv)
-    assert (outcome.status, "colour" in outcome.err) == (2, True)
+    assert (outcome.status, named in outcome.err) == (2, True)
 
 
 # What is refused -----------------------------------------------------------------------------------------------------
@@ -196,7 +199,6 @@ def test_an_unknown_parameter_of_slurm_is_refused(tables: Path, root: Path, tmp_
     [
         (["--executor", "slurm"], "sbatch, srun, sacct, scancel not found"),
         (["--slurm", "partition=debug"], "--executor slurm"),
-        (["--executor", "slurm", "--slurm", "partition"], "key=value"),
         (["--jobs", "0"], "--jobs 0"),
         (["--executor", "elsewhere"], "elsewhere"),
     ],

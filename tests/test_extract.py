@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import re
 import shutil
-import subprocess
-import sys
-import weakref
 from pathlib import Path
 
 import extract_cases
@@ -27,13 +23,11 @@ from extract_cases import (
     run_all,
     tensors_of,
 )
-from tiny_items import Tiny, item_set
 
 from datamodules import DataError, Flickr30kNarratives
 from datamodules.features.extraction import extract_features
 from datamodules.features.networks import ImageNetwork, SentenceNetwork, SoundNetwork
 from datamodules.files.extracted_features import read_extracted, read_metadata, untrained
-from datamodules.items import Files, Modality
 
 bundle, root, weights, written = extract_cases.bundle, extract_cases.root, extract_cases.weights, extract_cases.written
 
@@ -145,132 +139,28 @@ def test_the_command_refuses_or_drops_items_with_a_broken_file(root, weights, tm
 # Stopping and going on ----------------------------------------------------------------------------------------------
 
 
-def extract_two(root: Path, out: Path, network: Lengths, **settings: str) -> dict[str, float] | None:
+def extract_two(root: Path, out: Path, network: Lengths, **settings: str) -> bool:
     module = Flickr30kNarratives(root, modalities=["image", "text"], **settings)
-    return extract_features(module, {"image": lambda: network, "text": lambda: network}, out, 3)
+    return extract_features(module, {"image": lambda: network, "text": lambda: network}, out)
 
 
-@pytest.mark.parametrize("stop_after", [0, 1, 3, 5])
-def test_a_stopped_run_goes_on_with_what_is_missing_and_writes_the_same_file(root, tmp_path, stop_after):
-    whole = Lengths()
-    assert extract_two(root, tmp_path / "whole.safetensors", whole)
-    out = tmp_path / "stopped" / "out.safetensors"
+@pytest.mark.parametrize("stop_after", [0, 1, 3, 4])
+def test_a_stopped_run_goes_on_with_what_is_missing_and_writes_the_same_file(
+    root, tmp_path, stop_after, cache, monkeypatch
+):
+    monkeypatch.setattr("datamodules.features.precompute.PIECE", 3)
+    out, whole, rest = tmp_path / "stopped" / "out.safetensors", Lengths(), Lengths()
     with pytest.raises(KeyboardInterrupt):
         extract_two(root, out, Lengths(stop_after))
     assert not out.exists()
-    rest = Lengths()
     assert extract_two(root, out, rest)
+    assert list(out.parent.iterdir()) == [out]
+    assert len(list(cache.glob("precomputed-*"))) == 2, "pieces are removed when all are joined"
+    monkeypatch.setenv("CSD_CACHE", str(tmp_path / "another"))
+    assert extract_two(root, tmp_path / "whole.safetensors", whole)
+    assert whole.calls == -(-len(ITEMS) // 3) + 1  # texts go through at once
     assert rest.calls == whole.calls - stop_after
     assert out.read_bytes() == (tmp_path / "whole.safetensors").read_bytes()
-    assert list(out.parent.iterdir()) == [out]
-
-
-def test_damaged_and_half_written_batches_are_computed_again(root, tmp_path):
-    whole = Lengths()
-    assert extract_two(root, tmp_path / "whole.safetensors", whole)
-    out = tmp_path / "stopped" / "out.safetensors"
-    with pytest.raises(KeyboardInterrupt):
-        extract_two(root, out, Lengths(5))
-    (folder,) = out.parent.iterdir()
-    first, second, third, *_ = sorted(folder.glob("*.npy"))
-    first.write_bytes(first.read_bytes()[:-4])
-    second.write_bytes(b"")
-    np.save(third, np.load(third)[:-1])
-    (folder / "joined").write_bytes(b"half a file")
-    rest = Lengths()
-    assert extract_two(root, out, rest)
-    assert rest.calls == whole.calls - 2
-    assert out.read_bytes() == (tmp_path / "whole.safetensors").read_bytes()
-
-
-def test_batches_of_other_data_or_networks_are_not_taken(root, tmp_path):
-    out = tmp_path / "stopped" / "out.safetensors"
-    with pytest.raises(KeyboardInterrupt):
-        extract_two(root, out, Lengths(5))
-    other = Lengths()
-    other.identity = {**Lengths.identity, "sha256": "1"}
-    assert extract_two(root, out, other)
-    assert other.calls == -(-len(ITEMS) // 3) + -(-ENTRIES // 3)
-
-
-def test_two_processes_do_not_write_one_file(root, tmp_path):
-    out = tmp_path / "stopped" / "out.safetensors"
-    with pytest.raises(KeyboardInterrupt):
-        extract_two(root, out, Lengths(1))
-    (folder,) = out.parent.iterdir()
-    with (folder / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        with pytest.raises(DataError, match=r"another process is writing .*out\.safetensors"):
-            extract_two(root, out, Lengths())
-    assert extract_two(root, out, Lengths())
-
-
-KILLED = """
-import os, signal, sys
-from contextlib import contextmanager
-from pathlib import Path
-sys.path.insert(0, sys.argv[1])
-import pytest
-from extract_cases import prepare, run_all
-from datamodules.features import extraction
-prepare(pytest.MonkeyPatch())
-written_whole, kept = extraction.written_whole, []
-
-@contextmanager
-def killed_after_five(path):
-    with written_whole(path) as file:
-        yield file
-    kept.append(path)
-    if len(kept) == 5:
-        os.kill(os.getpid(), signal.SIGKILL)
-
-extraction.written_whole = killed_after_five
-run_all(Path(sys.argv[2]), {"image": sys.argv[3], "sound": sys.argv[4]}, Path(sys.argv[5]))
-"""
-
-
-@pytest.mark.slow
-def test_a_killed_run_of_real_networks_goes_on_to_the_same_bytes(written, root, weights, tmp_path):
-    out = tmp_path / "killed" / "features.safetensors"
-    here = str(Path(__file__).parent)
-    arguments = [here, str(root), str(weights["image"]), str(weights["sound"]), str(out)]
-    process = subprocess.run([sys.executable, "-c", KILLED, *arguments], cwd=Path(here).parent, check=False)
-    assert process.returncode == -9
-    assert not out.exists()
-    assert len(list(out.parent.rglob("*.npy"))) == 5
-    assert run_all(root, weights, out) == 0
-    assert out.read_bytes() == written.read_bytes()
-
-
-def test_only_a_batch_of_decoded_files_is_in_memory(tmp_path):
-    alive, most = set(), []
-
-    class Tracked(np.ndarray):
-        pass
-
-    def decode(path: Path) -> np.ndarray:
-        entry = np.full((4, 4, 3), int(path.name), dtype=np.uint8).view(Tracked)
-        alive.add(id(entry))
-        weakref.finalize(entry, alive.discard, id(entry))
-        most.append(len(alive))
-        return entry
-
-    count, batch = 60, 4
-    paths = tuple(tmp_path / str(i) for i in range(count))
-    for path in paths:
-        path.touch()
-    modalities = {"image": Modality(Files(paths, decode)), "text": Modality([f"text {i}" for i in range(count)])}
-    content = item_set(
-        modalities=modalities,
-        label=np.arange(count),
-        split=np.repeat(["train", "test"], count // 2),
-        names=list(map(str, paths)),
-        group=None,
-    )
-    networks = {"image": Lengths, "text": Lengths}
-    extract_features(Tiny(content), networks, tmp_path / "out" / "out.safetensors", batch)
-    assert len(most) == 2 * count  # once to see whether it is broken
-    assert max(most[count:]) <= 2 * batch
 
 
 # What is refused ----------------------------------------------------------------------------------------------------
@@ -287,7 +177,6 @@ def test_only_a_batch_of_decoded_files_is_in_memory(tmp_path):
         ),
         (("--image-weights", "w.pth", "--text", "all-MiniLM-L6-v2"), "--image-weights are given and no --image"),
         (("--text", "all-MiniLM-L6-v2", "--out", "features.npz"), "expected a name ending in .safetensors"),
-        (("--text", "all-MiniLM-L6-v2", "--batch-size", 0), "--batch-size 0; expected .* at least 1"),
         (("--text", "all-MiniLM-L6-v2", "--image", IMAGE_MODEL, "--features", "cooked"), "as 'cooked'; it can as raw"),
         (("--text", "all-MiniLM-L6-v2", "--image", "resnet_none"), "no model 'resnet_none'; nearest: .*resnet"),
         (("--text", "all-MiniLM-L6-v2", "--image", "timm/resnet_none"), "no model 'resnet_none'; nearest: .*resnet"),
@@ -308,23 +197,28 @@ def test_a_very_short_sound_has_features(root, tmp_path):
     soundfile.write(short, np.full(5, 0.1), RATE, format="WAV")
     module = Flickr30kNarratives(copied, modalities=["text", "audio"])
     networks = {"text": Lengths, "audio": lambda: SoundNetwork(SOUND_MODEL, None, 0)}
-    extract_features(module, networks, tmp_path / "out.safetensors", 3)
+    extract_features(module, networks, tmp_path / "out.safetensors")
     assert np.isfinite(read_extracted(tmp_path / "out.safetensors").vectors["audio"]).all()
 
 
-def test_entries_that_a_network_cannot_take_are_named(root, tmp_path):
-    class Full(Lengths):
-        def __call__(self, entries, rate):
-            raise RuntimeError("out of memory")
+class Full(Lengths):
+    key = "full"
 
-    with pytest.raises(DataError, match=r"image of items 11 to 13 cannot go through lengths \(RuntimeError: out of"):
-        extract_two(root, tmp_path / "out.safetensors", Full())
+    def __call__(self, entries, rate):
+        raise RuntimeError("out of memory")
 
 
-def test_features_that_are_not_finite_are_refused(root, tmp_path):
-    class Broken(Lengths):
-        def __call__(self, entries, rate):
-            return [row * np.float32(np.nan) for row in super().__call__(entries, rate)]
+class Broken(Lengths):
+    key = "broken"
 
-    with pytest.raises(DataError, match="image of items 11 to 13: lengths returns NaN"):
-        extract_two(root, tmp_path / "out.safetensors", Broken())
+    def __call__(self, entries, rate):
+        return [row * np.float32(np.nan) for row in super().__call__(entries, rate)]
+
+
+@pytest.mark.parametrize(
+    ("network", "said"),
+    [(Full, r"image cannot go through lengths \(RuntimeError: out of"), (Broken, "broken returns NaN")],
+)
+def test_entries_that_a_network_cannot_take_and_features_that_are_not_finite(root, tmp_path, network, said):
+    with pytest.raises(DataError, match=said):
+        extract_two(root, tmp_path / "out.safetensors", network())

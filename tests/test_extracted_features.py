@@ -1,4 +1,4 @@
-"""Extracted features as paired ones: what `FeaturePairs` reads of them, what it refuses, and training on them."""
+"""Extracted features as paired ones: what `OwnData` reads of them, what it refuses, and training on them."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from tiny_trees import PASCAL_CLASSES, WIKIPEDIA, write_pascal, write_wikipedia
 from training import trainer
 
 import lightning_modules
-from datamodules import DataError, FeaturePairs, PascalSentences, WikipediaRaw
+from datamodules import DataError, OwnData, PascalSentences, WikipediaRaw
 from datamodules.datasets.wikipedia import CLASS_NAMES
 from datamodules.features.extraction import extract_features
 from datamodules.files.extracted_features import Rows, read_extracted, read_metadata, untrained, write_features
@@ -40,7 +40,7 @@ bundle, root, weights, written = extract_cases.bundle, extract_cases.root, extra
 
 
 def test_an_item_with_several_entries_has_the_mean_of_their_vectors(written):
-    module = FeaturePairs(written)
+    module = OwnData(written)
     held = tensors_of(written)
     assert module.modalities == ("image", "text", "audio")
     np.testing.assert_array_equal(module.data.vectors["image"], held["features/image"])
@@ -102,7 +102,7 @@ def test_what_was_written_is_read_whatever_the_numbers_of_entries(tmp_path_facto
 )
 def test_class_names_of_a_data_set_are_kept(tmp_path, write, module, expected):
     data = module(write(tmp_path / "root").parent)
-    extract_features(data, {"image": Lengths, "text": Lengths}, tmp_path / "out.safetensors", 4)
+    extract_features(data, {"image": Lengths, "text": Lengths}, tmp_path / "out.safetensors")
     read = read_extracted(tmp_path / "out.safetensors")
     assert read.class_names == tuple(expected)
     assert [read.class_names[c] for c in read.label] == [data.data.class_names[c] for c in data.data.label]
@@ -119,8 +119,8 @@ def test_labels_without_a_class_name_are_refused():
 def test_a_folder_with_the_file_alone_is_read_as_the_file(written, tmp_path):
     (tmp_path / "features.safetensors").write_bytes(written.read_bytes())
     (tmp_path / "captions.txt").write_text("raw data may lie beside it")
-    assert FeaturePairs(tmp_path).data.digest() == FeaturePairs(written).data.digest()
-    assert FeaturePairs(tmp_path, class_encoder="from-data").class_embedding.shape == (len(ITEMS), 384)
+    assert OwnData(tmp_path).data.digest() == OwnData(written).data.digest()
+    assert OwnData(tmp_path, class_encoder="from-data").class_embedding.shape == (len(ITEMS), 384)
 
 
 def test_untrained_features_are_called_so_wherever_they_go(root, tmp_path, capsys):
@@ -130,7 +130,7 @@ def test_untrained_features_are_called_so_wherever_they_go(root, tmp_path, capsy
     assert f"UNTRAINED image: {IMAGE_MODEL} has random weights" in capsys.readouterr().out
     assert json.loads(read_metadata(out)["encoders"])["image"]["weights"] == "untrained, random numbers of seed 7"
     assert untrained(out) == {"image": IMAGE_MODEL}
-    module = FeaturePairs(
+    module = OwnData(
         out,
     )
     assert module.features == f"{IMAGE_MODEL}, all-MiniLM-L6-v2, untrained image"
@@ -148,7 +148,7 @@ def test_files_of_another_kind_or_damaged_are_refused(written, tmp_path):
             read_extracted(path)
     save_file({"label": np.zeros(3)}, path)
     with pytest.raises(DataError, match=f"{expected[:22]}says 'no' as its format"):
-        _ = FeaturePairs(path).data
+        _ = OwnData(path).data
     held = tensors_of(written)
     for name, changed in (
         ("owner/text", held["owner/text"][::-1].copy()),
@@ -175,12 +175,12 @@ def test_items_of_their_own_class_are_divided_between_training_and_validation(tm
     data = ItemSet(modalities, np.arange(count), split, [f"item {i}" for i in range(count)], "hand")
     vectors = {name: rng.normal(size=(count, 2)).astype(np.float32) for name in modalities}
     path = written_by_hand(tmp_path / "hand.safetensors", data, vectors)
-    module, other = (FeaturePairs(path, validation_fraction=0.2, split_seed=seed) for seed in (0, 1))
+    module, other = (OwnData(path, validation_fraction=0.2, seed=seed) for seed in (0, 1))
     parts = [module.indices(part) for part in ("train", "validation", "standard")]
     assert [len(part) for part in parts] == [12, 3, 5]
     np.testing.assert_array_equal(np.sort(np.concatenate(parts)), np.arange(count))
     assert module.indices("validation").tolist() != other.indices("validation").tolist()
-    assert len(FeaturePairs(path, validation_fraction=0).indices("train")) == 15
+    assert len(OwnData(path, validation_fraction=0).indices("train")) == 15
 
 
 @pytest.fixture(scope="module")
@@ -192,7 +192,7 @@ def pair(root, weights, tmp_path_factory):
     return out
 
 
-def assert_trains(model, data: FeaturePairs, folder: Path) -> None:
+def assert_trains(model, data: OwnData, folder: Path) -> None:
     """An epoch changes the model, and the test items are ranked in both directions."""
     before = {name: value.clone() for name, value in model.named_parameters()}
     training = trainer(folder, max_epochs=1)
@@ -206,11 +206,11 @@ def assert_trains(model, data: FeaturePairs, folder: Path) -> None:
 
 @pytest.mark.parametrize("class_encoder", ["one-hot", "all-MiniLM-L6-v2"])
 def test_jfse_trains_on_it(pair, tmp_path, class_encoder):
-    data = FeaturePairs(pair, batch_size=4, class_encoder=class_encoder)
+    data = OwnData(pair, batch_size=4, class_encoder=class_encoder)
     assert_trains(lightning_modules.JFSE(data.dims, width=16), data, tmp_path)
 
 
 def test_cs_aligner_trains_on_two_modalities_and_on_three(pair, written, tmp_path):
     for path in (pair, written):
-        data = FeaturePairs(path, batch_size=4)
+        data = OwnData(path, batch_size=4)
         assert_trains(lightning_modules.CSAligner(data.dims, dim=8), data, tmp_path)

@@ -1,4 +1,4 @@
-"""The Flickr8k triples: captions, the fixed held-out part, and images and sounds decoded by content."""
+"""Flickr8k in its official split; the triples: captions, the fixed held-out part, images and sounds by content."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from PIL import Image
 from tiny_trees import FLICKR8K_NAMES as NAMES
 from tiny_trees import write_sound
 
-from datamodules import DataError, Flickr8kTriples
+from datamodules import DataError, Flickr8k, Flickr8kTriples
 from datamodules.datasets.flickr8k import HELD_OUT, RATE, held_out, read_captions
 from datamodules.files.media import read_image, read_sound, sound_rate
 
@@ -22,6 +22,32 @@ COUNT = len(NAMES)
 @pytest.fixture
 def written(tree):
     return tree("flickr8k_tri")
+
+
+# The official split -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("images", ["Images", "Flicker8k_Dataset"])
+def test_the_official_split_and_five_captions_in_the_order_of_their_numbers(tree, images):
+    folder = tree("flickr8k")
+    (folder / "Images").rename(folder / images)
+    tokens = folder / "Flickr8k.token.txt"
+    tokens.write_text("".join(sorted(tokens.read_text().splitlines(keepends=True), reverse=True)))
+    module = Flickr8k(folder.parent)
+    assert [module.data.names[item] for item in module.indices("standard")] == ["image0", "image1"]
+    assert len(module.indices("validation")) == 2
+    texts = module.data.modalities["text"]
+    assert [texts.entries[i] for i in np.flatnonzero(texts.owners() == module.indices("standard")[1])] == [
+        f"Caption {k} of image1.jpg ." for k in range(5)
+    ]
+    assert module.dims["image"]["kind"] == "image"
+
+
+def test_without_a_folder_of_images_the_authors_name_of_it_is_said(tree):
+    folder = tree("flickr8k")
+    (folder / "Images").rename(folder / "pictures")
+    with pytest.raises(DataError, match="Flicker8k_Dataset is missing"):
+        _ = Flickr8k(folder.parent).data
 
 
 # What is read -------------------------------------------------------------------------------------------------------
@@ -113,7 +139,15 @@ def test_missing_and_unknown_files_are_said(written):
 # The real data ------------------------------------------------------------------------------------------------------
 
 REAL = Path(os.environ.get("CSD_DATA") or "nowhere") / "flickr8k_tri"
+OFFICIAL = REAL.with_name("flickr8k")
 real = pytest.mark.skipif(not (REAL / "captions.txt").is_file(), reason="CSD_DATA is unset or has no flickr8k_tri/")
+
+
+@pytest.mark.skipif(not OFFICIAL.is_dir(), reason="CSD_DATA is unset or has no flickr8k/")
+def test_the_real_official_split_has_its_sizes():
+    module = Flickr8k(OFFICIAL.parent)
+    assert [len(module.indices(part)) for part in ("train", "validation", "standard")] == [6000, 1000, 1000]
+    assert len(module.data.modalities["text"].entries) == 40_000
 
 
 @real

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import warnings
+import weakref
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,6 +18,7 @@ from PIL import Image
 from datamodules import DataError
 from datamodules.features.networks import ImageNetwork, SentenceNetwork, SoundNetwork
 from datamodules.features.texts import encoder_identity
+from datamodules.items import Files
 
 TEXTS = ["a dog runs", "two people play chess in the park", "snow"]
 
@@ -79,6 +82,25 @@ def test_image_features_are_those_before_the_classifier_of_the_models_own_pipeli
             expected = whole.forward_head(cells, pre_logits=True)[0]
         np.testing.assert_allclose(vector, expected, rtol=1e-4, atol=1e-5)
         assert vector.dtype == np.float32
+
+
+def test_only_a_batch_of_decoded_files_is_in_memory(tmp_path, monkeypatch):
+    alive, most = set(), []
+
+    class Tracked(np.ndarray):
+        pass
+
+    def decode(path: Path) -> np.ndarray:
+        entry = np.full((4, 4, 3), int(path.name), dtype=np.uint8).view(Tracked)
+        alive.add(id(entry))
+        weakref.finalize(entry, alive.discard, id(entry))
+        most.append(len(alive))
+        return entry
+
+    monkeypatch.setattr("datamodules.features.networks.BATCH", 4)
+    files = Files(tuple(tmp_path / str(i) for i in range(60)), decode)
+    assert len(ImageNetwork(IMAGE_MODEL, seed=0)(files, None)) == 60
+    assert max(most) <= 8
 
 
 def test_sentence_embeddings_are_those_of_the_library():

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from test_losses import LABELS, SCHEMES, make_embeddings
+from loss_cases import LABELS, make_embeddings
+from test_losses import SCHEMES
 from torch import Tensor
 
 from benchmarks.harness import STATUS, fresh
@@ -17,7 +18,8 @@ OVER_ROWS = [name for name in available_losses() if build_loss(name).over_rows]
 def value_and_gradients(loss, embeddings: dict[str, Tensor], labels: Tensor) -> list[Tensor]:
     leaves = {name: x.clone().requires_grad_() for name, x in embeddings.items()}
     output = loss(leaves, labels)
-    return [output.total.detach(), *output.parts.values(), *torch.autograd.grad(output.total, list(leaves.values()))]
+    wanted = [*leaves.values(), *loss.parameters()]
+    return [output.total.detach(), *output.parts.values(), *torch.autograd.grad(3 * output.total, wanted)]
 
 
 @pytest.fixture
@@ -32,6 +34,7 @@ CASES = [
     *[("gcs", {"scheme": scheme, "use_target": use}) for scheme in SCHEMES for use in (True, False)],
     *[(name, {"temperature": 0.003}) for name in OVER_ROWS if name in ("cs", "gcs", "kl", "mil_nce")],
     *[("pairwise", {"divergence": name}) for name in ("cs", "infonce")],
+    ("symile", {"negatives": "shuffled"}),
 ]
 
 

@@ -281,7 +281,7 @@ def test_other_than_two_modalities_and_a_class_embedding_are_refused(dims):
 
 
 def test_items_are_refused_with_the_models_that_take_them():
-    with pytest.raises(ValueError, match=r"vectors.*FeaturePairs.*text, video, motion.*LAVIMO"):
+    with pytest.raises(ValueError, match=r"vectors.*OwnData.*text, video, motion.*LAVIMO"):
         JFSE(SyntheticItems().dims)
 
 

@@ -19,7 +19,7 @@ GLOBAL, EPOCHS = 16, 2
 PROTOCOLS = ("honest", "as_published")
 # processes -> protocol, alignment
 CASES = {
-    2: [(protocol, alignment) for protocol in PROTOCOLS for alignment in (None, "cs", "kl", "mmd")],
+    2: [(protocol, alignment) for protocol in PROTOCOLS for alignment in (None, "cs", "kl", "mmd", "symile")],
     4: [("honest", "cs"), ("as_published", "mmd")],
 }
 

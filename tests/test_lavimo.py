@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import permutations
+
 import numpy as np
 import pytest
 import reference
@@ -16,6 +18,7 @@ from training import scores, trainer
 from datamodules import RetrievalData, SyntheticItems
 from datamodules.items import Modality
 from lightning_modules import LAVIMO
+from lightning_modules.metrics import retrieval_scores
 from lightning_modules.networks.fusion import CrossAttention
 from losses import build_loss
 
@@ -70,16 +73,17 @@ def reconstructed(tokens: dict[str, np.ndarray], w) -> np.ndarray:
 @pytest.mark.parametrize("reconstruct", [None, "motion"])
 @pytest.mark.parametrize("alignment", ["gcs", "pairwise"])
 def test_the_loss_of_a_step_is_that_of_the_formulas(tmp_path, protocol, reconstruct, alignment):
-    settings = {"protocol": protocol, "reconstruct": reconstruct, "alignment": alignment}
+    encoders = {m: {"name": "mlp", "dropout": 0.0} for m in NAMES}  # but for the dropout, the default for vectors
+    settings = {"protocol": protocol, "reconstruct": reconstruct, "alignment": alignment, "encoders": encoders}
     module, seen = first_step(
         tmp_path, SyntheticItems(batch_size=24), alignment_weight=0.7, reconstruction_weight=0.3, **settings
     )
     w = {name: x.numpy() for name, x in module.state_dict().items()}
     (batch,) = seen.batches
-    encoded = {
-        m: (batch[m].numpy() - w[f"encoders.{m}.standardise.mean"]) / w[f"encoders.{m}.standardise.scale"]
-        for m in NAMES
-    }
+    encoded = {}
+    for m in NAMES:
+        x = (batch[m].numpy() - w[f"encoders.{m}.standardise.mean"]) / w[f"encoders.{m}.standardise.scale"]
+        encoded[m] = np.maximum(x @ w[f"encoders.{m}.hidden.0.weight"].T + w[f"encoders.{m}.hidden.0.bias"], 0)
     embeddings = {
         m: normalised(x @ w[f"projections.{m}.1.weight"].T + w[f"projections.{m}.1.bias"], w, f"projections.{m}.2")
         for m, x in encoded.items()
@@ -191,7 +195,7 @@ def test_evaluation_does_not_depend_on_the_batch(monkeypatch, tmp_path, protocol
 @pytest.mark.parametrize("protocol", ["honest", "as_published"])
 def test_items_with_several_captions(tmp_path, protocol):
     data = Tiny()
-    module = model(data, protocol=protocol)
+    module = model(data, protocol=protocol, joint_queries=["text+motion->code", "motion+code->text"])
     rows = predicted(tmp_path, module, data)
     test = np.flatnonzero(np.arange(24) % 3 == 2)
     captions = np.flatnonzero(np.isin(CAPTION_OWNER, test))
@@ -206,7 +210,24 @@ def test_items_with_several_captions(tmp_path, protocol):
     sizes = module.sizes["standard"]
     assert sizes["text->motion"] == (len(captions), len(test))
     assert sizes["motion->text"] == (len(test), len(captions))
-    assert len(sizes) == 6
+    assert sizes["text+motion->code"] == (len(test), len(test))
+    assert sizes["motion+code->text"] == (len(test), len(captions))
+    assert len(sizes) == 8
+
+
+@pytest.mark.parametrize("score", ["cosine", "multilinear", "volume"])
+def test_joint_queries_ask_by_the_embeddings_of_an_item(tmp_path, score):
+    data = SyntheticItems()
+    module = model(data, joint_queries=["text+video->motion"], joint_score=score)
+    found = scores(tmp_path, module, data)
+    rows = {name: torch.from_numpy(x) for name, x in predicted(tmp_path, module, data).items()}
+    query, label = {name: rows[name] for name in ("text", "video")}, rows["label/motion"]
+    expected = retrieval_scores(query, rows["motion"], label, label, module.ks, score=score)
+    assert found["text+video->motion/MAP"] == pytest.approx(float(expected["AP"].mean()), abs=1e-6)
+    assert found["text+video->motion/R@3"] == pytest.approx(float(expected["R@3"].mean()), abs=1e-6)
+    assert found["average/MAP"] == pytest.approx(
+        np.mean([found[f"{a}->{b}/MAP"] for a, b in permutations(NAMES, 2)]), abs=1e-6
+    )
 
 
 def test_cross_attention_stays_within_an_item():
@@ -230,6 +251,8 @@ def test_cross_attention_stays_within_an_item():
         ({"reconstruct": "audio"}, "no modality 'audio'; they have text, motion, code"),
         ({"protocol": "published"}, "unknown protocol 'published'; choose honest or as_published"),
         ({"alignment": "gsc"}, "unknown loss 'gsc'; nearest: "),
+        ({"joint_queries": ["text+audio->code"]}, "joint query 'text.audio->code'.* of text, motion, code"),
+        ({"joint_score": "dot"}, "unknown score 'dot'"),
         ({"dim": 20}, "dim is 20; expected a multiple of 8"),
         ({"encoders": {}}, "encoder of 'text': Features reads vector or sequence, and the modality holds text"),
         ({"encoders": {"text": {"width": 16}}}, "encoder of 'text': unknown encoder ''; there are: characters"),

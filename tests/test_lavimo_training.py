@@ -121,6 +121,7 @@ def test_it_trains_on_paired_features_as_well_as_on_items(tmp_path, settings) ->
     untrained = _average_map(trainer.test(model, data, verbose=False))
     trainer.fit(model, data)
     assert model.modalities == ("image", "text")
+    assert {type(encoder).__name__ for encoder in model.encoders.values()} == {"MLP"}
     mean = data.train_entries("image")[0].double().mean(dim=0)
     torch.testing.assert_close(model.encoders["image"].standardise.mean.double(), mean, rtol=1e-5, atol=1e-6)
     assert _average_map(trainer.test(model, data, verbose=False)) > untrained + 0.1

@@ -13,7 +13,8 @@ from pkgutil import iter_modules
 
 import pytest
 import torch
-from test_losses import BATCH, LABELS, MULTI_HOT, PAIR_LOSSES, make_embeddings, soft_target
+from loss_cases import BATCH, LABELS, MULTI_HOT, make_embeddings, soft_target
+from test_losses import PAIR_LOSSES
 from torch import nn
 
 import losses

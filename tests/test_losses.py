@@ -10,16 +10,14 @@ import numpy as np
 import pytest
 import reference
 import torch
+from loss_cases import BATCH, LABELS, NAMES, WIDTH, as_arrays, assert_matches, make_embeddings
 from torch import nn
 from torch.autograd import gradcheck
 
-from losses import LossOutput, PairwiseLoss, available_losses, build_loss, registry
+from losses import PairwiseLoss, available_losses, build_loss, registry
 
 # scipy warns from an estimated error of 2e-13 on, far below the tolerance here.
 pytestmark = pytest.mark.filterwarnings("ignore:logm result may be inaccurate:RuntimeWarning")
-
-NAMES = ["image", "text", "audio", "video"]
-BATCH, WIDTH = 6, 4
 
 OPTIONS = {"temperature": 0.3, "sigma": 0.6, "ridge": 0.5}  # a value that is no default, by keyword
 OTHER_LOSSES = ["cs_clamped", "gcs_clamped", "pairwise"]  # tested against formulas of their own
@@ -29,57 +27,7 @@ PAIR_CASES = [(name, {}) for name in PAIR_LOSSES] + [
 ]
 SCHEMES = ["clockwise", "counterclockwise", "bidirectional", "mixed"]
 PAIRWISE = [name for name in PAIR_LOSSES if name != "log_coral"]  # which needs a ridge
-OF_PROBABILITIES = ["cmpm_kl", "cs", "gcs", "infonce", "kernel_cs", "kernel_gcs", "kl", "mil_nce"]
-
-
-def make_embeddings(modalities: int = 2, seed: int = 0, batch: int = BATCH, width: int = WIDTH):
-    """Embeddings of unequal norms, between about 0.2 and 5."""
-    generator = torch.Generator().manual_seed(seed)
-    embeddings = {}
-    for name in NAMES[:modalities]:
-        norms = torch.logspace(-0.7, 0.7, batch, dtype=torch.float64)[torch.randperm(batch, generator=generator)]
-        directions = torch.randn(batch, width, generator=generator, dtype=torch.float64)
-        embeddings[name] = norms[:, None] * directions
-    return embeddings
-
-
-def as_arrays(embeddings):
-    return {name: x.detach().numpy() for name, x in embeddings.items()}
-
-
-def soft_target(zeros: bool = True) -> torch.Tensor:
-    """An asymmetric target with rows of different sums and a positive diagonal."""
-    generator = torch.Generator().manual_seed(7)
-    target = torch.rand(BATCH, BATCH, generator=generator, dtype=torch.float64) + 0.1
-    if zeros:
-        target[torch.rand(BATCH, BATCH, generator=generator) < 0.4] = 0.0
-        target += torch.eye(BATCH, dtype=torch.float64)
-    return target * torch.linspace(0.3, 4, BATCH, dtype=torch.float64)[:, None]
-
-
-MULTI_HOT = torch.tensor([[1, 1, 0], [0, 1, 0], [0, 0, 0], [0, 0, 1], [1, 0, 1], [0, 0, 0]])
-LABELS = {
-    "integer": torch.tensor([0, 1, 0, 2, 1, 0]),
-    "int32": torch.tensor([0, 1, 0, 2, 1, 0], dtype=torch.int32),
-    "distinct": torch.arange(BATCH),
-    "one class": torch.zeros(BATCH, dtype=torch.long),
-    "multi-hot": MULTI_HOT,
-    "bool multi-hot": MULTI_HOT.bool(),
-    "square multi-hot": torch.cat([MULTI_HOT, MULTI_HOT.flip(1)], dim=1),
-    "soft": soft_target(),
-    "positive soft": soft_target(zeros=False),
-}
-
-
-def assert_matches(output: LossOutput, parts: dict[str, float]) -> None:
-    assert isinstance(output, LossOutput)
-    assert list(output.parts) == list(parts)
-    assert output.total.shape == ()
-    for name, value in output.parts.items():
-        assert value.shape == ()
-        assert not value.requires_grad
-        np.testing.assert_allclose(value.numpy(), parts[name], rtol=1e-9, atol=1e-12, err_msg=name)
-    np.testing.assert_allclose(output.total.detach().numpy(), sum(parts.values()), rtol=1e-9, atol=1e-12)
+OF_PROBABILITIES = ["cmpm_kl", "cs", "gcs", "gram", "infonce", "kernel_cs", "kernel_gcs", "kl", "mil_nce"]
 
 
 # Values
@@ -101,6 +49,8 @@ SEVERAL_CASES = [
     *[("gcs", {"temperature": 0.2, "scheme": scheme}, labels) for scheme in SCHEMES for labels in LABELS],
     *[("gcs", {"scheme": scheme, "use_target": False}, None) for scheme in SCHEMES],
     *[("kernel_gcs", {"sigma": sigma}, None) for sigma in (0.2, 1.0)],
+    *[("gram", keywords, None) for keywords in ({}, {"anchor": "image", "temperature": 0.3, "label_smoothing": 0.0})],
+    ("symile", {"logit_scale": 3.0, "negatives": "shuffled"}, None),
 ]
 
 
@@ -110,7 +60,24 @@ def test_loss_of_several_modalities_matches_reference(modalities, name, keywords
     embeddings, given = make_embeddings(modalities), LABELS.get(labels)
     output = build_loss(name, **keywords)(embeddings, given)
     arrays = None if given is None else given.numpy()
+    if "negatives" in keywords:
+        keywords = {**keywords, "permutations": permutations(embeddings)}
     assert_matches(output, reference.LOSSES[name](as_arrays(embeddings), arrays, **keywords))
+
+
+def permutations(embeddings) -> dict[str, np.ndarray]:
+    """Those of `symile`, by modality."""
+    drawn = [torch.randperm(BATCH, generator=torch.Generator().manual_seed(seed)) for seed in range(len(embeddings))]
+    return {name: permutation.numpy() for name, permutation in zip(embeddings, drawn, strict=True)}
+
+
+@pytest.mark.parametrize("modalities", [2, 3])
+def test_symile_of_all_negatives_matches_reference(modalities):
+    embeddings = make_embeddings(modalities)
+    assert_matches(
+        build_loss("symile", logit_scale=3.0)(embeddings),
+        reference.symile_parts(as_arrays(embeddings), logit_scale=3.0),
+    )
 
 
 @pytest.mark.parametrize("labels", ["positive soft", "one class"])
@@ -164,6 +131,8 @@ def test_order_of_the_mapping_is_the_order_of_the_ring():
     [(name, keywords, 2) for name, keywords in PAIR_CASES]
     + [("gcs", {"scheme": scheme}, 3) for scheme in SCHEMES]
     + [("gcs", {"use_target": False}, 3), ("kernel_gcs", {}, 3)]
+    + [("gram", {}, modalities) for modalities in (2, 3, 4)]
+    + [("symile", {"negatives": negatives}, 3) for negatives in ("all", "shuffled")]
     + [
         pytest.param("pairwise", {"divergence": "cs"}, 3, marks=pytest.mark.slow),
         ("cs_clamped", {}, 2),
@@ -194,6 +163,7 @@ def test_log_coral_with_fewer_items_than_dimensions():
     ("name", "keywords", "modalities"),
     [(name, {"ridge": 0.1} if name == "log_coral" else {}, 2) for name in PAIR_LOSSES]
     + [("kl", {"direction": "reverse"}, 2), ("gcs", {"use_target": False}, 3), ("kernel_gcs", {}, 3)]
+    + [("gram", {}, 3), ("symile", {}, 3), ("symile", {"negatives": "shuffled"}, 3)]
     + [("gcs", {"scheme": scheme}, modalities) for scheme in SCHEMES for modalities in (2, 3)]
     + [("pairwise", {"divergence": name}, 3) for name in PAIRWISE],
 )
@@ -252,7 +222,7 @@ def test_gcs_with_one_hot_target_is_a_quarter_of_the_cross_entropies_at_a_quarte
 # Small temperatures and low precision
 
 
-LOW_PRECISION = [(name, {}, 2) for name in ("cs", "kl", "infonce", "mil_nce")] + [
+LOW_PRECISION = [(name, {}, 2) for name in ("cs", "gram", "kl", "infonce", "mil_nce")] + [
     ("gcs", {"scheme": scheme}, modalities) for scheme in SCHEMES for modalities in (2, 3)
 ]
 
@@ -364,7 +334,7 @@ def test_pairwise_refuses_a_loss_of_several_modalities_and_an_unknown_one(name, 
         *[(name, {}, {2: 3, 3: 4, 8: 9}) for name in ("gcs", "gcs_clamped")],
         ("gcs", {"use_target": False}, {2: 2, 4: 4}),
         ("pairwise", {"divergence": "cs"}, {2: 2, 5: 2}),
-        *[(name, {}, {2: None}) for name in ("mmd", "coral", "log_coral", "kernel_cs", "kernel_gcs")],
+        *[(name, {}, {2: None}) for name in ("mmd", "coral", "log_coral", "kernel_cs", "kernel_gcs", "gram", "symile")],
         ("pairwise", {"divergence": "mmd"}, {3: None}),
     ],
 )

@@ -24,6 +24,8 @@ CASES = {
     "gcs counterclockwise": ("gcs", {"scheme": "counterclockwise"}, 3),
     "gcs without target": ("gcs", {"use_target": False}, 3),
     "gcs of two": ("gcs", {}, 2),
+    "gram of two": ("gram", {}, 2),
+    "symile shuffled": ("symile", {"negatives": "shuffled"}, 3),
     "mmd of two bandwidths": ("mmd", {"sigma": [0.5, 5.0]}, 2),
 }
 

@@ -11,14 +11,14 @@ from lightning_modules.metrics import CrossModalRetrieval
 
 pytestmark = pytest.mark.slow
 
-DIRECTIONS = [("image", "text"), ("text", "audio")]
+DIRECTIONS = [("image", "text"), ("text", "audio"), (("image", "text"), "audio")]
 MODALITIES = ("image", "text", "audio")
-# processes, how the items are spread over them, multi-hot labels, protocol
+# processes, how the items are spread over them, multi-hot labels, protocol, score of the joint query
 CASES = [
     (processes, spread, *case)
     for processes in (2, 4)
     for spread in ("uneven", "one idle")
-    for case in ((False, "honest"), (False, "as_published"), (True, "honest"))
+    for case in ((False, "honest", "volume"), (False, "as_published", "cosine"), (True, "honest", "multilinear"))
 ]
 
 
@@ -53,9 +53,9 @@ def shard(rank: int, processes: int, spread: str, modality: str) -> torch.Tensor
 
 
 def sharded(
-    rank: int, processes: int, spread: str, multi_hot: bool, protocol: str
+    rank: int, processes: int, spread: str, multi_hot: bool, protocol: str, score: str
 ) -> tuple[dict[str, float], dict[str, tuple[int, int]]]:
-    metric = CrossModalRetrieval(DIRECTIONS, protocol=protocol)
+    metric = CrossModalRetrieval(DIRECTIONS, protocol=protocol, score=score)
     for modality in MODALITIES:
         rows = shard(rank, processes, spread, modality)
         for batch in rows.split(8) if len(rows) else ():  # a process without items is never asked to add any
@@ -92,13 +92,13 @@ def worlds(tmp_path_factory: pytest.TempPathFactory) -> dict[int, list[dict]]:
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_several_processes_are_one_process(worlds: dict[int, list[dict]], case: tuple[int, str, bool, str]):
-    processes, _, multi_hot, protocol = case
-    metric = CrossModalRetrieval(DIRECTIONS, protocol=protocol)
+def test_several_processes_are_one_process(worlds: dict[int, list[dict]], case: tuple[int, str, bool, str, str]):
+    processes, _, multi_hot, protocol, score = case
+    metric = CrossModalRetrieval(DIRECTIONS, protocol=protocol, score=score)
     for modality in MODALITIES:
         add(metric, modality, torch.arange(50), multi_hot)
     expected = {key: value.item() for key, value in metric.compute().items()}
-    assert metric.sizes() == {"image->text": (50, 50), "text->audio": (50, 50)}
+    assert metric.sizes() == dict.fromkeys(("image->text", "text->audio", "image+text->audio"), (50, 50))
     for process in worlds[processes]:
         assert process["scored"][case] == (expected, metric.sizes())
 

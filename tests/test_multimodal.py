@@ -14,7 +14,7 @@ from tiny_items import N, Tiny, drawn, epoch_of, item_set, with_modality
 
 from datamodules import DataError, RetrievalData, SyntheticItems
 from datamodules.items import Modality
-from datamodules.pseudo_labels import resample
+from datamodules.noisy_labels import noisy_labels, resample
 from datamodules.splits import carve_groups, seen_unseen
 
 
@@ -114,29 +114,76 @@ def trained_on(module: Tiny) -> dict[int, int]:
     return {item: label for pair in pairs for item, label in pair}
 
 
-@pytest.mark.parametrize("train_labels", ["class", "instance", "clusters-3"])
-def test_labels_of_training_batches_are_those_asked_for_and_evaluation_keeps_the_classes(train_labels):
-    module = Tiny(train_labels=train_labels, validation_fraction=0.25)
-    trained = trained_on(module)
+def labels_of(module: Tiny, loaders: list) -> dict[int, int]:
+    """Item -> its label in evaluation batches."""
+    batches = [(b["item"][name], b["label"][name]) for loader in loaders for b in loader for name in module.modalities]
+    return {
+        item: label for items, labels in batches for item, label in zip(items.tolist(), labels.tolist(), strict=True)
+    }
+
+
+@pytest.mark.parametrize("labels", ["class", "instance", "clusters-3", "merged-2", "flips-50"])
+def test_training_and_validation_items_have_the_labels_asked_for_and_test_items_their_classes(labels):
+    module = Tiny(labels=labels, validation_fraction=0.25)
+    trained, validated = trained_on(module), labels_of(module, [module.val_dataloader()])
     assert set(trained) == set(module.indices("train").tolist())
-    classes = {item: int(module.content.label[item]) for item in trained}
-    if train_labels == "class":
-        assert trained == classes
-    elif train_labels == "instance":
-        assert len(set(trained.values())) == len(trained)
-    else:
-        assert set(trained.values()) == {0, 1, 2}
-    for loader in (module.val_dataloader(), *module.test_dataloader(), module.predict_dataloader()):
-        for batch in loader:
-            for name in module.modalities:
-                np.testing.assert_array_equal(batch["label"][name], module.content.label[batch["item"][name]])
+    assert set(validated) == set(module.indices("validation").tolist())
+    noisy = trained | validated
+    classes = {item: int(module.content.label[item]) for item in noisy}
+    assert (noisy == classes) == (labels == "class")
+    counts = {"instance": len(noisy), "clusters-3": 3, "merged-2": 2}
+    assert len(set(noisy.values())) == counts.get(labels, len(set(noisy.values())))
+    tested = labels_of(module, [*module.test_dataloader(), module.predict_dataloader()])
+    assert tested == {item: int(module.content.label[item]) for item in tested}
+
+
+@pytest.mark.parametrize("labels", ["clusters-3", "merged-2", "flips-50"])
+def test_noisy_labels_are_drawn_by_their_own_seed_alone(labels):
+    drawn = [
+        trained_on(Tiny(labels=labels, label_seed=seed, shuffle_seed=shuffle))
+        for seed, shuffle in ((0, 0), (0, 1), (1, 0), (2, 0))
+    ]
+    assert drawn[0] == drawn[1]
+    assert labels == "clusters-3" or len({tuple(sorted(d.items())) for d in drawn}) > 1
+
+
+CLASSES = np.arange(400) % 8
+MANY = item_set(
+    modalities={name: Modality(np.zeros((400, 1), dtype=np.float32)) for name in ("x", "y")},
+    label=CLASSES,
+    split=np.full(400, "train"),
+    names=[f"item {i}" for i in range(400)],
+    group=None,
+    class_names=None,
+)
+
+
+@settings(deadline=None, max_examples=20)
+@given(per_cent=st.integers(1, 99), seed=st.integers(0, 99))
+def test_flips_are_so_many_wrong_labels_in_training_and_in_validation(per_cent, seed):
+    train, others = np.split(np.random.default_rng(seed).permutation(400), [300])
+    label = noisy_labels(MANY, train, others, f"flips-{per_cent}", seed)
+    for part in (train, others):
+        assert (label[part] != CLASSES[part]).sum() == round(per_cent / 100 * len(part))
+    assert set(label) <= set(range(8))
+
+
+@settings(deadline=None, max_examples=20)
+@given(number=st.integers(2, 8), seed=st.integers(0, 99))
+def test_merged_classes_stay_whole_and_are_of_like_numbers(number, seed):
+    label = noisy_labels(MANY, np.arange(300), np.arange(300, 400), f"merged-{number}", seed)
+    joined = {(int(c), int(m)) for c, m in zip(CLASSES, label, strict=True)}
+    assert len(joined) == 8
+    sizes = np.bincount([m for _, m in joined])
+    assert len(sizes) == number
+    assert sizes.max() - sizes.min() <= 1
 
 
 @settings(deadline=None, max_examples=10)
 @given(seed=st.integers(0, 2**31))
 def test_clusters_depend_on_the_recordings_of_training_items_alone(seed):
     """Other texts, other labels and other held-out items leave them as they are."""
-    module = Tiny(train_labels="clusters-4", validation_fraction=0.25)
+    module = Tiny(labels="clusters-4", validation_fraction=0.25)
     held_out = np.setdiff1d(np.arange(N), module.indices("train"))
     rng, changed = np.random.default_rng(seed), tiny_items.modalities()
     changed["text"] = Modality([f"another {i}" for i in range(N)])
@@ -144,7 +191,7 @@ def test_clusters_depend_on_the_recordings_of_training_items_alone(seed):
     for item in held_out:
         changed["motion"].entries[item] = 100 * rng.normal(size=(3, 3))
     other = item_set(modalities=changed, label=rng.permutation(N))
-    assert trained_on(Tiny(other, train_labels="clusters-4", validation_fraction=0.25)) == trained_on(module)
+    assert trained_on(Tiny(other, labels="clusters-4", validation_fraction=0.25)) == trained_on(module)
 
 
 def test_clusters_find_items_that_were_recorded_alike():
@@ -153,7 +200,7 @@ def test_clusters_find_items_that_were_recorded_alike():
     code = 10 * np.eye(4)[label] + 0.1 * rng.normal(size=(N, 4))
     motion = [np.full((2 + i % 5, 3), float(c)) for i, c in enumerate(label)]  # of different lengths
     modalities = {"text": tiny_items.modalities()["text"], "code": Modality(code), "motion": Modality(motion)}
-    trained = trained_on(Tiny(item_set(modalities=modalities), train_labels="clusters-4", validation_fraction=0))
+    trained = trained_on(Tiny(item_set(modalities=modalities), labels="clusters-4", validation_fraction=0))
     assert len(set(zip(trained.values(), label[list(trained)], strict=True))) == 4
 
 
@@ -169,10 +216,10 @@ def test_resampling_against_numpy(length, steps):
 
 def test_clusters_that_cannot_be_are_refused():
     with pytest.raises(DataError, match="20 clusters need as many training items; there are 16"):
-        Tiny(train_labels="clusters-20", validation_fraction=0).train_dataloader()
+        Tiny(labels="clusters-20", validation_fraction=0).train_dataloader()
     texts = {name: Modality([f"{name} {i}" for i in range(N)]) for name in ("text", "title")}
     with pytest.raises(DataError, match="clusters need a modality of vectors or sequences beside text, title"):
-        Tiny(item_set(modalities=texts), train_labels="clusters-2").train_dataloader()
+        Tiny(item_set(modalities=texts), labels="clusters-2").train_dataloader()
 
 
 # Evaluation batches -------------------------------------------------------------------------------------------------

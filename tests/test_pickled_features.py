@@ -11,13 +11,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from feature_pairs_cases import dump
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from own_cases import dump
 
 from datamodules.errors import DataError
-from datamodules.files.array_files import load_pickle
+from datamodules.files.pickles import load_pickle
 
 ARRAYS = hnp.arrays(
     dtype=hnp.floating_dtypes(sizes=(32, 64)) | hnp.integer_dtypes() | hnp.boolean_dtypes(),
@@ -78,7 +78,7 @@ def payloads(marker: Path) -> dict[str, object]:
         "builtins.exec": [np.zeros(2), Call(builtins.exec, write)],
         "builtins.getattr": Call(getattr, np.zeros(2), "tofile"),
         "functools.partial": Call(partial, os.system, f"touch {marker}"),
-        "datamodules.files.array_files.load_pickle": Call(load_pickle, marker),
+        "datamodules.files.pickles.load_pickle": Call(load_pickle, marker),
     }
 
 

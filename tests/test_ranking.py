@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score
 from torchmetrics.retrieval import RetrievalMAP
 
-from lightning_modules.metrics import ranking, retrieval_scores
+from lightning_modules.metrics import retrieval_scores, scoring
 
 KS = (1, 2, 5, 10)
 
@@ -150,18 +150,10 @@ def test_threads_change_no_bit():
         torch.set_num_threads(threads)
 
 
-def test_scores_are_cosines_to_eight_digits_and_both_ways_of_filling_agree():
+def test_scores_are_cosines_to_eight_digits():
     query, gallery, *_ = clustered(20, 50, width=700)
-    irrelevant = torch.rand(20, 50) < 0.5
-    unit = ranking._unit_rows(query) * -(2.0 ** (ranking._SCORE_BITS - 2 * ranking._UNIT_BITS))
-    keys = [torch.empty(20, 50, dtype=torch.int32) for _ in range(2)]
-    for fill, out in zip((ranking._fill_keys_torch, ranking._fill_keys_numpy), keys, strict=True):
-        fill(out, unit, ranking._unit_rows(gallery), irrelevant)
-    assert torch.equal(*keys)
-    assert torch.equal((keys[0] & 1).bool(), irrelevant)
-    np.testing.assert_allclose(
-        (keys[0] >> 1) * -(2.0**-ranking._SCORE_BITS), cosines(query, gallery), rtol=0, atol=4e-8
-    )
+    keys = scoring.probes_of([query], "cosine").keys(scoring.unit_rows(gallery), np.empty((20, 50)))
+    np.testing.assert_allclose(keys * -(2.0**-scoring.SCORE_BITS), cosines(query, gallery), rtol=0, atol=4e-8)
 
 
 @pytest.mark.parametrize("magnitude", [2.0**-120, 2.0**100])

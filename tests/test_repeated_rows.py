@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from feature_pairs_cases import joined, make_parts, save
+from own_cases import joined, make_parts, save
 from training import trainer
 
-from datamodules import FeaturePairs, Wikipedia
+from datamodules import OwnData, Wikipedia
 from datamodules.files.sources import data_root
 from lightning_modules import JFSE
 from lightning_modules.metrics import CrossModalRetrieval
@@ -29,8 +29,8 @@ def captions_file(tmp_path: Path, seed: int = 0, **changes: np.ndarray) -> tuple
     return tmp_path / "captions.npz", arrays
 
 
-def pairs(file: Path, **kwargs) -> FeaturePairs:
-    return FeaturePairs(file, class_encoder="one-hot", **kwargs)
+def pairs(file: Path, **kwargs) -> OwnData:
+    return OwnData(file, class_encoder="one-hot", **kwargs)
 
 
 def scored(loader) -> tuple[dict[str, float], dict]:

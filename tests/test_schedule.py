@@ -21,7 +21,7 @@ title: A tiny table
 class_split: standard
 metrics: [MAP]
 datasets:
-  - {dataset: tiny, features: own, class_path: FeaturePairs, init_args: {class_encoder: one-hot, batch_size: 16}}
+  - {dataset: tiny, features: own, class_path: OwnData, init_args: {class_encoder: one-hot, batch_size: 16}}
 synthetic: {dataset: synthetic, features: synthetic, class_path: Synthetic}
 methods:
   - {method: semantic matching, model: SemanticMatching, init_args: {C: 1.0}}

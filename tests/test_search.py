@@ -16,7 +16,7 @@ import search_cases
 import soundfile
 import torch
 import training
-from export_cases import another, described, trained
+from export_cases import about, another, described, trained
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
@@ -55,6 +55,14 @@ def asked(capsys, *words: object) -> list[dict]:
 
 def refused(capsys, *words: object) -> str:
     return search_cases.refused(capsys, "search", *words)
+
+
+def scored_by(joint_score: str, searched: Searched, folder: Path) -> tuple[Path, Path]:
+    """The export, and an index of the images, of a model that ranks joint queries by this score."""
+    made = Path(shutil.copytree(searched.export, folder / "export"))
+    described(made, init_args={**about(made)["init_args"], "joint_score": joint_score})
+    csd("search", "index", made, searched.folders["image"], "--modality", "image", "--out", folder / "index")
+    return made, folder / "index"
 
 
 # What is found -------------------------------------------------------------------------------------------------------
@@ -96,6 +104,18 @@ def test_cosines_and_their_order_are_those_of_the_embeddings_that_are_tested(ask
         assert [hit["name"] for hit in hits] == [names(searched, found_in)[i] for i in order]
         assert [hit["rank"] for hit in hits] == list(range(1, len(hits) + 1))
         np.testing.assert_allclose([hit["cosine"] for hit in hits], cosines[order], atol=1e-5)
+
+
+@pytest.mark.parametrize("joint_score", ["cosine", "multilinear"])
+def test_entries_of_several_modalities_ask_at_once(joint_score, searched, capsys, tmp_path):
+    folder, index = scored_by(joint_score, searched, tmp_path)
+    unit = {name: reference.unit_rows(searched.predicted[name].astype(np.float64)) for name in CONTENT}
+    joined = unit["text"][2] + unit["audio"][5] if joint_score == "cosine" else unit["text"][2] * unit["audio"][5]
+    cosines = unit["image"] @ joined / np.linalg.norm(joined)
+    words = (*entry_words(searched, "text", 2), *entry_words(searched, "audio", 5))
+    hits = asked(capsys, folder, index, *words)
+    assert [hit["name"] for hit in hits] == [names(searched, "image")[i] for i in np.argsort(-cosines)]
+    np.testing.assert_allclose([hit["cosine"] for hit in hits], np.sort(cosines)[::-1], atol=1e-5)
 
 
 def test_a_query_prints_ranks_cosines_and_names(searched, capsys):
@@ -192,7 +212,7 @@ def test_names_that_are_no_text_or_break_lines_are_printed_as_escapes(searched, 
     csd("search", "query", searched.export, index, "a text")
     lines = capsys.readouterr().out.encode("utf-8", "strict").decode().split("\n")[:-1]
     assert {line.split(maxsplit=2)[2] for line in lines} == set(NAMES.values())
-    assert {os.fsencode(hit.name) for hit in search.find(searched.export, index, "text", "a text")} == set(NAMES)
+    assert {os.fsencode(hit.name) for hit in search.find(searched.export, index, {"text": "a text"})} == set(NAMES)
 
 
 def test_words_and_scripts_that_a_model_does_not_know_are_said(searched, tmp_path, capsys):
@@ -252,11 +272,15 @@ def test_an_index_that_cannot_be_written_leaves_the_old_one(searched, tmp_path, 
 # What is refused -----------------------------------------------------------------------------------------------------
 
 
-def test_a_query_must_be_one_readable_thing(searched, tmp_path, capsys):
+def test_a_joint_query_of_a_model_that_ranks_by_volume_is_refused(searched, tmp_path, capsys):
+    words = (*scored_by("volume", searched, tmp_path), "a text", "--image", searched.folders["image"] / "absent.jpg")
+    assert "by a volume" in refused(capsys, "query", *words)
+
+
+def test_a_query_must_be_readable(searched, tmp_path, capsys):
     words = ("query", searched.export, searched.indexes["image"])
     (tmp_path / "a.jpg").write_text("no image")
-    assert "required" in refused(capsys, *words)
-    assert "not allowed with" in refused(capsys, *words, "a text", "--image", tmp_path / "a.jpg")
+    assert "give a text, --image" in refused(capsys, *words)
     assert "empty" in refused(capsys, *words, "  ")
     assert "--k is 0" in refused(capsys, *words, "a text", "--k", 0)
     assert f"{tmp_path / 'a.jpg'}: is not a readable image" in refused(capsys, *words, "--image", tmp_path / "a.jpg")

@@ -8,17 +8,11 @@ from string import Template
 import pytest
 
 from reproduce.names import TABLES, available_tables
-from reproduce.runs.arguments import matched, merged
+from reproduce.runs.arguments import SpecError, matched, merged
 from reproduce.runs.checks import check_modalities, load_table
 from reproduce.runs.config import resolve
 from reproduce.runs.preparing import parsed
-from reproduce.runs.spec import (
-    SpecError,
-    Table,
-    modalities_of,
-    read_file,
-    read_yaml,
-)
+from reproduce.runs.spec import Table, modalities_of, read_file, read_yaml
 
 TABLE = """
 title: A table
@@ -157,7 +151,7 @@ def test_a_row_is_a_configuration_of_csd_fit(tmp_path: Path) -> None:
     assert (model["dim"], model["dropout"], model["protocol"], model["alignment_weight"]) == (16, 0.1, "honest", 3)
     assert config["data"]["init_args"]["validation_fraction"] == 0.0
     assert config["evaluate"] == {"on": "test", "galleries": ["batches-32", "threshold-0.95"]}
-    parsed(config)  # which refuses what csd fit would not take
+    parsed(config, "model", "data")  # which refuses what csd fit would not take
     trial = resolve(table, table.scales["quick"], dataset, method, method.trials[0], None, 5, 2)
     assert (trial["evaluate"]["on"], trial["data"]["init_args"]["validation_fraction"]) == ("validation", 0.15)
 
@@ -204,11 +198,11 @@ def test_a_row_is_a_configuration_of_csd_fit(tmp_path: Path) -> None:
         ({"GALLERY": "batchs-32"}, ["moves/own: galleries", "'batchs-32'", "batches-32"]),
         ({"GALLERY": "batches-32"}, ["moves/own: galleries", "'batches-32'", "twice"]),
         ({"TOP": "galleries: [batches-64]"}, ["galleries", "'batches-64'"]),
-        ({"SEEDS": "[]"}, ["scales.quick.seeds", "empty"]),
-        ({"SEEDS": "[0, -1]"}, ["scales.quick", "seeds", "[0, -1]", "0 or more"]),
-        ({"SEEDS": "[0, 0]"}, ["scales.quick.seeds", "0 twice"]),
+        ({"SEEDS": "[]"}, ["scales.quick", "seeds", "empty"]),
+        ({"SEEDS": "[0, -1]"}, ["scales.quick", "seeds", "-1"]),
+        ({"SEEDS": "[0, 0]"}, ["scales.quick", "seeds", "0 twice"]),
         ({"SEEDS": "[0.5]"}, ["scales.quick", "seeds"]),
-        ({"SEEDS": "[0], min_steps: [10, 0]"}, ["scales.quick", "min_steps", "[10, 0]"]),
+        ({"SEEDS": "[0], min_steps: [10, 0]"}, ["scales.quick", "min_steps", "0"]),
         ({"SEEDS": "3"}, ["scales.quick", "seeds"]),
         ({"SEEDS": "[0], max_epochs: 0"}, ["max_epochs", "stands twice"]),
         ({"SWEEP": "sweep: {alignment.temperature: [0.1, 0]}"}, ["KL", "[0.1, 0]", "positive"]),

@@ -26,7 +26,7 @@ datasets:
     features: synthetic
     class_path: SyntheticItems
     init_args: {names: [text, video, motion], batch_size: 60, validation_fraction: 0.25}
-    model: {reconstruct: motion}
+    model: {reconstruct: motion, joint_queries: [text+video->motion]}
     galleries: &galleries [batches-32, batches-500, threshold-0.95]
 synthetic: {dataset: synthetic, features: synthetic, class_path: SyntheticItems, galleries: *galleries}
 methods:
@@ -75,7 +75,8 @@ def test_every_direction_metric_and_gallery_has_its_rows(results):
     for method, protocol in (("GCS", "honest"), ("KL", "honest"), ("KL", "as_published")):
         whole = rows(results, method=method, protocol=protocol, gallery="full")
         expected = {(d, m) for d in (*DIRECTIONS, "average") for m in ("MAP", "R@k", "MedR")}
-        assert {(row.direction, row.metric) for row in whole} == expected | {("average", "seconds/epoch")}
+        joint = {("text+video->motion", metric) for metric in ("MAP", "R@k", "MedR")}
+        assert {(row.direction, row.metric) for row in whole} == expected | joint | {("average", "seconds/epoch")}
         assert {(row.n_queries, row.n_gallery) for row in whole if row.direction in DIRECTIONS} == {(120, 120)}
         batches = rows(results, method=method, protocol=protocol, gallery="batches-32")
         assert {(row.direction, row.metric) for row in batches} == expected

@@ -14,7 +14,7 @@ from extract_cases import IMAGE_MODEL, prepare, run
 from runner_cases import rows_of, undo_quiet  # noqa: F401
 
 import reproduce.__main__ as command_line
-from datamodules import NUSWIDE, FeaturePairs, PKUXMediaNet
+from datamodules import NUSWIDE, OwnData, PKUXMediaNet
 from datamodules.files import text_matrix
 from reproduce import regenerate
 from reproduce.results.schema import read_table
@@ -113,7 +113,7 @@ def pairs(folder: Path, widths: tuple[int, ...], *left_out: str) -> Path:
 
 def test_own_features_are_called_as_published_ones_where_widths_classes_and_split_are_theirs(tmp_path):
     def name(*left_out: str, widths: tuple[int, ...] = (4096, 300, 300), **settings: str) -> str:
-        return FeaturePairs(pairs(tmp_path, widths, *left_out), **settings).features
+        return OwnData(pairs(tmp_path, widths, *left_out), **settings).features
 
     assert name() == "cnn4096-doc300"
     assert name("split") == "own"
@@ -123,9 +123,9 @@ def test_own_features_are_called_as_published_ones_where_widths_classes_and_spli
 
 
 def test_the_class_embedding_that_the_data_bring_is_the_default(tmp_path):
-    assert FeaturePairs(pairs(tmp_path, (5, 4, 7))).class_embedding.shape == (4, 7)
-    assert FeaturePairs(tmp_path, class_encoder="one-hot").class_embedding.shape == (4, 4)
-    assert FeaturePairs(pairs(tmp_path, (5, 4, 7), "class_embedding")).class_embedding.shape == (4, 384)
+    assert OwnData(pairs(tmp_path, (5, 4, 7))).class_embedding.shape == (4, 7)
+    assert OwnData(tmp_path, class_encoder="one-hot").class_embedding.shape == (4, 4)
+    assert OwnData(pairs(tmp_path, (5, 4, 7), "class_embedding")).class_embedding.shape == (4, 4)
 
 
 def refused(root: Path, out: Path, capsys: pytest.CaptureFixture, *more: str) -> str:

@@ -50,7 +50,7 @@ def config_of(model: str = "JFSE", evaluate: str = "test", loss: dict | None = N
     return {
         "seed_everything": 0,
         "model": {"class_path": path, "init_args": arguments},
-        "data": {"class_path": "FeaturePairs", "init_args": init_args | data},
+        "data": {"class_path": "OwnData", "init_args": init_args | data},
         "trainer": trainer,
         "evaluate": {"on": evaluate, "galleries": []},
     }

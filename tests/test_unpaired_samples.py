@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 from cs_aligner_cases import Drawn, model
-from feature_pairs_cases import joined, make_parts, save
+from own_cases import joined, make_parts, save
 from training import trainer
 
-from datamodules import DataError, FeaturePairs, ItemSet
+from datamodules import DataError, ItemSet, OwnData
 from lightning_modules import CSAligner
 
 ALONE = np.random.default_rng(7).standard_normal((25, 4))
@@ -21,14 +21,14 @@ pytestmark = [
 ]
 
 
-def pairs(folder, changes: dict[str, np.ndarray] | None = None, **settings) -> FeaturePairs:
+def pairs(folder, changes: dict[str, np.ndarray] | None = None, **settings) -> OwnData:
     """Nine training and six test pairs from a file with what is added to it; all nine are trained on."""
     given = {"class_encoder": "one-hot", "validation_fraction": 0.0, "batch_size": 9, **settings}
     folder.mkdir(exist_ok=True)
-    return FeaturePairs(save(folder, **(changes or {})), **given)
+    return OwnData(save(folder, **(changes or {})), **given)
 
 
-def one_epoch(folder, data: FeaturePairs, unpaired: int) -> tuple[CSAligner, Drawn]:
+def one_epoch(folder, data: OwnData, unpaired: int) -> tuple[CSAligner, Drawn]:
     seen, module = Drawn(), model(data, unpaired=unpaired)
     trainer(folder, callbacks=[seen], max_epochs=1, limit_val_batches=0).fit(module, data)
     return module, seen
@@ -102,7 +102,7 @@ def test_the_digest_tells_them_apart(tmp_path):
         ({"unpaired_image": np.zeros(5)}, "unpaired_image: holds float64 .* expected numbers of shape"),
         ({"unpaired_text": np.full((2, 4), np.nan)}, "unpaired_text .* 2 row.* NaN or infinite"),
         ({"unpaired_text": np.full((2, 4), 1e300)}, "unpaired_text .* 2 row.* NaN or infinite"),
-        ({"unpaired_audio": np.zeros((3, 5))}, "unknown array unpaired_audio; .* unpaired_image, unpaired_text"),
+        ({"unpaired_audio": np.zeros((3, 5))}, "unpaired samples of 'audio'; the vectors are image, text"),
     ],
 )
 def test_samples_that_do_not_fit_are_refused(tmp_path, changes, message):
@@ -120,6 +120,6 @@ def test_samples_of_no_modality_are_refused():
 
 
 def test_unequal_row_counts_are_refused_with_where_samples_without_a_partner_go(tmp_path):
-    message = r"text: has 25 rows but image has 15; .* without a partner go into unpaired_image and unpaired_text of an"
+    message = r"text has 25 rows but label has 15; .* without a partner go into unpaired_text"
     with pytest.raises(DataError, match=message):
         pairs(tmp_path, {"text": ALONE}).data  # noqa: B018

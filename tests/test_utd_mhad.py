@@ -189,12 +189,12 @@ def test_reducing_depth_and_centring_against_plain_loops():
 @pytest.mark.parametrize(
     ("modality", "array", "message"),
     [
-        ("motion", np.zeros((20, 4, 3)), r"d_skel has shape \(20, 4, 3\); expected d_skel of numbers, 20 x 3 x T"),
-        ("motion", np.zeros((20, 3, 0)), r"d_skel has shape \(20, 3, 0\); .* T at least 1"),
+        ("motion", np.zeros((20, 4, 3)), r"d_skel has shape \(20, 4, 3\) .* 20 x 3 x T"),
+        ("motion", np.zeros((20, 3, 0)), r"d_skel has shape \(20, 3, 0\) .* T at least 1"),
         ("motion", np.full((20, 3, 2), np.nan), "d_skel is NaN or infinite somewhere"),
         ("inertial", np.zeros((0, 6)), r"d_iner has shape \(0, 6\)"),
         ("inertial", np.zeros((9, 5)), r"d_iner has shape \(9, 5\)"),
-        ("inertial", np.array(["text"]), "holds no d_iner of numbers"),
+        ("inertial", np.array(["text"]), r"d_iner has shape \(1,\) and type"),
         ("video", np.zeros((120, 160, 2)), r"d_depth has shape \(120, 160, 2\)"),
     ],
 )
@@ -231,7 +231,7 @@ def save_motion(root: Path) -> Path:
         ({"label": np.ones(12, np.int64)}, "gives clip a2_s1_t1 label and subject"),
         ({"name": np.array([*CLIPS[:-1], "b1"])}, "a clip called 'b1'"),
         ({"name": np.array([*CLIPS[:-1], "a28_s1_t1"])}, "a clip called 'a28_s1_t1'"),
-        ({"skeleton": None}, "is not a readable .npz file .*skeleton"),
+        ({"skeleton": None}, "skeleton is missing"),
     ],
 )
 def test_a_reduced_file_that_does_not_fit_is_refused(root, changed, message):

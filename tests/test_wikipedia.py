@@ -19,6 +19,8 @@ from datamodules.__main__ import main
 from datamodules.datasets import DATASETS
 from datamodules.datasets.wikipedia import CLASS_NAMES, FEATURE_FILES, LISTS, read_lists, read_section
 from datamodules.files.sources import data_root
+from reproduce.rows import caution_of
+from reproduce.runs.checks import load_table
 
 TRAIN_LIST, TEST_LIST = LISTS.values()
 pytestmark = pytest.mark.filterwarnings("ignore:.*is not the known copy")
@@ -122,7 +124,7 @@ def test_rows_in_another_order_than_the_lists_are_refused(copy):
             "X1 has shape (64, 2866)",
         ),
         ({"X2": "text"}, "X2 has shape ()"),
-        ({"X2": np.full((100, 2866), np.nan)}, "text is NaN or infinite in 2866 row(s)"),
+        ({"X2": np.full((100, 2866), np.nan)}, "X2 is NaN or infinite"),
         ({"Y": np.zeros((9, 2866))}, "Y has shape (9, 2866)"),
     ],
 )
@@ -148,13 +150,21 @@ def test_check_reports_other_missing_and_broken_files(copy, capsys):
     assert "does not exist" in capsys.readouterr().out
 
 
+def test_roph_features_are_said_to_be_transductive(written, capsys):
+    main(["check", "wikipedia", "--data-root", str(written[0])])
+    assert "PCA fitted on all items, test items included" in capsys.readouterr().out
+    said = {one.features: caution_of(one) for one in load_table("table2").datasets if one.dataset == "wikipedia"}
+    assert said.pop("roph").startswith("transductive features")
+    assert set(said.values()) == {""}
+
+
 def test_check_reports_unreadable_and_nan_content(written, copy, capsys):
     (copy / "raw_features.mat").write_bytes(b"not a MATLAB file")
     scipy.io.savemat(copy / "wiki_roph.mat", {"data": written[3] | {"X2": np.full((100, 2866), np.nan)}})
     assert main(["check", "wikipedia", "--data-root", str(copy.parent)]) == 1
     report = capsys.readouterr().out
-    assert "is not a readable MATLAB file" in report
-    assert "text is NaN or infinite" in report
+    assert "cannot be read as a MATLAB file" in report
+    assert "X2 is NaN or infinite" in report
 
 
 # Images and texts -----------------------------------------------------------------------------------------------------

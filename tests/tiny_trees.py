@@ -248,6 +248,20 @@ def write_sound(path: Path, seconds: float = 0.1, rate: int = 24_000, form: str 
 
 
 def write_flickr8k(root: Path) -> Path:
+    """Eight images in the official layout, and captions of one that no list names."""
+    folder = root / "flickr8k"
+    names = [f"image{number}.jpg" for number in range(9)]
+    lists = {"train": names[4:8], "dev": names[2:4], "test": names[:2]}
+    for part, listed in lists.items():
+        write_text(folder / f"Flickr_8k.{part}Images.txt", "".join(f"{name}\n" for name in listed))
+        for name in listed:
+            write_image(folder / "Images" / name, names.index(name))
+    lines = [f"{name}#{k}\tCaption {k} of {name} .\n" for name in names for k in range(5)]
+    write_text(folder / "Flickr8k.token.txt", "".join(lines))
+    return folder
+
+
+def write_flickr8k_tri(root: Path) -> Path:
     """208 items, captions in reverse order of the names."""
     folder = root / "flickr8k_tri"
     for part in ("images", "audio"):
@@ -283,7 +297,8 @@ TREES = {
     "pku_xmedianet": write_xmedianet,
     "cuhk_pedes": write_pedes,
     "flickr30k": write_flickr30k,
-    "flickr8k_tri": write_flickr8k,
+    "flickr8k": write_flickr8k,
+    "flickr8k_tri": write_flickr8k_tri,
     "humanml3d": write_motions,
     "kit_ml": lambda root: write_motions(root, "kit_ml"),
     "humanml3d, tmr": lambda root: write_tmr(root / "HumanML3D"),

@@ -31,18 +31,8 @@ class CUHKPEDES(OnDisk):
 
     The older caption_all.json is not read: it has no split, and numbers persons differently.
 
-    Published are 40,206 photographs of 13,003 persons: 11,003 for training (34,054 photographs, 68,126 descriptions),
-    1,000 for validation (3,078 and 6,158), 1,000 for test (3,074 and 6,156). Cite S. Li et al., Person Search with
-    Natural Language Description, CVPR 2017.
-
-    Args:
-        data_root: folder that holds `CUHK-PEDES/`; by default the environment variable CSD_DATA, else `data/`.
-        **kwargs: see RetrievalData.
-
-    Raises:
-        ValueError: an argument outside its range.
-        DataError: on first use, if a file is missing or is not what it should be; no person to train or to test on, a
-            person in two splits, a photograph without a description or a description without its photograph.
+    Of the 13,003 persons 11,003 are for training (68,126 descriptions), 1,000 for validation (6,158) and 1,000 for test
+    (6,156).
     """
 
     declaration = DATASETS["cuhk_pedes"]
@@ -53,17 +43,16 @@ class CUHKPEDES(OnDisk):
         photographs = read_photographs(folder / "reid_raw.json")
         names = [photograph.path for photograph in photographs]
         warn_of_others(require(folder / "imgs"), names, ENDINGS, "reid_raw.json")
-        identity = np.array([photograph.fields["id"] for photograph in photographs])
-        return self.read_items(
+        persons = [photograph.fields["id"] for photograph in photographs]
+        return self.items(
             {
                 "image": lambda: image_of_each(folder / "imgs", names),
                 "text": lambda: Modality.of_each([photograph.captions for photograph in photographs]),
             },
-            label=identity,
-            split=np.array([photograph.split for photograph in photographs]),
-            names=names,
-            origin=str(folder),
-            group=identity,
+            names,
+            split=[photograph.split for photograph in photographs],
+            label=persons,
+            group=np.array(persons),
         )
 
 
@@ -86,8 +75,7 @@ def read_photographs(path: Path) -> list[Captioned]:
     return photographs
 
 
-def _described(entry: Mapping[str, Any]) -> tuple[Any, Any] | None:
-    identity = entry.get("id")
-    if type(identity) is not int or identity < 1:  # True is an int as well
-        return None
-    return entry.get("file_path"), entry.get("captions")
+def _described(entry: Mapping[str, Any]) -> tuple[str, list[Any]]:
+    if type(entry["id"]) is not int or entry["id"] < 1:  # True is an int as well
+        raise ValueError("no person")
+    return entry["file_path"], entry["captions"]

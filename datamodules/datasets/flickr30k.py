@@ -5,18 +5,17 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from lightning.pytorch.utilities import rank_zero_warn
 
 from datamodules.datasets import DATASETS
-from datamodules.datasets.lists import SPLITS, read_captioned
+from datamodules.datasets.lists import SPLITS, parse_lines, read_captioned, text
 from datamodules.files.media import image_of_each, most_common_rate, read_resampled
-from datamodules.files.text import broken, read_json, read_lines, require
+from datamodules.files.text import broken, read_json, require
 from datamodules.items import Files, ItemSet, Modality
 from datamodules.on_disk import OnDisk
 
@@ -33,19 +32,7 @@ class Flickr30kCaptions(OnDisk):
             dataset_flickr30k.json        {"images": [{"filename": "1000092795.jpg", "imgid": 0, "split": "train",
                                           "sentences": [{"raw": "Two young guys ...", ...}, ...], ...}, ...]}
 
-    There are 31,014 images: 29,000 for training, 1,014 for validation and 1,000 for test, with five captions each.
-    Images that the file does not name are not used. Cite P. Young et al., From Image Descriptions to Visual
-    Denotations, TACL 2014, and for the split A. Karpathy and L. Fei-Fei, Deep Visual-Semantic Alignments for Generating
-    Image Descriptions, CVPR 2015.
-
-    Args:
-        data_root: folder that holds `flickr30k/`; by default the environment variable CSD_DATA, else `data/`.
-        **kwargs: see RetrievalData.
-
-    Raises:
-        ValueError: an argument outside its range.
-        DataError: on first use, if a file is missing or is not what it should be, or there is no image to train or to
-            test on.
+    Images that the file does not name are not used.
     """
 
     declaration = DATASETS["flickr30k"]
@@ -59,39 +46,30 @@ class Flickr30kCaptions(OnDisk):
         path = folder / "dataset_flickr30k.json"
         content = read_json(path)
         entries = content.get("images") if isinstance(content, dict) else None
-        expected = 'a "filename" <name>.jpg and "sentences" with a "raw" text each'
-        captioned = read_captioned(path, entries, _karpathy, expected)
-        return self.read_items(
+        captioned = read_captioned(
+            path, entries, _karpathy, 'a "filename" <name>.jpg and "sentences" with a "raw" text'
+        )
+        return self.items(
             {
                 "image": lambda: image_of_each(folder / "flickr30k-images", [image.path for image in captioned]),
                 "text": lambda: Modality.of_each([image.captions for image in captioned]),
             },
-            label=np.arange(len(captioned)),
-            split=np.array([image.split for image in captioned]),
             names=[Path(image.path).stem for image in captioned],
-            origin=str(folder),
+            split=[image.split for image in captioned],
         )
 
 
-def _karpathy(entry: Mapping[str, Any]) -> tuple[Any, Any] | None:
-    filename, sentences = entry.get("filename"), entry.get("sentences")
-    if (
-        not isinstance(filename, str)
-        or not filename.endswith(".jpg")
-        or not isinstance(sentences, list)
-        or not sentences
-    ):
-        return None
-    return filename, [sentence.get("raw") if isinstance(sentence, dict) else None for sentence in sentences]
+def _karpathy(entry: Mapping[str, Any]) -> tuple[str, list[Any]]:
+    if not entry["filename"].endswith(".jpg") or not entry["sentences"]:
+        raise ValueError("no image with sentences")
+    return entry["filename"], [sentence["raw"] for sentence in entry["sentences"]]
 
 
 # Localized Narratives (Pont-Tuset et al., ECCV 2020) ----------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Narrative:
-    """One description of one image: transcript and, if there is a recording, its possible paths below
-    `voice-recordings/`."""
+class Narrative(NamedTuple):
+    """A description of an image: transcript and, if there is a recording, its possible paths in `voice-recordings/`."""
 
     image_id: str
     caption: str
@@ -102,8 +80,8 @@ class Flickr30kNarratives(OnDisk):
     """Images, narratives and voice recordings in the published splits.
 
     An item is an image and matches only itself; several narratives of one image are several texts and several sounds
-    of one item, and so match each other. In training a text and a sound of an image are drawn independently. The
-    folder, as its authors give it::
+    of one item, and so match each other. In training a text and a sound of an image are drawn independently. Of each
+    split whichever of its two files is there is read. The folder, as its authors give it::
 
         flickr30k/
             flickr30k_val_localized_narratives.jsonl  one {"image_id": "219843859", "annotator_id": <number>,
@@ -118,14 +96,6 @@ class Flickr30kNarratives(OnDisk):
     recordings; those of another rate are resampled to it.
 
     There are 30,546 narratives for training, 1,009 for validation, and 1,023 of 1,000 images for test.
-
-    Args:
-        data_root: folder that holds `flickr30k/`; by default the environment variable CSD_DATA, else `data/`. Of each
-            split whichever of the two files is there is read.
-        **kwargs: see RetrievalData.
-
-    Raises:
-        DataError: on first use, if a file is missing or is not what it should be, or a split has no narrative.
     """
 
     declaration = DATASETS["flickr30k"]
@@ -135,20 +105,17 @@ class Flickr30kNarratives(OnDisk):
         """Read the narratives of every split there is, and look which images and recordings there are."""
         folder = self.folder
         narratives, split = read_splits(folder, voice="audio" in self.wanted(("image", "text", "audio")))
-        names = list(split)
-        item = {name: number for number, name in enumerate(names)}
+        item = {name: number for number, name in enumerate(split)}
         narratives.sort(key=lambda narrative: item[narrative.image_id])  # stable: in the order of the files
         owner = np.array([item[narrative.image_id] for narrative in narratives])
-        return self.read_items(
+        return self.items(
             {
-                "image": lambda: image_of_each(folder / "flickr30k-images", [f"{name}.jpg" for name in names]),
+                "image": lambda: image_of_each(folder / "flickr30k-images", [f"{name}.jpg" for name in split]),
                 "text": lambda: Modality([narrative.caption for narrative in narratives], owner),
                 "audio": lambda: _recordings(require(folder / "voice-recordings"), narratives, owner),
             },
-            label=np.arange(len(names)),
-            split=np.array(list(split.values())),
-            names=names,
-            origin=str(folder),
+            names=list(split),
+            split=list(split.values()),
         )
 
 
@@ -189,28 +156,18 @@ def read_narratives(path: Path) -> list[Narrative]:
     Raises:
         DataError: a line that is not a JSON object with image_id and caption.
     """
-    narratives = []
-    for number, line in enumerate(read_lines(path), start=1):
-        if not line.strip():
-            continue
-        try:
-            fields = json.loads(line)
-        except ValueError:
-            fields = None
-        fields = fields if isinstance(fields, dict) else {}
-        image_id, caption, voice = (fields.get(name) for name in ("image_id", "caption", "voice_recording"))
-        if not (isinstance(image_id, str) and image_id and isinstance(caption, str) and caption.strip()) or not (
-            voice is None or isinstance(voice, str)
-        ):
-            what = f"line {number} is {line[:80]!r}; expected a JSON object with image_id and caption, both text"
-            raise broken(path, what)
-        narratives.append(Narrative(image_id, caption.strip(), _names(voice, fields.get("annotator_id"))))
-    return narratives
+    return parse_lines(path, _narrative, "a JSON object with image_id and caption, both text", skip_blank=True)
 
 
-def _names(voice: str | None, annotator: Any) -> tuple[str, ...]:
+def _narrative(line: str) -> Narrative:
+    fields = json.loads(line)
+    return Narrative(text(fields["image_id"]), text(fields["caption"]), _names(fields))
+
+
+def _names(fields: Mapping[str, Any]) -> tuple[str, ...]:
     """Names of a recording, the authors' before that of the field."""
-    names = [voice] if voice else []
+    voice, annotator = fields.get("voice_recording"), fields.get("annotator_id")
+    names = [text(voice)] if voice else []
     found = re.search(r"(\w+)/\w+_([0-9]+)_[0-9]+\.", voice or "")
     if found and isinstance(annotator, int):
         names.insert(0, f"{found[1]}/{found[1]}_{found[2].zfill(16)}_{annotator}.ogg")

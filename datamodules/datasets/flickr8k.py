@@ -1,4 +1,4 @@
-"""Flickr8k triples: a thousand images, five captions each, and the first caption spoken by a speech synthesiser."""
+"""Flickr8k (Hodosh et al., JAIR 2013) in its official split; and a thousand of its images with a spoken caption."""
 
 from __future__ import annotations
 
@@ -11,16 +11,79 @@ from typing import Any, Literal
 import numpy as np
 
 from datamodules.datasets import DATASETS
-from datamodules.datasets.lists import warn_of_others
+from datamodules.datasets.lists import parse_lines, parsed, read_split, text, warn_of_others
 from datamodules.errors import check_choice
-from datamodules.files.media import read_image, read_sound
+from datamodules.files.media import image_of_each, read_image, read_sound
 from datamodules.files.text import broken, read_lines, require
 from datamodules.items import ItemSet, Modality
 from datamodules.on_disk import OnDisk
 
 CAPTIONS = 5
+LISTS = {"train": "trainImages", "validation": "devImages", "test": "testImages"}
 RATE = 24_000
 HELD_OUT = 200
+
+
+# The official split -------------------------------------------------------------------------------------------------
+
+
+class Flickr8k(OnDisk):
+    """Images with five captions each, in the split of the authors; an item is an image and matches itself alone.
+
+    The folder::
+
+        flickr8k/
+            Flickr8k.token.txt                       <name>.jpg#0 to #4, a tab and a caption per line
+            Flickr_8k.{train,dev,test}Images.txt     a <name>.jpg per line: 6,000, 1,000 and 1,000
+            Flicker8k_Dataset/<name>.jpg             as the authors spell it, or Images/
+
+    Captions of images that no list names are not used.
+    """
+
+    declaration = DATASETS["flickr8k"]
+
+    def read(self) -> ItemSet:
+        """Read the lists and captions and look which images there are."""
+        folder = self.folder
+        split = read_split({part: folder / f"Flickr_8k.{name}.txt" for part, name in LISTS.items()}, "the image ")
+        captions = read_tokens(folder / "Flickr8k.token.txt")
+        for name in split:
+            if len(captions.get(name, ())) != CAPTIONS:
+                found = len(captions.get(name, ()))
+                raise broken(folder / "Flickr8k.token.txt", f"has {found} captions of {name}; expected {CAPTIONS}")
+        images = next((folder / name for name in ("Flicker8k_Dataset", "Images") if (folder / name).is_dir()), None)
+        return self.items(
+            {
+                "image": lambda: image_of_each(images or folder / "Flicker8k_Dataset", list(split)),
+                "text": lambda: Modality.of_each([captions[name] for name in split]),
+            },
+            names=[Path(name).stem for name in split],
+            split=list(split.values()),
+        )
+
+
+def read_tokens(path: Path) -> dict[str, list[str]]:
+    """File name of an image -> its captions, in the order of their numbers.
+
+    Raises:
+        DataError: not text, a line without "<name>#<number>", a tab and a caption, or a number that stands twice.
+    """
+    captions: dict[str, dict[int, str]] = {}
+    tokens = parse_lines(path, _token, "<name>.jpg#<number>, a tab and a caption")
+    for line, (name, number, caption) in enumerate(tokens, start=1):
+        if number in captions.setdefault(name, {}):
+            raise broken(path, f"line {line} is caption {number} of {name}, which a line before is already")
+        captions[name][number] = caption
+    return {name: [caption for _, caption in sorted(found.items())] for name, found in captions.items()}
+
+
+def _token(line: str) -> tuple[str, int, str]:
+    key, caption = line.split("\t", 1)
+    name, number = key.rsplit("#", 1)
+    return text(name), int(number), text(caption)
+
+
+# A thousand images with a spoken caption ----------------------------------------------------------------------------
 
 
 class Flickr8kTriples(OnDisk):
@@ -33,22 +96,17 @@ class Flickr8kTriples(OnDisk):
             images/<name>.jpg   224 x 224
             audio/<name>.wav    24 kHz mono
 
-    There are 1,000 images; whoever made the triples gives no split. Cite M. Hodosh, P. Young and J. Hockenmaier,
-    Framing Image Description as a Ranking Task, JAIR 2013.
-
-    The 200 test items are the first of `numpy.random.default_rng(0).permutation` of all names in sorted order: they
-    stay the same for every seed. The sounds are named .wav and hold MP3; they are read by content.
+    They are the alphabetically first images of Flickr8k, of all parts of its official split; whoever made the triples
+    gives no split. The 200 test items are the first of
+    `numpy.random.default_rng(0).permutation` of all names in sorted order: they stay the same for every seed. The
+    sounds are named .wav and hold MP3; they are read by content.
 
     Args:
-        data_root: folder that holds `flickr8k_tri/`; by default the environment variable CSD_DATA, else `data/`.
+        data_root: see OnDisk.
         captions: "all": five captions per image. "spoken": the first alone, said to be the one that is spoken. The
             length of the sounds follows the length of the first caption and of no other; that they say its words
             was not verified.
         **kwargs: see RetrievalData.
-
-    Raises:
-        ValueError: an argument outside its range.
-        DataError: on first use, if a file is missing or is not what it should be.
     """
 
     declaration = DATASETS["flickr8k_tri"]
@@ -71,16 +129,14 @@ class Flickr8kTriples(OnDisk):
             what = f"names {len(names)} images; expected more than the {HELD_OUT} that are held out"
             raise broken(folder / "captions.txt", what)
         kept = 1 if self.captions == "spoken" else CAPTIONS
-        return self.read_items(
+        return self.items(
             {
                 "image": lambda: _files(folder / "images", ".jpg", names, read_image),
                 "text": lambda: Modality.of_each([captions[name][:kept] for name in names]),
                 "audio": lambda: _files(folder / "audio", ".wav", names, partial(read_sound, rate=RATE), RATE),
             },
-            label=np.arange(len(names)),
+            names,
             split=held_out(len(names)),
-            names=names,
-            origin=str(folder),
         )
 
 
@@ -106,16 +162,20 @@ def read_captions(path: Path) -> dict[str, list[str]]:
         raise broken(path, f"starts with {','.join(header)[:80]!r}; expected the header image,caption")
     captions: dict[str, list[str]] = {}
     for number, row in enumerate(rows, start=2):
-        if not row:  # a blank line
-            continue
-        if len(row) != 2 or not row[0].endswith(".jpg") or not row[1].strip():
-            what = f"entry {number} is {','.join(row)[:80]!r}; expected <name>.jpg,<caption>"
-            raise broken(path, what)
-        captions.setdefault(row[0].removesuffix(".jpg"), []).append(row[1].strip())
+        if row:  # no blank line
+            name, caption = parsed(path, f"entry {number}", row, _captioned, "<name>.jpg,<caption>")
+            captions.setdefault(name, []).append(caption)
     for name, found in captions.items():
         if len(found) != CAPTIONS:
             raise broken(path, f"has {len(found)} captions of {name}.jpg; expected {CAPTIONS}")
     return captions
+
+
+def _captioned(row: list[str]) -> tuple[str, str]:
+    name, caption = row
+    if not name.endswith(".jpg"):
+        raise ValueError("no image")
+    return name.removesuffix(".jpg"), text(caption)
 
 
 def _files(

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from datamodules.datasets import DATASETS
-from datamodules.datasets.lists import refuse_repeated
-from datamodules.files.text import broken, read_lines
+from datamodules.datasets.lists import names_in, read_split
+from datamodules.files.text import broken
 from datamodules.files.text_matrix import Part, read_bits, read_parts
 from datamodules.items import ItemSet
 from datamodules.on_disk import OnDisk
@@ -40,23 +42,17 @@ class NUSWIDE(OnDisk, FeatureDataModule):
     The image features are, side by side, colour histogram (64 numbers), colour correlogram (144), edge direction
     histogram (73), wavelet texture (128) and block-wise colour moments (225).
 
-    There are 269,648 images, 161,789 for training and 107,859 for test, and 81 concepts. The ten concepts with the most
-    training images are kept (of equal ones the first of the list), in that order, with the images that have one of them
-    or more: labels are multi-hot, and images match that share a concept. Images without a tag are kept. Of these images
-    ``subset`` are drawn, each staying in its part. What other papers call NUS-WIDE-10k is not this subset: there every
-    image has one concept and every concept 1,000 images, and which they are is not published by the authors.
-
-    Cite T.-S. Chua et al., NUS-WIDE: A Real-World Web Image Database from National University of Singapore, CIVR 2009.
+    The ten concepts with the most training images are kept (of equal ones the first of the list), in that order, with
+    the images that have one of them or more: labels are multi-hot, and images match that share a concept. Images
+    without a tag are kept. Of these images ``subset`` are drawn, each staying in its part. What other papers call
+    NUS-WIDE-10k is not this subset: there every image has one concept and every concept 1,000 images, and which they
+    are is not published by the authors.
 
     Args:
-        data_root: folder that holds `nus_wide/`; by default the environment variable CSD_DATA, else `data/`.
+        data_root: see OnDisk.
         subset: at most so many images, drawn by ``split_seed``; None: all, for which the features take more than a
             gigabyte.
         **kwargs: see FeatureDataModule.
-
-    Raises:
-        ValueError: an argument outside its range.
-        DataError: on first use, if a file is missing or is not what it should be, or an image is listed twice.
     """
 
     declaration = DATASETS["nus_wide"]
@@ -71,21 +67,20 @@ class NUSWIDE(OnDisk, FeatureDataModule):
     def read(self) -> ItemSet:
         """Read the labels, choose concepts and images, and read the features of those images."""
         folder = self.folder
-        concepts, label = largest_concepts(folder)
-        check_lists(folder, {part: len(member) for part, member in label.items()})
+        lists = {part: folder / "ImageList" / f"{word}Imagelist.txt" for part, word in PARTS.items()}
+        counts = Counter(read_split(lists).values())
+        concepts, label = largest_concepts(folder, counts)
         chosen = self._choose(label)
         for part, rows in chosen.items():
             if not len(rows):
                 raise broken(folder, f"has no {part} image with one of {', '.join(concepts)}")
-        features = {}
-        for name, files in (("image", IMAGE_FILES), ("text", (TEXT_FILE,))):
-            parts = [
-                Part([folder / file.format(PARTS[part]) for file in files], rows, len(label[part]))
-                for part, rows in chosen.items()
-            ]
-            features[name] = read_parts(parts)
+
+        def matrix(*files: str) -> np.ndarray:
+            paths = {part: [folder / file.format(PARTS[part]) for file in files] for part in chosen}
+            return read_parts([Part(paths[part], rows, counts[part]) for part, rows in chosen.items()])
+
         return ItemSet.of_features(
-            features=features,
+            features={"image": matrix(*IMAGE_FILES), "text": matrix(TEXT_FILE)},
             label=np.vstack([label[part][rows] for part, rows in chosen.items()]),
             split=np.repeat(list(chosen), [len(rows) for rows in chosen.values()]),
             class_names=tuple(concepts),
@@ -101,46 +96,29 @@ class NUSWIDE(OnDisk, FeatureDataModule):
         return {"train": rows["train"][drawn[drawn < first]], "test": rows["test"][drawn[drawn >= first] - first]}
 
 
-def largest_concepts(folder: Path) -> tuple[list[str], dict[str, np.ndarray]]:
+def largest_concepts(folder: Path, counts: Mapping[str, int]) -> tuple[list[str], dict[str, np.ndarray]]:
     """The ten concepts with the most training images, largest first, and split -> (N, 10) bool, which images have them.
-
-    Raises:
-        DataError: a file is missing or is not what it should be, or the files of a part differ in length.
-    """
-    path = folder / "ConceptsList" / "Concepts81.txt"
-    concepts = [line.strip() for line in read_lines(path) if line.strip()]
-    if len(set(concepts)) != len(concepts) or not concepts:
-        raise broken(path, f"has {len(concepts)} concepts, {len(set(concepts))} different ones")
-    label = {part: _labels(folder, concepts, word) for part, word in PARTS.items()}
-    count = label["train"].sum(axis=0)
-    largest = [c for c in np.argsort(-count, kind="stable")[:CONCEPTS] if count[c]]
-    return [concepts[c] for c in largest], {part: member[:, largest] for part, member in label.items()}
-
-
-def _labels(folder: Path, concepts: list[str], word: str) -> np.ndarray:
-    columns: list[np.ndarray] = []
-    for concept in concepts:
-        path = folder / "Groundtruth" / "TrainTestLabels" / f"Labels_{concept}_{word}.txt"
-        columns.append(read_bits(path))
-        if len(columns[-1]) != len(columns[0]):
-            what = f"has {len(columns[-1])} lines; Labels_{concepts[0]}_{word}.txt has {len(columns[0])}"
-            raise broken(path, f"{what}, and line i of both must be the same image")
-    return np.stack(columns, axis=1)
-
-
-def check_lists(folder: Path, counts: dict[str, int]) -> None:
-    """Compare the lists of images with the labels, and with each other.
 
     Args:
         folder: of the data set.
-        counts: split -> number of its images by the labels.
+        counts: split -> number of its images.
 
     Raises:
-        DataError: a list is missing or has another number of images, or an image is listed twice.
+        DataError: a file is missing or is not what it should be, or has another number of images.
     """
-    lists = {part: folder / "ImageList" / f"{word}Imagelist.txt" for part, word in PARTS.items()}
-    images = {path: [line.strip() for line in read_lines(path) if line.strip()] for path in lists.values()}
-    for part, path in lists.items():
-        if len(images[path]) != counts[part]:
-            raise broken(path, f"has {len(images[path])} images, and the labels are of {counts[part]}")
-    refuse_repeated(images)
+    path = folder / "ConceptsList" / "Concepts81.txt"
+    concepts = names_in(path)
+    if len(set(concepts)) != len(concepts) or not concepts:
+        raise broken(path, f"has {len(concepts)} concepts, {len(set(concepts))} different ones")
+    label = {}
+    for part, word in PARTS.items():
+        paths = [folder / "Groundtruth" / "TrainTestLabels" / f"Labels_{concept}_{word}.txt" for concept in concepts]
+        columns = {path: read_bits(path) for path in paths}
+        for path, column in columns.items():
+            if len(column) != counts[part]:
+                what = f"has {len(column)} lines; expected {counts[part]}, one for each image of {word}Imagelist.txt"
+                raise broken(path, what)
+        label[part] = np.stack(list(columns.values()), axis=1)
+    count = label["train"].sum(axis=0)
+    largest = [c for c in np.argsort(-count, kind="stable")[:CONCEPTS] if count[c]]
+    return [concepts[c] for c in largest], {part: member[:, largest] for part, member in label.items()}

@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 
 from datamodules.datasets import DATASETS
+from datamodules.datasets.lists import names_in
 from datamodules.files.media import image_of_each
-from datamodules.files.text import broken, read_lines, require
+from datamodules.files.text import broken, require
 from datamodules.items import ItemSet, Modality
 from datamodules.on_disk import OnDisk
 from datamodules.splits import carve_validation
@@ -25,19 +26,9 @@ class PascalSentences(OnDisk):
 
     The downloader leaves out the point and calls it `<image>txt`; both names are read.
 
-    There are 1,000 images, 50 of each of 20 classes. The authors give no split. The usual sizes are 800, 100 and 100,
-    and whose images are which is not published: of every class, a tenth of the images (5) is drawn for test and as many
-    for validation by ``split_seed``, so that numbers of another seed, or of other papers, are of other test images.
-    Cite C. Rashtchian, P. Young, M. Hodosh and J. Hockenmaier, Collecting Image Annotations Using Amazon's Mechanical
-    Turk, NAACL HLT Workshop on Creating Speech and Language Data 2010.
-
-    Args:
-        data_root: folder that holds `pascal_sentences/`; by default the environment variable CSD_DATA, else `data/`.
-        **kwargs: see RetrievalData.
-
-    Raises:
-        ValueError: an argument outside its range.
-        DataError: on first use, if a folder is missing or a file is not what it should be.
+    The authors give no split. The usual sizes are 800, 100 and 100, and whose images are which is not published: of
+    every class, a tenth of the images (5 of 50) is drawn for test and as many for validation by ``split_seed``, so that
+    numbers of another seed, or of other papers, are of other test images.
     """
 
     declaration = DATASETS["pascal_sentences"]
@@ -53,17 +44,16 @@ class PascalSentences(OnDisk):
         if not names:
             raise broken(folder, "has no dataset/<class>/<image>.jpg")
         classes, label = np.unique([name.split("/")[0] for name in names], return_inverse=True)
-        return self.read_items(
+        return self.items(
             {
                 "image": lambda: image_of_each(images, [f"{name}.jpg" for name in names]),
                 "text": lambda: Modality.of_each(
                     [self.attempt(n, read_sentences, described[n]) if n in described else None for n in names]
                 ),
             },
-            label=label.astype(np.int64),
+            names,
             split=draw_split(label, self.split_seed),
-            names=names,
-            origin=str(folder),
+            label=label,
             class_names=classes.tolist(),
         )
 
@@ -80,7 +70,7 @@ def read_sentences(path: Path) -> list[str]:
     Raises:
         DataError: the file is not text or has no sentence.
     """
-    sentences = [line.strip() for line in read_lines(path) if line.strip()]
+    sentences = names_in(path)
     if not sentences:
         raise broken(path, "has no sentence; expected five, one per line")
     return sentences

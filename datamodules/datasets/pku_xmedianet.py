@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from datamodules.datasets import DATASETS
-from datamodules.datasets.lists import refuse_repeated
-from datamodules.files.text import broken, read_lines
+from datamodules.datasets.lists import names_in, parse_lines, refuse_repeated
+from datamodules.files.text import broken
 from datamodules.files.text_matrix import Part, read_parts
 from datamodules.items import ItemSet
 from datamodules.on_disk import OnDisk
@@ -16,6 +17,7 @@ from datamodules.paired_features import FeatureDataModule
 
 # Modality -> the word in the file names.
 WORDS = {"image": "img", "text": "txt"}
+PARTS = ("train", "test")
 
 
 class PKUXMediaNet(OnDisk, FeatureDataModule):
@@ -30,95 +32,72 @@ class PKUXMediaNet(OnDisk, FeatureDataModule):
             img_test_fea.txt, img_test_list.txt, txt_test_fea.txt, txt_test_list.txt
             cate_fea.txt        numbers of one class per line
 
-    There are 40,000 pairs of 200 classes; public code that reads these files finds 32,000 for training and 8,000 for
-    test in them. Of video, audio and 3D models the data set has features too, whose file names are not known here: they
-    are not read. The lists have numbers and no names of classes, so by default the class embedding is that of the
-    files. Cite Y. Peng, X. Huang and Y. Zhao, An Overview of Cross-media Retrieval, IEEE TCSVT 2018, and for the
-    features J. Chi and Y. Peng, Zero-shot Cross-media Embedding Learning with Dual Adversarial Distribution Network,
-    IEEE TCSVT 2019.
+    Of video, audio and 3D models the data set has features too, whose file names are not known here: they are not read.
+    The lists have numbers and no names of classes, so by default the class embedding is that of the files.
 
     Args:
-        data_root: folder that holds `pku_xmedianet/`; by default the environment variable CSD_DATA, else `data/`.
+        data_root: see OnDisk.
         class_encoder: see FeatureDataModule.
         **kwargs: see FeatureDataModule.
-
-    Raises:
-        ValueError: an argument outside its range.
-        DataError: on first use, if a file is missing or is not what it should be, the lists of images and texts
-            differ in a class, or a file is listed twice.
     """
 
     declaration = DATASETS["pku_xmedianet"]
     features = "cnn4096-doc300"
 
-    def __init__(self, data_root: str | Path | None = None, class_encoder: str = "from-data", **kwargs) -> None:
+    def __init__(self, data_root: str | Path | None = None, class_encoder: str = "from-data", **kwargs: Any) -> None:
         super().__init__(data_root, class_encoder=class_encoder, **kwargs)
 
     def read(self) -> ItemSet:
         """Read the lists, then the features."""
         folder = self.folder
-        classes = folder / "cate_fea.txt"
-        count = sum(bool(line.strip()) for line in read_lines(classes))
-        label = _labels(folder, count)
-        embedding = read_parts([_whole(classes, count)])
-        features = {
-            name: read_parts([_whole(folder / f"{word}_{part}_fea.txt", len(label[part])) for part in label])
-            for name, word in WORDS.items()
-        }
+        classes = len(names_in(folder / "cate_fea.txt"))
+        image, text = (read_labels(folder, word, classes) for word in WORDS.values())
+        for part in PARTS:
+            _check_pairs(folder / f"txt_{part}_list.txt", text[part], f"img_{part}_list.txt", image[part])
+
+        def matrix(counts: dict[str, int]) -> np.ndarray:
+            return read_parts([Part([folder / file], np.arange(count), count) for file, count in counts.items()])
+
         return ItemSet.of_features(
-            features=features,
-            label=np.concatenate(list(label.values())),
-            split=np.repeat(list(label), [len(part) for part in label.values()]),
-            class_names=tuple(f"class {number}" for number in range(1, len(embedding) + 1)),
+            features={
+                name: matrix({f"{word}_{part}_fea.txt": len(image[part]) for part in PARTS})
+                for name, word in WORDS.items()
+            },
+            label=np.concatenate([image[part] for part in PARTS]),
+            split=np.repeat(PARTS, [len(image[part]) for part in PARTS]),
+            class_names=tuple(f"class {number}" for number in range(1, classes + 1)),
             origin=str(folder),
-            class_embedding=embedding,
+            class_embedding=matrix({"cate_fea.txt": classes}),
         )
 
 
-def _whole(path: Path, count: int) -> Part:
-    return Part([path], np.arange(count), count)
+def _check_pairs(path: Path, label: np.ndarray, other: str, expected: np.ndarray) -> None:
+    """Refuse a list that differs in a line's class from another one, or in length."""
+    if len(label) != len(expected):
+        what = f"has {len(label)} lines, and {other} has {len(expected)}; line i of both must be one pair"
+        raise broken(path, what)
+    for i in np.flatnonzero(label != expected)[:1]:
+        what = f"line {i + 1} has the class {label[i] + 1}, and {other} {expected[i] + 1}; they must be one pair"
+        raise broken(path, what)
 
 
-def _labels(folder: Path, classes: int) -> dict[str, np.ndarray]:
-    """Part -> class 0..C-1 of each of its pairs, which the lists of images and those of texts must agree on."""
-    image, text = (_labels_of(folder, word, classes) for word in WORDS.values())
-    for part, label in image.items():
-        path, name = folder / f"{WORDS['text']}_{part}_list.txt", f"{WORDS['image']}_{part}_list.txt"
-        other = text[part]
-        if len(label) != len(other):
-            what = f"has {len(other)} lines, and {name} has {len(label)}; line i of both must be one pair"
-            raise broken(path, what)
-        differ = np.flatnonzero(label != other)
-        if differ.size:
-            i = differ[0]
-            what = f"line {i + 1} has the class {other[i] + 1}, and {name} {label[i] + 1}; they must be one pair"
-            raise broken(path, what)
-    return image
-
-
-def _labels_of(folder: Path, word: str, classes: int) -> dict[str, np.ndarray]:
-    """Part -> class 0..C-1 of each line of its list, of one modality."""
-    paths = {part: folder / f"{word}_{part}_list.txt" for part in ("train", "test")}
-    entries = {part: read_list(path, classes) for part, path in paths.items()}
-    # By class too: files may be numbered anew in each.
-    refuse_repeated({paths[part]: (f"{file} of class {c + 1}" for file, c in found) for part, found in entries.items()})
-    return {part: np.array([category for _, category in found], dtype=np.int64) for part, found in entries.items()}
-
-
-def read_list(path: Path, classes: int) -> list[tuple[str, int]]:
-    """File and class 0..C-1 of each line of a list; blank lines at its end count for nothing.
+def read_labels(folder: Path, word: str, classes: int) -> dict[str, np.ndarray]:
+    """Part -> class 0..C-1 of each line of its list, of one modality; blank lines at its end count for nothing.
 
     Raises:
-        DataError: the list is missing or empty, or a line is not <file> <class 1..C>.
+        DataError: a list is missing or empty, a line is not <file> <class 1..C>, or a file is listed twice.
     """
-    entries = []
-    numbers = {str(number): number - 1 for number in range(1, classes + 1)}
-    for number, line in enumerate(read_lines(path), start=1):
-        fields = line.split()
-        if len(fields) != 2 or fields[1] not in numbers:
-            what = f"line {number} is {line[:80]!r}; expected a file and a class 1..{classes}"
-            raise broken(path, what)
-        entries.append((fields[0], numbers[fields[1]]))
-    if not entries:
-        raise broken(path, "has no line")
-    return entries
+    number = {str(c + 1): c for c in range(classes)}
+
+    def entry(line: str) -> tuple[str, int]:
+        file, category = line.split()
+        return file, number[category]
+
+    paths = [folder / f"{word}_{part}_list.txt" for part in PARTS]
+    entries = {path: parse_lines(path, entry, f"a file and a class 1..{classes}") for path in paths}
+    # By class too: files may be numbered anew in each.
+    refuse_repeated({path: [f"{file} of class {c + 1}" for file, c in listed] for path, listed in entries.items()})
+    for path in paths:
+        if not entries[path]:
+            raise broken(path, "has no line")
+    return {part: np.array([c for _, c in entries[path]]) for part, path in zip(PARTS, paths, strict=True)}

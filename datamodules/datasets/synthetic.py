@@ -13,7 +13,7 @@ from datamodules.retrieval_data import RetrievalData
 
 # A latent space this small keeps classes close enough that difficulty 0.5 is neither trivial nor hopeless.
 LATENT_DIM = 8
-MODALITY_NOISE = 0.5
+MODALITY_NOISE, MODALITY_GAP = 0.5, 1.0
 ITEMS_PER_TEST_ITEM = 4
 
 CLASS_NAMES = (
@@ -31,9 +31,9 @@ class Synthetic(FeatureDataModule):
 
     Item i of class c has the latent z_i = (1 - difficulty) mu_c + difficulty e_i with class prototype mu_c and
     within-class noise e_i, both N(0, I_8). Modality m sees v_i = tanh(W_m z_i) + n_i with a random projection W_m,
-    entries N(0, 1/8), and noise n_i ~ N(0, 0.25 I). Its features are v_i - mean(v) +- (modality_gap / 2) u: a unit
+    entries N(0, 1/8), and noise n_i ~ N(0, 0.25 I). Its features are v_i - mean(v) +- u / 2: a unit
     vector u over the coordinates that both modalities have is added to the image and subtracted from the text, so that
-    the two centroids lie modality_gap apart. Labels repeat 0..classes-1; every fourth item of a class is a test item.
+    the two centroids lie 1 apart. Labels repeat 0..classes-1; every fourth item of a class is a test item.
 
     Args:
         classes: number of classes, at least 2.
@@ -41,7 +41,6 @@ class Synthetic(FeatureDataModule):
         image_dim: width of the image features.
         text_dim: width of the text features.
         difficulty: share of the latent that is within-class noise: 0 easy, 1 chance.
-        modality_gap: distance between the centroids of the two modalities, 0 or more.
         seed: draws the data, 0 or more.
         **kwargs: arguments of `FeatureDataModule`.
 
@@ -58,27 +57,23 @@ class Synthetic(FeatureDataModule):
         image_dim: int = 128,
         text_dim: int = 100,
         difficulty: float = 0.5,
-        modality_gap: float = 1.0,
         seed: int = 0,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        lower = {
-            "classes": (classes, 2),
-            "items": (items, ITEMS_PER_TEST_ITEM * classes),
-            "image_dim": (image_dim, 1),
-            "text_dim": (text_dim, 1),
-            "seed": (seed, 0),
+        ranges = {
+            "classes": (classes, 2, np.inf),
+            "items": (items, ITEMS_PER_TEST_ITEM * classes, np.inf),
+            "image_dim": (image_dim, 1, np.inf),
+            "text_dim": (text_dim, 1, np.inf),
+            "difficulty": (difficulty, 0, 1),
+            "seed": (seed, 0, np.inf),
         }
-        for name, (value, least) in lower.items():
-            if value < least:
-                raise ValueError(f"{name} is {value}; expected at least {least}.")
-        if not 0 <= difficulty <= 1:
-            raise ValueError(f"difficulty is {difficulty}; expected 0 (easy) to 1 (chance).")
-        if not 0 <= modality_gap < np.inf:
-            raise ValueError(f"modality_gap is {modality_gap}; expected a finite length of 0 or more.")
+        for name, (value, least, most) in ranges.items():
+            if not least <= value <= most:
+                raise ValueError(f"{name} is {value}; expected {least} to {most}.")
         self.classes, self.items, self.widths = classes, items, {"image": image_dim, "text": text_dim}
-        self.difficulty, self.modality_gap, self.seed = difficulty, modality_gap, seed
+        self.difficulty, self.seed = difficulty, seed
 
     def read(self) -> ItemSet:
         """Draw the items."""
@@ -89,7 +84,7 @@ class Synthetic(FeatureDataModule):
         noise = rng.standard_normal((self.items, LATENT_DIM))
         latent = (1 - self.difficulty) * prototype[label] + self.difficulty * noise
         direction = rng.standard_normal(min(self.widths.values()))
-        offset = self.modality_gap / 2 * direction / np.linalg.norm(direction)
+        offset = MODALITY_GAP / 2 * direction / np.linalg.norm(direction)
         features = {}
         for (name, dim), side in zip(self.widths.items(), (1, -1), strict=True):
             projection = rng.standard_normal((LATENT_DIM, dim)) / np.sqrt(LATENT_DIM)
@@ -111,7 +106,7 @@ class Synthetic(FeatureDataModule):
 # Several modalities -------------------------------------------------------------------------------------------------
 
 CLASSES, PER_CLASS, TEST_SHARE = 12, 30, 3
-LATENT, WIDTH = 8, 24
+WIDTH = 24
 
 
 class SyntheticItems(RetrievalData):
@@ -119,34 +114,25 @@ class SyntheticItems(RetrievalData):
 
     Args:
         names: names of the modalities.
-        noise: standard deviation of an item around the centre of its class, whose own deviation is 1.
-        seed: of the draws.
         **kwargs: see RetrievalData.
     """
 
     dataset = features = data_kind = "synthetic"
 
-    def __init__(
-        self, names: Sequence[str] = ("text", "video", "motion"), noise: float = 1.0, seed: int = 0, **kwargs
-    ) -> None:
+    def __init__(self, names: Sequence[str] = ("text", "video", "motion"), **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.names, self.noise, self.seed = tuple(names), noise, seed
+        self.names = tuple(names)
 
     def read(self) -> ItemSet:
         """Draw the items."""
-        draw = np.random.default_rng(self.seed)
+        draw = np.random.default_rng(0)
         label = np.repeat(np.arange(CLASSES), PER_CLASS)
-        latent = draw.standard_normal((CLASSES, LATENT))[label]
+        latent = draw.standard_normal((CLASSES, LATENT_DIM))[label]
         modalities = {}
         for name in self.names:
-            item = latent + self.noise * draw.standard_normal(latent.shape)
-            view = np.tanh(item @ draw.standard_normal((LATENT, WIDTH)) / np.sqrt(LATENT))
+            item = latent + draw.standard_normal(latent.shape)
+            view = np.tanh(item @ draw.standard_normal((LATENT_DIM, WIDTH)) / np.sqrt(LATENT_DIM))
             modalities[name] = Modality((view + 0.1 * draw.standard_normal(view.shape)).astype(np.float32))
         number = np.arange(len(label)) % PER_CLASS
-        return ItemSet(
-            modalities,
-            label,
-            np.where(number % TEST_SHARE == 0, "test", "train"),
-            [f"class {c}, item {n}" for c, n in zip(label, number, strict=True)],
-            "generated data",
-        )
+        names = [f"class {c}, item {n}" for c, n in zip(label, number, strict=True)]
+        return ItemSet(modalities, label, np.where(number % TEST_SHARE, "train", "test"), names, "generated data")

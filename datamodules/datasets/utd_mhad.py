@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import scipy.io
 
 from datamodules.datasets import DATASETS
-from datamodules.errors import DataError, check_choice
-from datamodules.files.text import broken, read_lines, require
+from datamodules.datasets.arrays import load_matlab, load_numpy, numbers
+from datamodules.datasets.lists import names_in
+from datamodules.errors import check_choice
+from datamodules.files.text import broken, require
 from datamodules.items import ItemSet, Modality
 from datamodules.on_disk import OnDisk
 
@@ -27,7 +29,7 @@ PARTS = {
 }
 CLASSES = 27
 REDUCED = "utd_mhad_depth_skeleton_inertial_16f.npz"
-CLIP = re.compile(r"a(\d+)_s(\d+)_t(\d+)")
+CLIP = re.compile(r"a(\d+)_s(\d+)_t\d+")
 # Third joint of a skeleton ("spine" in Skeleton_joint_order.txt), the origin of every frame in the reduced file.
 ORIGIN_JOINT = 2
 # Depth is in millimetres; the reduced file has blocks of 8 x 8 pixels in units of four metres.
@@ -46,8 +48,6 @@ class UTDMHAD(OnDisk):
             Depth/a..._depth.mat                            d_depth (240 x 320 x T)
             utd_mhad_depth_skeleton_inertial_16f.npz        skeleton, inertial, depth30x40, label, subject, name
 
-    Cite C. Chen, R. Jafari and N. Kehtarnavaz, UTD-MHAD, ICIP 2015.
-
     An item is a clip; clips of one action match each other. Skeletons are relative to the spine joint of their frame,
     in metres; depth frames are means over 8 x 8 pixels (missing depth counts as 0) in units of 4 m; inertial data are
     acceleration (g) and angular velocity (degrees per second).
@@ -57,16 +57,12 @@ class UTDMHAD(OnDisk):
     ``modalities`` names them.
 
     Args:
-        data_root: folder that holds `utd_mhad/`; by default the environment variable CSD_DATA, else `data/`.
+        data_root: see OnDisk.
         features: "16f": clips reduced to 16 frames, motion (16, 20, 3), video (16, 30, 40), inertial (32, 6), from
             one .npz file. "raw": every frame of the published files, motion (T, 20, 3), video (T, 30, 40), inertial
             (T', 6); of a clip without a file that modality is missing.
         validation_fraction: share of the four training subjects held out for validation, in whole subjects.
         **kwargs: see RetrievalData.
-
-    Raises:
-        ValueError: an argument outside its range.
-        DataError: on first use, if a file is missing or is not what it should be.
     """
 
     declaration = DATASETS["utd_mhad"]
@@ -88,27 +84,23 @@ class UTDMHAD(OnDisk):
         folder = self.folder
         wanted = MODALITIES if self.chosen is None else self.wanted((*MODALITIES, *PARTS))
         phrases = read_classes(folder / "class_names.txt")
-        if self.features == "16f":
-            origin = folder / REDUCED
-            names, modalities = read_reduced(origin)
-        else:
-            origin = folder
-            whole = dict.fromkeys(PARTS[name][0] if name in PARTS else name for name in wanted)
-            names, modalities = self._read_raw(folder, tuple(whole))
-        action, subject, _ = np.array([_clip(name, origin) for name in names]).reshape(-1, 3).T
+        origin = folder / REDUCED if self.features == "16f" else folder
+        sources = dict.fromkeys(PARTS[name][0] if name in PARTS else name for name in wanted)
+        names, modalities = read_reduced(origin) if self.features == "16f" else self._read_raw(folder, sources)
+        action, subject = np.array([_clip(name, origin) for name in names]).reshape(-1, 2).T
         modalities["text"] = Modality([phrases[a - 1] for a in action])
         modalities |= {name: _part(modalities[PARTS[name][0]], PARTS[name][1]) for name in wanted if name in PARTS}
-        return ItemSet(
-            {name: modalities[name] for name in wanted},
-            label=action - 1,
+        return self.items(
+            {name: partial(modalities.get, name) for name in (*MODALITIES, *PARTS) if name in modalities},
+            names,
             split=np.where(subject % 2 == 1, "train", "test"),
-            names=names,
+            label=action - 1,
             origin=str(origin),
             group=subject,
             class_names=phrases,
         )
 
-    def _read_raw(self, folder: Path, wanted: tuple[str, ...]) -> tuple[list[str], dict[str, Modality]]:
+    def _read_raw(self, folder: Path, wanted: Iterable[str]) -> tuple[list[str], dict[str, Modality]]:
         files = {name: _clip_files(folder, name) for name in wanted if name in RAW}
         names = sorted(set().union(*files.values()))
         modalities = {}
@@ -125,13 +117,13 @@ def _part(modality: Modality, columns: tuple[int, ...]) -> Modality:
     return Modality(np.stack(taken) if same else taken, modality.owner, modality.rate)
 
 
-def _clip(name: str, origin: Path) -> tuple[int, int, int]:
-    """Action 1..27, subject 1..8 and trial that a clip's name says."""
+def _clip(name: str, origin: Path) -> tuple[int, int]:
+    """Action 1..27 and subject 1..8 that a clip's name says."""
     match = CLIP.fullmatch(name)
-    action, subject, trial = map(int, match.groups()) if match else (0, 0, 0)
+    action, subject = map(int, match.groups()) if match else (0, 0)
     if not (1 <= action <= CLASSES and 1 <= subject <= 8):
         raise broken(origin, f"has a clip called {name!r}; expected a1_s1_t1 to a27_s8_t4")
-    return action, subject, trial
+    return action, subject
 
 
 def read_classes(path: Path) -> list[str]:
@@ -140,7 +132,7 @@ def read_classes(path: Path) -> list[str]:
     Raises:
         DataError: the file is missing, not text, or has another number of phrases.
     """
-    phrases = [line.strip() for line in read_lines(path) if line.strip()]
+    phrases = names_in(path)
     if len(phrases) != CLASSES:
         raise broken(path, f"has {len(phrases)} phrases; expected {CLASSES}, one per line")
     return phrases
@@ -149,31 +141,34 @@ def read_classes(path: Path) -> list[str]:
 # The reduced file ---------------------------------------------------------------------------------------------------
 
 
+# Modality -> its array, and the shape of a clip in it.
+REDUCED_ARRAYS = {
+    "video": ("depth30x40", (16, 30, 40)),
+    "motion": ("skeleton", (16, 20, 3)),
+    "inertial": ("inertial", (32, 6)),
+}
+
+
 def read_reduced(path: Path) -> tuple[list[str], dict[str, Modality]]:
     """Clip names and the three recorded modalities of the reduced file.
 
     Raises:
         DataError: the file is missing, truncated, lacks an array, or its labels are not those its names say.
     """
-    shapes = {"depth30x40": (16, 30, 40), "skeleton": (16, 20, 3), "inertial": (32, 6)}
-    try:
-        with np.load(require(path), allow_pickle=False) as file:
-            arrays = {name: file[name] for name in (*shapes, "name", "label", "subject")}
-    except DataError:
-        raise
-    except Exception as error:  # a truncated archive surfaces as errors of many kinds, from zipfile's to zlib's
-        raise broken(path, f"is not a readable .npz file ({type(error).__name__}: {error})") from error
-    names = [str(name) for name in arrays["name"]]
-    for name, shape in shapes.items():
-        if arrays[name].shape != (len(names), *shape) or arrays[name].dtype.kind != "f":
-            what = f"{name} has shape {arrays[name].shape} and type {arrays[name].dtype}"
-            raise broken(path, f"{what}; expected floating {(len(names), *shape)}")
-    said = [_clip(name, path)[:2] for name in names]
-    for name, found, expected in zip(names, zip(arrays["label"], arrays["subject"], strict=True), said, strict=True):
-        if tuple(found) != expected:
-            raise broken(path, f"gives clip {name} label and subject {tuple(map(int, found))}")
-    video, motion, inertial = (arrays[name].astype(np.float32) for name in shapes)
-    return names, {"video": Modality(video), "motion": Modality(motion), "inertial": Modality(inertial)}
+    arrays = load_numpy(path)
+    named = arrays.get("name", np.arange(0))
+    if named.ndim != 1 or named.dtype.kind != "U":
+        raise broken(path, f"name has shape {named.shape} and type {named.dtype}; expected the names of the clips")
+    names = named.tolist()
+    label, subject = (numbers(path, name, arrays.get(name), (len(names),)) for name in ("label", "subject"))
+    for name, *found in zip(names, label.tolist(), subject.tolist(), strict=True):
+        if tuple(found) != _clip(name, path):
+            raise broken(path, f"gives clip {name} label and subject {tuple(found)}")
+    modalities = {}
+    for modality, (array, shape) in REDUCED_ARRAYS.items():
+        values = numbers(path, array, arrays.get(array), (len(names), *shape), kinds="f")
+        modalities[modality] = Modality(values.astype(np.float32))
+    return names, modalities
 
 
 # The published files ------------------------------------------------------------------------------------------------
@@ -183,24 +178,20 @@ def reduce_depth(depth: np.ndarray) -> np.ndarray:
     """(240, 320, T) millimetres to (T, 30, 40): means over blocks of pixels, in units of four metres."""
     rows, columns, steps = depth.shape
     blocks = np.moveaxis(depth, 2, 0).reshape(steps, rows // BLOCK, BLOCK, columns // BLOCK, BLOCK)
-    return (blocks.mean(axis=(2, 4), dtype=np.float64) / DEPTH_UNIT).astype(np.float32)
+    return blocks.mean(axis=(2, 4), dtype=np.float64) / DEPTH_UNIT
 
 
 def centre_skeleton(skeleton: np.ndarray) -> np.ndarray:
     """(20, 3, T) metres to (T, 20, 3), relative to the spine joint of each frame."""
     frames = np.moveaxis(skeleton, 2, 0)
-    return (frames - frames[:, ORIGIN_JOINT : ORIGIN_JOINT + 1]).astype(np.float32)
-
-
-def _as_float32(inertial: np.ndarray) -> np.ndarray:
-    return inertial.astype(np.float32)
+    return frames - frames[:, ORIGIN_JOINT : ORIGIN_JOINT + 1]
 
 
 # Modality -> folder, ending of the file name, variable, its shape (None: any length), and what is made of it.
 RAW: dict[str, tuple[str, str, str, tuple[int | None, ...], Callable[[np.ndarray], np.ndarray]]] = {
     "video": ("Depth", "_depth.mat", "d_depth", (240, 320, None), reduce_depth),
     "motion": ("Skeleton", "_skeleton.mat", "d_skel", (20, 3, None), centre_skeleton),
-    "inertial": ("Inertial", "_inertial.mat", "d_iner", (None, 6), _as_float32),
+    "inertial": ("Inertial", "_inertial.mat", "d_iner", (None, 6), np.asarray),
 }
 
 
@@ -224,19 +215,7 @@ def read_clip(path: Path, modality: str) -> np.ndarray:
         DataError: the file is not a MATLAB file, or holds no finite array of the expected shape, at least a step long.
     """
     *_, variable, shape, convert = RAW[modality]
-    try:
-        found = scipy.io.loadmat(path, variable_names=[variable]).get(variable)
-    except Exception as error:  # a truncated file surfaces as errors of many kinds, from zlib's to MemoryError
-        raise broken(path, f"is not a readable MATLAB file ({type(error).__name__}: {error})") from error
-    if found is not None and found.ndim == 2 and len(shape) == 3:
+    found = load_matlab(path, variable_names=[variable]).get(variable)
+    if np.ndim(found) == 2 and len(shape) == 3:
         found = found[..., None]  # MATLAB writes one frame without the last axis
-    expected = f"{variable} of numbers, {' x '.join('T' if n is None else str(n) for n in shape)}, T at least 1"
-    if found is None or found.dtype.kind not in "fiu":
-        raise broken(path, f"holds no {expected}")
-    fits = found.ndim == len(shape) and all(n in (None, m) for n, m in zip(shape, found.shape, strict=True))
-    if not fits or not found.size:
-        raise broken(path, f"{variable} has shape {found.shape}; expected {expected}")
-    sequence = convert(found)
-    if not np.isfinite(sequence).all():
-        raise broken(path, f"{variable} is NaN or infinite somewhere")
-    return sequence
+    return convert(numbers(path, variable, found, shape)).astype(np.float32)

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import html
 import re
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
-import scipy.io
 
 from datamodules.datasets import DATASETS
-from datamodules.datasets.lists import refuse_repeated
+from datamodules.datasets.arrays import load_matlab, numbers
+from datamodules.datasets.lists import parse_lines, refuse_repeated
 from datamodules.errors import check_choice
 from datamodules.files.media import image_of_each
-from datamodules.files.text import broken, read_lines, require
+from datamodules.files.text import broken, require, require_parts
 from datamodules.items import ItemSet, Modality
 from datamodules.on_disk import OnDisk
 from datamodules.paired_features import FeatureDataModule
@@ -39,15 +40,12 @@ class Wikipedia(OnDisk, FeatureDataModule):
             raw_features.mat           I_tr, I_te (128 numbers per row), T_tr, T_te (10 numbers per row)
 
     Args:
-        data_root: folder that holds `wikipedia/`; by default the environment variable CSD_DATA, else `data/`, into
-            which the files are fetched if they are not there.
-        features: "roph": image 128-d, text 100-d (`wiki_roph.mat`; how the images were encoded is not stated).
+        data_root: see OnDisk; the files are fetched into `data/` if nobody named a root and they are not there.
+        features: "roph": image 128-d, text 100-d (`wiki_roph.mat`; how the images were encoded is not stated). They are
+            transductive: the image part is a PCA fitted on all items, test items included.
             "sift-lda": image SIFT bag of words 128-d, text LDA 10-d (`raw_features.mat`, the original features).
         offline: never fetch.
         **kwargs: see FeatureDataModule.
-
-    Raises:
-        DataError: on first use, if a file is missing or is not what it should be.
     """
 
     declaration = DATASETS["wikipedia"]
@@ -57,7 +55,7 @@ class Wikipedia(OnDisk, FeatureDataModule):
         data_root: str | Path | None = None,
         features: Literal["roph", "sift-lda"] = "roph",
         offline: bool = False,
-        **kwargs,
+        **kwargs: Any,
     ) -> None:
         super().__init__(data_root, **kwargs)
         check_choice("features", features, FEATURE_FILES)
@@ -66,89 +64,56 @@ class Wikipedia(OnDisk, FeatureDataModule):
 
     def read(self) -> ItemSet:
         """Read the lists and one feature file; both must describe the same rows."""
-        file = FEATURE_FILES[self.features]
+        file, counts = FEATURE_FILES[self.features], self.declaration.items
         folder = self.declaration.find(self.data_root, (file, *LISTS.values()), self.offline)
-        label = np.concatenate([read_list(folder / name, self.declaration.items[part]) for part, name in LISTS.items()])
-        image, text = _read_roph(folder / file, label) if self.features == "roph" else _read_sift_lda(folder / file)
+        pairs = {part: read_list(folder / name) for part, name in LISTS.items()}
+        for part, name in LISTS.items():
+            if len(pairs[part]) != counts[part]:
+                raise broken(folder / name, f"has {len(pairs[part])} lines instead of {counts[part]}")
+        label = np.array([category for part in LISTS for _, _, category in pairs[part]])
+        image, text = (_roph if self.features == "roph" else _sift_lda)(folder / file, label)
         return ItemSet.of_features(
-            features={"image": image, "text": text},
+            features={"image": image.astype(np.float64), "text": text.astype(np.float64)},
             label=label,
-            split=np.repeat(list(LISTS), [self.declaration.items[part] for part in LISTS]),
+            split=np.repeat(list(LISTS), [counts[part] for part in LISTS]),
             class_names=CLASS_NAMES,
             origin=str(folder / file),
         )
 
 
-def read_entries(path: Path) -> list[tuple[str, str, int]]:
+def read_list(path: Path) -> list[tuple[str, str, int]]:
     """Text id, image id and class 0..9 of each line of a list; blank lines at its end count for nothing.
 
     Raises:
         DataError: not text, a line without three fields, or a class outside 1..10.
     """
-    entries = []
-    for number, line in enumerate(read_lines(path), start=1):
-        fields = line.split()
-        if len(fields) != 3 or fields[2] not in map(str, range(1, len(CLASS_NAMES) + 1)):
-            raise broken(path, f"line {number} is {line[:80]!r}")
-        entries.append((fields[0], fields[1], int(fields[2]) - 1))
-    return entries
+    return parse_lines(path, _pair, "a text id, an image id and a class 1..10")
 
 
-def read_list(path: Path, count: int) -> np.ndarray:
-    """Class of each line of a list, 0..9.
-
-    Args:
-        path: the list.
-        count: lines that were published.
-
-    Raises:
-        DataError: as `read_entries`, or another number of lines than published.
-    """
-    label = [category for _, _, category in read_entries(path)]
-    if len(label) != count:
-        raise broken(path, f"has {len(label)} lines instead of {count}")
-    return np.array(label, dtype=np.int64)
+def _pair(line: str) -> tuple[str, str, int]:
+    text, image, category = line.split()
+    return text, image, [str(c + 1) for c in range(len(CLASS_NAMES))].index(category)
 
 
-def _load(path: Path) -> dict:
-    try:
-        return scipy.io.loadmat(path, simplify_cells=True)
-    except Exception as error:  # a truncated file surfaces as errors of many kinds, from zlib's to MemoryError
-        raise broken(path, f"is not a readable MATLAB file ({type(error).__name__}: {error})") from error
+def _sift_lda(path: Path, label: np.ndarray) -> list[np.ndarray]:
+    values = load_matlab(path, simplify_cells=True)
+    counts = {"tr": Wikipedia.declaration.items["train"], "te": Wikipedia.declaration.items["test"]}
+    return [
+        np.concatenate([numbers(path, f"{m}_{s}", values.get(f"{m}_{s}"), (n, width)) for s, n in counts.items()])
+        for m, width in (("I", 128), ("T", 10))
+    ]
 
 
-def _array(path: Path, values: dict, name: str, shape: tuple[int, int]) -> np.ndarray:
-    """A numeric array of the given shape, float64."""
-    found = values.get(name)
-    if not isinstance(found, np.ndarray) or found.shape != shape or found.dtype.kind not in "fiu":
-        what = f"has shape {np.shape(found)} and type {getattr(found, 'dtype', type(found).__name__)}"
-        raise broken(path, f"{name} {'is missing' if found is None else what}; expected numbers of shape {shape}")
-    return found.astype(np.float64)
-
-
-def _read_sift_lda(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    values = _load(path)
-    train, test = Wikipedia.declaration.items.values()
-    image, text = (
-        np.concatenate([_array(path, values, f"{m}_tr", (train, d)), _array(path, values, f"{m}_te", (test, d))])
-        for m, d in (("I", 128), ("T", 10))
-    )
-    return image, text
-
-
-def _read_roph(path: Path, label: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _roph(path: Path, label: np.ndarray) -> list[np.ndarray]:
     """The file holds items as columns; its own split is of another protocol and is not used."""
-    values = _load(path).get("data")
+    values = load_matlab(path, simplify_cells=True).get("data")
     if not isinstance(values, dict):
         raise broken(path, "holds no structure named data")
-    image = _array(path, values, "X1", (128, len(label))).T
-    text = _array(path, values, "X2", (100, len(label))).T
+    features = [numbers(path, name, values.get(name), (d, len(label))) for name, d in (("X1", 128), ("X2", 100))]
     classes = values.get("Y")
-    if hasattr(classes, "toarray"):
-        classes = classes.toarray()
+    classes = classes.toarray() if hasattr(classes, "toarray") else classes
     expected = np.eye(len(CLASS_NAMES), dtype=bool)[label].T
-    if np.shape(classes) != expected.shape:
-        raise broken(path, f"Y has shape {np.shape(classes)}; expected {expected.shape}")
+    classes = numbers(path, "Y", classes, expected.shape, kinds="fiub")
     other = np.flatnonzero((classes.astype(bool) != expected).any(axis=0))
     if other.size:
         raise broken(
@@ -156,7 +121,7 @@ def _read_roph(path: Path, label: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
             f"Y gives {other.size} item(s) another class than {' and '.join(LISTS.values())} do, first row {other[0]}: "
             "its rows do not follow the lists",
         )
-    return np.ascontiguousarray(image), np.ascontiguousarray(text)
+    return [np.ascontiguousarray(array.T) for array in features]
 
 
 # The images and texts themselves ------------------------------------------------------------------------------------
@@ -174,18 +139,8 @@ class WikipediaRaw(OnDisk):
                                            royalty, sport or warfare, in the order of their numbers
             texts/<text id>.xml            the section stands between <text> and </text>
 
-    Published are 2,866 pairs of ten classes, 2,173 for training and 693 for test. Three test images have the published
-    features of a training image of another name, and so may be the same photographs; they are kept. Cite N. Rasiwasia
-    et al., A New Approach to Cross-Modal Multimedia Retrieval, ACM Multimedia 2010.
-
-    Args:
-        data_root: folder that holds `wikipedia/`; by default the environment variable CSD_DATA, else `data/`.
-        **kwargs: see RetrievalData.
-
-    Raises:
-        ValueError: an argument outside its range.
-        DataError: on first use, if a file is missing or is not what it should be, a text is listed twice, or an image
-            in both lists.
+    Three test images have the published features of a training image of another name, and so may be the same
+    photographs; they are kept.
     """
 
     declaration = DATASETS["wikipedia"]
@@ -194,21 +149,20 @@ class WikipediaRaw(OnDisk):
         """Read the lists and the texts, and look which images there are."""
         folder = self.folder
         pairs, split = read_lists(folder)
-        names = [text for text, _, _ in pairs]
-        images = [f"{CLASS_NAMES[category]}/{image}.jpg" for _, image, category in pairs]
-        return self.read_items(
+        names, ids, label = zip(*pairs, strict=True)
+        images = [f"{CLASS_NAMES[category]}/{image}.jpg" for image, category in zip(ids, label, strict=True)]
+        return self.items(
             {
                 "image": lambda: image_of_each(folder / "images", images),
                 "text": lambda: self._texts(require(folder / "texts"), names),
             },
-            label=np.array([category for _, _, category in pairs], dtype=np.int64),
-            split=np.array(split),
-            names=names,
-            origin=str(folder),
+            names,
+            split,
+            label,
             class_names=CLASS_NAMES,
         )
 
-    def _texts(self, folder: Path, names: list[str]) -> Modality:
+    def _texts(self, folder: Path, names: Sequence[str]) -> Modality:
         paths = {name: folder / f"{name}.xml" for name in names}
         texts = [self.attempt(name, read_section, path) if path.is_file() else None for name, path in paths.items()]
         return Modality.of_each([None if text is None else [text] for text in texts])
@@ -221,14 +175,13 @@ def read_lists(folder: Path) -> tuple[list[tuple[str, str, int]], list[str]]:
         DataError: a list is missing or is not what it should be, a text is listed twice, or an image in both lists.
     """
     lists = {part: folder / name for part, name in LISTS.items()}
-    entries = {path: read_entries(path) for path in lists.values()}
-    refuse_repeated({path: [text for text, _, _ in listed] for path, listed in entries.items()}, "the text ")
+    entries = {path: read_list(path) for path in lists.values()}
+    refuse_repeated({path: [text for text, _, _ in pairs] for path, pairs in entries.items()}, "the text ")
     # An image may have several texts, but in one list.
-    refuse_repeated({path: sorted({image for _, image, _ in listed}) for path, listed in entries.items()}, "the image ")
-    pairs = [pair for path in lists.values() for pair in entries[path]]
-    if not pairs:
-        raise broken(folder, "has lists without a pair")
-    return pairs, np.repeat(list(lists), [len(entries[path]) for path in lists.values()]).tolist()
+    refuse_repeated({path: sorted({image for _, image, _ in pairs}) for path, pairs in entries.items()}, "the image ")
+    split = [part for part, path in lists.items() for _ in entries[path]]
+    require_parts(split, folder)
+    return [pair for path in lists.values() for pair in entries[path]], split
 
 
 def read_section(path: Path) -> str:

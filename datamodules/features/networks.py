@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 from importlib.metadata import version
@@ -30,7 +31,9 @@ from datamodules.features.timm_models import INSTALLED, cells_of, timm_model, ti
 from datamodules.files.extracted_features import UNTRAINED
 from datamodules.files.sources import sha256_of
 
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 BATCH = 32  # images that pass a network together
+DECODERS = 4  # threads
 SAMPLE_RATE = 16000
 WINDOW = 400  # samples that the networks of torchaudio's bundles need: 25 ms
 SECONDS = 30  # of a sound that pass a network together
@@ -52,17 +55,17 @@ class FrozenImages:
     def __call__(self, entries: Sequence[np.ndarray], rate: int | None) -> list[np.ndarray]:
         found: list[np.ndarray] = []
         device = next(self.network.parameters()).device
-        with frozen_inference():
+        with frozen_inference(), ThreadPoolExecutor(DECODERS) as pool:  # decoders release the interpreter's lock
             for start in range(0, len(entries), BATCH):
                 numbers = range(start, min(start + BATCH, len(entries)))  # by number: files are decoded batch by batch
-                pixels = torch.stack([self.transform(entries[i]) for i in numbers]).to(device)
-                made = (
-                    cells_of(self.network, self.network.forward_features(pixels))
-                    if self.cells
-                    else self.network(pixels)
+                images = pool.map(entries.__getitem__, numbers)
+                found += list(
+                    self._run(torch.stack(list(map(self.transform, images))).to(device)).float().cpu().numpy()
                 )
-                found += list(made.float().cpu().numpy())
         return found
+
+    def _run(self, pixels: Tensor) -> Tensor:
+        return cells_of(self.network, self.network.forward_features(pixels)) if self.cells else self.network(pixels)
 
 
 class ImageNetwork(FrozenImages):
@@ -88,11 +91,9 @@ class ImageNetwork(FrozenImages):
             else:
                 published = partial(timm.create_model, model, pretrained=True, num_classes=0)
                 network = _from_hub(published, f"timm's {model}", "--image-weights")
-        device = _device()
         transform = timm.data.create_transform(**timm.data.resolve_model_data_config(network), is_training=False)
-        self.identity = _identity(network, model, _origin(weights, seed), device, "timm", "torchvision", "pillow")
-        key = f"timm {model} {self.identity['sha256']}"
-        super().__init__(network.to(device), lambda entry: transform(Image.fromarray(entry)), key)
+        self.identity = _identity(network, model, _origin(weights, seed), "timm", "torchvision", "pillow")
+        super().__init__(network.to(DEVICE), lambda entry: transform(Image.fromarray(entry)), _key(self.identity))
 
 
 class SentenceNetwork(SentenceEmbedding):
@@ -116,18 +117,19 @@ class SentenceNetwork(SentenceEmbedding):
         except DataError:
             _from_hub(partial(SentenceTransformer, model, device="cpu"), f"the model {model}", f"--{reads}")
             folder = model_folder(model)
-        device = _device()
         super().__init__(model)
-        self.network = sentence_model(folder, str(device)).eval()
+        self.network = sentence_model(folder, str(DEVICE)).eval()
         if not self.network.supports(reads):
             raise ValueError(f"--{reads} {model}: the model reads {' and '.join(self.network.modalities)}, no {reads}")
+        local = Path(model).is_dir()
+        self.model = Path(model).name if local else model.removeprefix(HUB)  # in messages too
         self.identity = {
-            "model": Path(model).name if Path(model).is_dir() else model.removeprefix(HUB),
-            "weights": f"folder {folder.name}" if Path(model).is_dir() else "published",
+            "model": self.model,
+            "weights": f"folder {folder.name}" if local else "published",
             "sha256": self.key.removeprefix("sentence "),
-            "versions": _versions(device, ("sentence-transformers", "transformers", "tokenizers")),
+            "versions": _versions("sentence-transformers", "transformers", "tokenizers"),
         }
-        self.model = self.identity["model"]  # in messages
+        self.key = _key(self.identity)
 
 
 class SoundNetwork:
@@ -148,24 +150,28 @@ class SoundNetwork:
     """
 
     def __init__(self, model: str, weights: str | None = None, seed: int | None = None):
-        self.bundle = getattr(torchaudio.pipelines, model.upper(), None)
-        if not isinstance(self.bundle, torchaudio.pipelines.Wav2Vec2Bundle):
-            known = [name.lower() for name in dir(torchaudio.pipelines) if _is_bundle(name)]
-            raise ValueError(f"torchaudio has no bundle {model!r}; it has {', '.join(known)}")
+        bundles = {
+            name.lower(): bundle
+            for name, bundle in vars(torchaudio.pipelines).items()
+            if isinstance(bundle, torchaudio.pipelines.Wav2Vec2Bundle)
+        }
+        if model.lower() not in bundles:
+            raise ValueError(f"torchaudio has no bundle {model!r}; it has {', '.join(bundles)}")
+        self.bundle = bundles[model.lower()]
         with _drawn_from(seed):
             if weights is None and seed is None:
                 fetched = _from_hub(self.bundle.get_model, f"torchaudio's {model}", "--sound-weights")
                 network = getattr(fetched, "model", fetched)  # without the wrapper that normalises waveforms
             else:
                 network = _bundle_network(self.bundle, weights)
-        self.device = _device()
-        self.network = network.eval().to(self.device)
-        self.identity = _identity(network, model, _origin(weights, seed), self.device, "torchaudio", "soundfile")
-        self.key = f"sound {model} {self.identity['sha256']}"
+        self.network = network.eval().to(DEVICE)
+        self.identity = _identity(network, model, _origin(weights, seed), "torchaudio", "soundfile")
+        self.key = _key(self.identity)
 
     def __call__(self, entries: Sequence[np.ndarray], rate: int | None) -> list[np.ndarray]:
         with frozen_inference():
-            return [self._embedded(resampled(entry, rate).to(self.device)[None]) for entry in entries]
+            # By number: files are decoded one after the other.
+            return [self._embedded(resampled(entries[i], rate).to(DEVICE)[None]) for i in range(len(entries))]
 
     def _embedded(self, wave: Tensor) -> np.ndarray:
         if self.bundle._normalize_waveform:
@@ -181,11 +187,7 @@ def resampled(wave: np.ndarray, rate: int, least: int = WINDOW) -> Tensor:
     The networks of torchaudio's bundles need a window of 25 ms.
     """
     found = torchaudio.functional.resample(torch.from_numpy(wave.astype(np.float32)), rate, SAMPLE_RATE)
-    return torch.nn.functional.pad(found, (0, max(least - len(found), 0)))
-
-
-def _is_bundle(name: str) -> bool:
-    return isinstance(getattr(torchaudio.pipelines, name), torchaudio.pipelines.Wav2Vec2Bundle)
+    return F.pad(found, (0, max(least - len(found), 0)))
 
 
 def _bundle_network(bundle: torchaudio.pipelines.Wav2Vec2Bundle, weights: str | None) -> nn.Module:
@@ -224,28 +226,24 @@ def _drawn_from(seed: int | None) -> Iterator[None]:
         yield
 
 
-def _device() -> torch.device:
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
 def _origin(weights: str | None, seed: int | None) -> str:
     if weights is not None:
         return weights if weights == INSTALLED else f"file {Path(weights).name}"
     return "published" if seed is None else f"{UNTRAINED}, random numbers of seed {seed}"
 
 
-def _identity(network: nn.Module, model: str, weights: str, device: torch.device, *libraries: str) -> dict[str, str]:
-    sha256, versions = _sha256_of_parameters(network), _versions(device, libraries)
-    return {"model": model, "weights": weights, "sha256": sha256, "versions": versions}
-
-
-def _versions(device: torch.device, libraries: Sequence[str]) -> str:
-    return ", ".join([f"{name} {version(name)}" for name in ("torch", *libraries)] + [f"on {device.type}"])
-
-
-def _sha256_of_parameters(network: nn.Module) -> str:
+def _identity(network: nn.Module, model: str, weights: str, *libraries: str) -> dict[str, str]:
     sha = hashlib.sha256()
     for name, value in network.state_dict().items():
         sha.update(f"{name}\0{value.dtype}\0{tuple(value.shape)}\0".encode())
         sha.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-    return sha.hexdigest()
+    return {"model": model, "weights": weights, "sha256": sha.hexdigest(), "versions": _versions(*libraries)}
+
+
+def _versions(*libraries: str) -> str:
+    return ", ".join([f"{name} {version(name)}" for name in ("torch", *libraries)] + [f"on {DEVICE.type}"])
+
+
+def _key(identity: Mapping[str, str]) -> str:
+    """What decides the features; the name of a file of weights does not."""
+    return " ".join([identity["model"], "of extract", identity["sha256"], identity["versions"]])

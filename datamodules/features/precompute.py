@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
 from lightning.pytorch.utilities import rank_zero_info
+from tqdm import tqdm
 
 from datamodules.errors import DataError
 from datamodules.files.cache import cache_folder, kept_arrays
-from datamodules.items import Modality
+from datamodules.items import Files, Modality
+
+# Files that are kept together until all are done. A multiple of the networks' batches, which then hold the same entries
+# as if all were done at once: their numbers are the same to the last digit.
+PIECE = 128
 
 
 class FrozenNetwork(Protocol):
@@ -30,23 +37,35 @@ class FrozenNetwork(Protocol):
 def precompute(modality: Modality, network: FrozenNetwork) -> Modality:
     """The modality with what the network returns in place of its entries.
 
-    It is kept on disk under a hash of the network's key and of the entries or their files.
+    It is kept on disk under a hash of the network's key and of the entries or their files. Entries in files of their
+    own are computed and kept piece by piece: a run that was stopped goes on where it was.
 
     Raises:
         DataError: the network returns something that is not finite.
     """
     name, what = hashlib.sha256(f"{network.key}\0{modality.digest()}".encode()).hexdigest(), network.key.split(" ")[0]
 
-    def compute() -> dict[str, np.ndarray]:
-        rank_zero_info(f"{len(modality.entries)} entries through {what}, kept in {cache_folder()}")
-        entries = network(modality.entries, modality.rate)
-        if any(entry.dtype.kind == "f" and not np.isfinite(entry).all() for entry in entries):
+    def run(entries: Sequence[Any]) -> dict[str, np.ndarray]:
+        made = network(entries, modality.rate)
+        if any(entry.dtype.kind == "f" and not np.isfinite(entry).all() for entry in made):
             raise DataError(f"{what} returns NaN or infinite values; check the files of its weights.")
-        if _is_vector(entries[0]):
-            return {"values": np.stack(entries)}
-        return {"values": np.concatenate(entries), "lengths": np.array([len(entry) for entry in entries])}
+        if _is_vector(made[0]):
+            return {"values": np.stack(made)}
+        return {"values": np.concatenate(made), "lengths": np.array([len(entry) for entry in made])}
 
-    kept = kept_arrays(f"precomputed-{name}", compute)
+    def run_all() -> dict[str, np.ndarray]:
+        entries = modality.entries
+        rank_zero_info(f"{len(entries)} entries through {what}, kept in {cache_folder()}")
+        if len(entries) <= PIECE or not isinstance(entries, Files):
+            return run(entries)
+        pieces = [replace(entries, paths=entries.paths[i : i + PIECE]) for i in range(0, len(entries), PIECE)]
+        shown = tqdm(pieces, desc=what, unit_scale=PIECE, disable=None)
+        parts = [kept_arrays(f"precomputed-{name}-{i}", partial(run, piece)) for i, piece in enumerate(shown)]
+        return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
+
+    kept = kept_arrays(f"precomputed-{name}", run_all)
+    for piece in cache_folder().glob(f"precomputed-{name}-*.npz"):
+        piece.unlink(missing_ok=True)
     values = kept["values"]
     entries = np.split(values, np.cumsum(kept["lengths"])[:-1]) if "lengths" in kept else values
     return Modality(entries, modality.owner, modality.rate)

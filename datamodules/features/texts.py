@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 ONE_HOT = "one-hot"
 BUNDLED = "all-MiniLM-L6-v2"
+IMAGES = 32  # that are decoded at a time
 # What stands before the name of such a model on the hub, and may be left out.
 HUB = "sentence-transformers/"
 # Everything that decides what an encoder returns: weights, configuration, vocabulary.
@@ -53,10 +54,20 @@ class SentenceEmbedding:
     def __call__(self, entries: Sequence[str | np.ndarray], rate: int | None) -> list[np.ndarray]:
         network = self.network or sentence_model(model_folder(self.model))
         if not isinstance(entries[0], str):
-            return list(encoded(network, [Image.fromarray(entry) for entry in entries], self.model))
+            batches = (range(i, min(i + IMAGES, len(entries))) for i in range(0, len(entries), IMAGES))
+            return [v for batch in batches for v in self._encode(network, [Image.fromarray(entries[i]) for i in batch])]
         texts = list(dict.fromkeys(entries))
-        vector = dict(zip(texts, encoded(network, texts, self.model), strict=True))
+        warn_of_texts(network, texts, self.model)
+        vector = dict(zip(texts, self._encode(network, texts), strict=True))
         return [vector[text] for text in entries]
+
+    def _encode(self, network: SentenceTransformer, entries: Sequence[Any]) -> list[np.ndarray]:
+        try:
+            with frozen_inference():
+                return list(np.asarray(network.encode(entries, show_progress_bar=False), dtype=np.float32))
+        except Exception as error:  # damaged model files surface as errors of many libraries
+            what = f"{self.model} cannot encode them ({type(error).__name__}: {error})"
+            raise DataError(f"{what}; fetch it again.") from error
 
 
 def embed_texts(texts: Sequence[str], encoder: str = BUNDLED) -> np.ndarray:
@@ -111,20 +122,6 @@ def model_folder(encoder: str) -> Path:
         f"{encoder!r} is neither a folder nor a model on this machine; fetch it with `hf download {encoder}` and try "
         f"again. (Of text encoders, {BUNDLED!r} is installed with the suite.)"
     )
-
-
-def encoded(model: SentenceTransformer, entries: Sequence[Any], name: str) -> np.ndarray:
-    """Embeddings (n, E) float32 of texts, or of images where the model reads them.
-
-    Raises:
-        DataError: the model cannot take them, or its files are damaged.
-    """
-    warn_of_texts(model, [entry for entry in entries if isinstance(entry, str)], name)
-    try:
-        with frozen_inference():
-            return np.asarray(model.encode(list(entries), show_progress_bar=False), dtype=np.float32)
-    except Exception as error:  # damaged model files surface as errors of many libraries
-        raise DataError(f"{name} cannot encode them ({type(error).__name__}: {error}); fetch it again.") from error
 
 
 def sentence_model(folder: Path, device: str = "cpu") -> SentenceTransformer:

@@ -1,61 +1,65 @@
-"""Readers of paired image-text features in the layouts in which they are published."""
+"""Own features: the arrays of any file, with a row per item or per entry of an item, as items."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 from lightning.pytorch.utilities import rank_zero_warn
 
 from datamodules.errors import DataError, DataMissing
-from datamodules.files.array_files import as_matrix, decoding, load_mat, load_npz_array, load_pickle
-from datamodules.files.extracted_features import read_extracted
-from datamodules.files.labels import class_labels, rows_of_items, text_list
+from datamodules.files.array_files import ARRAY_FILES, of_items, part_of, read_arrays, standard_name
 from datamodules.files.layouts import LAYOUTS, Layout
-from datamodules.items import SPLITS, ItemSet
-from datamodules.repeats import samples_of_rows
-from datamodules.splits import carve_groups, carve_validation
+from datamodules.files.matlab import read_mat
+from datamodules.files.pickles import load_pickle
+from datamodules.files.rows import RowNames, as_matrix
+from datamodules.items import Modality
+from datamodules.repeats import first_of_equal
 
-NPZ_REQUIRED = ("image", "text", "label")
 UNPAIRED = "unpaired_"
-NPZ_OTHERS = ("label", "split", "class_names")  # than matrices of features
-NPZ_OPTIONAL = ("split", "class_names", "class_embedding", f"{UNPAIRED}image", f"{UNPAIRED}text")
-WITHOUT_PARTNER = f"; samples without a partner go into {UNPAIRED}image and {UNPAIRED}text of an .npz file"
+EMBEDDING = "class_embedding"
 CLASS_EMBEDDING_FILE = "train_attribute.pkl"
-ACCEPTED = "Accepted: an .npz file with image, text and label; a .safetensors file of `extract`; folders: " + "; ".join(
-    f"{layout.name} ({', '.join(layout.files())})" for layout in LAYOUTS
+TABLES = (".csv", ".tsv", ".parquet", ".jsonl", ".json")
+ACCEPTED = (
+    f"Accepted: a file of arrays ({', '.join(ARRAY_FILES)}), a table or list ({', '.join(TABLES)}), a .safetensors "
+    "file of `extract`; a folder of .npy files or with one .npz or .safetensors file; folders: "
+    + "; ".join(f"{layout.name} ({', '.join(layout.files())})" for layout in LAYOUTS)
 )
+Arrays = dict[str, np.ndarray]
 
 
-def read_feature_pairs(path: str | Path, test_fraction: float = 0.2, split_seed: int = 0) -> ItemSet:
-    """Read image-text features; what lies at `path` decides the layout.
-
-    Accepted are an .npz file (`read_npz`), a file of `extract` (`read_extracted`), a folder with one of either, and
-    folders in the layouts of ACMR, JFSE and DSCMR (`read_folder`). One-hot labels become integers; those from 1 on
-    start at 0.
+@dataclass
+class Own:
+    """What a file of one's own says, before labels are numbered and items are split.
 
     Args:
-        path: file or folder.
-        test_fraction: share of test items, used where an .npz brings no split.
-        split_seed: seed of that split.
-
-    Raises:
-        ValueError: test_fraction is not between 0 and 1.
-        DataError: nothing readable at `path`, several layouts at once, a missing or damaged file, an unexpected array.
+        modalities: name -> Modality.
+        names: (N,) what the items are called.
+        label: (N, ...) labels in any form; None where there are none.
+        split: (N,) words; None where there is none.
+        class_names: of all classes, where there are such.
+        class_embedding: (K, E) of all classes, or, of one for each training item, that of its class.
+        of_train_rows: whether it is the latter.
+        unpaired: modality -> samples that belong to no item.
+        notes: what was understood that the reader should know.
     """
-    if not 0 < test_fraction < 1:
-        raise ValueError(f"test_fraction is {test_fraction}; expected a share between 0 and 1.")
-    source = find_source(path)
-    if source.is_dir():
-        return read_folder(source, _layout(source))
-    if source.suffix == ".safetensors":
-        return read_extracted(source)
-    return read_npz(source, test_fraction, split_seed)
+
+    modalities: dict[str, Modality]
+    names: Sequence[str]
+    label: np.ndarray | None = None
+    split: np.ndarray | None = None
+    class_names: np.ndarray | None = None
+    class_embedding: np.ndarray | None = None
+    of_train_rows: bool = False
+    unpaired: Mapping[str, np.ndarray] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
 
 
 def find_source(path: str | Path) -> Path:
-    """The one file of features that lies at a path, or the folder itself where it has a layout of separate files.
+    """The one file that lies at a path, or the folder itself where it has a layout of separate files.
 
     Raises:
         DataMissing: a folder without features.
@@ -63,24 +67,16 @@ def find_source(path: str | Path) -> Path:
     """
     path = Path(path).expanduser()
     if path.is_dir():
-        source = _layout(path)
+        source = _in_folder(path)
         return path if isinstance(source, Layout) else source
     if not path.is_file():
         raise DataError(f"{path}: does not exist. {ACCEPTED}.")
-    if path.suffix not in (".npz", ".safetensors"):
-        raise DataError(f"{path}: not an .npz file. {ACCEPTED}.")
+    if path.suffix not in (*ARRAY_FILES, *TABLES, ".safetensors"):
+        raise DataError(f"{path}: is of no known form. {ACCEPTED}.")
     return path
 
 
-def brings_split(source: Path) -> bool:
-    """Whether the data say which items are for test: all do but an .npz file without split."""
-    if source.suffix != ".npz":
-        return True
-    with decoding(source, "an .npz file of arrays"), np.load(source, allow_pickle=False) as archive:
-        return "split" in archive.files
-
-
-def _layout(folder: Path) -> Layout | Path:
+def _in_folder(folder: Path) -> Layout | Path:
     present = {file.name for file in folder.iterdir()}
     complete = {layout.label: layout for layout in reversed(LAYOUTS) if present.issuperset(layout.files())}
     sources = [*complete.values(), *sorted(folder.glob("*.npz")), *sorted(folder.glob("*.safetensors"))]
@@ -89,6 +85,8 @@ def _layout(folder: Path) -> Layout | Path:
     if sources:
         names = ", ".join(source.name for source in sources)
         raise DataError(f"{folder}: holds several data sets ({names}); name one file or keep one layout.")
+    if any(name.endswith(".npy") for name in present):
+        return folder
     nearest = max(LAYOUTS, key=lambda layout: len(present.intersection(layout.files())))
     missing = [name for name in nearest.files() if name not in present]
     if len(missing) == len(nearest.files()):
@@ -96,151 +94,288 @@ def _layout(folder: Path) -> Layout | Path:
     raise DataError(f"{folder}: looks like {nearest.name} but lacks {', '.join(missing)}; add them. {ACCEPTED}.")
 
 
-def read_folder(folder: Path, layout: Layout) -> ItemSet:
-    """Read a folder of separate training and test files, and the class embeddings of JFSE where they lie beside them.
+def read_features(source: Path, chosen: Sequence[str] | None = None, split: str | None = None) -> Own:
+    """The features in a file of arrays, or in a folder of one array each.
 
-    `train_attribute.pkl` holds one class embedding per training item; it is reduced to one per class. Where a class
-    has no training item, or items have several classes, the set has no class embedding.
-
-    Raises:
-        DataError: a damaged file, an array of the wrong shape, files of one split with different row counts, or
-            different class embeddings within one class.
-    """
-    files = {
-        role: [folder / getattr(layout, role).format(split) for split in ("train", "test")]
-        for role in ("image", "text", "label")
-    }
-    load = load_mat if layout.label.endswith(".mat") else load_pickle
-    parts = {role: [as_matrix(load(file), file) for file in files[role]] for role in ("image", "text")}
-    rows = [len(part) for part in parts["image"]]
-    parts["label"] = rows_of_items([load(file) for file in files["label"]], rows, str(folder))
-    for role, advice in (("text", WITHOUT_PARTNER), ("label", "")):
-        for array, name, image, images in zip(parts[role], files[role], parts["image"], files["image"], strict=True):
-            _check_rows(array, name, image, images, advice)
-    for role, (train, test) in parts.items():
-        if train.shape[1:] != test.shape[1:] or (train.dtype.kind in "SU") != (test.dtype.kind in "SU"):
-            raise DataError(
-                f"{folder}: {role} is {train.dtype} of shape {train.shape} in training but {test.dtype} of shape "
-                f"{test.shape} in test; only the number of rows may differ."
-            )
-    label, class_names = class_labels(np.concatenate(parts["label"]), str(folder))
-    file = folder / CLASS_EMBEDDING_FILE
-    return ItemSet.of_features(
-        features={role: _joined(*parts[role]) for role in ("image", "text")},
-        label=label,
-        split=np.repeat(["train", "test"], rows),
-        class_names=class_names,
-        origin=str(folder),
-        class_embedding=_class_embedding(file, label[: rows[0]], len(class_names)) if file.exists() else None,
-    )
-
-
-def _joined(train: np.ndarray, test: np.ndarray) -> np.ndarray:
-    """Training rows above test rows; the memory of the first is grown in place, for it may be gigabytes."""
-    rows, train = len(train), np.require(train, requirements="O")
-    train.resize((rows + len(test), train.shape[1]), refcheck=False)
-    train[rows:] = test
-    return train
-
-
-def read_npz(file: Path, test_fraction: float = 0.2, split_seed: int = 0) -> ItemSet:
-    """Read one .npz file: image (N, d), text (N, e) and label, and what else of `NPZ_OPTIONAL` it holds.
+    Arrays are called as their modality. Reserved are those of `OF_ITEMS`, unpaired_<modality>, class_embedding,
+    <modality>_id and <modality>_label. x_train and x_test are the rows of x in both parts. Which axis is that of the
+    items is decided by the labels, split or ids.
 
     Args:
-        file: label is (N,) integers, (N,) class names, or (N, C) Booleans or zeros and ones; split (N,) is train,
-            validation or test; class_names (C,) text; class_embedding (C, E); unpaired_image (n, d) and unpaired_text
-            (m, e), samples of one modality to train on, without partner, label or split.
-        test_fraction: share of test items where the file has no split, between 0 and 1, drawn class by class; an image
-            that stands beside several captions (`datamodules.repeats.repeated_rows`) goes to one part with all of them.
-        split_seed: seed of that split.
+        source: as `find_source` gives it.
+        chosen: modalities to use; None: all.
+        split: the array that says the part of each item; None: that which is called split.
 
     Raises:
-        DataError: a damaged file, a missing or unknown array, an array of the wrong type or shape.
+        DataError: a damaged file, arrays whose rows differ, or of which either axis may be that of the items.
     """
-    arrays = _npz_arrays(file)
-    matrices = {name: as_matrix(array, f"{file}, {name}") for name, array in arrays.items() if name not in NPZ_OTHERS}
-    _check_rows(matrices["text"], f"{file}: text", matrices["image"], "image", WITHOUT_PARTNER)
-    names = text_list(arrays["class_names"], f"{file}, class_names") if "class_names" in arrays else None
-    (label,) = rows_of_items([arrays["label"]], [len(matrices["image"])], f"{file}, label")
-    label, class_names = class_labels(label, f"{file}, label", names)
-    features = {name: matrices[name] for name in ("image", "text")}
-    if "split" in arrays:
-        split = _split(arrays["split"], file)
-    else:
-        split = _draw_split(features, label, test_fraction, split_seed, str(file))
-    return ItemSet.of_features(
-        features=features,
-        label=label,
-        split=split,
-        class_names=class_names,
-        origin=str(file),
-        class_embedding=matrices.get("class_embedding"),
-        unpaired={name.removeprefix(UNPAIRED): rows for name, rows in matrices.items() if name.startswith(UNPAIRED)},
-    )
+    layout = _in_folder(source) if source.is_dir() else None
+    arrays = _read_layout(source, layout) if isinstance(layout, Layout) else read_arrays(source)
+    if split is not None:
+        if split not in arrays:
+            raise DataError(f"{source}: has no array {split!r} that split names; it has {', '.join(arrays)}.")
+        arrays["split"] = arrays.pop(split)
+    common, parts = _in_parts(arrays, chosen)
+    del arrays
+    notes: list[str] = []
+    axis = _axis_of_items(list(parts.values()), str(source))
+    places = [f"{source}, {part} part" if part else str(source) for part in parts]
+    rows = [_oriented(group, axis, place, notes) for group, place in zip(parts.values(), places, strict=True)]
+    one = _joined(rows, list(parts), str(source)) if len(rows) > 1 else rows[0]
+    if "split" in common and "split" not in one:
+        one["split"] = common.pop("split")
+    own = _items(one, str(source), notes)
+    own.class_names, own.class_embedding = common.get("class_names"), common.get(EMBEDDING)
+    own.unpaired = {
+        name.removeprefix(UNPAIRED): as_matrix(x, f"{source}, {name}")
+        for name, x in common.items()
+        if name.startswith(UNPAIRED)
+    }
+    if own.class_embedding is not None:
+        own.class_embedding = as_matrix(own.class_embedding, f"{source}, {EMBEDDING}")
+    if isinstance(layout, Layout) and (source / CLASS_EMBEDDING_FILE).is_file():
+        file = source / CLASS_EMBEDDING_FILE
+        own.class_embedding, own.of_train_rows = as_matrix(load_pickle(file), file), True
+    return own
 
 
-def _npz_arrays(file: Path) -> dict[str, np.ndarray]:
-    with decoding(file, "an .npz file of arrays"), np.load(file, allow_pickle=False) as archive:
-        missing = [name for name in NPZ_REQUIRED if name not in archive.files]
-        if missing:
-            raise DataError(f"{file}: holds {', '.join(archive.files) or 'no array'}; add {', '.join(missing)}.")
-        unknown = [name for name in archive.files if name not in NPZ_REQUIRED + NPZ_OPTIONAL]
-        if unknown:
+def _read_layout(folder: Path, layout: Layout) -> Arrays:
+    def load(file: Path) -> np.ndarray:
+        found = read_mat(file, of_items) if file.suffix == ".mat" else {file.stem: load_pickle(file)}
+        if file.stem not in found or isinstance(found[file.stem], dict):
+            held = ", ".join(found) or "no variable"
+            raise DataError(f"{file}: holds {held}; expected the variable {file.stem}. Rename it and save again.")
+        return found[file.stem]
+
+    found = {}
+    for role, name in {"image": layout.image, "text": layout.text, "label": layout.label}.items():
+        for part in ("train", "test"):
+            file = folder / name.format(part)
+            found[f"{role}_{part}"] = load(file) if role == "label" else as_matrix(load(file), file)
+    return found
+
+
+def _in_parts(arrays: Arrays, chosen: Sequence[str] | None) -> tuple[Arrays, dict[str, Arrays]]:
+    """Arrays of the data set as a whole, and part -> name -> array of its items; part "" where none is kept apart."""
+    named = {name: part_of(name) for name in arrays}
+    both = set.intersection(*({base for base, part in named.values() if part == p} for p in ("train", "test")))
+    if not any(
+        base in both and arrays[name].ndim == 2 and 1 not in arrays[name].shape for name, (base, _) in named.items()
+    ):
+        both = set()  # lists of numbers in two parts are no features
+    common, parts = {}, {part: {} for part in ("train", "validation", "test")} if both else {"": {}}
+    for name, array in arrays.items():
+        base, part = named[name] if named[name][0] in both else (standard_name(name), None)
+        whole = base.startswith(UNPAIRED) or base in ("class_names", EMBEDDING)
+        if chosen is not None and not of_items(base) and not whole and base not in chosen:
+            continue
+        if whole or (both and part is None):
+            common[base] = array
+        else:
+            parts[part or ""][base] = array
+    strays = [name for name in common if both and not (name.startswith(UNPAIRED) or name in ("class_names", EMBEDDING))]
+    if strays:
+        raise DataError(
+            f"{strays[0]} is not divided into training and test, as {min(both)} is; divide it or remove it."
+        )
+    return common, {part: group for part, group in parts.items() if group}
+
+
+def _axis_of_items(parts: Sequence[Arrays], origin: str) -> int:
+    """The axis of the items in a matrix of labels, which has one for the classes too; of all parts the same.
+
+    Raises:
+        DataError: as many classes as items, and not the same in rows as in columns.
+    """
+    labels = [(arrays["label"], arrays) for arrays in parts if "label" in arrays and arrays["label"].ndim == 2]
+    for label, arrays in labels:
+        shapes = [x.shape for name, x in arrays.items() if not of_items(name)]
+        if label.shape[0] != label.shape[1]:
+            items = max(label.shape, key=lambda count: sum(count in shape for shape in shapes))
+            return label.shape.index(items)
+    if any((label != label.T).any() for label, _ in labels):
+        raise DataError(
+            f"{origin}: the label matrix has as many classes as items, so that its rows may be either; give a class "
+            "number or name per item, of shape (N,)."
+        )
+    return 0
+
+
+def _oriented(arrays: Arrays, axis: int, origin: str, notes: list[str]) -> Arrays:
+    """The arrays with a row per item, or per entry of the modality; labels too, where they are vectors in one row."""
+    arrays = {
+        name: x.reshape(-1) if x.ndim == 2 and 1 in x.shape and of_items(name) else x for name, x in arrays.items()
+    }
+    matrices = {name: as_matrix(x, f"{origin}, {name}") for name, x in arrays.items() if not of_items(name)}
+    if not matrices:
+        raise DataError(f"{origin}: holds {', '.join(arrays) or 'no array'}; expected two modalities or more.")
+    counts = {name: len(x) for name, x in arrays.items() if of_items(name) and x.ndim == 1}
+    if "label" in arrays and arrays["label"].ndim == 2:
+        arrays["label"] = arrays["label"].T if axis else arrays["label"]
+        counts["label"] = len(arrays["label"])
+    turned, square = {}, []
+    by_ids = any(key.endswith(("_item", "_id")) for key in counts)
+    for name, x in matrices.items():
+        own = {key: counts[key] for key in (f"{name}_item", f"{name}_id") if key in counts} or counts
+        if own is counts and by_ids and "id" not in counts:  # its ids are the numbers of its rows
+            turned[name] = False
+            continue
+        reference, rows = next(iter(own.items())) if own else _reference(matrices, origin)
+        allowed = set(own.values()) or {rows}
+        if x.shape[0] not in allowed and x.shape[1] not in allowed:
+            sizes = {name: x.shape[0], reference: rows}
+            if len({len(other) for other in matrices.values()}) == 1:  # then it is the reference that differs
+                sizes = dict(reversed(sizes.items()))
+            (one, one_rows), (other, other_rows) = sizes.items()
             raise DataError(
-                f"{file}: unknown array {', '.join(unknown)}; FeaturePairs takes two modalities, as "
-                f"{', '.join(NPZ_REQUIRED)} and optionally {', '.join(NPZ_OPTIONAL)}. Rename or remove it; three "
-                "modalities and more take a data module of your own, a subclass of datamodules.RetrievalData."
+                f"{origin}: {one} has {one_rows} rows but {other} has {other_rows}; row i of both must be the same "
+                f"item: leave others out with modalities; samples without a partner go into {UNPAIRED}{name}."
             )
-        return {
-            name: load_npz_array(archive, name, f"{file}, {name}", as_float32=name not in NPZ_OTHERS)
-            for name in archive.files
-        }
-
-
-def _split(split: np.ndarray, file: Path) -> np.ndarray:
-    if split.ndim == 1 and split.dtype.kind in "biuf":
+        if own and x.shape[0] == x.shape[1]:
+            square.append(name)
+        else:
+            turned[name] = x.shape[0] not in allowed
+    if square and len(set(turned.values())) != 1:
         raise DataError(
-            f"{file}, split: holds {split.dtype}; expected train, validation or test as the text of each item, for "
-            "instance by np.where(split == 1, 'test', 'train')."
+            f"{origin}: {square[0]} has as many rows as columns, {matrices[square[0]].shape[0]}, so that either may be "
+            "the items, and the other modalities do not tell; leave one item out, or add a column of zeros."
         )
-    split = text_list(split, f"{file}, split")
-    found = set(split.tolist())
-    if found <= set(SPLITS) and ("test" not in found or found == {"test"}):
-        counted = ", ".join(
-            f"{count} {name}" for name, count in zip(*np.unique(split, return_counts=True), strict=True)
-        )
+    turned |= {name: next(iter(turned.values())) for name in square}
+    if any(turned.values()):
+        notes.append(f"{', '.join(name for name in matrices if turned[name])} transposed: items stood in columns")
+    features = {name: np.ascontiguousarray(x.T) if turned[name] else x for name, x in matrices.items()}
+    return features | {name: x for name, x in arrays.items() if of_items(name)}
+
+
+def _reference(matrices: Arrays, origin: str) -> tuple[str, int]:
+    """The first modality and its rows, where nothing but the features says how many items there are."""
+    (name, first), *others = matrices.items()
+    rows, columns = ({len(x.T if axis else x) for x in matrices.values()} for axis in (0, 1))
+    if others and len(rows) > 1 and len(columns) == 1:
+        shapes = ", ".join(f"{n} {x.shape}" for n, x in matrices.items())
         raise DataError(
-            f"{file}, split: holds {counted or 'no item'}; expected items of test and others, of train or validation. "
-            "Mark some, or leave the array out: test items are then drawn (test_fraction)."
+            f"{origin}: rows differ and columns agree ({shapes}); expected a row per item: transpose the arrays, or "
+            "add a label per item, by which they are turned."
         )
-    return split
+    return name, len(first)
 
 
-def _check_rows(
-    array: np.ndarray, name: object, reference: np.ndarray, reference_name: object, advice: str = ""
-) -> None:
-    if array.ndim == 0 or len(array) != len(reference):
-        rows = len(array) if array.ndim else "no"
-        raise DataError(
-            f"{name}: has {rows} rows but {reference_name} has {len(reference)}; row i of both must be the same "
-            f"item{advice}."
-        )
+def _joined(groups: Sequence[Arrays], parts: Sequence[str], origin: str) -> Arrays:
+    """The rows of the parts, one below the other, with the part of each."""
+    first, one = groups[0], {}
+    for part, group in zip(parts, groups, strict=True):
+        if set(group) != set(first):
+            raise DataError(f"{origin}: {part} has {', '.join(group)} but {parts[0]} has {', '.join(first)}.")
+    sizes = [len(next(x for name, x in group.items() if not of_items(name))) for group in groups]
+    for name in list(first):
+        arrays = [group.pop(name) for group in groups]
+        shapes = {x.shape[1:] for x in arrays}
+        texts = {x.dtype.kind in "SU" for x in arrays}
+        if len(shapes) > 1 or len(texts) > 1:
+            described = ", ".join(f"{x.dtype} of shape {x.shape} in {p}" for p, x in zip(parts, arrays, strict=True))
+            raise DataError(f"{origin}: {name} is {described}; only the number of rows may differ.")
+        one[name] = np.concatenate(arrays) if of_items(name) else _below(arrays)
+    one["split"] = np.repeat(parts, sizes)
+    return one
 
 
-def _draw_split(
-    features: Mapping[str, np.ndarray], label: np.ndarray, test_fraction: float, seed: int, origin: str
-) -> np.ndarray:
-    """Test items, class by class; of an image with several captions, all rows or none."""
-    sample = samples_of_rows(features, label, np.arange(len(label)), f"{origin}: the {len(label)} rows")
-    samples = np.unique(sample)
-    lone = len(samples) < len(label) and label.ndim == 1 and len(np.unique(label[samples])) == len(samples)
-    _, test = (carve_groups if lone else carve_validation)(label, samples, test_fraction, seed)
-    return np.where(np.isin(sample, test), "test", "train")
+def _below(arrays: list[np.ndarray]) -> np.ndarray:
+    """One matrix below the other; the memory of the first is grown in place, for it may be gigabytes."""
+    first, rows = np.require(arrays[0], requirements="O"), [len(x) for x in arrays]
+    arrays[0] = None
+    first.resize((sum(rows), first.shape[1]), refcheck=False)
+    start = rows[0]
+    for x in arrays[1:]:
+        first[start : start + len(x)] = x
+        start += len(x)
+    return first
 
 
-def _class_embedding(file: Path, label: np.ndarray, classes: int) -> np.ndarray | None:
-    rows = as_matrix(load_pickle(file), file)
-    _check_rows(rows, file, label, "the training labels")
+def _items(arrays: Arrays, origin: str, notes: list[str]) -> Own:
+    """Entries with the items that they belong to, where ids say so; else a row of every modality per item."""
+    features = {name: x for name, x in arrays.items() if not of_items(name)}
+    ids = {name: next((arrays[k] for k in (f"{name}_item", f"{name}_id") if k in arrays), None) for name in features}
+    labels = {name: arrays[f"{name}_label"] for name in features if f"{name}_label" in arrays}
+    shared = arrays.get("id")
+    if all(x is None for x in ids.values()) and (shared is None or len(np.unique(shared)) == len(shared)):
+        name, count = next((name, len(x)) for name, x in features.items())
+        for key in ("label", "split"):
+            if key in arrays and len(arrays[key]) != count:
+                rows = f"{key} has {len(arrays[key])} rows but {name} has {count}"
+                raise DataError(f"{origin}: {rows}; row i of both must be the same item.")
+        names = RowNames(count) if shared is None else [str(x) for x in shared.tolist()]
+        modalities = {name: Modality(x) for name, x in features.items()}
+        return Own(modalities, names, arrays.get("label"), arrays.get("split"), notes=notes)
+    for name, x in features.items():
+        if ids[name] is None:
+            ids[name] = shared if shared is not None and len(shared) == len(x) else np.arange(len(x))
+    kinds = {name: x.dtype.kind in "SU" for name, x in ids.items()}
+    if len(set(kinds.values())) > 1:
+        lacking = next(name for name, text in kinds.items() if not text)
+        raise DataError(f"{origin}: ids are texts for some modalities and numbers for {lacking}; add {lacking}_id.")
+    codes, known = pd.factorize(np.concatenate(list(ids.values())))
+    owners = dict(zip(ids, np.split(codes, np.cumsum([len(x) for x in ids.values()])[:-1]), strict=True))
+    names, by_rows = [str(x) for x in known.tolist()], {len(known): np.arange(len(known))}
+    for name in reversed(owners):
+        by_rows[len(owners[name])] = owners[name]
+    modalities = {name: entries_of(features[name], owners[name], name, notes) for name in features}
+    found = {}
+    for key in ("label", "split"):
+        values, owner = arrays.get(key), None
+        if key == "label" and values is None and labels:
+            name, values = next(iter(labels.items()))
+            owner = owners[name]
+        if values is not None:
+            owner = by_rows.get(len(values)) if owner is None else owner
+            if owner is None:
+                raise DataError(f"{origin}: {key} has {len(values)} rows; expected one for each of {len(names)} items.")
+            found[key] = per_item(values, owner, key, names, origin)
+    return Own(modalities, names, **found, notes=notes)
+
+
+def entries_of(rows: np.ndarray, owner: np.ndarray, name: str, notes: list[str]) -> Modality:
+    """Entries in the order of their items; those that are equal within an item count once."""
+    order = np.argsort(owner, kind="stable")
+    first = first_of_equal(rows, order, owner)
+    kept = order[first == order]
+    if len(kept) < len(order):
+        notes.append(f"{len(order) - len(kept):,} repeated rows of {name} count once")
+    plain = len(kept) == len(rows) and (np.diff(owner) > 0).all()
+    return Modality(rows if plain else rows[kept], owner[kept])
+
+
+def per_item(values: np.ndarray, owner: np.ndarray, what: str, names: Sequence[str], origin: str) -> np.ndarray:
+    """The value of each item, of which every entry says the same.
+
+    Raises:
+        DataError: entries of one item differ, or an item has none.
+    """
+    items, first = np.unique(owner, return_index=True)
+    if len(items) < len(names):
+        lacking = np.setdiff1d(np.arange(len(names)), items)
+        raise DataError(f"{origin}: {len(lacking)} item(s) have no {what}, first {names[lacking[0]]}; add it.")
+    differing = np.flatnonzero((values != values[first[owner]]).reshape(len(values), -1).any(axis=1))
+    if differing.size:
+        one, other = values[first[owner[differing[0]]]], values[differing[0]]
+        raise DataError(f"{origin}: item {names[owner[differing[0]]]} has {what} {one} and {other}; expected one.")
+    return values[first]
+
+
+def class_embedding_of(rows: np.ndarray, label: np.ndarray, classes: int, origin: str) -> np.ndarray | None:
+    """(C, E) one embedding per class, of one per training item; None where a class has none.
+
+    Args:
+        rows: (n, E).
+        label: (n,) or (n, C) of the training items.
+        classes: C.
+        origin: for messages.
+
+    Raises:
+        DataError: items of one class differ, or there is another number of rows.
+    """
+    file = f"{origin}/{CLASS_EMBEDDING_FILE}"
+    if len(rows) != len(label):
+        raise DataError(f"{file}: has {len(rows)} rows but the training labels have {len(label)}.")
     if label.ndim == 2:
         rank_zero_warn(f"{file}: items have several classes, so it gives no class embedding.")
         return None
@@ -251,7 +386,6 @@ def _class_embedding(file: Path, label: np.ndarray, classes: int) -> np.ndarray 
     bad = np.flatnonzero(~np.isclose(rows, rows[first][label]).all(axis=1))
     if bad.size:
         raise DataError(
-            f"{file}: row {bad[0]} differs from an earlier row of the same class ({label[bad[0]]}); "
-            "expected one embedding per class."
+            f"{file}: row {bad[0]} differs from an earlier row of the same class; expected one embedding per class."
         )
     return rows[first]

@@ -1,36 +1,15 @@
-"""Class labels in the forms in which files hold them, and which axis of theirs is that of the items."""
+"""Class labels and splits in the forms in which files hold them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
-from lightning.pytorch.utilities import rank_zero_info
 
 from datamodules.errors import DataError
+from datamodules.items import SPLITS
 
-
-def rows_of_items(labels: Sequence[np.ndarray], items: Sequence[int], origin: str) -> list[np.ndarray]:
-    """Labels with a row per item, also where MATLAB or SciPy wrote a list as one row, or a class per row.
-
-    Args:
-        labels: those of each part of a data set, all of one form.
-        items: number of items of each part.
-        origin: for messages.
-
-    Raises:
-        DataError: square matrices, of which either axis may be that of the items.
-    """
-    parts = list(zip(labels, items, strict=True))
-    if any(label.ndim != 2 or label.shape[1] != count for label, count in parts):
-        return list(labels)
-    square = all(len(label) == count for label, count in parts)
-    if square and any((label != label.T).any() for label in labels):
-        raise DataError(
-            f"{origin}: the label matrix has as many classes as items, so that its rows may be either; give a class "
-            "number or name per item, of shape (N,)."
-        )
-    return list(labels) if square else [label.T for label in labels]
+# The words of files -> our splits.
+PARTS = {"train": "train", "tr": "train", "validation": "validation", "valid": "validation", "val": "validation"}
+PARTS |= {"dev": "validation", "test": "test", "te": "test"}
 
 
 def text_list(array: np.ndarray, subject: str) -> np.ndarray:
@@ -44,13 +23,45 @@ def text_list(array: np.ndarray, subject: str) -> np.ndarray:
     return np.char.decode(array, "utf-8") if array.dtype.kind == "S" else array
 
 
-def class_labels(raw: np.ndarray, origin: str, names: np.ndarray | None = None) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Integers in 0..C-1 or a Boolean (N, C) matrix, and the class names, from any label form.
+def split_of(split: np.ndarray, subject: str) -> np.ndarray:
+    """(N,) "train", "validation" or "test", of the words in a file, whatever their capitals.
+
+    Raises:
+        DataError: numbers, an unknown word, no test items, or test items alone.
+    """
+    if split.ndim == 1 and split.dtype.kind in "biuf":
+        raise DataError(
+            f"{subject}: holds {split.dtype}; expected train, validation or test as the text of each item, for "
+            "instance by np.where(split == 1, 'test', 'train')."
+        )
+    words, which, counts = np.unique(text_list(split, subject), return_inverse=True, return_counts=True)
+    known = {**PARTS, "restval": "train"}  # the rest of the validation part of COCO, which everyone trains on
+    unknown = [word for word in words.tolist() if word.lower() not in known]
+    if unknown:
+        raise DataError(f"{subject}: {unknown[0]!r} is unknown; each item is one of {', '.join(SPLITS)}.")
+    parts = np.array([known[word.lower()] for word in words.tolist()])
+    if "test" not in parts or (parts == "test").all():
+        counted = ", ".join(f"{count} {word}" for word, count in zip(words, counts, strict=True)) or "no item"
+        raise DataError(
+            f"{subject}: holds {counted}; expected items of test and others, of train or validation. Mark some, or "
+            "set split to random: test items are then drawn."
+        )
+    return parts[which]
+
+
+def class_labels(
+    raw: np.ndarray, origin: str, names: np.ndarray | None = None, known: int | None = None
+) -> tuple[np.ndarray, tuple[str, ...], np.ndarray | None]:
+    """Labels 0..C-1 of the C classes that have items, or their Boolean (N, C) matrix, from any form.
 
     Args:
-        raw: (N,) or (N, 1) class numbers or names, or (N, C) zeros and ones.
+        raw: (N,) or (N, 1) whole numbers, with whatever gaps, or class names; or (N, K) zeros and ones.
         origin: for messages.
-        names: (C,) class names, where the data have them.
+        names: (K,) names of all classes, where the data have them: of 0..K-1 or 1..K, else of the numbers in order.
+        known: K, where the classes are counted without names.
+
+    Returns:
+        The labels, the names of the C classes, and their places among the K where there are K.
 
     Raises:
         DataError: anything else.
@@ -59,46 +70,70 @@ def class_labels(raw: np.ndarray, origin: str, names: np.ndarray | None = None) 
         raw = raw[:, 0]
     if raw.ndim not in (1, 2) or 0 in raw.shape or raw.dtype.kind not in "biufSU":
         raise _bad_labels(raw, origin)
-    if raw.dtype.kind in "SU":
-        label, found = _named_labels(text_list(raw, origin), origin, names)
-    elif raw.ndim == 2:
-        label, found = _matrix_labels(raw, origin, names), [f"class {c}" for c in range(raw.shape[1])]
+    known = known if names is None else len(names)
+    if raw.ndim == 2:
+        if not np.isin(raw, (0, 1)).all() or known not in (None, raw.shape[1]):
+            classes = "one column per class" if known is None else f"one column for each of {known} classes"
+            raise DataError(f"{origin}: the matrix of shape {raw.shape} may hold zeros and ones only, {classes}.")
+        member = raw.astype(bool)
+        places = np.flatnonzero(member.any(axis=0))
+        label = member[:, places]
+        found = [f"class {place}" for place in places]
+        label = label.argmax(axis=1) if (label.sum(axis=1) == 1).all() else label
+    elif raw.dtype.kind in "SU":
+        values, label = np.unique(text_list(raw, origin), return_inverse=True)
+        found, places = values.tolist(), None
+        if names is not None:
+            order = {name: place for place, name in enumerate(names.tolist())}
+            unknown = [value for value in found if value not in order]
+            if unknown:
+                raise DataError(
+                    f"{origin}: label {unknown[0]!r} is not among class_names; add it there or correct the label."
+                )
+            places = np.array([order[value] for value in found])
+            rank = places.argsort()
+            label, places = rank.argsort()[label], places[rank]
     else:
-        label, found = _integer_labels(raw, origin, names)
-    return label, tuple(found if names is None else names.tolist())
+        if not np.isfinite(raw).all() or (raw != np.round(raw)).any():
+            raise _bad_labels(raw, origin)
+        values, label = np.unique(raw.astype(np.int64), return_inverse=True)
+        found, places = [f"class {value}" for value in values], _places(values, known, origin)
+    return label, tuple(found if names is None else names[places].tolist()), places
+
+
+def _places(values: np.ndarray, known: int | None, origin: str) -> np.ndarray | None:
+    """Where class numbers stand among K known classes."""
+    if known is None:
+        return None
+    low, high = int(values[0]), int(values[-1])
+    first = int(low == 1 and high == known)
+    if low >= first and high < known + first:
+        return values - first
+    if len(values) == known:
+        return np.arange(known)
+    raise DataError(f"{origin}: labels run from {low} to {high}, and there are {known} classes; number them 0..C-1.")
 
 
 def _bad_labels(raw: np.ndarray, origin: str) -> DataError:
     return DataError(
-        f"{origin}: labels are {raw.dtype} of shape {raw.shape}; expected class numbers 0..C-1 or names "
-        "of shape (N,), or zeros and ones of shape (N, C). Write them in one of these forms."
+        f"{origin}: labels are {raw.dtype} of shape {raw.shape}; expected class numbers or names of shape (N,), or "
+        "zeros and ones of shape (N, C). Write them in one of these forms."
     )
 
 
-def _integer_labels(raw: np.ndarray, origin: str, names: np.ndarray | None) -> tuple[np.ndarray, list[str]]:
-    if not np.isfinite(raw).all() or (raw != np.round(raw)).any():
-        raise _bad_labels(raw, origin)
-    low, high = int(raw.min()), int(raw.max())
-    if low < 0 or high > len(raw):
-        raise DataError(f"{origin}: labels of {len(raw)} items run from {low} to {high}; number the classes 0..C-1.")
-    first = int(low == 1 and (names is None or high == len(names)))
-    if first:
-        rank_zero_info(f"{origin}: labels start at 1; shifted to start at 0.")
-    return raw.astype(np.int64) - first, [f"class {c}" for c in range(first, high + 1)]
+def require_one_kind(label: np.ndarray, split: np.ndarray, origin: str) -> None:
+    """Refuse class names in one part and numbers in another.
 
-
-def _matrix_labels(raw: np.ndarray, origin: str, names: np.ndarray | None) -> np.ndarray:
-    if not np.isin(raw, (0, 1)).all() or (names is not None and len(names) != raw.shape[1]):
-        classes = "one column per class" if names is None else f"one column for each of {len(names)} class_names"
-        raise DataError(f"{origin}: the matrix of shape {raw.shape} may hold zeros and ones only, {classes}.")
-    member = raw.astype(bool)
-    return np.nonzero(member)[1] if (member.sum(axis=1) == 1).all() else member
-
-
-def _named_labels(raw: np.ndarray, origin: str, names: np.ndarray | None) -> tuple[np.ndarray, list[str]]:
-    found = (np.unique(raw) if names is None else names).tolist()
-    index = {name: c for c, name in enumerate(found)}
-    unknown = sorted(set(raw.tolist()) - set(index))
-    if unknown:
-        raise DataError(f"{origin}: label {unknown[0]!r} is not among class_names; add it there or correct the label.")
-    return np.array([index[name] for name in raw.tolist()]), found
+    Raises:
+        DataError: they are.
+    """
+    if label.ndim != 1 or label.dtype.kind != "U":
+        return
+    number = np.char.isdecimal(np.char.lstrip(label, "-"))
+    for part, other in (("train", "test"), ("test", "train")):
+        here, there = split == part, split == other
+        if here.any() and there.any() and number[here].all() and not number[there].any():
+            raise DataError(
+                f"{origin}: label holds numbers in the {part} part ({label[here][0]}) and texts in the {other} part "
+                f"({label[there][0]}); expected one form: write the same labels in both."
+            )

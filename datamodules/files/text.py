@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from collections.abc import Collection
 from pathlib import Path
@@ -56,16 +57,16 @@ def read_json(path: Path) -> Any:
 
 
 def read_lines(path: Path) -> list[str]:
-    r"""Lines of a UTF-8 text file, which end in \n, \r\n or \r; blank lines at its end are left out.
+    r"""Lines of a UTF-8 text file, also of .gz, which end in \n, \r\n or \r; blank lines at its end are left out.
 
     Raises:
         DataError: it is missing or not text.
     """
     try:
         # By the file itself: str.splitlines also cuts at characters that stand within a text, such as U+2028.
-        with require(path).open(encoding="utf-8-sig") as file:
+        with (gzip.open if path.suffix == ".gz" else open)(require(path), "rt", encoding="utf-8-sig") as file:
             lines = [line.removesuffix("\n") for line in file]
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, EOFError, UnicodeDecodeError) as error:
         raise broken(path, f"cannot be read as text ({error})") from error
     while lines and not lines[-1].strip():
         lines.pop()

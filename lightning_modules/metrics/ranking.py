@@ -1,37 +1,39 @@
-"""Per-query retrieval measures by cosine, with the expected value over exact ties.
-
-Scores are fixed-point numbers: unit vectors are rounded to multiples of 2**-26, so that every product and every
-partial sum of a dot product is a multiple of 2**-52 below 2, which float64 holds exactly. The order in which BLAS adds
-them, and with it the chunk size, the order of the items, the number of threads and of processes, then cannot change a
-score; an ordinary matrix product depends on the shape of the chunk in its last bits, which makes and breaks ties. The
-rounding moves a cosine by about 6e-9, a tenth of the spacing of float32 just below 1.
-"""
+"""Per-query retrieval measures, with the expected value over exact ties."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from scipy.stats import hypergeom
 from torch import Tensor
 
-_UNIT_BITS = 26  # a unit vector's entry is an integer multiple of 2**-26
-_SCORE_BITS = 29  # a score is one of 2**-29: with its sign and the relevance bit it fills an int32
-_KEYS = 2**25  # scores held at once (128 MiB): one chunk of queries against the whole gallery
-_SLICE = 2**20  # scores worked on at once: what stays in the processor's cache
+from lightning_modules.metrics.keys import KeysOfEmbeddings, KeysOfSimilarity, regrouped
+from lightning_modules.metrics.measures import measures_of
+from lightning_modules.metrics.places import Places
+from lightning_modules.metrics.relevance import Relevance
+from lightning_modules.metrics.scoring import SCORES, probes_of
+from lightning_modules.metrics.threads import Threads
+
+Rows = Tensor | Sequence[Tensor]  # all of them, or consecutive blocks
+
+_KEYS = 2**25  # scores held at once (128 MiB)
+_SLICE = 2**20  # scores worked on at once by a thread
+_BLOCK = 8192  # gallery items that are counted at once: their keys stay in the processor's cache
 
 
 def retrieval_scores(
-    query: Tensor | Sequence[Tensor],
-    gallery: Tensor | Sequence[Tensor],
-    query_labels: Tensor,
-    gallery_labels: Tensor,
+    query: Rows | Mapping[str, Rows] | None = None,
+    gallery: Rows | None = None,
+    query_labels: Tensor | None = None,
+    gallery_labels: Tensor | None = None,
     ks: Sequence[int] = (1, 5, 10),
     chunk_elements: int = _KEYS,
+    score: str = "cosine",
+    similarity: Rows | None = None,
 ) -> dict[str, Tensor]:
-    """Rank the gallery by cosine for every query and measure each ranking.
+    """Rank the gallery by score for every query and measure each ranking.
 
     With R relevant items in the gallery, hits(n) of them in the first n places and rel(n) = 1 where place n holds one:
     AP = sum_n rel(n) hits(n)/n / R over the whole gallery (0 where R = 0); AP@k the same sum over the first k places
@@ -41,36 +43,121 @@ def retrieval_scores(
     performance measures efficiently in the presence of tied scores", ECIR 2008), so a constant scorer gets the chance
     value.
 
+    The score of item g for a joint query with unit vectors q_1, ..., q_M is, by name, "cosine": sum_m <q_m, g>;
+    "multilinear": sum_d g_d prod_m q_md; "volume": -sqrt(det G), G the Gram matrix of q_1, ..., q_M, g.
+
     Args:
         query: (Q, D) floating embeddings, or consecutive blocks of their rows; used as float32, a zero vector has
-            cosine 0.
+            cosine 0. Of joint queries a mapping modality -> such embeddings, whose rows belong together.
         gallery: (G, D) likewise.
         query_labels: (Q,) integer classes, or (Q, C) multi-hot labels, where sharing one label makes an item relevant.
         gallery_labels: (G,) or (G, C), of the same kind.
         ks: cut-offs, in places.
         chunk_elements: scores held at once; it bounds the memory and cannot change a result.
+        score: "cosine", "multilinear" (Saporta et al., NeurIPS 2024, Symile) or "volume" (Cicchetti et al., ICLR 2025,
+            GRAM).
+        similarity: in place of query and gallery (Q, G) scores, such as a cross-encoder's, or consecutive blocks of
+            their rows; the largest ranks first, -inf last. Used as they are, half precision as float32.
 
     Returns:
         Measure -> (Q,) float64 tensor on the CPU: ``AP``, ``first_rank``, ``R@k``, ``P@k``, ``AP@k[min(R,k)]``.
 
     Raises:
-        ValueError: shapes that do not fit, an empty side, a value that is not finite, a cut-off below 1.
+        ValueError: shapes that do not fit, an empty side, an embedding that is not finite, a similarity that is NaN, a
+            cut-off below 1, an unknown score.
     """
     check_cutoffs(ks)
-    query, gallery = _blocks_of(query, "query"), _blocks_of(gallery, "gallery")
-    _check_sides(query, gallery, query_labels, gallery_labels)
-    n_gallery = len(gallery_labels)
-    reciprocals = np.concatenate([[0.0], np.cumsum(1.0 / np.arange(1, n_gallery + 1))])
-    chunk_rows = max(1, chunk_elements // n_gallery)
-    slice_rows = max(1, min(chunk_rows, _SLICE // n_gallery))
-    parts: list[dict[str, np.ndarray]] = []
-    for start, rows in _regrouped(query, chunk_rows):
-        labels = query_labels[start : start + len(rows)]
-        keys = _sorted_keys(rows, gallery, labels, gallery_labels)
-        for first in range(0, len(keys), slice_rows):
-            part = keys[first : first + slice_rows]
-            parts.append(_measures(_tie_groups(part), len(part), n_gallery, ks, reciprocals))
-    return {name: torch.from_numpy(np.concatenate([part[name] for part in parts])) for name in parts[0]}
+    check_score(score)
+    embedded = query is not None and gallery is not None
+    if embedded == (similarity is not None) or query_labels is None or gallery_labels is None:
+        raise ValueError("expected query and gallery, or similarity alone, and query_labels and gallery_labels")
+    sides = query if isinstance(query, Mapping) else {"query": query}
+    if not embedded:
+        sides = {"similarity": similarity}
+    elif not sides:
+        raise ValueError("query: a joint query has embeddings of one modality or more, got none")
+    blocks = {name: _blocks_of(rows, name) for name, rows in sides.items()}
+    items = _blocks_of(gallery, "gallery") if embedded else []
+    n_gallery = sum(map(len, items)) if embedded else len(gallery_labels)
+    labelled = [(name, sum(map(len, side)), query_labels) for name, side in blocks.items()]
+    _check_labels([*labelled, ("gallery", n_gallery, gallery_labels)])
+    if embedded:
+        _check_embeddings([*blocks.items(), ("gallery", items)])
+    else:
+        _check_similarity(blocks["similarity"], n_gallery)
+    relevance = Relevance(query_labels, gallery_labels)
+    columns, rows = _chunk_shape(n_gallery, relevance.mean_count(), chunk_elements, whole=not embedded)
+    measured: list[dict[str, np.ndarray]] = []
+    with Threads() as threads:
+        ranking = _Ranking(relevance, n_gallery, tuple(ks), threads)
+        for chunk in zip(*(regrouped(side, rows) for side in blocks.values()), strict=True):
+            start, parts = chunk[0][0], [part for _, part in chunk]
+            if not embedded:
+                measured += ranking.sorted(KeysOfSimilarity(parts[0]).keys, start)
+                continue
+            device = parts[0].device if parts[0].device.type == "cuda" else torch.device("cpu")
+            keys = KeysOfEmbeddings(probes_of([part.to(device) for part in parts], score), items, threads)
+            if columns < n_gallery:
+                measured.append(ranking.counted(keys, start, columns))
+            else:
+                measured += ranking.sorted(next(keys.blocks(n_gallery)), start)
+    return {name: torch.from_numpy(np.concatenate([part[name] for part in measured])) for name in measured[0]}
+
+
+def _chunk_shape(n_gallery: int, relevant: float, elements: int, whole: bool) -> tuple[int, int]:
+    """Gallery items and queries of a block of keys.
+
+    A block holds the whole gallery where that is small, or where so many items are relevant that sorting a row costs
+    less than searching all their keys in every block.
+    """
+    columns = max(_BLOCK * elements // _KEYS, 8 * int(relevant), 1)
+    if whole or 2 * columns >= n_gallery:
+        return n_gallery, max(1, elements // n_gallery)
+    return columns, max(1, int(min(elements // columns, elements / (16 * relevant + 1))))
+
+
+@dataclass(frozen=True)
+class _Ranking:
+    """Measures the rankings of a chunk of queries.
+
+    Args:
+        relevance: of all queries and items.
+        n_gallery: number of items.
+        ks: cut-offs, in places.
+        threads: those that sort and count.
+    """
+
+    relevance: Relevance
+    n_gallery: int
+    ks: tuple[int, ...]
+    threads: Threads
+
+    def __post_init__(self) -> None:
+        harmonic = np.cumsum(1.0 / np.arange(1, self.n_gallery + 1))
+        object.__setattr__(self, "reciprocals", np.concatenate([[0.0], harmonic]))
+
+    def sorted(self, keys: np.ndarray, start: int) -> list[dict[str, np.ndarray]]:
+        """Measures of the queries from number ``start`` on, whose keys (Q, G) are here."""
+
+        def measure(part: slice) -> dict[str, np.ndarray]:
+            query, item = self.relevance.pairs(slice(start + part.start, start + part.stop))
+            own = keys[part]
+            places = Places(query, item, own[query, item], len(own))
+            places.add(own, slice(0, len(own)))
+            return self._measures(places, len(own))
+
+        return self.threads.run(measure, len(keys), max(1, _SLICE // self.n_gallery))
+
+    def counted(self, keys: KeysOfEmbeddings, start: int, columns: int) -> dict[str, np.ndarray]:
+        """The same, block by block, where the keys of the relevant items are computed first."""
+        query, item = self.relevance.pairs(slice(start, start + len(keys)))
+        places = Places(query, item, keys.of_pairs(query, item), len(keys))
+        for block in keys.blocks(columns):
+            self.threads.run(lambda part, block=block: places.add(block[part], part), len(keys))
+        return self._measures(places, len(keys))
+
+    def _measures(self, places: Places, n_query: int) -> dict[str, np.ndarray]:
+        return measures_of(places.tie_groups(), n_query, self.n_gallery, self.ks, self.reciprocals)
 
 
 def check_cutoffs(ks: Sequence[int]) -> None:
@@ -78,6 +165,12 @@ def check_cutoffs(ks: Sequence[int]) -> None:
     bad = [k for k in ks if isinstance(k, bool) or not isinstance(k, int) or k < 1]
     if bad:
         raise ValueError(f"ks must be integers of at least 1, got {bad}")
+
+
+def check_score(score: str) -> None:
+    """Refuse an unknown score with a ValueError."""
+    if score not in SCORES:
+        raise ValueError(f"unknown score {score!r}: expected one of {SCORES}")
 
 
 def is_finite(values: Tensor) -> bool:
@@ -96,190 +189,31 @@ def _blocks_of(embeddings: Tensor | Sequence[Tensor], side: str) -> list[Tensor]
     return blocks
 
 
-def _check_sides(query: list[Tensor], gallery: list[Tensor], query_labels: Tensor, gallery_labels: Tensor) -> None:
-    widths = {block.shape[1] for block in query + gallery}
+def _check_embeddings(sides: Sequence[tuple[str, list[Tensor]]]) -> None:
+    widths = {block.shape[1] for _, blocks in sides for block in blocks}
     if len(widths) > 1:
         raise ValueError(f"query and gallery embeddings must have one width, got {sorted(widths)}")
-    for side, blocks, labels in (("query", query, query_labels), ("gallery", gallery, gallery_labels)):
-        rows = sum(len(block) for block in blocks)
+    for side, blocks in sides:
+        if not all(is_finite(block.to(torch.float32)) for block in blocks):
+            raise ValueError(f"{side}: an embedding is not finite in float32")
+
+
+def _check_similarity(blocks: list[Tensor], items: int) -> None:
+    for block in blocks:
+        if block.shape[1] != items or bool(block.isnan().any()):
+            raise ValueError(f"similarity: expected (queries, {items}) numbers, none NaN, got {tuple(block.shape)}")
+
+
+def _check_labels(sides: Sequence[tuple[str, int, Tensor]]) -> None:
+    for side, rows, labels in sides:
         if labels.ndim not in (1, 2) or labels.is_floating_point() or len(labels) != rows:
             raise ValueError(
                 f"{side}: expected integer or bool labels of shape ({rows},) or ({rows}, classes),"
                 f" got {labels.dtype} {tuple(labels.shape)}"
             )
-        if not all(is_finite(block.to(torch.float32)) for block in blocks):
-            raise ValueError(f"{side}: an embedding is not finite in float32")
-    if query_labels.shape[1:] != gallery_labels.shape[1:]:
+    shapes = [tuple(labels.shape) for _, _, labels in sides]
+    if len({shape[1:] for shape in shapes}) > 1:
         raise ValueError(
             "query and gallery labels must both be classes, or multi-hot over the same classes, got shapes"
-            f" {tuple(query_labels.shape)} and {tuple(gallery_labels.shape)}"
+            f" {shapes[0]} and {shapes[-1]}"
         )
-
-
-def _regrouped(blocks: Sequence[Tensor], rows: int) -> Iterator[tuple[int, Tensor]]:
-    """Yield (index of the first row, block) with ``rows`` rows in each block but the last."""
-    start, held = 0, []
-    for block in blocks:
-        while len(block):
-            wanted = rows - sum(len(part) for part in held)
-            held.append(block[:wanted])
-            block = block[wanted:]
-            if sum(len(part) for part in held) == rows:
-                yield start, torch.cat(held)
-                start, held = start + rows, []
-    if held:
-        yield start, torch.cat(held)
-
-
-def _unit_rows(rows: Tensor) -> Tensor:
-    """Rows scaled to length 2**26 and rounded to integers, in float64; a zero row stays zero."""
-    rows = rows.to(torch.float32).to(torch.float64)
-    length = rows.square().sum(dim=1, keepdim=True).sqrt()
-    return rows.mul_(torch.where(length > 0, 2.0**_UNIT_BITS / length, 0.0)).round_()
-
-
-def _sorted_keys(query: Tensor, gallery: Sequence[Tensor], query_labels: Tensor, gallery_labels: Tensor) -> np.ndarray:
-    """(Q, G) int32 keys in ranking order: the negated score in the upper bits, 0 for a relevant item in the lowest.
-
-    Sorting these keys sorts score and relevance together, without an argsort and a gather.
-    """
-    device = query.device if query.device.type == "cuda" else torch.device("cpu")
-    fill = _fill_keys_torch if device.type == "cuda" else _fill_keys_numpy
-    # A power of two scales exactly, here from units of 2**-52 to 2**-29; the best score is to sort first.
-    unit = _unit_rows(query.to(device)).mul_(-(2.0 ** (_SCORE_BITS - 2 * _UNIT_BITS)))
-    query_labels, gallery_labels = query_labels.to(device), gallery_labels.to(device)
-    keys = torch.empty(len(query), len(gallery_labels), dtype=torch.int32, device=device)
-    for start, block in _regrouped(gallery, max(1, min(8192, 2 * _SLICE // len(query)))):
-        stop = start + len(block)
-        irrelevant = _irrelevant(query_labels, gallery_labels[start:stop])
-        fill(keys[:, start:stop], unit, _unit_rows(block.to(device)), irrelevant)
-    if device.type == "cuda":
-        return torch.sort(keys, dim=1).values.cpu().numpy()
-    ranked = keys.numpy()
-    ranked.sort(axis=1)
-    return ranked
-
-
-def _fill_keys_torch(keys: Tensor, query: Tensor, gallery: Tensor, irrelevant: Tensor) -> None:
-    keys.copy_((query @ gallery.T).round_())
-    keys.mul_(2).add_(irrelevant)
-
-
-def _fill_keys_numpy(keys: Tensor, query: Tensor, gallery: Tensor, irrelevant: Tensor) -> None:
-    # On a CPU NumPy fills and sorts the keys in about half the time.
-    scores = query.numpy() @ gallery.numpy().T
-    part = keys.numpy()
-    part[:] = np.rint(scores, out=scores)
-    part <<= 1
-    part |= irrelevant.numpy()
-
-
-def _irrelevant(query_labels: Tensor, gallery_labels: Tensor) -> Tensor:
-    if query_labels.ndim == 1:
-        return query_labels[:, None] != gallery_labels[None, :]
-    return (query_labels.bool().float() @ gallery_labels.bool().float().T) == 0
-
-
-@dataclass(frozen=True)
-class _TieGroups:
-    """The groups of tied items that hold a relevant one, by query and place; without a mixed tie, single items.
-
-    Each field is an array with one entry per group: the query, the number of items ranked strictly before the group,
-    the number of relevant ones among those, and the number of items and of relevant items in it.
-    """
-
-    query: np.ndarray
-    before: np.ndarray
-    hits: np.ndarray
-    size: np.ndarray
-    relevant: np.ndarray
-
-    def __getitem__(self, which: np.ndarray) -> _TieGroups:
-        return _TieGroups(*(getattr(self, field)[which] for field in self.__dataclass_fields__))
-
-
-def _tie_groups(keys: np.ndarray) -> _TieGroups:
-    n_gallery, flat_keys = keys.shape[1], keys.reshape(-1)
-    place = np.flatnonzero((flat_keys & 1) == 0)
-    query, before = np.divmod(place, n_gallery)
-    size, relevant = np.ones_like(place), np.ones_like(place)
-    key = flat_keys[place]
-    # In a tie the relevant items sort first: a group is mixed where its last relevant item precedes a tied irrelevant.
-    following = flat_keys[np.minimum(place + 1, flat_keys.size - 1)]
-    last = np.flatnonzero((following == (key | 1)) & (before + 1 < n_gallery))
-    if len(last):
-        index = np.arange(len(place))
-        opens = np.ones(len(place), dtype=bool)
-        opens[1:] = (key[1:] != key[:-1]) | (query[1:] != query[:-1])
-        first_of = np.maximum.accumulate(np.where(opens, index, 0))
-        first = first_of[last]
-        closes = np.ones(keys.shape, dtype=bool)
-        np.not_equal(keys[:, 1:] >> 1, keys[:, :-1] >> 1, out=closes[:, :-1])
-        ends = np.flatnonzero(closes)
-        size[first] = ends[np.searchsorted(ends, place[last])] + 1 - place[first]
-        relevant[first] = last - first + 1
-        mixed = np.zeros(len(place), dtype=bool)
-        mixed[first] = True
-        kept = ~mixed[first_of] | (first_of == index)
-        query, before, size, relevant = query[kept], before[kept], size[kept], relevant[kept]
-    hits = np.cumsum(relevant) - relevant
-    hits -= hits[np.searchsorted(query, query)]
-    return _TieGroups(query, before, hits, size, relevant)
-
-
-def _measures(
-    groups: _TieGroups, n_query: int, n_gallery: int, ks: Sequence[int], reciprocals: np.ndarray
-) -> dict[str, np.ndarray]:
-    total = _per_query(groups, groups.relevant, n_query)
-    precisions = _precision_sum(groups, groups.size, reciprocals)
-    ap = _ratio(_per_query(groups, precisions, n_query), total)
-    opening = groups[np.unique(groups.query, return_index=True)[1]]
-    first_rank = np.full(n_query, n_gallery + 1.0)
-    first_rank[opening.query] = opening.before + (opening.size + 1) / (opening.relevant + 1)
-    result = {"AP": ap, "first_rank": first_rank}
-    for k in ks:
-        top = groups[groups.before < k]
-        taken = np.minimum(k - top.before, top.size)
-        result[f"R@{k}"] = _hit_probability(opening, k, n_query)
-        result[f"P@{k}"] = _per_query(top, top.relevant * taken / top.size, n_query) / k
-        precision_sum = _per_query(top, _precision_sum(top, taken, reciprocals), n_query)
-        result[f"AP@{k}[min(R,k)]"] = _ratio(precision_sum, np.minimum(total, k))
-    return result
-
-
-def _per_query(groups: _TieGroups, values: np.ndarray, n_query: int) -> np.ndarray:
-    # bincount adds one after the other, so a query's sum does not depend on the queries beside it.
-    return np.bincount(groups.query, weights=values, minlength=n_query)
-
-
-def _ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
-    return np.divide(numerator, denominator, out=np.zeros(len(numerator)), where=denominator > 0)
-
-
-def _precision_sum(groups: _TieGroups, taken: np.ndarray, reciprocals: np.ndarray) -> np.ndarray:
-    """Expected sum of the precisions at the relevant items among the first ``taken`` places of each group.
-
-    Place j of a group of t items, r of them relevant, holds a relevant one with probability r/t, and then, on average,
-    (j-1)(r-1)/(t-1) of the places before it in the group do: sum_j r/t (h + 1 + (j-1)(r-1)/(t-1)) / (b + j), with b
-    items and h hits before the group; ``reciprocals[n]`` is 1 + 1/2 + ... + 1/n.
-    """
-    single = groups.size == 1
-    share = (groups.relevant - 1) / np.where(single, 1, groups.size - 1)
-    harmonic = reciprocals[groups.before + taken] - reciprocals[groups.before]
-    harmonic[single] = 1.0 / (groups.before[single] + 1)  # the difference loses digits
-    constant = groups.hits + 1 - (groups.before + 1) * share
-    return groups.relevant / groups.size * (constant * harmonic + share * taken)
-
-
-def _hit_probability(opening: _TieGroups, k: int, n_query: int) -> np.ndarray:
-    """Probability of a relevant item in the first k places: 1 - C(t-r, m) / C(t, m) in each query's first group."""
-    result = np.zeros(n_query)
-    top = opening[opening.before < k]
-    taken = np.minimum(k - top.before, top.size)
-    probability = np.ones(len(taken))
-    cut = np.flatnonzero(taken < top.size)
-    if len(cut):
-        part = top[cut]
-        probability[cut] = 1.0 - hypergeom.pmf(0, part.size, part.relevant, taken[cut])
-    result[top.query] = probability
-    return result

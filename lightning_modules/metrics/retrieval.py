@@ -12,10 +12,11 @@ import torch.distributed as dist
 from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities.distributed import gather_all_tensors
-from torchmetrics.utilities.prints import rank_zero_warn
 
+from lightning_modules.metrics.directions import Direction, direction_name, query_of
+from lightning_modules.metrics.items import Items, first_of_each, queries_of
 from lightning_modules.metrics.protocol import standardise
-from lightning_modules.metrics.ranking import check_cutoffs, is_finite, retrieval_scores
+from lightning_modules.metrics.ranking import check_cutoffs, check_score, is_finite, retrieval_scores
 
 PROTOCOLS = ("honest", "as_published")
 
@@ -31,15 +32,19 @@ class CrossModalRetrieval(Metric):
     without a relevant item included. An item given twice (distributed samplers pad) counts once. The order of the items
     and the number of processes do not change a bit of the result.
 
+    A joint query, (("text", "video"), "motion"), asks by several modalities of an item at once. An item that lacks one
+    of them is no such query; how many there are, a warning says.
+
     Args:
-        directions: (query modality, gallery modality) pairs.
+        directions: (query modality, gallery modality) pairs; in place of a query modality a tuple of several.
         ks: cut-offs of R@k, P@k and MAP@k, in places.
         protocol: ``"honest"`` takes the embeddings as they are; ``"as_published"`` z-scores each modality's columns
             over its evaluated items first (:func:`~lightning_modules.metrics.protocol.standardise`).
+        score: of joint queries: "cosine", "multilinear" or "volume", as in ``retrieval_scores``.
         **kwargs: options of :class:`torchmetrics.Metric`.
 
     Raises:
-        ValueError: an unknown protocol, a cut-off below 1, no direction, a direction from a modality to itself.
+        ValueError: an unknown protocol or score, a cut-off below 1, no direction, or one from a modality to itself.
 
     Example:
         >>> import torch
@@ -61,27 +66,32 @@ class CrossModalRetrieval(Metric):
 
     def __init__(
         self,
-        directions: Sequence[tuple[str, str]],
+        directions: Sequence[Direction],
         ks: Sequence[int] = (1, 5, 10),
         protocol: str = "honest",
+        score: str = "cosine",
         **kwargs: Any,
     ) -> None:
         super().__init__(dist_sync_fn=_gather_uneven, **kwargs)
-        self.directions = [tuple(direction) for direction in directions]
-        wrong = [pair for pair in self.directions if len(pair) != 2 or pair[0] == pair[1]]
-        if wrong or not self.directions or len(set(self.directions)) < len(self.directions):
+        self.directions = {direction_name(direction): direction for direction in directions}
+        named = [(*query_of(direction), direction[1]) for direction in directions]
+        wrong = [names for names in named if len(set(names)) < len(names) or len(names) < 2]
+        if wrong or not named or len(self.directions) < len(named):
             raise ValueError(
-                f"directions must be distinct (query, gallery) pairs of two different modalities, got {directions}"
+                "directions must be distinct (query, gallery) pairs of two different modalities, or of several and one"
+                f" as in (('text', 'video'), 'motion'), got {directions}"
             )
         if protocol not in PROTOCOLS:
             raise ValueError(f"unknown protocol {protocol!r}: expected one of {PROTOCOLS}")
+        check_score(score)
         check_cutoffs(ks)
-        self.ks, self.protocol = tuple(ks), protocol
-        self.modalities = list(dict.fromkeys(name for pair in self.directions for name in pair))
+        self.ks, self.protocol, self.score = tuple(ks), protocol, score
+        self.modalities = list(dict.fromkeys(name for names in named for name in names))
+        self._fields = (*_FIELDS, "items") if max(map(len, named)) > 2 else _FIELDS
         self._sizes: dict[str, tuple[int, int]] = {}
         self._per_query: dict[str, tuple[Tensor, Tensor]] = {}
         for modality in self.modalities:
-            for field in _FIELDS:
+            for field in self._fields:
                 self.add_state(_state(modality, field), default=[], dist_reduce_fx="cat")
 
     def update(
@@ -90,6 +100,7 @@ class CrossModalRetrieval(Metric):
         labels: Tensor | Mapping[str, Tensor],
         ids: Tensor | Mapping[str, Tensor],
         is_query: Tensor | Mapping[str, Tensor] | None = None,
+        items: Tensor | Mapping[str, Tensor] | None = None,
     ) -> None:
         """Add a batch of items; a batch may hold some of the modalities only.
 
@@ -98,6 +109,8 @@ class CrossModalRetrieval(Metric):
             labels: (B,) integer classes or (B, C) multi-hot labels; a mapping modality -> labels where they differ.
             ids: (B,) integers, unique within a modality (the index in the data set), or a mapping modality -> ids.
             is_query: (B,) bool, or a mapping; False keeps an item in the gallery but never makes it a query.
+            items: (B,) integers, or a mapping: what joint queries are put together by, where it is not the id, such as
+                the item of a caption; of an item's entries that with the smallest id asks.
 
         Raises:
             ValueError: naming the modality: not one of the directions, a shape or dtype that does not fit, an
@@ -108,15 +121,18 @@ class CrossModalRetrieval(Metric):
             if modality not in self.modalities:
                 raise ValueError(f"unknown modality {modality!r}: the directions use {self.modalities}")
             flags = torch.ones(len(rows), dtype=torch.bool) if is_query is None else _of(is_query, modality, "is_query")
-            checked[modality] = (
+            numbers = _of(ids, modality, "ids")
+            values = [
                 self._checked_embeddings(modality, rows),
                 self._checked_labels(modality, _of(labels, modality, "labels"), len(rows)),
-                _checked_ids(modality, _of(ids, modality, "ids"), len(rows)),
+                _checked_ids(modality, numbers, len(rows)),
                 _checked_flags(modality, flags, len(rows)),
-            )
+            ]
+            owners = numbers if items is None else _of(items, modality, "items")
+            checked[modality] = [*values, _checked_ids(modality, owners, len(rows), "items")]
         for modality, values in checked.items():
             if len(values[0]):
-                for field, value in zip(_FIELDS, values, strict=True):
+                for field, value in zip(self._fields, values, strict=False):
                     getattr(self, _state(modality, field)).append(value.detach().to(self.device))
 
     def compute(self) -> dict[str, Tensor]:
@@ -124,7 +140,8 @@ class CrossModalRetrieval(Metric):
 
         Returns:
             ``"query->gallery/MAP"``, ``/R@k``, ``/P@k``, ``/MAP@k[min(R,k)]`` and ``/MedR`` -> float64 scalar, and
-            with several directions their mean as ``"average/..."``.
+            with several directions their mean as ``"average/..."``, which leaves out joint queries where there are
+            others.
 
         Raises:
             ValueError: a direction without a query or a gallery, an id with two different labels.
@@ -132,24 +149,20 @@ class CrossModalRetrieval(Metric):
         items = {modality: self._items(modality) for modality in self.modalities}
         result: dict[str, float] = {}
         self._sizes, self._per_query = {}, {}
-        for query_modality, gallery_modality in self.directions:
-            name = f"{query_modality}->{gallery_modality}"
-            query, query_labels, query_ids, is_query = items[query_modality]
-            gallery, gallery_labels, _, _ = items[gallery_modality]
-            if not bool(is_query.any()):
-                raise ValueError(f"{name}: modality {query_modality!r} has no query, is_query is False for every item")
-            if not bool(is_query.all()):
-                parts = is_query.split([len(rows) for rows in query])
-                query = [rows[part] for rows, part in zip(query, parts, strict=True)]
-                query_labels, query_ids = query_labels[is_query], query_ids[is_query]
-            self._sizes[name] = (len(query_labels), len(gallery_labels))
-            scores = retrieval_scores(query, gallery, query_labels, gallery_labels, self.ks)
+        for name, direction in self.directions.items():
+            query = query_of(direction)
+            rows, query_labels, query_ids = queries_of(name, {modality: items[modality] for modality in query})
+            gallery = items[direction[1]]
+            self._sizes[name] = (len(query_labels), len(gallery))
+            score = self.score if len(query) > 1 else "cosine"
+            scores = retrieval_scores(rows, gallery.blocks, query_labels, gallery.labels, self.ks, score=score)
             result.update({f"{name}/{measure}": value for measure, value in _averages(scores).items()})
             query_ids, order = query_ids.cpu().sort()
             self._per_query[name] = (query_ids, scores["AP"][order])
+        single = [each for each, direction in self.directions.items() if len(query_of(direction)) == 1]
         if len(self.directions) > 1:
             for measure in [key.partition("/")[2] for key in result if key.startswith(f"{name}/")]:
-                values = [result[f"{query}->{gallery}/{measure}"] for query, gallery in self.directions]
+                values = [result[f"{each}/{measure}"] for each in single or self.directions]
                 result[f"average/{measure}"] = math.fsum(values) / len(values)
         return {key: torch.tensor(value, dtype=torch.float64, device=self.device) for key, value in result.items()}
 
@@ -200,20 +213,23 @@ class CrossModalRetrieval(Metric):
             )
         return labels
 
-    def _items(self, modality: str) -> tuple[list[Tensor], Tensor, Tensor, Tensor]:
-        """Blocks of embeddings, labels, ids and query flags of one modality, each id once."""
-        state = {field: getattr(self, _state(modality, field)) for field in _FIELDS}
+    def _items(self, modality: str) -> Items:
+        """What was gathered of one modality, each id once."""
+        state = {field: getattr(self, _state(modality, field)) for field in self._fields}
         # A list of blocks before the processes are joined, one tensor afterwards.
         blocks = [state["embeddings"]] if isinstance(state["embeddings"], Tensor) else list(state["embeddings"])
         if not sum(len(rows) for rows in blocks):
-            raise ValueError(f"modality {modality!r} has no item: the directions {self.directions} need all of theirs")
-        labels, ids, is_query = (
-            state[field] if isinstance(state[field], Tensor) else torch.cat(state[field]) for field in _FIELDS[1:]
+            raise ValueError(
+                f"modality {modality!r} has no item: the directions {', '.join(self.directions)} need all of theirs"
+            )
+        labels, ids, is_query, *owners = (
+            state[field] if isinstance(state[field], Tensor) else torch.cat(state[field]) for field in self._fields[1:]
         )
-        kept = _first_of_each(modality, blocks, labels, ids, is_query)
+        owners = (owners[0], ids) if owners else None
+        kept = first_of_each(modality, blocks, labels, ids, is_query)
         if kept is not None:
             blocks, labels, ids, is_query = [torch.cat(blocks)[kept]], labels[kept], ids[kept], is_query[kept]
-        return (blocks if self.protocol == "honest" else standardise(blocks)), labels, ids, is_query
+        return Items(blocks if self.protocol == "honest" else standardise(blocks), labels, ids, is_query, owners)
 
 
 def _state(modality: str, field: str) -> str:
@@ -228,9 +244,9 @@ def _of(values: Tensor | Mapping[str, Tensor], modality: str, name: str) -> Tens
     return values[modality]
 
 
-def _checked_ids(modality: str, ids: Tensor, rows: int) -> Tensor:
+def _checked_ids(modality: str, ids: Tensor, rows: int, name: str = "ids") -> Tensor:
     if ids.is_floating_point() or ids.dtype == torch.bool or ids.shape != (rows,):
-        raise ValueError(f"{modality}: expected integer ids of shape ({rows},), got {ids.dtype} {tuple(ids.shape)}")
+        raise ValueError(f"{modality}: expected integer {name} of shape ({rows},), got {ids.dtype} {tuple(ids.shape)}")
     return ids.long()
 
 
@@ -249,37 +265,6 @@ def _averages(scores: dict[str, Tensor]) -> dict[str, float]:
         if measure != "first_rank":
             result[measure.replace("AP", "MAP")] = math.fsum(values.tolist()) / len(values)
     return {**result, "MedR": float(np.median(scores["first_rank"].numpy()))}
-
-
-def _first_of_each(modality: str, blocks: list[Tensor], labels: Tensor, ids: Tensor, is_query: Tensor) -> Tensor | None:
-    """Index of the rows to keep so that each id is there once; None where no id occurs twice.
-
-    Copies may differ in their last bits (they were embedded in other batches): the lexicographically smallest is kept,
-    which does not depend on the order of the items.
-    """
-    _, first, inverse = np.unique(ids.cpu().numpy(), return_index=True, return_inverse=True)
-    if len(first) == len(inverse):
-        return None
-    leader = torch.from_numpy(first[inverse]).to(ids.device)
-    copy = torch.nonzero(leader != torch.arange(len(ids), device=ids.device)).flatten()
-    original = leader[copy]
-    conflict = (labels[copy] != labels[original]).reshape(len(copy), -1).any(dim=1) | (
-        is_query[copy] != is_query[original]
-    )
-    if bool(conflict.any()):
-        raise ValueError(
-            f"{modality}: id {int(ids[copy][conflict][0])} occurs with different labels or is_query:"
-            " ids must be unique within a modality"
-        )
-    rows = torch.cat(blocks)
-    distance = torch.linalg.vector_norm(rows[copy] - rows[original], dim=1)
-    if bool((distance > 0.01 * torch.linalg.vector_norm(rows[original], dim=1)).any()):
-        rank_zero_warn(f"{modality}: copies of one id differ by more than 1%; one is kept. Are the ids unique?")
-    for item in torch.unique(original[distance > 0]).tolist():
-        candidates = torch.nonzero(leader == item).flatten().cpu().numpy()
-        smallest = np.lexsort(rows[candidates].cpu().numpy().T[::-1])[0]
-        first[inverse[item]] = candidates[smallest]
-    return torch.from_numpy(first).to(ids.device)
 
 
 def _gather_uneven(tensor: Tensor, group: Any = None) -> list[Tensor]:

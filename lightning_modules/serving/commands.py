@@ -25,11 +25,14 @@ def run_export(words: Sequence[str]) -> int:
 
 def run_search(words: Sequence[str]) -> int:
     """Run ``csd search`` with the words after it; the exit status is returned."""
-    given = _search_parser().parse_args(words)
+    parser = _search_parser()
+    given = parser.parse_args(words)
     if given.command == "index":
         return int(not index_folder(given.export, given.folder, given.modality, given.out))
-    content = next(name for name in ENDINGS if getattr(given, name) is not None)
-    hits = find(given.export, given.index, content, getattr(given, content), given.k)
+    query = {name: getattr(given, name) for name in ENDINGS if getattr(given, name) is not None}
+    if not query:
+        parser.error("there is no query; give a text, --image FILE or --sound FILE, or several of them")
+    hits = find(given.export, given.index, query, given.k)
     lines = [f"{hit.rank:>4}  {hit.cosine:7.4f}  {printable(hit.name)}" for hit in hits]
     print(json.dumps([hit._asdict() for hit in hits]) if given.json else "\n".join(lines))
     return 0
@@ -46,10 +49,9 @@ def _search_parser() -> argparse.ArgumentParser:
     ask = commands.add_parser("query", help="find the nearest entries", allow_abbrev=False)
     ask.add_argument("export", type=user_path, help="folder that csd export wrote")
     ask.add_argument("index", type=user_path, help="file that csd search index wrote")
-    entry = ask.add_mutually_exclusive_group(required=True)
-    entry.add_argument("text", nargs="?", help="the query: a text,")
-    entry.add_argument("--image", type=user_path, metavar="FILE", help="or an image,")
-    entry.add_argument("--sound", type=user_path, metavar="FILE", help="or a sound")
+    ask.add_argument("text", nargs="?", help="the query: a text,")
+    ask.add_argument("--image", type=user_path, metavar="FILE", help="an image,")
+    ask.add_argument("--sound", type=user_path, metavar="FILE", help="or a sound; or several of them, asked at once")
     ask.add_argument("--k", type=int, default=10, help="how many entries, by default 10")
     ask.add_argument("--json", action="store_true", help="print a JSON list")
     return parser

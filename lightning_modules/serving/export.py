@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import shutil
 import sys
 import tempfile
 from collections.abc import Mapping
@@ -18,18 +20,22 @@ from torch import Tensor
 
 import lightning_modules
 from datamodules.errors import DataError
+from datamodules.features.texts import BUNDLED
+from datamodules.features.timm_models import INSTALLED
 from datamodules.files.sources import sha256_of
 from datamodules.items import listed
 from lightning_modules.base import RetrievalModule
 from lightning_modules.checkpoints import read_checkpoint
 from lightning_modules.encoded import EncodedModule
 from lightning_modules.lavimo import LAVIMO
-from lightning_modules.serving.files import COPIES, copy_named, in_export, put
 
 FORMAT = 3  # 2 listed the parts left out, 1 had no copies of the files that encoders name
 WEIGHTS, DESCRIPTION = "model.safetensors", "model.yaml"
 # What decides an export's embeddings.
 DECISIVE = ("class", "init_args", "front_ends", "weights_sha256")
+COPIES = "encoders"  # folder of the copies
+# Encoders whose setting "model" may be a local folder; for the others it is a name.
+OF_FOLDERS = ("sentence", "tokens", "clip")
 
 
 def export(checkpoint: Path, out: Path | None = None) -> Path:
@@ -41,35 +47,30 @@ def export(checkpoint: Path, out: Path | None = None) -> Path:
 
     Args:
         checkpoint: a .ckpt that `csd fit`, or a trainer, wrote.
-        out: the folder; by default "<name of the checkpoint>-export" beside the checkpoint. An earlier export in it is
-            replaced.
+        out: the folder; by default "<name of the checkpoint>-export" beside the checkpoint.
 
     Raises:
-        DataError: the checkpoint cannot be read, does not say how its model is built or holds NaN, or the folder holds
-            something else.
+        DataError: the checkpoint cannot be read, does not say how its model is built or holds NaN, or the folder is not
+            empty.
         ValueError: the model embeds an item from all its modalities at once, and so cannot retrieve by one.
         OSError: the folder cannot be written.
     """
     out = Path(out or checkpoint.with_name(f"{checkpoint.stem}-export"))
-    place = out.resolve()  # a link stays one
-    if place.is_file() or (place.is_dir() and any(place.iterdir())):
-        try:
-            description(place)
-        except DataError as error:
-            raise DataError(f"{out} exists and is no export; name another folder with --out") from error
-    place.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=place.parent, prefix=f".{place.name}-") as beside:
+    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+        raise DataError(f"{out} exists and is not empty; delete it, or name another folder with --out")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as beside:
         model, about = _from_checkpoint(checkpoint)
         folder = Path(beside, "made")  # with the permissions of any new folder, which the one around it has not
         folder.mkdir()
-        about["init_args"] = copy_named(about["init_args"], model, folder)
+        about["init_args"] = _with_copies(about["init_args"], model, folder)
         tensors = {name: x.contiguous().clone() for name, x in model.state_dict().items()}
         (folder / WEIGHTS).write_bytes(save(tensors))
         about["weights_sha256"] = sha256_of(folder / WEIGHTS)
         text = yaml.safe_dump(about, sort_keys=False, allow_unicode=True)
         (folder / DESCRIPTION).write_text(text, encoding="utf-8")
         load_export(folder)
-        put(folder, place, (COPIES, WEIGHTS, DESCRIPTION))  # an interruption leaves what `load_export` refuses
+        os.replace(folder, out)
     return out
 
 
@@ -84,7 +85,7 @@ def load_export(folder: str | Path) -> RetrievalModule:
     about, weights = description(folder), folder / WEIGHTS
     if sha256_of(weights) != about["weights_sha256"]:
         raise DataError(f"{weights} is not the file that was exported, by its sha256; export again")
-    model = _model(about["class"], in_export(about["init_args"], folder), load_file(weights), folder)
+    model = _model(about["class"], _placed(about["init_args"], folder), load_file(weights), folder)
     for name, key in _front_ends(model).items():  # which are not among the weights
         if key != about["front_ends"].get(name):
             raise DataError(
@@ -171,3 +172,43 @@ def _front_ends(model: RetrievalModule) -> dict[str, str]:
     """Modality -> key of the frozen part of its encoder, where it has one."""
     encoders = model.encoders.items() if isinstance(model, EncodedModule) else ()
     return {name: encoder.front_end.key for name, encoder in encoders if encoder.front_end is not None}
+
+
+def _with_copies(arguments: dict[str, Any], model: RetrievalModule, folder: Path) -> dict[str, Any]:
+    """Copy the local files that a model's encoders need into an export, and return arguments that name the copies.
+
+    The weights that a trained encoder started from are left out. The keys of frozen networks depend on the content and
+    the names of their files: those of a copy are the same.
+    """
+    encoders = {modality: dict(settings) for modality, settings in (arguments.get("encoders") or {}).items()}
+    copies: dict[Path, str] = {}  # two modalities may share a model
+    for modality, settings in encoders.items():
+        if "weights" in settings and any(True for _ in model.encoders[modality].parameters()):
+            settings["weights"] = None
+        for name in ("weights", "model") if settings.get("name") in OF_FOLDERS else ("weights",):
+            value = str(settings.get(name) or "")
+            source = Path(os.path.abspath(value))  # links are not followed: the name's ending says how a file is read
+            if value in ("", BUNDLED, INSTALLED) or not (source.is_dir() if name == "model" else source.is_file()):
+                continue
+            settings[name] = copies.setdefault(source, f"{COPIES}/{modality}/{source.name}")
+    for source, name in copies.items():
+        for path in [path for path in (source, *source.rglob("*")) if path.is_file()]:
+            target = folder / name / path.relative_to(source)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, target)  # without its permissions, which may allow reading alone
+    return arguments | {"encoders": encoders} if encoders else arguments
+
+
+def _placed(arguments: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """The arguments of a model with the places where an export's copies are now."""
+
+    def placed(value: Any) -> Any:
+        if not (isinstance(value, str) and value.startswith(f"{COPIES}/")):
+            return value
+        if not (folder / value).exists():
+            raise DataError(f"{folder} lacks {value}, which an export holds; copy the whole folder, or export again")
+        return str((folder / value).absolute())
+
+    encoders = (arguments.get("encoders") or {}).items()
+    found = {modality: {name: placed(value) for name, value in settings.items()} for modality, settings in encoders}
+    return arguments | {"encoders": found} if found else arguments

@@ -66,22 +66,20 @@ def decode(path: Path, rate: int | None) -> np.ndarray:
 def _below(where: Path, endings: Sequence[str]) -> list[Path]:
     """Files of these endings below a folder, in order; whatever there cannot be looked at is among them."""
     found: list[Path] = []
-    entered: set[str] = set()
-    starts = [where]
+    entered = {os.path.realpath(where)}
 
-    def unreadable(error: OSError) -> None:
-        found.append(Path(error.filename))
+    def is_new(folder: str) -> bool:
+        known = len(entered)
+        entered.add(os.path.realpath(folder))
+        return len(entered) > known
 
-    for start in starts:  # grows by the linked folders: a file has the name under which it really stands, if it does
-        for place, folders, files in os.walk(start, onerror=unreadable):
-            real = os.path.realpath(place)
-            folders[:] = [] if real in entered else sorted(name for name in folders if name[0] != ".")
-            starts += [Path(place, name) for name in folders if os.path.islink(Path(place, name))]
-            for path in [Path(place, name) for name in files] if real not in entered else []:
-                # No pipes; links to nowhere are to be named.
-                if path.name[0] != "." and path.suffix.lower() in endings and (path.is_file() or not path.exists()):
-                    found.append(path)
-            entered.add(real)
+    walk = os.walk(where, onerror=lambda error: found.append(Path(error.filename)), followlinks=True)
+    for place, folders, files in walk:
+        folders[:] = [name for name in sorted(folders) if name[0] != "." and is_new(os.path.join(place, name))]
+        for path in [Path(place, name) for name in files]:
+            # No pipes; links to nowhere are to be named.
+            if path.name[0] != "." and path.suffix.lower() in endings and (path.is_file() or not path.exists()):
+                found.append(path)
     return sorted(found)
 
 
@@ -96,26 +94,31 @@ def _text(path: Path) -> str:
 
 
 def _texts(path: Path) -> list[str]:
+    """The texts of a file; a row of CSV that is too short has none."""
     text = _text(path)
     header = [name.strip('"') for name in text.partition("\n")[0].lower().split(",")]  # in prose a space follows ","
-    is_csv = path.suffix.lower() == ".csv" or (len(header) > 1 and not {*header}.isdisjoint(TEXT_COLUMNS))
-    found = _column(path, text) if is_csv else text.split("\n")
+    if path.suffix.lower() == ".csv" or (len(header) > 1 and not {*header}.isdisjoint(TEXT_COLUMNS)):
+        found = _column(path, text)
+    else:
+        found = text.split("\n")
     if texts := [line.strip() for line in found if line.strip()]:
         return texts
     raise DataError(f"{path}: holds no text.")
 
 
 def _column(path: Path, text: str) -> list[str]:
-    """The texts of CSV; a row that is too short has none."""
     try:
         rows = [row for row in csv.reader(io.StringIO(text, newline=""), strict=True) if row]
     except csv.Error as error:
         raise DataError(f"{path}: is not CSV text ({error}).") from error
     header = [name.strip().lower() for name in rows[0]]
-    column = next((header.index(name) for name in TEXT_COLUMNS if name in header), None)
-    if column is None and len(header) > 1:
+    named = [place for place, name in enumerate(header) if name in TEXT_COLUMNS]
+    if not named and len(header) > 1:
         raise DataError(f"{path}: has {len(header)} columns; expected one, or a header with text or caption.")
     if long := next((row for row in rows if any(row[len(header) :])), None):  # most likely a comma of the text itself
-        counts = f"a row has {len(long)} columns and the first row {len(header)}"
-        raise DataError(f"{path}: {counts}, {','.join(long)[:80]!r}; put texts with commas into quotes.")
-    return [row[column or 0] for row in rows[column is not None :] if len(row) > (column or 0)]
+        raise DataError(
+            f"{path}: a row has {len(long)} columns and the first row {len(header)}, {','.join(long)[:80]!r}; put "
+            "texts with commas into quotes."
+        )
+    column = named[0] if named else 0
+    return [row[column] for row in rows[bool(named) :] if len(row) > column]

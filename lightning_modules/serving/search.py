@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -81,35 +81,48 @@ def index_folder(export: Path, folder: Path, modality: str, out: Path | None = N
     return len(kept)
 
 
-def find(export: Path, index: Path, content: Content, entry: str | Path, k: int = 10) -> list[Hit]:
+def find(export: Path, index: Path, query: Mapping[Content, str | Path], k: int = 10) -> list[Hit]:
     """Those entries of an index whose embeddings have the largest cosines with that of a text, an image or a sound.
 
-    That the model does not know the words or script of a text is said on the error stream.
+    Of several, of different modalities, it is the cosine with the sum of their embeddings, or with their product where
+    the model ranks joint queries by that. That the model does not know the words or script of a text is said on the
+    error stream.
 
     Args:
         export: folder that `csd export` wrote.
         index: file that `index_folder` wrote with this export.
-        content: what the query is.
-        entry: the text, or the file of the image or sound.
+        query: what it is, one or more -> the text, or the file of the image or sound.
         k: how many; fewer where the gallery is smaller.
 
     Raises:
         DataError: the export, the index or the query's file cannot be read, or the index is another export's.
-        ValueError: the model reads no such content, the text is empty, or k is below 1.
+        ValueError: the model reads no such content, or ranks joint queries by a volume; the text is empty, or k is
+            below 1.
     """
-    if k < 1 or not str(entry).strip():
-        raise ValueError(f"--k is {k} and the query {str(entry)!r}; expected at least 1, and a text that is not empty")
+    for entry in query.values():
+        if k < 1 or not str(entry).strip():
+            raise ValueError(
+                f"--k is {k} and the query {str(entry)!r}; expected at least 1, and a text that is not empty"
+            )
     model, contents = _load(export)
+    if len(query) > 1 and model.joint_score == "volume":
+        raise ValueError("the model ranks joint queries by a volume, and search by cosines; query by one entry")
+    names, gallery = _read(index, export_identity(export))
+    parts = torch.stack([_embed_query(model, contents, content, entry) for content, entry in query.items()])
+    joined = parts.prod(dim=0) if model.joint_score == "multilinear" else parts.sum(dim=0)
+    found = zip(*nearest(gallery, joined if len(parts) == 1 else F.normalize(joined, dim=0), k), strict=True)
+    return [Hit(rank, float(cosine), names[row]) for rank, (cosine, row) in enumerate(found, start=1)]
+
+
+def _embed_query(model: EncodedModule, contents: Mapping[str, Content], content: Content, entry: str | Path) -> Tensor:
     fitting = [name for name, held in contents.items() if held == content]
     if len(fitting) != 1:
         raise ValueError(f"the query is of {content}, and so must be one modality of the model; it has {contents}")
-    names, gallery = _read(index, export_identity(export))
     encoder = model.encoders[fitting[0]]
     if content == "text" and encoder.unknown([str(entry)])[0]:
         _say(f"the query has {encoder.blind_to}: what is found hardly depends on what they are")
     raw = entry if content == "text" else decode(Path(entry), model.sources[fitting[0]]["rate"])
-    found = zip(*nearest(gallery, embed(model, fitting[0], [raw])[0], k), strict=True)
-    return [Hit(rank, float(cosine), names[row]) for rank, (cosine, row) in enumerate(found, start=1)]
+    return embed(model, fitting[0], [raw])[0]
 
 
 def embed(model: EncodedModule, modality: str, entries: Sequence[Any]) -> Tensor:

@@ -16,10 +16,16 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+import lightning as L
+import numpy as np
 import torch
+from lightning.pytorch.callbacks import LambdaCallback
 from torch.utils.benchmark.utils.timer import timer
 
+from datamodules import RetrievalData
 from datamodules.files.sources import user_path
+from lightning_modules import prepare
+from lightning_modules.base import RetrievalModule
 from reproduce.report.markdown import markdown_table
 from reproduce.results.companion import dump_yaml
 from reproduce.results.metrics import METRICS
@@ -28,11 +34,16 @@ from reproduce.results.shown import measured_by
 from reproduce.runs.machine import VERSIONS, device_name, git_commit, quiet
 
 WARM_UP = 3
-Measure = Callable[[dict[str, Any], dict[str, str]], tuple[list[Row], str, Callable[[Path], None]]]
+Measured = tuple[list[Row], str, Callable[[Path], None]]
 
 
 def command(
-    argv: list[str], table: str, title: str, scales: Mapping[str, dict], settings: Mapping[str, Any], measure: Measure
+    argv: list[str],
+    table: str,
+    title: str,
+    scales: Mapping[str, dict],
+    settings: Mapping[str, Any],
+    measure: Callable[[dict[str, Any], dict[str, str]], Measured],
 ) -> int:
     """Run the command line of a table of measurements, and write its CSV, Markdown, YAML and picture.
 
@@ -53,16 +64,39 @@ def command(
     parser.add_argument("--out", default="results", type=user_path, help="folder for the results (default: results)")
     arguments = parser.parse_args(argv)
     quiet(threads=1)
-    scale, path = arguments.scale, arguments.out / f"{table}.csv"
+    scale = arguments.scale
     config = {**settings, "scale": {scale: scales[scale]}}
+    columns = {"table": table, "scale": scale, **origin(config)}
+    companion = {"table": table, "command": shlex.join(["python", "-m", "reproduce", table, *argv]), **config}
+    path = arguments.out / f"{table}.csv"
+    return write_measures(path, title, companion, lambda: measure(scales[scale], columns), "reproduce")
+
+
+def write_measures(
+    path: Path, title: str, companion: Mapping[str, Any], measure: Callable[[], Measured], program: str
+) -> int:
+    """Measure, and write <table>.csv, .yaml, .md and .png.
+
+    Args:
+        path: the CSV.
+        title: heading of the Markdown.
+        companion: content of the YAML.
+        measure: returns the rows in order, what the metrics are and what the numbers say, in Markdown, and a function
+            that draws the picture at a path.
+        program: what a refusal is said by.
+
+    Returns:
+        0; 2 where the folder cannot be written to, which is found out before the work.
+    """
     try:
-        replace_file(arguments.out / f".{table}.writable", "").unlink()  # refused now rather than after the work
-        rows, text, draw = measure(scales[scale], {"table": table, "scale": scale, **origin(config)})
-        words = shlex.join(["python", "-m", "reproduce", table, *argv])
-        write_measures(rows, path, title, text, {"table": table, "command": words, **config})
+        replace_file(path.parent / f".{path.stem}.writable", "").unlink()
+        rows, text, draw = measure()
+        write_table(rows, path)
+        replace_file(path.with_suffix(".yaml"), dump_yaml(dict(companion)))
+        replace_file(path.with_suffix(".md"), _markdown(rows, path, title, text))
         draw(path.with_suffix(".png"))
     except TableError as error:
-        print(f"reproduce: {error}", file=sys.stderr)
+        print(f"{program}: {error}", file=sys.stderr)
         return 2
     print(f"wrote {path}, and beside it .md, .png and .yaml")
     return 0
@@ -110,21 +144,29 @@ def median_seconds(steps: Mapping[Hashable, Callable[[], Any]], repeats: int) ->
     return {key: statistics.median(values[WARM_UP:]) for key, values in seconds.items()}
 
 
-def write_measures(rows: list[Row], path: Path, title: str, text: str, companion: Mapping[str, Any]) -> Path:
-    """Write <table>.csv, .yaml and .md.
+def epoch_seconds(model: RetrievalModule, data: RetrievalData, epochs: int, **limits: Any) -> tuple[list[float], int]:
+    """Train by a Trainer that does nothing else.
 
     Args:
-        rows: the rows, in order.
-        path: the CSV.
-        title: heading of the Markdown.
-        text: what the metrics are and what the numbers say, in Markdown.
-        companion: content of the YAML.
+        model: the model.
+        data: what it is trained on.
+        epochs: how many are timed, after one that is not.
+        **limits: of the Trainer.
 
-    Raises:
-        TableError: the files cannot be written.
+    Returns:
+        Seconds of each epoch, and how many steps it has.
     """
-    write_table(rows, path)
-    replace_file(path.with_suffix(".yaml"), dump_yaml(dict(companion)))
+    ends: list[float] = []
+    clock = LambdaCallback(on_train_epoch_end=lambda *_: ends.append(timer()))
+    off = ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary")
+    options = {"max_epochs": epochs + 1, "limit_val_batches": 0, "devices": 1, **limits, **dict.fromkeys(off, False)}
+    trainer = L.Trainer(callbacks=[clock], **options)
+    prepare(model, data)
+    trainer.fit(model, data)
+    return np.diff(ends).tolist(), trainer.num_training_batches
+
+
+def _markdown(rows: list[Row], path: Path, title: str, text: str) -> str:
     first = rows[0]
     facts = [
         f"- Inputs: generated, seeds {first.seeds}; scale {first.scale}",
@@ -135,9 +177,7 @@ def write_measures(rows: list[Row], path: Path, title: str, text: str, companion
         f"`{path.with_suffix('.png').name}`",
     ]
     blocks = [_block([row for row in rows if row.metric == metric]) for metric in METRICS]
-    parts = [f"# {title}", "\n".join(facts), text, *filter(None, blocks)]
-    replace_file(path.with_suffix(".md"), "\n\n".join(parts) + "\n")
-    return path
+    return "\n\n".join([f"# {title}", "\n".join(facts), text, *filter(None, blocks)]) + "\n"
 
 
 def _block(rows: list[Row]) -> str:

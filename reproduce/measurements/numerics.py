@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import inspect
 import math
-import statistics
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
 from functools import partial
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import pandas as pd
 import torch
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
@@ -20,7 +18,8 @@ from torch import Tensor
 from losses import AlignmentLoss, CMPMKLLoss, CSClampedLoss, CSLoss, GCSClampedLoss, GCSLoss, KLLoss
 from losses.divergence import clamped_divergence
 from losses.matching import unit
-from reproduce.measurements.measures import command, device, measured, median_seconds
+from losses.registry import parameters
+from reproduce.measurements.measures import Measured, command, device, measured, median_seconds
 from reproduce.report.figures import STYLE, frame, save_figure
 from reproduce.results.schema import Row
 
@@ -52,8 +51,7 @@ class CSInOrdinarySpace(CSLoss):
         return clamped_divergence([logits.log_softmax(dim=1).exp(), log_target.exp()], epsilon=0.0)
 
 
-@dataclass(frozen=True)
-class Divergence:
+class Divergence(NamedTuple):
     """A loss of the table.
 
     Args:
@@ -66,17 +64,11 @@ class Divergence:
     loss: type[AlignmentLoss]
     exact: type[AlignmentLoss]
     modalities: int = 2
-    settings: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def hyperparameters(self) -> list[str]:
-        """Names of the arguments of the loss's constructor."""
-        parameters = inspect.signature(self.loss).parameters.values()
-        return [p.name for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+    settings: Mapping[str, Any] = {}
 
     def build(self, magnitude: float, exact: bool = False) -> AlignmentLoss:
         """The loss for embeddings of length `magnitude`, whose logits then lie within plus and minus `magnitude`."""
-        temperature = {"temperature": 1 / magnitude} if "temperature" in self.hyperparameters else {}
+        temperature = {"temperature": 1 / magnitude} if "temperature" in parameters(self.loss) else {}
         return (self.exact if exact else self.loss)(**temperature, **self.settings)
 
 
@@ -114,22 +106,6 @@ forms in log space are dashed.
 - seconds/step: forward and backward, median."""
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """What one batch gave: `live` of `alive` embeddings have a gradient; errors are None where there is no such."""
-
-    finite_value: bool
-    finite_gradient: bool
-    live: int
-    alive: int
-    error: float | None
-    gradient_error: float | None
-    exact_is_finite: bool
-
-
-Outcomes = dict[tuple[str, str, int], list[Outcome]]
-
-
 def main(argv: list[str]) -> int:
     """Run ``python -m reproduce table1``, see ``measures.command``.
 
@@ -140,7 +116,7 @@ def main(argv: list[str]) -> int:
     return command(argv, "table1", TITLE, SCALES, settings, measure)
 
 
-def measure(scale: Mapping[str, int], columns: Mapping[str, str]) -> tuple[list[Row], str, Callable[[Path], None]]:
+def measure(scale: Mapping[str, int], columns: Mapping[str, str]) -> Measured:
     """The rows of table 1, the text above them and what draws its picture.
 
     Args:
@@ -180,19 +156,20 @@ def draw_inputs(seed: int, batch: int) -> tuple[dict[str, Tensor], dict[str, Ten
     return embeddings, targets
 
 
-def run_grid(seeds: range, grid: Mapping[str, Any] = GRID) -> Outcomes:
-    """Every divergence on every point of the grid: (method, precision, magnitude) -> outcomes of its batches."""
-    outcomes: Outcomes = {}
+def run_grid(seeds: range, grid: Mapping[str, Any] = GRID) -> pd.DataFrame:
+    """Every divergence on every point of the grid: a row per batch, what ``assess`` says with where it stands."""
+    outcomes = []
     for seed, batch in product(seeds, grid["batches"]):
         embeddings, targets = draw_inputs(seed, batch)
         for target, magnitude, precision in product(grid["targets"], grid["magnitudes"], PRECISIONS):
             rounded = {name: (magnitude * x).to(device(), PRECISIONS[precision]) for name, x in embeddings.items()}
+            place = {"precision": precision, "magnitude": magnitude}
             for method, outcome in _measure(rounded, targets[target].to(device()), magnitude):
-                outcomes.setdefault((method, precision, magnitude), []).append(outcome)
-    return outcomes
+                outcomes.append({"method": method, **place, **outcome})
+    return pd.DataFrame(outcomes)
 
 
-def _measure(rounded: dict[str, Tensor], target: Tensor, magnitude: int) -> Iterator[tuple[str, Outcome]]:
+def _measure(rounded: dict[str, Tensor], target: Tensor, magnitude: int) -> Iterator[tuple[str, dict[str, float]]]:
     truths: dict[type, tuple[float, Tensor]] = {}
     for method, divergence in DIVERGENCES.items():
         inputs = dict(list(rounded.items())[: divergence.modalities])
@@ -209,7 +186,7 @@ def _step(loss: AlignmentLoss, inputs: Mapping[str, Tensor], target: Tensor) -> 
     return total.item(), torch.cat(torch.autograd.grad(total, list(leaves.values())))
 
 
-def assess(value: float, gradient: Tensor, exact_value: float, exact_gradient: Tensor) -> Outcome:
+def assess(value: float, gradient: Tensor, exact_value: float, exact_gradient: Tensor) -> dict[str, float]:
     """What a batch gave, against the truth.
 
     Args:
@@ -217,54 +194,54 @@ def assess(value: float, gradient: Tensor, exact_value: float, exact_gradient: T
         gradient: (n, D), in the precision of the embeddings.
         exact_value: the loss without epsilon in float64.
         exact_gradient: (n, D), in float64.
+
+    Returns:
+        Whether value, gradient and truth are finite; how many of the "alive" embeddings, which should have a gradient,
+        are "live", which have one; and the errors, NaN where there is no such.
     """
     exact = math.isfinite(exact_value) and bool(exact_gradient.isfinite().all())
     finite_value, finite_gradient = math.isfinite(value), bool(gradient.isfinite().all())
     # Rounded, for no precision can hold every gradient that float64 can.
     alive = (exact_gradient.to(gradient.dtype) != 0).any(dim=1) & exact
     live = gradient.isfinite().all(dim=1) & (gradient != 0).any(dim=1) & alive
-    error = gradient_error = None
+    error = gradient_error = math.nan
     if exact and finite_value and exact_value != 0:
         error = abs(value - exact_value) / abs(exact_value)
     if finite_gradient and bool(alive.any()):
         gradient_error = float((gradient.double() - exact_gradient).norm() / exact_gradient.norm())
-    return Outcome(finite_value, finite_gradient, int(live.sum()), int(alive.sum()), error, gradient_error, exact)
+    counts = {"live": int(live.sum()), "alive": int(alive.sum()), "error": error, "gradient error": gradient_error}
+    return {"finite value": finite_value, "finite gradient": finite_gradient, "finite truth": exact, **counts}
 
 
-def summarise(outcomes: list[Outcome]) -> dict[str, float | None]:
-    """Metric -> number over some batches; None where no batch has it."""
-    errors = [outcome.error for outcome in outcomes if outcome.error is not None]
-    gradient_errors = [outcome.gradient_error for outcome in outcomes if outcome.gradient_error is not None]
-    alive = sum(outcome.alive for outcome in outcomes)
+def summarise(outcomes: pd.DataFrame) -> dict[str, float]:
+    """Metric -> number over some batches; NaN where no batch has it."""
+    alive = outcomes["alive"].sum()
     return {
-        "finite values": statistics.fmean(outcome.finite_value for outcome in outcomes),
-        "finite gradients": statistics.fmean(outcome.finite_gradient for outcome in outcomes),
-        "live gradients": sum(outcome.live for outcome in outcomes) / alive if alive else None,
-        "relative error": statistics.median(errors) if errors else None,
-        "largest relative error": max(errors, default=None),
-        "gradient error": statistics.median(gradient_errors) if gradient_errors else None,
+        "finite values": outcomes["finite value"].mean(),
+        "finite gradients": outcomes["finite gradient"].mean(),
+        "live gradients": outcomes["live"].sum() / alive if alive else math.nan,
+        "relative error": outcomes["error"].median(),
+        "largest relative error": outcomes["error"].max(),
+        "gradient error": outcomes["gradient error"].median(),
     }
 
 
-def _grid_rows(outcomes: Outcomes, shared: Mapping[str, Any]) -> Iterator[Row]:
-    conditions = {"all": GRID["magnitudes"]} | {
-        f"logits {magnitude:g}": [magnitude] for magnitude in GRID["magnitudes"]
-    }
-    for method, precision, condition in product(DIVERGENCES, PRECISIONS, conditions):
-        found = [outcome for magnitude in conditions[condition] for outcome in outcomes[method, precision, magnitude]]
-        infinite = 1 - statistics.fmean(outcome.exact_is_finite for outcome in found)
-        for metric, value in summarise(found).items():
-            note = "" if value is not None else _reason(metric, found)
-            if infinite and value is not None and metric not in ("finite values", "finite gradients"):
-                note = f"infinite without epsilon on {infinite:.0%} of the batches, which do not count here"
-            yield measured(metric, value, method=method, features=precision, condition=condition, note=note, **shared)
-
-
-def _reason(metric: str, found: list[Outcome]) -> str:
-    """Why a metric has no number."""
-    if metric in ("live gradients", "gradient error") and not any(outcome.alive for outcome in found):
-        return "the exact gradient is zero in this precision, so there is none to compare"
-    return "not one batch is finite at these logits"
+def _grid_rows(outcomes: pd.DataFrame, shared: Mapping[str, Any]) -> Iterator[Row]:
+    of = dict(list(outcomes.groupby(["method", "precision"])))
+    for key in product(DIVERGENCES, PRECISIONS):
+        logits = [(f"logits {magnitude:g}", found) for magnitude, found in of[key].groupby("magnitude")]
+        for condition, found in [("all", of[key]), *logits]:
+            columns = {"method": key[0], "features": key[1], "condition": condition}
+            infinite = 1 - found["finite truth"].mean()
+            for metric, value in summarise(found).items():
+                note = ""
+                if math.isnan(value) and metric in ("live gradients", "gradient error") and not found["alive"].any():
+                    note = "the exact gradient is zero in this precision, so there is none to compare"
+                elif math.isnan(value):
+                    note = "not one batch is finite at these logits"
+                elif infinite and metric not in ("finite values", "finite gradients"):
+                    note = f"infinite without epsilon on {infinite:.0%} of the batches, which do not count here"
+                yield measured(metric, None if math.isnan(value) else float(value), **columns, note=note, **shared)
 
 
 def _seconds_rows(repeats: int, shared: Mapping[str, Any]) -> Iterator[Row]:
@@ -283,13 +260,13 @@ def _seconds_rows(repeats: int, shared: Mapping[str, Any]) -> Iterator[Row]:
 
 def _hyperparameter_rows(shared: Mapping[str, Any]) -> Iterator[Row]:
     for method, divergence in DIVERGENCES.items():
-        names = divergence.hyperparameters
+        names = parameters(divergence.loss)
         note = ", ".join(names) or f"none, its {CMPMKLLoss.epsilon:g} is fixed"
         columns = {"method": method, "features": "any precision", "condition": "all", "note": note}
         yield measured("hyperparameters", len(names), **columns, **shared)
 
 
-def draw(outcomes: Outcomes, path: Path) -> None:
+def draw(outcomes: pd.DataFrame, path: Path) -> None:
     """Draw finite gradients and median errors against logit magnitude, a column per precision.
 
     Args:
@@ -300,7 +277,7 @@ def draw(outcomes: Outcomes, path: Path) -> None:
         len(DRAWN), len(PRECISIONS), figsize=(11, 8), sharex=True, sharey="row", layout="constrained"
     )
     for (row, metric), (column, precision) in product(enumerate(DRAWN), enumerate(PRECISIONS)):
-        _draw_panel(grid[row, column], outcomes, precision, metric)
+        _draw_panel(grid[row, column], outcomes[outcomes["precision"] == precision], metric)
         grid[0, column].set_title(precision)
         grid[-1, column].set_xlabel("logit magnitude")
         grid[row, 0].set_ylabel(metric)
@@ -311,14 +288,13 @@ def draw(outcomes: Outcomes, path: Path) -> None:
     save_figure(figure, path)
 
 
-def _draw_panel(axes: Axes, outcomes: Outcomes, precision: str, metric: str) -> None:
+def _draw_panel(axes: Axes, outcomes: pd.DataFrame, metric: str) -> None:
     for number, (method, (colour, marker)) in enumerate(STYLES.items()):
-        values = [summarise(outcomes[method, precision, magnitude])[metric] for magnitude in GRID["magnitudes"]]
+        of = outcomes[outcomes["method"] == method].groupby("magnitude")
         # Lines that coincide are set slightly apart.
-        places = [magnitude * 1.1 ** (number - 3) for magnitude in GRID["magnitudes"]]
+        points = [(magnitude * 1.1 ** (number - 3), summarise(found)[metric]) for magnitude, found in of]
         line = "-" if method in LOG_SPACE else "--"
-        values = [math.nan if value is None else value for value in values]
-        axes.plot(places, values, line, color=colour, marker=marker, markersize=4.5, linewidth=1.2, label=method)
+        axes.plot(*zip(*points, strict=True), line, color=colour, marker=marker, ms=4.5, lw=1.2, label=method)
     axes.set_xscale("log")
     if metric != "finite gradients":
         axes.set_yscale("log")

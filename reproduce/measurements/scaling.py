@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import math
 import statistics
-import time
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -22,11 +21,12 @@ from scipy.stats import linregress
 from torch import Tensor
 
 from datamodules import SyntheticItems
-from lightning_modules import LAVIMO, prepare
+from lightning_modules import LAVIMO
 from losses import AlignmentLoss, GCSLoss, build_loss
 from losses.gcs import edge_sets
-from reproduce.measurements.measures import command, device, measured, median_seconds
+from reproduce.measurements.measures import Measured, command, device, epoch_seconds, measured, median_seconds
 from reproduce.report.figures import STYLE, frame, save_figure
+from reproduce.report.markdown import markdown_table
 from reproduce.results.metrics import METRICS
 from reproduce.results.schema import Row
 
@@ -66,7 +66,7 @@ TEXT = f"""Does a circular loss of M modalities cost O(M), and a pairwise one O(
 
 {{findings}}"""
 
-Measures = dict[str, dict[str, dict[int, float]]]
+Measures = dict[tuple[str, str], dict[int, float]]  # metric and method -> number of modalities -> value
 
 
 def main(argv: list[str]) -> int:
@@ -79,7 +79,7 @@ def main(argv: list[str]) -> int:
     return command(argv, "scaling", TITLE, SCALES, settings, measure)
 
 
-def measure(scale: Mapping[str, int], columns: Mapping[str, str]) -> tuple[list[Row], str, Callable[[Path], None]]:
+def measure(scale: Mapping[str, int], columns: Mapping[str, str]) -> Measured:
     """The rows of the table, the text above them and what draws its picture.
 
     Args:
@@ -87,27 +87,25 @@ def measure(scale: Mapping[str, int], columns: Mapping[str, str]) -> tuple[list[
         columns: those that all rows share.
     """
     counts = SETTINGS["modalities"]
-    measures = loss_measures(counts, scale["repeats"])
-    measures["seconds/epoch"] = epoch_seconds(counts, scale["fits"], scale["epochs"])
+    measures = loss_measures(counts, scale["repeats"]) | training_measures(counts, scale["fits"], scale["epochs"])
     items = len(SyntheticItems(validation_fraction=0.0).indices("train"))
     text = TEXT.format(items=items, findings=_findings(measures))
     return _rows(measures, {**columns, "seeds": "0"}), text, partial(draw, measures)
 
 
 def loss_measures(counts: list[int], repeats: int) -> Measures:
-    """metric -> method -> number of modalities -> value, for the losses alone."""
-    measures: Measures = {metric: {method: {} for method in LOSSES} for metric in STEP_METRICS}
+    """Of the losses alone."""
+    measures: Measures = {key: {} for key in product(STEP_METRICS, LOSSES)}
     steps = {}
     for method, modalities in product(LOSSES, counts):
         loss = build_loss(**LOSSES[method])
         embeddings, labels = draw_inputs(modalities)
-        similarities, matchings = matrices(loss, tuple(embeddings))
-        measures["similarity matrices"][method][modalities] = similarities
-        measures["matching matrices"][method][modalities] = matchings
-        measures["saved MiB"][method][modalities] = saved_bytes(loss, embeddings, labels) / 2**20
+        found = (saved_bytes(loss, embeddings, labels) / 2**20, *matrices(loss, tuple(embeddings)))
+        for metric, value in zip(STEP_METRICS[1:], found, strict=True):
+            measures[metric, method][modalities] = value
         steps[method, modalities] = lambda step=(loss, embeddings, labels): _step(*step)
     for (method, modalities), seconds in median_seconds(steps, repeats).items():
-        measures["seconds/step"][method][modalities] = seconds
+        measures["seconds/step", method][modalities] = seconds
     return measures
 
 
@@ -162,41 +160,17 @@ class _Held:
         self.tensor = tensor
 
 
-class _EpochClock(L.Callback):
-    """Keeps the seconds of every training epoch."""
-
-    def __init__(self) -> None:
-        self.seconds: list[float] = []
-
-    def on_train_epoch_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        self.start = time.perf_counter()
-
-    def on_train_epoch_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        self.seconds.append(time.perf_counter() - self.start)
-
-
-def epoch_seconds(counts: list[int], fits: int, epochs: int) -> dict[str, dict[int, float]]:
-    """Method -> number of modalities -> median seconds of a training epoch; the first epoch of a fit does not count."""
+def training_measures(counts: list[int], fits: int, epochs: int) -> Measures:
+    """Median seconds of a training epoch; the first epoch of a fit does not count."""
     seconds: dict[tuple[str, int], list[float]] = {}
     for _, modalities, method in product(range(fits), counts, TRAINED):
         L.seed_everything(0, verbose=False)
         data = SyntheticItems(_names(modalities), validation_fraction=0.0)
-        clock = _EpochClock()
-        trainer = L.Trainer(
-            max_epochs=epochs + 1,
-            callbacks=[clock],
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            limit_val_batches=0,
-            devices=1,
-        )
-        model = LAVIMO(data.dims, alignment=build_loss(**LOSSES[method]))
-        prepare(model, data)
-        trainer.fit(model, data)
-        seconds.setdefault((method, modalities), []).extend(clock.seconds[1:])
-    return {method: {m: statistics.median(seconds[method, m]) for m in counts} for method in TRAINED}
+        features = {name: {"name": "features"} for name in data.dims}
+        model = LAVIMO(data.dims, features, alignment=build_loss(**LOSSES[method]))
+        seconds.setdefault((method, modalities), []).extend(epoch_seconds(model, data, epochs)[0])
+    medians = {key: statistics.median(found) for key, found in seconds.items()}
+    return {("seconds/epoch", method): {m: medians[method, m] for m in counts} for method in TRAINED}
 
 
 def exponent(by_count: Mapping[int, float]) -> tuple[float, float]:
@@ -211,46 +185,40 @@ def exponent(by_count: Mapping[int, float]) -> tuple[float, float]:
 
 def _rows(measures: Measures, shared: Mapping[str, Any]) -> list[Row]:
     rows, slopes = [], []
-    for metric, methods in measures.items():
-        for method, by_count in methods.items():
-            columns = {"method": method, **_inputs(metric), **shared}
-            rows += [measured(metric, value, condition=f"M = {m}", **columns) for m, value in by_count.items()]
-            for name, value in zip(("exponent", "standard error"), exponent(by_count), strict=True):
-                slopes.append(measured(name, value, condition=metric, **columns))
+    for (metric, method), by_count in measures.items():
+        columns = {"method": method, "dataset": "random embeddings", "features": f"{SETTINGS['dim']}-d", **shared}
+        if metric == "seconds/epoch":
+            columns |= {"dataset": SyntheticItems.dataset, "features": SyntheticItems.features}
+        rows += [measured(metric, value, condition=f"M = {m}", **columns) for m, value in by_count.items()]
+        for name, value in zip(("exponent", "standard error"), exponent(by_count), strict=True):
+            slopes.append(measured(name, value, condition=metric, **columns))
     return rows + slopes
-
-
-def _inputs(metric: str) -> dict[str, str]:
-    if metric == "seconds/epoch":
-        return {"dataset": SyntheticItems.dataset, "features": SyntheticItems.features}
-    return {"dataset": "random embeddings", "features": f"{SETTINGS['dim']}-d"}
 
 
 def _findings(measures: Measures) -> str:
     """Circular against pairwise: exponents, and the cost at the most modalities."""
     circular, pairwise = TRAINED
-    most = max(measures["seconds/epoch"][circular])
-    header = ["", f"{circular}: exponent", f"M = {most}", f"{pairwise}: exponent", f"M = {most}", "ratio"]
-    lines = [header, ["---", *["---:"] * 5]]
-    for metric, methods in measures.items():
+    most = max(measures["seconds/epoch", circular])
+    lines = [["", f"{circular}: exponent", f"M = {most}", f"{pairwise}: exponent", f"M = {most}", "ratio"]]
+    for metric in dict.fromkeys(metric for metric, _ in measures):
         cells = [metric]
         for method in TRAINED:
-            slope, error = exponent(methods[method])
-            cells += [f"{slope:.2f} ± {error:.2f}", METRICS[metric].text(methods[method][most])]
-        lines.append([*cells, f"{methods[pairwise][most] / methods[circular][most]:.1f}"])
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+            slope, error = exponent(measures[metric, method])
+            cells += [f"{slope:.2f} ± {error:.2f}", METRICS[metric].text(measures[metric, method][most])]
+        lines.append([*cells, f"{measures[metric, pairwise][most] / measures[metric, circular][most]:.1f}"])
+    return markdown_table(lines)
 
 
 def draw(measures: Measures, path: Path) -> None:
     """Draw time and memory against the number of modalities, both logarithmic, with the fitted exponents.
 
     Args:
-        measures: metric -> method -> number of modalities -> value.
+        measures: the measures.
         path: the PNG.
     """
     figure, grid = plt.subplots(1, len(DRAWN), figsize=(4.4 * len(DRAWN), 4.6), layout="constrained")
     for axes, metric in zip(grid, DRAWN, strict=True):
-        _draw_panel(axes, metric, measures[metric])
+        _draw_panel(axes, metric, {method: found for (name, method), found in measures.items() if name == metric})
     figure.suptitle(TITLE)
     save_figure(figure, path)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from reproduce.results.metrics import METRICS
-from reproduce.results.published import citations_of
+from reproduce.results.published import citations_of, published_of
 from reproduce.results.shown import (
     SECTION,
     STATUS,
@@ -148,8 +148,15 @@ def _below(rows: pd.DataFrame) -> Iterator[str]:
     for (queries, gallery), found in sizes:
         of = f", {', '.join(distinct(found['direction']))}" * (len(sizes) > 1)
         yield f"- Sizes{of}: {queries} queries, {gallery} in the gallery"
-    for note, found in rows[rows["note"] != ""].groupby("note", sort=False):
-        yield f"- {escape(', '.join(distinct(found['method'])))}: {escape(note)}"
+    parts = rows.assign(note=rows["note"].str.split("; ")).explode("note")
+    for note, found in parts[parts["note"] != ""].groupby("note", sort=False):
+        methods = distinct(found["method"])
+        of = "All" if len(methods) == rows["method"].nunique() > 1 else ", ".join(methods)
+        yield f"- {escape(of)}: {escape(note)}"
+    for row in rows[rows["published_source"] != ""].itertuples():  # from several sources
+        for other in published_of(row)[1:]:
+            number = f"{column_name(row)} {format_value(row, other.value)}"
+            yield f"- Also published: {escape(f'{row.method}, {number} ({other.reference})')}"
     for reference, cited in citations_of(rows).items():
         yield f"- Published: {escape(reference)}. {cited}".rstrip()
 

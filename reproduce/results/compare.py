@@ -11,12 +11,17 @@ from typing import Any
 import pandas as pd
 
 from datamodules.files.sources import user_path
-from reproduce.results.published import nearest_published
+from reproduce.results.metrics import METRICS
+from reproduce.results.published import nearest_published, published_of
 from reproduce.results.schema import TableError, read_table
 from reproduce.results.shown import aligned, column_name, format_value, section_name, sections
 
 CLAIMS = "claims.csv"  # verdicts, beside the tables they are drawn from
 MOST_REASONS = 3
+# A number agrees with a published one that it differs from by at most so much: fractions, and ranks.
+AGREE, AGREE_RANKS = 0.01, 0.5
+WORDS = {"k": "cut-off", "as_published": "as published"}  # of the tables -> of a reader
+SAME = "data, features, split, gallery, protocol and metric"
 
 
 def compare(table: pd.DataFrame) -> pd.DataFrame:
@@ -40,43 +45,53 @@ def compare(table: pd.DataFrame) -> pd.DataFrame:
     return ok.assign(other=pd.Series(others, ok.index, dtype=object), differs=differs, delta=delta)
 
 
+def agrees(row: Any) -> bool:
+    """Whether a number and the published one beside it agree: to .01, ranks to half of one."""
+    return abs(row.delta) <= (AGREE if METRICS[row.metric].fraction else AGREE_RANKS)
+
+
 def format_comparisons(compared: pd.DataFrame) -> str:
-    """The comparisons as text: a block per table and data set, and what differs once below the block."""
-    return "\n\n".join(_block(rows) for rows in sections(compared))
+    """The comparisons as text: a block per table and data set, and what differs once below the block.
+
+    Data sets and metrics for which nothing is published are left out.
+    """
+    return "\n\n".join(_block(rows) for rows in sections(compared[compared["other"].notna()]))
 
 
 def _block(rows: pd.DataFrame) -> str:
     remarks: dict[str, str] = {}
-    lines = [("method", "number", "ours", "published", "delta", "")]
+    lines = [("method", "number", "ours", "published", "delta", "", "")]
     for row in rows.itertuples():
         texts = (row.method, column_name(row), format_value(row))
-        other = row.other
-        if other is None:
-            lines.append((*texts, "", "", ""))
-            continue
-        remark = _difference(row) if row.differs else other.caveat
-        mark = remarks.setdefault(remark, f"[{len(remarks) + 1}]") if remark else ""
-        number, origin = format_value(row, other.value), f"{other.reference}: {other.printed_method}"
-        if row.differs:
-            lines.append((*texts, "", "", f"nearest: {origin} {number} {mark}"))
-        else:
-            lines.append((*texts, number, f"{row.delta:+.3f}", f"{origin} {mark}"))
+        for other in [row.other] if row.differs else published_of(row):
+            remark = _difference(row) if row.differs else other.caveat
+            mark = remarks.setdefault(remark, f"[{len(remarks) + 1}]") if remark else ""
+            number, origin = format_value(row, other.value), f"{other.reference}: {other.printed_method}"
+            if row.differs:
+                lines.append((*texts, "", "", "", f"nearest: {origin} {number} {mark}"))
+            else:
+                delta = row.value - other.value
+                said = "agrees" if agrees(row._replace(delta=delta)) else "differs"
+                lines.append((*texts, number, f"{delta:+.3f}", said, f"{origin} {mark}"))
+            texts = ("", "", "")
     first = next(rows.itertuples())
-    text = [f"  {line}" for line in aligned(lines)]
-    if first.data_kind == "synthetic":
-        text.append("  Synthetic data: not compared with published numbers.")
-    elif any(other is None for other in rows["other"]):
-        text.append("  Where nothing is shown, nothing is published for this data set and metric.")
-    return "\n".join((f"{first.table}: {section_name(first)}", *text, *(f"  {m} {r}" for r, m in remarks.items())))
+    text = [f"{first.table}: {section_name(first)}", *(f"  {line}" for line in aligned(lines))]
+    return "\n".join([*text, *(f"  {mark} {remark}" for remark, mark in remarks.items())])
 
 
 def _difference(row: Any) -> str:
     """What differs; the nearest line itself shows the published method, so the remark only names that column."""
-    parts = [
-        name if name == "method" else f"{name} ({getattr(row.other, name)}, ours {getattr(row, name)})"
-        for name in row.differs
-    ]
+    parts = [_word(name) if name == "method" else _both(name, row) for name in row.differs]
     return "not comparable, differs in " + ", ".join(parts) + (f"; {row.other.note}" if row.other.note else "")
+
+
+def _both(name: str, row: Any) -> str:
+    theirs, ours = (_word(getattr(one, name)) or "none" for one in (row.other, row))
+    return f"{_word(name)} (theirs {theirs}, ours {ours})"
+
+
+def _word(text: str) -> str:
+    return WORDS.get(text, text)
 
 
 def table_paths(folder: Path) -> list[Path]:
@@ -86,23 +101,36 @@ def table_paths(folder: Path) -> list[Path]:
 
 
 def format_count(compared: pd.DataFrame) -> str:
-    """How many of our numbers have a comparable published one, and the most frequent reasons of the others."""
-    without = compared[compared["delta"].isna()]
-    reasons = Counter(_reason(row) for row in without.itertuples())
-    count = len(compared) - len(without)
-    text = f"{count} of {len(compared)} numbers have a comparable published one, {len(without)} have none"
-    named = [f"{times} {reason}" for reason, times in reasons.most_common(MOST_REASONS)]
-    others = len(without) - sum(times for _, times in reasons.most_common(MOST_REASONS))
-    named += [f"{others} for other reasons"] if others else []
-    return f"{text}: {'; '.join(named)}." if named else f"{text}."
+    """How many of our numbers have a published one and agree with it, per table, and why the others have none."""
+    lines = [("table", "numbers", "published", "agree", "differ", "nearest published number of the others")]
+    for name, rows in compared.groupby("table", sort=False):
+        both = rows[rows["delta"].notna()]
+        agree = sum(agrees(row) for row in both.itertuples())
+        counts = (len(rows), len(both), agree, len(both) - agree)
+        lines.append((str(name), *map(str, counts), _reasons(rows[rows["delta"].isna()])))
+    both = compared[compared["delta"].notna()]
+    agree = sum(agrees(row) for row in both.itertuples())
+    total = (
+        f"{len(both)} of {len(compared)} numbers have a published one of the same {SAME}: {agree} agree within "
+        f"{AGREE} (ranks: {AGREE_RANKS}), {len(both) - agree} differ by more."
+    )
+    return "\n".join([*aligned(lines), "", total])
+
+
+def _reasons(rows: pd.DataFrame) -> str:
+    """The most frequent reasons for which numbers have no published one."""
+    reasons = Counter(_reason(row) for row in rows.itertuples()).most_common()
+    named = [f"{times} {reason}" for reason, times in reasons[:MOST_REASONS]]
+    rest = sum(times for _, times in reasons[MOST_REASONS:])
+    return "; ".join([*named, *([f"{rest} other"] if rest else [])])
 
 
 def _reason(row: Any) -> str:
     if row.data_kind == "synthetic":
         return "on synthetic data"
     if row.other is None:
-        return "where nothing is published for the data set and metric"
-    return f"where the nearest differs in {', '.join(row.differs)}"
+        return "nothing published for data set and metric"
+    return f"differ in {', '.join(map(_word, row.differs))}"
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -118,7 +146,7 @@ def main(argv: list[str] | None = None) -> int:
             print(error, file=sys.stderr)
             code = 1
             continue
-        print(format_comparisons(found[-1]) or f"{path}: no number of status ok.", end="\n\n")
+        print(format_comparisons(found[-1]), end="\n\n" if found[-1]["other"].notna().any() else "")
     if not found:
         print(f"{folder}: no tables (*.csv); run a table first, or name its folder with --out.", file=sys.stderr)
         return 1

@@ -7,6 +7,7 @@ import re
 from dataclasses import dataclass, replace
 
 DECIMALS = 6  # of a number in a table
+RANKED = ("MAP", "MAP 11-point", "MAP 11-point plain")  # over the whole gallery
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ _DISTANCE = Metric(k="none", fraction=False, higher_is_better=False, distance=Tr
 _BY_CHANCE = replace(_DISTANCE, higher_is_better=None)
 _RATE = Metric(k="none", fraction=False, higher_is_better=True, many_magnitudes=True)
 METRICS = {
-    "MAP": Metric(k="all", fraction=True, higher_is_better=True),
+    **dict.fromkeys(RANKED, Metric(k="all", fraction=True, higher_is_better=True)),
     "R@k": Metric(k="integer", fraction=True, higher_is_better=True),
     "P@k": Metric(k="integer", fraction=True, higher_is_better=True),
     "MAP@k[min(R,k)]": Metric(k="integer", fraction=True, higher_is_better=True),
@@ -85,7 +86,7 @@ RETRIEVAL = ("MAP", "R@k", "P@k", "MAP@k[min(R,k)]", "MedR")
 def metric_of(name: str) -> tuple[str, str]:
     """Metric and cut-off as the columns of a table hold them: "R@5" -> ("R@k", "5"), "MAP" -> ("MAP", "all")."""
     found = re.fullmatch(r"(MAP@|[RP]@)(\d+)(.*)", name)
-    return (f"{found[1]}k{found[3]}", found[2]) if found else (name, "all" if name == "MAP" else "")
+    return (f"{found[1]}k{found[3]}", found[2]) if found else (name, "all" if name in RANKED else "")
 
 
 def metric_name(metric: str, k: str) -> str:

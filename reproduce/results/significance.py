@@ -27,6 +27,8 @@ PerQuery = Mapping[tuple[str, str], tuple[np.ndarray, np.ndarray]]
 def item_differences(method: PerQuery, baseline: PerQuery, split: str) -> np.ndarray:
     """What every item adds to the difference in MAP, averaged over directions, of two methods with one seed.
 
+    Directions of joint queries are no part of that average.
+
     c_i = n/D sum_d 1/Q_d sum_{queries q of item i in direction d} (AP_method(q) - AP_baseline(q)), for n items, D
     directions and Q_d queries; the mean of c is the difference in MAP. An item's queries go together, for they are not
     independent.
@@ -42,7 +44,7 @@ def item_differences(method: PerQuery, baseline: PerQuery, split: str) -> np.nda
     Raises:
         ValueError: the two were not evaluated on the same queries.
     """
-    directions = [direction for of, direction in method if of == split]
+    directions = [direction for of, direction in method if of == split and "+" not in direction]
     owners = {direction: method[split, direction][0] for direction in directions}
     for direction, owner in owners.items():
         if (split, direction) not in baseline or not np.array_equal(owner, baseline[split, direction][0]):

@@ -1,13 +1,33 @@
-"""Arguments of models, as a table's file gives them: put over one another, and with matched temperatures resolved."""
+"""Arguments as a table's file gives them: put over one another, with matched temperatures resolved, and checked."""
 
 from __future__ import annotations
 
 import pkgutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from copy import deepcopy
+from functools import cache
 from typing import Any
+
+from jsonargparse import ArgumentError, ArgumentParser
+
+from losses.registry import nearest
 
 # Stands among a model's arguments for a temperature and a weight of its alignment, see `matched`.
 MATCHED = "matched_temperature"
+
+
+class SpecError(ValueError):
+    """A table file that cannot be used; the message names the file and entry and what was expected."""
+
+
+@contextmanager
+def said_of(place: str) -> Iterator[None]:
+    """Within it, what arguments are refused for is a SpecError that names the place first."""
+    try:
+        yield
+    except (ValueError, TypeError) as error:
+        raise SpecError(f"{place}: {error}") from error
 
 
 def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
@@ -30,7 +50,7 @@ def matched(arguments: Mapping[str, Any], modalities: int, weighted: bool) -> di
     """A model's arguments with "matched_temperature", t, resolved: the effective temperature at which losses compare.
 
     The alignment takes f t as its temperature and f as its weight, with f = 1 for KL and InfoNCE, 2 for CS and M + 1
-    for GCS over M modalities.
+    for GCS over M modalities, as each loss states it.
 
     Args:
         arguments: of the model.
@@ -38,31 +58,48 @@ def matched(arguments: Mapping[str, Any], modalities: int, weighted: bool) -> di
         weighted: whether the model has an alignment_weight.
 
     Raises:
-        ValueError: the factor of the alignment is not known, or it is given a temperature too.
+        SpecError: the alignment has no such factor, or it is given a temperature too.
     """
     arguments = dict(arguments)
     value = arguments.pop(MATCHED, None)
     if value is None:
         return arguments
     alignment = arguments.get("alignment") or {}
-    if "temperature" in alignment.get("init_args", {}):
-        raise ValueError(f"it has a temperature and a {MATCHED}; keep one of them")
-    factor = effective_factor(alignment, modalities)
+    path, own = alignment.get("class_path"), alignment.get("init_args", {})
+    if "temperature" in own:
+        raise SpecError(f"it has a temperature and a {MATCHED}; keep one of them")
+    factor = pkgutil.resolve_name(path)(**own).effective_factor(modalities) if path else None
+    if factor is None:
+        raise SpecError(f"{MATCHED} is for a loss with a temperature, which {path or 'no alignment'} is not")
     temperature = round(factor * value, 12)  # so that 7 x 0.1 is 0.7
     weight = {"alignment_weight": factor} if weighted else {}
     return merged({**weight, **arguments}, {"alignment": {"temperature": temperature}})
 
 
-def effective_factor(alignment: Mapping[str, Any], modalities: int) -> int:
-    """f of an alignment over M modalities, as its loss states it, see ``matched``.
+def check_arguments(kind: type, given: Mapping[str, Any], place: str, skip: Iterable[str] = ()) -> None:
+    """Check what a class is given by its signature.
+
+    Args:
+        kind: the class.
+        given: its arguments.
+        place: what they stand for, for the message.
+        skip: arguments that come from elsewhere.
 
     Raises:
-        ValueError: it has no temperature.
+        SpecError: an unknown argument, with the nearest; a missing one, or a value of another type.
     """
-    path = alignment.get("class_path")
-    factor = None
-    if path:
-        factor = pkgutil.resolve_name(path)(**alignment.get("init_args", {})).effective_factor(modalities)
-    if factor is None:
-        raise ValueError(f"{MATCHED} is for a loss with a temperature, which {path or 'no alignment'} is not")
-    return factor
+    parser, known = _signature(kind, frozenset(skip))
+    for name in given:
+        if name not in known:
+            raise SpecError(f"{place} has no argument {name!r}; {nearest(name, known)}")
+    try:
+        parser.parse_object(deepcopy(dict(given)))
+    except ArgumentError as error:
+        lines = (line.strip(" -") for line in str(error).splitlines())
+        raise SpecError(f"{place}: {' '.join(filter(None, lines))}") from error
+
+
+@cache
+def _signature(kind: type, skip: frozenset[str]) -> tuple[ArgumentParser, list[str]]:
+    parser = ArgumentParser(exit_on_error=False)
+    return parser, parser.add_class_arguments(kind, skip=set(skip), fail_untyped=False)

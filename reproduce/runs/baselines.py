@@ -60,8 +60,12 @@ class LinearMethod(RetrievalModule):
     def configure_optimizers(self) -> None:
         """There is nothing to optimise."""
 
+    def _scaler(self) -> StandardScaler:
+        """What features are scaled by, before it is fitted on the training items."""
+        return StandardScaler()
+
     def _fit_scalers(self, features: Features) -> dict[str, np.ndarray]:
-        self.scalers = {name: StandardScaler().fit(x.astype(np.float64)) for name, x in features.items()}
+        self.scalers = {name: self._scaler().fit(x.astype(np.float64)) for name, x in features.items()}
         return {name: self._scaled(name, x) for name, x in features.items()}
 
     def _scaled(self, name: str, x: np.ndarray) -> np.ndarray:

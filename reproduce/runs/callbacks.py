@@ -12,41 +12,35 @@ import torch
 VALIDATIONS = 10  # along a training that is scored on validation data
 
 
-class BestEpoch(L.Callback):
-    """Keeps the validation scores, and the average precisions, of the epoch with the largest average MAP."""
+class Validated(L.Callback):
+    """Keeps the validation scores of a training along its way, and with the average precisions those that count.
 
-    def __init__(self) -> None:
-        self.scores: dict[str, float] = {}
-        self.average_precisions: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
-
-    def on_train_epoch_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        now = module.scores.get("validation")
-        if now and (not self.scores or now["average/MAP"] > self.scores["average/MAP"]):
-            self.scores, self.average_precisions = now, module.average_precisions["validation"]
-
-
-class ValidationCurve(L.Callback):
-    """Validates some ten times, the last time after the last epoch, whose scores it keeps.
+    These are of the end of the training, which is validated some ten times, the last time after the last epoch; or of
+    the epoch with the largest average MAP among those that the Trainer validates.
 
     Args:
         epochs: of the training.
+        best: whether the best epoch counts.
     """
 
-    def __init__(self, epochs: int) -> None:
-        self.epochs, self.every = epochs, math.ceil(epochs / VALIDATIONS)
+    def __init__(self, epochs: int, best: bool) -> None:
+        self.epochs, self.best, self.every = epochs, best, math.ceil(epochs / VALIDATIONS)
         self.scores: dict[str, float] = {}
+        self.average_precisions: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
         self.curve: list[tuple[int, float]] = []
 
     def on_train_epoch_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        # Counted from the end: an interval of the Trainer would leave out the last epoch wherever it is no multiple.
-        left = self.epochs - trainer.current_epoch - 1
-        trainer.check_val_every_n_epoch = self.epochs + 1 if left % self.every else 1
+        if not self.best:
+            # Counted from the end: an interval of the Trainer would leave out the last epoch where it is no multiple.
+            left = self.epochs - trainer.current_epoch - 1
+            trainer.check_val_every_n_epoch = self.epochs + 1 if left % self.every else 1
 
     def on_validation_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        self.scores = module.scores.get("validation", {})
-        if self.scores:
-            steps = (trainer.current_epoch + 1) * trainer.num_training_batches
-            self.curve.append((steps, self.scores["average/MAP"]))
+        now = module.scores.get("validation")
+        if now:
+            self.curve.append(((trainer.current_epoch + 1) * trainer.num_training_batches, now["average/MAP"]))
+            if not (self.best and self.scores) or now["average/MAP"] > self.scores["average/MAP"]:
+                self.scores, self.average_precisions = now, module.average_precisions["validation"]
 
 
 class Gradients(L.Callback):

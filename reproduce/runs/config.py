@@ -7,7 +7,7 @@ from typing import Any
 from lightning_modules.metrics.modality_gap import GAP_METRICS
 from reproduce.results.companion import dump_yaml
 from reproduce.runs.arguments import matched, merged
-from reproduce.runs.preparing import FIT, Config, model_class, takes
+from reproduce.runs.preparing import Config, model_class, takes
 from reproduce.runs.spec import DataSet, Method, Scale, Table
 
 # Measured while a model is trained.
@@ -32,7 +32,9 @@ def data_source(
         arguments |= {**method.data, "validation_fraction": fraction, "shuffle_seed": seed or 0}
     if table.class_split is not None:
         arguments |= {"class_split": table.class_split, **({"class_seed": seed or 0} if method else {})}
-    if dataset.class_path == "FeaturePairs":
+    if method is not None and "-" in arguments.get("labels", ""):  # labels that are drawn, for each seed anew
+        arguments["label_seed"] = seed or 0
+    if dataset.class_path == "OwnData":
         arguments["dataset"] = dataset.dataset
     if method is not None and method.model == "JFSE":
         arguments["protocol"] = method.protocol
@@ -105,12 +107,12 @@ def fit_file(config: Config, head: str) -> str:
         config: of a run on the test items.
         head: what it is of, in words.
     """
-    content = {key: config[key] for key in FIT}
+    content = {key: value for key, value in config.items() if key != "evaluate"}
     # The epoch chosen on the test items is that of a checkpoint; elsewhere the last one counts.
     checkpoints = config["data"]["init_args"].get("protocol") == "as_published"
     content["trainer"] = {**config["trainer"], "enable_checkpointing": checkpoints}
     content["test_after_fit"] = True
-    if content["data"]["class_path"] == "FeaturePairs":  # which does not look below the data root by itself
+    if content["data"]["class_path"] == "OwnData":  # which does not look below the data root by itself
         arguments = content["data"]["init_args"]
         content["data"] = {**content["data"], "init_args": {**arguments, "path": f"data/{arguments['dataset']}"}}
     return f"# {head}\n" + dump_yaml(content)

@@ -11,12 +11,13 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 import yaml
@@ -29,7 +30,7 @@ from reproduce.runs.training import run
 
 COMMANDS = ("sbatch", "srun", "sacct", "scancel")  # what submitit calls of Slurm
 POLL_SECONDS = 0.5
-DEFAULTS = {"name": "csd-retrieval", "timeout_min": 24 * 60}  # submitit ends a job after five minutes by default
+DEFAULTS = {"slurm_name": "csd-retrieval", "slurm_timeout_min": 24 * 60}  # by default submitit gives five minutes
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,39 @@ class ExecutorError(ValueError):
     """Runs cannot be handed to the executor that was asked for."""
 
 
+def train(key: str, config: Config, root: str | None, folder: Path, later: bool = False) -> str:
+    """What a worker process or a job does: train a run, and keep it in the store.
+
+    Args:
+        key: of the run in the store.
+        config: see ``run``.
+        root: the data root, or None.
+        folder: of the store.
+        later: whether days may have passed since the run was planned, as for a job.
+
+    Returns:
+        What went wrong, "" where nothing did.
+
+    Raises:
+        DataError: the finished run cannot be kept.
+    """
+    store = RunStore(folder)
+    if later:
+        quiet(threads=1)
+    try:
+        if later and store.load(key) is not None:
+            return ""
+        if later and run_key(config, build_data(config, root).digest) != key:
+            return "code or data changed after its job was submitted; the same command trains it as they are now"
+        result = run(config, root)
+    except Exception as error:  # one broken run is reported in its row and does not stop the others
+        if later:
+            traceback.print_exc()  # into the job's log
+        return f"{type(error).__name__}: {error}"
+    store.save(key, config, result)
+    return ""
+
+
 class Workers:
     """The executor of worker processes, which start where first needed, serve every later call too, and end with it.
 
@@ -72,41 +106,39 @@ class Workers:
 
     def __init__(self, at_once: int):
         self.pools = [_pool() for _ in range(at_once)]
+        self.idle: SimpleQueue[int] = SimpleQueue()
+        for slot in range(at_once):
+            self.idle.put(slot)
 
     def __call__(self, runs: Sequence[Run], root: str | None, store: RunStore) -> Ended:
         """Train the runs, see ``Executor``."""
-        queue, running = list(reversed(runs)), {}
+        threads = ThreadPoolExecutor(len(self.pools))  # each waits for one process
+        jobs = {threads.submit(self._train, one, root, store): one for one in runs}
         try:
-            while queue or running:
-                idle = set(range(len(self.pools))) - {slot for _, slot in running.values()}
-                for slot in sorted(idle)[: len(queue)]:
-                    one = queue.pop()
-                    try:
-                        future = self.pools[slot].submit(run, one.config, root)
-                    except BrokenProcessPool:  # killed while it was idle
-                        self.pools[slot] = _pool()
-                        future = self.pools[slot].submit(run, one.config, root)
-                    running[future] = (one, slot)
-                for future in wait(running, return_when=FIRST_COMPLETED).done:
-                    one, slot = running.pop(future)
-                    if isinstance(future.exception(), BrokenProcessPool):
-                        self.pools[slot] = _pool()
-                    yield one, _keep(one, future, store)
-        except BaseException:
-            for process in [process for pool in self.pools for process in list(pool._processes.values())]:
-                process.kill()
-            for pool in self.pools:
-                pool.shutdown(cancel_futures=True)
-            raise
+            for job in as_completed(jobs):
+                yield jobs[job], job.result()
+        finally:
+            threads.shutdown(wait=False, cancel_futures=True)
+            while not all(job.done() for job in jobs):  # again and again, as a process may only now be starting
+                for process in [process for pool in self.pools for process in list(pool._processes.values())]:
+                    process.kill()
+                time.sleep(0.05)
 
-
-def _keep(one: Run, future: Future, store: RunStore) -> str:
-    try:
-        result = future.result()
-    except Exception as error:  # one broken run is reported in its row and does not stop the others
-        return f"{type(error).__name__}: {error}"
-    store.save(one.key, one.config, result)
-    return ""
+    def _train(self, one: Run, root: str | None, store: RunStore) -> str:
+        slot = self.idle.get()
+        call = (train, one.key, one.config, root, store.folder)
+        try:
+            try:
+                future = self.pools[slot].submit(*call)
+            except BrokenProcessPool:  # killed while it was idle
+                self.pools[slot] = _pool()
+                future = self.pools[slot].submit(*call)
+            return future.result()
+        except BrokenProcessPool as error:
+            self.pools[slot] = _pool()
+            return f"BrokenProcessPool: {error}"
+        finally:
+            self.idle.put(slot)
 
 
 def _pool() -> ProcessPoolExecutor:
@@ -125,23 +157,8 @@ def _start_worker() -> None:
     threading.Thread(target=follow_parent, daemon=True).start()
 
 
-def slurm_parameters(pairs: Iterable[str]) -> dict[str, Any]:
-    """Parameters of Slurm from texts ``key=value``, by submitit's names; values are read as YAML.
-
-    Raises:
-        ExecutorError: a text of another form.
-    """
-    found = {}
-    for pair in pairs:
-        key, _, value = pair.partition("=")
-        if not key or not value:
-            raise ExecutorError(f"--slurm {pair}: expected key=value, such as partition=gpu or timeout_min=90")
-        found[key] = yaml.safe_load(value)
-    return found
-
-
 class Jobs:
-    """The executor of jobs on Slurm, one per run, by submitit. A job keeps its run in the store itself.
+    """The executor of jobs on Slurm, one per run, by submitit.
 
     A job that is lost is reported; the same command trains what it left. Where this process is killed its jobs go on;
     where it is interrupted they are cancelled.
@@ -150,14 +167,14 @@ class Jobs:
         folder: for scripts, pickles and logs, on a file system that the machines share, as the store and the data are;
             each call makes a folder of its own in it.
         at_once: how many jobs are submitted at once; None for all.
-        parameters: of Slurm, see ``slurm_parameters``.
+        parameters: of Slurm, as texts ``key=value`` by submitit's names; values are read as YAML.
         cluster: of submitit.
 
     Raises:
         ExecutorError: submitit, Slurm's commands or a parameter are missing; when called: Slurm refuses a job.
     """
 
-    def __init__(self, folder: Path, at_once: int | None, parameters: Mapping[str, Any], cluster: str = "slurm"):
+    def __init__(self, folder: Path, at_once: int | None, parameters: Iterable[str] = (), cluster: str = "slurm"):
         try:
             from submitit import AutoExecutor
         except ImportError as error:
@@ -174,8 +191,12 @@ class Jobs:
         self.folder = folder.absolute() / time.strftime("%Y-%m-%d_%H-%M-%S")
         self.at_once = at_once or math.inf
         self.executor = AutoExecutor(self.folder, cluster)
-        given = {"timeout_min": 10**6} if cluster == "local" else {**DEFAULTS, **parameters}
-        given = given if cluster == "local" else {f"slurm_{name}": value for name, value in given.items()}
+        given = {"timeout_min": 10**6} if cluster == "local" else dict(DEFAULTS)
+        for pair in parameters:
+            key, _, value = pair.partition("=")
+            if not key or not value:
+                raise ExecutorError(f"--slurm {pair}: expected key=value, such as partition=gpu or timeout_min=90")
+            given[f"slurm_{key}"] = yaml.safe_load(value)
         try:
             self.executor.update_parameters(**given)
         except (NameError, TypeError, AssertionError) as error:
@@ -185,7 +206,7 @@ class Jobs:
         """Train the runs, see ``Executor``."""
         # A job may start in another folder: without a name the data root is relative to this one.
         data = data_root(root).absolute()
-        given = (str(data) if data.is_dir() else None, str(store.folder.absolute()))
+        given = (str(data) if data.is_dir() else None, store.folder.absolute(), True)
         waiting, running = list(reversed(runs)), {}
         try:
             while waiting or running:
@@ -219,7 +240,6 @@ class Jobs:
             ) from error
 
     def _error(self, job: Any, one: Run, store: RunStore) -> str:
-        """What went wrong with a job that ended."""
         from submitit.core.utils import FailedJobError, UncompletedJobError
 
         with suppress(OSError):  # a file system shared with other machines then shows what they have written
@@ -231,32 +251,6 @@ class Jobs:
         except (FailedJobError, UncompletedJobError) as failed:
             error = f"its job ended as {job.state} without a result ({str(failed).splitlines()[0]})"
         return f"{error} (log: {job.paths.stderr.relative_to(self.folder.parents[2])})"
-
-
-def train(key: str, config: Config, root: str | None, folder: str) -> str:
-    """What a job does: train a run, unless another job has, and keep it in the store.
-
-    Args:
-        key: of the run in the store.
-        config: see ``run``.
-        root: the data root, or None.
-        folder: of the store.
-
-    Returns:
-        What went wrong, "" where nothing did.
-    """
-    quiet(threads=1)
-    store = RunStore(Path(folder))
-    try:
-        if store.load(key) is not None:
-            return ""
-        if run_key(config, build_data(config, root).digest) != key:  # a job may wait for days before it starts
-            return "code or data changed after its job was submitted; the same command trains it as they are now"
-        store.save(key, config, run(config, root))
-    except Exception as error:
-        traceback.print_exc()
-        return f"{type(error).__name__}: {error}"
-    return ""
 
 
 @contextmanager

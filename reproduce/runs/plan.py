@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from datamodules import DataError, DataMissing, data_root, root_is_named
 from datamodules.datasets import DATASETS
-from datamodules.datasets.feature_pairs import AS_PUBLISHED
+from datamodules.datasets.own_data import AS_PUBLISHED
 from datamodules.features.texts import model_folder
 from reproduce.runs.arguments import matched
 from reproduce.runs.checks import check_modalities
@@ -23,14 +23,14 @@ from reproduce.runs.executors import Executor, Run, Workers
 from reproduce.runs.machine import duration, workers
 from reproduce.runs.preparing import Data, build_data, model_class
 from reproduce.runs.presence import require_present
-from reproduce.runs.schedule import Schedule, choose, epochs, reference, remark
+from reproduce.runs.schedule import Curve, Schedule, choose, epochs, reference, remark
 from reproduce.runs.spec import DataSet, Method, Table
 from reproduce.runs.store import FOLDER_ENCODERS, RunResult, RunStore, run_key
 
 # Arguments of data modules that decide how items are divided, ordered and labelled, and nothing of what is read.
 AFTER_READING = (
     *("batch_size", "validation_fraction", "shuffle_seed", "class_split", "class_seed", "class_encoder"),
-    *("paired_fraction", "protocol", "train_labels"),
+    *("paired_fraction", "protocol", "labels", "label_seed"),
 )
 # How many training steps a model that takes none counts for, in the estimate of the time left.
 CLOSED_FORM_STEPS = 40
@@ -42,6 +42,12 @@ class Row(NamedTuple):
     dataset: DataSet
     method: Method
 
+    @property
+    def columns(self) -> dict[str, str]:
+        """What the table's columns say of it."""
+        of_data = {name: getattr(self.dataset, name) for name in ("dataset", "features", "condition")}
+        return {**of_data, "method": self.method.method, "protocol": self.method.protocol}
+
 
 @dataclass(frozen=True)
 class Choice:
@@ -49,13 +55,15 @@ class Choice:
 
     Args:
         setting: arguments of the model.
-        trials: every setting with its "validation MAP", as written into the table's YAML.
+        shown: the same as written into the table's YAML, with a temperature that follows from a matched one.
+        trials: every setting with its "validation MAP", as written there.
         curve: of the chosen trial.
     """
 
     setting: dict[str, Any] = field(default_factory=dict)
+    shown: dict[str, Any] = field(default_factory=dict)
     trials: Sequence[dict[str, Any]] = ()
-    curve: Sequence[tuple[int, float]] = ()
+    curve: Curve = ()
 
 
 Finals = dict[Row, list[tuple[Run, RunResult | None]]]  # a result is None where the run failed
@@ -115,8 +123,8 @@ class Plan:
     def _unread(self, dataset: DataSet) -> DataSet:
         """A data set whose features, where its files say how they are called, may be those that --only names."""
         wanted = self.only.get("features", dataset.features)
-        known = {one.features for one in self.table.datasets if one.class_path != "FeaturePairs"}
-        unknown = dataset.class_path == "FeaturePairs" and wanted not in known
+        known = {one.features for one in self.table.datasets if one.class_path != "OwnData"}
+        unknown = dataset.class_path == "OwnData" and wanted not in known
         return replace(dataset, features=wanted) if unknown else dataset
 
     def _found(self, dataset: DataSet) -> DataSet:
@@ -133,7 +141,7 @@ class Plan:
         check_modalities(dataset, module.modalities, self.table.file)
         if reason := model_absent(dataset):
             raise DataMissing(reason)
-        if dataset.class_path == "FeaturePairs":
+        if dataset.class_path == "OwnData":
             return replace(dataset, features=module.features)
         _check_widths(dataset, module)
         return dataset
@@ -141,7 +149,7 @@ class Plan:
     def rows(self, datasets: Iterable[DataSet]) -> list[Row]:
         """The rows on some data sets that ``only`` leaves."""
         found = [Row(dataset, method) for dataset in datasets for method in self.table.methods_on(dataset)]
-        return [row for row in found if all(_columns(row)[key] == value for key, value in self.only.items())]
+        return [row for row in found if all(row.columns[key] == value for key, value in self.only.items())]
 
     def execute(self, datasets: Iterable[DataSet]) -> Finals:
         """Train every missing run: those that choose the schedules, the trials, and with the best setting the seeds.
@@ -153,7 +161,7 @@ class Plan:
         tried = self.schedule_runs(rows)
         results = self._train("schedules", [run for runs in tried.values() for run in runs.values()])
         self.schedules = {key: self._schedule(*key, runs, results) for key, runs in tried.items()}
-        scheduled = [row for row in rows if self.schedules.get((row.dataset, row.method.model), Schedule()) is not None]
+        scheduled = [row for row in rows if self._schedule_of(row) is not None]
         trials = {row: self.trials(row) for row in scheduled}
         results |= self._train("validation", [run for runs in trials.values() for run in runs])
         self.choices = {row: self._choose(row, trials[row], results) if row in trials else None for row in rows}
@@ -163,19 +171,18 @@ class Plan:
 
     def needed(self, datasets: Iterable[DataSet]) -> list[Run]:
         """All runs of the table, each once; where a setting is not chosen yet, with the first one."""
-        found: dict[str, Run] = {}
         rows = self.rows(datasets)
-        for key, tried in self.schedule_runs(rows).items():
+        tried = self.schedule_runs(rows)
+        for key, runs in tried.items():
             # Where none is chosen yet the longest, so that the table does not take longer than was said.
-            self.schedules[key] = self._schedule(*key, tried, self._kept(tried.values())) or Schedule(
-                min_steps=max(tried)
-            )
-            found |= {run.key: run for run in tried.values()}
+            chosen = self._schedule(*key, runs, self._kept(runs.values()))
+            self.schedules[key] = chosen or Schedule(min_steps=max(runs))
+        found = [run for runs in tried.values() for run in runs.values()]
         for row in rows:
             trials = self.trials(row)
             choice = self._choose(row, trials, self._kept(trials)) or Choice(row.method.trials[0])
-            found |= {run.key: run for run in trials + self._finals(row, choice.setting)}
-        return list(found.values())
+            found += trials + self._finals(row, choice.setting)
+        return list({run.key: run for run in found}.values())
 
     def missing(self, runs: Iterable[Run]) -> list[Run]:
         """Those of the runs that are not finished."""
@@ -185,46 +192,16 @@ class Plan:
         found = {run.key: self.store.load(run.key) for run in runs}
         return {key: result for key, result in found.items() if result is not None}
 
-    def _choose(self, row: Row, runs: list[Run], results: dict[str, RunResult]) -> Choice | None:
-        if not runs:
-            return Choice()
-        if any(run.key not in results for run in runs):
-            return None
-        scores = [results[run.key].mean_average_precision() for run in runs]
-        shown = [
-            {**self._shown(row, setting), "validation MAP": round(score, 6)}
-            for setting, score in zip(row.method.trials, scores, strict=True)
-        ]
-        best = scores.index(max(scores))
-        return Choice(row.method.trials[best], shown, results[runs[best].key].curve)
-
-    def shown(self, row: Row) -> dict[str, Any]:
-        """The chosen setting of a row, with its temperature where that follows from a matched one."""
-        return self._shown(row, self.choices[row].setting)
-
-    def _shown(self, row: Row, setting: dict[str, Any]) -> dict[str, Any]:
-        alignment = row.method.init_args.get("alignment")
-        found = matched({"alignment": alignment or {}, **setting}, self._modalities(row.dataset), weighted=False)
-        own = found.pop("alignment").get("init_args", {})
-        before = (alignment or {}).get("init_args", {})
-        chosen = {key: value for key, value in own.items() if before.get(key) != value}
-        given = setting.get("alignment", {})
-        return {**({"alignment": {**given, **chosen}} if chosen or given else {}), **found}
-
     def schedule_runs(self, rows: Iterable[Row]) -> dict[tuple[DataSet, str], dict[int, Run]]:
         """(data set, model) -> floor in steps -> the reference's training on it; floors of equal epochs once."""
         found: dict[tuple[DataSet, str], dict[int, Run]] = {}
         for dataset, model in dict.fromkeys((row.dataset, row.method.model) for row in rows):
             method, floors = reference(self.table, dataset, model), self.table.scales[self.scale].min_steps
-            if method is None or not floors:
-                continue
-            row, setting = Row(dataset, method), method.trials[0] if method.trials else {}
-            tried: dict[int, Run] = {}
-            for floor in sorted(floors):
-                run = self._run(row, setting, None, "schedule", floor)
-                if all(run.key != other.key for other in tried.values()):
-                    tried[floor] = run
-            found[dataset, model] = tried
+            if method is not None and floors:
+                row, setting = Row(dataset, method), method.trials[0] if method.trials else {}
+                runs = {floor: self._run(row, setting, None, "schedule", floor) for floor in sorted(floors)}
+                first = {run.key: floor for floor, run in reversed(runs.items())}
+                found[dataset, model] = {floor: run for floor, run in runs.items() if first[run.key] == floor}
         return found
 
     def _schedule(
@@ -235,22 +212,45 @@ class Plan:
         method = reference(self.table, dataset, model)
         return choose(method.method, {floor: results[run.key].curve for floor, run in tried.items()})
 
+    def _schedule_of(self, row: Row) -> Schedule | None:
+        """What was chosen for its model on its data set; one without a floor where there is nothing to choose."""
+        return self.schedules.get((row.dataset, row.method.model), Schedule())
+
+    def _choose(self, row: Row, runs: list[Run], results: dict[str, RunResult]) -> Choice | None:
+        if any(run.key not in results for run in runs):
+            return None
+        scores = [results[run.key].mean_average_precision() for run in runs]
+        shown = [self._shown(row, setting) for setting in row.method.trials]
+        trials = [{**one, "validation MAP": round(score, 6)} for one, score in zip(shown, scores, strict=True)]
+        if not runs:
+            return Choice()
+        best = scores.index(max(scores))
+        return Choice(row.method.trials[best], shown[best], trials, results[runs[best].key].curve)
+
+    def _shown(self, row: Row, setting: dict[str, Any]) -> dict[str, Any]:
+        """A setting, with the temperature that follows from a matched one."""
+        before = row.method.init_args.get("alignment") or {}
+        found = matched({"alignment": before, **setting}, self._modalities(row.dataset), weighted=False)
+        own = found.pop("alignment").get("init_args", {})
+        chosen = {key: value for key, value in own.items() if before.get("init_args", {}).get(key) != value}
+        given = setting.get("alignment", {})
+        return {**({"alignment": {**given, **chosen}} if chosen or given else {}), **found}
+
     def remark(self, row: Row) -> str:
         """What a row's note says of its schedule: of its chosen trial, else of the training that chose the schedule."""
         if model_class(row.method.model).closed_form or row.method.protocol == "as_published":
             return ""
-        schedule = self.schedules.get((row.dataset, row.method.model)) or Schedule()
+        schedule = self._schedule_of(row)
         own = self.choices[row].curve
         said = remark(own or schedule.curve)
         return said if own or not said or schedule.method == row.method.method else f"{schedule.method}: {said}"
 
     def why_failed(self, row: Row) -> str:
         """What went wrong with a row for which nothing could be chosen."""
-        if self.schedules.get((row.dataset, row.method.model), True) is None:
+        what, runs = "a tuning trial", self.trials(row)
+        if self._schedule_of(row) is None:
             what = "the training that chooses the schedule"
             runs = self.schedule_runs([row])[row.dataset, row.method.model].values()
-        else:
-            what, runs = "a tuning trial", self.trials(row)
         return f"{what} failed: " + next(self.errors[run.key] for run in runs if run.key in self.errors)
 
     def trials(self, row: Row) -> list[Run]:
@@ -263,18 +263,17 @@ class Plan:
     def _run(self, row: Row, setting: dict, seed: int | None, what: str, min_steps: int | None = None) -> Run:
         """A run of a row; its floor in steps is by default that of the schedule chosen, none for as_published."""
         dataset, method = row
-        scale = self.table.scales[self.scale]
+        scale, published = self.table.scales[self.scale], method.protocol == "as_published"
         if min_steps is None:
-            chosen = self.schedules.get((dataset, method.model)) if method.protocol == "honest" else None
-            min_steps = chosen.min_steps if chosen else 0
+            chosen = self._schedule_of(row)
+            min_steps = chosen.min_steps if chosen and not published else 0
         data = self._data(data_source(self.table, dataset, method, seed))
         per_epoch = max(len(data.indices("train")) // data.batch_size, 1)
         count = epochs(scale, per_epoch, min_steps)
         config = resolve(self.table, scale, dataset, method, setting, seed, count, self._modalities(dataset))
         steps = CLOSED_FORM_STEPS if model_class(method.model).closed_form else count * per_epoch
         what = f"schedule of {steps} steps" if what == "schedule" else what
-        published = ", as published" * (method.protocol == "as_published")
-        name = f"{dataset.name} {method.method}{published}, {what}"
+        name = f"{dataset.name} {method.method}{', as published' * published}, {what}"
         return Run(name, config, run_key(config, data.digest), steps)
 
     def _modalities(self, dataset: DataSet) -> int:
@@ -297,37 +296,23 @@ class Plan:
         missing = [run for key, run in unique.items() if key not in results]
         if not missing:
             return results
-        print(
-            f"{self.table.name}: {len(missing)} runs to train for {stage}, {len(results)} finished before", flush=True
-        )
+        said = f"{len(missing)} runs to train for {stage}, {len(results)} finished before"
+        print(f"{self.table.name}: {said}", flush=True)
         total, done, start = sum(run.steps for run in missing), 0, time.monotonic()
         # Closed at once where this is interrupted, so that nothing goes on being trained.
         with closing(self.executor(missing, self.root, self.store)) as ended:
             for number, (run, error) in enumerate(ended, 1):
                 done += run.steps
                 left = (time.monotonic() - start) / done * (total - done)
-                outcome = self._collect(run, error, results)
+                if error:
+                    self.errors[run.key] = error
+                    outcome = f"failed, {error}"
+                else:
+                    results[run.key] = result = self.store.load(run.key)
+                    scores = ", ".join(f"{split} {result.mean_average_precision(split):.3f}" for split in result.splits)
+                    outcome = f"MAP {scores} in {duration(result.train_seconds)}"
                 print(f"[{number}/{len(missing)}] {run.name}: {outcome}; {duration(left)} left", flush=True)
         return results
-
-    def _collect(self, run: Run, error: str, results: dict[str, RunResult]) -> str:
-        if error:
-            self.errors[run.key] = error
-            return f"failed, {error}"
-        results[run.key] = result = self.store.load(run.key)
-        scores = ", ".join(f"{split} {result.mean_average_precision(split):.3f}" for split in result.splits)
-        return f"MAP {scores} in {duration(result.train_seconds)}"
-
-
-def _columns(row: Row) -> dict[str, str]:
-    dataset, method = row
-    return {
-        "dataset": dataset.dataset,
-        "features": dataset.features,
-        "condition": dataset.condition,
-        "method": method.method,
-        "protocol": method.protocol,
-    }
 
 
 def _check_widths(dataset: DataSet, module: Data) -> None:

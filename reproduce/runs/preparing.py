@@ -6,7 +6,7 @@ import inspect
 import pkgutil
 from copy import deepcopy
 from functools import cache
-from typing import Any, NoReturn
+from typing import Any
 
 import lightning as L
 from jsonargparse import Namespace
@@ -15,56 +15,37 @@ from lightning.pytorch.cli import LightningArgumentParser
 import datamodules
 import lightning_modules
 from lightning_modules.base import RetrievalModule
-from lightning_modules.cli_errors import explained
-from reproduce.runs import baselines
+from lightning_modules.cli_errors import ConfigError, Parser
+from losses.registry import nearest
+from reproduce.runs import baselines, multiview
 
 Config = dict[str, Any]
 Data = datamodules.RetrievalData
-# Keys of a configuration that `csd fit` takes; the other one, "evaluate", is of this package.
-FIT = ("seed_everything", "model", "data", "trainer")
-
-
-class ConfigError(ValueError):
-    """A configuration that `csd fit` would not take; the message names the argument and what was expected."""
-
-
-class _Parser(LightningArgumentParser):
-    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        if not self.exit_on_error:  # parsing the arguments of a class, for the parser of the configuration
-            super().error(message, ex)
-        raise ConfigError(explained(message, self))
+PARTS = {"model": RetrievalModule, "data": Data}
 
 
 @cache
-def _parser(keys: tuple[str, ...]) -> LightningArgumentParser:
-    parser = _Parser()
-    if "seed_everything" in keys:
-        parser.add_argument("--seed_everything", type=int, default=0)
-    if "trainer" in keys:
-        parser.add_lightning_class_args(L.Trainer, "trainer")
-    if "model" in keys:
-        parser.add_lightning_class_args(RetrievalModule, "model", subclass_mode=True, required=True)
-    if "data" in keys:
-        parser.add_lightning_class_args(L.LightningDataModule, "data", subclass_mode=True, required=True)
-    if {"model", "data"} <= set(keys):
+def _parser(*keys: str) -> LightningArgumentParser:
+    parser = Parser()
+    for key in keys:
+        skip = {"dims"} if keys == ("model",) else set()  # which the data give
+        parser.add_subclass_arguments(PARTS[key], key, required=True, fail_untyped=False, skip=skip)
+    if keys == tuple(PARTS):
         parser.link_arguments("data.dims", "model.init_args.dims", apply_on="instantiate")
-    elif "model" in keys:  # the data give them later
-        parser.add_argument("--dims", type=dict, default={})
-        parser.link_arguments("dims", "model.init_args.dims")
     return parser
 
 
-def parsed(config: Config, keys: tuple[str, ...] = FIT) -> Namespace:
-    """The configuration with the types and defaults of its classes.
+def parsed(config: Config, *keys: str) -> Namespace:
+    """Parts of a configuration with the types and defaults of their classes, as `csd fit` reads them.
 
     Args:
         config: see ``run``.
-        keys: the parts that are read.
+        keys: "model", "data" or, in this order, both.
 
     Raises:
         ConfigError: `csd fit` would not take it.
     """
-    return _parser(keys).parse_object({key: deepcopy(config[key]) for key in keys})
+    return _parser(*keys).parse_object({key: deepcopy(config[key]) for key in keys})
 
 
 def model_class(name: str) -> type[RetrievalModule]:
@@ -73,17 +54,34 @@ def model_class(name: str) -> type[RetrievalModule]:
     Raises:
         ConfigError: there is none.
     """
-    found = getattr(lightning_modules, name, None) or getattr(baselines, name.rpartition(".")[2], None)
+    places = (lightning_modules, name), *((module, name.rpartition(".")[2]) for module in (baselines, multiview))
+    found = next((getattr(module, short) for module, short in places if hasattr(module, short)), None)
     if not (isinstance(found, type) and issubclass(found, RetrievalModule)):
-        parsed({"model": {"class_path": name}}, ("model",))
+        parsed({"model": {"class_path": name}}, "model")
         found = pkgutil.resolve_name(name)
     return found
 
 
+def data_class(name: str) -> type[Data]:
+    """The data module of this suite that a data set names.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    found = getattr(datamodules, name, None)
+    if not (isinstance(found, type) and issubclass(found, Data)):
+        near = nearest(name, datamodules.__all__)
+        said = "Tables take the data modules of this suite, by name; train on one of your own with csd fit"
+        raise ConfigError(f"class_path is {name!r}; {near}. {said}")
+    return found
+
+
 @cache
-def takes(kind: type) -> list[str]:
-    """Names of the arguments of a class, those that it hands on to its bases among them."""
-    return LightningArgumentParser().add_class_arguments(kind, fail_untyped=False)
+def takes(kind: type) -> dict[str, Any]:
+    """Arguments of a class and of its bases -> their defaults, None where there is none."""
+    parser = LightningArgumentParser()
+    names = parser.add_class_arguments(kind, fail_untyped=False)
+    return {name: parser.get_default(name) for name in names}
 
 
 def located(config: Config, data_root: str | None, offline: bool = False) -> dict[str, Any]:
@@ -95,11 +93,10 @@ def located(config: Config, data_root: str | None, offline: bool = False) -> dic
         offline: never fetch data.
     """
     arguments = dict(config["data"]["init_args"])
-    kind = getattr(datamodules, config["data"]["class_path"])
-    known = inspect.signature(kind).parameters
+    known = inspect.signature(data_class(config["data"]["class_path"])).parameters
     arguments |= {"data_root": data_root} if "data_root" in known else {}
     arguments |= {"offline": offline} if "offline" in known else {}
-    if config["data"]["class_path"] == "FeaturePairs":
+    if config["data"]["class_path"] == "OwnData":
         arguments["path"] = str(datamodules.data_root(data_root) / arguments["dataset"])
     return {"class_path": config["data"]["class_path"], "init_args": arguments}
 
@@ -107,7 +104,7 @@ def located(config: Config, data_root: str | None, offline: bool = False) -> dic
 def build_data(config: Config, data_root: str | None, offline: bool = False) -> Data:
     """The data module of a configuration; it reads nothing yet."""
     source = located(config, data_root, offline)
-    return getattr(datamodules, source["class_path"])(**source["init_args"])
+    return data_class(source["class_path"])(**source["init_args"])
 
 
 def prepare(
@@ -121,11 +118,10 @@ def prepare(
         callbacks: of the trainer.
     """
     L.seed_everything(config["seed_everything"], verbose=False)
-    arguments = parsed({**config, "data": located(config, data_root)})
-    trainer = arguments.pop("trainer")
+    parser, both = _parser(*PARTS), parsed({**config, "data": located(config, data_root)}, *PARTS)
+    built = parser.instantiate_classes(both)
+    built.data.prepare_data()
     silent = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
     # Without a first look at the validation items, which a training's curve would take for one of its points.
     silent |= {"num_sanity_val_steps": 0, "devices": 1}
-    built = _parser(FIT).instantiate_classes(arguments)
-    built.data.prepare_data()
-    return built.data, built.model, L.Trainer(**{**trainer.as_dict(), **silent, "callbacks": callbacks})
+    return built.data, built.model, L.Trainer(**config["trainer"], **silent, callbacks=callbacks)

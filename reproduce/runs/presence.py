@@ -24,7 +24,7 @@ def require_present(dataset: DataSet, named: str | None) -> None:
         DataMissing: there is no folder, or no file that the form that the row reads has alone.
     """
     root = data_root(named)
-    pairs = dataset.class_path == "FeaturePairs"
+    pairs = dataset.class_path == "OwnData"
     declared = None if pairs else DATASETS.get(dataset.dataset)
     folder = root / dataset.dataset if declared is None else declared.folder_below(root)
     if not folder.exists() and (root_is_named(named) or pairs):

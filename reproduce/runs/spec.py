@@ -8,26 +8,21 @@ from __future__ import annotations
 
 import fnmatch
 from collections.abc import Iterator, Mapping, Sequence
-from copy import deepcopy
 from dataclasses import dataclass, field, replace
-from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from jsonargparse import ArgumentError, ArgumentParser, get_loader
+from jsonargparse import get_loader
+from jsonargparse.typing import NonNegativeInt, PositiveInt
 
 import losses
 from losses.registry import nearest
 from reproduce.names import EXPERIMENTS, TABLES, names
-from reproduce.runs.arguments import MATCHED, matched, merged
+from reproduce.runs.arguments import MATCHED, SpecError, check_arguments, matched, merged, said_of
 
 JOINED = ("methods", "comparisons")  # lists that a file adds to those of the files it extends
 TEMPERATURE = "{temperature}"  # in a method's name: the temperature that follows
-
-
-class SpecError(ValueError):
-    """A table file that cannot be used; the message names the file and entry and what was expected."""
 
 
 @dataclass(frozen=True)
@@ -112,11 +107,11 @@ class Scale:
             none: the epochs as they are.
     """
 
-    seeds: list[int]
-    max_epochs: int
+    seeds: list[NonNegativeInt]
+    max_epochs: PositiveInt
     model: dict[str, Any] = field(default_factory=dict)
     models: dict[str, dict[str, Any]] = field(default_factory=dict)
-    min_steps: list[int] = field(default_factory=list)
+    min_steps: list[PositiveInt] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -189,145 +184,98 @@ def read_file(name: str, folder: Path | None = None) -> Table:
     """
     path = find_file(name, folder)
     said, file = read_yaml(path), path.name
-    said["name"] = name
     for key, kind in {"methods": list, "datasets": list, "scales": dict, "synthetic": dict}.items():
         if not isinstance(said.get(key), kind) or not said[key]:
             raise SpecError(f"{file}: {key} is {said.get(key)!r}; expected a {'list' if kind is list else 'mapping'}")
     datasets = [_read(DataSet, entry, f"{file}: datasets") for entry in said["datasets"]]
-    methods = [_read(Method, entry, f"{file}: methods") for entry in said["methods"]]
-    made = [(entry.method, list(_swept(_normal(entry, file), datasets, file))) for entry in methods]
-    parts = {
-        "datasets": datasets,
-        "synthetic": _read(DataSet, said["synthetic"], f"{file}: synthetic"),
-        "scales": {key: _read(Scale, value, f"{file}: scales.{key}") for key, value in said["scales"].items()},
-        "methods": [method for _, several in made for method in several],
-    }
-    plain = _read(Table, {**said, **dict.fromkeys(parts)}, file, parts)
-    table = replace(plain, **parts)
-    named = {method.method: [method] for method in table.methods if method.protocol == "honest"}
-    for entry, several in made:
-        honest = [method for method in several if method.protocol == "honest"]
-        named |= {entry: honest} if honest else {}
-    return replace(table, comparisons=list(_pairs(table, named)))
+    methods: list[Method] = []
+    named: dict[str, list[Method]] = {}  # name in the file, or of a row -> the honest methods that it stands for
+    for entry in said["methods"]:
+        method = _read(Method, entry, f"{file}: methods")
+        with said_of(f"{file}: {method.method}"):
+            rows = list(_rows(method, datasets))
+        methods += rows
+        if method.protocol == "honest":
+            named |= {row.method: [row] for row in rows} | {method.method: rows}
+    table = _read(
+        Table,
+        {**said, "name": name},
+        file,
+        datasets=datasets,
+        synthetic=_read(DataSet, said["synthetic"], f"{file}: synthetic"),
+        methods=methods,
+        scales={key: _read(Scale, value, f"{file}: scales.{key}") for key, value in said["scales"].items()},
+    )
+    with said_of(f"{file}: comparisons"):
+        return replace(table, comparisons=list(_pairs(table.comparisons, named)))
 
 
-def _read(kind: type, entry: Any, place: str, known: Mapping[str, Any] = {}) -> Any:
-    """An entry as an object of a class, whose signature says what it may hold.
-
-    Raises:
-        SpecError: an unknown or missing key, with the nearest, or a value of another type.
-    """
+def _read(kind: type, entry: Any, place: str, **read: Any) -> Any:
+    """An entry as an object of a class, whose signature says what it may hold; ``read`` holds its parts read before."""
     if not isinstance(entry, dict):
         raise SpecError(f"{place}: expected a mapping, got {entry!r}")
     name = entry.get("method") or entry.get("dataset")
-    place = f"{place}: {name}" if name else place
-    parser = _parser(kind, tuple(known))
-    fields = kind.__dataclass_fields__
-    for key in entry:
-        if key not in fields:
-            raise SpecError(f"{place}: unknown key {key!r}; {nearest(key, fields)}")
-    given = {key: value for key, value in entry.items() if key not in known}
-    try:
-        parser.parse_object(deepcopy(given))
-    except ArgumentError as error:
-        raise SpecError(f"{place}: {_reason(error)}") from error
-    return kind(**entry)
+    given = {key: value for key, value in entry.items() if key not in read}
+    check_arguments(kind, given, f"{place}: {name}" if name else place, read)
+    return kind(**given, **read)
 
 
-@cache
-def _parser(kind: type, skip: tuple[str, ...]) -> ArgumentParser:
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_class_arguments(kind, skip=set(skip))
-    return parser
-
-
-def _reason(error: Exception) -> str:
-    return " ".join(line.strip(" -") for line in str(error).splitlines() if line.strip())
-
-
-def _normal(method: Method, file: str) -> Method:
-    """The method, its loss given by class where the file gives a name."""
+def _rows(method: Method, datasets: Sequence[DataSet]) -> Iterator[Method]:
+    """The methods that an entry of the file stands for: one per value of its sweep; their losses given by class."""
     alignment = method.init_args.get("alignment")
     if isinstance(alignment, str):
-        try:
-            alignment = {"class_path": type(losses.build_loss(alignment)).__name__}
-        except ValueError as error:
-            raise SpecError(f"{file}: {method.method}: alignment: {error}") from error
+        alignment = {"class_path": type(losses.build_loss(alignment)).__name__}
     if isinstance(alignment, dict) and isinstance(path := alignment.get("class_path"), str) and "." not in path:
         alignment = {**alignment, "class_path": f"losses.{path}"}
-    return replace(method, init_args=method.init_args | ({"alignment": alignment} if alignment else {}))
-
-
-def _swept(method: Method, datasets: Sequence[DataSet], file: str) -> Iterator[Method]:
-    """The methods that an entry of the file stands for: one per value of its sweep."""
-    place = f"{file}: {method.method}"
+    method = replace(method, init_args=method.init_args | ({"alignment": alignment} if alignment else {}))
     if method.sweep is None:
-        yield replace(method, method=_named(method, datasets, place))
+        named = TEMPERATURE in method.method
+        shown = f"{_temperature(method, datasets):g}" if named else ""
+        yield replace(method, method=method.method.replace(TEMPERATURE, shown))
         return
     if len(method.sweep) != 1 or method.trials:
-        raise SpecError(f"{place} has sweep {method.sweep!r}; expected one argument with its values, and no trials")
+        raise SpecError(f"sweep is {method.sweep!r}; expected one argument with its values, and no trials")
     [(argument, values)] = method.sweep.items()
     if not values or not all(0 < value < float("inf") for value in values):
-        raise SpecError(f"{place} sweeps {argument} over {values!r}; expected a list of one positive number or more")
+        raise SpecError(f"sweeps {argument} over {values!r}; expected a list of one positive number or more")
     for value in values:
-        one = replace(method, init_args=merged(method.init_args, _nested(argument, value)))
+        over: Any = value
+        for part in reversed(argument.split(".")):  # of "alignment.sigma" {"alignment": {"sigma": value}}
+            over = {part: over}
+        row = replace(method, init_args=merged(method.init_args, over))
         shown, name = value, argument.rpartition(".")[2]
         if argument == MATCHED:
-            shown, name = _temperature(one, datasets, place), "temperature"
-        sweep = Sweep(method.method, name, shown)
-        yield replace(one, method=f"{method.method}, {name} {shown:g}", sweep=sweep)
+            shown, name = _temperature(row, datasets), "temperature"
+        yield replace(row, method=f"{method.method}, {name} {shown:g}", sweep=Sweep(method.method, name, shown))
 
 
-def _nested(argument: str, value: Any) -> dict[str, Any]:
-    """Of "alignment.sigma" {"alignment": {"sigma": value}}."""
-    first, _, rest = argument.partition(".")
-    return {first: _nested(rest, value) if rest else value}
-
-
-def _named(method: Method, datasets: Sequence[DataSet], place: str) -> str:
-    if TEMPERATURE not in method.method:
-        return method.method
-    return method.method.replace(TEMPERATURE, f"{_temperature(method, datasets, place):g}")
-
-
-def _temperature(method: Method, datasets: Sequence[DataSet], place: str) -> float:
+def _temperature(method: Method, datasets: Sequence[DataSet]) -> float:
     """The temperature that follows from a matched one; the data sets of the table have as many modalities each."""
     counts = {modalities_of(dataset) for dataset in datasets}
     if len(counts) > 1:
-        raise SpecError(
-            f"{place}: the temperature is in its name, and differs between data sets of {counts} modalities"
-        )
-    try:
-        found = matched(method.init_args, counts.pop(), weighted=False)
-    except ValueError as error:
-        raise SpecError(f"{place}: {error}") from error
-    alignment = found.get("alignment") or {}
+        raise SpecError(f"the temperature is in its name, and differs between data sets of {counts} modalities")
+    alignment = matched(method.init_args, counts.pop(), weighted=False).get("alignment") or {}
     if "temperature" not in alignment.get("init_args", {}):
-        raise SpecError(f"{place}: there is no temperature for its name; give {MATCHED}")
+        raise SpecError(f"there is no temperature for its name; give {MATCHED}")
     return alignment["init_args"]["temperature"]
 
 
-def _pairs(table: Table, named: Mapping[str, list[Method]]) -> Iterator[list[str]]:
-    """The pairs to compare, by the names that the rows have.
+def _pairs(pairs: list[list[str]], named: Mapping[str, list[Method]]) -> Iterator[list[str]]:
+    """Pairs of honest methods to compare, by the names that the rows have; of two sweeps value by value.
 
     Args:
-        table: with the pairs as its file has them.
+        pairs: as the file has them.
         named: name in the file -> honest methods that it stands for, several of a sweep.
-
-    Raises:
-        SpecError: something else than pairs of two honest methods, each once.
     """
-    for pair in table.comparisons:
-        if len(pair) != 2 or pair[0] == pair[1] or table.comparisons.count(pair) > 1:
-            said = "expected pairs [method, baseline] of two, each once"
-            raise SpecError(f"{table.file}: comparisons holds {pair!r}; {said}")
+    for pair in pairs:
+        if len(pair) != 2 or pair[0] == pair[1] or pairs.count(pair) > 1:
+            raise SpecError(f"holds {pair!r}; expected pairs [method, baseline] of two, each once")
         for name in pair:
             if name not in named:
-                near = nearest(name, named)
-                raise SpecError(f"{table.file}: comparisons name {name!r}, no honest method; {near}")
+                raise SpecError(f"name {name!r}, no honest method; {nearest(name, named)}")
         first, second = (named[name] for name in pair)
         if len(first) != len(second):
-            raise SpecError(f"{table.file}: comparisons holds {pair!r}, sweeps over different numbers of values")
+            raise SpecError(f"holds {pair!r}, sweeps over different numbers of values")
         yield from ([one.method, other.method] for one, other in zip(first, second, strict=True))
 
 
@@ -357,18 +305,15 @@ def read_yaml(path: Path, extending: Sequence[Path] = ()) -> dict[str, Any]:
         raise SpecError(f"{path.name} cannot be read{by}: {error}") from error
     if not isinstance(own, dict):
         raise SpecError(f"{path.name} must be a mapping, got {type(own).__name__}")
-    names = own.pop("extends", [])
-    names = [names] if isinstance(names, str) else names
-    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise SpecError(f"{path.name}: extends is {names!r}; expected the name of a file, or a list of names")
+    others = own.pop("extends", [])
+    others = [others] if isinstance(others, str) else others
+    if not isinstance(others, list) or not all(isinstance(name, str) for name in others):
+        raise SpecError(f"{path.name}: extends is {others!r}; expected the name of a file, or a list of names")
+    if wrong := [key for key in JOINED if not isinstance(own.get(key, []), list)]:
+        raise SpecError(f"{path.name}: {wrong[0]} is {own[wrong[0]]!r}; expected a list")
     found: dict[str, Any] = {}
-    for said in [*(read_yaml(path.parent / name, (*extending, path)) for name in names), own]:
-        joined = {}
-        for key in JOINED:
-            if not isinstance(said.get(key) or [], list):
-                raise SpecError(f"{path.name}: {key} is {said[key]!r}; expected a list")
-            joined[key] = (found.get(key) or []) + (said.get(key) or [])
-        found = {**found, **said, **joined}
+    for said in [*(read_yaml(path.parent / name, (*extending, path)) for name in others), own]:
+        found = {**found, **said, **{key: found.get(key, []) + said.get(key, []) for key in JOINED}}
     return found
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from itertools import product
 
 import lightning as L
 import numpy as np
@@ -13,10 +14,11 @@ import datamodules
 import lightning_modules
 from datamodules.features.texts import embed_texts
 from lightning_modules.base import RetrievalModule
+from lightning_modules.metrics.directions import is_joint
 from lightning_modules.metrics.galleries import Evaluated, GalleryUndefined, score_gallery
 from lightning_modules.metrics.modality_gap import modality_gap
 from lightning_modules.predictions import flat_predictions
-from reproduce.runs.callbacks import BestEpoch, Gradients, ValidationCurve
+from reproduce.runs.callbacks import Gradients, Validated
 from reproduce.runs.machine import device_name, git_commit
 from reproduce.runs.preparing import Config, Data, prepare
 from reproduce.runs.store import RunResult, Score, scores_of
@@ -37,7 +39,7 @@ def run(config: Config, data_root: str | None = None) -> RunResult:
     """
     wanted = config["evaluate"]
     chosen_on_test = config["data"]["init_args"].get("protocol") == "as_published"
-    validated = BestEpoch() if chosen_on_test else ValidationCurve(config["trainer"]["max_epochs"])
+    validated = Validated(config["trainer"]["max_epochs"], best=chosen_on_test)
     gradients = [Gradients()] if wanted.get("gradients") else []
     data, model, trainer = prepare(config, data_root, [validated, *gradients])
     start = time.perf_counter()
@@ -56,11 +58,10 @@ def run(config: Config, data_root: str | None = None) -> RunResult:
         scores = scores_of("validation", "full", model.scores["validation"], model.sizes["validation"])
     else:
         scores, arrays, undefined = _test(config, trainer, model, data)
-    splits = dict.fromkeys(score.split for score in scores)
     if not model.closed_form:
-        per_epoch = {"seconds/epoch": seconds / trainer.max_epochs}
-        for name, value in {**per_epoch, **{k: v for g in gradients for k, v in g.summary().items()}}.items():
-            scores += [Score(split, "full", "average", name, "", value) for split in splits]
+        recorded = {"seconds/epoch": seconds / trainer.max_epochs} | (gradients[0].summary() if gradients else {})
+        for name, split in product(recorded, dict.fromkeys(score.split for score in scores)):
+            scores.append(Score(split, "full", "average", name, "", recorded[name]))
     return RunResult(
         scores=scores,
         train_seconds=seconds,
@@ -68,7 +69,7 @@ def run(config: Config, data_root: str | None = None) -> RunResult:
         git_commit=git_commit(),
         torch=torch.__version__,
         galleries_undefined=undefined,
-        curve=getattr(validated, "curve", ()),
+        curve=validated.curve,
         seen_classes=getattr(data, "seen_classes", ()),
         unseen_classes=getattr(data, "unseen_classes", ()),
         arrays=arrays,
@@ -110,7 +111,9 @@ def _per_query(
 ) -> dict[str, np.ndarray]:
     arrays = {}
     for direction, (ids, values) in precisions.items():
-        query = data.data.modalities[direction.partition("->")[0]].owners()[ids.numpy()]  # an id is that of an entry
+        query = ids.numpy()  # of a joint query that of an item, else that of an entry
+        if not is_joint(direction):
+            query = data.data.modalities[direction.partition("->")[0]].owners()[query]
         arrays |= {f"AP/{split}/{direction}": values.numpy(), f"query/{split}/{direction}": query}
     return arrays
 

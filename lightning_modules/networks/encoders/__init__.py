@@ -9,7 +9,7 @@ from typing import Any
 from lightning_modules.networks.encoders.base import Encoder
 from lightning_modules.networks.encoders.clip import Clip
 from lightning_modules.networks.encoders.convolutions import DepthConv, PoseConv, SignalConv
-from lightning_modules.networks.encoders.features import Features
+from lightning_modules.networks.encoders.features import MLP, Features
 from lightning_modules.networks.encoders.image import TimmImage
 from lightning_modules.networks.encoders.sound import LogMel, Wav2Vec2
 from lightning_modules.networks.encoders.text import Characters, Sentence, Tokens
@@ -19,6 +19,7 @@ from losses.registry import nearest
 
 ENCODERS: dict[str, type[Encoder]] = {
     "features": Features,
+    "mlp": MLP,
     "sentence": Sentence,
     "tokens": Tokens,
     "characters": Characters,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from lightning_modules.networks.encoders.base import Encoder, Standardise, pool
 
@@ -43,3 +43,29 @@ class Features(Encoder):
         if self.token_dim is not None:
             return self.with_tokens(x, mask)[0]
         return x if self.standardise is None else self.standardise(x)
+
+
+class MLP(Encoder):
+    """A hidden layer on feature vectors, standardised by the training items: dropout(relu(W x + b)).
+
+    With the projection that a model puts after its encoders this is a network of two layers.
+
+    Args:
+        source: of kind "vector".
+        width: hidden units.
+        dropout: share of hidden units dropped in training.
+    """
+
+    kinds = ("vector",)
+
+    def __init__(self, source: Mapping[str, Any], width: int = 256, dropout: float = 0.3):
+        super().__init__(source)
+        self.standardise = Standardise(source["shape"][0])
+        self.hidden = nn.Sequential(nn.Linear(source["shape"][0], width), nn.ReLU(), nn.Dropout(dropout))
+        self.dim = width
+
+    def fit(self, rows: Tensor, mask: Tensor | None) -> None:
+        self.standardise.fit(rows, mask)
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        return self.hidden(self.standardise(x))

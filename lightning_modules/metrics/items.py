@@ -1,0 +1,125 @@
+"""The items of one modality that a metric has gathered, each once, and the queries that they make."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import reduce
+
+import numpy as np
+import torch
+from torch import Tensor
+from torchmetrics.utilities.prints import rank_zero_warn
+
+
+@dataclass(frozen=True)
+class Items:
+    """The entries of one modality, each id once.
+
+    Args:
+        blocks: consecutive (rows, D) blocks of their embeddings.
+        labels: (N,) or (N, C).
+        ids: (N,) integers.
+        is_query: (N,) bool.
+        owners: (item, id) of every entry, those given twice included, for joint queries; None without such queries.
+    """
+
+    blocks: list[Tensor]
+    labels: Tensor
+    ids: Tensor
+    is_query: Tensor
+    owners: tuple[Tensor, Tensor] | None = None
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def entry_of_items(self) -> tuple[np.ndarray, np.ndarray]:
+        """Items in ascending order, and the row of each one's entry: that of the smallest id."""
+        item, entry = (values.cpu().numpy() for values in self.owners)
+        item, first = np.unique(item[order := np.lexsort((entry, item))], return_index=True)
+        by_id = np.argsort(self.ids.cpu().numpy())
+        row = np.searchsorted(self.ids.cpu().numpy(), entry[order][first], sorter=by_id)
+        return item, by_id[row]
+
+
+def queries_of(direction: str, sides: Mapping[str, Items]) -> tuple[dict[str, list[Tensor]], Tensor, Tensor]:
+    """The queries of a direction.
+
+    Args:
+        direction: its name, for messages.
+        sides: modality of the query -> its items.
+
+    Returns:
+        Modality -> blocks of embeddings, whose rows belong together; the labels; and the ids of the queries, or of
+        joint queries the items.
+
+    Raises:
+        ValueError: there is no query, or an item has different labels in two modalities.
+    """
+    if len(sides) > 1:
+        return _joint_queries(direction, sides)
+    ((modality, items),) = sides.items()
+    asks = items.is_query
+    if not bool(asks.any()):
+        raise ValueError(f"{direction}: modality {modality!r} has no query, is_query is False for every item")
+    if bool(asks.all()):
+        return {modality: items.blocks}, items.labels, items.ids
+    parts = asks.split([len(rows) for rows in items.blocks])
+    blocks = [rows[part] for rows, part in zip(items.blocks, parts, strict=True)]
+    return {modality: blocks}, items.labels[asks], items.ids[asks]
+
+
+def _joint_queries(direction: str, sides: Mapping[str, Items]) -> tuple[dict[str, list[Tensor]], Tensor, Tensor]:
+    entries = {modality: items.entry_of_items() for modality, items in sides.items()}
+    everywhere = reduce(np.intersect1d, [item for item, _ in entries.values()])
+    known = len(reduce(np.union1d, [item for item, _ in entries.values()]))
+    names = ", ".join(sides)
+    if not len(everywhere):
+        raise ValueError(f"{direction}: no item has all of {names}; the ids, or items, must be equal where items are")
+    if len(everywhere) < known:
+        rank_zero_warn(f"{direction}: {known - len(everywhere)} of {known} items lack one of {names}, and do not ask")
+    rows, labels, asks = {}, {}, True
+    for modality, (item, row) in entries.items():
+        items = sides[modality]
+        chosen = torch.from_numpy(row[np.searchsorted(item, everywhere)]).to(items.ids.device)
+        rows[modality], labels[modality] = torch.cat(items.blocks)[chosen], items.labels[chosen]
+        asks = asks & items.is_query[chosen]
+    (first, label), *others = labels.items()
+    for other, values in others:
+        if values.shape[1:] != label.shape[1:] or not torch.equal(values, label):
+            raise ValueError(f"{direction}: an item has different labels in {first} and {other}; expected the same")
+    if not bool(asks.any()):
+        raise ValueError(f"{direction}: there is no query, is_query is False for every item in one of {names}")
+    numbers = torch.from_numpy(everywhere).to(label.device)
+    return {modality: [values[asks]] for modality, values in rows.items()}, label[asks], numbers[asks]
+
+
+def first_of_each(modality: str, blocks: list[Tensor], labels: Tensor, ids: Tensor, is_query: Tensor) -> Tensor | None:
+    """Index of the rows to keep so that each id is there once; None where no id occurs twice.
+
+    Copies may differ in their last bits (they were embedded in other batches): the lexicographically smallest is kept,
+    which does not depend on the order of the items.
+    """
+    _, first, inverse = np.unique(ids.cpu().numpy(), return_index=True, return_inverse=True)
+    if len(first) == len(inverse):
+        return None
+    leader = torch.from_numpy(first[inverse]).to(ids.device)
+    copy = torch.nonzero(leader != torch.arange(len(ids), device=ids.device)).flatten()
+    original = leader[copy]
+    conflict = (labels[copy] != labels[original]).reshape(len(copy), -1).any(dim=1) | (
+        is_query[copy] != is_query[original]
+    )
+    if bool(conflict.any()):
+        raise ValueError(
+            f"{modality}: id {int(ids[copy][conflict][0])} occurs with different labels or is_query:"
+            " ids must be unique within a modality"
+        )
+    rows = torch.cat(blocks)
+    distance = torch.linalg.vector_norm(rows[copy] - rows[original], dim=1)
+    if bool((distance > 0.01 * torch.linalg.vector_norm(rows[original], dim=1)).any()):
+        rank_zero_warn(f"{modality}: copies of one id differ by more than 1%; one is kept. Are the ids unique?")
+    for item in torch.unique(original[distance > 0]).tolist():
+        candidates = torch.nonzero(leader == item).flatten().cpu().numpy()
+        smallest = np.lexsort(rows[candidates].cpu().numpy().T[::-1])[0]
+        first[inverse[item]] = candidates[smallest]
+    return torch.from_numpy(first).to(ids.device)

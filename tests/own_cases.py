@@ -1,0 +1,198 @@
+"""Small features of one's own and their writers in every form: what the tests of own data share."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import scipy.io
+import torch
+
+from datamodules import ItemSet, OwnData
+
+CLASSES, TRAIN, TEST = 3, 9, 6
+ROWS = {"train": TRAIN, "test": TEST}
+
+
+def make_parts(seed: int = 0) -> dict[str, dict[str, np.ndarray]]:
+    """Image, text and label of each split; every class occurs in both."""
+    rng = np.random.default_rng(seed)
+    return {
+        split: {
+            "image": rng.standard_normal((rows, 5)).astype(np.float32),
+            "text": rng.standard_normal((rows, 4)).astype(np.float32),
+            "label": rng.permutation(np.arange(rows) % CLASSES),
+        }
+        for split, rows in ROWS.items()
+    }
+
+
+def joined(parts: dict | None = None) -> dict[str, np.ndarray]:
+    parts = parts or make_parts()
+    arrays = {name: np.concatenate([part[name] for part in parts.values()]) for name in ("image", "text", "label")}
+    return arrays | {"split": np.repeat(list(parts), [len(part["label"]) for part in parts.values()])}
+
+
+def dump(folder: Path, name: str, value: object, protocol: int = 2) -> Path:
+    file = folder / name
+    file.write_bytes(pickle.dumps(value, protocol))
+    return file
+
+
+def write_pickles(folder: Path, parts: dict, image: str, text: str, label=lambda x: x) -> Path:
+    for split, part in parts.items():
+        dump(folder, f"{split}_{image}.pkl", part["image"])
+        dump(folder, f"{split}_{text}.pkl", list(part["text"]))
+        dump(folder, f"{split}_labels.pkl", label(part["label"]))
+    return folder
+
+
+def write_jfse(folder: Path, parts: dict) -> Path:
+    return write_pickles(folder, parts, "img_files", "txt_files", lambda label: np.eye(CLASSES)[label])
+
+
+def write_acmr(folder: Path, parts: dict) -> Path:
+    write_pickles(folder, parts, "img_feats", "txt_vecs", lambda label: (label + 1).tolist())
+    for split, part in parts.items():  # the authors' folder holds lists of file names under the names of JFSE
+        for modality in ("img", "txt"):
+            dump(folder, f"{split}_{modality}_files.pkl", [f"{i}.jpg" for i in range(len(part["label"]))])
+    return folder
+
+
+def write_dscmr(folder: Path, parts: dict, label=lambda y: y[:, None] + 1.0) -> Path:
+    for split, part in parts.items():
+        for name, array in (("img", part["image"]), ("txt", part["text"]), ("img_lab", label(part["label"]))):
+            scipy.io.savemat(folder / f"{split}_{name}.mat", {f"{split}_{name}": array})
+    return folder
+
+
+def write_npz(folder: Path, parts: dict) -> Path:
+    np.savez(folder / "pairs.npz", **joined(parts))
+    return folder / "pairs.npz"
+
+
+def write_npy(folder: Path, parts: dict) -> Path:
+    arrays = joined(parts)
+    for name in ("image", "text", "label"):
+        np.save(folder / f"{name}.npy", np.asfortranarray(arrays[name]).astype("f8" if name == "image" else None))
+    (folder / "split.txt").write_text("\n".join(arrays["split"]) + "\n", encoding="utf-8")
+    return folder
+
+
+def write_views(folder: Path, parts: dict) -> Path:
+    """As the authors of TMC publish views: one variable for each view and part."""
+    arrays = {f"{n}_{s}": part[n] for s, part in parts.items() for n in ("image", "text")}
+    labels = {f"gt_{split}": part["label"][:, None] + 1 for split, part in parts.items()}
+    scipy.io.savemat(folder / "views.mat", arrays | labels)
+    return folder / "views.mat"
+
+
+def write_new_mat(folder: Path, parts: dict) -> Path:
+    return matlab73(folder / "new.mat", joined(parts))
+
+
+def write_h5(folder: Path, parts: dict) -> Path:
+    h5py = pytest.importorskip("h5py")
+    with h5py.File(folder / "features.h5", "w") as file:
+        for split, part in parts.items():
+            for name, array in part.items():
+                file[f"{split}/{name}"] = array
+    return folder / "features.h5"
+
+
+def write_torch(folder: Path, parts: dict) -> Path:
+    tensors = {n: torch.from_numpy(x) if x.dtype.kind != "U" else x.tolist() for n, x in joined(parts).items()}
+    torch.save(tensors, folder / "features.pt")
+    return folder / "features.pt"
+
+
+def write_pickle(folder: Path, parts: dict) -> Path:
+    return dump(folder, "features.pkl", {n: x if x.dtype.kind != "U" else x.tolist() for n, x in joined(parts).items()})
+
+
+def _columns(parts: dict) -> dict[str, object]:
+    arrays = joined(parts)
+    return {n: list(x.astype(np.float64)) if x.ndim == 2 else x for n, x in arrays.items()}
+
+
+def write_parquet(folder: Path, parts: dict) -> Path:
+    pytest.importorskip("pyarrow")
+    pd.DataFrame(_columns(parts)).to_parquet(folder / "features.parquet")
+    return folder / "features.parquet"
+
+
+def write_csv(folder: Path, parts: dict) -> Path:
+    arrays = joined(parts)
+    table = {f"{n}_{d}": arrays[n][:, d] for n in ("image", "text") for d in range(arrays[n].shape[1])}
+    pd.DataFrame(table | {n: arrays[n] for n in ("label", "split")}).to_csv(folder / "features.csv", index=False)
+    return folder / "features.csv"
+
+
+def write_csv_of_lists(folder: Path, parts: dict) -> Path:
+    columns = {n: [json.dumps(list(v)) for v in x] if n in ("image", "text") else x for n, x in _columns(parts).items()}
+    pd.DataFrame(columns).to_csv(folder / "lists.csv", index=False)
+    return folder / "lists.csv"
+
+
+def write_jsonl(folder: Path, parts: dict) -> Path:
+    pd.DataFrame(_columns(parts)).to_json(folder / "features.jsonl", orient="records", lines=True, double_precision=15)
+    return folder / "features.jsonl"
+
+
+def matlab73(file: Path, variables: Mapping[str, np.ndarray | list]) -> Path:
+    """A file as MATLAB writes version 7.3: HDF5 behind a header, matrices transposed, cells as references."""
+    h5py = pytest.importorskip("h5py")
+    with h5py.File(file, "w", userblock_size=512) as opened:
+
+        def put(name: str, value: np.ndarray | list | str) -> object:
+            if isinstance(value, str):
+                node = opened.create_dataset(name, data=np.array([[ord(c)] for c in value], dtype="u2"))
+                node.attrs["MATLAB_class"] = np.bytes_("char")
+            elif isinstance(value, list):
+                refs = [put(f"#refs#/{name}{i}", x).ref for i, x in enumerate(value)]
+                node = opened.create_dataset(name, data=np.array([refs], dtype=h5py.ref_dtype))
+                node.attrs["MATLAB_class"] = np.bytes_("cell")
+            else:
+                node = opened.create_dataset(name, data=np.atleast_2d(value).T)
+                node.attrs["MATLAB_class"] = np.bytes_(
+                    {"f4": "single", "f8": "double"}.get(value.dtype.str[1:], "int64")
+                )
+            return node
+
+        for name, value in variables.items():
+            put(name, value.tolist() if isinstance(value, np.ndarray) and value.dtype.kind == "U" else value)
+    with file.open("r+b") as stream:
+        stream.write(b"MATLAB 7.3 MAT-file, Platform: GLNXA64".ljust(124) + b"\x00\x02IM")
+    return file
+
+
+def save(tmp_path: Path, drop: tuple[str, ...] = (), **changes: np.ndarray) -> Path:
+    """An .npz file of the parts above with some arrays left out, changed or added."""
+    arrays = {name: array for name, array in (joined() | changes).items() if name not in drop}
+    np.savez(tmp_path / "pairs.npz", **arrays)
+    return tmp_path / "pairs.npz"
+
+
+def read(path: Path, **settings) -> ItemSet:
+    return OwnData(path, **settings).data
+
+
+LAYOUTS = {"jfse": write_jfse, "acmr": write_acmr, "dscmr": write_dscmr}
+WRITERS = LAYOUTS | {
+    "npz": write_npz,
+    "npy": write_npy,
+    "mat": write_views,
+    "mat 7.3": write_new_mat,
+    "h5": write_h5,
+    "pt": write_torch,
+    "pkl": write_pickle,
+    "parquet": write_parquet,
+    "csv": write_csv,
+    "csv of lists": write_csv_of_lists,
+    "jsonl": write_jsonl,
+}

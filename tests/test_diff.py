@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from test_schema import NUMBER
 
-from reproduce.results.diff import main
+import reproduce.__main__ as command_line
 from reproduce.results.published import with_published
 from reproduce.results.schema import Row, table_of, write_table
 
@@ -24,6 +24,10 @@ RANK = replace(MAP, metric="MedR", k="", value=21.5)
 TIME = replace(MAP, metric="seconds/epoch", k="", value=3.0)
 NORM = replace(MAP, metric="gradient norm", k="", value=2000.0)
 NOT_RUN = replace(MAP, value=None, std=None, seeds="", status="not_run", note="no folder wikipedia/")
+
+
+def main(words: list[str]) -> int:
+    return command_line.main(["diff", *words])
 
 
 def _diff(tmp_path: Path, first: list[Row], second: list[Row], *words: str) -> int:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import math
-import sys
 
 import numpy as np
 import pandas as pd
@@ -12,7 +11,7 @@ import pandas as pd
 from datamodules.files.sources import user_path
 from reproduce.results.compare import compare
 from reproduce.results.metrics import METRICS
-from reproduce.results.schema import IDENTITY, TableError, read_table
+from reproduce.results.schema import IDENTITY, read_table
 from reproduce.results.shown import aligned, column_name, distinct, section_name
 
 # What the machine decides, not the method; a row fitted to such a metric names it as its condition.
@@ -140,7 +139,10 @@ def main(argv: list[str]) -> int:
         argv: words after ``python -m reproduce diff``.
 
     Returns:
-        0 everything within the tolerance; 1 something differs or is missing; 2 a file that cannot be used.
+        0 everything within the tolerance; 1 something differs or is missing.
+
+    Raises:
+        TableError: a file that cannot be used.
     """
     parser = argparse.ArgumentParser(
         prog="python -m reproduce diff",
@@ -157,17 +159,13 @@ def main(argv: list[str]) -> int:
         parser.error("expected a second table B, or --published in its place")
     if not 0 <= arguments.tolerance < math.inf:
         parser.error(f"--tolerance {arguments.tolerance}: expected a number of at least 0")
-    try:
-        first, said = read_table(arguments.A), []
-        if arguments.published:
-            pairs = pair_published(first)
-        else:
-            second = read_table(arguments.B)
-            pairs = pair_tables(first, second)
-            said = remarks(first, second, pairs)
-    except TableError as error:
-        print(f"reproduce: {error}", file=sys.stderr)
-        return 2
+    first, said = read_table(arguments.A), []
+    if arguments.published:
+        pairs = pair_published(first)
+    else:
+        second = read_table(arguments.B)
+        pairs = pair_tables(first, second)
+        said = remarks(first, second, pairs)
     text, code = report(pairs, arguments.tolerance, said, arguments.published)
     print(f"A {arguments.A}\nB {'published numbers' if arguments.published else arguments.B}\n\n{text}")
     return code

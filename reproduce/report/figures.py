@@ -6,6 +6,7 @@ Smaller galleries than the whole one stay in the table, and so do the directions
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from itertools import cycle, zip_longest
 from pathlib import Path
 from textwrap import fill
@@ -87,17 +88,15 @@ def draw_methods(rows: pd.DataFrame, title: str) -> Figure:
         heights.append(max(0.18 * high + 0.06, 0.24 + 0.02 * len(styles)) * len(names))
         lines.append([_methods_panel(panel_title(name), of, names, styles) for name, of in there])
     size = (LETTER * letters + max(3.4 * columns, 4.8), sum(heights) + 1.2 * len(heights) + 1.2)
-    figure = _draw(lines, styles, size, sharey="row", height_ratios=heights)
-    return _with_title(figure, title, "MAP", rows)
+    return _draw(lines, styles, size, title, "MAP", sharey="row", height_ratios=heights)
 
 
 def _methods_panel(title: str, rows: pd.DataFrame, names: Mapping[str, str], styles: Styles) -> Panel:
     methods = list(names)
     others = [direction for direction in styles if direction in set(rows["direction"]) - {"average"}]
     offsets = np.linspace(-SPREAD, SPREAD, len(others)) * (len(others) > 1)  # around the average, in the middle
-    heights = rows["method"].map(methods.index) + rows["direction"].map(dict(zip(others, offsets, strict=True))).fillna(
-        0
-    )
+    below = rows["direction"].map(dict(zip(others, offsets, strict=True))).fillna(0.0)
+    heights = rows["method"].map(methods.index) + below
     points = rows.assign(label=rows["direction"], x=rows["value"], dx=rows["std"], y=heights, dy=np.nan)
 
     def finish(axes: Axes) -> None:
@@ -153,8 +152,7 @@ def draw_sweeps(rows: pd.DataFrame, table: Table) -> Figure:
         panels.append(Panel(panel_title(name), points.explode("x").astype({"x": float}).sort_values("x"), finish))
     columns = min(len(panels), COLUMNS)
     lines = [panels[start : start + columns] for start in range(0, len(panels), columns)]
-    figure = _draw(lines, styles, (4.4 * columns + 1, 3.2 * len(lines) + 1.2))
-    return _with_title(figure, table.title, "average MAP", rows)
+    return _draw(lines, styles, (4.4 * columns + 1, 3.2 * len(lines) + 1.2), table.title, "average MAP")
 
 
 def draw_gap(rows: pd.DataFrame, title: str) -> Figure | None:
@@ -184,26 +182,25 @@ def draw_gap(rows: pd.DataFrame, title: str) -> Figure | None:
     points.loc[chance, ["dx", "dy"]] = np.nan
     points["metric"] = points["metric"].str.removesuffix(" by chance")
 
-    def finish(axes: Axes, metric: str) -> None:
+    def finish(metric: str, axes: Axes) -> None:
         axes.axhline(NO_GAP[metric], color="0.5", linestyle="--", linewidth=1, label=NO_GAP_LABEL, zorder=1)
         axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]))
         axes.margins(0.08)
         axes.set(xlabel="average MAP", ylabel=metric)
 
     lines = [
-        [
-            Panel(panel_title(name), of[of["metric"] == metric], lambda axes, metric=metric: finish(axes, metric))
-            for metric in there
-        ]
+        [Panel(panel_title(name), of[of["metric"] == metric], partial(finish, metric)) for metric in there]
         for name, of in points.groupby(PANEL, sort=False)
     ]
     size = (max(3.9 * len(there), 6.0), 3.4 * len(lines) + 0.12 * len(styles) + 1.2)
     styles = {name: {"linestyle": "", **style} for name, style in {**styles, CHANCE_LABEL: CHANCE}.items()}
-    return _with_title(_draw(lines, styles, size), title, "modality gap against MAP", rows)
+    return _draw(lines, styles, size, title, "modality gap against MAP")
 
 
-def _draw(lines: Sequence[Sequence[Panel]], styles: Styles, size: tuple[float, float], **grid: Any) -> Figure:
-    """Panels side by side and one below the other, and one legend for all below them, in the order of the styles."""
+def _draw(
+    lines: Sequence[Sequence[Panel]], styles: Styles, size: tuple[float, float], title: str, metric: str, **grid: Any
+) -> Figure:
+    """Panels in lines, one legend for all below them, in the order of the styles, and above them what is shown."""
     figure, places = plt.subplots(
         len(lines), max(map(len, lines)), figsize=size, squeeze=False, layout="constrained", **grid
     )
@@ -225,13 +222,9 @@ def _draw(lines: Sequence[Sequence[Panel]], styles: Styles, size: tuple[float, f
     names = [label.replace("->", " → ") for label in labels]
     below = {"loc": "outside lower center", "ncols": min(columns, len(names)), "frameon": False}
     figure.legend([handles[label] for label in labels], names, **below)
-    return figure
-
-
-def _with_title(figure: Figure, title: str, metric: str, rows: pd.DataFrame) -> Figure:
-    """Write above a figure what it is of and which metric it shows, wrapped to its width."""
-    synthetic = "SYNTHETIC DATA: " * bool((rows["data_kind"] == "synthetic").any())
-    spread = ", mean and standard deviation over seeds" * bool(rows["std"].notna().any())
+    points = pd.concat([panel.points for line in lines for panel in line])
+    synthetic = "SYNTHETIC DATA: " * bool((points["data_kind"] == "synthetic").any())
+    spread = ", mean and standard deviation over seeds" * bool(points[["dx", "dy"]].notna().any(axis=None))
     width = int(figure.get_figwidth() / (1.2 * LETTER))
     figure.suptitle("\n".join(fill(line, width) for line in (f"{synthetic}{title}", f"{metric}{spread}")))
     return figure

@@ -150,7 +150,9 @@ class OwnData(FeatureDataModule):
     def class_encoder(self) -> str:
         if self._class_encoder is not None:
             return self._class_encoder
-        if self.data.class_embedding is not None and self.source.suffix != ".safetensors":
+        # Of what `extract` made, classes that are single items have names that say nothing, and others are embedded.
+        alone = len(self.class_names) == len(self.data)
+        if self.data.class_embedding is not None and (alone or self.source.suffix != ".safetensors"):
             return "from-data"
         return ONE_HOT if self._numbered() and len(self.class_names) <= MANY else BUNDLED
 

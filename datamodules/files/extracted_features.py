@@ -13,7 +13,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from safetensors import safe_open
 
 from datamodules.errors import DataError
-from datamodules.items import SPLITS, ItemSet
+from datamodules.items import SPLITS, ItemSet, Modality, mean_of_each
 
 FORMAT = "extracted features, version 1"
 # First word of what an encoder's "weights" say where they are random numbers.
@@ -133,7 +133,7 @@ def untrained(path: Path) -> dict[str, str]:
 
 
 def read_extracted(path: Path) -> ItemSet:
-    """Read extracted features as paired ones; of an item with several entries of a modality, the mean of their vectors.
+    """Read extracted features: of every item all entries of a modality, such as the captions of an image.
 
     With texts the set brings class embeddings (class_encoder "from-data"), for classes whose names say nothing, such as
     persons or single images: the mean text vector of a class's training items, or of all where it has none.
@@ -148,9 +148,9 @@ def read_extracted(path: Path) -> ItemSet:
         with safe_open(path, framework="np") as file:
             read = file.get_tensor
             label, split = read("label"), np.array(SPLITS)[read("split")]
-            class_names = tuple(json.loads(read("class_names").tobytes()))
-            features = {
-                name: _means(read(f"features/{name}"), read(f"owner/{name}"), len(label))
+            class_names, names = (tuple(json.loads(read(f"{x}_names").tobytes())) for x in ("class", "item"))
+            modalities = {
+                name: _modality(read(f"features/{name}"), read(f"owner/{name}"), len(label))
                 for name in json.loads(file.metadata()["encoders"])  # in the order of the modalities
             }
     except Exception as error:  # safetensors, JSON and NumPy each refuse in their own way
@@ -159,8 +159,17 @@ def read_extracted(path: Path) -> ItemSet:
     if random:
         origin += f" (untrained: {', '.join(f'{name} {model}' for name, model in random.items())})"
         rank_zero_warn(f"{origin}: made with random weights, for tests and dry runs; they are no pretrained features.")
-    embedding = _class_means(features["text"], label, split == "train") if "text" in features else None
-    return ItemSet.of_features(features, label, split, class_names, origin, embedding)
+    embedding = None
+    if "text" in modalities:
+        embedding = _class_means(mean_of_each(modalities["text"]), label, split == "train")
+    return ItemSet(modalities, label, split, names, origin, None, class_names, embedding)
+
+
+def _modality(vectors: np.ndarray, owner: np.ndarray, count: int) -> Modality:
+    entries = np.bincount(owner, minlength=count)
+    if len(entries) > count or not entries.all() or len(owner) != len(vectors) or (np.diff(owner) < 0).any():
+        raise ValueError("entries and items do not belong together")
+    return Modality(vectors, None if len(owner) == count else owner)
 
 
 def _class_means(vectors: np.ndarray, label: np.ndarray, train: np.ndarray) -> np.ndarray:
@@ -170,15 +179,4 @@ def _class_means(vectors: np.ndarray, label: np.ndarray, train: np.ndarray) -> n
     order = counted[np.argsort(label[counted], kind="stable")]
     of_classes = np.split(order, np.cumsum(np.bincount(label[order]))[:-1])
     # Class by class: all at once would be a copy of the vectors and their sums in float64.
-    return np.concatenate([_means(vectors[rows], np.zeros(len(rows), dtype=int), 1) for rows in of_classes])
-
-
-def _means(vectors: np.ndarray, owner: np.ndarray, count: int) -> np.ndarray:
-    """(N, d): the mean over the entries of each item."""
-    entries = np.bincount(owner, minlength=count)
-    if len(entries) > count or not entries.all() or len(owner) != len(vectors) or (np.diff(owner) < 0).any():
-        raise ValueError("entries and items do not belong together")
-    if len(owner) == count:
-        return vectors
-    first = np.cumsum(entries) - entries
-    return (np.add.reduceat(vectors, first, dtype=np.float64) / entries[:, None]).astype(np.float32)
+    return np.stack([vectors[rows].mean(axis=0, dtype=np.float64).astype(np.float32) for rows in of_classes])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import pkgutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import cache
 from itertools import product
 from pathlib import Path
@@ -93,13 +93,18 @@ def _check_scale(name: str, scale: Scale, models: set[str]) -> None:
     _check_once(scale.seeds, "seeds")
     if scale.min_steps:
         _check_once(scale.min_steps, "min_steps")
-    for model in scale.models:
+    _check_models(scale.models, models)
+
+
+def _check_models(named: Collection[str], models: set[str]) -> None:
+    for model in named:
         if model not in models:
             raise SpecError(f"models names {model!r}, no model of the table; {nearest(model, models)}")
 
 
 def _check_dataset(table: Table, dataset: DataSet) -> None:
     kind = data_class(dataset.class_path)
+    _check_models(dataset.models, {method.model for method in table.methods})
     for name in (name for given in (dataset.init_args, *(m.data for m in table.methods)) for name in given):
         if name in OF_THE_RUN:
             raise SpecError(f"{name!r} is not given here; the table or its command sets it")

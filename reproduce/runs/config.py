@@ -80,6 +80,7 @@ def resolve(
     else:
         protocol = {"protocol": method.protocol} if "protocol" in known else {}
         base = merged(merged(scale.model, scale.models.get(method.model, {})), dataset.model)
+        base = merged(base, dataset.models.get(method.model, {}))
         arguments = merged({**base, **protocol}, arguments)
     # The public code looks at its test items after every second epoch.
     if data["init_args"].get("protocol") == "as_published":

@@ -74,6 +74,7 @@ class DataSet:
         class_path: name of a data module.
         init_args: its arguments.
         model: arguments that models take on it, such as encoders.
+        models: those that some models alone take.
         exclude: names of methods that are not run on it, with * for any text.
         galleries: those scored beside the whole one, whether or not a table shows them, so that tables share runs.
     """
@@ -83,6 +84,7 @@ class DataSet:
     class_path: str
     init_args: dict[str, Any] = field(default_factory=dict)
     model: dict[str, Any] = field(default_factory=dict)
+    models: dict[str, dict[str, Any]] = field(default_factory=dict)
     exclude: list[str] = field(default_factory=list)
     galleries: list[str] = field(default_factory=list)
     condition: str = ""

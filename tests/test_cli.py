@@ -111,7 +111,7 @@ def test_predict_writes_the_embeddings_of_all_test_items(copied, capsys):
     features, label = dm.arrays("standard")
     with torch.no_grad():
         expected = model.embed({name: torch.from_numpy(x) for name, x in features.items()})
-    assert set(written.files) == {"image", "text", "label", "id"}
+    assert set(written.files) == {"image", "text", "label", "id", "class_names"}
     for name, embedding in expected.items():
         assert written[name].shape == (24, 3)
         assert written[name].dtype == np.float32

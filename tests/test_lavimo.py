@@ -254,7 +254,6 @@ def test_cross_attention_stays_within_an_item():
         ({"joint_queries": ["text+audio->code"]}, "joint query 'text.audio->code'.* of text, motion, code"),
         ({"joint_score": "dot"}, "unknown score 'dot'"),
         ({"dim": 20}, "dim is 20; expected a multiple of 8"),
-        ({"encoders": {}}, "encoder of 'text': Features reads vector or sequence, and the modality holds text"),
         ({"encoders": {"text": {"width": 16}}}, "encoder of 'text': unknown encoder ''; there are: characters"),
         ({"encoders": {"text": {"name": "charcters"}}}, "encoder of 'text': unknown encoder .*; nearest: characters"),
     ],

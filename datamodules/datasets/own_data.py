@@ -60,6 +60,7 @@ class OwnData(FeatureDataModule):
     """
 
     data_kind = "real"
+    _described = False  # whether what was understood has been said
 
     def __init__(
         self,
@@ -103,7 +104,9 @@ class OwnData(FeatureDataModule):
     def prepare_data(self) -> None:
         """As every data module, and say what was understood."""
         super().prepare_data()
-        rank_zero_info(f"{self.source}: {self.describe()}")
+        if not self._described:
+            rank_zero_info(f"{self.source}: {self.describe()}")
+        self._described = True
 
     @cached_property
     def source(self) -> Path:

@@ -45,7 +45,7 @@ WRONG_WORDS = {
     ),
     "protocol": (["--model.init_args.protocol", "as_publshed"], "as_publshed", "as_published"),
     "model in lower case": (["--model", "jfse"], "jfse", "JFSE"),
-    "data in lower case": (["--data", "featurepairs"], "featurepairs", "OwnData"),
+    "data in lower case": (["--data", "owndata"], "owndata", "OwnData"),
     "loss in upper case": (["--model.alignment", "GCS"], "GCS", "gcs"),
     "loss class in lower case": (["--model.alignment", "losses.gcsloss"], "losses.gcsloss", "GCSLoss"),
     "option in upper case": (["--Trainer.max_epochs", "3"], "Trainer.max_epochs", "trainer.max_epochs"),
@@ -53,7 +53,8 @@ WRONG_WORDS = {
     "no loss, in Python": (["--model.alignment", "None"], "None", "null"),
     "callback": (["--trainer.callbacks+=EarlyStoping"], "EarlyStoping", "EarlyStopping"),
     "summed loss": (["--model.alignment=PairwiseLoss", "--model.alignment.divergence=kll"], "kll", "kl"),
-    "name with an argument": (["--model.alignment=kl", "--model.alignment.temperature=1"], "kl", "KLLoss"),
+    "name with an argument": (["--model.alignment=Gcs", "--model.alignment.temperature=1"], "Gcs", "gcs"),
+    "name with a wrong argument": (["--model.alignment=kl", "--model.alignment.tau=1"], "tau", "temperature"),
 }
 
 

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-_FEW = 16  # thresholds that are counted one by one in less time than sorting takes
+_FEW = 32  # relevant items of a query that are compared one by one in less time than sorting takes
+_CACHED = 2**18  # keys that stay in the processor's cache
 
 
 @dataclass(frozen=True)
@@ -54,20 +55,28 @@ class Places:
             keys: (Q, B) keys, whose rows may be sorted here.
             queries: numbers of these queries.
         """
-        for row, first, stop in zip(keys, self.first[queries], self.first[queries.start + 1 :], strict=False):
-            own = slice(first, stop)
-            wanted = self.key[own]
-            if first == stop:
-                continue
-            if len(wanted) <= _FEW:
-                before = [np.count_nonzero(row < key) for key in wanted]
-                size = [np.count_nonzero(row == key) for key in wanted]
-            else:
-                row.sort()
-                before = row.searchsorted(wanted)
-                size = row.searchsorted(wanted, "right") - before
+        first, stop = self.first[queries.start : queries.stop], self.first[queries.start + 1 : queries.stop + 1]
+        if (stop - first).max() <= _FEW:
+            self._compare(keys, first, stop)
+            return
+        for row, own in zip(keys, map(slice, first, stop), strict=True):
+            row.sort()
+            before = row.searchsorted(self.key[own])
             self.before[own] += before
-            self.size[own] += size
+            self.size[own] += row.searchsorted(self.key[own], "right") - before
+
+    def _compare(self, keys: np.ndarray, first: np.ndarray, stop: np.ndarray) -> None:
+        """Count for the first relevant item of every query, then for the second, and so on."""
+        smaller = np.empty((max(1, min(len(keys), _CACHED // keys.shape[1])), keys.shape[1]), dtype=bool)
+        for start in range(0, len(keys), len(smaller)):
+            rows = slice(start, start + len(smaller))
+            block, own, left = keys[rows], first[rows], stop[rows]
+            for place in range((left - own).max()):
+                has = np.flatnonzero(own + place < left)
+                which = own[has] + place
+                part = block if len(has) == len(block) else block[has]
+                self.before[which] += _count(np.less(part, self.key[which, None], out=smaller[: len(part)]))
+                self.size[which] += _count(np.equal(part, self.key[which, None], out=smaller[: len(part)]))
 
     def tie_groups(self) -> TieGroups:
         """The groups, once the whole gallery was counted."""
@@ -85,3 +94,8 @@ class Places:
         hits = np.cumsum(relevant) - relevant
         hits -= hits[np.searchsorted(query, query)]
         return TieGroups(query, before, hits, size, relevant)
+
+
+def _count(mask: np.ndarray) -> np.ndarray:
+    """Number of true entries of each row, in a fifth of the time of ``np.count_nonzero`` along an axis."""
+    return np.bitwise_count(np.packbits(mask, axis=1)).sum(axis=1, dtype=np.int64)

@@ -112,7 +112,8 @@ def _chunk_shape(n_gallery: int, relevant: float, elements: int, whole: bool) ->
     """
     columns = max(_BLOCK * elements // _KEYS, 8 * int(relevant), 1)
     if whole or 2 * columns >= n_gallery:
-        return n_gallery, max(1, elements // n_gallery)
+        # An eighth is faster, for its memory is used again, unless the queries are then so few that scaling counts.
+        return n_gallery, max(1, min(elements // n_gallery, max(elements // 8 // n_gallery, 256)))
     return columns, max(1, int(min(elements // columns, elements / (16 * relevant + 1))))
 
 
@@ -200,8 +201,10 @@ def _check_embeddings(sides: Sequence[tuple[str, list[Tensor]]]) -> None:
 
 def _check_similarity(blocks: list[Tensor], items: int) -> None:
     for block in blocks:
-        if block.shape[1] != items or bool(block.isnan().any()):
-            raise ValueError(f"similarity: expected (queries, {items}) numbers, none NaN, got {tuple(block.shape)}")
+        if block.shape[1] != items:
+            raise ValueError(f"similarity: expected shape (queries, {items}), got {tuple(block.shape)}")
+        if bool(block.isnan().any()):
+            raise ValueError("similarity: a number is NaN; give -inf to what is not to be found")
 
 
 def _check_labels(sides: Sequence[tuple[str, int, Tensor]]) -> None:

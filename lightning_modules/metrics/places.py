@@ -40,30 +40,51 @@ class Places:
         item: (P,) its number in the gallery.
         key: (P,) its key; the smallest ranks first.
         queries: how many queries there are.
+        tie_break: (G,) different numbers, of which the smaller ranks first where keys are the same; None where ties
+            stay ties, which takes less time.
     """
 
-    def __init__(self, query: np.ndarray, item: np.ndarray, key: np.ndarray, queries: int):
+    def __init__(
+        self,
+        query: np.ndarray,
+        item: np.ndarray,
+        key: np.ndarray,
+        queries: int,
+        tie_break: np.ndarray | None = None,
+    ):
         order = np.lexsort((key, query))
         self.query, self.item, self.key = query[order], item[order], key[order]
         self.first = np.searchsorted(self.query, np.arange(queries + 1))
-        self.before, self.size = np.zeros((2, len(query)), dtype=np.int64)
+        self.before, self.size, self.within = np.zeros((3, len(query)), dtype=np.int64)
+        self.tie_break = tie_break
 
-    def add(self, keys: np.ndarray, queries: slice) -> None:
+    def add(self, keys: np.ndarray, queries: slice, start: int = 0) -> None:
         """Count a block of the gallery for some queries.
 
         Args:
-            keys: (Q, B) keys, whose rows may be sorted here.
+            keys: (Q, B) keys.
             queries: numbers of these queries.
+            start: number of the block's first item.
         """
         first, stop = self.first[queries.start : queries.stop], self.first[queries.start + 1 : queries.stop + 1]
-        if (stop - first).max() <= _FEW:
+        if self.tie_break is None and (stop - first).max() <= _FEW:
             self._compare(keys, first, stop)
             return
         for row, own in zip(keys, map(slice, first, stop), strict=True):
-            row.sort()
-            before = row.searchsorted(self.key[own])
+            if own.start == own.stop:
+                continue
+            ranked = np.sort(row)
+            before = ranked.searchsorted(self.key[own])
+            size = ranked.searchsorted(self.key[own], "right") - before
             self.before[own] += before
-            self.size[own] += row.searchsorted(self.key[own], "right") - before
+            self.size[own] += size
+            if self.tie_break is not None:
+                self._break_ties(row, own.start + np.flatnonzero(size), start)
+
+    def _break_ties(self, row: np.ndarray, tied: np.ndarray, start: int) -> None:
+        for which in tied:
+            others = self.tie_break[start + np.flatnonzero(row == self.key[which])]
+            self.within[which] += np.count_nonzero(others < self.tie_break[self.item[which]])
 
     def _compare(self, keys: np.ndarray, first: np.ndarray, stop: np.ndarray) -> None:
         """Count for the first relevant item of every query, then for the second, and so on."""
@@ -77,6 +98,12 @@ class Places:
                 part = block if len(has) == len(block) else block[has]
                 self.before[which] += _count(np.less(part, self.key[which, None], out=smaller[: len(part)]))
                 self.size[which] += _count(np.equal(part, self.key[which, None], out=smaller[: len(part)]))
+
+    def broken_ties(self) -> tuple[np.ndarray, np.ndarray]:
+        """The query of every relevant item, and its place from 1 on in the order that the tie break makes."""
+        place = self.before + self.within + 1
+        order = np.lexsort((place, self.query))
+        return self.query[order], place[order]
 
     def tie_groups(self) -> TieGroups:
         """The groups, once the whole gallery was counted."""

@@ -56,6 +56,7 @@ class RetrievalModule(L.LightningModule):
     """
 
     allow_other_data = False
+    eleven_point = False  # whether the two 11-point metrics are scored too
     data_here: dict[str, Any] | None = None  # what is remembered of the data that the model was prepared for
     prepared_for_training = False
     closed_form = False  # whether it is fitted at once when a training starts, and not by steps
@@ -195,7 +196,9 @@ class RetrievalModule(L.LightningModule):
         split, batch = batch["split"], self.evaluated(batch)
         for view, embed in self.views().items():
             if (split, view) not in self._metrics:
-                metric = CrossModalRetrieval(self.directions, self.ks, self.protocol, self.joint_score)
+                metric = CrossModalRetrieval(
+                    self.directions, self.ks, self.protocol, self.joint_score, self.eleven_point
+                )
                 self._metrics[split, view] = metric.to(self.device)
             given = (batch["label"], batch["id"], batch.get("query"), batch["item"])
             self._metrics[split, view].update(embed(batch), *given)

@@ -176,7 +176,7 @@ def _check_named(kinds: Mapping[str, type], settings: Any, place: str, skip: Seq
 @cache
 def computed(ks: tuple[int, ...]) -> list[str]:
     """Metrics that an evaluation with these cut-offs computes: those of a gallery of two items."""
-    metric = CrossModalRetrieval([("query", "gallery")], ks=ks)
+    metric = CrossModalRetrieval([("query", "gallery")], ks=ks, eleven_point=True)
     metric.update({"query": torch.eye(2), "gallery": torch.eye(2)}, torch.arange(2), torch.arange(2))
     return [name.partition("/")[2] for name in metric.compute()]
 

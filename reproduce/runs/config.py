@@ -6,6 +6,7 @@ from typing import Any
 
 from lightning_modules.metrics.modality_gap import GAP_METRICS
 from reproduce.results.companion import dump_yaml
+from reproduce.results.metrics import RANKED
 from reproduce.runs.arguments import matched, merged
 from reproduce.runs.preparing import Config, model_class, takes
 from reproduce.runs.spec import DataSet, Method, Scale, Table
@@ -87,6 +88,8 @@ def resolve(
         trainer["check_val_every_n_epoch"] = min(2, max_epochs)
     evaluate: dict[str, Any] = {"on": "validation" if seed is None else "test"}
     evaluate["galleries"] = [] if seed is None else dataset.galleries
+    if set(table.metrics) & set(RANKED[1:]):
+        evaluate["eleven_point"] = True
     if not kind.closed_form and set(table.metrics) & set(GRADIENT_METRICS):
         evaluate["gradients"] = True
     if not kind.closed_form and seed is not None and set(table.metrics) & set(GAP_METRICS):

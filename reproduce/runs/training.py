@@ -30,7 +30,8 @@ def run(config: Config, data_root: str | None = None) -> RunResult:
     Args:
         config: "seed_everything", "model", "data" and "trainer" as `csd fit` takes them, and "evaluate": "on",
             "validation" or "test"; "galleries", those scored beside the whole one; and where they are true "gradients",
-            to record their norms, and "modality_gap", to measure the gap between the modalities of the test items.
+            to record their norms, and "modality_gap", to measure the gap between the modalities of the test items,
+            and "eleven_point", for the two 11-point metrics.
         data_root: folder of the data sets, or None.
 
     Raises:
@@ -42,6 +43,7 @@ def run(config: Config, data_root: str | None = None) -> RunResult:
     validated = Validated(config["trainer"]["max_epochs"], best=chosen_on_test)
     gradients = [Gradients()] if wanted.get("gradients") else []
     data, model, trainer = prepare(config, data_root, [validated, *gradients])
+    model.eleven_point = wanted.get("eleven_point", False)
     start = time.perf_counter()
     lightning_modules.prepare(model, data)
     trainer.fit(model, data)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from datamodules import extract
+from datamodules.__main__ import main
 
 IMAGE_MODEL, SOUND_MODEL = "test_resnet", "tiny"
 RATE = 8000
@@ -91,10 +90,7 @@ def prepare(patch: pytest.MonkeyPatch) -> None:
 
 def run(*arguments: object) -> int:
     """The command's exit status."""
-    parser = argparse.ArgumentParser()
-    extract.add_arguments(parser)
-    chosen = parser.parse_args([*map(str, arguments)])
-    return chosen.func(chosen)
+    return main(["extract", *map(str, arguments)])
 
 
 def run_all(root: Path, weights: dict[str, Path], out: Path, *more: object) -> int:

@@ -144,14 +144,6 @@ def test_exchanged_modalities_of_feature_pairs(tmp_path, capsys):
     assert f"{folder}, train part: image has 5 rows but label has 8" in said
 
 
-def test_files_whose_names_end_in_capitals_are_named_where_something_is_missing(tree, capsys):
-    folder = tree("pascal_sentences")
-    path = folder / "dataset" / "bicycle" / "2008_001004.jpg"
-    path.rename(path.with_suffix(".JPG"))
-    said = faulty("pascal_sentences", folder, capsys)
-    assert f"items: bicycle/2008_001004; names that end in capitals are other names: {path.with_suffix('.JPG')}" in said
-
-
 # Forms that `check` and `extract` choose by the files that are there ------------------------------------------------
 
 

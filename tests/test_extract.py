@@ -172,7 +172,7 @@ def test_a_stopped_run_goes_on_with_what_is_missing_and_writes_the_same_file(
         (("--image", IMAGE_MODEL), "expected networks for two modalities or more: name them by --image"),
         ((), "expected networks for two modalities or more"),
         (
-            ("--text", "all-MiniLM-L6-v2", "--sound", "tiny", "--features", "karpathy"),
+            ("--text", "all-MiniLM-L6-v2", "--sound", "tiny", "--random-weights", 0, "--features", "karpathy"),
             "has no modality 'audio'; it has",
         ),
         (("--image-weights", "w.pth", "--text", "all-MiniLM-L6-v2"), "--image-weights are given and no --image"),

@@ -78,6 +78,12 @@ assert not {{"torch", "lightning", "pandas", "scipy"}} & set(sys.modules)
     assert said.stdout.count("\n") == len(DATASETS)
 
 
+def test_a_reader_that_has_had_enough_is_no_error(tmp_path):
+    command = f"{sys.executable} -m datamodules list --data-root {tmp_path} | true"
+    said = subprocess.run(command, shell=True, capture_output=True, text=True, check=True)
+    assert said.stderr == ""
+
+
 def test_a_root_that_is_not_there_is_an_error(tmp_path, capsys):
     assert main(["list", "--data-root", str(tmp_path / "nowhere")]) == 1
     assert "does not exist" in capsys.readouterr().out

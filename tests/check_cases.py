@@ -35,10 +35,12 @@ MODULES: dict[str, Callable] = {
     "flickr8k": Flickr8k,
     "flickr8k_tri": Flickr8kTriples,
     "utd_mhad": UTDMHAD,
+    "utd_mhad, raw": lambda root, **more: UTDMHAD(root, features="raw", **more),
     "humanml3d": HumanML3D,
     "kit_ml": lambda root, **more: HumanML3D(root, dataset="kit_ml", **more),
     "humanml3d, tmr": lambda root, **more: HumanML3D(root, annotations="tmr", **more),
     "kit_ml, tmr": lambda root, **more: HumanML3D(root, dataset="kit_ml", annotations="tmr", **more),
+    "flickr30k, spoken": Flickr30kNarratives,
     "flickr30k, narratives": lambda root, **more: Flickr30kNarratives(root, **{"modalities": ["image", "text"]} | more),
 }
 

@@ -81,7 +81,7 @@ FLICKR8K = [
 NARRATIVES = [
     ("", "expected the narratives of the validation part"),
     *((content, "line 1 is") for content in ("{", '{"image_id": "1"}', '{"image_id": 1, "caption": "a"}')),
-    ('{"image_id": "0", "caption": "again"}', "image 0 is in the train part too"),
+    ('{"image_id": "11", "caption": "again"}', "image 11 is in the train part too"),
 ]
 
 

@@ -15,7 +15,6 @@ from extract_cases import (
     ENTRIES,
     IMAGE_MODEL,
     ITEMS,
-    RATE,
     SOUND_MODEL,
     SPLIT,
     Lengths,
@@ -23,6 +22,7 @@ from extract_cases import (
     run_all,
     tensors_of,
 )
+from tiny_trees import SPOKEN_RATE
 
 from datamodules import DataError, Flickr30kNarratives
 from datamodules.features.extraction import extract_features
@@ -194,7 +194,7 @@ def test_what_cannot_be_done_is_said(root, tmp_path, capsys, monkeypatch, argume
 def test_a_very_short_sound_has_features(root, tmp_path):
     copied = Path(shutil.copytree(root, tmp_path / "root"))
     (short,) = (copied / "flickr30k" / "voice-recordings").rglob("13_0.ogg")
-    soundfile.write(short, np.full(5, 0.1), RATE, format="WAV")
+    soundfile.write(short, np.full(5, 0.1), SPOKEN_RATE, format="WAV")
     module = Flickr30kNarratives(copied, modalities=["text", "audio"])
     networks = {"text": Lengths, "audio": lambda: SoundNetwork(SOUND_MODEL, None, 0)}
     extract_features(module, networks, tmp_path / "out.safetensors")

@@ -11,11 +11,11 @@ import scipy.io
 import soundfile
 from check_cases import MODULES, faulty, name_of, refused
 from tiny_pedes import entries
-from tiny_trees import RECORDED, write_sound
+from tiny_trees import write_sound
 
 from datamodules import NUSWIDE, UTDMHAD, DataMissing, Flickr8kTriples, HumanML3D, WikipediaRaw
 from datamodules.datasets import DATASETS
-from datamodules.datasets.utd_mhad import REDUCED
+from datamodules.datasets.utd_mhad import RAW, REDUCED
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 
@@ -183,7 +183,7 @@ def save(*shape: int, dtype=np.float32, last: float = 0) -> Callable[[Path], Non
 
 
 def recording(modality: str, array: np.ndarray) -> Callable[[Path], None]:
-    return lambda path: scipy.io.savemat(path, {RECORDED[modality][2]: array})
+    return lambda path: scipy.io.savemat(path, {RAW[modality][2]: array})
 
 
 def text(content: str | bytes) -> Callable[[Path], None]:

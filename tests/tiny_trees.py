@@ -13,6 +13,8 @@ import soundfile
 from PIL import Image
 from tiny_pedes import write_pedes
 
+from datamodules.datasets.utd_mhad import RAW, REDUCED
+
 
 def write_image(path: Path, seed: int) -> None:
     """A JPEG file of noise: no two seeds give the same bytes."""
@@ -57,8 +59,7 @@ def hash_of(name: str) -> int:
 
 # Pascal Sentences ---------------------------------------------------------------------------------------------------
 
-PASCAL_CLASSES = ("aeroplane", "bicycle", "tvmonitor")
-PASCAL_IMAGES = 20  # of each class
+PASCAL_CLASSES, PASCAL_IMAGES = ("aeroplane", "bicycle", "tvmonitor"), 20  # of each class
 
 
 def write_pascal(root: Path) -> Path:
@@ -77,8 +78,7 @@ def write_pascal(root: Path) -> Path:
 NUS_COUNTS = {"Train": 60, "Test": 40}
 # Twelve concepts, of which ten are kept; the file lists them in another order than that of their sizes.
 NUS_CONCEPTS = [f"concept{c}" for c in (3, 0, 11, 7, 5, 1, 9, 2, 10, 4, 8, 6)]
-# As published.
-NUS_WIDTHS = {"CH": 64, "CORR": 144, "EDH": 73, "WT": 128, "CM55": 225}
+NUS_WIDTHS = {"CH": 64, "CORR": 144, "EDH": 73, "WT": 128, "CM55": 225}  # as published
 
 
 def nus_wide(part: str) -> dict[str, np.ndarray]:
@@ -114,8 +114,7 @@ def write_nus_wide(root: Path) -> Path:
 
 # PKU XMediaNet ------------------------------------------------------------------------------------------------------
 
-XMEDIANET = {"train": 12, "test": 6}
-XMEDIANET_CLASSES = 3
+XMEDIANET, XMEDIANET_CLASSES = {"train": 12, "test": 6}, 3
 XMEDIANET_WIDTHS = {"img": 4096, "txt": 300}  # as published
 
 
@@ -175,11 +174,10 @@ def write_flickr30k(root: Path) -> Path:
 # HumanML3D and KIT-ML in TMR's form ---------------------------------------------------------------------------------
 
 TMR_SPLITS = {"train": ["000001", "M000001", "000002"], "val": ["000003"], "test": ["000004"]}
-TMR_FRAMES = 60
 
 
 def tmr_motion(name: str) -> np.ndarray:
-    return np.random.default_rng(hash_of(name)).normal(size=(TMR_FRAMES, 263)).astype(np.float32)
+    return np.random.default_rng(hash_of(name)).normal(size=(60, 263)).astype(np.float32)
 
 
 def tmr_annotations() -> dict[str, dict]:
@@ -214,7 +212,6 @@ def write_tmr(folder: Path) -> Path:
 # HumanML3D and KIT-ML in their authors' form ------------------------------------------------------------------------
 
 MOTION_WIDTH = {"humanml3d": 263, "kit_ml": 251}
-MOTION_FOLDER = {"humanml3d": "HumanML3D", "kit_ml": "KIT-ML"}
 MOTIONS = {"train": ["000001", "M000001", "000002"], "val": ["000003"], "test": ["000004", "000005"]}
 WHOLE = "a man waits#a/DET man/NOUN wait/VERB#0.0#0.0"
 
@@ -226,7 +223,7 @@ def motion(name: str, width: int) -> np.ndarray:
 
 def write_motions(root: Path, dataset: str = "humanml3d") -> Path:
     """Motion 000002 has captions of two of its parts, 000004 of a part alone."""
-    folder = root / MOTION_FOLDER[dataset]
+    folder = root / ("KIT-ML" if dataset == "kit_ml" else "HumanML3D")
     (folder / "new_joint_vecs").mkdir(parents=True)
     for word, names in MOTIONS.items():
         write_text(folder / f"{word}.txt", "\n".join(names) + "\n")
@@ -283,12 +280,6 @@ def write_flickr8k_tri(root: Path) -> Path:
 # Three actions by four subjects, one trial.
 CLIPS = [f"a{a}_s{s}_t1" for a in (1, 2, 27) for s in (1, 2, 3, 4)]
 PHRASES = [f"phrase {i}" for i in range(1, 28)]
-# Modality -> folder, ending of the file name and variable.
-RECORDED = {
-    "motion": ("Skeleton", "_skeleton.mat", "d_skel"),
-    "inertial": ("Inertial", "_inertial.mat", "d_iner"),
-    "video": ("Depth", "_depth.mat", "d_depth"),
-}
 
 
 def clip(name: str) -> dict[str, np.ndarray]:
@@ -304,7 +295,7 @@ def clip(name: str) -> dict[str, np.ndarray]:
 
 
 def save_recording(folder: Path, name: str, modality: str, array: np.ndarray) -> Path:
-    where, ending, variable = RECORDED[modality]
+    where, ending, variable, *_ = RAW[modality]
     path = folder / where / f"{name}{ending}"
     path.parent.mkdir(parents=True, exist_ok=True)
     scipy.io.savemat(path, {variable: array}, do_compression=True)
@@ -328,7 +319,7 @@ def write_utd_mhad(root: Path, raw: bool = False) -> Path:
     folder = root / "utd_mhad"
     write_text(folder / "class_names.txt", "\n".join(PHRASES) + "\n")
     if not raw:
-        np.savez(folder / "utd_mhad_depth_skeleton_inertial_16f.npz", **reduced_clips())
+        np.savez(folder / REDUCED, **reduced_clips())
         return folder
     for name in CLIPS:
         for modality, array in clip(name).items():

@@ -89,7 +89,7 @@ def test_a_missing_file_of_a_named_root_is_an_error_and_check_says_what_else_is_
     (copy / TEST_LIST).unlink()
     assert refused(copy.parent).startswith(f"{copy / TEST_LIST} is missing")
     assert "name the one above it" in refused(copy)
-    report = faulty("wikipedia", copy, capsys)
+    report = faulty("wikipedia", copy, capsys, hashes=True)
     assert report.count("OTHER ") == 3
     assert f"MISSING  {copy / TEST_LIST}" in report
 

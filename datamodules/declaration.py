@@ -62,7 +62,7 @@ class Declaration:
     Args:
         name: what commands, tables and results call it.
         folder: its folder below the data root.
-        content: what stands in the folder.
+        content: what stands in the folder, file by file.
         url: where to get it.
         licence: its terms.
         citation: whom to cite.
@@ -94,6 +94,7 @@ class Declaration:
         to say.
         """
         said = yaml.safe_load(path.read_text(encoding="utf-8"))
+        said["content"] = "; ".join(f"{file}: {what}" for file, what in said["content"].items())
         forms = {name: Form(variants=(tuple(form.pop("paths")),), **form) for name, form in said.pop("forms").items()}
         if "features" in said:
             variants, named = FEATURES[said.pop("features")]

@@ -15,7 +15,7 @@ from datamodules.check import open_form
 from datamodules.datasets import DATASETS
 from datamodules.extract import default_form
 from datamodules.files.download import SourceFile
-from datamodules.files.extracted_features import Rows, write_features
+from datamodules.files.extracted_features import write_features
 from datamodules.items import ItemSet, Modality
 
 # Sound copies -------------------------------------------------------------------------------------------------------
@@ -150,10 +150,9 @@ def write_extracted(path) -> None:
     split = np.array(["train", "test"] * 4)
     modalities = {name: Modality(rng.random((8, 4))) for name in ("image", "text")}
     data = ItemSet(modalities, np.arange(8) // 4, split, names, "tiny")
-    rows = {name: Rows("F32", (8, 4), (modality.entries.astype(np.float32),)) for name, modality in modalities.items()}
     said = {name: {"model": "tiny", "weights": "a file", "sha256": "0", "versions": {}} for name in modalities}
     with path.open("wb") as file:
-        write_features(file, data, rows, {"encoders": json.dumps(said)})
+        write_features(file, data, data.vectors, {"encoders": json.dumps(said)})
 
 
 @pytest.mark.parametrize(

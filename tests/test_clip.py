@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from extract_cases import run, tensors_of, write_flickr30k
+from extract_cases import run, tensors_of
 from runner_cases import TINY, command, rows_of, undo_quiet  # noqa: F401
 from test_training import write_pairs
 from tiny_clip import HIDDEN, LIMIT, TEXTS, WIDTH, lose_weight, of_the_library, photographs, write_clip
+from tiny_trees import write_spoken
 from torch.nn.utils.rnn import pad_sequence
 from training import Trainer
 
@@ -51,7 +52,7 @@ def folder(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory) -> Path:
-    return write_flickr30k(tmp_path_factory.mktemp("data"))
+    return write_spoken(tmp_path_factory.mktemp("data")).parent
 
 
 def batch(rows: list[np.ndarray]) -> tuple[torch.Tensor, torch.Tensor]:

@@ -30,7 +30,7 @@ import lightning_modules
 from datamodules import DataError, OwnData, PascalSentences, WikipediaRaw
 from datamodules.datasets.wikipedia import CLASS_NAMES
 from datamodules.features.extraction import extract_features
-from datamodules.files.extracted_features import Rows, read_extracted, read_metadata, untrained, write_features
+from datamodules.files.extracted_features import read_extracted, read_metadata, untrained, write_features
 from datamodules.items import ItemSet, Modality
 
 bundle, root, weights, written = extract_cases.bundle, extract_cases.root, extract_cases.weights, extract_cases.written
@@ -58,8 +58,7 @@ def test_an_item_keeps_all_of_its_entries_and_its_class_their_mean(written):
 def written_by_hand(path: Path, data: ItemSet, vectors: dict[str, np.ndarray], weights: str = "none") -> Path:
     said = {name: {"model": "by hand", "weights": weights} for name in vectors}
     with path.open("wb") as file:
-        rows = {name: Rows("F32", array.shape, iter(array)) for name, array in vectors.items()}
-        write_features(file, data, rows, {"encoders": json.dumps(said)})
+        write_features(file, data, vectors, {"encoders": json.dumps(said)})
     return path
 
 

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-import extract_cases
 import numpy as np
 import pandas as pd
 import pytest
@@ -79,7 +78,6 @@ def patch(tmp_path_factory: pytest.TempPathFactory) -> Iterator[pytest.MonkeyPat
         patch.setenv("CSD_CACHE", str(tmp_path_factory.mktemp("cache")))
         patch.setattr(regenerate, "load_table", small)
         patch.setattr(tiny_trees, "TMR_SPLITS", SPLITS)
-        patch.setattr(extract_cases, "RATE", RATE)
         yield patch
 
 
@@ -98,7 +96,7 @@ def motions(patch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory)
 def narratives(patch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Results of table 5 where Flickr30K is there, and no Flickr8k."""
     root, out = tmp_path_factory.mktemp("narratives"), tmp_path_factory.mktemp("results")
-    extract_cases.write_flickr30k(root)
+    tiny_trees.write_spoken(root, RATE)
     assert command_line.main(["table5", "--data-root", str(root), "--out", str(out)]) == 0
     return out
 
@@ -155,7 +153,7 @@ def test_methods_are_compared_on_every_form_and_drawn(motions):
 @pytest.mark.slow
 def test_image_text_and_sound_of_flickr30k_find_each_other(narratives):
     rows = read_table(narratives / "table5.csv")
-    narratives_of = extract_cases.IMAGES["test"]
+    narratives_of = tiny_trees.NARRATED["test"]
     count = {"image": len(narratives_of), "text": sum(narratives_of.values()), "audio": sum(narratives_of.values())}
     found = rows[rows["dataset"] == "flickr30k"]
     assert set(found["method"]) == {*TUNED, *MATCHED_SOUND}

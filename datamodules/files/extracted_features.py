@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO
 
 import numpy as np
 from lightning.pytorch.utilities import rank_zero_warn
@@ -18,19 +17,13 @@ from datamodules.items import SPLITS, ItemSet, Modality, mean_of_each
 FORMAT = "extracted features, version 1"
 # First word of what an encoder's "weights" say where they are random numbers.
 UNTRAINED = "untrained"
-# safetensors' name of an element type -> NumPy's, all little-endian.
-TYPES = {"I64": np.dtype("<i8"), "F32": np.dtype("<f4"), "U8": np.dtype("u1")}
+# Element type -> safetensors' name of it.
+TYPES = {"int64": "I64", "float32": "F32", "uint8": "U8"}
 
 
-class Rows(NamedTuple):
-    """A tensor written piece by piece, so that it need not fit in memory: type (of TYPES), shape, rows in order."""
-
-    type: str
-    shape: tuple[int, ...]
-    pieces: Iterable[np.ndarray]
-
-
-def write_features(file: BinaryIO, data: ItemSet, features: Mapping[str, Rows], metadata: Mapping[str, str]) -> None:
+def write_features(
+    file: BinaryIO, data: ItemSet, features: Mapping[str, np.ndarray], metadata: Mapping[str, str]
+) -> None:
     """Write a safetensors file with everything that a reader needs of the items.
 
     Its tensors: ``features/<modality>`` (n, d) float32, one row per entry; ``owner/<modality>`` (n,) int64, the item of
@@ -45,34 +38,30 @@ def write_features(file: BinaryIO, data: ItemSet, features: Mapping[str, Rows], 
         metadata: what made them; "encoders" is JSON, modality -> {"model", "weights", "sha256", "versions"}.
     """
     label, class_names = _classes(data)
-    split = np.array([SPLITS.index(name) for name in data.split.tolist()])
-    tensors = {f"owner/{name}": _whole("I64", data.modalities[name].owners()) for name in features}
-    tensors["label"] = _whole("I64", label)
-    tensors |= {f"features/{name}": rows for name, rows in features.items()}
-    tensors["split"] = _whole("U8", split)
-    tensors["item_names"] = _whole("U8", _as_bytes(data.names))
-    tensors["class_names"] = _whole("U8", _as_bytes(class_names))
+    tensors = {f"owner/{name}": data.modalities[name].owners() for name in features}
+    tensors["label"] = label
+    tensors |= {f"features/{name}": rows.astype(np.float32, copy=False) for name, rows in features.items()}
+    tensors["split"] = np.array([SPLITS.index(name) for name in data.split.tolist()], dtype=np.uint8)
+    tensors |= {"item_names": _as_bytes(data.names), "class_names": _as_bytes(class_names)}
     write_safetensors(file, tensors, {"format": FORMAT, **metadata})
 
 
-def write_safetensors(file: BinaryIO, tensors: Mapping[str, Rows], metadata: Mapping[str, str]) -> None:
-    """Write the safetensors format: the header's length (8 bytes), the header as JSON, the tensors one by one."""
+def write_safetensors(file: BinaryIO, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> None:
+    """Write the safetensors format: the header's length (8 bytes), the header as JSON, the tensors one by one.
+
+    The same file every time: the library writes the metadata in an order that changes from process to process.
+    """
     header: dict[str, object] = {"__metadata__": dict(metadata)}
     begin = 0
-    for name, rows in tensors.items():
-        end = begin + math.prod(rows.shape) * TYPES[rows.type].itemsize
-        header[name] = {"dtype": rows.type, "shape": list(rows.shape), "data_offsets": [begin, end]}
-        begin = end
+    for name, array in tensors.items():
+        offsets = [begin, begin + array.nbytes]
+        header[name] = {"dtype": TYPES[array.dtype.name], "shape": list(array.shape), "data_offsets": offsets}
+        begin = offsets[1]
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
     file.write(len(text).to_bytes(8, "little") + text)
-    for rows in tensors.values():
-        for piece in rows.pieces:
-            file.write(np.ascontiguousarray(piece, dtype=TYPES[rows.type]).data)
-
-
-def _whole(kind: str, array: np.ndarray) -> Rows:
-    return Rows(kind, array.shape, (array,))
+    for array in tensors.values():
+        file.write(np.ascontiguousarray(array).data)
 
 
 def _as_bytes(texts: Iterable[str]) -> np.ndarray:

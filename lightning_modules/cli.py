@@ -156,7 +156,7 @@ def main(args: list[str] | None = None) -> None:
 
     Raises:
         SystemExit: with status 2 and a message for data, arguments or a disk that do not allow the run, and where
-            another process of the run has ended; with status 1 where `csd search index` could not read anything.
+            another process of the run has ended.
     """
     words = sys.argv[1:] if args is None else args
     if words and words[0][:1] != "-" and words[0] not in {**TRAINER_COMMANDS, **COMMANDS}:
@@ -165,7 +165,10 @@ def main(args: list[str] | None = None) -> None:
         sys.path.append(os.getcwd())
     command = COMMANDS.get(words[0]) if words else None
     try:
-        status = command(words[1:]) if command else _train(args)
+        if command:
+            command(words[1:])
+        else:
+            _train(args)
     except ConfigError as error:
         leave(f"{error}\nAll options: csd fit --help; of a class: csd fit --model.help JFSE")
     except (DataError, MisconfigurationException) as error:
@@ -186,8 +189,6 @@ def main(args: list[str] | None = None) -> None:
         if not message:
             raise
         leave(message)
-    if status:
-        raise SystemExit(status)
 
 
 def _train(args: list[str] | None) -> None:

@@ -73,8 +73,7 @@ def reconstructed(tokens: dict[str, np.ndarray], w) -> np.ndarray:
 @pytest.mark.parametrize("reconstruct", [None, "motion"])
 @pytest.mark.parametrize("alignment", ["gcs", "pairwise"])
 def test_the_loss_of_a_step_is_that_of_the_formulas(tmp_path, protocol, reconstruct, alignment):
-    encoders = {m: {"name": "mlp", "dropout": 0.0} for m in NAMES}  # but for the dropout, the default for vectors
-    settings = {"protocol": protocol, "reconstruct": reconstruct, "alignment": alignment, "encoders": encoders}
+    settings = {"protocol": protocol, "reconstruct": reconstruct, "alignment": alignment}
     module, seen = first_step(
         tmp_path, SyntheticItems(batch_size=24), alignment_weight=0.7, reconstruction_weight=0.3, **settings
     )

@@ -80,8 +80,10 @@ class RetrievalModule(L.LightningModule):
         # A buffer, so that a resumed run keeps the seed it was started with.
         self.register_buffer("run_seed", torch.tensor(torch.initial_seed() % 2**31))
 
-    def set_alignment(self, alignment: str | AlignmentLoss | None) -> None:
+    def set_alignment(self, alignment: str | AlignmentLoss | None, required: bool = False) -> None:
         """Set the alignment loss, given or named, and save the arguments of the ``__init__`` that calls this."""
+        if required and alignment is None:
+            raise ValueError(f"alignment is null, and {type(self).__name__} trains by one; name a loss, such as cs")
         # A loss module inside the hyperparameters could not be unpickled safely from a checkpoint.
         ignored = [] if isinstance(alignment, str | None) else ["alignment"]
         self.save_hyperparameters(ignore=ignored, frame=inspect.currentframe().f_back)

@@ -137,6 +137,12 @@ class EncodedModule(RetrievalModule):
         self.trainer.fit_loop.setup_data()
         return max(math.ceil(self.trainer.num_training_batches / self.trainer.accumulate_grad_batches), 1)
 
+    def total(self, batch: Batch, **terms: tuple[float, Tensor]) -> Tensor:
+        """The sum of weighted terms of a batch's loss, each of which is logged as train/<name>, without its weight."""
+        logged = {f"train/{name}": value.detach() for name, (_, value) in terms.items()}
+        self.log_dict(logged, on_step=False, on_epoch=True, batch_size=len(batch["id"]))
+        return sum(weight * value for weight, value in terms.values())
+
     def encode(self, batch: Batch) -> dict[str, Tensor]:
         """Modality -> (n, d) outputs of the encoders, for the modalities in the batch."""
         masks = batch.get("masks", {})

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 import sys
 from importlib import import_module
 
@@ -98,10 +97,9 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     )
     arguments = parser.parse_args(argv)
     if arguments.table not in names:
-        known = sorted([*names, *COMMANDS])
-        near = difflib.get_close_matches(arguments.table.lower(), known, cutoff=0.7)
-        said = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(known)}"
-        parser.error(f"there is no {arguments.table!r}; {said}")
+        from losses.registry import nearest  # takes seconds, as all that needs torch
+
+        parser.error(f"there is no {arguments.table!r}; {nearest(arguments.table, [*names, *COMMANDS])}")
     pairs = [pair.partition("=") for pair in arguments.only]
     for key, equals, value in pairs:
         if key not in ONLY or not equals or not value:

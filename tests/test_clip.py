@@ -106,13 +106,6 @@ def test_low_rank_adaptation_starts_from_the_model_and_trains_nothing_else(folde
     assert moved == {name for name, _ in encoder.named_parameters() if "lora_B" in name}  # A's gradient is 0 while B is
 
 
-def test_half_precision_files_are_read_in_single_precision(tmp_path):
-    half = write_clip(tmp_path / "half", dtype=torch.float16)
-    encoder = build_encoder("clip", TEXT, model=str(half), frozen=False)
-    assert {weight.dtype for weight in encoder.parameters()} == {torch.float32}
-    assert build_encoder("clip", TEXT, model=str(half)).front_end(TEXTS, None)[0].dtype == np.float32
-
-
 @pytest.mark.parametrize("lost", ["text_projection.weight", "vision_model.encoder.layers.1.mlp.fc1.weight"])
 def test_weights_that_are_missing_are_never_random(folder, tmp_path, lost):
     copied = Path(shutil.copytree(folder, tmp_path / "clip"))

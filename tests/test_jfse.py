@@ -213,25 +213,6 @@ def test_training_is_that_of_the_formulas(case, tmp_path):
         assert float(logged[f"train/{key}"]) == pytest.approx(np.mean([step[name] for step in losses[2:]]), rel=1e-5)
 
 
-def recorded(folder, seed: int) -> list[Draws]:
-    recorder = Recorder()
-    fit(folder, data(), seed=seed, trainer_arguments={"limit_train_batches": 2, "callbacks": [recorder]})
-    return [draws for _, _, draws in recorder.steps]
-
-
-def test_noise_is_normal_mixes_are_uniform_and_both_are_new_in_every_batch_and_run(tmp_path):
-    first, second = recorded(tmp_path, seed=0)
-    for draws in (first, second):
-        mixes = torch.cat(draws.uniform)
-        assert mixes.min() >= 0
-        assert mixes.max() <= 1
-        assert len({tuple(x.flatten().tolist()) for x in draws.uniform}) == 10
-        assert torch.cat(draws.normal).std().item() == pytest.approx(1, abs=0.03)
-        assert not torch.equal(*draws.normal)
-    for other in (second, recorded(tmp_path, seed=1)[0]):
-        assert not torch.equal(first.normal[0], other.normal[0])
-
-
 @pytest.mark.parametrize("protocol", ["honest", "as_published"])
 def test_four_adam_optimisers_with_beta1_one_half(protocol):
     module = JFSE(DIMS, "kl", protocol, width=16)

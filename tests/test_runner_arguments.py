@@ -19,9 +19,9 @@ tables, root, undo_quiet = runner_cases.tables, runner_cases.root, runner_cases.
     ("argv", "message"),
     [
         (["table7"], "table7"),
-        (["tabel3"], "did you mean table3"),
-        (["clams"], "did you mean claims?"),
-        (["nothing"], "there are "),
+        (["tabel3"], "nearest: table3"),
+        (["clams"], "nearest: claims"),
+        (["nothing"], "there are: "),
         (["table2", "--scale", "huge"], "no scale 'huge'; there are quick, paper"),
         (["table2", "--only", "method"], "expected KEY=VALUE"),
         (

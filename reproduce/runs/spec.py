@@ -17,6 +17,7 @@ from jsonargparse import get_loader
 from jsonargparse.typing import NonNegativeInt, PositiveInt
 
 import losses
+from datamodules.paired_features import Protocol
 from losses.registry import nearest
 from reproduce.names import EXPERIMENTS, TABLES, names
 from reproduce.runs.arguments import MATCHED, SpecError, check_arguments, matched, merged, said_of
@@ -56,7 +57,7 @@ class Method:
 
     method: str
     model: str
-    protocol: Literal["honest", "as_published"] = "honest"
+    protocol: Protocol = "honest"
     init_args: dict[str, Any] = field(default_factory=dict)
     data: dict[str, Any] = field(default_factory=dict)
     trials: list[dict[str, Any]] = field(default_factory=list)

@@ -7,7 +7,7 @@ import sys
 from importlib import import_module
 
 from datamodules.files.sources import user_path
-from reproduce.names import available_tables
+from reproduce.names import table_files
 
 ONLY = ("dataset", "features", "condition", "method", "protocol")
 # What does not train the runs of a YAML file: the first two measure the losses themselves. Imported when called, so
@@ -58,7 +58,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         description="Regenerate a table or an experiment into CSV, Markdown, YAML and PNG. Other commands, each with a "
         f"--help of its own: {', '.join(COMMANDS)}.",
     )
-    names = available_tables()
+    names = list(table_files())
     parser.add_argument("table", help=", ".join(names))
     parser.add_argument("--scale", default="quick", help="quick (default, for a CPU) or paper (for a GPU)")
     parser.add_argument("--data-root", help="folder of the data sets; by default CSD_DATA, else data/")

@@ -54,7 +54,10 @@ STEPS = {
     "cs-aligner, three modalities": (cs_aligner.model, SyntheticItems, 48, {}),
     "cs-aligner, tokens": (cs_aligner.model, text_and_motion, 12, {"token_weight": 0.5}),
     "cs-aligner, low-rank adapters": (cs_aligner.model, text_and_motion, 12, {"encoders": {"text": ADAPTED}}),
-    **{f"jfse, {loss}": (jfse.model, jfse.data, 16, {**EXACT, "alignment": loss}) for loss in (None, "cs", "mmd", "symile")},
+    **{
+        f"jfse, {loss}": (jfse.model, jfse.data, 16, {**EXACT, "alignment": loss})
+        for loss in (None, "cs", "mmd", "symile")
+    },
     "jfse, as published": (jfse.model, partial(jfse.data, protocol="as_published"), 16, PUBLISHED),
     "cmpm, classification": (cmpm_cases.model, cmpm_cases.pairs, 48, {"classification_weight": 0.7}),
 }

@@ -35,7 +35,7 @@ def test_the_table_of_the_page_is_made(tmp_path: Path, monkeypatch: pytest.Monke
     short = re.sub(r"min_steps: \[[^]]*\], ", "", text).replace("max_epochs: 15", "max_epochs: 1").replace("256", "16")
     (tmp_path / "table10.yaml").write_text(short, encoding="utf-8")
     monkeypatch.delenv("CSD_DATA", raising=False)
-    monkeypatch.setattr(command_line, "available_tables", lambda: ["table10"])
+    monkeypatch.setattr(command_line, "table_files", lambda: ["table10"])
     assert command(tmp_path, "table10", "--out", tmp_path, "--offline", "--seeds", "0").status == 0
     rows = pd.read_csv(tmp_path / "synthetic" / "table10.csv")
     assert set(rows["method"]) == {"JFSE + MMD", "JFSE + CS"}

@@ -13,7 +13,7 @@ from tiny_trees import TREES
 from datamodules.__main__ import main
 from datamodules.datasets import DATASETS
 from datamodules.listing import used_by
-from reproduce.names import available_tables
+from reproduce.names import table_files
 from reproduce.runs.checks import load_table
 
 
@@ -46,7 +46,7 @@ def test_present_incomplete_and_absent(tree, capsys):
 @pytest.mark.slow
 def test_the_tables_of_the_list_are_those_that_read_the_data_set_when_they_are_loaded():
     expected: dict[str, list[str]] = {}
-    for name in available_tables():
+    for name in table_files():
         for dataset in dict.fromkeys(entry.dataset for entry in load_table(name).datasets):
             expected.setdefault(dataset, []).append(name)
     assert used_by() == expected

@@ -21,8 +21,8 @@ from datamodules.__main__ import main
 from datamodules.datasets import DATASETS
 from datamodules.datasets.wikipedia import CLASS_NAMES, FEATURE_FILES, LISTS, read_lists, read_section
 from datamodules.files.sources import data_root
-from reproduce.rows import caution_of
 from reproduce.runs.checks import load_table
+from reproduce.runs.presence import form_of
 
 TRAIN_LIST, TEST_LIST = LISTS.values()
 pytestmark = pytest.mark.filterwarnings("ignore:.*is not the known copy")
@@ -137,7 +137,7 @@ def test_mat_file_without_the_arrays_is_refused(copy):
 def test_roph_features_are_said_to_be_transductive(written, capsys):
     main(["check", "wikipedia", "--data-root", str(written[0])])
     assert "PCA fitted on all items, test items included" in capsys.readouterr().out
-    said = {one.features: caution_of(one) for one in load_table("table2").datasets if one.dataset == "wikipedia"}
+    said = {one.features: form_of(one).caution for one in load_table("table2").datasets if one.dataset == "wikipedia"}
     assert said.pop("roph").startswith("transductive features")
     assert set(said.values()) == {""}
 

@@ -22,8 +22,7 @@ from lightning_modules.networks.encoders import ENCODERS
 from losses.registry import nearest
 from reproduce.results.schema import VOCABULARY
 from reproduce.runs.arguments import SpecError, check_arguments, said_of
-from reproduce.runs.config import GRADIENT_METRICS, resolve
-from reproduce.runs.preparing import Config, data_class, located, model_class, parsed, takes
+from reproduce.runs.config import GRADIENT_METRICS, Config, data_class, located, model_class, parsed, resolve, takes
 from reproduce.runs.spec import DataSet, Method, Scale, Table, matching, modalities_of, read_file
 
 # Metrics of a training, or of its joint space, rather than of its retrieval.

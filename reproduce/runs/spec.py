@@ -19,7 +19,7 @@ from jsonargparse.typing import NonNegativeInt, PositiveInt
 import losses
 from datamodules.paired_features import Protocol
 from losses.registry import nearest
-from reproduce.names import EXPERIMENTS, TABLES, names
+from reproduce.names import table_files
 from reproduce.runs.arguments import MATCHED, SpecError, check_arguments, matched, merged, said_of
 
 JOINED = ("methods", "comparisons")  # lists that a file adds to those of the files it extends
@@ -161,19 +161,6 @@ def modalities_of(dataset: DataSet) -> int:
     return len(dataset.init_args.get("modalities") or dataset.init_args.get("names") or ("image", "text"))
 
 
-def find_file(name: str, folder: Path | None = None) -> Path:
-    """The file of a table or an experiment.
-
-    Raises:
-        SpecError: there is none.
-    """
-    folders = (TABLES, EXPERIMENTS) if folder is None else (folder,)
-    for place in folders:
-        if (place / f"{name}.yaml").exists():
-            return place / f"{name}.yaml"
-    raise SpecError(f"there is no {name}; there are {', '.join(known for place in folders for known in names(place))}")
-
-
 def read_file(name: str, folder: Path | None = None) -> Table:
     """Read a table's file and those it extends; ``load_table`` checks too what its classes take.
 
@@ -185,8 +172,10 @@ def read_file(name: str, folder: Path | None = None) -> Table:
         SpecError: no such table, an entry that is unknown or missing or has another type, or a file that is no YAML
             mapping.
     """
-    path = find_file(name, folder)
-    said, file = read_yaml(path), path.name
+    files = table_files(folder)
+    if name not in files:
+        raise SpecError(f"there is no {name}; there are {', '.join(files)}")
+    said, file = read_yaml(files[name]), files[name].name
     for key, kind in {"methods": list, "datasets": list, "scales": dict, "synthetic": dict}.items():
         if not isinstance(said.get(key), kind) or not said[key]:
             raise SpecError(f"{file}: {key} is {said.get(key)!r}; expected a {'list' if kind is list else 'mapping'}")

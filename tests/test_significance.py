@@ -15,7 +15,6 @@ from runner_cases import command, rows_of
 from reproduce.results.schema import TableError, read_table
 from reproduce.results.significance import (
     comparisons_of,
-    corrected,
     holm,
     item_differences,
     merged,
@@ -59,7 +58,7 @@ def _queries(rng: np.random.Generator, owners: dict[str, np.ndarray]) -> dict:
     return {("s", name): (owner, rng.random(len(owner))) for name, owner in owners.items()}
 
 
-def test_item_differences_average_to_the_difference_in_map() -> None:
+def test_item_differences_average_to_the_difference_in_map_of_the_same_queries() -> None:
     rng = np.random.default_rng(0)
     # The third item has no text query, the first has two.
     owners = {"text->image": np.array([0, 0, 1, 3]), "image->text": np.array([0, 1, 2, 3])}
@@ -70,23 +69,18 @@ def test_item_differences_average_to_the_difference_in_map() -> None:
     assert found.mean() == pytest.approx(np.mean(by_direction), abs=1e-15)
     expected = 4 / 2 * (first["s", "image->text"][1][2] - second["s", "image->text"][1][2]) / 4
     assert found[2] == pytest.approx(expected, abs=1e-15)
-
-
-def test_methods_with_different_queries_are_refused() -> None:
-    rng = np.random.default_rng(0)
-    first = _queries(rng, {"text->image": np.array([0, 1, 2])})
-    second = _queries(rng, {"text->image": np.array([0, 1, 3])})
-    with pytest.raises(ValueError, match="different queries in s, text->image"):
+    second["s", "image->text"] = (np.array([0, 1, 2, 4]), second["s", "image->text"][1])
+    with pytest.raises(ValueError, match="different queries in s, image->text"):
         item_differences(first, second, "s")
 
 
-def test_one_seed_gives_the_interval_of_a_plain_bootstrap() -> None:
+def test_one_seed_gives_the_interval_of_a_plain_bootstrap_and_a_sign_turns_it() -> None:
     values = np.random.default_rng(1).normal(0.1, 1.0, 400)
     low, high, p = paired_bootstrap([values], resamples=4000)
     error = values.std(ddof=1) / np.sqrt(len(values))
     assert low == pytest.approx(values.mean() - 1.96 * error, abs=0.15 * error)
     assert high == pytest.approx(values.mean() + 1.96 * error, abs=0.15 * error)
-    assert 0 < p <= 1
+    assert paired_bootstrap([-values], resamples=4000) == (pytest.approx(-high), pytest.approx(-low), p)
 
 
 def test_seeds_that_disagree_widen_the_interval() -> None:
@@ -99,23 +93,9 @@ def test_seeds_that_disagree_widen_the_interval() -> None:
     assert wide[2] > 0.3
 
 
-def test_a_clear_difference_is_found_and_its_sign_turns_the_interval() -> None:
-    values = [np.random.default_rng(seed).normal(0.5, 1.0, 300) for seed in range(3)]
-    low, high, p = paired_bootstrap(values, 2000)
-    assert 0 < low < high
-    assert p == pytest.approx(2 / 2001)
-    turned = paired_bootstrap([-v for v in values], 2000)
-    assert turned[:2] == pytest.approx((-high, -low), abs=1e-12)
-    assert turned[2] == p
-
-
-def test_no_difference_at_all_has_p_of_one() -> None:
+def test_the_least_and_the_greatest_p() -> None:
+    assert paired_bootstrap([np.ones(5) + seed for seed in range(3)], 2000)[2] == pytest.approx(2 / 2001)
     assert paired_bootstrap([np.zeros(5), np.zeros(5)], 100) == (0.0, 0.0, 1.0)
-
-
-def test_the_bootstrap_gives_the_same_numbers_again() -> None:
-    values = [np.random.default_rng(seed).normal(size=50) for seed in range(3)]
-    assert paired_bootstrap(values) == paired_bootstrap(values)
 
 
 def test_half_of_the_p_values_of_equal_methods_are_below_a_half() -> None:
@@ -142,24 +122,18 @@ def test_holm_never_lowers_a_p_and_keeps_their_order(p: list[float]) -> None:
     assert min(found) == pytest.approx(min(1.0, min(p) * len(p)))
 
 
-def test_comparisons_are_read_back(tmp_path: Path) -> None:
-    path = write_comparisons(comparisons(ENTRY), tmp_path / "new" / "table2.csv")
-    assert read_comparisons(path).to_dict("records") == [{**ENTRY, "significant": False}]
-    assert [p.name for p in path.parent.iterdir()] == ["table2.csv"]
-
-
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
         ("p_holm", "p_corrected", "line 1: the header"),
         ("0.012500", "much", "line 2: difference is"),
         ("0.012500", "nan", "line 2: difference is"),
-        (",693", "", "line 2"),
-        ("0.012500", "", "line 2: difference is empty"),
+        ("0.012500", "", "line 2: difference is nan"),
     ],
 )
 def test_a_damaged_file_is_refused_with_its_line(tmp_path: Path, old: str, new: str, message: str) -> None:
-    path = write_comparisons(comparisons(ENTRY), tmp_path / "table2.csv")
+    path = write_comparisons(comparisons(ENTRY), tmp_path / "new" / "table2.csv")
+    assert read_comparisons(path).to_dict("records") == [{**ENTRY, "significant": False}]
     path.write_text(path.read_text().replace(old, new))
     with pytest.raises(TableError, match=message):
         read_comparisons(path)
@@ -172,7 +146,7 @@ def test_what_was_run_again_replaces_what_was_there_and_all_are_corrected_togeth
     found = merged(comparisons(ENTRY, other), comparisons_of([again]), run_again)
     assert list(found["method"]) == ["JFSE + MMD", "JFSE + CS"]
     assert list(found["p_holm"]) == pytest.approx([0.04, 0.04])
-    assert list(corrected(comparisons(again))["significant"]) == [True]
+    assert list(comparisons_of(comparisons(again))["significant"]) == [True]
 
 
 def test_a_comparison_of_the_same_runs_is_counted_once() -> None:
@@ -200,18 +174,13 @@ def test_a_table_compares_the_methods_it_names(out: Path) -> None:
     rows = rows_of(read_table(out / "table2.csv"), direction="average", metric="MAP")
     average = {row.method: row for row in rows}
     found = read_comparisons(out / "comparisons" / "table2.csv")
+    text = (out / "table2.md").read_text(encoding="utf-8")
     assert _pairs(found) == [("JFSE + CS", "JFSE"), ("JFSE", "CCA")]
     for item in found.itertuples():
         assert item.difference == pytest.approx(average[item.method].value - average[item.baseline].value, abs=2e-6)
         assert item.low <= item.difference <= item.high
-        assert (item.dataset, item.split, item.seeds, item.n_queries) == ("tiny", "standard", "0 1", 16)
-
-
-def test_the_markdown_shows_them(out: Path) -> None:
-    text = (out / "table2.md").read_text(encoding="utf-8")
-    assert "## Method against method" in text
-    for item in read_comparisons(out / "comparisons" / "table2.csv").itertuples():
         assert f"| {item.method} | {item.baseline} | {item.difference:+.3f}" in text
+        assert (item.dataset, item.split, item.seeds, item.n_queries) == ("tiny", "standard", "0 1", 16)
 
 
 def test_some_rows_run_again_keep_the_comparisons_of_the_others(tables: Path, root: Path, out: Path) -> None:

@@ -76,44 +76,41 @@ def draw_figures(rows: pd.DataFrame, table: Table, path: Path) -> list[Path]:
 def draw_methods(rows: pd.DataFrame, title: str) -> Figure:
     """Every method's MAP with its deviation over seeds, methods down and a mark per direction."""
     styles = _directions(set(rows["direction"]))
-    found = list(rows.groupby(PANEL, sort=False))
+    found = [(name, of[of["direction"].isin(list(styles))]) for name, of in rows.groupby(PANEL, sort=False)]
     columns = -(-len(found) // -(-len(found) // COLUMNS))
     lines, heights, letters = [], [], 0
-    for start in range(0, len(found), columns):
-        there = found[start : start + columns]
-        methods = [name for name in rows["method"].unique() if any(name in set(of["method"]) for _, of in there)]
-        names = [fill(name, NAME, break_on_hyphens=False) for name in methods]
-        letters = max(letters, *(len(part) for name in names for part in name.split("\n")))
-        lined = max(name.count("\n") + 1 for name in names)
-        heights.append(max(0.18 * lined + 0.06, 0.24 + 0.02 * len(styles)) * len(names))
-        lines.append([_methods_panel(name, of, methods, names, styles) for name, of in there])
-    width = LETTER * letters + max(3.4 * columns, 4.8)
-    figure = _draw(lines, styles, (width, sum(heights) + 1.2 * len(heights) + 1.2), sharey="row", height_ratios=heights)
+    for there in (found[start : start + columns] for start in range(0, len(found), columns)):
+        own = set().union(*(of["method"] for _, of in there))
+        names = {name: fill(name, NAME, break_on_hyphens=False) for name in rows["method"].unique() if name in own}
+        letters = max(letters, *(len(part) for name in names.values() for part in name.split("\n")))
+        high = max(name.count("\n") + 1 for name in names.values())
+        heights.append(max(0.18 * high + 0.06, 0.24 + 0.02 * len(styles)) * len(names))
+        lines.append([_methods_panel(panel_title(name), of, names, styles) for name, of in there])
+    size = (LETTER * letters + max(3.4 * columns, 4.8), sum(heights) + 1.2 * len(heights) + 1.2)
+    figure = _draw(lines, styles, size, sharey="row", height_ratios=heights)
     return _with_title(figure, title, "MAP", rows)
 
 
-def _methods_panel(
-    name: tuple[str, ...], rows: pd.DataFrame, methods: list[str], names: list[str], styles: Styles
-) -> Panel:
+def _methods_panel(title: str, rows: pd.DataFrame, names: Mapping[str, str], styles: Styles) -> Panel:
+    methods = list(names)
     others = [direction for direction in styles if direction in set(rows["direction"]) - {"average"}]
-    offsets = {"average": 0.0, **dict(zip(others, np.linspace(-SPREAD, SPREAD, len(others)), strict=True))}
-    if len(others) == 1:
-        offsets[others[0]] = 0.0
-    rows = rows[rows["direction"].isin(list(styles))]
-    heights = [methods.index(row.method) + offsets[row.direction] for row in rows.itertuples()]
+    offsets = np.linspace(-SPREAD, SPREAD, len(others)) * (len(others) > 1)  # around the average, in the middle
+    heights = rows["method"].map(methods.index) + rows["direction"].map(dict(zip(others, offsets, strict=True))).fillna(
+        0
+    )
     points = rows.assign(label=rows["direction"], x=rows["value"], dx=rows["std"], y=heights, dy=np.nan)
 
     def finish(axes: Axes) -> None:
         for place in range(1, len(methods), 2):  # leads the eye from a name to its marks
             axes.axhspan(place - 0.5, place + 0.5, color="0.96", zorder=0)
-        axes.set_yticks(range(len(methods)), names)
+        axes.set_yticks(range(len(methods)), names.values())
         axes.set_ylim(len(methods) - 0.5, -0.5)
         axes.set_xlim(right=min(axes.get_xlim()[1], 1.02))
         axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]))
         axes.grid(visible=False, axis="y")
         axes.set_xlabel("mean average precision (MAP)")
 
-    return Panel(panel_title(name), points, finish)
+    return Panel(title, points, finish)
 
 
 def _directions(directions: set[str]) -> dict[str, dict[str, Any]]:
@@ -133,13 +130,14 @@ def draw_sweeps(rows: pd.DataFrame, table: Table) -> Figure:
     sweeps = {method.method: method.sweep for method in table.methods if method.sweep}
     arguments = list(dict.fromkeys(sweep.argument for sweep in sweeps.values()))
     values = sorted({sweep.value for sweep in sweeps.values()})
-    labels = {name: s.line + f" ({s.argument})" * (len(arguments) > 1) for name, s in sweeps.items()}
-    labels = {method.method: labels.get(method.method, method.method) for method in table.methods}
-    styles = {
-        label: {"color": colour, "marker": marker if label in of else "", "linestyle": "-" if label in of else "--"}
-        for of in [{labels[name] for name in sweeps}]
-        for label, (colour, marker) in zip(dict.fromkeys(labels.values()), cycle(STYLE), strict=False)
-    }
+    labels, styles, looks = {}, {}, cycle(STYLE)
+    for method in table.methods:
+        sweep = method.sweep
+        label = sweep.line + f" ({sweep.argument})" * (len(arguments) > 1) if sweep else method.method
+        labels[method.method] = label
+        if label not in styles:
+            colour, marker = next(looks)
+            styles[label] = {"color": colour, "marker": marker if sweep else "", "linestyle": "-" if sweep else "--"}
 
     def finish(axes: Axes) -> None:
         axes.set_xscale("log")

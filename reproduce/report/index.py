@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from urllib.parse import quote
 import pandas as pd
 
 from reproduce.report.markdown import escape, markdown_table
-from reproduce.results.claims import read_claims
+from reproduce.results.claims import read_claims, verdict_of
 from reproduce.results.companion import read_companion
 from reproduce.results.compare import CLAIMS, table_paths
 from reproduce.results.metrics import RETRIEVAL
@@ -40,14 +41,12 @@ class TableFiles:
         rows: its rows.
         text: its Markdown; a heading where there is none.
         companion: its YAML, the command and the settings chosen; empty where there is none.
-        figures: `<name>.png` and `<name>_*.png`.
     """
 
     path: Path
     rows: pd.DataFrame
     text: str
     companion: dict[str, Any]
-    figures: list[Path]
 
     @property
     def title(self) -> str:
@@ -55,25 +54,23 @@ class TableFiles:
         return re.sub(r"\\(.)", r"\1", self.text.partition("\n")[0].removeprefix("# "))
 
     @property
+    def figures(self) -> list[Path]:
+        """`<name>.png` and `<name>_*.png`."""
+        own = self.path.with_suffix(".png")
+        return [own] * own.exists() + sorted(own.parent.glob(f"{own.stem}_*.png"))
+
+    @property
     def files(self) -> dict[str, str]:
         """Its files that are there: name relative to the folder -> a short name for a link."""
         name = self.path.stem
-        names = {f"{name}.{kind}": kind for kind in ("md", "csv", "yaml")}
-        names |= {path.name: path.name.removeprefix(name).lstrip("._") for path in self.figures}
-        names[f"comparisons/{name}.csv"] = "comparisons"
-        return {name: short for name, short in names.items() if (self.path.parent / name).is_file()}
+        names = [f"{name}.{kind}" for kind in ("md", "csv", "yaml")] + [figure.name for figure in self.figures]
+        found = {each: each.removeprefix(name).lstrip("._") for each in names}
+        found[f"comparisons/{name}.csv"] = "comparisons"
+        return {each: text for each, text in found.items() if (self.path.parent / each).is_file()}
 
 
-@dataclass(frozen=True)
-class ResultsFolder:
-    """Tables and claims of a folder."""
-
-    tables: list[TableFiles]
-    claims: pd.DataFrame | None
-
-
-def read_results(folder: Path) -> ResultsFolder:
-    """Reads every table of a folder, what stands beside each, and the claims.
+def read_results(folder: Path) -> tuple[list[TableFiles], pd.DataFrame | None]:
+    """Every table of a folder with what stands beside it, and the claims.
 
     Raises:
         TableError: no table, a file that cannot be used, comparisons of a table that is not there, or a claim whose
@@ -88,13 +85,13 @@ def read_results(folder: Path) -> ResultsFolder:
         read_comparisons(path)
     claims = read_claims(folder / CLAIMS) if (folder / CLAIMS).exists() else None
     for claim in () if claims is None else claims.itertuples():
-        for source in claim.sources.split():
-            if not (folder / source).is_file():
-                raise TableError(
-                    f"{folder / CLAIMS}: {claim.claim!r} names the source {source}, which is not in {folder}; run "
-                    "make claims again, or make the file."
-                )
-    return ResultsFolder([_read_table_files(path) for path in paths], claims)
+        lacking = [source for source in claim.sources.split() if not (folder / source).is_file()]
+        if lacking:
+            raise TableError(
+                f"{folder / CLAIMS}: {claim.claim!r} names the source {lacking[0]}, which is not in {folder}; run make "
+                "claims again, or make the file."
+            )
+    return [_read_table_files(path) for path in paths], claims
 
 
 def _read_table_files(path: Path) -> TableFiles:
@@ -103,26 +100,20 @@ def _read_table_files(path: Path) -> TableFiles:
         text = beside.read_text(encoding="utf-8") if beside.exists() else f"# {escape(path.stem)}\n"
     except (OSError, UnicodeDecodeError) as error:
         raise TableError(f"{beside}: cannot be read ({error}); run the table again to write it.") from error
-    return TableFiles(
-        path=path,
-        rows=read_table(path),
-        text=text,
-        companion=read_companion(companion) if companion.exists() else {},
-        figures=[*path.parent.glob(f"{path.stem}.png"), *sorted(path.parent.glob(f"{path.stem}_*.png"))],
-    )
+    settings = read_companion(companion) if companion.exists() else {}
+    return TableFiles(path=path, rows=read_table(path), text=text, companion=settings)
 
 
-def render_index(results: ResultsFolder) -> str:
+def render_index(tables: Sequence[TableFiles], claims: pd.DataFrame | None) -> str:
     """The folder in Markdown: claims with verdicts, a line per table with links to its files, and the commands."""
     parts = ["# Results", INTRODUCTION]
-    if results.claims is not None:
-        lines = [["claim", "verdict", "sources"]]
-        for claim in results.claims.itertuples():
-            words = (claim.claim, "; ".join(filter(None, (claim.verdict, claim.conditions))))
-            lines.append([*map(escape, words), links({name: name for name in claim.sources.split()})])
-        parts += ["## Claims", markdown_table(lines, names=3)]
-    lines = [["table", "data", "rows", "files"], *map(_line, results.tables)]
-    commands = {line: t.title for t in results.tables for line in t.companion.get("command", "").splitlines()}
+    if claims is not None:
+        lines = [
+            [escape(claim.claim), escape(verdict_of(claim)), links(claim.sources)] for claim in claims.itertuples()
+        ]
+        parts += ["## Claims", markdown_table([["claim", "verdict", "sources"], *lines], names=3)]
+    lines = [["table", "data", "rows", "files"], *map(_line, tables)]
+    commands = {line: table.title for table in tables for line in table.companion.get("command", "").splitlines()}
     commands |= COMMANDS
     width = max(map(len, commands))
     listed = [f"{command.ljust(width)}  # {what}" for command, what in commands.items()]
@@ -146,6 +137,7 @@ def _line(table: TableFiles) -> list[str]:
     ]
 
 
-def links(names: dict[str, str], between: str = ", ") -> str:
-    """Links to files of the folder, name -> text."""
+def links(names: Mapping[str, str] | str, between: str = ", ") -> str:
+    """Links to files of the folder: names with their texts, or names alone with spaces between."""
+    names = {name: name for name in names.split()} if isinstance(names, str) else names
     return between.join(f"[{escape(text)}]({quote(name)})" for name, text in names.items())

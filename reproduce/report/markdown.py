@@ -69,6 +69,7 @@ def _origin(table: pd.DataFrame, path: Path) -> str:
     files = [f"numbers `{path.name}`"]
     if path.with_suffix(".yaml").exists():
         files.append(f"configuration `{path.with_suffix('.yaml').name}`")
+    spread = ["mean over seeds ± standard deviation (n - 1); best of a column in bold"]
     facts = {
         "Data": distinct(numbers["dataset"] + " (" + numbers["data_kind"] + ")"),
         "Scale": distinct(table["scale"]),
@@ -76,15 +77,10 @@ def _origin(table: pd.DataFrame, path: Path) -> str:
         "Device": distinct(numbers["device"]),
         "Versions": distinct("torch " + numbers["torch"]),
         "Commit": distinct(numbers["git_commit"]),
-        "Files": files,
-        "Numbers": ["mean over seeds ± standard deviation (n - 1); best of a column in bold"]
-        * bool(numbers["std"].notna().any()),
     }
-    return "\n".join(
-        f"- {name}: {', '.join(values) if name == 'Files' else escape(', '.join(values))}"
-        for name, values in facts.items()
-        if values
-    )
+    facts = {name: [escape(", ".join(values))] if values else [] for name, values in facts.items()}
+    facts |= {"Files": files, "Numbers": spread if numbers["std"].notna().any() else []}
+    return "\n".join(f"- {name}: {', '.join(values)}" for name, values in facts.items() if values)
 
 
 def _section(rows: pd.DataFrame) -> str:

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import argparse
 import base64
+import html
 import re
-import sys
-from html import escape as escape_html
+from collections.abc import Sequence
 from pathlib import Path
 from string import Template
 
+import pandas as pd
 from markdown_it import MarkdownIt
 
 from datamodules.files.sources import user_path
 from reproduce.names import available_tables
 from reproduce.report.figures import draw_figures
-from reproduce.report.index import ResultsFolder, TableFiles, links, read_results, render_index
+from reproduce.report.index import TableFiles, links, read_results, render_index
 from reproduce.report.markdown import escape, render_markdown
+from reproduce.results.claims import verdict_of
 from reproduce.results.companion import dump_yaml
 from reproduce.results.schema import TableError, read_table, replace_file
 from reproduce.results.significance import read_comparisons
@@ -34,7 +36,10 @@ def main(argv: list[str]) -> int:
         argv: words after ``python -m reproduce report``.
 
     Returns:
-        0; 2 where a file of the folder cannot be used or the folder not be written to.
+        0.
+
+    Raises:
+        TableError: a file of the folder cannot be used, or the folder not be written to.
     """
     parser = argparse.ArgumentParser(
         prog="python -m reproduce report",
@@ -43,16 +48,12 @@ def main(argv: list[str]) -> int:
     )
     parser.add_argument("--out", default="results", type=user_path, help="folder of the tables (default: results)")
     folder = parser.parse_args(argv).out
-    try:
-        for name in available_tables():
-            if (folder / f"{name}.csv").exists():
-                show(read_file(name), folder / f"{name}.csv")
-        results = read_results(folder)
-        pages = {"runs/report.html": render_page(results), "README.md": render_index(results)}
-        written = [replace_file(folder / name, page) for name, page in pages.items()]
-    except TableError as error:
-        print(f"reproduce: {error}", file=sys.stderr)
-        return 2
+    for name in available_tables():
+        if (folder / f"{name}.csv").exists():
+            show(read_file(name), folder / f"{name}.csv")
+    results = read_results(folder)
+    pages = {"runs/report.html": render_page(*results), "README.md": render_index(*results)}
+    written = [replace_file(folder / name, page) for name, page in pages.items()]
     print(f"wrote {' and '.join(map(str, written))}")
     return 0
 
@@ -69,7 +70,7 @@ def show(table: Table, path: Path) -> list[Path]:
     return [replace_file(path.with_suffix(".md"), text), *draw_figures(rows, table, path)]
 
 
-def render_page(results: ResultsFolder) -> str:
+def render_page(tables: Sequence[TableFiles], claims: pd.DataFrame | None) -> str:
     """The page: the index, what each claim is judged by, then the Markdown of every table with its figures.
 
     It loads nothing: style, script and images are inside, and links lead to the files. The same results give the same
@@ -78,34 +79,32 @@ def render_page(results: ResultsFolder) -> str:
     Raises:
         TableError: a figure cannot be read.
     """
-    sections = [_section("index", render_index(results))]
-    if results.claims is not None:
-        sections.append(_section("evidence", _evidence(results)))
-    sections += [_section(_id(table), _with_figures(table), dump_yaml(table.companion)) for table in results.tables]
-    named = {"index": "Results", "evidence": "Evidence"} | {_id(table): table.title for table in results.tables}
-    contents = [f'<li><a href="#{place}">{escape_html(title)}</a></li>' for place, title in named.items()]
+    parts = {"index": ("Results", render_index(tables, claims), "")}
+    if claims is not None:
+        parts["evidence"] = ("Evidence", _evidence(claims), "")
+    for table in tables:
+        place = re.sub(r"[^\w-]", "-", table.path.stem)
+        parts[place] = (table.title, _with_figures(table), dump_yaml(table.companion) if table.companion else "")
+    contents = [f'<li><a href="#{place}">{html.escape(title)}</a></li>' for place, (title, _, _) in parts.items()]
+    sections = [_section(place, text, settings) for place, (_, text, settings) in parts.items()]
     return TEMPLATE.substitute(contents="\n".join(contents), sections="\n".join(sections))
 
 
-def _id(table: TableFiles) -> str:
-    return re.sub(r"[^\w-]", "-", table.path.stem)
-
-
-def _section(place: str, text: str, settings: str = "") -> str:
-    """Markdown, with links that lead from runs/ to the folder, as HTML; below it the settings, closed."""
+def _section(place: str, text: str, settings: str) -> str:
+    """Markdown as HTML, its links leading from runs/ to the folder; below it the settings, closed."""
     body = CONVERTER.render(text).replace('href="', 'href="../')
     if settings:
-        body += f"<details><summary>Settings</summary><pre>{escape_html(settings)}</pre></details>"
+        body += f"<details><summary>Settings</summary><pre>{html.escape(settings)}</pre></details>"
     return f'<section id="{place}">\n{body}\n</section>'
 
 
-def _evidence(results: ResultsFolder) -> str:
+def _evidence(claims: pd.DataFrame) -> str:
     parts = ["# Evidence"]
-    for claim in results.claims.itertuples():
+    for claim in claims.itertuples():
         head, *lines = map(escape, claim.evidence.splitlines())
-        sources = links({source: source for source in claim.sources.split()})
-        parts += [f"## {escape(claim.claim)}", f"**{escape(claim.verdict)}**. {head}."]
-        parts.append("\n".join(f"- {line}" for line in [*lines, *[f"Sources: {sources}"] * bool(sources)]))
+        lines += [f"Sources: {links(claim.sources)}"] * bool(claim.sources)
+        parts += [f"## {escape(claim.claim)}", f"**{escape(verdict_of(claim))}**. {head}."]
+        parts.append("\n".join(f"- {line}" for line in lines))
     return "\n\n".join(parts)
 
 

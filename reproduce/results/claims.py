@@ -14,10 +14,9 @@ Conditions whose own differences, with any number of seeds, say something else a
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pandas as pd
 
@@ -254,20 +253,28 @@ def read_claims(path: str | Path) -> pd.DataFrame:
     return claims
 
 
+def verdict_of(claim: Any) -> str:
+    """Verdict and conditions of a row of the claims, in words."""
+    return "; ".join(filter(None, (claim.verdict, claim.conditions)))
+
+
 def main(argv: list[str]) -> int:
-    """Judge the claims, write claims.csv and print them; returns 0, or 2 where there is no such folder."""
+    """Judge the claims, write claims.csv and print them; returns 0.
+
+    Raises:
+        TableError: there is no such folder, or a result file cannot be used.
+    """
     parser = argparse.ArgumentParser(
         prog="python -m reproduce claims", description="Check the claims of the paper against the results."
     )
     parser.add_argument("--out", default="results", type=user_path, help="folder of the results (default: results)")
     folder = parser.parse_args(argv).out
     if not folder.is_dir():
-        print(f"{folder}: no such folder; run a table first, or name its folder with --out.", file=sys.stderr)
-        return 2
+        raise TableError(f"{folder}: no such folder; run a table first, or name its folder with --out.")
     claims = judge_claims(folder)
     path = write_csv(claims, folder / "claims.csv")
     for claim in claims.itertuples():
-        print(f"{claim.claim}: {'; '.join(filter(None, (claim.verdict, claim.conditions)))}")
+        print(f"{claim.claim}: {verdict_of(claim)}")
         print(*(f"  {line}" for line in claim.evidence.splitlines()), sep="\n", end="\n\n")
     print(f"wrote {path}")
     return 0

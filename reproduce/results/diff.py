@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import math
-import sys
 
 import numpy as np
 import pandas as pd
@@ -12,10 +11,10 @@ import pandas as pd
 from datamodules.files.sources import user_path
 from reproduce.results.compare import compare
 from reproduce.results.metrics import METRICS
-from reproduce.results.schema import IDENTITY, TableError, read_table
+from reproduce.results.schema import IDENTITY, read_table
 from reproduce.results.shown import aligned, column_name, distinct, section_name
 
-# What the machine decides, not the method; a row fitted to such a metric names it as its split.
+# What the machine decides, not the method; a row fitted to such a metric names it as its condition.
 MACHINE = ("seconds/epoch", "seconds/step")
 RANKS = 100  # ranks to a tolerance of 1: half a percentage point goes with half a rank
 MEANING = f"""\
@@ -39,12 +38,8 @@ def pair_tables(first: pd.DataFrame, second: pd.DataFrame) -> pd.DataFrame:
     Returns:
         The identity of every number with its value "A" and its value "B", missing where the other alone has it.
     """
-    sides = [table[table["status"] == "ok"][[*IDENTITY, "value"]] for table in (first, second)]
-    sides = [side.rename(columns={"value": name}) for side, name in zip(sides, "AB", strict=True)]
-    paired = sides[0].merge(sides[1], how="left", on=list(IDENTITY))
-    lone = sides[1].merge(sides[0], how="left", on=list(IDENTITY))
-    lone = lone[lone["A"].isna()]
-    return pd.concat([paired, lone[paired.columns]], ignore_index=True) if len(lone) else paired
+    sides = [table[table["status"] == "ok"].set_index(list(IDENTITY))["value"] for table in (first, second)]
+    return pd.concat(sides, axis=1, keys=["A", "B"]).reset_index()
 
 
 def pair_published(table: pd.DataFrame) -> pd.DataFrame:
@@ -57,8 +52,8 @@ def pair_published(table: pd.DataFrame) -> pd.DataFrame:
     return found[list(IDENTITY)].assign(A=found["value"], B=found["value"] - found["delta"])
 
 
-def judged(pairs: pd.DataFrame, tolerance: float) -> pd.DataFrame:
-    """The pairs with "counted", whether a difference there is one of the method and not of the machine, and "within".
+def judged(pairs: pd.DataFrame, tolerance: float) -> pd.Series:
+    """What each pair is: "equal", "differs", "A" or "B" where one side alone has it, "machine" or "" where none counts.
 
     Args:
         pairs: of ``pair_tables`` or ``pair_published``.
@@ -69,24 +64,24 @@ def judged(pairs: pd.DataFrame, tolerance: float) -> pd.DataFrame:
     allowed = np.where(fraction, 1.0, np.where(pairs["metric"] == "MedR", RANKS, larger)) * tolerance
     # 0.394 - 0.389 is a little more than 0.005
     within = (pairs["A"] - pairs["B"]).abs() <= allowed * (1 + 1e-9)
-    counted = ~pairs["metric"].isin(MACHINE) & ~pairs["condition"].isin(MACHINE)
-    return pairs.assign(counted=counted, within=within)
+    machine = pairs["metric"].isin(MACHINE) | pairs["condition"].isin(MACHINE)
+    only_a, only_b = pairs["B"].isna(), pairs["A"].isna()
+    cases = [machine & (only_a | only_b), machine, only_a, only_b, within]
+    return pd.Series(np.select(cases, ["", "machine", "A", "B", "equal"], "differs"), pairs.index)
 
 
 def format_pairs(heading: str, pairs: pd.DataFrame) -> str:
     """Pairs as text: a line each, below the section they belong to; empty where there are none."""
     if pairs.empty:
         return ""
-    lines, names = [("method", "number", "A", "B", "A - B")], [""]
-    for row in pairs.itertuples():
+    lines, sections = [("method", "number", "A", "B", "A - B")], {}
+    for place, row in enumerate(pairs.itertuples(), 1):
         shown = ["–" if math.isnan(value) else METRICS[row.metric].text(value) for value in (row.A, row.B)]
         lines.append((row.method, column_name(row), *shown, _signed(row.metric, row.A - row.B)))
-        names.append(f"{row.table}: {section_name(row)}")
+        sections.setdefault(f"  {row.table}: {section_name(row)}", []).append(place)
     head, *body = (f"    {line}" for line in aligned(lines))
-    text = [f"{heading} ({len(pairs)})", head]
-    for name in dict.fromkeys(names[1:]):
-        text += [f"  {name}", *(line for line, of in zip(body, names[1:], strict=True) if of == name)]
-    return "\n".join(text)
+    text = [line for name, places in sections.items() for line in (name, *(body[place - 1] for place in places))]
+    return "\n".join([f"{heading} ({len(pairs)})", head, *text])
 
 
 def _signed(metric: str, difference: float) -> str:
@@ -109,7 +104,7 @@ def remarks(first: pd.DataFrame, second: pd.DataFrame, pairs: pd.DataFrame) -> l
     if pairs[["A", "B"]].isna().any(axis=1).all():
         apart = [name for name in IDENTITY if set(first[name]).isdisjoint(second[name])]
         found.append(f"no number in common{': the two differ in ' if apart else ''}{', '.join(apart)}")
-    missing = [distinct(f"{r.status}: {r.note}" for r in t[t["status"] != "ok"].itertuples()) for t in (first, second)]
+    missing = [distinct((t["status"] + ": " + t["note"])[t["status"] != "ok"]) for t in (first, second)]
     for side, own, other in (("A", *missing), ("B", *reversed(missing))):
         found += [f"without a number in {side}, {reason}" for reason in own if reason not in other]
     return found
@@ -124,27 +119,17 @@ def report(pairs: pd.DataFrame, tolerance: float, said: list[str], published: bo
         said: remarks shown before the counts.
         published: B is the published numbers, so that what is in A only does not count.
     """
-    pairs = judged(pairs, tolerance)
-    in_both = pairs["A"].notna() & pairs["B"].notna()
-    machine = pairs[in_both & ~pairs["counted"]]
-    compared = pairs[in_both & pairs["counted"]]
-    differing = compared[~compared["within"]]
-    only_first, only_second = (pairs[pairs[side].isna() & pairs["counted"]] for side in "BA")
-    counts = [f"{len(compared) - len(differing)} equal within {tolerance:g}", f"{len(differing)} differ"]
+    what = judged(pairs, tolerance)
+    count = {kind: int((what == kind).sum()) for kind in ("equal", "differs", "A", "B", "machine")}
+    headings = {"differs": "differs", "A": "only in A", "B": "only in B", "machine": "times and memory, not counted"}
+    counts = [f"{count['equal']} equal within {tolerance:g}", f"{count['differs']} differ"]
     if published:
-        counts.append(f"{len(only_first)} without a comparable published number")
+        counts.append(f"{count.pop('A')} without a comparable published number")
     else:
-        counts += [f"{len(only_first)} only in A", f"{len(only_second)} only in B", f"{len(machine)} times and memory"]
-    blocks = [
-        format_pairs("differs", differing),
-        "" if published else format_pairs("only in A", only_first),
-        format_pairs("only in B", only_second),
-        format_pairs("times and memory, not counted", machine),
-        "\n".join(said),
-        ", ".join(counts),
-    ]
-    missing = 0 if published else len(only_first) + len(only_second)
-    return "\n\n".join(filter(None, blocks)), 1 if len(differing) or missing or compared.empty else 0
+        counts += [f"{count['A']} only in A", f"{count['B']} only in B", f"{count['machine']} times and memory"]
+    blocks = [format_pairs(heading, pairs[what == kind]) for kind, heading in headings.items() if kind in count]
+    wrong = sum(count.get(kind, 0) for kind in ("differs", "A", "B")) or not count["equal"]
+    return "\n\n".join(filter(None, [*blocks, "\n".join(said), ", ".join(counts)])), int(bool(wrong))
 
 
 def main(argv: list[str]) -> int:
@@ -154,26 +139,11 @@ def main(argv: list[str]) -> int:
         argv: words after ``python -m reproduce diff``.
 
     Returns:
-        0 everything within the tolerance; 1 something differs or is missing; 2 a file that cannot be used.
+        0 everything within the tolerance; 1 something differs or is missing.
+
+    Raises:
+        TableError: a file that cannot be used.
     """
-    arguments = _parse(argv)
-    try:
-        first, said = read_table(arguments.A), []
-        if arguments.published:
-            pairs = pair_published(first)
-        else:
-            second = read_table(arguments.B)
-            pairs = pair_tables(first, second)
-            said = remarks(first, second, pairs)
-    except TableError as error:
-        print(f"reproduce: {error}", file=sys.stderr)
-        return 2
-    text, code = report(pairs, arguments.tolerance, said, arguments.published)
-    print(f"A {arguments.A}\nB {'published numbers' if arguments.published else arguments.B}\n\n{text}")
-    return code
-
-
-def _parse(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m reproduce diff",
         description="Compare a table with another, or with the published numbers, number by number.",
@@ -189,4 +159,13 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         parser.error("expected a second table B, or --published in its place")
     if not 0 <= arguments.tolerance < math.inf:
         parser.error(f"--tolerance {arguments.tolerance}: expected a number of at least 0")
-    return arguments
+    first, said = read_table(arguments.A), []
+    if arguments.published:
+        pairs = pair_published(first)
+    else:
+        second = read_table(arguments.B)
+        pairs = pair_tables(first, second)
+        said = remarks(first, second, pairs)
+    text, code = report(pairs, arguments.tolerance, said, arguments.published)
+    print(f"A {arguments.A}\nB {'published numbers' if arguments.published else arguments.B}\n\n{text}")
+    return code

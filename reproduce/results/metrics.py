@@ -80,7 +80,7 @@ METRICS = {
     "exponent": Metric(k="none", fraction=False, higher_is_better=False, least=-math.inf),
     "standard error": Metric(k="none", fraction=False, higher_is_better=False),
 }
-RETRIEVAL = ("MAP", "R@k", "P@k", "MAP@k[min(R,k)]", "MedR")
+RETRIEVAL = (*RANKED, "R@k", "P@k", "MAP@k[min(R,k)]", "MedR")
 
 
 def metric_of(name: str) -> tuple[str, str]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import math
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -72,19 +73,23 @@ COLUMNS = tuple(field.name for field in fields(Row))
 NUMBERS = ("value", "std", "published", "delta", "train_seconds")
 INTEGERS = ("n_queries", "n_gallery")
 TEXT = tuple(name for name in COLUMNS if name not in (*NUMBERS, *INTEGERS))
-# A training without a number has no direction, metric or versions to name; a number has all of them.
-NEEDED = ("table", "method", "dataset", "features", "split", "gallery", "protocol", "scale", "status", "data_kind")
-NEEDED_BY_A_NUMBER = ("direction", "metric", "seeds", "device", "git_commit", "torch", "config_hash")
 RUN = ("table", "method", "dataset", "features", "condition", "split", "gallery", "protocol", "scale", "data_kind")
 IDENTITY = (*RUN, "direction", "metric", "k")
-VOCABULARY = {
-    "protocol": ("honest", "as_published"),
-    "status": ("ok", "not_run", "failed"),
-    "data_kind": ("real", "synthetic"),
-    "scale": ("quick", "paper"),
-    "metric": ("", *METRICS),
-}
+SCALES = ("quick", "paper")
+
+
+def _words(*words: str) -> tuple[str, str]:
+    return "|".join(map(re.escape, words)), f"one of {', '.join(filter(None, words))}"
+
+
+# What text columns hold, as a pattern and in words. A training without a number has no direction, metric or versions.
 PATTERNS = {
+    **dict.fromkeys(("table", "method", "dataset", "features", "split"), (".+", "a text, every row needs it")),
+    "protocol": _words("honest", "as_published"),
+    "status": _words("ok", "not_run", "failed"),
+    "data_kind": _words("real", "synthetic"),
+    "scale": _words(*SCALES),
+    "metric": _words("", *METRICS),
     "direction": (r"|average|([^\s>]+)->(?!\1$)[^\s>]+", '"query->gallery" of two modalities, or "average"'),
     "gallery": (
         r"full|batches-\d+|threshold-\d\.\d+|dissimilar-\d+",
@@ -92,47 +97,40 @@ PATTERNS = {
     ),
     "seeds": (r"(\d+( \d+)*)?", "integers with a space between"),
 }
+NEEDED_BY_A_NUMBER = ("direction", "metric", "seeds", "device", "git_commit", "torch", "config_hash")
+LEAST = {"std": 0, "train_seconds": 0, "n_queries": 1, "n_gallery": 1}
 TOLERANCE = 2e-6  # value, published and delta are each rounded to six decimals
 
 
 def table_of(rows: Iterable[Row | dict]) -> pd.DataFrame:
-    """Rows as a DataFrame with the columns of a table, rounded to the digits that the file keeps.
-
-    Raises:
-        TableError: a number is not finite.
-    """
+    """Rows as a DataFrame with the columns of a table, rounded to the digits that the file keeps."""
     records = [row if isinstance(row, dict) else asdict(row) for row in rows]
     table = pd.DataFrame(records, columns=list(COLUMNS))
     for name in TEXT:
         table[name] = table[name].fillna("").astype(str).astype(object)
     table["note"] = [" ".join("".join(c if c.isprintable() else " " for c in text).split()) for text in table["note"]]
-    for name in NUMBERS:
-        table[name] = table[name].astype(float)
-    for name in INTEGERS:
-        table[name] = table[name].astype("Int64")
     many = table["metric"].map(lambda metric: metric in METRICS and METRICS[metric].many_magnitudes)
     for name in NUMBERS:
-        digits = 3 if name == "train_seconds" else DECIMALS
-        significant = many if name in ("value", "std") else many & False
-        table[name] = [_rounded(x, digits, s) for x, s in zip(table[name], significant, strict=True)]
-        table[name] = table[name].astype(float)
-    return table
+        table[name] = [
+            (float(f"{x:.{DECIMALS}g}") if wide and name in ("value", "std") else round(x, _digits(name))) + 0.0
+            for x, wide in zip(table[name].astype(float), many, strict=True)  # + 0.0, so that none is -0.0
+        ]
+    return table.astype({**dict.fromkeys(NUMBERS, float), **dict.fromkeys(INTEGERS, "Int64")})
 
 
-def _rounded(number: float, digits: int, significant: bool) -> float:
-    if not math.isfinite(number):
-        return number
-    return (float(f"{number:.{digits}g}") if significant else round(number, digits)) + 0.0  # no -0.0
+def _digits(column: str) -> int:
+    return 3 if column == "train_seconds" else DECIMALS
 
 
-def missing_columns(table: pd.DataFrame, columns: Sequence[str]) -> str:
-    """What is wrong with the columns of a file; "" where they are the ones expected."""
-    lacking = [name for name in columns if name not in table]
-    unknown = [name for name in table if name not in columns]
-    faults = [f"lacks {', '.join(lacking)}"] * bool(lacking) + [f"has unknown {', '.join(unknown)}"] * bool(unknown)
-    if not faults and list(table) != list(columns):
-        faults = ["has its columns in another order"]
-    return " and ".join(faults)
+def refuse(path: str | Path, table: pd.DataFrame, wrong: pd.Series, column: str, expected: str) -> None:
+    """Raise for the first row that is wrong.
+
+    Raises:
+        TableError: naming the file, the line, the column with its value, and what was expected.
+    """
+    if wrong.any():
+        place = int(np.argmax(wrong))
+        raise TableError(f"{path}, line {place + 2}: {column} is {table[column].tolist()[place]!r}; {expected}.")
 
 
 def read_csv(path: str | Path, columns: Sequence[str], numbers: Sequence[str] = ()) -> pd.DataFrame:
@@ -146,26 +144,24 @@ def read_csv(path: str | Path, columns: Sequence[str], numbers: Sequence[str] = 
     Raises:
         TableError: it cannot be read, or has other columns, or something else in place of a number, naming the line.
     """
-    path = Path(path)
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
+        with Path(path).open(encoding="utf-8-sig", newline="") as file:
             header, *lines = list(csv.reader(file, strict=True)) or [[]]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise TableError(f"{path}: cannot be read as a table ({error}); write it again.") from error
-    if fault := missing_columns(pd.DataFrame(columns=header), columns):
+    if header != list(columns):
+        lacking, unknown = ([x for x in one if x not in other] for one, other in ((columns, header), (header, columns)))
+        faults = [f"lacks {', '.join(lacking)}"] * bool(lacking) + [f"has unknown {', '.join(unknown)}"] * bool(unknown)
+        fault = " and ".join(faults) or "has its columns in another order"
         raise TableError(f"{path}, line 1: the header {fault}; expected {','.join(columns)}. Write it again.")
-    wrong = next((number for number, line in enumerate(lines, 2) if len(line) != len(columns)), None)
-    if wrong:
-        raise TableError(f"{path}, line {wrong}: {len(lines[wrong - 2])} values; expected {len(columns)}.")
+    for number, line in enumerate(lines, 2):
+        if len(line) != len(columns):
+            raise TableError(f"{path}, line {number}: {len(line)} values; expected {len(columns)}.")
     table = pd.DataFrame(lines, columns=list(columns), dtype=object)
     for name in numbers:
-        found = pd.to_numeric(table[name].replace("", None), errors="coerce")
-        wrong = (found.isna() & (table[name] != "")) | np.isinf(found.astype(float))
-        if wrong.any():
-            place = int(np.argmax(wrong))
-            text = table[name].iloc[place]
-            raise TableError(f"{path}, line {place + 2}: {name} is {text!r}; expected a finite number.")
-        table[name] = found.astype(float)
+        found = pd.to_numeric(table[name].replace("", None), errors="coerce").astype(float)
+        refuse(path, table, (found.isna() & (table[name] != "")) | np.isinf(found), name, "expected a finite number")
+        table[name] = found
     return table
 
 
@@ -176,13 +172,8 @@ def read_table(path: str | Path) -> pd.DataFrame:
         TableError: anything a table may not hold, naming the file, the line and what was expected.
     """
     table = read_csv(path, COLUMNS, (*NUMBERS, *INTEGERS))
-    for name in INTEGERS:
-        wrong = table[name].notna() & (table[name] % 1 != 0)
-        if wrong.any():
-            raise TableError(f"{path}, line {int(np.argmax(wrong)) + 2}: {name} is no integer; expected one.")
-        table[name] = table[name].astype("Int64")
     check_table(table, path)
-    return table
+    return table.astype(dict.fromkeys(INTEGERS, "Int64"))
 
 
 def write_table(rows: pd.DataFrame | Iterable[Row], path: str | Path) -> Path:
@@ -208,18 +199,17 @@ def write_csv(table: pd.DataFrame, path: str | Path) -> Path:
     """Write any DataFrame as CSV, whole or not at all; floats with six decimals, or as many digits as they take."""
     shown = table.copy()
     for name in shown.select_dtypes("float"):
-        shown[name] = [text_of(name, x) for x in shown[name]]
+        shown[name] = [_text_of(name, x) for x in shown[name]]
     return replace_file(path, shown.to_csv(index=False, lineterminator="\n"))
 
 
-def text_of(column: str, number: float) -> str:
+def _text_of(column: str, number: float) -> str:
     """A number as the CSV holds it: seconds with three decimals, others with six, small ones with six digits."""
     if math.isnan(number):
         return ""
-    digits = 3 if column == "train_seconds" else DECIMALS
-    decimals = f"{number:.{digits}f}"
+    decimals = f"{number:.{_digits(column)}f}"
     many = column in ("value", "std") and float(decimals) != number
-    return f"{number:.{digits}g}" if many else decimals
+    return f"{number:.{DECIMALS}g}" if many else decimals
 
 
 def replace_file(path: str | Path, text: str) -> Path:
@@ -247,59 +237,44 @@ def check_table(table: pd.DataFrame, path: str | Path) -> None:
     """
     if table.empty:
         raise TableError(f"{path}: no rows; a table has one per number, and one per number that is missing.")
-    for wrong, column, expected in _faults(table):
-        if wrong.any():
-            place = int(np.argmax(wrong))
-            value = table[column].tolist()[place]
-            raise TableError(f"{path}, line {place + 2}: {column} is {value!r}; {expected}.")
-    repeated = table.duplicated(list(IDENTITY))
-    if repeated.any():
-        named = ", ".join(filter(None, table.loc[repeated.idxmax(), list(IDENTITY)]))
-        raise TableError(f"{path}, line {int(np.argmax(repeated)) + 2}: repeats an earlier row ({named}); keep one.")
+    for fault in _faults(table):
+        refuse(path, table, *fault)
     if (table["data_kind"] == "synthetic").any() and table["published"].notna().any():
         raise TableError(f"{path}: synthetic rows beside published numbers; write them to separate tables.")
 
 
 def _faults(table: pd.DataFrame) -> Iterator[tuple[pd.Series, str, str]]:
     """What rows may not hold: which do, the column, and what was expected."""
+    ok = table["status"] == "ok"
     for name in TEXT:
         clean = table[name].map(lambda text: text == text.strip() and text.isprintable())
         yield ~clean, name, "expected one line of text without spaces around it"
-    for name in NEEDED:
-        yield table[name] == "", name, "every row needs it"
-    for name, words in VOCABULARY.items():
-        yield ~table[name].isin(words), name, f"expected one of {', '.join(filter(None, words))}"
     for name, (pattern, expected) in PATTERNS.items():
         yield ~table[name].str.fullmatch(pattern), name, f"expected {expected}"
-    seeds = table["seeds"].str.split()
-    yield seeds.map(lambda found: len(set(found)) < len(found)), "seeds", "expected each seed once"
-    for name in ("std", "train_seconds"):
-        yield table[name] < 0, name, "expected at least 0"
     for name in NUMBERS:
         yield np.isinf(table[name]), name, "expected a finite number; a run without one has status failed"
+    for name, least in LEAST.items():
+        yield (table[name] < least).fillna(False), name, f"expected at least {least}"
     for name in INTEGERS:
-        yield (table[name] < 1).fillna(False), name, "expected an integer of at least 1"
+        yield (table[name] % 1 > 0).fillna(False), name, "expected an integer"
+    seeds = table["seeds"].str.split()
+    yield seeds.map(lambda found: len(set(found)) < len(found)), "seeds", "expected each seed once"
     yield table["std"].notna() & (seeds.map(len) < 2), "std", "expected it with two seeds or more"
-    ok = table["status"] == "ok"
     yield ok & table["value"].isna(), "value", "a row of status ok has a finite one"
     for name in NEEDED_BY_A_NUMBER:
         yield ok & (table[name] == ""), name, "a row of status ok needs it"
     for name in ("value", "std", "published", "delta"):
         yield ~ok & table[name].notna(), name, "a row without status ok has none"
     yield ~ok & (table["note"] == ""), "note", "a row without status ok gives its reason there"
-    yield from _metric_faults(table)
+    yield (table["metric"] == "") & (table["k"] != ""), "k", "expected nothing without a metric"
+    for name in filter(None, table["metric"].unique()):
+        metric, rows = METRICS[name], table["metric"] == name
+        yield rows & ~table["k"].map(metric.takes), "k", f"expected {metric.expected_k} for {name}"
+        above = rows & (table["value"] > (1 if metric.fraction else np.inf))
+        yield above, "value", f"{name} is a fraction in [0, 1] (divide a percentage by 100)"
+        yield rows & (table["value"] < metric.least), "value", f"expected at least {metric.least} for {name}"
     given = table[["published", "delta"]].notna().assign(source=table["published_source"] != "")
     yield given.any(axis=1) & ~given.all(axis=1), "published", "published, its source and delta belong together"
     differs = (table["value"] - table["published"] - table["delta"]).abs() > TOLERANCE
     yield differs, "delta", "expected value - published"
-
-
-def _metric_faults(table: pd.DataFrame) -> Iterator[tuple[pd.Series, str, str]]:
-    for name, metric in METRICS.items():
-        rows = table["metric"] == name
-        yield rows & ~table["k"].map(metric.takes), "k", f"expected {metric.expected_k} for {name}"
-        if metric.fraction:
-            outside = ~table["value"].between(0, 1) & table["value"].notna()
-            yield rows & outside, "value", f"{name} is a fraction in [0, 1] (divide a percentage by 100)"
-        yield rows & (table["value"] < metric.least), "value", f"expected at least {metric.least} for {name}"
-    yield (table["metric"] == "") & (table["k"] != ""), "k", "expected nothing without a metric"
+    yield table.duplicated(list(IDENTITY)), "method", "the row repeats an earlier one; keep one"

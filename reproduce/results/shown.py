@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import pandas as pd
@@ -50,10 +50,9 @@ def distinct(values: Iterable) -> list:
     return [value for value in dict.fromkeys(values) if not pd.isna(value) and value != ""]
 
 
-def sections(table: pd.DataFrame, same: Sequence[str] = SECTION) -> list[pd.DataFrame]:
-    """The rows of status ok, a DataFrame per section: those that have the same values in some columns."""
-    ok = table[table["status"] == "ok"]
-    return [rows for _, rows in ok.groupby(list(same), sort=False)]
+def sections(table: pd.DataFrame) -> list[pd.DataFrame]:
+    """The rows of status ok, a DataFrame per section."""
+    return [rows for _, rows in table[table["status"] == "ok"].groupby(SECTION, sort=False)]
 
 
 def aligned(lines: list[tuple[str, ...]]) -> list[str]:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from reproduce.results.schema import TableError, read_csv, write_csv
+from reproduce.results.schema import read_csv, refuse, write_csv
 
 RESAMPLES = 10_000
 LEVEL = 0.95
@@ -111,26 +111,20 @@ def holm(p: Sequence[float]) -> list[float]:
 
     Source: Holm, Scandinavian Journal of Statistics 6, 1979.
     """
-    corrected = [0.0] * len(p)
-    largest = 0.0
-    for rank, place in enumerate(sorted(range(len(p)), key=p.__getitem__)):
-        largest = max(largest, min(1.0, p[place] * (len(p) - rank)))
-        corrected[place] = largest
-    return corrected
+    p = np.asarray(p, float)
+    order = np.argsort(p, kind="stable")
+    corrected = np.empty(len(p))
+    corrected[order] = np.maximum.accumulate(np.minimum(p[order] * np.arange(len(p), 0, -1), 1.0))
+    return corrected.tolist()
 
 
-def comparisons_of(records: Sequence[dict]) -> pd.DataFrame:
-    """The comparisons of one table, with Holm's correction over the different ones among them."""
-    return corrected(pd.DataFrame(records, columns=list(COLUMNS)))
-
-
-def corrected(table: pd.DataFrame) -> pd.DataFrame:
-    """The comparisons with "p_holm" and "significant" made anew; lines that compare the same runs count once."""
-    table = table.round(dict.fromkeys(NUMBERS, 6)).reset_index(drop=True)
+def comparisons_of(records: pd.DataFrame | Sequence[dict]) -> pd.DataFrame:
+    """The comparisons of one table, with "p_holm" and "significant"; those of the same runs count once (Holm)."""
+    table = pd.DataFrame(records, columns=list(COLUMNS)).reset_index(drop=True)
+    table = table.astype(dict.fromkeys(NUMBERS, float)).round(dict.fromkeys(NUMBERS, 6))
     family = table.drop_duplicates(list(SAME))
-    found = family.assign(p_holm=holm(family["p"].tolist()))[[*SAME, "p_holm"]]
-    table = table.drop(columns="p_holm").merge(found, on=list(SAME), how="left")[list(COLUMNS)]
-    table["p_holm"] = table["p_holm"].astype(float)
+    found = family.assign(p_holm=holm(family["p"]))[[*SAME, "p_holm"]]
+    table["p_holm"] = table[list(SAME)].merge(found, how="left")["p_holm"]
     return table.assign(significant=table["p_holm"] < 1 - LEVEL)
 
 
@@ -142,14 +136,9 @@ def merged(old: pd.DataFrame, new: pd.DataFrame, run_again: set[tuple[str, ...]]
         new: of this run.
         run_again: (dataset, features, condition, method) of this run.
     """
-    if old.empty:
-        return corrected(new)
-    stale = [
-        any((row.dataset, row.features, row.condition, name) in run_again for name in (row.method, row.baseline))
-        for row in old.itertuples()
-    ]
-    kept = old[[not each for each in stale]]
-    return corrected(pd.concat([kept, new]) if len(kept) else new)
+    sides = old[["dataset", "features", "condition", "method", "baseline"]].itertuples(index=False)
+    kept = [run_again.isdisjoint([(*data, method), (*data, baseline)]) for *data, method, baseline in sides]
+    return comparisons_of(pd.concat([old[kept], new]))
 
 
 def write_comparisons(table: pd.DataFrame, path: str | Path) -> Path:
@@ -158,7 +147,7 @@ def write_comparisons(table: pd.DataFrame, path: str | Path) -> Path:
     Raises:
         TableError: the folder cannot be written.
     """
-    return write_csv(table[list(COLUMNS)].astype(dict.fromkeys(NUMBERS, float)), path)
+    return write_csv(table[list(COLUMNS)], path)
 
 
 def read_comparisons(path: str | Path) -> pd.DataFrame:
@@ -169,6 +158,5 @@ def read_comparisons(path: str | Path) -> pd.DataFrame:
     """
     table = read_csv(path, COLUMNS, (*NUMBERS, "n_queries"))
     for name in (*NUMBERS, "n_queries"):
-        if table[name].isna().any():
-            raise TableError(f"{path}, line {int(np.argmax(table[name].isna())) + 2}: {name} is empty. Write it again.")
+        refuse(path, table, table[name].isna(), name, "expected a number; run the table again")
     return table.assign(n_queries=table["n_queries"].astype(int), significant=table["p_holm"] < 1 - LEVEL)

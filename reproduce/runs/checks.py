@@ -20,7 +20,7 @@ from lightning_modules.metrics.modality_gap import BY_CHANCE, GAP_METRICS
 from lightning_modules.networks.adapters import ADAPTERS
 from lightning_modules.networks.encoders import ENCODERS
 from losses.registry import nearest
-from reproduce.results.schema import VOCABULARY
+from reproduce.results.schema import SCALES
 from reproduce.runs.arguments import SpecError, check_arguments, said_of
 from reproduce.runs.config import GRADIENT_METRICS, Config, data_class, located, model_class, parsed, resolve, takes
 from reproduce.runs.spec import DataSet, Method, Scale, Table, matching, modalities_of, read_file
@@ -87,8 +87,8 @@ def _check_names(table: Table) -> None:
 
 
 def _check_scale(name: str, scale: Scale, models: set[str]) -> None:
-    if name not in VOCABULARY["scale"]:
-        raise SpecError(f"unknown scale {name!r}; {nearest(name, VOCABULARY['scale'])}")
+    if name not in SCALES:
+        raise SpecError(f"unknown scale {name!r}; {nearest(name, SCALES)}")
     _check_once(scale.seeds, "seeds")
     if scale.min_steps:
         _check_once(scale.min_steps, "min_steps")

@@ -14,6 +14,7 @@ from reproduce.results.schema import RUN, table_of
 from reproduce.results.significance import compare, comparisons_of
 from reproduce.runs.plan import Finals, Plan, Row
 from reproduce.runs.preparing import data_class
+from reproduce.runs.presence import form_of
 from reproduce.runs.spec import DataSet
 from reproduce.runs.store import RunResult
 
@@ -78,11 +79,8 @@ def _numbers(plan: Plan, row: Row, results: Sequence[RunResult], key: str) -> li
 
 def caution_of(dataset: DataSet) -> str:
     """What the data set's declaration says that readers have to know of the form that a table reads."""
-    declared = DATASETS.get(dataset.dataset)
-    for form in declared.forms.values() if declared else ():
-        if form.class_path == dataset.class_path and form.init_args.items() <= dataset.init_args.items():
-            return form.caution
-    return ""
+    form = form_of(dataset) if dataset.dataset in DATASETS else None
+    return DATASETS[dataset.dataset].forms[form].caution if form else ""
 
 
 def _mean(found: pd.DataFrame, *remarks: str) -> dict[str, Any]:

@@ -32,7 +32,7 @@ def require_present(dataset: DataSet, named: str | None) -> None:
         raise DataMissing(f"no folder {folder.name}/ under the data root{kind}")
     if declared is None or not folder.exists():
         return
-    form = _form(dataset)
+    form = form_of(dataset)
     if form is None or (declared.files and not root_is_named(named)) or form in declared.lacking(folder):
         return
     variants = declared.forms[form].variants
@@ -40,7 +40,7 @@ def require_present(dataset: DataSet, named: str | None) -> None:
     raise DataMissing(f"{folder} lacks {listed(gone)}. Get it from {declared.source}.")
 
 
-def _form(dataset: DataSet) -> str | None:
+def form_of(dataset: DataSet) -> str | None:
     """The form of the data set that a row reads: by its class, and the arguments in which the forms of that differ."""
     forms = {name: f for name, f in DATASETS[dataset.dataset].forms.items() if f.class_path == dataset.class_path}
     parameters = inspect.signature(getattr(datamodules, dataset.class_path)).parameters

@@ -176,6 +176,10 @@ class OwnData(FeatureDataModule):
             )
         return super().class_embedding
 
+    def share(self, other: OwnData) -> None:
+        super().share(other)
+        self._notes, self._labelled, self._drawn = other._notes, other._labelled, other._drawn
+
     # Reading ----------------------------------------------------------------------------------------------------
 
     def read(self) -> ItemSet:

@@ -278,7 +278,7 @@ class Plan:
             read = {name: value for name, value in source["init_args"].items() if name not in AFTER_READING}
             first = self.readers.setdefault(str((source["class_path"], read)), module)
             if first is not module:
-                module.data = first.data
+                module.share(first)
         return self.modules[key]
 
     def _train(self, stage: str, runs: Iterable[Run], dry: bool) -> None:

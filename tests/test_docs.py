@@ -13,6 +13,7 @@ import yaml
 from runner_cases import command, undo_quiet  # noqa: F401
 
 import reproduce.__main__ as command_line
+from lightning_modules.cli import main
 
 ROOT = Path(__file__).parents[1]
 PAGES = {page.name: page.read_text(encoding="utf-8") for page in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]}
@@ -58,3 +59,27 @@ def test_what_a_page_names_exists(page: str):
                 assert isinstance(yaml.safe_load((ROOT / word).read_text(encoding="utf-8")), dict)
             if before == "make":
                 assert word in targets
+
+
+def _output(text: str) -> list[str]:
+    """Lines that say what was understood, and averages, without the digits that a machine may round otherwise."""
+    kept = [line for line in text.splitlines() if "modalities:" in line or line.startswith("average/MAP ")]
+    return [re.sub(r"(\.\d)\d+", r"\1", line.split("/work/")[-1]) for line in kept]
+
+
+def test_the_page_of_own_data_says_what_its_commands_print(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("datamodules.datasets.own_data.rank_zero_info", print)
+    names: dict = {}
+    fenced = re.findall(r"^```(\w*)\n(.*?)^```$", PAGES["your-own-data.md"], flags=re.DOTALL | re.MULTILINE)
+    printed = ""
+    for language, text in fenced:
+        if language == "python":
+            exec(text, names)
+        elif language == "text":
+            assert _output(printed) == _output(text)
+        elif "FILE_OR_FOLDER" not in text:
+            capsys.readouterr()
+            main([*shlex.split(text.replace("\\\n", " "))[1:], "--trainer.enable_progress_bar", "false"])
+            printed = capsys.readouterr().out
+    assert f"{names['MAP']:.1f}" in re.search(r"# (0\.\d)", PAGES["your-own-data.md"])[1]

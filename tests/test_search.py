@@ -7,6 +7,7 @@ import os
 import shutil
 from pathlib import Path
 
+import cli_cases
 import jfse_cases
 import lavimo_cases
 import numpy as np
@@ -54,7 +55,7 @@ def asked(capsys, *words: object) -> list[dict]:
 
 
 def refused(capsys, *words: object) -> str:
-    return search_cases.refused(capsys, "search", *words)
+    return cli_cases.refused(capsys, "search", *words)
 
 
 def scored_by(joint_score: str, searched: Searched, folder: Path) -> tuple[Path, Path]:

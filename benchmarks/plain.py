@@ -16,7 +16,7 @@ from lightning_modules.jfse import CRITIC_STEPS, DEFAULTS, NOISE_DIM
 from lightning_modules.networks.adversarial import GRADIENT_PENALTY
 
 Batch = Mapping[str, Tensor]  # modality -> (B, D), in the order of the ring
-ALIGNMENT_WEIGHT = DEFAULTS["as_published"].alignment_weight
+ALIGNMENT_WEIGHT = DEFAULTS["as_published"][0]
 
 
 def gcs(embeddings: Batch, labels: Tensor, temperature: float) -> Tensor:

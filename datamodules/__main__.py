@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from importlib import import_module
-
-from datamodules.errors import DataError
 
 # Command -> its module, and what it does. The module of the chosen command alone is imported: `list` and `get` need no
 # torch, which takes seconds.
@@ -29,9 +28,14 @@ def main(arguments: list[str] | None = None) -> int:
             import_module(f"datamodules.{module}").add_arguments(of_command)
     chosen = parser.parse_args(arguments)
     try:
-        return chosen.func(chosen)
-    except DataError as error:
-        print(f"BROKEN   {error}")
+        status = chosen.func(chosen)
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:  # whoever reads the output, such as head, has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what Python flushes at its end
+        return 1
+    except (ValueError, OSError) as error:  # of which DataError is one
+        print(f"FAILED   {error}")
         return 1
 
 

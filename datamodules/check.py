@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import warnings
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,15 @@ import numpy as np
 
 import datamodules
 from datamodules.datasets import DATASETS
+from datamodules.datasets.lists import names_in
 from datamodules.declaration import Declaration, Form
 from datamodules.errors import DataError
 from datamodules.files.sources import data_root, sha256_of
 from datamodules.items import SPLITS, Files, ItemSet, Modality, listed
 from datamodules.repeats import find_repeats
 from datamodules.retrieval_data import RetrievalData
+
+TROUBLES = ("OTHER", "MISSING", "BROKEN", "REPEATED", "WIDTH")
 
 
 def open_form(declared: Declaration, name: str, root: Path, **arguments: Any) -> RetrievalData:
@@ -57,23 +61,25 @@ def run(arguments: argparse.Namespace) -> int:
     except DataError as error:
         print(f"ABSENT   {error} {where}")
         return 1
-    trouble = other = 0
+    said: Counter[str] = Counter()
     for line in check(declared, root, folder):
         print(line)
-        trouble += line.startswith(("OTHER", "MISSING", "BROKEN", "REPEATED", "WIDTH"))
-        other += line.startswith("DIFFERS")
+        said[line.split(maxsplit=1)[0]] += 1
+    trouble = sum(said[word] for word in TROUBLES)
     if trouble:
         print(f"         {where}\n{trouble} trouble(s)")
     else:
-        print(f"{declared.name}: everything in place" + ", but not the numbers of the authors' copy" * (other > 0))
+        print(
+            f"{declared.name}: everything in place" + ", but not the numbers of the authors' copy" * ("DIFFERS" in said)
+        )
     return int(trouble > 0)
 
 
 def check(declared: Declaration, root: Path, folder: Path) -> Iterator[str]:
     """Check a data set's folder in every form that it has, and say line by line what is found.
 
-    Lines of troubles begin with OTHER, MISSING, BROKEN, REPEATED or WIDTH, those of other numbers of items or classes
-    than in the authors' copy with DIFFERS, all others with "ok" or a blank.
+    Lines of troubles begin with one of TROUBLES, those of other numbers of items or classes than in the authors' copy
+    with DIFFERS, all others with "ok" or a blank.
     """
     for file in declared.files:
         path = folder / file.name
@@ -98,7 +104,7 @@ def check(declared: Declaration, root: Path, folder: Path) -> Iterator[str]:
         if form.caution:
             yield f"         {form.caution}"
         yield from differences(name, declared, form, data, folder)
-        yield from lacking_items(name, data, broken, folder)
+        yield from lacking_items(name, data, broken)
         if broken and len(broken) < len(data):
             data = data.without(set(broken))  # two empty files are the same, and no photograph
         yield from repeated_items(name, form, data)
@@ -140,8 +146,7 @@ def differences(name: str, declared: Declaration, form: Form, data: ItemSet, fol
         expected["classes"] = declared.classes
     for what, count in expected.items():
         if what in form.lists:
-            with (folder / form.lists[what]).open("rb") as lines:
-                found = sum(not line.isspace() for line in lines)
+            found = len(names_in(folder / form.lists[what]))
         elif what == "classes":
             found = data.label.any(axis=0).sum() if data.label.ndim == 2 else len(np.unique(data.label))
         else:
@@ -158,24 +163,14 @@ def differences(name: str, declared: Declaration, form: Form, data: ItemSet, fol
             )
 
 
-def lacking_items(name: str, data: ItemSet, broken: dict[str, str], folder: Path) -> Iterator[str]:
+def lacking_items(name: str, data: ItemSet, broken: dict[str, str]) -> Iterator[str]:
     """What items lack, and what of them cannot be read."""
     for modality, names in data.missing().items():
         items = [item for item in names if item not in broken]
         if items:
-            hint = _capitals(data.modalities[modality], folder)
-            yield f"MISSING  {name}: {modality} of {len(items)} of {len(data)} items: {listed(items)}{hint}"
+            yield f"MISSING  {name}: {modality} of {len(items)} of {len(data)} items: {listed(items)}"
     for item, reason in broken.items():
         yield f"BROKEN   {name}: {item}: {reason}"
-
-
-def _capitals(modality: Modality, folder: Path) -> str:
-    """What to say of files that may not have been found for the capitals that their names end in."""
-    if not isinstance(modality.entries, Files):
-        return ""
-    used = set(modality.entries.paths)
-    other = sorted(str(path) for path in set(folder.rglob("*")) - used if path.suffix != path.suffix.lower())
-    return f"; names that end in capitals are other names: {listed(other, most=3)}" if other else ""
 
 
 def repeated_items(name: str, form: Form, data: ItemSet) -> Iterator[str]:

@@ -62,7 +62,7 @@ class Declaration:
     Args:
         name: what commands, tables and results call it.
         folder: its folder below the data root.
-        content: what stands in the folder.
+        content: what stands in the folder, file by file.
         url: where to get it.
         licence: its terms.
         citation: whom to cite.
@@ -94,6 +94,7 @@ class Declaration:
         to say.
         """
         said = yaml.safe_load(path.read_text(encoding="utf-8"))
+        said["content"] = "; ".join(f"{file}: {what}" for file, what in said["content"].items())
         forms = {name: Form(variants=(tuple(form.pop("paths")),), **form) for name, form in said.pop("forms").items()}
         if "features" in said:
             variants, named = FEATURES[said.pop("features")]
@@ -145,16 +146,16 @@ class Declaration:
             FileMissing: a root is named and lacks the folder or a file.
             DataMissing: no root is named, and `data/` lacks the folder, or a file could not be fetched.
         """
-        root = data_root(named)
-        folder, wanted = self.folder_below(root), [file for file in self.files if file.name in names]
+        root, is_named = data_root(named), root_is_named(named)
+        folder = self.folder_below(root)
+        wanted = [file for file in self.files if file.name in names]
         missing = [file for file in wanted if not (folder / file.name).is_file()]
         gone = folder / missing[0].name if missing else folder
-        if not gone.exists() and (root_is_named(named) or offline or not missing):
-            error = FileMissing if root_is_named(named) else DataMissing
-            hint = "; offline=True forbids fetching it" * (bool(missing) and not root_is_named(named))
+        if not gone.exists() and (is_named or offline or not missing):
+            hint = "; offline=True forbids fetching it" * (bool(missing) and not is_named)
             if root.name == folder.name or (root / gone.name).is_file():
                 hint += f"; {root} looks like the folder {folder.name}/ itself: name the one above it"
-            raise error(f"{gone} is missing{hint}.")
+            raise (FileMissing if is_named else DataMissing)(f"{gone} is missing{hint}.")
         if missing:
             size = sum(file.size for file in missing) / 1e6
             print(
@@ -163,15 +164,14 @@ class Declaration:
                 flush=True,
             )
         for file in wanted:
+            path = folder / file.name
             if file in missing:
                 fetch(file, folder)
-            elif (found := sha256_of(folder / file.name)) != file.sha256:
+            elif (found := sha256_of(path)) != file.sha256:
                 from lightning.pytorch.utilities import rank_zero_warn  # here: it imports torch
 
-                rank_zero_warn(
-                    f"{folder / file.name} is not the known copy (sha256 {found[:12]}, known {file.sha256[:12]}); "
-                    "used if it fits."
-                )
+                known = f"sha256 {found[:12]}, known {file.sha256[:12]}"
+                rank_zero_warn(f"{path} is not the known copy ({known}); used if it fits.")
         return folder
 
     def lacking(self, folder: Path) -> dict[str, tuple[str, ...]]:

@@ -15,7 +15,6 @@ from datamodules.datasets import DATASETS
 from datamodules.features.extraction import DescribedNetwork, extract_features
 from datamodules.files.extracted_features import read_metadata, untrained
 from datamodules.files.sources import data_root, user_path
-from datamodules.items import ItemSet
 from datamodules.paired_features import FeatureDataModule
 from datamodules.retrieval_data import RetrievalData
 
@@ -58,17 +57,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Extract the features; return the exit status, 1 where something is missing, unknown or broken."""
+    """Extract the features, say what made them, and return 0.
+
+    Raises:
+        ValueError: something is missing, unknown or broken.
+        OSError: the file cannot be written.
+    """
     out = arguments.out or Path(f"{arguments.dataset}.safetensors")
-    try:
-        if out.suffix != ".safetensors":
-            raise ValueError(f"--out is {out}; expected a name ending in .safetensors")
-        networks = _networks(arguments)
-        module = _module(arguments, tuple(networks))
-        _report(module.data, out, extract_features(module, networks, out))
-    except (ValueError, OSError) as error:
-        print(f"FAILED   {error}")
-        return 1
+    if out.suffix != ".safetensors":
+        raise ValueError(f"--out is {out}; expected a name ending in .safetensors")
+    networks = _networks(arguments)
+    module = _module(arguments, tuple(networks))
+    written, modalities = extract_features(module, networks, out), module.data.modalities
+    print(f"{'wrote' if written else 'there already:'} {out}, {len(module.data)} items")
+    for name, said in json.loads(read_metadata(out)["encoders"]).items():
+        made = f"{said['model']} ({said['weights']}; sha256 {said['sha256'][:12]})"
+        print(f"  {name}: {len(modalities[name].entries)} entries through {made}")
+    for name, model in untrained(out).items():
+        print(f"  UNTRAINED {name}: {model} has random weights; these are no features to report results of")
     return 0
 
 
@@ -131,12 +137,3 @@ def _module(arguments: argparse.Namespace, modalities: tuple[str, ...]) -> Retri
     choice = "drop" if arguments.drop else "refuse"
     chosen = {"modalities": modalities, "on_missing": choice, "on_broken": choice}
     return open_form(DATASETS[arguments.dataset], form, root, **chosen)
-
-
-def _report(data: ItemSet, out: Path, written: bool) -> None:
-    print(f"{'wrote' if written else 'there already:'} {out}, {len(data)} items")
-    for name, said in json.loads(read_metadata(out)["encoders"]).items():
-        made = f"{said['model']} ({said['weights']}; sha256 {said['sha256'][:12]})"
-        print(f"  {name}: {len(data.modalities[name].entries)} entries through {made}")
-    for name, model in untrained(out).items():
-        print(f"  UNTRAINED {name}: {model} has random weights; these are no features to report results of")

@@ -27,13 +27,9 @@ def run(arguments: argparse.Namespace) -> int:
             f"{declared.layout}. Get it from {declared.source}."
         )
         return 1
-    try:
-        if arguments.data_root is not None:
-            arguments.data_root.mkdir(parents=True, exist_ok=True)
-        folder = data_root(arguments.data_root) / declared.folder
-    except (DataError, OSError) as error:
-        print(f"FAILED   {error}")
-        return 1
+    if arguments.data_root is not None:
+        arguments.data_root.mkdir(parents=True, exist_ok=True)
+    folder = data_root(arguments.data_root) / declared.folder
     print(f"{declared.name} into {folder} (licence: {declared.licence}; cite {declared.citation})", flush=True)
     failed = 0
     for file in declared.files:

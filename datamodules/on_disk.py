@@ -18,8 +18,9 @@ from datamodules.retrieval_data import RetrievalData
 class OnDisk(RetrievalData):
     """A data set whose files its `declaration` describes; its errors say where to get them and how to check them.
 
-    How many items the authors' copy has, its terms and whom to cite stand in the declaration. A subclass sets
-    `declaration` and implements `read`; it sets `features` and `test_split` where they are not "raw" and "standard".
+    The declaration (the YAML file beside the data set's) lists the files as its authors give them, and says how many
+    items there are, the terms and whom to cite. A subclass sets `declaration` and implements `read`; it sets `features`
+    and `test_split` where they are not "raw" and "standard".
 
     Args:
         data_root: folder that holds the data set's folder; by default the environment variable CSD_DATA, else `data/`.

@@ -155,10 +155,28 @@ def _say(said: str, name: str, few: bool, one_label: bool, of_class: bool, many:
 
 def first_of_equal(rows: np.ndarray, index: np.ndarray, label: np.ndarray | None = None) -> np.ndarray:
     """(n,) for each row that an index names, the first that it names with the same numbers, bit for bit (and label)."""
-    first: dict[tuple[bytes, bytes], int] = {}
-    labels = (b"" if label is None else label[i].tobytes() for i in index.tolist())
-    keys = zip(map(_digest, map(rows.__getitem__, index.tolist())), labels, strict=True)
-    return np.array([first.setdefault(key, i) for key, i in zip(keys, index.tolist(), strict=True)], dtype=int)
+    keys = [_sums(rows, index)] + ([] if label is None else [_sums(label.reshape(len(label), -1), index)])
+    keys = np.concatenate(keys, axis=1)
+    order = np.lexsort(keys.T)  # stable: equal ones stay in the order of the index
+    new = np.r_[True, (keys[order[1:]] != keys[order[:-1]]).any(axis=1)][: len(order)]
+    first = np.empty_like(index)
+    first[order] = index[order[new]][np.cumsum(new) - 1]
+    return first
+
+
+def _sums(rows: np.ndarray, index: np.ndarray) -> np.ndarray:
+    """(n, 2) integers that are the same for equal rows: sums of their bits, twice with other random factors.
+
+    Two rows that differ share both for one draw of the factors in 2^64.
+    """
+    draw, factors, found = np.random.default_rng(0), None, np.empty((len(index), 2), np.uint64)
+    for start in range(0, len(index), 512):
+        piece = np.ascontiguousarray(rows[index[start : start + 512]])
+        bits = piece.view(np.uint32 if piece.itemsize % 4 == 0 else np.uint8).astype(np.uint64)
+        if factors is None:
+            factors = draw.integers(2**64, size=(bits.shape[1], 2), dtype=np.uint64)
+        found[start : start + 512] = bits @ factors
+    return found
 
 
 def samples_of_rows(

@@ -171,6 +171,10 @@ class RetrievalData(L.LightningDataModule):
             raise DataError(f"{len(broken)} item(s) with a broken file: {first} Or set on_broken to 'drop'.")
         return (data.without(set(broken)) if broken else data).complete(self.on_missing)
 
+    def share(self, other: RetrievalData) -> None:
+        """Take what another data module of the same files has read, in place of reading it again."""
+        self.data = other.data
+
     @property
     def modalities(self) -> tuple[str, ...]:
         return tuple(self.data.modalities)

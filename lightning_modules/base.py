@@ -56,6 +56,7 @@ class RetrievalModule(L.LightningModule):
     """
 
     allow_other_data = False
+    eleven_point = False  # whether the two 11-point metrics are scored too
     data_here: dict[str, Any] | None = None  # what is remembered of the data that the model was prepared for
     prepared_for_training = False
     closed_form = False  # whether it is fitted at once when a training starts, and not by steps
@@ -79,8 +80,10 @@ class RetrievalModule(L.LightningModule):
         # A buffer, so that a resumed run keeps the seed it was started with.
         self.register_buffer("run_seed", torch.tensor(torch.initial_seed() % 2**31))
 
-    def set_alignment(self, alignment: str | AlignmentLoss | None) -> None:
+    def set_alignment(self, alignment: str | AlignmentLoss | None, required: bool = False) -> None:
         """Set the alignment loss, given or named, and save the arguments of the ``__init__`` that calls this."""
+        if required and alignment is None:
+            raise ValueError(f"alignment is null, and {type(self).__name__} trains by one; name a loss, such as cs")
         # A loss module inside the hyperparameters could not be unpickled safely from a checkpoint.
         ignored = [] if isinstance(alignment, str | None) else ["alignment"]
         self.save_hyperparameters(ignore=ignored, frame=inspect.currentframe().f_back)
@@ -195,7 +198,9 @@ class RetrievalModule(L.LightningModule):
         split, batch = batch["split"], self.evaluated(batch)
         for view, embed in self.views().items():
             if (split, view) not in self._metrics:
-                metric = CrossModalRetrieval(self.directions, self.ks, self.protocol, self.joint_score)
+                metric = CrossModalRetrieval(
+                    self.directions, self.ks, self.protocol, self.joint_score, self.eleven_point
+                )
                 self._metrics[split, view] = metric.to(self.device)
             given = (batch["label"], batch["id"], batch.get("query"), batch["item"])
             self._metrics[split, view].update(embed(batch), *given)

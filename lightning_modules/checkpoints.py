@@ -85,10 +85,13 @@ def read_checkpoint(path: Path, needed: Sequence[str] = ("state_dict",)) -> dict
     """The content of a checkpoint; a DataError where it cannot be read or lacks a needed entry."""
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-        _ = [content[name] for name in needed]
     except Exception as error:  # torch, zipfile and pickle each have their own ways of refusing a file
-        reason = f"{type(error).__name__}: {str(error).splitlines()[0]}"
-        raise DataError(f"{path} is no checkpoint of a model ({reason}); name a .ckpt that csd fit wrote") from error
+        reason, content = f"{type(error).__name__}: {str(error).splitlines()[0]}", None
+    else:
+        lacking = [name for name in needed if not isinstance(content, dict) or name not in content]
+        reason = f"it has no {', '.join(lacking)}" if lacking else ""
+    if reason:
+        raise DataError(f"{path} is no checkpoint of a model ({reason}); name a .ckpt that csd fit wrote")
     return content
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch.distributed as dist
+from jsonargparse import Namespace
 from lightning import Callback, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
@@ -125,25 +126,26 @@ class RetrievalCLI(LightningCLI):
         """Add checkpoints of the last epoch; none where the configuration wants none, or has such a callback itself."""
         given = config["callbacks"] or []
         own = {callback.state_key for callback in (given if isinstance(given, list) else [given])}
-        callbacks = [*callbacks, ModelCheckpoint(**checkpoints.LAST)]
-        if config["barebones"] or config["enable_checkpointing"] is False:
-            callbacks = [callback for callback in callbacks if not isinstance(callback, ModelCheckpoint)]
-        callbacks = [callback for callback in callbacks if callback.state_key not in own]
+        none = config["barebones"] or config["enable_checkpointing"] is False
+        callbacks = [
+            callback
+            for callback in [*callbacks, ModelCheckpoint(**checkpoints.LAST)]
+            if callback.state_key not in own and not (none and isinstance(callback, ModelCheckpoint))
+        ]
         return super()._instantiate_trainer(config, callbacks)
 
     def _parse_ckpt_path(self) -> None:
         before = self._model_arguments()
         super()._parse_ckpt_path()
         after = self._model_arguments()
-        shared = [name for name, value in before.items() if value is not None and name in after]
-        held = [f"{name} {after[name]!r} (not {before[name]!r})" for name in shared if after[name] != before[name]]
-        if held:
-            print(f"csd: settings of the checkpoint hold: {', '.join(held)}", file=sys.stderr)
+        changed = [name for name, value in before.items() if value is not None and after.get(name, value) != value]
+        if changed:
+            held = ", ".join(f"{name} {after[name]!r} (not {before[name]!r})" for name in changed)
+            print(f"csd: settings of the checkpoint hold: {held}", file=sys.stderr)
 
     def _model_arguments(self) -> dict[str, Any]:
-        model = self.config.get(self.config.subcommand).get("model")
-        arguments = vars(model.get("init_args").clone()) if model and model.get("init_args") else {}
-        return {"model": model.get("class_path"), **arguments} if model else {}
+        model = self.config[self.config.subcommand].get("model", Namespace()).as_dict()
+        return {"model": model.get("class_path"), **model.get("init_args", {})}
 
 
 def main(args: list[str] | None = None) -> None:
@@ -154,40 +156,27 @@ def main(args: list[str] | None = None) -> None:
 
     Raises:
         SystemExit: with status 2 and a message for data, arguments or a disk that do not allow the run, and where
-            another process of the run has ended; with status 1 where `csd search index` could not read anything.
+            another process of the run has ended.
     """
     words = sys.argv[1:] if args is None else args
-    if words and words[0] in COMMANDS:
-        return _run(COMMANDS[words[0]], words[1:])
-    if words and words[0][:1] != "-" and words[0] not in TRAINER_COMMANDS:
+    if words and words[0][:1] != "-" and words[0] not in {**TRAINER_COMMANDS, **COMMANDS}:
         leave(f"there is no command {words[0]!r}; {nearest(words[0], [*TRAINER_COMMANDS, *COMMANDS])}")
     if os.getcwd() not in sys.path:  # as `python -m` has it; last, so that nothing there stands in for a package
         sys.path.append(os.getcwd())
-    check_configurations(words)
-    # Said by Lightning about its own calls; a user can do nothing about it.
-    warnings.filterwarnings("ignore", message=".*isinstance.treespec.*")
+    command = COMMANDS.get(words[0]) if words else None
     try:
-        RetrievalCLI(
-            RetrievalModule,
-            RetrievalData,
-            subclass_mode_model=True,
-            subclass_mode_data=True,
-            seed_everything_default=0,
-            parser_class=Parser,
-            parser_kwargs={"allow_abbrev": False}
-            | {name: {"description": text} for name, text in TRAINER_COMMANDS.items()},
-            auto_configure_optimizers=False,
-            save_config_callback=runs.ConfigWriter,
-            save_config_kwargs={"overwrite": True},
-            trainer_defaults=TRAINER_DEFAULTS,
-            args=args,
-        )
+        if command:
+            command(words[1:])
+        else:
+            _train(args)
     except ConfigError as error:
         leave(f"{error}\nAll options: csd fit --help; of a class: csd fit --model.help JFSE")
     except (DataError, MisconfigurationException) as error:
         leave(str(error))
     except OSError as error:
         where = f" ({error.filename})" if error.filename else ""
+        if command:
+            leave(f"{error.strerror or error}{where}; free space, or name another place with --out")
         if error.errno not in UNWRITABLE:
             leave(f"{error.strerror or error}{where}. {INTACT}")
         remedy = "free space or " * (error.errno in FULL)
@@ -202,6 +191,28 @@ def main(args: list[str] | None = None) -> None:
         leave(message)
 
 
+def _train(args: list[str] | None) -> None:
+    """Run a command of the trainer."""
+    check_configurations(sys.argv[1:] if args is None else args)
+    # Said by Lightning about its own calls; a user can do nothing about it.
+    warnings.filterwarnings("ignore", message=".*isinstance.treespec.*")
+    descriptions = {name: {"description": text} for name, text in TRAINER_COMMANDS.items()}
+    RetrievalCLI(
+        RetrievalModule,
+        RetrievalData,
+        subclass_mode_model=True,
+        subclass_mode_data=True,
+        seed_everything_default=0,
+        parser_class=Parser,
+        parser_kwargs={"allow_abbrev": False, **descriptions},
+        auto_configure_optimizers=False,
+        save_config_callback=runs.ConfigWriter,
+        save_config_kwargs={"overwrite": True},
+        trainer_defaults=TRAINER_DEFAULTS,
+        args=args,
+    )
+
+
 def _broken_connection(error: ValueError | RuntimeError) -> str:
     """What to say where another process of the run is no longer there; nothing for another error."""
     if not isinstance(error, dist.DistNetworkError | dist.DistStoreError) and not LOST.search(str(error)):
@@ -210,14 +221,3 @@ def _broken_connection(error: ValueError | RuntimeError) -> str:
         f"no connection to the other processes of this run: {str(error).splitlines()[0]}. Probably one has ended: its "
         f"own output, or that of its node, says why. {INTACT}; resume with --ckpt_path."
     )
-
-
-def _run(command: Callable[[list[str]], int], words: list[str]) -> None:
-    try:
-        status = command(words)
-    except ValueError as error:
-        leave(str(error))
-    except OSError as error:
-        leave(f"{error.strerror or error}: {error.filename}; free space, or name another place with --out")
-    if status:
-        raise SystemExit(status)

@@ -10,10 +10,10 @@ import sys
 import traceback
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import yaml
-from jsonargparse import ArgumentParser
+from jsonargparse import ArgumentParser, Namespace
 from lightning import Callback
 from lightning.pytorch.cli import LightningArgumentParser
 from lightning.pytorch.loggers import Logger
@@ -49,6 +49,7 @@ WRONG_OPTION = re.compile(
     r"unrecognized arguments: --([^\s=]+)|[Kk]ey '([^']+)' is not expected"
 )
 WRONG_CLASS = re.compile(r"has no attribute '([^']+)'|Expected a dot import path string: (\S+)")
+ALIGNMENT = re.compile(r"--model\.(?:init_args\.)?alignment(\..+)?")
 CLASSES = {
     "model": [RetrievalModule],
     "data": [RetrievalData],
@@ -65,6 +66,9 @@ class ConfigError(ValueError):
 class Parser(LightningArgumentParser):
     """A parser that answers a wrong word with what was wrong and the nearest right words, not with all its options."""
 
+    def parse_args(self, args: Sequence[str] | None = None, *others: Any, **settings: Any) -> Namespace:
+        return super().parse_args(with_loss_class(sys.argv[1:] if args is None else args), *others, **settings)
+
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         if not self.exit_on_error:  # parsing the arguments of a class, for the parser of the command
             super().error(message, ex)
@@ -78,12 +82,46 @@ def leave(message: str) -> NoReturn:
     raise SystemExit(2)
 
 
+def configurations(words: Sequence[str]) -> Iterator[tuple[int, Path]]:
+    """The files given with --config, and the place of each among the words."""
+    for place, (option, word) in enumerate(zip(("", *words), words, strict=False)):
+        path = Path(word.removeprefix("--config="))
+        if (option in ("-c", "--config") or word.startswith("--config=")) and path.is_file():
+            yield place, path
+
+
+def with_loss_class(words: Sequence[str]) -> list[str]:
+    """The words, in which a loss that is named, and given arguments on the command line, is named by its class.
+
+    A name alone stays: the model builds the loss by it, and a checkpoint remembers it.
+    """
+    words = list(words)
+    options = [ALIGNMENT.fullmatch(word.partition("=")[0]) for word in words]
+    if not any(option and option[1] for option in options):
+        return words
+    named = [place for place, option in enumerate(options) if option and not option[1]]
+    for place in named:
+        option, equals, name = words[place].partition("=")
+        if equals:
+            words[place] = f"{option}={_loss_class(name)}"
+        elif place + 1 < len(words):
+            words[place + 1] = _loss_class(words[place + 1])
+    for place, path in () if named else reversed(list(configurations(words))):
+        model = yaml.safe_load(path.read_bytes()).get("model")
+        arguments = model.get("init_args") if isinstance(model, dict) else None
+        name = arguments.get("alignment") if isinstance(arguments, dict) else None
+        if isinstance(name, str) and name in available_losses():
+            return [*words[: place + 1], f"--model.init_args.alignment={_loss_class(name)}", *words[place + 1 :]]
+    return words
+
+
+def _loss_class(name: str) -> str:
+    return f"losses.{type(build_loss(name)).__name__}" if name in available_losses() else name
+
+
 def check_configurations(words: Sequence[str]) -> None:
     """Leave where a file given with --config is no YAML mapping, which the parser would not name."""
-    for option, word in zip(("", *words), words, strict=False):
-        path = Path(word.removeprefix("--config="))
-        if (option not in ("-c", "--config") and not word.startswith("--config=")) or not path.is_file():
-            continue
+    for _, path in configurations(words):
         try:
             content = yaml.safe_load(path.read_bytes())
         except yaml.YAMLError as error:
@@ -131,6 +169,8 @@ def _wrong_class(word: str, place: str) -> str:
         kind = type(build_loss(word)).__name__
         return f"{word!r} is the name of a loss; one with arguments is given by its class, {kind}, in place of its name"
     known = [name for kind in CLASSES[place] for name in _names_below(kind)]
+    if place == "model.alignment":
+        known += available_losses()
     return f"there is no class {word!r}; {nearest(word, known)}"
 
 

@@ -67,8 +67,6 @@ class CMPM(EncodedModule):
         weight_decay: float = 0.0,
         ks: Sequence[int] = (1, 5, 10),
     ):
-        if alignment is None:
-            raise ValueError("alignment is null, and CMPM trains by one; name a loss, such as cmpm_kl")
         for name, weight in (("alignment_weight", alignment_weight), ("classification_weight", classification_weight)):
             if weight < 0:
                 raise ValueError(f"{name} is {weight}; expected 0 or more")
@@ -78,15 +76,11 @@ class CMPM(EncodedModule):
                 f"CMPM takes two modalities, and the data have {len(self.modalities)} ({', '.join(self.modalities)}); "
                 "choose two with the data's modalities, or a model for more, such as LAVIMO"
             )
-        self.set_alignment(alignment)
+        self.set_alignment(alignment, required=True)
         self.alignment_weight, self.classification_weight = alignment_weight, classification_weight
-        self.dim = dim
-        self.projections = nn.ModuleDict(
-            {
-                name: nn.Sequential(nn.Dropout(dropout), nn.Linear(encoder.dim, dim))
-                for name, encoder in self.encoders.items()
-            }
-        )
+        self.dim, self.projections = dim, nn.ModuleDict()
+        for name, encoder in self.encoders.items():
+            self.projections[name] = nn.Sequential(nn.Dropout(dropout), nn.Linear(encoder.dim, dim))
         self.classification: ProjectionClassification | None = None
 
     def prepare_training(self, data: RetrievalData) -> None:
@@ -117,15 +111,11 @@ class CMPM(EncodedModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         embeddings = self.embed(batch)
-        output = self.alignment(embeddings, batch["label"])
-        parts = {"train/alignment": output.total.detach()}
-        total = self.alignment_weight * output.total
+        terms = {"alignment": (self.alignment_weight, self.alignment(embeddings, batch["label"]).total)}
         if self.classification is not None:
             classified = self.classification(*embeddings.values(), batch["label"])
-            parts["train/classification"] = classified.detach()
-            total = total + self.classification_weight * classified
-        self.log_dict(parts, on_step=False, on_epoch=True, batch_size=len(batch["id"]))
-        return total
+            terms["classification"] = self.classification_weight, classified
+        return self.total(batch, **terms)
 
     def embed(self, batch: Batch) -> dict[str, Tensor]:
         """Retrieval embeddings (n, D) of the modalities in the batch."""

@@ -143,9 +143,7 @@ class CSAligner(EncodedModule):
             terms["divergence"] = self.divergence_weight, self._divergence(embeddings)
         if self.token_weight:
             terms["tokens"] = self.token_weight, self._token_divergence(list(adapted.values()))
-        logged = {f"train/{name}": value.detach() for name, (_, value) in terms.items()}
-        self.log_dict(logged, on_step=False, on_epoch=True, batch_size=len(batch["id"]))
-        return sum(weight * value for weight, value in terms.values())
+        return self.total(batch, **terms)
 
     def embed(self, batch: Batch) -> dict[str, Tensor]:
         """Modality -> (n, D) embeddings in the joint space, for the modalities in the batch."""
@@ -204,11 +202,8 @@ def _at_least_float32(x: Tensor) -> Tensor:
 def _check_terms(
     alignment: str | AlignmentLoss | None, divergence_weight: float, token_weight: float | None, unpaired: int
 ) -> None:
-    for name, value in (
-        ("divergence_weight", divergence_weight),
-        ("token_weight", token_weight or 0),
-        ("unpaired", unpaired),
-    ):
+    given = {"divergence_weight": divergence_weight, "token_weight": token_weight or 0, "unpaired": unpaired}
+    for name, value in given.items():
         if value < 0:
             raise ValueError(f"{name} is {value}; expected 0 or more")
     if alignment is None and not divergence_weight and not token_weight:

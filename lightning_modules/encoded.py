@@ -17,6 +17,12 @@ from datamodules.features.precompute import FrozenNetwork
 from lightning_modules.base import RetrievalModule
 from lightning_modules.networks.encoders import Encoder, build_encoder
 
+# Kind of a modality -> the encoder of raw entries for which none is named, with weights that are installed.
+BUNDLED = {
+    "text": {"name": "sentence"},
+    "image": {"name": "timm", "model": "tf_efficientnet_lite0", "weights": "installed", "frozen": True},
+    "sound": {"name": "log_mel"},
+}
 # Shares of texts that an encoder can hardly tell apart: above the first they are said, above the second not trained on.
 FEW, MOST = 0.01, 0.5
 
@@ -30,7 +36,8 @@ class EncodedModule(RetrievalModule):
     Args:
         dims: modality -> width of its vectors, or "kind", "shape" and "rate" of its entries, as `RetrievalData.dims`;
             "class_embedding" is no modality.
-        encoders: modality -> {"name": one of the encoders, and its settings}; precomputed features where it has none.
+        encoders: modality -> {"name": one of the encoders, and its settings}; without one `BUNDLED` for texts, images
+            and sounds, precomputed features for all else.
         protocol: "honest" or "as_published", handed to the metric.
         learning_rate: of AdamW, reached in a tenth of the steps and then annealed to 0 by a cosine.
         weight_decay: of AdamW.
@@ -66,8 +73,8 @@ class EncodedModule(RetrievalModule):
         self._test_texts: dict[tuple[str, str], Sequence[str]] = {}
         self.encoders = nn.ModuleDict()
         for name, source in sources.items():
-            default = self.vector_encoder if source["kind"] == "vector" else "features"
-            settings = dict(encoders.get(name, {"name": default}))
+            default = {"name": self.vector_encoder if source["kind"] == "vector" else "features"}
+            settings = dict(encoders.get(name) or BUNDLED.get(source["kind"], default))
             try:
                 self.encoders[name] = build_encoder(settings.pop("name", ""), source, **settings)
             except (ValueError, TypeError) as error:
@@ -129,6 +136,12 @@ class EncodedModule(RetrievalModule):
     def _steps_per_epoch(self) -> int:
         self.trainer.fit_loop.setup_data()
         return max(math.ceil(self.trainer.num_training_batches / self.trainer.accumulate_grad_batches), 1)
+
+    def total(self, batch: Batch, **terms: tuple[float, Tensor]) -> Tensor:
+        """The sum of weighted terms of a batch's loss, each of which is logged as train/<name>, without its weight."""
+        logged = {f"train/{name}": value.detach() for name, (_, value) in terms.items()}
+        self.log_dict(logged, on_step=False, on_epoch=True, batch_size=len(batch["id"]))
+        return sum(weight * value for weight, value in terms.values())
 
     def encode(self, batch: Batch) -> dict[str, Tensor]:
         """Modality -> (n, d) outputs of the encoders, for the modalities in the batch."""

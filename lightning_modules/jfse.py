@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -17,6 +16,7 @@ from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from datamodules import RetrievalData
 from datamodules.batches import Batch
+from datamodules.paired_features import Protocol
 from lightning_modules.base import RetrievalModule, View
 from lightning_modules.networks.adversarial import Critic, ModalityClassifier, generator, regressor
 from losses import AlignmentLoss
@@ -26,25 +26,8 @@ NOISE_DIM = 300
 CRITIC_STEPS = 5
 
 
-@dataclass(frozen=True)
-class Defaults:
-    """What distinguishes the two protocols of JFSE.
-
-    Args:
-        alignment_weight: weight of the alignment loss.
-        dropout: of the regressors.
-        output: activation of generator and regressor outputs.
-    """
-
-    alignment_weight: float
-    dropout: float
-    output: type[nn.Module]
-
-
-DEFAULTS = {
-    "honest": Defaults(alignment_weight=1.0, dropout=0.5, output=nn.Identity),
-    "as_published": Defaults(alignment_weight=1e-4, dropout=0.0, output=nn.ReLU),
-}
+# Weight of the alignment loss, dropout of the regressors, activation of generator and regressor outputs.
+DEFAULTS = {"honest": (1.0, 0.5, nn.Identity), "as_published": (1e-4, 0.0, nn.ReLU)}
 
 
 class JFSE(RetrievalModule):
@@ -106,7 +89,7 @@ class JFSE(RetrievalModule):
         self,
         dims: Mapping[str, Any],
         alignment: str | AlignmentLoss | None = None,
-        protocol: Literal["honest", "as_published"] = "honest",
+        protocol: Protocol = "honest",
         alignment_weight: float | None = None,
         width: int = 4096,
         dropout: float | None = None,
@@ -126,13 +109,13 @@ class JFSE(RetrievalModule):
         super().__init__(names, protocol=protocol)
         self.set_alignment(alignment)
         self.automatic_optimization = False
-        defaults = DEFAULTS[protocol]
-        self.alignment_weight = defaults.alignment_weight if alignment_weight is None else alignment_weight
+        weight, share, output = DEFAULTS[protocol]
+        self.alignment_weight = weight if alignment_weight is None else alignment_weight
         self.learning_rate = learning_rate
         self._ranges: dict[tuple[str, str], tuple[Tensor, Tensor]] = {}
         self._part_sums: float | Tensor = 0.0
         self._part_count = 0
-        self._build(dims, width, defaults.dropout if dropout is None else dropout, defaults.output)
+        self._build(dims, width, share if dropout is None else dropout, output)
 
     def _build(self, dims: Mapping[str, int], width: int, dropout: float, output: type[nn.Module]) -> None:
         target = dims["class_embedding"]
@@ -203,11 +186,11 @@ class JFSE(RetrievalModule):
         return views | {f"{name}, softmax": softmax(embed) for name, embed in views.items()}
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:
+        x = {name: batch[name] for name in (*self.modalities, "class_embedding")}
         if self.protocol == "honest":
-            x = {name: self._standardise(name, batch[name]) for name in (*self.modalities, "class_embedding")}
+            x = {name: self._standardise(name, rows) for name, rows in x.items()}
         else:
-            names = (*self.modalities, "class_embedding")
-            x = {name: _scaled(batch[name], *_range(gather(batch[name]))) for name in names}
+            x = {name: _scaled(rows, *_range(gather(rows))) for name, rows in x.items()}
         a = x["class_embedding"]
         noise, mixes = self._draw(a, batch_idx)
         synthetic = {name: g(torch.cat([a, noise[name]], dim=1)) for name, g in self.generators.items()}
@@ -242,9 +225,7 @@ class JFSE(RetrievalModule):
     def _train_critics(self, x: Batch, synthetic: Batch, mixes: Sequence[Batch]) -> Tensor:
         optimizer, a = self.optimizers()[0], x["class_embedding"]
         for mix in mixes:
-            loss = a.new_zeros(())
-            for name, critic in self.critics.items():
-                loss = loss + critic.loss(x[name], synthetic[name], a, mix[name])
+            loss = sum(critic.loss(x[name], synthetic[name], a, mix[name]) for name, critic in self.critics.items())
             self._backward(optimizer, loss)
             optimizer.step()
         return loss

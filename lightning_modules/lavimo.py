@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from datamodules.batches import Batch
+from datamodules.paired_features import Protocol
 from lightning_modules.encoded import EncodedModule
 from lightning_modules.metrics.directions import parse_joint_query
 from lightning_modules.metrics.ranking import check_score
@@ -65,7 +66,7 @@ class LAVIMO(EncodedModule):
         dims: Mapping[str, Any],
         encoders: Mapping[str, Mapping[str, Any]] | None = None,
         alignment: str | AlignmentLoss = "gcs",
-        protocol: Literal["honest", "as_published"] = "honest",
+        protocol: Protocol = "honest",
         alignment_weight: float = 1.0,
         dim: int = 128,
         dropout: float = 0.0,
@@ -77,15 +78,13 @@ class LAVIMO(EncodedModule):
         joint_queries: Sequence[str] = (),
         joint_score: Literal["cosine", "multilinear", "volume"] = "cosine",
     ):
-        if alignment is None:
-            raise ValueError("alignment is null, and LAVIMO trains by one; name a loss, such as gcs")
         super().__init__(dims, encoders, protocol, learning_rate, weight_decay, ks)
         if reconstruct is not None and reconstruct not in self.modalities:
             raise ValueError(f"the data have no modality {reconstruct!r}; they have {', '.join(self.modalities)}")
         self.directions += [parse_joint_query(name, self.modalities) for name in joint_queries]
         check_score(joint_score)
         self.joint_score = joint_score
-        self.set_alignment(alignment)
+        self.set_alignment(alignment, required=True)
         self.alignment_weight = alignment_weight
         self.reconstruct, self.reconstruction_weight = reconstruct, reconstruction_weight
         self._build(dim, dropout)
@@ -106,15 +105,11 @@ class LAVIMO(EncodedModule):
         embeddings = self._project(encoded)
         fused = self.fusion(embeddings) if self.fusion is not None else None
         aligned = fused if self.protocol == "as_published" else embeddings
-        output = self.alignment(aligned, batch["label"])
-        parts = {"train/alignment": output.total.detach()}
-        total = self.alignment_weight * output.total
+        terms = {"alignment": (self.alignment_weight, self.alignment(aligned, batch["label"]).total)}
         if self.decoder is not None:
             error = F.mse_loss(self.decoder(fused), encoded[self.reconstruct].detach())
-            parts["train/reconstruction"] = error.detach()
-            total = total + self.reconstruction_weight * error
-        self.log_dict(parts, on_step=False, on_epoch=True, batch_size=len(batch["id"]))
-        return total
+            terms["reconstruction"] = self.reconstruction_weight, error
+        return self.total(batch, **terms)
 
     def embed(self, batch: Batch) -> dict[str, Tensor]:
         """Retrieval embeddings (n, D) of the modalities in the batch; as_published they need all of an item's."""

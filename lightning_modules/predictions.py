@@ -17,10 +17,10 @@ from datamodules.files.sources import written_whole
 
 
 class EmbeddingWriter(BasePredictionWriter):
-    """Write the embeddings of ``csd predict`` to one .npz: an array per modality, and ``label`` and ``id``.
+    """Write the embeddings of ``csd predict`` to one .npz: an array per modality, ``label``, ``id``, ``class_names``.
 
     Where modalities differ in their entries these are ``label/<modality>`` and ``id/<modality>``, and
-    ``item/<modality>`` says which item an entry belongs to.
+    ``item/<modality>`` says which item an entry belongs to. `datamodules.OwnData` reads the file as features.
 
     Args:
         output: the file, which is written over; by default embeddings.npz in the trainer's default_root_dir, or
@@ -46,6 +46,8 @@ class EmbeddingWriter(BasePredictionWriter):
         self, trainer: L.Trainer, module: L.LightningModule, predictions: Sequence[Any], batch_indices: Sequence[Any]
     ) -> None:
         arrays = _joined(flat_predictions(predictions), module.modalities)
+        if trainer.datamodule.data.class_names is not None:
+            arrays["class_names"] = np.array(trainer.datamodule.data.class_names)
         path = Path(self.output) if self.output else _unused(Path(trainer.default_root_dir))
         with written_whole(path) as file:
             np.savez(file, **arrays)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from functools import reduce
@@ -125,7 +126,7 @@ class GatheredBatch:
         self._units: dict[str, Tensor] = {}
         self._target: list[Target] = []
         self._logits: dict[tuple[str, str, float], Tensor] = {}
-        self._log_targets: dict[bool, Tensor] = {}
+        self._targets: dict[tuple[str, bool], Tensor] = {}
 
     def select(self, names: Sequence[str]) -> GatheredBatch:
         """The same batch with some of its modalities; both share what they compute."""
@@ -143,7 +144,7 @@ class GatheredBatch:
         """The same batch with the rows ``start`` to ``stop`` of the columns alone."""
         chosen = copy.copy(self)
         chosen.start, chosen.stop = start, stop
-        chosen._logits, chosen._log_targets = {}, {}
+        chosen._logits, chosen._targets = {}, {}
         return chosen
 
     def directions(self) -> Iterator[tuple[str, str, bool]]:
@@ -172,28 +173,55 @@ class GatheredBatch:
         key, reversed_key = (a, b, temperature), (b, a, temperature)
         if key not in self._logits:
             if reversed_key in self._logits and self.stop - self.start == len(self.columns[a]):
-                self._logits[key] = self._logits[reversed_key].T.contiguous()
+                self._logits[key] = self._logits[reversed_key].T
             else:
-                self._logits[key] = product(self.unit_rows(a) / temperature, self.unit_columns(b))
+                self._logits[key] = product(self.unit_rows(a), self.unit_columns(b), 1 / temperature)
         return self._logits[key]
 
     def log_matching(self, a: str, b: str, temperature: float) -> Tensor:
         """Log matching distributions of the rows of ``a``: log softmax_j( cos(a_i, b_j) / temperature )."""
-        return torch.log_softmax(self.logits(a, b, temperature), dim=1)
+        logits = self.logits(a, b, temperature)
+        if logits.is_contiguous():
+            return torch.log_softmax(logits, dim=1)
+        return torch.log_softmax(logits.T, dim=0).T  # as it lies in memory
+
+    def target(self, reverse: bool = False) -> Tensor:
+        """(B, B_global) target by the labels: rows sum to one; ``reverse`` transposes weights."""
+        return self._of_target("share", reverse)
 
     def log_target(self, reverse: bool = False) -> Tensor:
-        """(B, B_global) log target by the labels, -inf where items do not match; ``reverse`` transposes weights."""
+        """(B, B_global) log target, -inf where items do not match."""
+        return self._of_target("log", reverse)
+
+    def target_entropy(self, reverse: bool = False) -> Tensor:
+        """(B,) entropies -sum_j q_j log q_j of the target."""
+        key = "entropy", reverse and not self._labels_target.is_symmetric
+        if key not in self._targets:
+            q = self.target(key[1])
+            self._targets[key] = -torch.xlogy(q, q).sum(dim=1)
+        return self._targets[key]
+
+    @property
+    def _labels_target(self) -> Target:
         if not self._target:
             columns = self.columns[self.modalities[0]]
             self._target.append(Target(self.labels, self.offset, len(columns), self.count, columns.dtype))
-        reverse = reverse and not self._target[0].is_symmetric
-        if reverse not in self._log_targets:
-            self._log_targets[reverse] = self._target[0].log(self.start, self.stop, reverse)
-        return self._log_targets[reverse]
+        return self._target[0]
+
+    def _of_target(self, what: str, reverse: bool) -> Tensor:
+        if (what, reverse) not in self._targets:
+            target = self._labels_target
+            if reverse and target.is_symmetric:
+                found = self._of_target(what, False)
+            else:
+                found = getattr(target, what)(self.start, self.stop, reverse)
+            # Logits of a reversed direction lie in memory by columns, and go faster with a target that does too.
+            self._targets[what, reverse] = found.T.contiguous().T if reverse else found
+        return self._targets[what, reverse]
 
     def matches(self, reverse: bool = False) -> Tensor:
         """(B, B_global) bool: which items have a positive share in the target of which."""
-        return ~self.log_target(reverse).isneginf()
+        return self.log_target(reverse) > -torch.inf
 
     def own_pair(self, matrix: Tensor) -> Tensor:
         """(B,) entries of a (B, B_global) matrix that belong to each row's own pair."""
@@ -225,7 +253,7 @@ def _refusal(embeddings: Mapping[str, Tensor]) -> str | None:
                 f"embeddings of {name!r} have shape {tuple(tensor.shape)}, but {next(iter(embeddings))!r} has "
                 f"{tuple(shape)}; all modalities need the same rows and dimension"
             )
-        low, high = tensor.aminmax()  # NaN where there is one; several times faster than isfinite().all()
-        if not (low.isfinite() and high.isfinite()):
+        # The sum is not finite where an entry is not, and far faster than a look at each; where it overflows, look.
+        if not math.isfinite(tensor.detach().sum()) and not tensor.isfinite().all():
             return f"embeddings of {name!r} contain NaN or infinity; check the features, or lower the learning rate"
     return None

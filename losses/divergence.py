@@ -8,6 +8,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from losses.gradients import by_formula
+
 
 def cs_divergence(log_p: Tensor, log_q: Tensor) -> Tensor:
     r"""Cauchy-Schwarz divergence between two distributions.
@@ -56,19 +58,54 @@ def gcs_divergence(log_ps: Sequence[Tensor]) -> Tensor:
     if len({log_p.shape[-1] for log_p in log_ps}) > 1:
         raise ValueError(f"distributions differ in length: {[tuple(log_p.shape) for log_p in log_ps]}")
     log_ps = [_at_least_float32(log_p) for log_p in log_ps]
-    divergence = _hoelder(log_ps)
+    log_ps = torch.broadcast_tensors(*log_ps)
+    divergence = _Hoelder.apply(*log_ps)
     if bool(divergence.isfinite().all()):
         return divergence
     # The gradient of a softmax over nothing but -inf is NaN: such rows are computed on zeros and replaced.
-    log_ps = torch.broadcast_tensors(*log_ps)
     disjoint = torch.isneginf(sum(log_ps)).all(dim=-1)
     safe = [log_p.masked_fill(disjoint.unsqueeze(-1), 0.0) for log_p in log_ps]
-    return _hoelder(safe).masked_fill(disjoint, math.inf)
+    return _Hoelder.apply(*safe).masked_fill(disjoint, math.inf)
 
 
-def _hoelder(log_ps: Sequence[Tensor]) -> Tensor:
-    powers = len(log_ps) * torch.stack(torch.broadcast_tensors(*log_ps))  # p_k^K, in log space
-    return -torch.logsumexp(torch.log_softmax(powers, dim=-1).mean(dim=0), dim=-1)
+def _hoelder(*log_ps: Tensor) -> Tensor:
+    """The formula on log-probabilities of one shape, in steps that autograd can differentiate as often as needed."""
+    order = len(log_ps)
+    return -torch.logsumexp(sum(torch.log_softmax(order * log_p, dim=-1) for log_p in log_ps) / order, dim=-1)
+
+
+class _Hoelder(torch.autograd.Function):
+    """:func:`_hoelder` and its gradient, softmax(K log p_k) - softmax(sum_k log p_k), from the same exponentials."""
+
+    @staticmethod
+    def forward(ctx, *log_ps: Tensor) -> Tensor:
+        order, joint, shares = len(log_ps), None, []
+        for log_p in log_ps:
+            powers = log_p - log_p.amax(dim=-1, keepdim=True)
+            joint = powers.clone() if joint is None else joint.add_(powers)
+            powers, total = _exponentials(powers.mul_(order))
+            joint.sub_(total.log() / order)
+            shares.append(powers.div_(total))
+        largest = joint.amax(dim=-1, keepdim=True)
+        joint, total = _exponentials(joint.sub_(largest))
+        joint.div_(total)
+        needed = [share.sub_(joint) if need else None for share, need in zip(shares, ctx.needs_input_grad, strict=True)]
+        ctx.save_for_backward(*needed, *log_ps)
+        return -(total.log() + largest).squeeze(-1)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        order = len(ctx.needs_input_grad)
+        slopes, log_ps = ctx.saved_tensors[:order], ctx.saved_tensors[order:]
+        if torch.is_grad_enabled():
+            return by_formula(_hoelder, log_ps, gradient)
+        return tuple(None if slope is None else slope * gradient[..., None] for slope in slopes)
+
+
+def _exponentials(logs: Tensor) -> tuple[Tensor, Tensor]:
+    """exp of the entries, in their place, and its sum over the last dimension."""
+    exponentials = logs.exp_()
+    return exponentials, exponentials.sum(dim=-1, keepdim=True)
 
 
 def kl_divergence(log_p: Tensor, log_q: Tensor) -> Tensor:
@@ -94,8 +131,32 @@ def kl_divergence(log_p: Tensor, log_q: Tensor) -> Tensor:
     if log_p.shape[-1] != log_q.shape[-1]:
         raise ValueError(f"distributions differ in length: {tuple(log_p.shape)} and {tuple(log_q.shape)}")
     log_p, log_q = _at_least_float32(log_p), _at_least_float32(log_q)
+    return _KL.apply(*torch.broadcast_tensors(log_p, log_q))
+
+
+def _kl(log_p: Tensor, log_q: Tensor) -> Tensor:
+    """The formula, in steps that autograd can differentiate as often as needed."""
     p = log_p.exp()
     return (p * torch.where(p > 0, log_p - log_q, 0.0)).sum(dim=-1)
+
+
+class _KL(torch.autograd.Function):
+    """:func:`_kl`, whose gradient is p (log p - log q + 1) for log p, and -p for log q."""
+
+    @staticmethod
+    def forward(ctx, log_p: Tensor, log_q: Tensor) -> Tensor:
+        p, ratio = log_p.exp(), log_p - log_q
+        ratio.masked_fill_(p == 0, 0.0)
+        ctx.save_for_backward(p, ratio if ctx.needs_input_grad[0] else None, log_p, log_q)
+        return torch.linalg.vecdot(p, ratio)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        p, ratio, *logs = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            return by_formula(_kl, tuple(logs), gradient)
+        to_q = p * -gradient[..., None] if ctx.needs_input_grad[1] else None
+        return (None if ratio is None else (ratio + 1).mul_(p).mul_(gradient[..., None])), to_q
 
 
 def clamped_divergence(ps: Sequence[Tensor], epsilon: float) -> Tensor:

@@ -47,13 +47,17 @@ class KLLoss(AlignmentLoss):
     def terms(self, batch: GatheredBatch) -> dict[str, Tensor]:
         terms = {}
         for x, z, reverse in batch.directions():
-            log_p, log_q = batch.log_matching(x, z, self.temperature), batch.log_target(reverse)
-            if self.direction == "reverse" and not bool(batch.matches(reverse).all()):
+            log_p = batch.log_matching(x, z, self.temperature)
+            if self.direction == "forward":
+                # KL(q || p) = -sum_j q_j log p_j - H(q)
+                divergence = -(batch.target(reverse) * log_p).sum(dim=1) - batch.target_entropy(reverse)
+            elif bool(batch.matches(reverse).all()):
+                divergence = kl_divergence(log_p, batch.log_target(reverse))
+            else:
                 raise ValueError(
                     "reverse KL is infinite where the target is zero; give strictly positive target weights, use the "
                     "forward direction, or `cmpm_kl`, whose 1e-8 bounds it"
                 )
-            divergence = kl_divergence(log_q, log_p) if self.direction == "forward" else kl_divergence(log_p, log_q)
             terms[f"{x}->{z}"] = divergence.mean()
         return terms
 
@@ -81,7 +85,7 @@ class CMPMKLLoss(AlignmentLoss):
         terms = {}
         for x, z, reverse in batch.directions():
             log_p = torch.log_softmax(product(batch.rows[x], batch.unit_columns(z)), dim=1)
-            q = batch.log_target(reverse).exp() + self.epsilon
+            q = batch.target(reverse) + self.epsilon
             terms[f"{x}->{z}"] = kl_divergence(log_p, q.log()).mean()
         return terms
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 import sys
 from importlib import import_module
 
 from datamodules.files.sources import user_path
-from reproduce.names import available_tables
+from reproduce.names import table_files
 
 ONLY = ("dataset", "features", "condition", "method", "protocol")
 # What does not train the runs of a YAML file: the first two measure the losses themselves. Imported when called, so
@@ -59,7 +58,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         description="Regenerate a table or an experiment into CSV, Markdown, YAML and PNG. Other commands, each with a "
         f"--help of its own: {', '.join(COMMANDS)}.",
     )
-    names = available_tables()
+    names = list(table_files())
     parser.add_argument("table", help=", ".join(names))
     parser.add_argument("--scale", default="quick", help="quick (default, for a CPU) or paper (for a GPU)")
     parser.add_argument("--data-root", help="folder of the data sets; by default CSD_DATA, else data/")
@@ -98,10 +97,9 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     )
     arguments = parser.parse_args(argv)
     if arguments.table not in names:
-        known = sorted([*names, *COMMANDS])
-        near = difflib.get_close_matches(arguments.table.lower(), known, cutoff=0.7)
-        said = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(known)}"
-        parser.error(f"there is no {arguments.table!r}; {said}")
+        from losses.registry import nearest  # takes seconds, as all that needs torch
+
+        parser.error(f"there is no {arguments.table!r}; {nearest(arguments.table, [*names, *COMMANDS])}")
     pairs = [pair.partition("=") for pair in arguments.only]
     for key, equals, value in pairs:
         if key not in ONLY or not equals or not value:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,20 +18,17 @@ from reproduce.results.schema import read_table, replace_file, write_table
 from reproduce.results.significance import merged, read_comparisons, write_comparisons
 from reproduce.rows import comparisons, merged_rows, rows_not_run, rows_of
 from reproduce.runs.config import fit_file
-from reproduce.runs.plan import Finals, Plan
-from reproduce.runs.spec import DataSet
+from reproduce.runs.plan import Plan
 
 CONFIGS = "configs"  # in the results folder: <config_hash>.yaml for `csd fit`
 HEADER = "# Settings chosen on validation data (mean over directions of MAP), and what the runs were given.\n"
 
 
-def write_results(plan: Plan, finals: Finals, absent: dict[DataSet, str], folder: Path, command: str) -> list[Path]:
+def write_results(plan: Plan, folder: Path, command: str) -> list[Path]:
     """Write <table>.csv with .yaml, .md and .png beside it, the configuration of every row, and what else it measures.
 
     Args:
         plan: the plan, after ``execute``.
-        finals: what ``execute`` returned.
-        absent: data sets that could not be read, with reasons.
         folder: where the files go.
         command: the command that regenerates them, for the YAML.
 
@@ -41,31 +39,31 @@ def write_results(plan: Plan, finals: Finals, absent: dict[DataSet, str], folder
         TableError: the folder cannot be written, or holds a file in a table's place that is none.
     """
     path = folder / f"{plan.table.name}.csv"
-    rows = rows_of(plan, finals)
+    rows = rows_of(plan)
     if plan.only:
         if path.exists():
             old = read_table(path)
-            rows = merged_rows(old[[not _overtaken(row, plan, finals) for row in old.itertuples()]], rows)
+            rows = merged_rows(old[[not _overtaken(row, plan) for row in old.itertuples()]], rows)
     elif not (rows["data_kind"] == "synthetic").any():  # else every row of the real table would be not_run
-        rows = pd.concat([rows, *(rows_not_run(plan, *item) for item in absent.items())], ignore_index=True)
+        rows = pd.concat([rows, rows_not_run(plan)], ignore_index=True) if plan.absent else rows
     written, beside = [write_table(rows, path)], path.with_suffix(".yaml")
     before = read_companion(beside) if plan.only and beside.exists() else {}
-    written.append(replace_file(beside, HEADER + dump_yaml(_companion(plan, finals, command, before))))
-    written += _write_configs(plan, finals, folder)
+    written.append(replace_file(beside, HEADER + dump_yaml(_companion(plan, command, before))))
+    written += _write_configs(plan, folder)
     if plan.table.comparisons:
         place = folder / "comparisons" / path.name
-        compared = comparisons(plan, finals)
+        compared = comparisons(plan)
         if plan.only and place.exists():
-            again = {tuple(row.columns.values())[:4] for row in finals if row.method.protocol == "honest"}
+            again = {tuple(row.columns.values())[:4] for row in plan.finals if row.method.protocol == "honest"}
             compared = merged(read_comparisons(place), compared, again)
         written.append(write_comparisons(compared, place))
-    return [*written, *show(plan.table, path), *_draw_projections(plan, finals, folder)]
+    return [*written, *show(plan.table, path), *_draw_projections(plan, folder)]
 
 
-def _write_configs(plan: Plan, finals: Finals, folder: Path) -> list[Path]:
+def _write_configs(plan: Plan, folder: Path) -> list[Path]:
     """What `csd fit` takes for the first seed of every row; files that no table names any more go."""
     place = folder / CONFIGS
-    for runs in finals.values():
+    for runs in plan.finals.values():
         run, result = runs[0]
         if result is not None:
             head = f"{plan.table.name}: {run.name}, scale {plan.scale}"
@@ -77,12 +75,14 @@ def _write_configs(plan: Plan, finals: Finals, folder: Path) -> list[Path]:
     return [place] if place.exists() else []
 
 
-def _draw_projections(plan: Plan, finals: Finals, folder: Path) -> Iterator[Path]:
-    wanted = [row for row in finals if row.method.method in plan.table.projection and row.method.protocol == "honest"]
+def _draw_projections(plan: Plan, folder: Path) -> Iterator[Path]:
+    wanted = [
+        row for row in plan.finals if row.method.method in plan.table.projection and row.method.protocol == "honest"
+    ]
     for dataset in dict.fromkeys(row.dataset for row in wanted):
         panels = {}
         for row in (row for row in wanted if row.dataset is dataset):
-            run, result = finals[row][0]
+            run, result = plan.finals[row][0]
             if result is not None:
                 kept = plan.store.load(run.key, arrays=True)
                 panels[f"{row.method.method}, seed {run.config['seed_everything']}"] = kept.arrays
@@ -93,35 +93,34 @@ def _draw_projections(plan: Plan, finals: Finals, folder: Path) -> Iterator[Path
             yield draw_projection(panels, path, ", ".join(dataset.parts))
 
 
-def _overtaken(row: Any, plan: Plan, finals: Finals) -> bool:
+def _overtaken(row: Any, plan: Plan) -> bool:
     """A row that is not run, of features that the table no longer names or that are there now under their own name."""
     if row.status != "not_run":
         return False
     named = {(one.dataset, one.features): one.class_path for one in plan.table.datasets}
-    found = {of.dataset.dataset for of in finals if of.dataset.class_path == "OwnData"}
+    found = {of.dataset.dataset for of in plan.finals if of.dataset.class_path == "OwnData"}
     pairs = named.get((row.dataset, row.features)) == "OwnData"
     return (row.dataset, row.features) not in named or (pairs and row.dataset in found)
 
 
-def _companion(plan: Plan, finals: Finals, command: str, before: dict[str, Any]) -> dict[str, Any]:
+def _companion(plan: Plan, command: str, before: dict[str, Any]) -> dict[str, Any]:
     """What the rows were given; with ``before``, what the file said, rows that are not made anew keep theirs."""
     parts: dict[str, dict[str, dict]] = {
-        name: {} for name in ("chosen_on_validation", "schedule_chosen_on_validation", "class_split_by_seed")
+        name: defaultdict(dict)
+        for name in ("chosen_on_validation", "schedule_chosen_on_validation", "class_split_by_seed")
     }
     for (dataset, model), schedule in plan.schedules.items():
         if schedule:
             entry = {"min_steps": schedule.min_steps, "chosen with": schedule.method, "tried": list(schedule.tried)}
-            of = parts["schedule_chosen_on_validation"].setdefault(dataset.name, {})
-            of[model] = entry
+            parts["schedule_chosen_on_validation"][dataset.name][model] = entry
     for row, choice in plan.choices.items():
         if choice and choice.trials:
-            of = parts["chosen_on_validation"].setdefault(row.dataset.name, {})
-            of[row.method.method] = {"chosen": choice.shown, "trials": list(choice.trials)}
-        for run, result in finals.get(row, []):
+            entry = {"chosen": choice.shown, "trials": list(choice.trials)}
+            parts["chosen_on_validation"][row.dataset.name][row.method.method] = entry
+        for run, result in plan.finals.get(row, []):
             if result and result.unseen_classes:
-                split = {"seen": list(result.seen_classes), "unseen": list(result.unseen_classes)}
-                of = parts["class_split_by_seed"].setdefault(row.dataset.dataset, {})
-                of[run.config["seed_everything"]] = split
+                entry = {"seen": list(result.seen_classes), "unseen": list(result.unseen_classes)}
+                parts["class_split_by_seed"][row.dataset.dataset][run.config["seed_everything"]] = entry
     commands = [line for line in before.get("command", "").splitlines() if line != command]
     content = {
         "table": plan.table.name,

@@ -8,11 +8,10 @@ TABLES = Path(__file__).parent / "tables"
 EXPERIMENTS = Path(__file__).parent / "experiments"
 
 
-def available_tables() -> list[str]:
-    """Names of the tables that can be regenerated, then those of the experiments."""
-    return names(TABLES) + names(EXPERIMENTS)
+def table_files(folder: Path | None = None) -> dict[str, Path]:
+    """Name -> file of the tables, then of the experiments; or of all that are in a folder.
 
-
-def names(folder: Path) -> list[str]:
-    """Of the tables, only those called so: the other files serve to be extended."""
-    return sorted(path.stem for path in folder.glob("*.yaml" if folder == EXPERIMENTS else "table*.yaml"))
+    Of the tables, only those called so: the other files serve to be extended.
+    """
+    places = [(TABLES, "table*.yaml"), (EXPERIMENTS, "*.yaml")] if folder is None else [(folder, "*.yaml")]
+    return {path.stem: path for place, names in places for path in sorted(place.glob(names))}

@@ -56,10 +56,10 @@ def regenerate(arguments: argparse.Namespace, argv: list[str]) -> int:
         arguments.only,
         executor_of(arguments),
     )
-    datasets, absent = plan.available()
-    for line in _absent_lines(absent, datasets):
+    datasets = plan.available()
+    for line in _absent_lines(plan.absent, datasets):
         print(line)
-    if not (runs := plan.needed(datasets)):
+    if not (runs := plan.execute(datasets, dry=True)):
         _check_only(arguments.only, {"features": [one.features for one in (*table.datasets, *datasets)]}, table)
         raise SpecError(
             f"--only {shlex.join(map('='.join, arguments.only.items()))} leaves no row of {table.name} that can be run"
@@ -76,8 +76,8 @@ def regenerate(arguments: argparse.Namespace, argv: list[str]) -> int:
     if arguments.scale == "paper" and arguments.executor != "slurm" and not torch.cuda.is_available():
         seconds = sum(estimate.run_seconds(plan.missing(runs), plan.root).values()) / (arguments.jobs or workers())
         print(f"paper scale is a GPU's work: on this CPU it takes about {duration(seconds)}", flush=True)
-    finals = plan.execute(datasets)
-    written = write_results(plan, finals, absent, folder, f"python -m reproduce {shlex.join(argv)}")
+    plan.execute(datasets)
+    written = write_results(plan, folder, f"python -m reproduce {shlex.join(argv)}")
     print(f"wrote {', '.join(map(str, written))}")
     if synthetic:
         print(f"SYNTHETIC DATA: the numbers in {folder}/ show that the pipeline runs, and nothing about any method")

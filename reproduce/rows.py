@@ -7,26 +7,20 @@ from typing import Any
 
 import pandas as pd
 
-from datamodules.datasets import DATASETS
 from reproduce.results.metrics import metric_name, metric_of
 from reproduce.results.published import with_published
 from reproduce.results.schema import RUN, table_of
 from reproduce.results.significance import compare, comparisons_of
-from reproduce.runs.plan import Finals, Plan, Row
-from reproduce.runs.preparing import data_class
-from reproduce.runs.spec import DataSet
+from reproduce.runs.config import data_class
+from reproduce.runs.plan import Plan, Row
+from reproduce.runs.presence import form_of
 from reproduce.runs.store import RunResult
 
 
-def rows_of(plan: Plan, finals: Finals) -> pd.DataFrame:
-    """The rows of a table that was executed.
-
-    Args:
-        plan: the plan, after ``execute``.
-        finals: what ``execute`` returned.
-    """
+def rows_of(plan: Plan) -> pd.DataFrame:
+    """The rows of a table whose plan was executed."""
     rows: list[dict[str, Any]] = []
-    for row, runs in finals.items():
+    for row, runs in plan.finals.items():
         broken = next((run for run, result in runs if result is None), None)
         if broken is not None:
             reason = f"seed {broken.config['seed_everything']}: {plan.errors[broken.key]}"
@@ -39,10 +33,13 @@ def rows_of(plan: Plan, finals: Finals) -> pd.DataFrame:
     return with_published(table_of(rows))
 
 
-def rows_not_run(plan: Plan, dataset: DataSet, reason: str) -> pd.DataFrame:
-    """A row for every method and split of a data set that is not here."""
-    rows = [Row(dataset, method) for method in plan.table.methods_on(dataset)]
-    return table_of([each for row in rows for each in _without_number(plan, row, "not_run", reason)])
+def rows_not_run(plan: Plan) -> pd.DataFrame:
+    """A row for every method and split of the data sets that are not here."""
+    rows: list[dict[str, Any]] = []
+    for dataset, reason in plan.absent.items():
+        for method in plan.table.methods_on(dataset):
+            rows += _without_number(plan, Row(dataset, method), "not_run", reason)
+    return table_of(rows)
 
 
 def _numbers(plan: Plan, row: Row, results: Sequence[RunResult], key: str) -> list[dict[str, Any]]:
@@ -62,27 +59,18 @@ def _numbers(plan: Plan, row: Row, results: Sequence[RunResult], key: str) -> li
         **made_by,
         "config_hash": key,
     }
-    rows = []
+    rows, form = [], form_of(row.dataset)
     for (gallery, split, direction, name), found in scores.groupby(
         ["gallery", "split", "direction", "name"], observed=True
     ):
         metric, k = metric_of(name)
         place = {"gallery": gallery, "split": split, "direction": direction, "metric": metric, "k": k}
-        rows.append({**shared, **place, **_mean(found, caution_of(row.dataset), plan.remark(row))})
+        rows.append({**shared, **place, **_mean(found, form.caution if form else "", plan.remark(row))})
     for gallery in plan.table.galleries:
         if gallery in results[0].galleries_undefined:
             reason = results[0].galleries_undefined[gallery]
             rows.append({**_without_number(plan, row, "not_run", reason)[-1], "gallery": gallery})
     return rows
-
-
-def caution_of(dataset: DataSet) -> str:
-    """What the data set's declaration says that readers have to know of the form that a table reads."""
-    declared = DATASETS.get(dataset.dataset)
-    for form in declared.forms.values() if declared else ():
-        if form.class_path == dataset.class_path and form.init_args.items() <= dataset.init_args.items():
-            return form.caution
-    return ""
 
 
 def _mean(found: pd.DataFrame, *remarks: str) -> dict[str, Any]:
@@ -113,18 +101,13 @@ def merged_rows(old: pd.DataFrame, new: pd.DataFrame) -> pd.DataFrame:
     return pd.concat([*parts, *made.values()], ignore_index=True)
 
 
-def comparisons(plan: Plan, finals: Finals) -> pd.DataFrame:
-    """The comparisons that a table asks for, on every data set and split where both methods have all their runs.
-
-    Args:
-        plan: the plan, after ``execute``.
-        finals: what ``execute`` returned.
-    """
+def comparisons(plan: Plan) -> pd.DataFrame:
+    """The comparisons that a table asks for, on every data set and split where both methods have all their runs."""
     records = []
-    for dataset in dict.fromkeys(row.dataset for row in finals):
+    for dataset in dict.fromkeys(row.dataset for row in plan.finals):
         complete = {
             row.method.method: (row, runs)
-            for row, runs in finals.items()
+            for row, runs in plan.finals.items()
             if row.dataset is dataset and row.method.protocol == "honest" and all(result for _, result in runs)
         }
         for pair in plan.table.comparisons:

@@ -38,6 +38,16 @@ def csd(command: str, folder: Path, *words: str, config: Path | None = None) -> 
     main([command, "--config", str(config), "--trainer.default_root_dir", str(folder / "run"), *map(str, words)])
 
 
+def refused(capsys, *words: object) -> str:
+    """The message of a command that must end with status 2 and without a stack trace."""
+    with pytest.raises(SystemExit) as stop:
+        main([str(word) for word in words])
+    message = capsys.readouterr().err
+    assert stop.value.code == 2
+    assert "Traceback" not in message
+    return message
+
+
 def metrics(folder: Path, version: int | str) -> pd.DataFrame:
     """What a fit logged, by its number; or a test or validation, by its name, as "test_0"."""
     name = f"version_{version}" if isinstance(version, int) else version

@@ -1,36 +1,25 @@
-"""A tiny Flickr30K in the layout of its authors, tiny networks and their weights: what the tests of `extract` share."""
+"""Tiny networks and their weights, and features of a tiny Flickr30K: what the tests of `extract` share."""
 
 from __future__ import annotations
 
-import argparse
-import json
 from pathlib import Path
 
 import numpy as np
 import pytest
-import soundfile
 import timm
 import torch
 import torchaudio
-from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import save_file
+from tiny_trees import NARRATED, write_spoken
 
-from datamodules import extract
+from datamodules.__main__ import main
 
 IMAGE_MODEL, SOUND_MODEL = "test_resnet", "tiny"
-RATE = 8000
-# Split in the file name -> image ids and the number of narratives of each.
-IMAGES = {
-    "train": {"11": 1, "12": 2, "13": 1, "14": 3, "15": 1, "16": 1},
-    "val": {"21": 1, "22": 2},
-    "test": {"31": 1, "32": 2, "33": 1},
-}
-ITEMS = [image for images in IMAGES.values() for image in images]
-COUNTS = np.array([count for images in IMAGES.values() for count in images.values()])
+ITEMS = [image for images in NARRATED.values() for image in images]
+COUNTS = np.array([count for images in NARRATED.values() for count in images.values()])
 ENTRIES = int(COUNTS.sum())
-SPLIT = np.repeat(["train", "validation", "test"], [len(images) for images in IMAGES.values()])
-
+SPLIT = np.repeat(["train", "validation", "test"], [len(images) for images in NARRATED.values()])
 TINY = {
     **torchaudio.pipelines.WAV2VEC2_LARGE_LV60K._params,  # sees how loud a sound is
     "extractor_conv_layer_config": [(16, 10, 5), (16, 3, 4)],
@@ -39,32 +28,6 @@ TINY = {
     "encoder_num_heads": 4,
     "encoder_ff_interm_features": 64,
 }
-
-
-def write_flickr30k(root: Path) -> Path:
-    """Narratives, images and voice recordings of the items above, below `root`; returns `root`."""
-    folder = root / "flickr30k"
-    rng = np.random.default_rng(0)
-    (folder / "flickr30k-images").mkdir(parents=True)
-    for word, images in IMAGES.items():
-        lines = []
-        for image, count in images.items():
-            pixels = rng.integers(0, 256, (20, 24, 3), dtype=np.uint8)
-            Image.fromarray(pixels).save(folder / "flickr30k-images" / f"{image}.jpg")
-            for turn in range(count):
-                voice = f"flickr30k_{word}/flickr30k_{word}_{image}_{turn}.ogg"
-                recorded = f"flickr30k_{word}/flickr30k_{word}_{image:0>16}_{40 + turn}.ogg"
-                if image == "13":
-                    voice = recorded = f"flickr30k_{word}/13_{turn}.ogg"  # as the narrative says, no authors' name
-                path = folder / "voice-recordings" / recorded
-                path.parent.mkdir(parents=True, exist_ok=True)
-                soundfile.write(path, rng.normal(0, 0.1, 800 + 100 * len(lines)), RATE)
-                caption = f"Words {turn} about image {image}, {'long ' * turn}"
-                fields = {"image_id": image, "annotator_id": 40 + turn, "caption": caption, "voice_recording": voice}
-                lines.append(fields)
-        text = "".join(json.dumps(line) + "\n" for line in lines)
-        (folder / f"flickr30k_{word}_localized_narratives.jsonl").write_text(text)
-    return root
 
 
 def write_weights(folder: Path) -> dict[str, Path]:
@@ -91,10 +54,7 @@ def prepare(patch: pytest.MonkeyPatch) -> None:
 
 def run(*arguments: object) -> int:
     """The command's exit status."""
-    parser = argparse.ArgumentParser()
-    extract.add_arguments(parser)
-    chosen = parser.parse_args([*map(str, arguments)])
-    return chosen.func(chosen)
+    return main(["extract", *map(str, arguments)])
 
 
 def run_all(root: Path, weights: dict[str, Path], out: Path, *more: object) -> int:
@@ -135,7 +95,7 @@ def bundle():
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
-    return write_flickr30k(tmp_path_factory.mktemp("data"))
+    return write_spoken(tmp_path_factory.mktemp("data")).parent
 
 
 @pytest.fixture(scope="module")

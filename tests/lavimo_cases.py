@@ -18,10 +18,11 @@ ENCODERS = {
 
 
 def model(data: RetrievalData, seed: int = 0, **settings) -> LAVIMO:
-    """A model of width 16; for the tiny items with the encoders above."""
+    """A model of width 16, without dropout; for the tiny items with the encoders above."""
     L.seed_everything(seed, verbose=False)
-    encoders = ENCODERS if isinstance(data, Tiny) else {}
-    encoders = {name: settings for name, settings in encoders.items() if name in data.dims}
+    encoders = {name: {"name": "mlp", "dropout": 0.0} for name in data.dims}
+    encoders |= ENCODERS if isinstance(data, Tiny) else {}
+    encoders = {name: encoder for name, encoder in encoders.items() if name in data.dims}
     return LAVIMO(data.dims, **{"encoders": encoders, "dim": 16, "learning_rate": 3e-3, **settings})
 
 

@@ -65,9 +65,12 @@ class FewItems(RetrievalData):
 
 def write_config(folder: Path, data: str = "SyntheticItems", batch_size: int = 16) -> Path:
     """A small LAVIMO, in float64 so that the order of a sum does not show; without dropout nothing else is drawn."""
+    names = ("image", "text") if data != "SyntheticItems" else ("text", "video", "motion")
+    model = {"alignment": "gcs", "dim": 16, "learning_rate": 0.003}
+    model["encoders"] = {name: {"name": "features"} for name in names}
     config = {
         "seed_everything": 7,
-        "model": {"class_path": "LAVIMO", "init_args": {"alignment": "gcs", "dim": 16, "learning_rate": 0.003}},
+        "model": {"class_path": "LAVIMO", "init_args": model},
         "data": {"class_path": data, "init_args": {"batch_size": batch_size}},
         "trainer": {
             "max_epochs": 1,

@@ -15,10 +15,14 @@ from lightning.pytorch.callbacks import Callback
 
 
 class Gradients(Callback):
-    """Keeps the gradients that every optimiser step was taken with: Adam's steps alone would not tell their scale."""
+    """Keeps the gradients of every optimiser step, for Adam's steps would not tell their scale, and batches' items."""
 
     def __init__(self) -> None:
         self.steps: list[list[torch.Tensor]] = []
+        self.items: list[list[int]] = []
+
+    def on_train_batch_start(self, trainer, module, batch, batch_idx) -> None:
+        self.items.append(batch["id"].tolist())
 
     def on_before_optimizer_step(self, trainer, module, optimizer) -> None:
         parameters = [p for group in optimizer.param_groups for p in group["params"]]

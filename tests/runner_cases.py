@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import fnmatch
 import io
 import logging
 from collections.abc import Iterator, Sequence
@@ -20,8 +21,10 @@ from test_training import write_pairs
 
 import reproduce.__main__ as command_line
 from reproduce import regenerate
+from reproduce.names import table_files
 from reproduce.runs.checks import load_table
 from reproduce.runs.executors import Ended, Run
+from reproduce.runs.spec import read_yaml
 from reproduce.runs.store import RunStore
 from reproduce.runs.training import run
 
@@ -96,6 +99,22 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("data")
     write_pairs(folder / "tiny")
     return folder
+
+
+def shorten(name: str, folder: Path, methods: Sequence[str] = (), epochs: int = 1, **model: float) -> None:
+    """Write a shipped table with one seed and trial and few epochs; of some methods alone where they are named."""
+    content = read_yaml(table_files()[name])
+    scale = content["scales"]["quick"]
+    model = {**scale["model"], **model}
+    content["scales"] = {"quick": {**scale, "seeds": [0], "max_epochs": epochs, "min_steps": [], "model": model}}
+    for method in content["methods"]:
+        method["trials"] = method.get("trials", [])[:1]
+    if methods:
+        content["methods"] = [method for method in content["methods"] if method["method"] in methods]
+        content["comparisons"] = []
+        for dataset in (*content["datasets"], content["synthetic"]):
+            dataset["exclude"] = [each for each in dataset.get("exclude", []) if fnmatch.filter(methods, each)]
+    (folder / f"{name}.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
 
 
 def train_here(runs: Sequence[Run], root: str | None, store: RunStore) -> Ended:

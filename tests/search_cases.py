@@ -89,16 +89,6 @@ def csd(*words: object) -> None:
     main([str(word) for word in words])
 
 
-def refused(capsys, *words: object) -> str:
-    """The message of a command that must end with status 2 and without a stack trace."""
-    with pytest.raises(SystemExit) as stop:
-        csd(*words)
-    message = capsys.readouterr().err
-    assert stop.value.code == 2
-    assert "Traceback" not in message
-    return message
-
-
 def train_and_index(root: Path) -> Searched:
     """`csd fit`, `csd predict`, `csd export`, and `csd search index` for every modality of the test items."""
     captions = write_data(root / "data")

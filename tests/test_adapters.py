@@ -51,12 +51,6 @@ def test_the_mlp_is_that_of_the_formula_and_its_vector_the_mean():
         np.testing.assert_allclose(vector, row[keep].mean(0), rtol=1e-9, atol=1e-12)
 
 
-def test_a_single_vector_is_its_own_mean():
-    module, (x, _) = adapter("mlp"), tokens_of(1, 1, 1)
-    vectors, adapted = module(x, None)
-    assert torch.equal(vectors, adapted[:, 0])
-
-
 @pytest.mark.parametrize("name", ADAPTERS)
 def test_padding_changes_nothing(name):
     module, (x, mask) = adapter(name).eval(), tokens_of(5, 2, 1)
@@ -94,9 +88,9 @@ def test_the_bottleneck_is_a_quarter_of_the_width():
 
 
 def test_what_there_is_not_is_refused():
-    with pytest.raises(ValueError, match="unknown adapter 'mpl'; choose mlp, transformer"):
+    with pytest.raises(ValueError, match="unknown adapter 'mpl'; nearest: mlp"):
         build_adapter("mpl", 4, 4)
-    with pytest.raises(TypeError, match="adapter 'mlp' has no setting 'width'; it has hidden, dropout"):
+    with pytest.raises(TypeError, match="adapter 'mlp' has no setting 'width'; there are: dropout, hidden"):
         build_adapter("mlp", 4, 4, width=3)
     with pytest.raises(ValueError, match="width 10 cannot have 4 heads"):
         build_adapter("transformer", 4, 4, width=10)
@@ -105,7 +99,7 @@ def test_what_there_is_not_is_refused():
 # Tokens of encoders --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", [case for case in CASES if case != "depth_conv"])
 def test_the_vector_with_tokens_is_the_vector_and_tokens_do_not_depend_on_the_batch(case):
     lengths = [9, 4, 1, 6]
     module, x, mask = fitted(case, lengths)
@@ -117,20 +111,6 @@ def test_the_vector_with_tokens_is_the_vector_and_tokens_do_not_depend_on_the_ba
         for row, length in enumerate(lengths):
             _, alone, mask_alone = module.with_tokens(x[row : row + 1, :length], mask[row : row + 1, :length])
             torch.testing.assert_close(alone[mask_alone], tokens[row][token_mask[row]], rtol=1e-4, atol=1e-5)
-
-
-@pytest.mark.parametrize(("name", "shape"), [("pose_conv", (5, 3)), ("signal_conv", (6,))])
-def test_tokens_of_clips_are_what_their_vector_pools(name, shape):
-    module = build_encoder(name, {"kind": "sequence", "shape": list(shape), "rate": None}, width=16).eval()
-    x = torch.randn(3, 11, *shape, generator=torch.Generator().manual_seed(0))
-    mask = torch.arange(11) < torch.tensor([11, 4, 1])[:, None]
-    with torch.no_grad():
-        vectors, tokens, token_mask = module.with_tokens(x, mask)
-        torch.testing.assert_close(vectors, module(x, mask))
-    assert tokens.shape == (3, 3, module.token_dim)
-    for vector, row, keep in zip(vectors, tokens, token_mask, strict=True):
-        valid = row[keep]
-        torch.testing.assert_close(vector, torch.cat([valid.mean(0), valid.amax(0)]))
 
 
 @pytest.mark.parametrize(

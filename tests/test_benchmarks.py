@@ -21,12 +21,7 @@ from reproduce.results.schema import read_table
 
 undo_quiet = runner_cases.undo_quiet
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:.*isinstance.treespec.*"),
-    pytest.mark.filterwarnings("ignore:.*does not have many workers.*"),
-    pytest.mark.filterwarnings("ignore:.*The number of training batches.*"),
-    pytest.mark.filterwarnings("ignore:Found .* in eval mode"),
-]
+pytestmark = pytest.mark.filterwarnings("ignore:Found .* in eval mode")
 
 SHARED = {"table": "bench", "scale": "quick", "seeds": "0", "device": "here", "git_commit": "none"}
 SHARED |= {"torch": torch.__version__, "config_hash": "0"}
@@ -79,16 +74,10 @@ def test_a_target_says_whether_it_is_met(value, at_least, said):
     assert Target("asked", value, 10, at_least).cells()[2].split()[0] == said
 
 
-@pytest.mark.parametrize("error", [1.1e-6, math.nan, math.inf])
-def test_an_error_beyond_the_tolerance_is_a_disagreement(error):
-    assert agree("a and b", 1e-7, 1e-6) == 1e-7
-    with pytest.raises(Disagreement, match="a and b"):
-        agree("a and b", error, 1e-6)
-
-
-def test_a_failure_becomes_a_reason_of_one_line():
-    assert attempt(lambda: 3) == (3, "")
-    assert attempt(lambda: torch.zeros(2) @ torch.zeros(3))[1].startswith("RuntimeError: ")
+def test_a_difference_or_a_failure_becomes_a_reason_of_one_line():
+    assert attempt(lambda: agree("a and b", 1e-7, 1e-6)) == (1e-7, "")
+    for error in (1.1e-6, math.nan, math.inf):
+        assert attempt(lambda error=error: agree("a and b", error, 1e-6))[1].startswith("Disagreement: a and b")
     assert "\n" not in attempt(lambda: int("a\nb"))[1]
 
 
@@ -132,7 +121,6 @@ def test_losses_measures_ours_and_the_plain_form_of_every_loss(record):
 def test_both_metrics_give_the_same_numbers_and_different_ones_are_refused():
     query, gallery = retrieval.draw(30, 16, 10, 1), retrieval.draw(50, 16, 10, 2)
     ours, theirs = retrieval.by_ours(query, gallery), retrieval.by_torchmetrics(query, gallery)
-    assert 0.15 < ours["MAP"] < 0.99
     assert retrieval.compare(ours, theirs) <= 1e-6
     with pytest.raises(Disagreement, match="MAP or R@k"):
         retrieval.compare(ours, {**theirs, "R@1": theirs["R@1"] - 1e-3})
@@ -233,15 +221,11 @@ def test_lavimo_measures_cached_and_uncached_encoders_with_the_same_output(recor
 
 
 @pytest.mark.usefixtures("small", "undo_quiet")
-def test_the_command_writes_table_report_settings_and_figure(tmp_path, capsys):
+def test_the_command_writes_table_report_settings_and_figure(tmp_path):
     assert command.main(["--only", "losses", "--out", str(tmp_path)]) == 0
     path = tmp_path / "bench-losses.csv"
-    rows = list(read_table(path).itertuples())
-    assert {row.split for row in rows} == {"losses"}
-    size = "B = 16, M = 8, D = 8, temperature 0.1"
-    (ratio,) = [
-        r.value for r in rows if (r.condition, r.method, r.metric) == (size, "pairwise KL (ours)", "time ratio")
-    ]
+    rows, size = read_table(path), "B = 16, M = 8, D = 8, temperature 0.1"
+    [ratio] = rows.query("condition == @size and method == 'pairwise KL (ours)' and metric == 'time ratio'")["value"]
     (line,) = [line for line in path.with_suffix(".md").read_text().splitlines() if f"{size}: pairwise over" in line]
     assert f"| {ratio:.3g} | {'met' if ratio >= 3 else 'missed'} |" in line
     companion = yaml.safe_load(path.with_suffix(".yaml").read_text())
@@ -262,10 +246,9 @@ def test_wrong_and_broken_contestants_are_refused_loudly_and_the_others_are_meas
     said = capsys.readouterr().err
     assert "CS (plain)" in said
     assert "jfse: OSError: disk full" in said
-    rows = list(read_table(tmp_path / "bench.csv").itertuples())
-    failed = {row.method for row in rows if row.status == "failed"}
-    assert failed == {"CS (plain)", "benchmark"}
-    assert {"CS (ours)", "GCS (plain)"} <= {row.method for row in rows if row.status == "ok"}
+    rows = read_table(tmp_path / "bench.csv")
+    assert set(rows.query("status == 'failed'")["method"]) == {"CS (plain)", "benchmark"}
+    assert {"CS (ours)", "GCS (plain)"} <= set(rows.query("status == 'ok'")["method"])
 
 
 @pytest.mark.usefixtures("undo_quiet")

@@ -8,7 +8,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import scipy.io
 from check_cases import checked, faulty, listed, name_of
 from tiny_trees import TREES, write_flickr30k, write_narratives, write_tmr
 
@@ -16,21 +15,14 @@ from datamodules.check import open_form
 from datamodules.datasets import DATASETS
 from datamodules.extract import default_form
 from datamodules.files.download import SourceFile
-from datamodules.files.extracted_features import Rows, write_features
+from datamodules.files.extracted_features import write_features
 from datamodules.items import ItemSet, Modality
-
-
-@pytest.fixture
-def unknown(monkeypatch):
-    """A Wikipedia without known hashes."""
-    monkeypatch.setitem(DATASETS, "wikipedia", replace(DATASETS["wikipedia"], files=()))
-
 
 # Sound copies -------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", [name for name in TREES if name != "flickr8k_tri"])  # whose sounds are one sound
-def test_a_sound_tree_passes_and_its_other_size_is_said(tree, name, unknown, capsys):
+def test_a_sound_tree_passes_and_its_other_size_is_said(tree, name, capsys):
     status, said = checked(name_of(name), tree(name), capsys)
     assert status == 0, said
     assert f"{name_of(name)}: everything in place, but not the numbers of the authors' copy" in said
@@ -49,13 +41,10 @@ def test_a_sound_tree_passes_and_its_other_size_is_said(tree, name, unknown, cap
         ("pku_xmedianet", "features", "classes", "3", "200"),
     ],
 )
-def test_numbers_are_compared_with_those_of_the_authors(tree, name, form, what, found, published, unknown, capsys):
+def test_numbers_are_compared_with_those_of_the_authors(tree, name, form, what, found, published, capsys):
     said = checked(name_of(name), tree(name), capsys)[1]
     assert f"DIFFERS  {form}: {found} {what}; the authors' copy has {published}\n" in said
-
-
-def test_items_that_match_themselves_alone_have_no_number_of_classes(tree, capsys):
-    assert "classes" not in checked("flickr30k", tree("flickr30k"), capsys)[1]
+    assert "classes; the" in said or name == "flickr30k" or "tmr" in name  # whose items match themselves alone
 
 
 def test_every_form_has_a_data_module_that_takes_its_arguments(tmp_path):
@@ -79,7 +68,7 @@ def test_every_form_has_a_data_module_that_takes_its_arguments(tmp_path):
         ("flickr30k, narratives", "flickr30k_val_captions.jsonl"),
     ],
 )
-def test_a_missing_file_is_said_once(tree, name, file, unknown, capsys):
+def test_a_missing_file_is_said_once(tree, name, file, capsys):
     folder = tree(name)
     (folder / file).unlink()
     said = faulty(name_of(name), folder, capsys)
@@ -109,7 +98,7 @@ def test_a_wrong_hash(tree, monkeypatch, capsys):
             for path, sha in zip(paths, known, strict=True)
         ]
         monkeypatch.setitem(DATASETS, "wikipedia", replace(DATASETS["wikipedia"], files=tuple(files)))
-        status, said = checked("wikipedia", folder, capsys)
+        status, said = checked("wikipedia", folder, capsys, hashes=True)
         assert status == (known != digests)
         assert f"ok       {paths[1]}: sha256 {digests[1]}\n" in said
         word = "ok      " if known == digests else "OTHER   "
@@ -128,28 +117,6 @@ def test_exchanged_modalities_of_equal_row_counts(tree, capsys):
     assert "features: image has 300 numbers per item; the authors' copy has 4,096" in said
     assert "features: text has 4,096 numbers per item; the authors' copy has 300" in said
     assert "2 trouble(s)" in said
-
-
-def test_exchanged_modalities_of_feature_pairs(tmp_path, capsys):
-    """The images of one split beside the texts and labels of the other."""
-    folder = tmp_path / "nus_wide"
-    folder.mkdir()
-    for split, image, count in (("train", "test", 8), ("test", "train", 5)):
-        values = np.random.default_rng(count)
-        scipy.io.savemat(folder / f"{image}_img.mat", {f"{image}_img": values.random((count, 4))})
-        scipy.io.savemat(folder / f"{split}_txt.mat", {f"{split}_txt": values.random((count, 3))})
-        scipy.io.savemat(folder / f"{split}_img_lab.mat", {f"{split}_img_lab": np.arange(count)[:, None] % 2})
-    said = faulty("nus_wide", folder, capsys)
-    assert "BROKEN   pairs: " in said
-    assert f"{folder}, train part: image has 5 rows but label has 8" in said
-
-
-def test_files_whose_names_end_in_capitals_are_named_where_something_is_missing(tree, capsys):
-    folder = tree("pascal_sentences")
-    path = folder / "dataset" / "bicycle" / "2008_001004.jpg"
-    path.rename(path.with_suffix(".JPG"))
-    said = faulty("pascal_sentences", folder, capsys)
-    assert f"items: bicycle/2008_001004; names that end in capitals are other names: {path.with_suffix('.JPG')}" in said
 
 
 # Forms that `check` and `extract` choose by the files that are there ------------------------------------------------
@@ -183,10 +150,9 @@ def write_extracted(path) -> None:
     split = np.array(["train", "test"] * 4)
     modalities = {name: Modality(rng.random((8, 4))) for name in ("image", "text")}
     data = ItemSet(modalities, np.arange(8) // 4, split, names, "tiny")
-    rows = {name: Rows("F32", (8, 4), (modality.entries.astype(np.float32),)) for name, modality in modalities.items()}
     said = {name: {"model": "tiny", "weights": "a file", "sha256": "0", "versions": {}} for name in modalities}
     with path.open("wb") as file:
-        write_features(file, data, rows, {"encoders": json.dumps(said)})
+        write_features(file, data, data.vectors, {"encoders": json.dumps(said)})
 
 
 @pytest.mark.parametrize(

@@ -2,30 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from check_cases import checked, faulty
-from tiny_trees import flickr30k, tmr_annotations
+from check_cases import checked, faulty, name_of
 
 from datamodules import DataError, Wikipedia
-from datamodules.check import open_form
 from datamodules.datasets import DATASETS
 from datamodules.datasets.wikipedia import read_lists
 from datamodules.files.sources import data_root
 from datamodules.items import Files, ItemSet, Modality
 from datamodules.repeats import Repeated, find_repeats
-
-
-@pytest.fixture
-def unknown(monkeypatch):
-    """No Wikipedia with known hashes."""
-    monkeypatch.setitem(DATASETS, "wikipedia", replace(DATASETS["wikipedia"], files=()))
-
 
 # What counts --------------------------------------------------------------------------------------------------------
 
@@ -104,52 +94,34 @@ def test_a_file_twice_in_one_split_is_no_leak(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("dataset", "form"),
-    [("flickr30k", "karpathy"), ("pascal_sentences", "raw"), ("wikipedia", "raw"), ("cuhk_pedes", "raw")],
+    ("name", "first", "second", "said"),
+    [
+        ("flickr30k", "flickr30k-images/100.jpg", "flickr30k-images/500.jpg", "100 (train), 500 (test) {} image"),
+        ("wikipedia", "images/art/i0.jpg", "images/warfare/i4.jpg", "aa-1 (train), dd-1 (test) {} image"),
+        (
+            "humanml3d, tmr",
+            "guoh3dfeats/KIT/3/walk_000002_poses.npy",
+            "guoh3dfeats/KIT/3/walk_000003_poses.npy",
+            "000002 (train), 000003 (validation) {} motion",
+        ),
+    ],
 )
-def test_a_photograph_in_training_and_test_with_other_texts(dataset, form, unknown, tree, capsys):
-    folder = tree(dataset)
-    data = open_form(DATASETS[dataset], form, folder.parent).data
-    train, test = (int(np.flatnonzero(data.split == split)[0]) for split in ("train", "test"))
-    paths = data.modalities["image"].entries.paths
-    shutil.copy(paths[train], paths[test])
-    said = faulty(dataset, folder, capsys)
-    assert "a training item has too: image 1, text 0;" in said
-    names = f"{data.names[train]} (train), {data.names[test]} (test)"
-    assert f"REPEATED {form}: {folder}: {names} have the same image" in said
-    assert "1 trouble(s)" in said
+def test_a_photograph_or_motion_in_two_splits_with_other_texts(name, first, second, said, tree, capsys):
+    folder = tree(name)
+    shutil.copy(folder / first, folder / second)
+    report = faulty(name_of(name), folder, capsys)
+    assert f"{folder}: {said.format('have the same')}" in report
+    assert "REPEATED " in report
+    assert "1 trouble(s)" in report
 
 
-def test_a_motion_in_two_splits_under_two_names(unknown, tree, capsys):
-    folder = tree("humanml3d, tmr")
-    first, second = (folder / "guoh3dfeats" / f"{tmr_annotations()[name]['path']}.npy" for name in ("000002", "000003"))
-    shutil.copy(first, second)
-    said = faulty("humanml3d", folder, capsys)
-    assert "000002 (train), 000003 (validation) have the same motion" in said
-    assert "1 trouble(s)" in said
-
-
-def test_photographs_that_cannot_be_read_are_not_the_same(unknown, tree, capsys):
+def test_photographs_that_cannot_be_read_are_not_the_same(tree, capsys):
     folder = tree("flickr30k")
     for name in ("100.jpg", "500.jpg"):
         (folder / "flickr30k-images" / name).write_bytes(b"")
     said = faulty("flickr30k", folder, capsys)
     assert "REPEATED" not in said
     assert "2 trouble(s)" in said
-
-
-def test_an_item_in_training_and_test_under_two_names(unknown, tree, capsys):
-    folder = tree("flickr30k")
-    entries = flickr30k()
-    first = next(entry for entry in entries if entry["imgid"] == 100)
-    shutil.copy(folder / "flickr30k-images" / "100.jpg", folder / "flickr30k-images" / "777.jpg")
-    entries.append(first | {"filename": "777.jpg", "split": "test"})
-    (folder / "dataset_flickr30k.json").write_text(json.dumps({"images": entries}))
-    said = faulty("flickr30k", folder, capsys)
-    assert "a training item has too: image 1, text 1;" in said
-    assert "REPEATED karpathy: " in said
-    assert "100 (train), 777 (test) are the same in every modality" in said
-    assert "1 trouble(s)" in said
 
 
 def test_a_row_in_training_and_test(tree, capsys):
@@ -166,7 +138,7 @@ def test_a_row_in_training_and_test(tree, capsys):
 # Repeats of the authors ---------------------------------------------------------------------------------------------
 
 
-def test_repeats_that_are_known_of_the_authors_copy_are_no_trouble(unknown, tree, monkeypatch, capsys):
+def test_repeats_that_are_known_of_the_authors_copy_are_no_trouble(tree, monkeypatch, capsys):
     folder = tree("wikipedia")
     shutil.copy(folder / "images" / "art" / "i0.jpg", folder / "images" / "warfare" / "i4.jpg")
     facts = DATASETS["wikipedia"]

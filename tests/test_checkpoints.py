@@ -10,11 +10,9 @@ import cli_cases
 import numpy as np
 import pytest
 import torch
-from cli_cases import DATA, checkpoints, csd, metrics
-from training import Trainer
+from cli_cases import checkpoints, csd, metrics
 
 from datamodules import DataError, OwnData, Synthetic, SyntheticItems
-from lightning_modules import JFSE
 from lightning_modules.base import RetrievalModule
 from lightning_modules.checkpoints import checkpoint_file, require_same_items, trained_on
 
@@ -169,26 +167,12 @@ def test_a_best_checkpoint_that_is_not_there_or_damaged_is_refused(copied, capsy
 
 # The items that a checkpoint was trained on -------------------------------------------------------------------------
 
-OTHER = {
-    "split_seed": 1,
-    "validation_fraction": 0.3,
-    "class_split": "zero-shot",
-    "paired_fraction": 0.5,
-}
-
-
-@pytest.mark.parametrize("name", OTHER)
-def test_a_setting_that_changes_the_training_items_is_named(name, fitted, tmp_path, capsys):
-    words = (f"--data.init_args.{name}", str(OTHER[name]), "--ckpt_path", str(checkpoints(fitted, 0)["last"]))
-    message = refused(capsys, "test", tmp_path, *words)
-    assert f"{name} was {Synthetic(**DATA).__dict__[name]}, is {OTHER[name]}" in message
-    assert "--allow_other_data" in message
-
 
 @pytest.mark.parametrize("command", ["fit", "validate", "predict"])
 def test_every_command_refuses_a_checkpoint_of_other_items(command, copied, capsys):
     message = refused(capsys, command, copied, "--data.init_args.split_seed", "1", "--ckpt_path", "last")
     assert "split_seed was 0, is 1" in message
+    assert "--allow_other_data" in message
     assert checkpoint_file("last", copied / "run") == checkpoints(copied, 0)["last"]
 
 
@@ -200,20 +184,6 @@ def test_other_data_are_refused_and_taken_where_asked_for(fitted, tmp_path, caps
     with pytest.warns(UserWarning, match="trained on, or chosen by, other items"):
         csd("test", tmp_path, *words, "--allow_other_data", "true")
     assert metrics(tmp_path, "test_1")["test/standard/average/MAP"].notna().any()
-
-
-def test_settings_that_leave_the_training_items_are_free(fitted, tmp_path, recwarn):
-    words = (
-        "--data.init_args.batch_size",
-        "7",
-        "--data.init_args.shuffle_seed",
-        "3",
-        "--data.init_args.class_seed",
-        "4",
-    )
-    csd("test", tmp_path, *words, "--ckpt_path", str(checkpoints(fitted, 0)["last"]))
-    assert metrics(tmp_path, "test_0")["test/standard/average/MAP"].notna().any()
-    assert not [warning for warning in recwarn if "trained on" in str(warning.message)]
 
 
 def test_new_test_items_are_scored_and_new_training_items_are_not(tmp_path, capsys, recwarn):
@@ -267,6 +237,10 @@ SAME_ITEMS = {
         OwnData(own_features(folder / "a.npz"), class_encoder="one-hot"),
         OwnData(own_features(folder / "b.npz"), class_encoder="one-hot", batch_size=3),
     ),
+    "batches and their order": lambda _: (
+        Synthetic(class_encoder="one-hot"),
+        Synthetic(class_encoder="one-hot", batch_size=7, shuffle_seed=3, class_seed=4),
+    ),
     "all train, one split or another": lambda _: (
         Synthetic(validation_fraction=0, split_seed=0, class_encoder="one-hot"),
         Synthetic(validation_fraction=0, split_seed=1, class_encoder="one-hot"),
@@ -279,6 +253,8 @@ OTHER_ITEMS = {
         {"seed": 1},
     ),
     "split of items": (lambda _, **changed: SyntheticItems(**changed), {"split_seed": 1}),
+    "validation items": (lambda _, **changed: SyntheticItems(**changed), {"validation_fraction": 0.3}),
+    "class split": (lambda _, **changed: SyntheticItems(**changed), {"class_split": "zero-shot"}),
     "pairs of items": (lambda _, **changed: SyntheticItems(**changed), {"paired_fraction": 0.5}),
     "classes of items": (lambda _, **changed: SyntheticItems(class_split="zero-shot", **changed), {"class_seed": 1}),
     "modalities": (lambda _, **changed: SyntheticItems(**changed), {"modalities": ["text", "video"]}),
@@ -296,14 +272,3 @@ def test_other_items_are_recognised_in_every_kind_of_data(case, tmp_path):
     build, changed = OTHER_ITEMS[case]
     with pytest.raises(DataError, match=next(iter(changed))):
         require_same_items(trained_on(build(tmp_path)), trained_on(build(tmp_path, **changed)), other=False)
-
-
-def test_a_trainer_in_python_refuses_other_items_too(fitted, tmp_path):
-    path, other = checkpoints(fitted, 0)["best"], Synthetic(**DATA, split_seed=1)
-    loaded = JFSE.load_from_checkpoint(path)
-    run = Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, default_root_dir=tmp_path)
-    with pytest.raises(DataError, match="split_seed was 0, is 1"):
-        run.test(loaded, other, ckpt_path=path, verbose=False)
-    loaded.allow_other_data = True
-    with pytest.warns(UserWarning, match="split_seed was 0, is 1"):
-        assert run.test(loaded, other, ckpt_path=path, verbose=False)

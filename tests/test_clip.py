@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from extract_cases import run, tensors_of, write_flickr30k
+from extract_cases import run, tensors_of
 from runner_cases import TINY, command, rows_of, undo_quiet  # noqa: F401
 from test_training import write_pairs
 from tiny_clip import HIDDEN, LIMIT, TEXTS, WIDTH, lose_weight, of_the_library, photographs, write_clip
+from tiny_trees import write_spoken
 from torch.nn.utils.rnn import pad_sequence
 from training import Trainer
 
@@ -51,7 +52,7 @@ def folder(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory) -> Path:
-    return write_flickr30k(tmp_path_factory.mktemp("data"))
+    return write_spoken(tmp_path_factory.mktemp("data")).parent
 
 
 def batch(rows: list[np.ndarray]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -103,13 +104,6 @@ def test_low_rank_adaptation_starts_from_the_model_and_trains_nothing_else(folde
     vectors.square().sum().backward()
     moved = {name for name, weight in encoder.named_parameters() if weight.grad is not None and weight.grad.any()}
     assert moved == {name for name, _ in encoder.named_parameters() if "lora_B" in name}  # A's gradient is 0 while B is
-
-
-def test_half_precision_files_are_read_in_single_precision(tmp_path):
-    half = write_clip(tmp_path / "half", dtype=torch.float16)
-    encoder = build_encoder("clip", TEXT, model=str(half), frozen=False)
-    assert {weight.dtype for weight in encoder.parameters()} == {torch.float32}
-    assert build_encoder("clip", TEXT, model=str(half)).front_end(TEXTS, None)[0].dtype == np.float32
 
 
 @pytest.mark.parametrize("lost", ["text_projection.weight", "vision_model.encoder.layers.1.mlp.fc1.weight"])

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
-
 import lightning as L
 import pytest
 import torch
@@ -13,11 +10,8 @@ from tiny_items import Tiny, item_set
 from tiny_pedes import write_pedes
 from training import assert_same_weights, scores, trainer
 
-from datamodules import CUHKPEDES, Flickr8kTriples
-from datamodules.datasets.flickr8k import read_captions
+from datamodules import CUHKPEDES
 from lightning_modules import CMPM
-from lightning_modules.serving.export import export, load_export
-from lightning_modules.serving.search import embed
 
 # Pedestrians --------------------------------------------------------------------------------------------------------
 
@@ -71,14 +65,6 @@ def test_a_checkpoint_brings_vocabulary_and_identities_and_encodes_new_texts_wit
     assert torch.equal(found["text"], expected["text"])
 
 
-def test_an_export_embeds_new_texts_as_the_model_does_and_leaves_the_classification_out(trained, tmp_path):
-    module, path = trained
-    loaded = load_export(export(path, tmp_path / "out"))
-    texts = ["a caption nobody wrote", "another of item 7, and longer"]
-    assert torch.equal(embed(loaded, "text", texts), embed(module.eval(), "text", texts))
-    assert loaded.classification is None
-
-
 def test_only_words_of_training_texts_have_a_vector(trained):
     module, _ = trained
     data = persons()
@@ -117,40 +103,3 @@ def test_a_run_resumed_on_other_training_items_keeps_the_vocabulary_of_its_weigh
 
 
 # Real photographs ---------------------------------------------------------------------------------------------------
-
-REAL = Path(os.environ.get("CSD_DATA") or "nowhere") / "flickr8k_tri"
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(not (REAL / "captions.txt").is_file(), reason="CSD_DATA is unset or has no flickr8k_tri/")
-def test_training_on_real_photographs_and_captions_finds_unseen_ones(tmp_path):
-    """200 photographs, each an identity, five captions of each, through a network pretrained on ImageNet."""
-    folder = tmp_path / "root" / "flickr8k_tri"
-    (folder / "images").mkdir(parents=True)
-    for name in sorted(read_captions(REAL / "captions.txt"))[:200]:
-        (folder / "images" / f"{name}.jpg").symlink_to(REAL / "images" / f"{name}.jpg")
-    (folder / "captions.txt").symlink_to(REAL / "captions.txt")
-    data = Flickr8kTriples(
-        folder.parent, captions="all", modalities=["image", "text"], on_missing="drop", batch_size=16
-    )
-    with pytest.warns(UserWarning, match="800 of 1000 items are left out"):
-        dims = data.dims
-    L.seed_everything(0, verbose=False)
-    encoders = {
-        "image": {
-            "name": "timm",
-            "model": "tf_efficientnet_lite0",
-            "weights": "installed",
-            "frozen": True,
-            "size": 128,
-        },
-        "text": {**WORDS, "vocabulary": 1000, "min_count": 2, "width": 64, "hidden": 64, "dropout": 0.3},
-    }
-    module = CMPM(dims, encoders, classification_weight=1.0, dim=64, dropout=0.2, learning_rate=5e-3)
-    untrained = trainer(tmp_path).validate(module, data, verbose=False)[0]
-    fitted = trainer(tmp_path, max_epochs=40)
-    fitted.fit(module, data)
-    trained = fitted.callback_metrics
-    for name in ("val/average/MAP", "val/text->image/MAP", "val/image->text/MAP"):
-        assert float(trained[name]) > 1.7 * untrained[name], name
-    assert len(module.classification.identities) == len(data.indices("train"))

@@ -98,13 +98,6 @@ def test_every_caption_enters_the_divergence(tmp_path):
     assert all((drawn == row).all(dim=1).any() for row in pool)
 
 
-def test_unpaired_sequences_are_encoded_with_their_masks(tmp_path):
-    data, seen = Tiny(paired_fraction=0.5, **TEXT_AND_MOTION), Drawn()
-    trainer(tmp_path, callbacks=[seen], max_epochs=2, limit_val_batches=0).fit(model(data, unpaired=6), data)
-    assert {name for name, _ in seen.unpaired} == {"text", "motion"}
-    assert np.isfinite(seen.losses).all()
-
-
 @pytest.mark.parametrize("build", [synthetic, lambda: Tiny(modalities=("motion", "code"))], ids=["features", "items"])
 def test_data_without_unpaired_samples_are_refused_with_what_to_do(tmp_path, build):
     data = build()

@@ -4,32 +4,16 @@ from __future__ import annotations
 
 import csv
 import os
-from functools import partial
 from pathlib import Path
 
 import pytest
 import runner_cases
-import yaml
-from runner_cases import rows_of
+from runner_cases import command, rows_of, shorten
 
-import reproduce.__main__ as command_line
 from lightning_modules import cli
-from reproduce import regenerate
 from reproduce.results.schema import read_table
-from reproduce.runs.checks import load_table
-from reproduce.runs.spec import find_file, read_yaml
 
 undo_quiet = runner_cases.undo_quiet
-
-
-def _short(name: str, folder: Path, **arguments: int) -> None:
-    """The table at a small width and for two epochs, without what is chosen."""
-    content = read_yaml(find_file(name))
-    scale = content["scales"]["quick"]
-    scale |= {"max_epochs": 2, "min_steps": [], "model": scale["model"] | arguments}
-    for method in content["methods"]:
-        method["trials"] = method.get("trials", [])[:1]
-    (folder / f"{name}.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
 
 
 @pytest.mark.parametrize(
@@ -47,15 +31,14 @@ def _short(name: str, folder: Path, **arguments: int) -> None:
     ],
 )
 def test_csd_fit_of_a_configuration_gives_the_number_of_its_row(
-    name: str, dataset: str, arguments: dict, only: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, dataset: str, arguments: dict, only: list[str], tmp_path: Path
 ) -> None:
     if not (Path(os.environ.get("CSD_DATA", "data")) / dataset).is_dir():
         pytest.skip(f"needs {dataset} under CSD_DATA")
-    _short(name, tmp_path, **arguments)
-    monkeypatch.setattr(regenerate, "load_table", partial(load_table, folder=tmp_path))
+    shorten(name, tmp_path, epochs=2, **arguments)
     words = [word for each in only for word in ("--only", each)]
     out = tmp_path / "results"
-    assert command_line.main([name, "--out", str(out), "--seeds", "0", "--jobs", "1", *words]) == 0
+    assert command(tmp_path, name, "--out", out, *words).status == 0
     table = read_table(out / f"{name}.csv")
     [key] = set(table["config_hash"])
     fit = tmp_path / "fit"

@@ -7,13 +7,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import scipy.io
 import soundfile
 from check_cases import MODULES, faulty, name_of, refused
 from tiny_pedes import entries
 from tiny_trees import write_sound
 
-from datamodules import NUSWIDE, DataMissing, Flickr8kTriples, HumanML3D, WikipediaRaw
+from datamodules import NUSWIDE, UTDMHAD, DataMissing, Flickr8kTriples, HumanML3D, WikipediaRaw
 from datamodules.datasets import DATASETS
+from datamodules.datasets.utd_mhad import RAW, REDUCED
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 
@@ -30,10 +32,13 @@ pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
         ("flickr30k", (3, 1, 2)),
         ("flickr8k", (4, 2, 2)),
         ("flickr8k_tri", (7, 1, 200)),
+        ("utd_mhad", (3, 3, 6)),
+        ("utd_mhad, raw", (3, 3, 6)),
         ("humanml3d", (5, 1, 2)),
         ("kit_ml", (5, 1, 2)),
         ("humanml3d, tmr", (4, 1, 1)),
-        ("flickr30k, narratives", (1, 1, 1)),
+        ("flickr30k, narratives", (6, 2, 3)),
+        ("flickr30k, spoken", (6, 2, 3)),
     ],
 )
 def test_parts_batches_and_digest(tree, name, sizes):
@@ -91,9 +96,11 @@ PARTS = [
     *(("flickr30k", part) for part in ("dataset_flickr30k.json", "flickr30k-images")),
     *(("flickr8k", part) for part in ("Flickr8k.token.txt", "Flickr_8k.devImages.txt")),
     *(("flickr8k_tri", part) for part in ("captions.txt", "images", "audio")),
+    *(("utd_mhad", part) for part in ("class_names.txt", REDUCED)),
+    *(("utd_mhad, raw", part) for part in ("class_names.txt", "Depth", "Skeleton", "Inertial")),
     *(("kit_ml", part) for part in ("new_joint_vecs", "texts", "train.txt", "val.txt", "test.txt")),
     *(("kit_ml, tmr", part) for part in ("annotations.json", "guoh3dfeats", "splits/val.txt", "splits/test.txt")),
-    ("flickr30k, narratives", "flickr30k-images"),
+    *(("flickr30k, spoken", part) for part in ("flickr30k-images", "voice-recordings")),
 ]
 
 
@@ -129,10 +136,12 @@ def test_a_missing_folder_is_named_and_only_a_root_that_nobody_named_may_be_repl
         ("cuhk_pedes", f"imgs/{entries()[2]['file_path']}", "image", entries()[2]["file_path"], 20),
         ("flickr30k", "flickr30k-images/300.jpg", "image", "300", 6),
         ("flickr8k_tri", "audio/name005.wav", "audio", "name005", 208),
+        ("utd_mhad, raw", "Depth/a2_s1_t1_depth.mat", "video", "a2_s1_t1", 12),
         ("humanml3d", "new_joint_vecs/000003.npy", "motion", "000003", 8),
         ("kit_ml", "texts/000005.txt", "text", "000005", 8),
         ("humanml3d, tmr", "guoh3dfeats/KIT/3/walk_000001_poses.npy", "motion", "000001", 6),
-        ("flickr30k, narratives", "flickr30k-images/2.jpg", "image", "2", 3),
+        ("flickr30k, spoken", "flickr30k-images/12.jpg", "image", "12", 11),
+        ("flickr30k, spoken", "voice-recordings/flickr30k_train/13_0.ogg", "audio", "13", 11),
     ],
 )
 def test_an_item_that_lacks_a_modality_is_refused_or_dropped_and_found_by_check(
@@ -141,10 +150,9 @@ def test_an_item_that_lacks_a_modality_is_refused_or_dropped_and_found_by_check(
     folder = tree(name)
     (folder / file).unlink()
     assert f"{modality} is missing from 1: {item}" in refused(name, folder)
-    if name != "flickr30k, narratives":  # whose only test item it is
-        data = MODULES[name](folder.parent, on_missing="drop").data
-        assert len(data) == items - 1
-        assert item not in data.names
+    data = MODULES[name](folder.parent, on_missing="drop").data
+    assert len(data) == items - 1
+    assert item not in data.names
     assert f": {modality} of 1 of {items} items: {item}" in faulty(name_of(name), folder, capsys)
 
 
@@ -153,6 +161,10 @@ def test_an_item_that_lacks_a_modality_is_refused_or_dropped_and_found_by_check(
 
 def cut(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-20])
+
+
+def cut_short(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:60])
 
 
 def empty(path: Path) -> None:
@@ -170,12 +182,17 @@ def save(*shape: int, dtype=np.float32, last: float = 0) -> Callable[[Path], Non
     return write
 
 
+def recording(modality: str, array: np.ndarray) -> Callable[[Path], None]:
+    return lambda path: scipy.io.savemat(path, {RAW[modality][2]: array})
+
+
 def text(content: str | bytes) -> Callable[[Path], None]:
     return lambda path: path.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
 MOTION, SOUND = "new_joint_vecs/000005.npy", "audio/name003.wav"
 CAPTIONS = "texts/000001.txt"
+SKELETON, INERTIAL = "Skeleton/a2_s1_t1_skeleton.mat", "Inertial/a2_s1_t1_inertial.mat"
 
 
 @pytest.mark.parametrize(
@@ -189,11 +206,27 @@ CAPTIONS = "texts/000001.txt"
         ("pascal_sentences", "sentence/bicycle/2008_001002.txt", "bicycle/2008_001002", text(" \n"), "no sentence"),
         ("cuhk_pedes", f"imgs/{entries()[4]['file_path']}", entries()[4]["file_path"], cut, "is not a readable image"),
         ("flickr30k", "flickr30k-images/500.jpg", "500", empty, "is not a readable image"),
+        ("flickr30k, spoken", "voice-recordings/flickr30k_train/13_0.ogg", "13", cut_short, "is not a readable sound"),
         ("flickr8k_tri", "images/name003.jpg", "name003", cut, "is not a readable image"),
         ("flickr8k_tri", SOUND, "name003", lambda path: write_sound(path, rate=16_000, form="WAV"), "expected 24000"),
         ("flickr8k_tri", SOUND, "name003", lambda path: soundfile.write(path, [], 24_000, format="WAV"), "no samples"),
         ("flickr8k_tri", SOUND, "name003", text("no sound"), "is not a readable sound"),
         ("flickr8k_tri", SOUND, "name003", empty, "is not a readable sound"),
+        *(
+            ("utd_mhad, raw", SKELETON, "a2_s1_t1", damage, "cannot be read as a MATLAB file")
+            for damage in (cut, empty)
+        ),
+        *(
+            ("utd_mhad, raw", SKELETON, "a2_s1_t1", recording("motion", array), f"d_skel {fact}")
+            for array, fact in (
+                (np.zeros((20, 4, 3)), "has shape (20, 4, 3)"),
+                (np.zeros((20, 3, 0)), "has shape (20, 3, 0)"),
+                (np.full((20, 3, 2), np.nan), "is NaN or infinite"),
+            )
+        ),
+        ("utd_mhad, raw", INERTIAL, "a2_s1_t1", recording("inertial", np.zeros((9, 5))), "d_iner has shape (9, 5)"),
+        ("utd_mhad, raw", INERTIAL, "a2_s1_t1", recording("inertial", np.array(["text"])), "expected numbers of shape"),
+        ("utd_mhad, raw", INERTIAL, "a2_s1_t1", recording("video", np.zeros((9, 6))), "d_iner is missing"),
         ("humanml3d", MOTION, "000005", cut, "cannot be read as an .npy file"),
         ("humanml3d", MOTION, "000005", empty, "cannot be read as an .npy file"),
         ("humanml3d", MOTION, "000005", save(5, 262), "(5, 262)"),
@@ -250,6 +283,7 @@ def test_a_caption_of_a_part_that_the_motion_does_not_have(tree, line):
         (lambda: HumanML3D(test_captions="one"), "test_captions"),
         (lambda: NUSWIDE(subset=1), "subset"),
         (lambda: WikipediaRaw(on_missing="keep"), "on_missing"),
+        (lambda: UTDMHAD(features="8f"), "features"),
     ],
 )
 def test_an_argument_outside_its_range_is_refused_at_once(build, argument):

@@ -41,11 +41,10 @@ def tmr(**fields) -> str:
 
 
 PEDES = [
-    *((content, "cannot be read as JSON text") for content in ("", '[{"id": 1,', "[" * 100_000)),
+    *((content, "cannot be read as JSON text") for content in ("", "[" * 100_000)),
     *((content, "no JSON list") for content in ("[]", '{"id": 1}')),
     ("[3]", "entry 1 is 3; expected file_path"),
-    *((pedes(4, id=value), "entry 4 is {") for value in ("7", True, 1.5, ..., -3, 0)),
-    *((pedes(5, file_path=value), "entry 5 is {") for value in ("", ...)),
+    *((pedes(4, id=value), "entry 4 is {") for value in ("7", True, ..., 0)),
     *((pedes(6, captions=value), "entry 6 is {") for value in ("A man.", ["A man.", " "], ["A man.", 3])),
     *((pedes(7, split=value), "entry 7") for value in ("query", ..., ["val"])),
     (pedes(2, split="val"), "person 1 is train in Market/0001_0.jpg and validation in"),
@@ -53,24 +52,21 @@ PEDES = [
     (json.dumps([entry for entry in entries() if entry["split"] != "test"]), "no entry of the test part"),
 ]
 KARPATHY = [
-    *((content, "") for content in ("", "[]", "{", '{"images": []}', '{"images": 3}')),
-    (karpathy(2, split="restval"), "entry 2 is {"),
+    *((content, "") for content in ("[]", '{"images": 3}')),
     (karpathy(2, filename="300.png"), "entry 2 is {"),
-    *((karpathy(2, sentences=value), "entry 2 is {") for value in ([], [{"raw": " "}], [{"tokens": ["a"]}], [3], None)),
-    (karpathy(2, filename="100.jpg"), "entry 2 is of 100.jpg, as entry 1 is"),
-    (json.dumps({"images": [e for e in flickr30k() if e["split"] != "train"]}), "no entry of the train part"),
+    *((karpathy(2, sentences=value), "entry 2 is {") for value in ([], [{"tokens": ["a"]}], [3], None)),
 ]
 ANNOTATION = {"text": "walks", "start": 0.0, "end": 1.0}
 TMR = [
-    *((content, "") for content in ("", "[]", "{}", "{")),
+    *((content, "") for content in ("[]", "{}")),
     *((tmr(**fields), "entry 000002 is ") for fields in ({"path": None}, {"duration": "long"}, {"annotations": 3})),
     *(
         (tmr(annotations=[{k: v for k, v in (ANNOTATION | fields).items() if v is not ...}]), "entry 000002 is ")
-        for fields in ({"end": ...}, {"text": " "}, {"text": None}, {"start": 1.0}, {"start": -1.0}, {"end": np.nan})
+        for fields in ({"end": ...}, {"text": " "}, {"start": 1.0}, {"start": -1.0}, {"end": np.nan})
     ),
 ]
 FLICKR8K = [
-    *((content, "image,caption") for content in ("", "a.jpg,caption\n")),
+    ("a.jpg,caption\n", "image,caption"),
     ("image,caption\na.jpg,one,two\n", 'entry 2 is ["a.jpg"'),
     *((f"image,caption\n{line}\n", "entry 2 is") for line in ("a.jpg, ", "a.png,one")),
     ("image,caption\n" + "a.jpg,one\n" * 4, "has 4 captions of a.jpg; expected 5"),
@@ -79,9 +75,8 @@ FLICKR8K = [
     ('image,caption\na.jpg,"one\n', "is not CSV text"),
 ]
 NARRATIVES = [
-    ("", "expected the narratives of the validation part"),
-    *((content, "line 1 is") for content in ("{", '{"image_id": "1"}', '{"image_id": 1, "caption": "a"}')),
-    ('{"image_id": "0", "caption": "again"}', "image 0 is in the train part too"),
+    *((content, "line 1 is") for content in ("{", "[]", '{"image_id": "1"}', '{"image_id": 1, "caption": "a"}')),
+    ('{"image_id": "11", "caption": "again"}', "image 11 is in the train part too"),
 ]
 
 
@@ -114,15 +109,7 @@ LABELS, LOW = "Groundtruth/TrainTestLabels/Labels_{}.txt", "Low_Level_Features/T
         ("nus_wide", LABELS.format("concept1_Train"), lambda x: x[1:], "has 59 lines; expected 60"),
         ("nus_wide", "ImageList/TestImagelist.txt", lambda x: x[:-1], "has 40 lines; expected 39"),
         ("nus_wide", "ImageList/TestImagelist.txt", lambda x: ["zoo\\Train_7.jpg\n", *x[1:]], "lists already"),
-        ("nus_wide", "ImageList/TrainImagelist.txt", lambda x: [x[1], *x[1:]], "lists already"),
         ("nus_wide", "NUS_WID_Tags/Test_Tags1k.dat", lambda x: x[1:], "has 39 rows; expected 40"),
-        ("nus_wide", "NUS_WID_Tags/Train_Tags1k.dat", lambda x: [*x, x[0]], "has 61 rows; expected 60"),
-        (
-            "nus_wide",
-            "NUS_WID_Tags/Test_Tags1k.dat",
-            lambda x: [f"{y.strip()}\t0\n" for y in x],
-            "has 1001 numbers; expected 1000",
-        ),
         ("nus_wide", LOW.format("EDH"), lambda x: [y.replace("0", "x") for y in x], "expected numbers"),
         ("nus_wide", LOW.format("WT"), lambda x: [x[0], *(y[10:] for y in x[1:])], "127 numbers; expected 128"),
         ("nus_wide", LOW.format("CH"), lambda x: [f"nan {y.split(' ', 1)[1]}" for y in x], "image is NaN"),
@@ -134,37 +121,21 @@ LABELS, LOW = "Groundtruth/TrainTestLabels/Labels_{}.txt", "Low_Level_Features/T
         ),
         ("pku_xmedianet", "txt_train_list.txt", lambda x: [x[1], x[0], *x[2:]], "line 1 has the class 2"),
         ("pku_xmedianet", "txt_train_list.txt", lambda x: x[:-1], "has 11 lines, and img_train_list.txt has 12"),
-        ("pku_xmedianet", "txt_train_fea.txt", lambda x: x[:-1], "has 11 rows; expected 12"),
         ("pku_xmedianet", "img_test_fea.txt", lambda x: [*x, x[0]], "has 7 rows; expected 6"),
-        ("pku_xmedianet", "img_test_fea.txt", lambda x: [x[0], *(y[11:] for y in x[1:])], "4095 numbers"),
-        ("pku_xmedianet", "cate_fea.txt", lambda x: x[:-1], "class 1..2"),
         ("pku_xmedianet", "cate_fea.txt", lambda x: [], "class 1..0"),
         ("pku_xmedianet", "img_train_list.txt", lambda x: ["\n", " \n"], "has no line"),
         ("pku_xmedianet", "img_train_list.txt", lambda x: [x[0], "\n", *x[1:]], "line 2 is ''"),
         ("pku_xmedianet", "img_test_list.txt", lambda x: ["train/0.jpg 1\n", *x[1:]], "img_train_list.txt lists"),
-        ("pku_xmedianet", "txt_train_list.txt", lambda x: [*x[:3], x[0], *x[4:]], "txt_train_list.txt lists"),
         ("wikipedia", "trainset_txt_img_cat.list", lambda x: [y.replace("\t10", "\t11") for y in x], "line 2 is"),
-        ("wikipedia", "trainset_txt_img_cat.list", lambda x: [x[0], "\n", *x[1:]], "line 2 is ''"),
         ("wikipedia", "testset_txt_img_cat.list", lambda x: [*x, "bb-1\ti9\t1\n"], "the text bb-1, which trainset"),
         ("wikipedia", "testset_txt_img_cat.list", lambda x: [*x, "ff-1\ti2\t1\n"], "the image i2, which trainset"),
         ("flickr8k", "Flickr_8k.testImages.txt", lambda x: [*x, "image4.jpg\n"], "lists the image image4.jpg, which"),
         ("flickr8k", "Flickr_8k.devImages.txt", lambda x: ["\n"], "lists nothing"),
         ("flickr8k", "Flickr8k.token.txt", lambda x: x[1:], "has 4 captions of image0.jpg; expected 5"),
-        (
-            "flickr8k",
-            "Flickr8k.token.txt",
-            lambda x: [x[0], *x],
-            "line 2 is caption 0 of image0.jpg, which a line before",
-        ),
-        (
-            "flickr8k",
-            "Flickr8k.token.txt",
-            lambda x: ["image0.jpg#0 A caption .\n", *x[1:]],
-            "line 1 is 'image0.jpg#0 A",
-        ),
+        ("flickr8k", "Flickr8k.token.txt", lambda x: [x[0], *x], "line 2 is caption 0 of image0.jpg, which a line"),
+        ("flickr8k", "Flickr8k.token.txt", lambda x: [x[0].replace("\t", " "), *x[1:]], "line 1 is 'image0.jpg#0 "),
         ("humanml3d", "test.txt", lambda x: [*x, "000001\n"], "lists 000001, which train.txt lists"),
         ("humanml3d", "test.txt", lambda x: [*x, "M000002\n"], "lists M000002, the mirror image of 000002"),
-        ("kit_ml, tmr", "splits/test.txt", lambda x: [*x, "000001\n"], "lists 000001, which train.txt lists"),
         ("kit_ml, tmr", "splits/test.txt", lambda x: [*x, "M000003\n"], "lists M000003, the mirror image of 000003"),
     ],
 )
@@ -178,21 +149,13 @@ def test_lists_and_matrices_that_do_not_fit_are_named(tree, name, file, change, 
     assert fact in faulty(name_of(name), folder, capsys)
 
 
-@pytest.mark.parametrize(
-    ("name", "first", "second", "fact"),
-    [
-        ("pku_xmedianet", "img_train_fea.txt", "img_test_fea.txt", "img_train_fea.txt: has 6 rows; expected 12"),
-        ("pku_xmedianet", "txt_train_fea.txt", "txt_test_fea.txt", "txt_train_fea.txt: has 6 rows; expected 12"),
-        ("nus_wide", LOW.format("CH"), LOW.format("CH").replace("Train", "Test"), "has 40 rows; expected 60"),
-    ],
-)
-def test_training_and_test_files_that_are_exchanged(tree, name, first, second, fact, capsys):
-    folder = tree(name)
-    content = [(folder / file).read_bytes() for file in (first, second)]
-    for file, other in zip((first, second), reversed(content), strict=True):
-        (folder / file).write_bytes(other)
-    assert fact in refused(name, folder)
-    assert fact in faulty(name, folder, capsys)
+def test_training_and_test_files_that_are_exchanged(tree):
+    folder = tree("pku_xmedianet")
+    first, second = (folder / f"txt_{part}_fea.txt" for part in ("train", "test"))
+    content = first.read_bytes()
+    first.write_bytes(second.read_bytes())
+    second.write_bytes(content)
+    assert "txt_train_fea.txt: has 6 rows; expected 12" in refused("pku_xmedianet", folder)
 
 
 @pytest.mark.parametrize(("name", "folder"), [("wikipedia", "*.list"), ("pku_xmedianet", "*_list.txt")])

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jsonargparse import ArgumentParser
 
-from datamodules import DataError, FeatureDataModule, ItemSet
+from datamodules import DataError, FeatureDataModule, ItemSet, Wikipedia
 from datamodules.splits import carve_validation, seen_unseen
 
 
@@ -103,13 +103,9 @@ def test_validation_draw_of_a_class_ignores_the_other_classes():
     alone = carve_validation(label, np.flatnonzero(label == 1), 0.2, 5)[1]
     np.testing.assert_array_equal(everything[label[everything] == 1], alone)
     assert not np.array_equal(everything, carve_validation(label, np.arange(120), 0.2, 6)[1])
-
-
-def test_classes_are_drawn_independently_of_each_other():
-    label = np.repeat([0, 1], 100)
-    _, validation = carve_validation(label, np.arange(200), 0.2, 0)
-    first, second = validation[validation < 100], validation[validation >= 100] - 100
-    assert not np.array_equal(first, second)
+    assert (
+        len({tuple(everything[label[everything] == c] // 3) for c in range(3)}) == 3
+    )  # each class has a draw of its own
 
 
 def test_multi_hot_items_are_stratified_by_their_rarest_class():
@@ -299,6 +295,7 @@ def test_command_line_knows_every_argument():
     parser.add_subclass_arguments(FeatureDataModule, "data")
     chosen = parser.parse_args(["--data=Wikipedia", "--data.features=sift-lda", "--data.class_split=zero-shot"])
     module = parser.instantiate(chosen).data
+    assert isinstance(module, Wikipedia)
     assert (module.features, module.class_split, module.batch_size) == ("sift-lda", "zero-shot", 64)
 
 
@@ -348,8 +345,6 @@ def test_data_that_do_not_allow_what_is_asked_are_refused():
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"features": {"image": np.zeros((210, 2))}}, "expected two or more"),
-        ({"features": {"image": np.zeros((210, 2)), "label": np.zeros((210, 2))}}, "none of them called"),
         ({"features": {"image": np.zeros((210, 2)), "text": np.zeros((209, 2))}}, "image 210, text 209"),
         ({"features": {"image": np.zeros((210, 2)), "text": np.zeros(210)}}, r"text has shape \(210,\)"),
         ({"features": {"image": np.zeros((210, 2)), "text": np.zeros((210, 2), int)}}, "floating point"),
@@ -358,7 +353,6 @@ def test_data_that_do_not_allow_what_is_asked_are_refused():
         ({"label": np.full(210, 7)}, "label 7 in row 0 has no name"),
         ({"label": np.zeros((210, 7), bool)}, r"210 item\(s\) have no class"),
         ({"label": np.ones((210, 6), bool)}, r"expected \(items, 7 classes\) bool"),
-        ({"split": np.repeat("dev", 210)}, "split 'dev' is unknown"),
         ({"class_names": tuple("aacdefg")}, "two classes are called 'a'"),
         ({"class_embedding": np.eye(6)}, r"class_embedding has shape \(6, 6\) .* \(7 classes, E\)"),
         ({"class_embedding": np.full((7, 2), np.nan)}, r"class_embedding .* 7 row\(s\) that are NaN"),

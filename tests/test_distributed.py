@@ -1,11 +1,13 @@
-"""LAVIMO, CS-Aligner and CMPM on two and four processes: a step and an evaluation are those of one."""
+"""The models on two and four processes: steps and evaluations are those of one."""
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import cmpm_cases
 import cs_aligner_cases as cs_aligner
+import jfse_cases as jfse
 import lavimo_cases as lavimo
 import numpy as np
 import pytest
@@ -32,6 +34,9 @@ def text_and_motion(**settings) -> Tiny:
 
 
 RECONSTRUCT = {"reconstruct": "motion"}
+# JFSE has no dropout then, and its alignment the same weight under both protocols.
+EXACT = {"dropout": 0.0, "alignment_weight": 1.0}
+PUBLISHED = {**EXACT, "protocol": "as_published"}
 # low-rank adapters: of the text model in the folder of the run
 ADAPTED = {"name": "tokens", "frozen": False, "lora_rank": 2}
 # model, data for a batch size, global batch, settings of the model
@@ -49,14 +54,19 @@ STEPS = {
     "cs-aligner, three modalities": (cs_aligner.model, SyntheticItems, 48, {}),
     "cs-aligner, tokens": (cs_aligner.model, text_and_motion, 12, {"token_weight": 0.5}),
     "cs-aligner, low-rank adapters": (cs_aligner.model, text_and_motion, 12, {"encoders": {"text": ADAPTED}}),
+    **{
+        f"jfse, {loss}": (jfse.model, jfse.data, 16, {**EXACT, "alignment": loss})
+        for loss in (None, "cs", "mmd", "symile")
+    },
+    "jfse, as published": (jfse.model, partial(jfse.data, protocol="as_published"), 16, PUBLISHED),
     "cmpm, classification": (cmpm_cases.model, cmpm_cases.pairs, 48, {"classification_weight": 0.7}),
 }
 EPOCHS = [(protocol, reconstruct) for protocol in ("honest", "as_published") for reconstruct in (None, "motion")]
 EVALUATIONS = [(protocol, kind) for protocol in ("honest", "as_published") for kind in (SyntheticItems, Tiny)]
 
 
-def one_step(folder: Path, case: str, processes: int, **settings) -> dict:
-    """Weights before and after one step of a model with dropout 0, in float64, and its gradients."""
+def two_steps(folder: Path, case: str, processes: int, **settings) -> dict:
+    """Weights before and after two steps without dropout, each an epoch in float64, their gradients and items."""
     model, kind, batch, arguments = STEPS[case]
     if "encoders" in arguments:
         text = {**ADAPTED, "model": str(folder / "text_model")}
@@ -64,9 +74,9 @@ def one_step(folder: Path, case: str, processes: int, **settings) -> dict:
     data, seen = kind(batch_size=batch // processes), Gradients()
     module = model(data, **arguments)
     start = {name: x.clone() for name, x in module.state_dict().items()}
-    once = {"limit_train_batches": 1, "limit_val_batches": 0, "precision": "64-true", "callbacks": [seen]}
-    trainer(folder, **once, **settings).fit(module, data)
-    return {"start": start, "weights": dict(module.state_dict()), "gradients": seen.steps}
+    once = {"max_epochs": 2, "limit_train_batches": 1, "limit_val_batches": 0, "precision": "64-true"}
+    trainer(folder, **once, callbacks=[seen], **settings).fit(module, data)
+    return {"start": start, "weights": dict(module.state_dict()), "gradients": seen.steps, "items": seen.items}
 
 
 def evaluation(folder: Path, protocol: str, kind, processes: int, **settings) -> tuple[dict, dict, dict]:
@@ -98,7 +108,7 @@ def with_unpaired(folder: Path, **settings) -> tuple[list[np.ndarray], dict[str,
 
 
 def work(folder: Path, processes: int, **settings) -> dict:
-    found = {"steps": {case: one_step(folder, case, processes, **settings) for case in STEPS}}
+    found = {"steps": {case: two_steps(folder, case, processes, **settings) for case in STEPS}}
     if processes == 2:
         found["epochs"] = {case: epoch(folder, *case, **settings) for case in EPOCHS}
         found["unpaired"] = with_unpaired(folder, **settings)
@@ -119,13 +129,19 @@ def worlds(tmp_path_factory) -> dict[int, list[dict]]:
 
 @pytest.mark.parametrize("processes", [2, 4])
 @pytest.mark.parametrize("case", STEPS)
-def test_a_step_of_several_processes_is_that_of_one_with_the_whole_batch(worlds, case, processes):
+def test_steps_of_several_processes_are_those_of_one_with_the_whole_batch(worlds, case, processes):
     expected = worlds[1][0]["steps"][case]
-    for found in (process["steps"][case] for process in worlds[processes]):
+    for rank, found in enumerate(process["steps"][case] for process in worlds[processes]):
+        assert found["items"] == [items[rank::processes] for items in expected["items"]]
         assert_same_weights(found["weights"], expected["weights"])
         assert_same_steps(found["gradients"], expected["gradients"])
     moved = {name for name, x in expected["start"].items() if (expected["weights"][name] - x).abs().max() > 1e-5}
-    assert any(name.startswith(("projections", "adapters")) for name in moved)
+    assert any(name.startswith(("projections", "adapters", "regressors")) for name in moved)
+    if "jfse" in case:  # a critic's last bias adds the same to real and fake
+        assert {name for name in expected["start"] if name not in moved} >= {"critics.image.score.bias"}
+        without = worlds[1][0]["steps"]["jfse, None"]["weights"]["regressors.image.1.weight"]
+        changed = (expected["weights"]["regressors.image.1.weight"] - without).abs().max() > 1e-6
+        assert bool(changed) == (case != "jfse, None")
     assert any("lora_B" in name for name in moved) == ("low-rank" in case)
     assert ("classification.weight" in expected["weights"]) == ("classification" in case)
 

@@ -13,6 +13,7 @@ import yaml
 from runner_cases import command, undo_quiet  # noqa: F401
 
 import reproduce.__main__ as command_line
+from lightning_modules.cli import main
 
 ROOT = Path(__file__).parents[1]
 PAGES = {page.name: page.read_text(encoding="utf-8") for page in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]}
@@ -35,7 +36,7 @@ def test_the_table_of_the_page_is_made(tmp_path: Path, monkeypatch: pytest.Monke
     short = re.sub(r"min_steps: \[[^]]*\], ", "", text).replace("max_epochs: 15", "max_epochs: 1").replace("256", "16")
     (tmp_path / "table10.yaml").write_text(short, encoding="utf-8")
     monkeypatch.delenv("CSD_DATA", raising=False)
-    monkeypatch.setattr(command_line, "available_tables", lambda: ["table10"])
+    monkeypatch.setattr(command_line, "table_files", lambda: ["table10"])
     assert command(tmp_path, "table10", "--out", tmp_path, "--offline", "--seeds", "0").status == 0
     rows = pd.read_csv(tmp_path / "synthetic" / "table10.csv")
     assert set(rows["method"]) == {"JFSE + MMD", "JFSE + CS"}
@@ -58,3 +59,27 @@ def test_what_a_page_names_exists(page: str):
                 assert isinstance(yaml.safe_load((ROOT / word).read_text(encoding="utf-8")), dict)
             if before == "make":
                 assert word in targets
+
+
+def _output(text: str) -> list[str]:
+    """Lines that say what was understood, and averages, without the digits that a machine may round otherwise."""
+    kept = [line for line in text.splitlines() if "modalities:" in line or line.startswith("average/MAP ")]
+    return [re.sub(r"(\.\d)\d+", r"\1", line.split("/work/")[-1]) for line in kept]
+
+
+def test_the_page_of_own_data_says_what_its_commands_print(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("datamodules.datasets.own_data.rank_zero_info", print)
+    names: dict = {}
+    fenced = re.findall(r"^```(\w*)\n(.*?)^```$", PAGES["your-own-data.md"], flags=re.DOTALL | re.MULTILINE)
+    printed = ""
+    for language, text in fenced:
+        if language == "python":
+            exec(text, names)
+        elif language == "text":
+            assert _output(printed) == _output(text)
+        elif "FILE_OR_FOLDER" not in text:
+            capsys.readouterr()
+            main([*shlex.split(text.replace("\\\n", " "))[1:], "--trainer.enable_progress_bar", "false"])
+            printed = capsys.readouterr().out
+    assert f"{names['MAP']:.1f}" in re.search(r"# (0\.\d)", PAGES["your-own-data.md"])[1]

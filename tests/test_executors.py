@@ -90,7 +90,7 @@ def _states(slurm: Path) -> list[str]:
 def _runs(tables: Path, root: Path, folder: Path) -> tuple[list[Run], RunStore]:
     store = RunStore(folder / "kept")
     plan = Plan(load_table("table2", tables), "quick", str(root), [0], store)
-    return plan.needed(plan.available()[0]), store
+    return plan.execute(plan.available(), dry=True), store
 
 
 # What a job does -----------------------------------------------------------------------------------------------------
@@ -189,28 +189,6 @@ def test_wrong_parameters_of_slurm_are_refused(
     argv = ("table2", "--data-root", root, "--out", tmp_path / "out", "--executor", "slurm", "--slurm", word)
     outcome = command(tables, *argv)
     assert (outcome.status, named in outcome.err) == (2, True)
-
-
-# What is refused -----------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("argv", "named"),
-    [
-        (["--executor", "slurm"], "sbatch, srun, sacct, scancel not found"),
-        (["--slurm", "partition=debug"], "--executor slurm"),
-        (["--jobs", "0"], "--jobs 0"),
-        (["--executor", "elsewhere"], "elsewhere"),
-    ],
-)
-def test_bad_arguments_are_refused(
-    tables: Path, root: Path, tmp_path: Path, argv: list[str], named: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("PATH", str(tmp_path))
-    outcome = command(tables, "table2", "--data-root", root, "--out", tmp_path / "out", *argv)
-    assert outcome.status == 2
-    assert named in outcome.err
-    assert not (tmp_path / "out").exists()
 
 
 def test_without_submitit_the_extra_to_install_is_named(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from functools import partial
 from itertools import combinations
 from pathlib import Path
 
@@ -11,21 +10,18 @@ import lightning as L
 import pytest
 import torch
 from matplotlib.image import imread
-from runner_cases import rows_of
+from runner_cases import command, rows_of, undo_quiet
 
-import reproduce.__main__ as command_line
 from losses.gcs import edge_sets
-from reproduce import regenerate
 from reproduce.names import EXPERIMENTS
 from reproduce.report.figures import draw_sweeps
 from reproduce.results.schema import read_table
-from reproduce.runs.callbacks import Gradients
 from reproduce.runs.checks import load_table
-from reproduce.runs.config import resolve
-from reproduce.runs.preparing import prepare
-from reproduce.runs.spec import Sweep, read_file
-from reproduce.runs.training import run
+from reproduce.runs.config import prepare, resolve
+from reproduce.runs.spec import read_file
+from reproduce.runs.training import Gradients, run
 
+undo_quiet = undo_quiet
 NAMES = sorted(path.stem for path in EXPERIMENTS.glob("*.yaml"))
 
 
@@ -119,20 +115,16 @@ SWEPT |= {"KL in other widths, dim 8": (None, 8)}
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("experiments")
-    (folder / "small-sweep.yaml").write_text(SWEEP, encoding="utf-8")
-    (folder / "results").mkdir()
+    (folder / "temperature.yaml").write_text(SWEEP, encoding="utf-8")
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("CSD_DATA", raising=False)
-        patch.setattr(regenerate, "load_table", partial(load_table, folder=folder))
-        patch.setattr(command_line, "available_tables", lambda: ["small-sweep"])
-        patch.setattr(regenerate, "quiet", lambda threads: None)
-        assert command_line.main(["small-sweep", "--out", str(folder / "results")]) == 0
+        assert command(folder, "temperature", "--out", folder / "results").status == 0
     return folder / "results"
 
 
 @pytest.mark.slow
 def test_a_sweep_has_a_row_per_value_whose_numbers_are_those_of_its_runs(results: Path) -> None:
-    table = read_table(results / "small-sweep.csv")
+    table = read_table(results / "temperature.csv")
     assert list(table["method"].unique()) == list(SWEPT)
     for method, expected in SWEPT.items():
         assert len(rows_of(table, method=method, metric="MAP")) == 7
@@ -148,9 +140,9 @@ def test_a_sweep_has_a_row_per_value_whose_numbers_are_those_of_its_runs(results
 
 @pytest.mark.slow
 def test_the_picture_of_a_sweep_shows_map_against_the_swept_value(results: Path) -> None:
-    assert imread(results / "small-sweep.png")[..., :3].std() > 0.01
-    table = read_table(results / "small-sweep.csv")
-    figure = draw_sweeps(table[table["metric"] == "MAP"], load_table("small-sweep", results.parent))
+    assert imread(results / "temperature.png")[..., :3].std() > 0.01
+    table = read_table(results / "temperature.csv")
+    figure = draw_sweeps(table[table["metric"] == "MAP"], load_table("temperature", results.parent))
     [axes] = figure.axes
     assert axes.get_xscale() == "log"
     assert axes.get_xlabel() == "temperature or dim"
@@ -162,13 +154,6 @@ def test_the_picture_of_a_sweep_shows_map_against_the_swept_value(results: Path)
     assert set(horizontal.get_ydata()) == {value["KL"]}
     labels = [text.get_text() for text in figure.legends[0].get_texts()]
     assert sorted(labels) == ["GCS (temperature)", "KL", "KL in other widths (dim)"]
-
-
-def test_a_sweep_remembers_its_place(tmp_path: Path) -> None:
-    (tmp_path / "small-sweep.yaml").write_text(SWEEP, encoding="utf-8")
-    sweeps = [method.sweep for method in load_table("small-sweep", tmp_path).methods]
-    places = [Sweep("GCS", "temperature", 0.4), Sweep("GCS", "temperature", 0.2)]
-    assert sweeps == [*places, None, Sweep("KL in other widths", "dim", 8)]
 
 
 # Gradients -----------------------------------------------------------------------------------------------------------

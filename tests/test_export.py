@@ -13,10 +13,11 @@ import pytest
 import timm
 import tiny_clip
 import torch
+from cli_cases import refused
 from export_cases import about, changed_checkpoint, data_of, described, rewritten, trained
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from search_cases import csd, refused
+from search_cases import csd
 from tiny_items import Tiny, with_modality
 from tiny_models import text_model
 

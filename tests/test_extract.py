@@ -15,7 +15,6 @@ from extract_cases import (
     ENTRIES,
     IMAGE_MODEL,
     ITEMS,
-    RATE,
     SOUND_MODEL,
     SPLIT,
     Lengths,
@@ -23,6 +22,7 @@ from extract_cases import (
     run_all,
     tensors_of,
 )
+from tiny_trees import SPOKEN_RATE
 
 from datamodules import DataError, Flickr30kNarratives
 from datamodules.features.extraction import extract_features
@@ -172,7 +172,7 @@ def test_a_stopped_run_goes_on_with_what_is_missing_and_writes_the_same_file(
         (("--image", IMAGE_MODEL), "expected networks for two modalities or more: name them by --image"),
         ((), "expected networks for two modalities or more"),
         (
-            ("--text", "all-MiniLM-L6-v2", "--sound", "tiny", "--features", "karpathy"),
+            ("--text", "all-MiniLM-L6-v2", "--sound", "tiny", "--random-weights", 0, "--features", "karpathy"),
             "has no modality 'audio'; it has",
         ),
         (("--image-weights", "w.pth", "--text", "all-MiniLM-L6-v2"), "--image-weights are given and no --image"),
@@ -194,7 +194,7 @@ def test_what_cannot_be_done_is_said(root, tmp_path, capsys, monkeypatch, argume
 def test_a_very_short_sound_has_features(root, tmp_path):
     copied = Path(shutil.copytree(root, tmp_path / "root"))
     (short,) = (copied / "flickr30k" / "voice-recordings").rglob("13_0.ogg")
-    soundfile.write(short, np.full(5, 0.1), RATE, format="WAV")
+    soundfile.write(short, np.full(5, 0.1), SPOKEN_RATE, format="WAV")
     module = Flickr30kNarratives(copied, modalities=["text", "audio"])
     networks = {"text": Lengths, "audio": lambda: SoundNetwork(SOUND_MODEL, None, 0)}
     extract_features(module, networks, tmp_path / "out.safetensors")

@@ -30,7 +30,7 @@ import lightning_modules
 from datamodules import DataError, OwnData, PascalSentences, WikipediaRaw
 from datamodules.datasets.wikipedia import CLASS_NAMES
 from datamodules.features.extraction import extract_features
-from datamodules.files.extracted_features import Rows, read_extracted, read_metadata, untrained, write_features
+from datamodules.files.extracted_features import read_extracted, read_metadata, untrained, write_features
 from datamodules.items import ItemSet, Modality
 
 bundle, root, weights, written = extract_cases.bundle, extract_cases.root, extract_cases.weights, extract_cases.written
@@ -39,15 +39,17 @@ bundle, root, weights, written = extract_cases.bundle, extract_cases.root, extra
 # What is read -------------------------------------------------------------------------------------------------------
 
 
-def test_an_item_with_several_entries_has_the_mean_of_their_vectors(written):
+def test_an_item_keeps_all_of_its_entries_and_its_class_their_mean(written):
     module = OwnData(written)
     held = tensors_of(written)
     assert module.modalities == ("image", "text", "audio")
-    np.testing.assert_array_equal(module.data.vectors["image"], held["features/image"])
-    for name in ("text", "audio"):
-        parts = np.split(held[f"features/{name}"].astype(np.float64), np.cumsum(COUNTS)[:-1])
-        expected = np.stack([part.mean(axis=0) for part in parts])
-        np.testing.assert_allclose(module.data.vectors[name], expected, rtol=1e-6, atol=1e-7)
+    for name in module.modalities:
+        np.testing.assert_array_equal(module.data.vectors[name], held[f"features/{name}"])
+        np.testing.assert_array_equal(module.data.modalities[name].owners(), held[f"owner/{name}"])
+    parts = np.split(held["features/text"].astype(np.float64), np.cumsum(COUNTS)[:-1])
+    means = np.stack([part.mean(axis=0) for part in parts])
+    assert module.class_encoder == "from-data"  # an item is a class of its own
+    np.testing.assert_allclose(module.class_embedding, means, rtol=1e-6, atol=1e-7)
     assert module.class_names == tuple(ITEMS)
     np.testing.assert_array_equal(module.data.split, SPLIT)
     assert module.features == f"{IMAGE_MODEL} (image.safetensors), all-MiniLM-L6-v2, {SOUND_MODEL} (sound.pt)"
@@ -56,8 +58,7 @@ def test_an_item_with_several_entries_has_the_mean_of_their_vectors(written):
 def written_by_hand(path: Path, data: ItemSet, vectors: dict[str, np.ndarray], weights: str = "none") -> Path:
     said = {name: {"model": "by hand", "weights": weights} for name in vectors}
     with path.open("wb") as file:
-        rows = {name: Rows("F32", array.shape, iter(array)) for name, array in vectors.items()}
-        write_features(file, data, rows, {"encoders": json.dumps(said)})
+        write_features(file, data, vectors, {"encoders": json.dumps(said)})
     return path
 
 
@@ -77,10 +78,9 @@ def test_what_was_written_is_read_whatever_the_numbers_of_entries(tmp_path_facto
     path = tmp_path_factory.mktemp("hand") / "hand.safetensors"
     read = read_extracted(written_by_hand(path, ItemSet(modalities, label, split, names, "hand"), vectors))
     assert list(read.vectors) == ["text", "image"]
-    for item in range(len(counts)):
-        expected = sum(vectors["text"][owner == item].astype(np.float64)) / counts[item]
-        np.testing.assert_allclose(read.vectors["text"][item], expected, rtol=1e-6, atol=1e-7)
-    np.testing.assert_array_equal(read.vectors["image"], vectors["image"])
+    np.testing.assert_array_equal(read.modalities["text"].owners(), owner)
+    for name, array in vectors.items():
+        np.testing.assert_array_equal(read.vectors[name], array)
     assert read.split.tolist() == split.tolist()
     np.testing.assert_array_equal(read.label[:, None] == read.label, label[:, None] == label)
     alone = len(set(label.tolist())) == len(label)
@@ -89,7 +89,8 @@ def test_what_was_written_is_read_whatever_the_numbers_of_entries(tmp_path_facto
     for number in range(len(read.class_names)):
         members = read.label == number
         trained = members & (split == "train")
-        expected = read.vectors["text"][trained if trained.any() else members].astype(np.float64).mean(axis=0)
+        of_items = [vectors["text"][owner == item].mean(axis=0, dtype=np.float64) for item in range(len(counts))]
+        expected = np.stack(of_items)[trained if trained.any() else members].mean(axis=0)
         np.testing.assert_allclose(read.class_embedding[number], expected, rtol=1e-5, atol=1e-6)
 
 
@@ -130,9 +131,7 @@ def test_untrained_features_are_called_so_wherever_they_go(root, tmp_path, capsy
     assert f"UNTRAINED image: {IMAGE_MODEL} has random weights" in capsys.readouterr().out
     assert json.loads(read_metadata(out)["encoders"])["image"]["weights"] == "untrained, random numbers of seed 7"
     assert untrained(out) == {"image": IMAGE_MODEL}
-    module = OwnData(
-        out,
-    )
+    module = OwnData(out)
     assert module.features == f"{IMAGE_MODEL}, all-MiniLM-L6-v2, untrained image"
     with pytest.warns(UserWarning, match=rf"\(untrained: image {IMAGE_MODEL}\): made with random weights"):
         assert f"untrained: image {IMAGE_MODEL}" in module.data.origin

@@ -8,13 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 from tiny_trees import FLICKR8K_NAMES as NAMES
 from tiny_trees import write_sound
 
 from datamodules import DataError, Flickr8k, Flickr8kTriples
 from datamodules.datasets.flickr8k import HELD_OUT, RATE, held_out, read_captions
-from datamodules.files.media import read_image, read_sound, sound_rate
+from datamodules.files.media import read_sound, sound_rate
 
 COUNT = len(NAMES)
 
@@ -74,8 +73,6 @@ def test_items_have_an_image_five_captions_and_a_sound(written):
 def test_spoken_captions_are_the_first_ones(written):
     data = Flickr8kTriples(written.parent, captions="spoken", modalities=["text", "audio"]).data
     assert data.modalities["text"].entries == [f"Caption 0 of {name} , with a comma ." for name in NAMES]
-    with pytest.raises(ValueError, match="captions is 'first'; expected 'all' or 'spoken'"):
-        Flickr8kTriples(captions="first")
 
 
 def test_the_held_out_items_never_move(written):
@@ -105,13 +102,6 @@ def test_sounds_are_read_by_content(tmp_path, form):
     middle = wave[2000:10_000]
     assert np.abs(np.fft.rfft(middle)).argmax() == pytest.approx(440 * len(middle) / RATE, abs=1)
     assert np.abs(middle).max() == pytest.approx(0.5, abs=0.05)
-
-
-def test_grey_and_palette_images_become_colour(tmp_path):
-    for mode in ("L", "P", "RGBA", "CMYK"):
-        path = tmp_path / f"{mode}.jpg"
-        Image.new(mode, (5, 4)).save(path, format="PNG" if mode in ("P", "RGBA") else "JPEG")
-        assert read_image(path).shape == (4, 5, 3)
 
 
 # What is refused ----------------------------------------------------------------------------------------------------
@@ -162,30 +152,14 @@ def test_real_sounds_are_as_long_as_the_first_caption_and_no_other():
 
 
 @real
-def test_some_real_items(tmp_path):
-    names = sorted(read_captions(REAL / "captions.txt"))
-    folder = tmp_path / "root" / "flickr8k_tri"
-    for part, ending in (("images", ".jpg"), ("audio", ".wav")):
-        (folder / part).mkdir(parents=True)
-        for name in names[:12]:
-            (folder / part / f"{name}{ending}").symlink_to(REAL / part / f"{name}{ending}")
-    shutil.copy(REAL / "captions.txt", folder)
-    with pytest.warns(UserWarning, match="988 of 1000 items are left out"):
-        data = Flickr8kTriples(folder.parent, on_missing="drop").data
-    assert data.names == names[:12]
-    np.testing.assert_array_equal(data.split, held_out(1000)[:12])
-    for image, sound in zip(data.modalities["image"].entries, data.modalities["audio"].entries, strict=True):
-        assert image.ndim == 3
-        assert image.shape[2] == 3
-        assert min(image.shape[:2]) >= 100
-        assert 1 < len(sound) / RATE < 12
-        assert 0.05 < np.abs(sound).max() <= 1.1
-
-
-@real
 @pytest.mark.slow
 def test_every_real_file_can_be_read():
     data, broken = Flickr8kTriples(REAL.parent).inspect()
     assert broken == {}
     assert len(data) == 1000
     assert not any(data.missing().values())
+    image, sound = (data.modalities[name].entries[0] for name in ("image", "audio"))
+    assert image.ndim == 3
+    assert min(image.shape[:2]) >= 100
+    assert 1 < len(sound) / RATE < 12
+    assert 0.05 < np.abs(sound).max() <= 1.1

@@ -108,14 +108,6 @@ def test_sounds_are_resampled_to_the_rate_asked_for(tmp_path):
     np.testing.assert_array_equal(decode(tmp_path / "sound.wav", 16000), wave)
 
 
-def test_a_sound_of_one_sample_is_read_and_one_of_none_is_broken(tmp_path):
-    for samples in (1, 0):
-        soundfile.write(tmp_path / f"{samples}.wav", sound(0)[:samples], RATE)
-    assert len(decode(tmp_path / "1.wav", RATE)) == 1
-    with pytest.raises(DataError, match=r"0.wav: has no samples"):
-        decode(tmp_path / "0.wav", RATE)
-
-
 @pytest.mark.parametrize(
     ("name", "content", "texts"),
     [

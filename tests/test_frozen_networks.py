@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 import weakref
 from pathlib import Path
 
@@ -112,15 +111,9 @@ def test_sentence_embeddings_are_those_of_the_library():
         np.testing.assert_allclose(np.stack(network(TEXTS, None)), expected, atol=1e-5)
         assert network.identity["sha256"] == encoder_identity("all-MiniLM-L6-v2")
         assert "sentence-transformers" in network.identity["versions"]
-
-
-def test_texts_that_a_sentence_model_cuts_are_spoken_of():
-    network = SentenceNetwork("all-MiniLM-L6-v2")
-    with pytest.warns(UserWarning, match="Some texts are longer than the 256 tokens of all-MiniLM-L6-v2 and are cut"):
-        long = network(["snow", "word " * 300], None)[1]
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        np.testing.assert_array_equal(network(["word " * 254], None)[0], long)  # and two tokens at the ends
+    with pytest.warns(UserWarning, match="Some texts are longer than the 256 tokens of"):
+        long, short = network(["word " * 300, "word " * 254], None)  # and two tokens at the ends
+    np.testing.assert_allclose(long, short, atol=1e-5)
 
 
 def test_sound_features_are_the_mean_over_time_of_the_last_layer(weights, bundle):
@@ -161,7 +154,6 @@ def test_a_file_of_weights_goes_before_random_ones(weights):
     with_seed, without = (ImageNetwork(IMAGE_MODEL, str(weights["image"]), seed).identity for seed in (3, None))
     assert with_seed == without
     assert without["weights"] == "file image.safetensors"
-    assert without["versions"].startswith(f"torch {torch.__version__.split('+')[0]}")
 
 
 def test_without_weights_and_hub_nothing_is_returned(bundle):

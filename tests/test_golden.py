@@ -48,7 +48,7 @@ def numbers(name: str, out: Path) -> dict[str, str]:
         if name == "synthetic":
             patch.delenv("CSD_DATA", raising=False)
         patch.setattr(regenerate, "load_table", partial(load_table, folder=FOLDER))
-        patch.setattr(command_line, "available_tables", lambda: list(TABLES))
+        patch.setattr(command_line, "table_files", lambda: list(TABLES))
         assert command_line.main([name, "--out", str(out), "--offline", "--jobs", "1"]) == 0
     found = next(path for path in (out / f"{name}.csv", out / "synthetic" / f"{name}.csv") if path.exists())
     with found.open(encoding="utf-8") as lines:

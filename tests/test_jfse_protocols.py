@@ -65,16 +65,6 @@ def test_honest_has_linear_outputs_weight_one_and_dropout(tmp_path):
         assert [layer.p for layer in network if isinstance(layer, torch.nn.Dropout)] == pytest.approx([0.2, 0.5])
 
 
-def test_a_constant_feature_column_is_harmless(tmp_path):
-    def flatten(drawn: ItemSet) -> None:
-        for x in drawn.vectors.values():
-            x[:, 0] = 3.0
-
-    for protocol in ("honest", "as_published"):
-        module = fit(tmp_path, prepared(change=flatten), protocol=protocol)
-        assert all(tensor.isfinite().all() for tensor in module.state_dict().values())
-
-
 # Evaluation -----------------------------------------------------------------------------------------------------
 
 

@@ -15,19 +15,13 @@ from losses import CSLoss, available_losses
 EASY = {"classes": 4, "items": 320, "image_dim": 16, "text_dim": 12, "difficulty": 0.1, "class_encoder": "one-hot"}
 
 
-@pytest.mark.parametrize("name", available_losses())
+@pytest.mark.parametrize("name", [*available_losses(), None])
 def test_every_registered_loss_trains(name, tmp_path):
     module = fit(tmp_path, data(), name, trainer_arguments={"limit_train_batches": 2, "limit_val_batches": 0})
     logged = module.trainer.callback_metrics
     assert all(tensor.isfinite().all() for tensor in module.state_dict().values())
     assert all(value.isfinite() for value in logged.values())
-    assert logged["train/align_real"] != 0
-
-
-def test_no_alignment_logs_zero(tmp_path):
-    module = fit(tmp_path, data(), None, trainer_arguments={"limit_train_batches": 2, "limit_val_batches": 0})
-    assert module.trainer.callback_metrics["train/align_real"] == 0
-    assert module.trainer.callback_metrics["train/align_synthetic"] == 0
+    assert bool(logged["train/align_real"] != 0) == (name is not None)
 
 
 def test_multi_hot_labels_train_and_are_evaluated(tmp_path):
@@ -41,7 +35,7 @@ def test_multi_hot_labels_train_and_are_evaluated(tmp_path):
 
 @pytest.mark.parametrize(
     ("alignment", "least"),
-    [(None, 0.85), pytest.param("cs", 0.6, marks=pytest.mark.slow), pytest.param("kl", 0.6, marks=pytest.mark.slow)],
+    [(None, 0.85), pytest.param("cs", 0.6, marks=pytest.mark.slow)],
 )
 def test_validation_map_rises_far_above_chance_on_easy_data(alignment, least, tmp_path):
     dm = Synthetic(**EASY, batch_size=16)

@@ -73,8 +73,7 @@ def reconstructed(tokens: dict[str, np.ndarray], w) -> np.ndarray:
 @pytest.mark.parametrize("reconstruct", [None, "motion"])
 @pytest.mark.parametrize("alignment", ["gcs", "pairwise"])
 def test_the_loss_of_a_step_is_that_of_the_formulas(tmp_path, protocol, reconstruct, alignment):
-    encoders = {m: {"name": "mlp", "dropout": 0.0} for m in NAMES}  # but for the dropout, the default for vectors
-    settings = {"protocol": protocol, "reconstruct": reconstruct, "alignment": alignment, "encoders": encoders}
+    settings = {"protocol": protocol, "reconstruct": reconstruct, "alignment": alignment}
     module, seen = first_step(
         tmp_path, SyntheticItems(batch_size=24), alignment_weight=0.7, reconstruction_weight=0.3, **settings
     )
@@ -254,7 +253,6 @@ def test_cross_attention_stays_within_an_item():
         ({"joint_queries": ["text+audio->code"]}, "joint query 'text.audio->code'.* of text, motion, code"),
         ({"joint_score": "dot"}, "unknown score 'dot'"),
         ({"dim": 20}, "dim is 20; expected a multiple of 8"),
-        ({"encoders": {}}, "encoder of 'text': Features reads vector or sequence, and the modality holds text"),
         ({"encoders": {"text": {"width": 16}}}, "encoder of 'text': unknown encoder ''; there are: characters"),
         ({"encoders": {"text": {"name": "charcters"}}}, "encoder of 'text': unknown encoder .*; nearest: characters"),
     ],
@@ -264,17 +262,11 @@ def test_settings_that_do_not_fit_are_refused(settings, message):
         model(Tiny(), **settings)
 
 
-def test_a_class_embedding_is_no_modality_to_reconstruct():
+def test_other_things_that_do_not_fit_are_refused():
     with pytest.raises(ValueError, match="no modality 'class_embedding'; they have image, text"):
         LAVIMO({"image": 8, "text": 6, "class_embedding": 3}, reconstruct="class_embedding")
-
-
-def test_an_unknown_setting_of_an_encoder_is_refused():
     with pytest.raises(TypeError, match="encoder of 'text': encoder 'characters' has no setting 'widht'"):
         model(Tiny(), encoders=ENCODERS | {"text": {"name": "characters", "widht": 3}})
-
-
-def test_poses_without_an_encoder_are_refused():
     poses = with_modality("motion", Modality([np.zeros((3, 5, 3)) for _ in range(24)]))
     with pytest.raises(ValueError, match=r"encoder of 'motion': Features reads vectors, and the steps have shape"):
         model(Tiny(poses), encoders={"text": ENCODERS["text"]})

@@ -5,13 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from lavimo_cases import ENCODERS, model
+from lavimo_cases import model
 from lightning.pytorch.callbacks import Callback
-from tiny_items import CAPTION_OWNER, Tiny
-from training import Recorder, Trainer, assert_same_weights, scores, trainer
+from tiny_items import Tiny
+from training import Recorder, Trainer, scores, trainer
 
 from datamodules import Synthetic, SyntheticItems
-from datamodules.features.texts import SentenceEmbedding
 from lightning_modules import LAVIMO
 from losses import build_loss
 from losses.gcs import SCHEMES
@@ -36,12 +35,6 @@ def test_every_alignment_trains_three_modalities_and_four(tmp_path, case, count)
     assert np.isfinite(recorder.losses).all()
     assert np.mean(recorder.losses[-4:]) < 0.95 * np.mean(recorder.losses[:4])
     assert scores(tmp_path, module, data)["average/MAP"] > untrained + 0.03
-
-
-def test_two_modalities_train_with_a_loss_of_two(tmp_path):
-    data, recorder = SyntheticItems(NAMES[:2]), Recorder()
-    trainer(tmp_path, max_epochs=4, limit_val_batches=0, callbacks=[recorder]).fit(model(data, alignment="cs"), data)
-    assert np.mean(recorder.losses[-3:]) < np.mean(recorder.losses[:3])
 
 
 class Rates(Callback):
@@ -79,38 +72,7 @@ def test_only_what_trains_is_in_the_optimiser(tmp_path):
 # What is computed once ----------------------------------------------------------------------------------------------
 
 
-def test_front_ends_run_once_and_are_read_from_the_disk_afterwards(tmp_path, monkeypatch):
-    calls, run = [], SentenceEmbedding.__call__
-
-    def counted(self, entries, rate):
-        calls.append(len(entries))
-        return run(self, entries, rate)
-
-    monkeypatch.setattr(SentenceEmbedding, "__call__", counted)
-    monkeypatch.setenv("CSD_CACHE", str(tmp_path / "cache"))
-    settings = {"encoders": {**ENCODERS, "text": {"name": "sentence"}}, "alignment": "pairwise"}
-    first = model(Tiny(), **settings)
-    trainer(tmp_path, max_epochs=2).fit(first, Tiny())
-    once = len(calls)
-    assert once
-    second, data = model(Tiny(), **settings), Tiny()
-    fitted = trainer(tmp_path, max_epochs=2)
-    fitted.fit(second, data)
-    fitted.test(second, data, verbose=False)
-    fitted.predict(second, data)
-    assert len(calls) == once
-    assert_same_weights(first, second)
-
-
 # Data ---------------------------------------------------------------------------------------------------------------
-
-
-def test_predictions_of_items_with_several_captions(tmp_path):
-    data = Tiny()
-    (batch,) = trainer(tmp_path).predict(model(data), data)
-    captions = np.flatnonzero(np.isin(CAPTION_OWNER, data.indices("standard")))
-    assert batch["text"].shape == (len(captions), 16)
-    assert batch["id"]["text"].tolist() == captions.tolist()
 
 
 @pytest.mark.parametrize("settings", [{}, {"protocol": "as_published", "reconstruct": "text"}], ids=str)

@@ -16,12 +16,6 @@ from reproduce.results.schema import read_table
 undo_quiet = runner_cases.undo_quiet
 MODULES = {"table1": numerics, "scaling": scaling}
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:.*isinstance.treespec.*"),
-    pytest.mark.filterwarnings("ignore:.*does not have many workers.*"),
-    pytest.mark.filterwarnings("ignore:.*The number of training batches.*"),
-]
-
 
 @pytest.fixture
 def tiny(monkeypatch: pytest.MonkeyPatch) -> None:

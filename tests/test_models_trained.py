@@ -187,7 +187,8 @@ def test_the_command_line_fits_tests_and_predicts(case, tmp_path):
     module = {"Synthetic": Synthetic, "SyntheticItems": SyntheticItems}[data["class_path"]](**data["init_args"])
     test = module.indices("standard")
     with np.load(tmp_path / "embeddings.npz") as kept:
-        assert set(kept.files) == {*module.modalities, "label", "id"}
+        names = {"class_names"} if module.data.class_names is not None else set()
+        assert set(kept.files) == {*module.modalities, "label", "id", *names}
         np.testing.assert_array_equal(kept["id"], test)
         np.testing.assert_array_equal(kept["label"], module.data.label[test])
         assert {kept[name].shape for name in module.modalities} == {(len(test), 16)}

@@ -20,8 +20,8 @@ from reproduce.results.compare import AGREE
 from reproduce.results.published import load_published
 from reproduce.runs.baselines import CCA
 from reproduce.runs.checks import load_table
+from reproduce.runs.config import model_class
 from reproduce.runs.multiview import BLM, GMLDA, GMMFA, PLS, MultiviewCCA, nearest_across, nearest_within
-from reproduce.runs.preparing import model_class
 
 DIMS = {"image": 1, "text": 1}  # whatever they are, the features decide
 ITEMS, CLASSES = 60, 4

@@ -36,9 +36,10 @@ def wikipedia(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("only", [{}, {"features": "own"}, {"method": "CCA"}])
 def test_texts_and_images_do_not_stand_in_the_way_of_features_beside_them(wikipedia: Path, only: dict) -> None:
-    present, absent = _run(wikipedia.parent, **only).available()
+    plan = _run(wikipedia.parent, **only)
+    present = plan.available()
     assert [(dataset.dataset, dataset.features) for dataset in present] == [("wikipedia", "own")]
-    reasons = {dataset.features: reason for dataset, reason in absent.items() if dataset.dataset == "wikipedia"}
+    reasons = {dataset.features: reason for dataset, reason in plan.absent.items() if dataset.dataset == "wikipedia"}
     named = {"roph": "wikipedia lacks wiki_roph.mat. ", "sift-lda": "wikipedia lacks raw_features.mat. "}
     assert set(reasons) == (set() if "features" in only else set(named))
     assert all(reasons[features].startswith(named[features]) for features in reasons)
@@ -92,7 +93,6 @@ def test_nothing_is_missing_that_can_be_fetched(
     (tmp_path / "data").mkdir()
     wikipedia.rename(tmp_path / "data" / "wikipedia")
     run = Plan(load_table("table2"), "quick", None, [0], RunStore(tmp_path), offline=True)
-    present, absent = run.available()
-    assert [dataset.features for dataset in present] == ["own"]
-    reason = next(reason for dataset, reason in absent.items() if dataset.features == "roph")
+    assert [dataset.features for dataset in run.available()] == ["own"]
+    reason = next(reason for dataset, reason in run.absent.items() if dataset.features == "roph")
     assert "offline=True forbids fetching it" in reason

@@ -126,16 +126,50 @@ def test_a_constant_scorer_gets_the_chance_value():
         assert abs(sample.mean() - value.item()) < 4 * sample.std() / len(sample) ** 0.5 + 1e-12
 
 
-def test_chunk_size_and_blocks_change_no_bit():
-    query, gallery, query_labels, gallery_labels = clustered(70, 300, width=33)
+@pytest.mark.parametrize("classes", [2, 40, 300])  # many relevant items, some, and few or none
+@pytest.mark.parametrize("multi_hot", [False, True])
+def test_chunk_size_and_blocks_change_no_bit(classes, multi_hot):
+    query, gallery, query_labels, gallery_labels = clustered(70, 300, width=33, classes=classes)
     gallery[100:200] = gallery[:100].round()  # and some ties
     gallery[200:250] = gallery[50:100] * 3
+    if multi_hot:
+        query_labels, gallery_labels = (torch.nn.functional.one_hot(x, classes) for x in (query_labels, gallery_labels))
     whole = retrieval_scores(query, gallery, query_labels, gallery_labels, KS)
-    for chunk in (1, 300, 1700, 10**9):
+    for chunk in (1, 300, 1700, 2**17, 10**9):  # the first three count block by block where few items are relevant
         part = retrieval_scores(
             query.split(9), gallery.split(41), query_labels, gallery_labels, KS, chunk_elements=chunk
         )
         assert bits(part) == bits(whole)
+
+
+@pytest.mark.parametrize("classes", [3, 400])
+def test_a_long_gallery_is_counted_in_blocks_as_it_is_sorted_whole(classes):
+    query, gallery, query_labels, gallery_labels = clustered(6, 20_000, width=4, classes=classes)
+    gallery = gallery.round() + 0.25  # ties across blocks, of relevant and irrelevant items
+    found = retrieval_scores(query, gallery, query_labels, gallery_labels, KS)
+    whole = retrieval_scores(query, gallery, query_labels, gallery_labels, KS, chunk_elements=2**27)
+    assert bits(found) == bits(whole)
+    similarity = torch.from_numpy(np.round(cosines(query, gallery), 7))
+    given = retrieval_scores(similarity=similarity, query_labels=query_labels, gallery_labels=gallery_labels, ks=KS)
+    for name, values in found.items():
+        np.testing.assert_allclose(values, given[name], rtol=1e-5, err_msg=name)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
+def test_a_similarity_is_ranked_as_it_is(dtype):
+    *_, query_labels, gallery_labels = clustered(50, 90)
+    generator = torch.Generator().manual_seed(2)
+    similarity = torch.randn(50, 90, generator=generator, dtype=torch.float64).to(dtype)
+    similarity[:, 60:] = -torch.inf  # what a re-ranker left out
+    similarity[:, 60] = -1e4
+    labels = {"query_labels": query_labels, "gallery_labels": gallery_labels, "ks": KS}
+    found = retrieval_scores(similarity=similarity, **labels)
+    for i, (row, label) in enumerate(zip(similarity.double().numpy(), query_labels, strict=True)):
+        relevant, order = (gallery_labels == label).numpy(), np.argsort(-row, kind="stable")
+        expected = plain_measures(relevant[order])
+        assert found["R@10"][i] == expected["R@10"]
+        assert found["first_rank"][i].item() == pytest.approx(expected["first_rank"])
+    assert bits(retrieval_scores(similarity=similarity.split(7), chunk_elements=200, **labels)) == bits(found)
 
 
 def test_threads_change_no_bit():
@@ -194,3 +228,20 @@ def test_scores_refuse_what_does_not_fit(change, message):
     labels = {"query_labels": torch.zeros(3, dtype=torch.long), "gallery_labels": torch.zeros(6, dtype=torch.long)}
     with pytest.raises(ValueError, match=message):
         retrieval_scores(**{"query": torch.ones(3, 4), "gallery": torch.ones(6, 4), **labels, **change})
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"similarity": torch.zeros(3, 5)}, r"similarity: expected shape \(queries, 6\)"),
+        ({"similarity": torch.full((3, 6), torch.nan)}, "similarity: a number is NaN"),
+        ({"similarity": torch.zeros(4, 6)}, "similarity: expected integer or bool labels"),
+        ({"similarity": torch.zeros(3, 6), "query": torch.zeros(3, 2), "gallery": torch.zeros(6, 2)}, "alone"),
+        ({"query": torch.zeros(3, 2)}, "query and gallery, or similarity"),
+        ({"query": {}, "gallery": torch.zeros(6, 2)}, "query: a joint query has"),
+    ],
+)
+def test_scores_take_embeddings_or_a_similarity(given, message):
+    labels = {"query_labels": torch.zeros(3, dtype=torch.long), "gallery_labels": torch.zeros(6, dtype=torch.long)}
+    with pytest.raises(ValueError, match=message):
+        retrieval_scores(**given, **labels)

@@ -19,48 +19,43 @@ tables, root, undo_quiet = runner_cases.tables, runner_cases.root, runner_cases.
     ("argv", "message"),
     [
         (["table7"], "table7"),
-        (["tabel3"], "did you mean table3"),
-        (["clams"], "did you mean claims?"),
-        (["nothing"], "there are "),
+        (["tabel3"], "nearest: table3"),
+        (["clams"], "nearest: claims"),
+        (["nothing"], "there are: "),
         (["table2", "--scale", "huge"], "no scale 'huge'; there are quick, paper"),
         (["table2", "--only", "method"], "expected KEY=VALUE"),
-        (
-            ["table2", "--only", "colour=red"],
-            "KEY one of dataset, features, condition, method, protocol",
-        ),
+        (["table2", "--only", "colour=red"], "KEY one of dataset, features, condition, method, protocol"),
         (["table2", "--only", "method="], "expected KEY=VALUE"),
-        (
-            ["table2", "--only", "method=JSFE"],
-            "method=JSFE: no row of table2 has it; there are: CCA; semantic matching;",
-        ),
+        (["table2", "--only", "method=JSFE"], "JSFE: no row of table2 has it; there are: CCA; semantic matching;"),
         (["table2", "--only", "dataset=tyni"], "dataset=tyni: no row of table2 has it; there are: tiny; absent"),
         (["table2", "--only", "features=roph"], "features=roph: no row of table2 has it; there are: own"),
         (["table2", "--only", "protocol=honst"], "protocol=honst: no row of table2 has it; there are: honest"),
         (["table2", "--seeds", "0", "0"], "expected different integers"),
         (["table2", "--seeds", "-1"], "none negative"),
         (["table2", "--seeds", "one"], "--seeds"),
+        (["table2", "--executor", "slurm"], '"srun"'),
+        (["table2", "--slurm", "partition=debug"], "--executor slurm"),
+        (["table2", "--jobs", "0"], "--jobs 0"),
+        (["table2", "--executor", "elsewhere"], "elsewhere"),
     ],
 )
-def test_bad_arguments_are_refused(tables: Path, root: Path, tmp_path: Path, argv: list[str], message: str) -> None:
-    outcome = command(tables, *argv, "--data-root", root, "--out", tmp_path)
+def test_bad_arguments_are_refused(
+    tables: Path, root: Path, tmp_path: Path, argv: list[str], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))  # with no command of Slurm
+    outcome = command(tables, *argv, "--data-root", root, "--out", tmp_path, workers="--executor" in argv)
     assert outcome.status == 2
     assert message in outcome.err
     assert "to train" not in outcome.out
     assert not list(tmp_path.glob("table*"))
 
 
-def test_a_named_data_root_that_is_missing_is_refused(tables: Path, tmp_path: Path) -> None:
-    outcome = command(tables, "table2", "--data-root", tmp_path / "nowhere", "--out", tmp_path / "out")
-    assert outcome.status == 2
-    assert "nowhere, the data root, does not exist" in outcome.err
-    assert not (tmp_path / "out").exists()
-
-
-def test_a_data_root_that_is_a_file_is_refused(tables: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("name", "said"), [("nowhere", "does not exist"), ("file", "is not a folder")])
+def test_a_named_data_root_that_is_no_folder_is_refused(tables: Path, tmp_path: Path, name: str, said: str) -> None:
     (tmp_path / "file").touch()
-    outcome = command(tables, "table2", "--data-root", tmp_path / "file", "--out", tmp_path / "out")
-    assert outcome.status == 2
-    assert "is not a folder" in outcome.err
+    outcome = command(tables, "table2", "--data-root", tmp_path / name, "--out", tmp_path / "out")
+    assert (outcome.status, name in outcome.err, said in outcome.err) == (2, True, True)
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("by", ["argument", "environment"])

@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 import runner_cases
 import torch
@@ -51,43 +52,15 @@ def _read_until(process: subprocess.Popen, text: str) -> str:
     return "".join(lines)
 
 
-def _children(pid: int) -> set[int]:
-    children = set()
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            parent = int(stat.read_text().rpartition(")")[2].split()[1])
-        except OSError:  # it ended meanwhile
-            continue
-        if parent == pid:
-            children.add(int(stat.parent.name))
-    return children
-
-
-def _survivors(pids: set[int]) -> set[int]:
-    """Those that still run after a while; a zombie that nobody buries is none."""
-    end = time.monotonic() + LIMIT
-    while time.monotonic() < end:
-        alive = set()
-        for pid in pids:
-            try:
-                state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-            except OSError:
-                continue
-            alive |= {pid} if state != "Z" else set()
-        if not alive:
-            return set()
-        time.sleep(0.2)
-    return alive
-
-
 def _stop(process: subprocess.Popen, kind: signal.Signals) -> tuple[int, str]:
     """Send the signal to the parent; it and all its workers must end. Returns its status and last words."""
-    workers = _children(process.pid)
+    workers = psutil.Process(process.pid).children()
     assert workers
     process.send_signal(kind)
     try:
         said, _ = process.communicate(timeout=LIMIT)
-        assert not _survivors(workers)
+        _, alive = psutil.wait_procs(workers, timeout=LIMIT)
+        assert not [one for one in alive if one.status() != psutil.STATUS_ZOMBIE]  # which nobody buries
     finally:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
@@ -95,10 +68,6 @@ def _stop(process: subprocess.Popen, kind: signal.Signals) -> tuple[int, str]:
     return process.returncode, said
 
 
-linux = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="finds child processes in /proc")
-
-
-@linux
 @pytest.mark.slow
 def test_a_killed_run_goes_on_where_it_was_and_ends_with_the_same_table(
     tables: Path, root: Path, tmp_path: Path
@@ -125,29 +94,21 @@ def test_a_killed_run_goes_on_where_it_was_and_ends_with_the_same_table(
     assert mtimes(killed).keys() == mtimes(whole).keys()
 
 
-@linux
 @pytest.mark.slow
 def test_an_interrupt_does_not_wait_for_runs_that_run_or_queue(tables: Path, root: Path, tmp_path: Path) -> None:
     long = yaml.safe_load(TINY)
-    long["scales"]["quick"]["max_epochs"] = 10**6
-    long["scales"]["quick"]["seeds"] = list(range(8))
+    long["scales"]["quick"] |= {"max_epochs": 10**6, "seeds": list(range(8))}
     long |= {"methods": [{"method": "JFSE", "model": "JFSE"}], "comparisons": []}
     (tmp_path / "table2.yaml").write_text(yaml.safe_dump(long))
     process = _start(tmp_path, "table2", "--data-root", root, "--out", tmp_path / "out")
     assert "8 runs" in _read_until(process, "to train")
-    _wait_for_busy_workers(process)
+    end = time.monotonic() + LIMIT
+    # Until a worker has used more processor time than its imports take: it is in the middle of a training.
+    while time.monotonic() < end and all(
+        worker.cpu_times().user < 20 for worker in psutil.Process(process.pid).children()
+    ):
+        time.sleep(0.5)
     status, said = _stop(process, signal.SIGINT)
     assert status == 130
     assert "finished runs are kept" in said
     assert "Traceback" not in said
-
-
-def _wait_for_busy_workers(process: subprocess.Popen) -> None:
-    """Until a worker has used more processor time than its imports take, so that it is in the middle of a training."""
-    end = time.monotonic() + LIMIT
-    while time.monotonic() < end:
-        for pid in _children(process.pid):
-            ticks = sum(map(int, Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13]))
-            if ticks / os.sysconf("SC_CLK_TCK") > 20:
-                return
-        time.sleep(0.5)

@@ -4,21 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import torch
 from torch import Tensor
 
 from losses import AlignmentLoss, build_loss
 from losses.base import GatheredBatch
 from losses.matching import product
-from reproduce.measurements import scaling
-from reproduce.measurements.scaling import LOSSES, SETTINGS, draw_inputs, epoch_seconds, exponent, matrices, saved_bytes
-
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:.*isinstance.treespec.*"),
-    pytest.mark.filterwarnings("ignore:.*does not have many workers.*"),
-    pytest.mark.filterwarnings("ignore:.*The number of training batches.*"),
-]
-
+from reproduce.measurements.scaling import LOSSES, SETTINGS, draw_inputs, exponent, matrices, saved_bytes
 
 # Counts
 
@@ -110,16 +101,3 @@ def test_the_standard_error_is_that_of_least_squares():
     solution, residual, *_ = np.linalg.lstsq(design, y)
     variance = residual[0] / (len(x) - 2) * np.linalg.inv(design.T @ design)[1, 1]
     assert exponent(dict(zip(counts, values, strict=True))) == pytest.approx((solution[1], np.sqrt(variance)))
-
-
-def test_training_epochs_are_timed_for_every_loss_and_number():
-    seconds = epoch_seconds([2, 3], fits=1, epochs=1)
-    assert list(seconds) == list(scaling.TRAINED)
-    for by_count in seconds.values():
-        assert list(by_count) == [2, 3]
-        assert min(by_count.values()) > 0
-
-
-def test_inputs_are_the_same_again():
-    first, again = draw_inputs(3)[0], draw_inputs(3)[0]
-    assert all(torch.equal(first[name], again[name]) for name in first)

@@ -39,12 +39,8 @@ scales:
     ("steps_per_epoch", "min_steps", "expected"),
     [(33, 500, 16), (33, 0, 15), (6, 500, 84), (500, 500, 15), (1, 16, 16)],
 )
-def test_epochs_are_those_of_the_scale_or_what_the_floor_needs(
-    steps_per_epoch: int, min_steps: int, expected: int
-) -> None:
-    scale = Scale(seeds=[0], max_epochs=15, model={})
-    assert epochs(scale, steps_per_epoch, min_steps) == expected
-    assert expected * steps_per_epoch >= min_steps
+def test_epochs_are_those_of_the_scale_or_what_the_floor_needs(steps_per_epoch: int, min_steps: int, expected: int):
+    assert epochs(Scale(seeds=[0], max_epochs=15), steps_per_epoch, min_steps) == expected
 
 
 @pytest.mark.parametrize(
@@ -135,11 +131,8 @@ def test_notes_are_those_of_the_chosen_trainings(finished: tuple[Path, Outcome])
     assert {row.note for row in rows_of(rows, method="semantic matching")} == {""}
 
 
-def test_where_the_schedule_cannot_be_chosen_the_rows_of_the_model_fail_with_its_reason(
-    root: Path, tmp_path: Path
-) -> None:
-    outcome = _regenerate(tmp_path, root, -1.0)
-    assert outcome.status == 1
+def test_where_the_schedule_cannot_be_chosen_the_rows_of_the_model_fail_with_its_reason(root: Path, tmp_path: Path):
+    assert _regenerate(tmp_path, root, -1.0).status == 1
     rows = read_table(tmp_path / "results" / "table2.csv")
     assert {row.status for row in rows_of(rows, method="semantic matching")} == {"ok"}
     for method in ("JFSE", "JFSE + CS"):

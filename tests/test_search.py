@@ -7,6 +7,7 @@ import os
 import shutil
 from pathlib import Path
 
+import cli_cases
 import jfse_cases
 import lavimo_cases
 import numpy as np
@@ -54,7 +55,7 @@ def asked(capsys, *words: object) -> list[dict]:
 
 
 def refused(capsys, *words: object) -> str:
-    return search_cases.refused(capsys, "search", *words)
+    return cli_cases.refused(capsys, "search", *words)
 
 
 def scored_by(joint_score: str, searched: Searched, folder: Path) -> tuple[Path, Path]:
@@ -163,13 +164,11 @@ def test_broken_images_are_named_left_out_and_counted(searched, tmp_path, capsys
     assert len(hits) == 8
 
 
-def test_where_nothing_can_be_read_the_status_is_1_and_nothing_is_written(searched, tmp_path, capsys):
+def test_where_nothing_can_be_read_nothing_is_written(searched, tmp_path, capsys):
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "a.jpg").write_text("no image")
-    with pytest.raises(SystemExit) as stop:
-        csd("search", "index", searched.export, tmp_path / "folder", "--modality", "image")
-    assert stop.value.code == 1
-    assert "1 of 1 files" in capsys.readouterr().err
+    message = refused(capsys, "index", searched.export, tmp_path / "folder", "--modality", "image")
+    assert "none of the 1 files" in message
     assert [path.name for path in tmp_path.iterdir()] == ["folder"]
 
 
@@ -255,18 +254,6 @@ def test_a_place_that_cannot_be_written_is_refused_before_anything_is_embedded(s
     assert str(tmp_path / "file") in message
     assert "--out" in message
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
-
-
-def test_an_index_that_cannot_be_written_leaves_the_old_one(searched, tmp_path, capsys, monkeypatch):
-    def full(*arguments):
-        raise OSError(28, "No space left on device", "index")
-
-    (tmp_path / "index").write_bytes(b"the old one")
-    monkeypatch.setattr(search.os, "replace", full)
-    words = (searched.folders["image"], "--modality", "image", "--out", tmp_path / "index")
-    assert "No space left on device" in refused(capsys, "index", searched.export, *words)
-    assert (tmp_path / "index").read_bytes() == b"the old one"
-    assert [path.name for path in tmp_path.iterdir()] == ["index"]
 
 
 # What is refused -----------------------------------------------------------------------------------------------------

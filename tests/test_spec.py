@@ -7,11 +7,10 @@ from string import Template
 
 import pytest
 
-from reproduce.names import TABLES, available_tables
+from reproduce.names import TABLES, table_files
 from reproduce.runs.arguments import SpecError, matched, merged
 from reproduce.runs.checks import check_modalities, load_table
-from reproduce.runs.config import resolve
-from reproduce.runs.preparing import parsed
+from reproduce.runs.config import parsed, resolve
 from reproduce.runs.spec import Table, modalities_of, read_file, read_yaml
 
 TABLE = """
@@ -48,7 +47,7 @@ def _load(folder: Path, **changes: str) -> Table:
 # The shipped tables --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", available_tables())
+@pytest.mark.parametrize("name", table_files())
 def test_every_shipped_table_is_sound_and_says_what_it_asks(name: str) -> None:
     table = load_table(name)
     assert set(table.scales) == {"quick", "paper"}
@@ -163,20 +162,15 @@ def test_a_row_is_a_configuration_of_csd_fit(tmp_path: Path) -> None:
     ("changes", "named"),
     [
         # an empty value or a value of another type
-        ({"INIT": "dim: 8.5"}, ["GCS", "model.dim", "int", "8.5"]),
         ({"INIT": "dim: eight"}, ["GCS", "model.dim", "int", "eight"]),
         ({"TRIAL": "dropout: "}, ["GCS", "model.dropout", "empty"]),
         ({"LOSS": "temperature: low"}, ["GCS", "model.alignment.temperature", "float", "low"]),
-        ({"TRIAL": "alignment: {temperature: low}"}, ["GCS", "temperature", "low"]),
         ({"ON_IT": "dropout: [1]"}, ["moves/own", "model.dropout", "float"]),
         ({"ENCODER": "frozen: 3"}, ["encoder of 'motion'", "frozen"]),
         # misspelt names
         ({"INIT": "dimm: 8"}, ["GCS", "'dimm'", "nearest: dim"]),
-        ({"TRIAL": "droput: 0.1"}, ["GCS", "'droput'", "nearest: dropout"]),
         ({"ALL": "learning_rte: 0.1"}, ["'learning_rte'", "nearest: learning_rate"]),
         ({"ALL": "reconstruct: motion"}, ["KL on", "CMPM", "'reconstruct'"]),
-        ({"OWN": "dimm: 8"}, ["GCS", "'dimm'", "nearest: dim"]),
-        ({"ON_IT": "recnstruct: motion"}, ["moves/own", "'recnstruct'"]),
         ({"DATA": "batch_sise: 8"}, ["moves/own", "'batch_sise'", "nearest: batch_size"]),
         ({"ROW": "data: {pared_fraction: 0.5}"}, ["GCS", "'pared_fraction'", "nearest: paired_fraction"]),
         ({"ENCODER": "widht: 8"}, ["moves/own", "encoder of 'motion'", "'widht'", "nearest: width"]),
@@ -190,7 +184,6 @@ def test_a_row_is_a_configuration_of_csd_fit(tmp_path: Path) -> None:
         ({"DATA": "data_root: /data"}, ["moves/own", "'data_root'"]),
         ({"DATA": "batch_size: 0"}, ["moves/own", "batch_size is 0"]),
         ({"DATA": "class_split: zeroshot", "TOP": ""}, ["moves/own", "zeroshot", "zero-shot"]),
-        ({"TOP": "class_split: zeroshot"}, ["class_split", "zeroshot", "zero-shot"]),
         ({"ROW": "protocol: published"}, ["GCS", "published", "as_published"]),
         ({"LOSS": "temperature: -1"}, ["GCS", "temperature", "-1"]),
         ({"INIT": "matched_temperature: 0"}, ["GCS", "temperature"]),
@@ -203,10 +196,8 @@ def test_a_row_is_a_configuration_of_csd_fit(tmp_path: Path) -> None:
         ({"SEEDS": "[0, 0]"}, ["scales.quick", "seeds", "0 twice"]),
         ({"SEEDS": "[0.5]"}, ["scales.quick", "seeds"]),
         ({"SEEDS": "[0], min_steps: [10, 0]"}, ["scales.quick", "min_steps", "0"]),
-        ({"SEEDS": "3"}, ["scales.quick", "seeds"]),
         ({"SEEDS": "[0], max_epochs: 0"}, ["max_epochs", "stands twice"]),
         ({"SWEEP": "sweep: {alignment.temperature: [0.1, 0]}"}, ["KL", "[0.1, 0]", "positive"]),
-        ({"SWEEP": "sweep: {alignment.temperature: []}"}, ["KL", "[]", "positive"]),
         ({"SWEEP": "sweep: {dropout: [0.1], dim: [8]}"}, ["KL", "one argument"]),
         ({"SWEEP": "sweep: {dropout: [0.1]}, trials: [{dim: 8}]"}, ["KL", "no trials"]),
         ({"SWEEP": "sweep: {dropout: [0.1, 0.1]}"}, ["KL, dropout 0.1", "twice"]),
@@ -219,7 +210,6 @@ def test_a_row_is_a_configuration_of_csd_fit(tmp_path: Path) -> None:
         ({"METRIC": "R@3"}, ["'R@3'", "KL", "R@5", "`ks` of CMPM"]),  # LAVIMO computes it, CMPM does not
         ({"METRIC": "mAP"}, ["'mAP'", "nearest: MAP"]),
         ({"METRIC": "MAP"}, ["metrics", "'MAP' twice"]),
-        ({"METRIC": "[5]"}, ["metrics"]),
         ({"METRIC": "kernel CS by chance"}, ["by chance", "kernel CS"]),
         ({"OWN": "ks: [0]"}, ["ks", "[0]"]),
     ],
@@ -241,17 +231,9 @@ def test_a_fault_is_refused_before_training(tmp_path: Path, changes: dict[str, s
         ("max_epochs: 2, ", "", ["scales.quick", "max_epochs"]),
         ("model: CMPM", "model: CMPP", ["KL", "'CMPP'", "nearest: CMPM"]),
         ("alignment: kl", "alignment: lk", ["KL", "'lk'", "kl"]),
-        (
-            "model: CMPM, init_args: {alignment: kl}",
-            "model: JFSE",
-            ["SyntheticItems", "JFSE takes paired features", "exclude"],
-        ),
-        (
-            "model: CMPM, init_args: {alignment: kl}",
-            "model: CCA",
-            ["SyntheticItems", "CCA takes paired features", "exclude"],
-        ),
-        ("model: CMPM, init_args: {alignment: kl}", "model: CMPM", ["KL", "alignment"]),
+        ("CMPM, init_args: {alignment: kl}", "JFSE", ["SyntheticItems", "JFSE takes paired features", "exclude"]),
+        ("CMPM, init_args: {alignment: kl}", "CCA", ["SyntheticItems", "CCA takes paired features", "exclude"]),
+        ("CMPM, init_args: {alignment: kl}", "CMPM", ["KL", "alignment"]),
         ("method: KL,", "method: KL, protocol: as_published,", ["KL", "as_published", "CMPM"]),
         ("class_path: SyntheticItems\n", "class_path: SynteticItems\n", ["'SynteticItems'", "nearest: SyntheticItems"]),
         ("class_path: SyntheticItems\n", "class_path: own.Views\n", ["'own.Views'", "csd fit"]),

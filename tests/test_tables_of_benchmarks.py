@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
-import extract_cases
 import numpy as np
 import pandas as pd
 import pytest
 import tiny_trees
-from runner_cases import rows_of, undo_quiet
+from runner_cases import Outcome, command, rows_of, shorten, undo_quiet
 from tiny_trees import write_text, write_tmr
 
-import reproduce.__main__ as command_line
-from reproduce import regenerate
 from reproduce.results.schema import read_table
 from reproduce.results.significance import read_comparisons
 from reproduce.runs.checks import load_table
-from reproduce.runs.spec import Scale, Table
 
 undo_quiet = undo_quiet
 TUNED = ("pairwise KL", "pairwise CS", "GCS mixed")
@@ -64,42 +59,40 @@ def break_motion(folder: Path) -> None:
     np.save(path, frames)
 
 
-def small(name: str) -> Table:
-    """The shipped table at one epoch, with a narrow joint space and one trial per method."""
-    table = load_table(name)
-    scale = Scale(seeds=[0], max_epochs=1, model={"dim": 8, "learning_rate": 0.001})
-    methods = [replace(method, trials=method.trials[:1]) for method in table.methods]
-    return replace(table, scales={"quick": scale}, methods=methods)
-
-
 @pytest.fixture(scope="module")
 def patch(tmp_path_factory: pytest.TempPathFactory) -> Iterator[pytest.MonkeyPatch]:
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("CSD_DATA", raising=False)
         patch.setenv("CSD_CACHE", str(tmp_path_factory.mktemp("cache")))
-        patch.setattr(regenerate, "load_table", small)
         patch.setattr(tiny_trees, "TMR_SPLITS", SPLITS)
-        patch.setattr(extract_cases, "RATE", RATE)
         yield patch
+
+
+def remade(table: str, root: Path, *more: str) -> tuple[Path, Outcome]:
+    """Results of a shipped table at one epoch, with a narrow joint space and one trial per method."""
+    shorten(table, root, dim=8, learning_rate=0.001)
+    return root / "results", command(root, table, "--data-root", root, "--out", root / "results", *more)
 
 
 @pytest.fixture(scope="module")
 def motions(patch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Results of table 9 where both forms of both data sets are there, and no UTD-MHAD."""
-    root, out = tmp_path_factory.mktemp("motions"), tmp_path_factory.mktemp("results")
+    root = tmp_path_factory.mktemp("motions")
     break_motion(write_official(write_tmr(root / "HumanML3D"), 263, captions=2))
     write_official(write_tmr(root / "KIT-ML"), 251, captions=1)
     with pytest.warns(UserWarning, match="is NaN or infinite somewhere"):
-        assert command_line.main(["table9", "--data-root", str(root), "--out", str(out)]) == 0
+        out, outcome = remade("table9", root)
+    assert outcome.status == 0, outcome.err
     return out
 
 
 @pytest.fixture(scope="module")
 def narratives(patch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Results of table 5 where Flickr30K is there, and no Flickr8k."""
-    root, out = tmp_path_factory.mktemp("narratives"), tmp_path_factory.mktemp("results")
-    extract_cases.write_flickr30k(root)
-    assert command_line.main(["table5", "--data-root", str(root), "--out", str(out)]) == 0
+    root = tmp_path_factory.mktemp("narratives")
+    tiny_trees.write_spoken(root, RATE)
+    out, outcome = remade("table5", root)
+    assert outcome.status == 0, outcome.err
     return out
 
 
@@ -155,7 +148,7 @@ def test_methods_are_compared_on_every_form_and_drawn(motions):
 @pytest.mark.slow
 def test_image_text_and_sound_of_flickr30k_find_each_other(narratives):
     rows = read_table(narratives / "table5.csv")
-    narratives_of = extract_cases.IMAGES["test"]
+    narratives_of = tiny_trees.NARRATED["test"]
     count = {"image": len(narratives_of), "text": sum(narratives_of.values()), "audio": sum(narratives_of.values())}
     found = rows[rows["dataset"] == "flickr30k"]
     assert set(found["method"]) == {*TUNED, *MATCHED_SOUND}
@@ -169,21 +162,21 @@ def test_image_text_and_sound_of_flickr30k_find_each_other(narratives):
     assert len(list(narratives.glob("table5_projection_*.png"))) == 1
 
 
-def test_a_form_that_a_folder_does_not_have_is_not_run_beside_the_one_that_it_has(patch, tmp_path, capsys):
+def test_a_form_that_a_folder_does_not_have_is_not_run_beside_the_one_that_it_has(patch, tmp_path):
     write_official(tmp_path / "KIT-ML", 251, captions=1)
-    assert command_line.main(["table9", "--data-root", str(tmp_path), "--out", str(tmp_path), "--dry-run"]) == 0
-    said = capsys.readouterr().out
-    [line] = [line for line in said.splitlines() if line.startswith("kit_ml is not run")]
+    _, outcome = remade("table9", tmp_path, "--dry-run")
+    [line] = [line for line in outcome.out.splitlines() if line.startswith("kit_ml is not run")]
     assert TMR in line
     assert "KIT-ML lacks annotations.json, guoh3dfeats, splits/train.txt" in line
-    assert "humanml3d` says what is missing" in said
-    assert f"kit_ml/{OFFICIAL}/first test caption pairwise KL, seed 0" in said
+    assert "humanml3d` says what is missing" in outcome.out
+    assert f"kit_ml/{OFFICIAL}/first test caption pairwise KL, seed 0" in outcome.out
 
 
-def test_captions_of_flickr30k_alone_are_no_incomplete_narratives(patch, tmp_path, capsys):
+def test_captions_of_flickr30k_alone_are_no_incomplete_narratives(patch, tmp_path):
     write_text(tmp_path / "flickr30k" / "flickr30k_test_captions.jsonl", '{"image_id": "1", "caption": "a dog"}\n')
-    assert command_line.main(["table5", "--data-root", str(tmp_path), "--out", str(tmp_path), "--dry-run"]) == 2
-    assert "holds none of the data sets of table5: flickr8k_tri/, flickr30k/" in capsys.readouterr().err
+    _, outcome = remade("table5", tmp_path, "--dry-run")
+    said = "holds none of the data sets of table5: flickr8k_tri/, flickr30k/"
+    assert (outcome.status, said in outcome.err) == (2, True)
     write_text(tmp_path / "flickr30k" / "flickr30k_test_localized_narratives.jsonl", "{}\n")
-    assert command_line.main(["table5", "--data-root", str(tmp_path), "--out", str(tmp_path), "--dry-run"]) == 2
-    assert "flickr30k_train_localized_narratives.jsonl" in capsys.readouterr().err
+    _, outcome = remade("table5", tmp_path, "--dry-run")
+    assert (outcome.status, "flickr30k_train_localized_narratives.jsonl" in outcome.err) == (2, True)

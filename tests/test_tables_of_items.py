@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import math
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 from matplotlib.image import imread
-from runner_cases import rows_of
+from runner_cases import command, rows_of
 
-import reproduce.__main__ as command_line
-from reproduce import regenerate
 from reproduce.results.schema import read_table
-from reproduce.runs.checks import load_table
 
 TABLE = """
 title: Three modalities
-metrics: [MAP, R@3, MedR, seconds/epoch]
+metrics: [MAP, MAP 11-point, R@3, MedR, seconds/epoch]
 galleries: [batches-32, batches-500, threshold-0.95]
 projection: [GCS]
 datasets:
@@ -41,33 +37,21 @@ methods:
 scales:
   quick: {seeds: [0, 1], max_epochs: 2, model: {dim: 16, learning_rate: 0.01}}
 """
-SHARING = """
-extends: table6.yaml
-title: The same trainings, one seed more
-galleries: []
-scales:
-  quick: {seeds: [0, 1, 2], max_epochs: 2, model: {dim: 16, learning_rate: 0.01}}
-"""
 DIRECTIONS = [f"{a}->{b}" for a in ("text", "video", "motion") for b in ("text", "video", "motion") if a != b]
 
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Results of two tables that share trainings."""
     folder = tmp_path_factory.mktemp("tables")
     (folder / "table6.yaml").write_text(TABLE, encoding="utf-8")
-    (folder / "table7.yaml").write_text(SHARING, encoding="utf-8")
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("CSD_DATA", raising=False)
-        patch.setattr(regenerate, "load_table", partial(load_table, folder=folder))
-        patch.setattr(command_line, "available_tables", lambda: ["table6", "table7"])
-        for table in ("table6", "table7"):
-            assert command_line.main([table, "--out", str(folder / "results")]) == 0
+        assert command(folder, "table6", "--out", folder / "results").status == 0
     return folder / "results"
 
 
-def rows(results: Path, table: str = "table6", **columns: object) -> list[Any]:
-    return rows_of(read_table(results / f"{table}.csv"), **columns)
+def rows(results: Path, **columns: object) -> list[Any]:
+    return rows_of(read_table(results / "table6.csv"), **columns)
 
 
 @pytest.mark.slow
@@ -76,7 +60,9 @@ def test_every_direction_metric_and_gallery_has_its_rows(results):
         whole = rows(results, method=method, protocol=protocol, gallery="full")
         expected = {(d, m) for d in (*DIRECTIONS, "average") for m in ("MAP", "R@k", "MedR")}
         joint = {("text+video->motion", metric) for metric in ("MAP", "R@k", "MedR")}
-        assert {(row.direction, row.metric) for row in whole} == expected | joint | {("average", "seconds/epoch")}
+        eleven_point = {(direction, "MAP 11-point") for direction, _ in expected | joint}
+        beside = joint | eleven_point | {("average", "seconds/epoch")}
+        assert {(row.direction, row.metric) for row in whole} == expected | beside
         assert {(row.n_queries, row.n_gallery) for row in whole if row.direction in DIRECTIONS} == {(120, 120)}
         batches = rows(results, method=method, protocol=protocol, gallery="batches-32")
         assert {(row.direction, row.metric) for row in batches} == expected
@@ -98,20 +84,6 @@ def test_embeddings_that_saw_their_pair_score_higher(results):
     (honest,) = rows(results, method="KL", protocol="honest", gallery="full", direction="average", metric="MAP")
     (leaking,) = rows(results, method="KL", protocol="as_published", gallery="full", direction="average", metric="MAP")
     assert leaking.value > honest.value
-
-
-@pytest.mark.slow
-def test_tables_share_their_trainings(results):
-    runs = list((results / "runs").rglob("*.json"))
-    assert len(runs) == 2 + 3 * 3  # trials, then three methods with three seeds, two of them in both tables
-    for direction in (*DIRECTIONS, "average"):
-        one, other = (
-            [rows(results, table, method="KL", protocol="honest", direction=direction, metric="MAP", gallery="full")]
-            for table in ("table6", "table7")
-        )
-        assert one[0][0].config_hash == other[0][0].config_hash
-    assert rows(results, "table7")[0].seeds == "0 1 2"
-    assert {row.gallery for row in rows(results, "table7")} == {"full"}
 
 
 @pytest.mark.slow

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,16 +10,13 @@ import numpy as np
 import pytest
 import tiny_trees
 from extract_cases import IMAGE_MODEL, prepare, run
-from runner_cases import rows_of, undo_quiet  # noqa: F401
+from runner_cases import Outcome, command, rows_of, shorten, undo_quiet  # noqa: F401
 
-import reproduce.__main__ as command_line
 from datamodules import NUSWIDE, OwnData, PKUXMediaNet
 from datamodules.files import text_matrix
-from reproduce import regenerate
 from reproduce.results.schema import read_table
 from reproduce.runs.checks import load_table
 from reproduce.runs.plan import Plan
-from reproduce.runs.spec import Table
 from reproduce.runs.store import RunStore
 
 METHODS = ("CCA", "JFSE + CMPM-KL")
@@ -42,23 +38,21 @@ def root(tmp_path_factory) -> Path:
 
 @pytest.fixture(autouse=True)
 def surroundings(monkeypatch, tmp_path):
-    """Two methods, one epoch and one seed, and no way to the hub."""
+    """No way to the hub."""
     prepare(monkeypatch)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    monkeypatch.setattr(regenerate, "load_table", small)
 
 
-def small(name: str) -> Table:
-    table = load_table(name)
-    scale = replace(
-        table.scales["quick"], seeds=[0], max_epochs=1, min_steps=[], model={"width": 8, "learning_rate": 0.001}
-    )
-    methods = [replace(method, trials=method.trials[:1]) for method in table.methods if method.method in METHODS]
-    return replace(table, methods=methods, comparisons=[], scales={"quick": scale})
+def remake(table: str, root: Path, out: Path, *more: str) -> Outcome:
+    """A table of two methods, one epoch and one seed."""
+    out.mkdir(exist_ok=True)
+    shorten(table, out, METHODS, width=8, learning_rate=0.001)
+    return command(out, table, "--data-root", root, "--out", out, *more)
 
 
 def remade(table: str, root: Path, out: Path, *more: str) -> list[Any]:
-    assert command_line.main([table, "--data-root", str(root), "--out", str(out), "--jobs", "1", *more]) == 0
+    outcome = remake(table, root, out, *more)
+    assert outcome.status == 0, outcome.err
     return rows_of(read_table(out / f"{table}.csv"))
 
 
@@ -128,44 +122,41 @@ def test_the_class_embedding_that_the_data_bring_is_the_default(tmp_path):
     assert OwnData(pairs(tmp_path, (5, 4, 7), "class_embedding")).class_embedding.shape == (4, 4)
 
 
-def refused(root: Path, out: Path, capsys: pytest.CaptureFixture, *more: str) -> str:
-    assert command_line.main(["table2", "--data-root", str(root), "--out", str(out), *more]) == 2
+def refused(root: Path, out: Path, *more: str) -> str:
+    outcome = remake("table2", root, out, *more)
+    assert outcome.status == 2
     assert not list(out.glob("*.csv"))
-    return capsys.readouterr().err
+    return outcome.err
 
 
-def test_an_incomplete_folder_is_an_error_but_for_the_rows_of_others(root, tmp_path, capsys):
+def test_an_incomplete_folder_is_an_error_but_for_the_rows_of_others(root, tmp_path):
     missing = root / "pku_xmedianet" / "img_test_fea.txt"
     aside = missing.rename(tmp_path / missing.name)
     try:
-        assert f"{missing} is missing." in refused(root, tmp_path / "out", capsys)
+        assert f"{missing} is missing." in refused(root, tmp_path / "out")
         for other in ("dataset=nus_wide", "features=low-level"):
-            only = ["--only", other, "--dry-run", "--data-root", str(root), "--out", str(tmp_path / "out")]
-            assert command_line.main(["table2", *only]) == 0
-            said = capsys.readouterr().out
-            assert "nus_wide/low-level CCA, seed 0" in said
-            assert "pku_xmedianet/cnn4096-doc300" not in said
+            outcome = remake("table2", root, tmp_path / "out", "--only", other, "--dry-run")
+            assert outcome.status == 0
+            assert "nus_wide/low-level CCA, seed 0" in outcome.out
+            assert "pku_xmedianet/cnn4096-doc300" not in outcome.out
     finally:
         aside.rename(missing)
 
 
-def test_rows_that_were_asked_for_and_are_not_there_are_an_error_that_says_why(root, tmp_path, capsys):
-    said = refused(root, tmp_path, capsys, "--only", "dataset=pascal_sentences")
+def test_rows_that_were_asked_for_and_are_not_there_are_an_error_that_says_why(root, tmp_path):
+    said = refused(root, tmp_path, "--only", "dataset=pascal_sentences")
     assert "holds none of the data sets of table2: pascal_sentences/.\nno folder pascal_sentences/" in said
 
 
-def test_official_files_of_other_widths_are_refused(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(tiny_trees, "XMEDIANET_WIDTHS", {"img": 2048, "txt": 300})
-    folder = tiny_trees.write_xmedianet(tmp_path / "data")
-    said = refused(folder.parent, tmp_path / "out", capsys)
-    assert "have (2048, 300, 300) numbers; cnn4096-doc300 have (4096, 300, 300)" in said
-
-
-def test_one_kind_of_features_in_two_layouts_is_refused(tmp_path, capsys):
+def test_official_files_of_other_widths_and_features_in_two_layouts_are_refused(tmp_path, monkeypatch):
     folder = tiny_trees.write_xmedianet(tmp_path / "data")
     pairs(folder, (4096, 300, 300))
-    said = refused(folder.parent, tmp_path / "out", capsys)
-    assert "pku_xmedianet/ holds features called 'cnn4096-doc300' twice" in said
+    said = "pku_xmedianet/ holds features called 'cnn4096-doc300' twice"
+    assert said in refused(folder.parent, tmp_path / "out")
+    monkeypatch.setattr(tiny_trees, "XMEDIANET_WIDTHS", {"img": 2048, "txt": 300})
+    folder = tiny_trees.write_xmedianet(tmp_path / "narrow")
+    said = "have (2048, 300, 300) numbers; cnn4096-doc300 have (4096, 300, 300)"
+    assert said in refused(folder.parent, tmp_path / "out")
 
 
 @pytest.mark.parametrize("table", ["table2", "table3"])
@@ -175,7 +166,7 @@ def test_a_data_set_is_read_once_for_all_trainings(table, root, tmp_path, monkey
         read = kind.read
         monkeypatch.setattr(kind, "read", lambda self, read=read: reads.append(self.dataset) or read(self))
     run = Plan(load_table(table), "quick", str(root), [0, 1, 2], RunStore(tmp_path))
-    assert len(run.needed(run.available()[0])) > 80
+    assert len(run.execute(run.available(), dry=True)) > 80
     assert sorted(reads) == ["nus_wide", "pku_xmedianet"]
 
 

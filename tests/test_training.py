@@ -19,7 +19,7 @@ import datamodules
 from datamodules.features import texts as text_features
 from lightning_modules.metrics.modality_gap import BY_CHANCE, GAP_METRICS, modality_gap
 from reproduce.runs import machine
-from reproduce.runs.preparing import Config, build_data
+from reproduce.runs.config import Config, build_data
 from reproduce.runs.store import RunResult, RunStore, Score, run_key
 from reproduce.runs.training import run, text_vectors
 

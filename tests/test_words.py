@@ -13,8 +13,6 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from datamodules.features.precompute import precompute
-from datamodules.items import Modality
 from lightning_modules.networks.encoders import build_encoder
 from lightning_modules.networks.encoders.words import FREE, WordNumbers, Words
 
@@ -69,12 +67,6 @@ def test_a_text_without_a_word_has_the_empty_word(text):
     assert numbers(text) == [[int.from_bytes(blake2b(b"", digest_size=8).digest(), "little", signed=True)]]
 
 
-def test_numbers_are_kept_on_disk_as_they_are(cache):
-    first, again = (precompute(Modality(TEXTS), WordNumbers()) for _ in range(2))
-    assert [row.tolist() for row in first.entries] == [row.tolist() for row in again.entries] == numbers(*TEXTS)
-    assert again.kind == "sequence"
-
-
 # The vocabulary ---------------------------------------------------------------------------------------------------
 
 WORDS = st.lists(st.lists(st.sampled_from("abcdefgh"), min_size=1, max_size=8), min_size=1, max_size=6)
@@ -109,15 +101,6 @@ def test_words_outside_the_vocabulary_share_one_vector():
     assert torch.equal(rare, new)
     assert torch.equal(new, other)
     assert not torch.allclose(new, known)
-
-
-def test_fitting_again_changes_nothing():
-    module = fitted()
-    before = module.known.clone()
-    module.fit(*padded(TEXTS[::-1]))
-    assert torch.equal(module.known, before)
-    module.fit(*padded(["hat hat"]))
-    assert [number for number in module.known.tolist() if number != FREE] == numbers("hat")[0]
 
 
 def test_a_new_text_is_encoded_from_the_state_alone():
@@ -165,60 +148,4 @@ def test_a_text_is_the_maximum_over_the_states_of_both_directions():
     np.testing.assert_allclose(tokens[-1][mask[-1]].detach(), states, rtol=1e-9)
 
 
-def test_a_text_does_not_depend_on_the_batch_it_is_padded_in():
-    module = fitted().eval()
-    together = module(*padded(TEXTS))
-    torch.testing.assert_close(module(*padded(TEXTS, extra=7)), together)
-    for row, text in enumerate(TEXTS):
-        torch.testing.assert_close(module(*padded([text]))[0], together[row])
-    x, _ = padded(TEXTS[:1])
-    torch.testing.assert_close(module(x), together[:1])
-    assert together.shape == (4, module.dim) == (4, 10)
-
-
-def test_gradients_reach_every_parameter_and_only_the_rows_of_words_that_are_read():
-    module = fitted(["red shirt", "hat"])
-    vectors = module(*padded(["red hat", "shirt unheard red"]))
-    (vectors * torch.randn(vectors.shape, generator=torch.Generator().manual_seed(1))).sum().backward()
-    assert [name for name, p in module.named_parameters() if not p.grad.abs().sum() > 0] == []
-    assert module.embedding.weight.grad.abs().sum(1).gt(0).nonzero().flatten().tolist() == [0, 1, 2, 3]
-
-
-def test_dropout_acts_in_training_alone_and_repeats_under_one_seed():
-    module = fitted(dropout=0.4)
-    x, mask = padded(TEXTS)
-
-    def run(seed: int) -> Tensor:
-        torch.manual_seed(seed)
-        return module(x, mask)
-
-    module.train()
-    assert torch.equal(run(1), run(1))
-    assert not torch.equal(run(1), run(2))
-    module.eval()
-    assert torch.equal(run(1), run(2))
-
-
-def test_bfloat16_is_close_to_full_precision():
-    module = fitted().eval()
-    with torch.no_grad():
-        full = module(*padded(TEXTS))
-        with torch.autocast("cpu", torch.bfloat16):
-            half = module(*padded(TEXTS))
-    torch.testing.assert_close(half.float(), full, rtol=0.05, atol=0.02)
-
-
 # What is refused --------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("source", "changed", "message"),
-    [
-        ({"kind": "vector", "shape": [3], "rate": None}, {}, "Words reads text, and the modality holds vector"),
-        (TEXT, {"vocabulary": 0}, "vocabulary is 0; expected at least 1"),
-        (TEXT, {"min_count": 0}, "min_count is 0; expected at least 1"),
-    ],
-)
-def test_settings_that_do_not_fit_are_refused(source, changed, message):
-    with pytest.raises(ValueError, match=message):
-        build_encoder("words", source, **{**SMALL, **changed})

@@ -5,11 +5,15 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import scipy.io
 import soundfile
 from PIL import Image
 from tiny_pedes import write_pedes
+
+from datamodules.datasets.utd_mhad import RAW, REDUCED
 
 
 def write_image(path: Path, seed: int) -> None:
@@ -55,8 +59,7 @@ def hash_of(name: str) -> int:
 
 # Pascal Sentences ---------------------------------------------------------------------------------------------------
 
-PASCAL_CLASSES = ("aeroplane", "bicycle", "tvmonitor")
-PASCAL_IMAGES = 20  # of each class
+PASCAL_CLASSES, PASCAL_IMAGES = ("aeroplane", "bicycle", "tvmonitor"), 20  # of each class
 
 
 def write_pascal(root: Path) -> Path:
@@ -75,8 +78,7 @@ def write_pascal(root: Path) -> Path:
 NUS_COUNTS = {"Train": 60, "Test": 40}
 # Twelve concepts, of which ten are kept; the file lists them in another order than that of their sizes.
 NUS_CONCEPTS = [f"concept{c}" for c in (3, 0, 11, 7, 5, 1, 9, 2, 10, 4, 8, 6)]
-# As published.
-NUS_WIDTHS = {"CH": 64, "CORR": 144, "EDH": 73, "WT": 128, "CM55": 225}
+NUS_WIDTHS = {"CH": 64, "CORR": 144, "EDH": 73, "WT": 128, "CM55": 225}  # as published
 
 
 def nus_wide(part: str) -> dict[str, np.ndarray]:
@@ -112,8 +114,7 @@ def write_nus_wide(root: Path) -> Path:
 
 # PKU XMediaNet ------------------------------------------------------------------------------------------------------
 
-XMEDIANET = {"train": 12, "test": 6}
-XMEDIANET_CLASSES = 3
+XMEDIANET, XMEDIANET_CLASSES = {"train": 12, "test": 6}, 3
 XMEDIANET_WIDTHS = {"img": 4096, "txt": 300}  # as published
 
 
@@ -173,11 +174,10 @@ def write_flickr30k(root: Path) -> Path:
 # HumanML3D and KIT-ML in TMR's form ---------------------------------------------------------------------------------
 
 TMR_SPLITS = {"train": ["000001", "M000001", "000002"], "val": ["000003"], "test": ["000004"]}
-TMR_FRAMES = 60
 
 
 def tmr_motion(name: str) -> np.ndarray:
-    return np.random.default_rng(hash_of(name)).normal(size=(TMR_FRAMES, 263)).astype(np.float32)
+    return np.random.default_rng(hash_of(name)).normal(size=(60, 263)).astype(np.float32)
 
 
 def tmr_annotations() -> dict[str, dict]:
@@ -212,7 +212,6 @@ def write_tmr(folder: Path) -> Path:
 # HumanML3D and KIT-ML in their authors' form ------------------------------------------------------------------------
 
 MOTION_WIDTH = {"humanml3d": 263, "kit_ml": 251}
-MOTION_FOLDER = {"humanml3d": "HumanML3D", "kit_ml": "KIT-ML"}
 MOTIONS = {"train": ["000001", "M000001", "000002"], "val": ["000003"], "test": ["000004", "000005"]}
 WHOLE = "a man waits#a/DET man/NOUN wait/VERB#0.0#0.0"
 
@@ -224,7 +223,7 @@ def motion(name: str, width: int) -> np.ndarray:
 
 def write_motions(root: Path, dataset: str = "humanml3d") -> Path:
     """Motion 000002 has captions of two of its parts, 000004 of a part alone."""
-    folder = root / MOTION_FOLDER[dataset]
+    folder = root / ("KIT-ML" if dataset == "kit_ml" else "HumanML3D")
     (folder / "new_joint_vecs").mkdir(parents=True)
     for word, names in MOTIONS.items():
         write_text(folder / f"{word}.txt", "\n".join(names) + "\n")
@@ -276,16 +275,107 @@ def write_flickr8k_tri(root: Path) -> Path:
     return folder
 
 
+# UTD-MHAD -----------------------------------------------------------------------------------------------------------
+
+# Three actions by four subjects, one trial.
+CLIPS = [f"a{a}_s{s}_t1" for a in (1, 2, 27) for s in (1, 2, 3, 4)]
+PHRASES = [f"phrase {i}" for i in range(1, 28)]
+
+
+def clip(name: str) -> dict[str, np.ndarray]:
+    """What one clip's files hold: as many frames as its place in the list says."""
+    number = CLIPS.index(name)
+    rng = np.random.default_rng(number)
+    blocks = rng.integers(0, 4000, size=(30, 40, 2), dtype=np.uint16)
+    return {
+        "motion": rng.normal(size=(20, 3, number + 2)),
+        "inertial": rng.normal(size=(2 * number + 3, 6)),
+        "video": blocks.repeat(8, axis=0).repeat(8, axis=1),
+    }
+
+
+def save_recording(folder: Path, name: str, modality: str, array: np.ndarray) -> Path:
+    where, ending, variable, *_ = RAW[modality]
+    path = folder / where / f"{name}{ending}"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    scipy.io.savemat(path, {variable: array}, do_compression=True)
+    return path
+
+
+def reduced_clips() -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(0)
+    numbers = np.array([[int(part[1:]) for part in name.split("_")] for name in CLIPS])
+    return {
+        "skeleton": rng.normal(size=(len(CLIPS), 16, 20, 3)).astype(np.float32),
+        "inertial": rng.normal(size=(len(CLIPS), 32, 6)).astype(np.float32),
+        "depth30x40": rng.random((len(CLIPS), 16, 30, 40)).astype(np.float16),
+        "label": numbers[:, 0],
+        "subject": numbers[:, 1],
+        "name": np.array(CLIPS),
+    }
+
+
+def write_utd_mhad(root: Path, raw: bool = False) -> Path:
+    folder = root / "utd_mhad"
+    write_text(folder / "class_names.txt", "\n".join(PHRASES) + "\n")
+    if not raw:
+        np.savez(folder / REDUCED, **reduced_clips())
+        return folder
+    for name in CLIPS:
+        for modality, array in clip(name).items():
+            save_recording(folder, name, modality, array)
+    return folder
+
+
 # Narratives of Flickr30K --------------------------------------------------------------------------------------------
+
+# Split in the file name -> image ids and the number of narratives of each.
+NARRATED = {
+    "train": {"11": 1, "12": 2, "13": 1, "14": 3, "15": 1, "16": 1},
+    "val": {"21": 1, "22": 2},
+    "test": {"31": 1, "32": 2, "33": 1},
+}
+SPOKEN_RATE = 8000
+
+
+def narrative(word: str, image: str, turn: int) -> dict[str, Any]:
+    voice = f"flickr30k_{word}/flickr30k_{word}_{image}_{turn}.ogg"
+    if image == "13":
+        voice = f"flickr30k_{word}/13_{turn}.ogg"  # the name of its file, too
+    caption = f"Words {turn} about image {image}, {'long ' * turn}"
+    return {"image_id": image, "annotator_id": 40 + turn, "caption": caption, "voice_recording": voice}
+
+
+def recording(folder: Path, image: str, turn: int = 0) -> Path:
+    """Where the authors' loader finds a recording; the number at the end of the field voice_recording is another."""
+    word = next(word for word, images in NARRATED.items() if image in images)
+    name = "13_0" if image == "13" else f"flickr30k_{word}_{image:0>16}_{40 + turn}"
+    return folder / "voice-recordings" / f"flickr30k_{word}" / f"{name}.ogg"
 
 
 def write_narratives(root: Path, content: str = "captions") -> Path:
-    """A narrative of an image of each split."""
+    """Narratives, all first ones before all second ones, and images of noise."""
     folder = root / "flickr30k"
-    for number, word in enumerate(("train", "val", "test")):
-        write_image(folder / "flickr30k-images" / f"{number}.jpg", number)
-        line = {"image_id": str(number), "annotator_id": 1, "caption": f"In image {number}"}
-        write_text(folder / f"flickr30k_{word}_{content}.jsonl", json.dumps(line) + "\n")
+    for word, images in NARRATED.items():
+        narratives = [narrative(word, i, turn) for turn in range(3) for i, count in images.items() if turn < count]
+        kept = list(narratives[0])[: 3 if content == "captions" else 4]  # those have no voice
+        lines = "".join(json.dumps({key: fields[key] for key in kept}) + "\n" for fields in narratives)
+        write_text(folder / f"flickr30k_{word}_{content}.jsonl", lines)
+        for image in images:
+            write_image(folder / "flickr30k-images" / f"{image}.jpg", int(image))
+    return folder
+
+
+def write_spoken(root: Path, rate: int = SPOKEN_RATE) -> Path:
+    """The same with a voice recording of each, of another length each."""
+    folder = write_narratives(root, "localized_narratives")
+    rng = np.random.default_rng(0)
+    for images in NARRATED.values():
+        for image, count in images.items():
+            for turn in range(count):
+                path = recording(folder, image, turn)
+                path.parent.mkdir(parents=True, exist_ok=True)
+                soundfile.write(path, rng.normal(0, 0.1, 800 + 10 * int(image) + turn), rate)
     return folder
 
 
@@ -299,9 +389,12 @@ TREES = {
     "flickr30k": write_flickr30k,
     "flickr8k": write_flickr8k,
     "flickr8k_tri": write_flickr8k_tri,
+    "utd_mhad": write_utd_mhad,
+    "utd_mhad, raw": lambda root: write_utd_mhad(root, raw=True),
     "humanml3d": write_motions,
     "kit_ml": lambda root: write_motions(root, "kit_ml"),
     "humanml3d, tmr": lambda root: write_tmr(root / "HumanML3D"),
     "kit_ml, tmr": lambda root: write_tmr(root / "KIT-ML"),
     "flickr30k, narratives": write_narratives,
+    "flickr30k, spoken": write_spoken,
 }

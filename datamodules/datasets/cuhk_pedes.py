@@ -21,13 +21,7 @@ ENDINGS = (".jpg", ".png", ".bmp")
 class CUHKPEDES(OnDisk):
     """Photographs of pedestrians with their descriptions; an item is a photograph, its label the person it shows.
 
-    Every description is a text of its own; all photographs and descriptions of a person match each other. The folder,
-    as its authors give it::
-
-        CUHK-PEDES/  (or cuhk_pedes/)
-            reid_raw.json  list of {"split": "train", "captions": [...], "file_path": "CUHK01/0363004.png", "id": 1,
-                           "processed_tokens": [...]}; split is train, val or test; the tokens are not read
-            imgs/          cam_a/, cam_b/, CUHK01/, CUHK03/, Market/, test_query/ and train_query/
+    Every description is a text of its own; all photographs and descriptions of a person match each other.
 
     The older caption_all.json is not read: it has no split, and numbers persons differently.
 

@@ -25,13 +25,6 @@ from datamodules.on_disk import OnDisk
 class Flickr30kCaptions(OnDisk):
     """Images with five captions each; an item is an image and matches only itself and its captions.
 
-    The folder, with the images as their authors give them and the split as its authors do::
-
-        flickr30k/
-            flickr30k-images/<filename>   1000092795.jpg, ...
-            dataset_flickr30k.json        {"images": [{"filename": "1000092795.jpg", "imgid": 0, "split": "train",
-                                          "sentences": [{"raw": "Two young guys ...", ...}, ...], ...}, ...]}
-
     Images that the file does not name are not used.
     """
 
@@ -81,14 +74,7 @@ class Flickr30kNarratives(OnDisk):
 
     An item is an image and matches only itself; several narratives of one image are several texts and several sounds
     of one item, and so match each other. In training a text and a sound of an image are drawn independently. Of each
-    split whichever of its two files is there is read. The folder, as its authors give it::
-
-        flickr30k/
-            flickr30k_val_localized_narratives.jsonl  one {"image_id": "219843859", "annotator_id": <number>,
-                "caption": "...", "voice_recording": "flickr30k_val/flickr30k_val_219843859_180.ogg", ...} per line;
-                the same with train and test in place of val. A file ..._captions.jsonl has no voice recordings.
-            flickr30k-images/219843859.jpg
-            voice-recordings/flickr30k_val/flickr30k_val_0000000219843859_<annotator_id>.ogg
+    split whichever of its two files is there is read.
 
     The field voice_recording is not the name of the file: that has the number of the image in 16 digits and the
     annotator_id, as in `voice_recording_url` of the authors' loader (google/localized-narratives). A recording that is

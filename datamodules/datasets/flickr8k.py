@@ -30,13 +30,6 @@ HELD_OUT = 200
 class Flickr8k(OnDisk):
     """Images with five captions each, in the split of the authors; an item is an image and matches itself alone.
 
-    The folder::
-
-        flickr8k/
-            Flickr8k.token.txt                       <name>.jpg#0 to #4, a tab and a caption per line
-            Flickr_8k.{train,dev,test}Images.txt     a <name>.jpg per line: 6,000, 1,000 and 1,000
-            Flicker8k_Dataset/<name>.jpg             as the authors spell it, or Images/
-
     Captions of images that no list names are not used.
     """
 
@@ -88,13 +81,6 @@ def _token(line: str) -> tuple[str, int, str]:
 
 class Flickr8kTriples(OnDisk):
     """Images, captions and synthetic speech; an item is an image, and matches only itself.
-
-    The folder::
-
-        flickr8k_tri/
-            captions.txt        CSV with the header image,caption; <name>.jpg and a caption per line, five per image
-            images/<name>.jpg   224 x 224
-            audio/<name>.wav    24 kHz mono
 
     They are the alphabetically first images of Flickr8k, of all parts of its official split; whoever made the triples
     gives no split. The 200 test items are the first of

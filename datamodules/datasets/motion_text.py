@@ -50,22 +50,10 @@ class HumanML3D(OnDisk):
 
     An item is a motion with its captions. A caption with times describes a part of the motion; that part is an item of
     its own, called <id>_<start>_<end>. Motions are neither cut nor padded, none is left out by its length, and none
-    is standardised: Mean.npy and Std.npy are not read. The folder, as its authors give it::
-
-        HumanML3D/ or KIT-ML/
-            train.txt, val.txt, test.txt   one id per line
-            texts/<id>.txt                 caption#tokens#start#end per line, in seconds; 0.0 and 0.0: the whole motion
-            new_joint_vecs/<id>.npy        (T, 263) or (T, 251) floating
+    is standardised: Mean.npy and Std.npy are not read.
 
     A motion and its mirror image are in one split. Made with its authors' scripts, HumanML3D is known to have NaN in
-    007975 and M007975: `on_broken="drop"` leaves such items out. TMR's form of both, with the two folders of its
-    repository side by side::
-
-        HumanML3D/ or KIT-ML/
-            splits/train.txt, val.txt, test.txt   one id per line
-            annotations.json   {"000000": {"path": "KIT/3/kick_high_left02_poses", "duration": 5.82, "annotations":
-                               [{"seg_id": "000000_0", "text": "...", "start": 0.0, "end": 5.82}, ...]}, ...}
-            guoh3dfeats/<path>.npy                (T, 263) floating, 20 frames per second
+    007975 and M007975: `on_broken="drop"` leaves such items out.
 
     TMR itself leaves annotations shorter than 2 s or longer than 10 s out of training and validation, and takes the
     first annotation of a motion in test, as test_captions "first".

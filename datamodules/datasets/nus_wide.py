@@ -27,16 +27,6 @@ CONCEPTS = 10
 class NUSWIDE(OnDisk, FeatureDataModule):
     """Low-level image features (634-d) and 1,000 tags, with the ten largest concepts as labels.
 
-    The folder, as its authors give it::
-
-        nus_wide/
-            ConceptsList/Concepts81.txt       one concept per line
-            ImageList/TrainImagelist.txt      one image per line, in the order of all files of the part; so Test...
-            Groundtruth/TrainTestLabels/Labels_<concept>_Train.txt   0 or 1 per line; so ..._Test.txt
-            Low_Level_Features/Train_Normalized_CH.dat               numbers of one image per line; so CORR, EDH, WT,
-                                                                     CM55, and Test_...
-            NUS_WID_Tags/Train_Tags1k.dat                            1,000 zeros and ones per line; so Test_...
-
     Imagelist.txt, AllLabels/, AllTags1k.txt and the lists of tags are not read: they hold the same again.
 
     The image features are, side by side, colour histogram (64 numbers), colour correlogram (144), edge direction

@@ -60,6 +60,7 @@ class OwnData(FeatureDataModule):
     """
 
     data_kind = "real"
+    _described = False  # whether what was understood has been said
 
     def __init__(
         self,
@@ -103,7 +104,9 @@ class OwnData(FeatureDataModule):
     def prepare_data(self) -> None:
         """As every data module, and say what was understood."""
         super().prepare_data()
-        rank_zero_info(f"{self.source}: {self.describe()}")
+        if not self._described:
+            rank_zero_info(f"{self.source}: {self.describe()}")
+        self._described = True
 
     @cached_property
     def source(self) -> Path:
@@ -150,7 +153,9 @@ class OwnData(FeatureDataModule):
     def class_encoder(self) -> str:
         if self._class_encoder is not None:
             return self._class_encoder
-        if self.data.class_embedding is not None and self.source.suffix != ".safetensors":
+        # Of what `extract` made, classes that are single items have names that say nothing, and others are embedded.
+        alone = len(self.class_names) == len(self.data)
+        if self.data.class_embedding is not None and (alone or self.source.suffix != ".safetensors"):
             return "from-data"
         return ONE_HOT if self._numbered() and len(self.class_names) <= MANY else BUNDLED
 
@@ -170,6 +175,10 @@ class OwnData(FeatureDataModule):
                 "class_encoder one-hot or from-data, where a model uses class embeddings."
             )
         return super().class_embedding
+
+    def share(self, other: OwnData) -> None:
+        super().share(other)
+        self._notes, self._labelled, self._drawn = other._notes, other._labelled, other._drawn
 
     # Reading ----------------------------------------------------------------------------------------------------
 

@@ -18,13 +18,8 @@ from datamodules.splits import carve_validation
 class PascalSentences(OnDisk):
     """Images and their sentences; an item is an image, and matches those of its class with all their sentences.
 
-    The folder, as the downloader rupy/PascalSentenceDataset writes it from the authors' page::
-
-        pascal_sentences/
-            dataset/<class>/<image>.jpg    <class> is aeroplane, bicycle, ..., tvmonitor
-            sentence/<class>/<image>.txt   one sentence per line, five of them
-
-    The downloader leaves out the point and calls it `<image>txt`; both names are read.
+    The files are as the downloader rupy/PascalSentenceDataset writes them from the authors' page. It leaves out the
+    point and calls a text `<image>txt`; both names are read.
 
     The authors give no split. The usual sizes are 800, 100 and 100, and whose images are which is not published: of
     every class, a tenth of the images (5 of 50) is drawn for test and as many for validation by ``split_seed``, so that

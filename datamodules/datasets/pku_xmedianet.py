@@ -23,17 +23,9 @@ PARTS = ("train", "test")
 class PKUXMediaNet(OnDisk, FeatureDataModule):
     """Image features (4096-d) and text features (300-d) of pairs, with an embedding (300-d) of each class.
 
-    The folder, with the file names that the authors' code for zero-shot retrieval (DADN) reads::
-
-        pku_xmedianet/
-            img_train_fea.txt   numbers of one image per line
-            img_train_list.txt  <file> <class 1..200>, one image per line
-            txt_train_fea.txt, txt_train_list.txt: the same of the texts; line i of all four is one pair
-            img_test_fea.txt, img_test_list.txt, txt_test_fea.txt, txt_test_list.txt
-            cate_fea.txt        numbers of one class per line
-
-    Of video, audio and 3D models the data set has features too, whose file names are not known here: they are not read.
-    The lists have numbers and no names of classes, so by default the class embedding is that of the files.
+    The file names are those that the authors' code for zero-shot retrieval (DADN) reads. Of video, audio and 3D models
+    the data set has features too, whose file names are not known here: they are not read. The lists have numbers and no
+    names of classes, so by default the class embedding is that of the files.
 
     Args:
         data_root: see OnDisk.

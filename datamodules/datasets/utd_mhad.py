@@ -39,15 +39,6 @@ BLOCK, DEPTH_UNIT = 8, 4000.0
 class UTDMHAD(OnDisk):
     """UTD-MHAD: 861 clips of 27 actions; odd subjects train and validate (431 clips), even subjects test (430).
 
-    The folder, as its authors give it, or with all clips reduced to one file::
-
-        utd_mhad/
-            class_names.txt                                the 27 action phrases, one per line
-            Skeleton/a<1..27>_s<1..8>_t<1..4>_skeleton.mat  d_skel (20 x 3 x T)
-            Inertial/a..._inertial.mat                      d_iner (T x 6)
-            Depth/a..._depth.mat                            d_depth (240 x 320 x T)
-            utd_mhad_depth_skeleton_inertial_16f.npz        skeleton, inertial, depth30x40, label, subject, name
-
     An item is a clip; clips of one action match each other. Skeletons are relative to the spine joint of their frame,
     in metres; depth frames are means over 8 x 8 pixels (missing depth counts as 0) in units of 4 m; inertial data are
     acceleration (g) and angular velocity (degrees per second).

@@ -31,14 +31,6 @@ TEXT = re.compile(r"<text>(.*?)</text>", re.DOTALL)
 class Wikipedia(OnDisk, FeatureDataModule):
     """The Wikipedia benchmark: 2,173 training pairs, then 693 test pairs, in the order of the published lists.
 
-    The folder::
-
-        wikipedia/
-            trainset_txt_img_cat.list  <text id> <image id> <class 1..10>, one pair per line
-            testset_txt_img_cat.list
-            wiki_roph.mat              data.X1 (128 x 2866), data.X2 (100 x 2866), data.Y (10 x 2866)
-            raw_features.mat           I_tr, I_te (128 numbers per row), T_tr, T_te (10 numbers per row)
-
     Args:
         data_root: see OnDisk; the files are fetched into `data/` if nobody named a root and they are not there.
         features: "roph": image 128-d, text 100-d (`wiki_roph.mat`; how the images were encoded is not stated). They are
@@ -129,15 +121,6 @@ def _roph(path: Path, label: np.ndarray) -> list[np.ndarray]:
 
 class WikipediaRaw(OnDisk):
     """Images and the article sections that they stand in; an item is such a pair, and matches those of its class.
-
-    The folder, as its authors give it (their archive calls it wikipedia_dataset)::
-
-        wikipedia/
-            trainset_txt_img_cat.list      <text id> <image id> <class 1..10>, one pair per line
-            testset_txt_img_cat.list
-            images/<class>/<image id>.jpg  <class> is art, biology, geography, history, literature, media, music,
-                                           royalty, sport or warfare, in the order of their numbers
-            texts/<text id>.xml            the section stands between <text> and </text>
 
     Three test images have the published features of a training image of another name, and so may be the same
     photographs; they are kept.

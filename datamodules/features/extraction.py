@@ -10,7 +10,7 @@ from typing import Protocol
 
 from datamodules.errors import DataError
 from datamodules.features.precompute import FrozenNetwork, precompute
-from datamodules.files.extracted_features import FORMAT, Rows, read_metadata, write_features
+from datamodules.files.extracted_features import FORMAT, read_metadata, write_features
 from datamodules.files.sources import written_whole
 from datamodules.retrieval_data import RetrievalData
 
@@ -63,13 +63,12 @@ def extract_features(module: RetrievalData, networks: Mapping[str, Callable[[], 
     features = {}
     for name, load in networks.items():
         try:
-            vectors = precompute(data.modalities[name], load()).entries
+            features[name] = precompute(data.modalities[name], load()).entries
         except DataError:
             raise
         except (RuntimeError, ValueError) as error:  # such as memory that does not suffice
             what = f"{name} cannot go through {encoders[name]['model']} ({type(error).__name__}: {error})"
             raise DataError(f"{data.origin}: {what}.") from error
-        features[name] = Rows("F32", vectors.shape, (vectors,))
     with written_whole(out) as file:
         write_features(file, data, features, metadata)
     return True

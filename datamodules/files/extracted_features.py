@@ -3,34 +3,27 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO
 
 import numpy as np
 from lightning.pytorch.utilities import rank_zero_warn
 from safetensors import safe_open
 
 from datamodules.errors import DataError
-from datamodules.items import SPLITS, ItemSet
+from datamodules.items import SPLITS, ItemSet, Modality, mean_of_each
 
 FORMAT = "extracted features, version 1"
 # First word of what an encoder's "weights" say where they are random numbers.
 UNTRAINED = "untrained"
-# safetensors' name of an element type -> NumPy's, all little-endian.
-TYPES = {"I64": np.dtype("<i8"), "F32": np.dtype("<f4"), "U8": np.dtype("u1")}
+# Element type -> safetensors' name of it.
+TYPES = {"int64": "I64", "float32": "F32", "uint8": "U8"}
 
 
-class Rows(NamedTuple):
-    """A tensor written piece by piece, so that it need not fit in memory: type (of TYPES), shape, rows in order."""
-
-    type: str
-    shape: tuple[int, ...]
-    pieces: Iterable[np.ndarray]
-
-
-def write_features(file: BinaryIO, data: ItemSet, features: Mapping[str, Rows], metadata: Mapping[str, str]) -> None:
+def write_features(
+    file: BinaryIO, data: ItemSet, features: Mapping[str, np.ndarray], metadata: Mapping[str, str]
+) -> None:
     """Write a safetensors file with everything that a reader needs of the items.
 
     Its tensors: ``features/<modality>`` (n, d) float32, one row per entry; ``owner/<modality>`` (n,) int64, the item of
@@ -45,34 +38,30 @@ def write_features(file: BinaryIO, data: ItemSet, features: Mapping[str, Rows], 
         metadata: what made them; "encoders" is JSON, modality -> {"model", "weights", "sha256", "versions"}.
     """
     label, class_names = _classes(data)
-    split = np.array([SPLITS.index(name) for name in data.split.tolist()])
-    tensors = {f"owner/{name}": _whole("I64", data.modalities[name].owners()) for name in features}
-    tensors["label"] = _whole("I64", label)
-    tensors |= {f"features/{name}": rows for name, rows in features.items()}
-    tensors["split"] = _whole("U8", split)
-    tensors["item_names"] = _whole("U8", _as_bytes(data.names))
-    tensors["class_names"] = _whole("U8", _as_bytes(class_names))
+    tensors = {f"owner/{name}": data.modalities[name].owners() for name in features}
+    tensors["label"] = label
+    tensors |= {f"features/{name}": rows.astype(np.float32, copy=False) for name, rows in features.items()}
+    tensors["split"] = np.array([SPLITS.index(name) for name in data.split.tolist()], dtype=np.uint8)
+    tensors |= {"item_names": _as_bytes(data.names), "class_names": _as_bytes(class_names)}
     write_safetensors(file, tensors, {"format": FORMAT, **metadata})
 
 
-def write_safetensors(file: BinaryIO, tensors: Mapping[str, Rows], metadata: Mapping[str, str]) -> None:
-    """Write the safetensors format: the header's length (8 bytes), the header as JSON, the tensors one by one."""
+def write_safetensors(file: BinaryIO, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> None:
+    """Write the safetensors format: the header's length (8 bytes), the header as JSON, the tensors one by one.
+
+    The same file every time: the library writes the metadata in an order that changes from process to process.
+    """
     header: dict[str, object] = {"__metadata__": dict(metadata)}
     begin = 0
-    for name, rows in tensors.items():
-        end = begin + math.prod(rows.shape) * TYPES[rows.type].itemsize
-        header[name] = {"dtype": rows.type, "shape": list(rows.shape), "data_offsets": [begin, end]}
-        begin = end
+    for name, array in tensors.items():
+        offsets = [begin, begin + array.nbytes]
+        header[name] = {"dtype": TYPES[array.dtype.name], "shape": list(array.shape), "data_offsets": offsets}
+        begin = offsets[1]
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
     file.write(len(text).to_bytes(8, "little") + text)
-    for rows in tensors.values():
-        for piece in rows.pieces:
-            file.write(np.ascontiguousarray(piece, dtype=TYPES[rows.type]).data)
-
-
-def _whole(kind: str, array: np.ndarray) -> Rows:
-    return Rows(kind, array.shape, (array,))
+    for array in tensors.values():
+        file.write(np.ascontiguousarray(array).data)
 
 
 def _as_bytes(texts: Iterable[str]) -> np.ndarray:
@@ -133,7 +122,7 @@ def untrained(path: Path) -> dict[str, str]:
 
 
 def read_extracted(path: Path) -> ItemSet:
-    """Read extracted features as paired ones; of an item with several entries of a modality, the mean of their vectors.
+    """Read extracted features: of every item all entries of a modality, such as the captions of an image.
 
     With texts the set brings class embeddings (class_encoder "from-data"), for classes whose names say nothing, such as
     persons or single images: the mean text vector of a class's training items, or of all where it has none.
@@ -148,9 +137,9 @@ def read_extracted(path: Path) -> ItemSet:
         with safe_open(path, framework="np") as file:
             read = file.get_tensor
             label, split = read("label"), np.array(SPLITS)[read("split")]
-            class_names = tuple(json.loads(read("class_names").tobytes()))
-            features = {
-                name: _means(read(f"features/{name}"), read(f"owner/{name}"), len(label))
+            class_names, names = (tuple(json.loads(read(f"{x}_names").tobytes())) for x in ("class", "item"))
+            modalities = {
+                name: _modality(read(f"features/{name}"), read(f"owner/{name}"), len(label))
                 for name in json.loads(file.metadata()["encoders"])  # in the order of the modalities
             }
     except Exception as error:  # safetensors, JSON and NumPy each refuse in their own way
@@ -159,8 +148,17 @@ def read_extracted(path: Path) -> ItemSet:
     if random:
         origin += f" (untrained: {', '.join(f'{name} {model}' for name, model in random.items())})"
         rank_zero_warn(f"{origin}: made with random weights, for tests and dry runs; they are no pretrained features.")
-    embedding = _class_means(features["text"], label, split == "train") if "text" in features else None
-    return ItemSet.of_features(features, label, split, class_names, origin, embedding)
+    embedding = None
+    if "text" in modalities:
+        embedding = _class_means(mean_of_each(modalities["text"]), label, split == "train")
+    return ItemSet(modalities, label, split, names, origin, None, class_names, embedding)
+
+
+def _modality(vectors: np.ndarray, owner: np.ndarray, count: int) -> Modality:
+    entries = np.bincount(owner, minlength=count)
+    if len(entries) > count or not entries.all() or len(owner) != len(vectors) or (np.diff(owner) < 0).any():
+        raise ValueError("entries and items do not belong together")
+    return Modality(vectors, None if len(owner) == count else owner)
 
 
 def _class_means(vectors: np.ndarray, label: np.ndarray, train: np.ndarray) -> np.ndarray:
@@ -170,15 +168,4 @@ def _class_means(vectors: np.ndarray, label: np.ndarray, train: np.ndarray) -> n
     order = counted[np.argsort(label[counted], kind="stable")]
     of_classes = np.split(order, np.cumsum(np.bincount(label[order]))[:-1])
     # Class by class: all at once would be a copy of the vectors and their sums in float64.
-    return np.concatenate([_means(vectors[rows], np.zeros(len(rows), dtype=int), 1) for rows in of_classes])
-
-
-def _means(vectors: np.ndarray, owner: np.ndarray, count: int) -> np.ndarray:
-    """(N, d): the mean over the entries of each item."""
-    entries = np.bincount(owner, minlength=count)
-    if len(entries) > count or not entries.all() or len(owner) != len(vectors) or (np.diff(owner) < 0).any():
-        raise ValueError("entries and items do not belong together")
-    if len(owner) == count:
-        return vectors
-    first = np.cumsum(entries) - entries
-    return (np.add.reduceat(vectors, first, dtype=np.float64) / entries[:, None]).astype(np.float32)
+    return np.stack([vectors[rows].mean(axis=0, dtype=np.float64).astype(np.float32) for rows in of_classes])

@@ -66,3 +66,27 @@ def _hit_probability(opening: TieGroups, k: int, n_query: int) -> np.ndarray:
         probability[cut] = 1.0 - hypergeom.pmf(0, part.size, part.relevant, taken[cut])
     result[top.query] = probability
     return result
+
+
+def eleven_point(query: np.ndarray, place: np.ndarray, n_query: int) -> dict[str, np.ndarray]:
+    """Mean over the recalls r = 0, .1, ..., 1 of a precision; 0 where nothing is relevant.
+
+    Interpolated it is the largest precision at any place with recall >= r, else that at the first such place, which is
+    the first of all for r = 0.
+
+    Args:
+        query: (P,) number of the query of each relevant item, ascending.
+        place: (P,) its place, from 1 on, ascending within a query.
+        n_query: number of queries.
+
+    Source: Sharma et al., CVPR 2012 (GMA), which leaves open which of the two it is.
+    """
+    first = np.searchsorted(query, np.arange(n_query + 1))
+    interpolated, plain = np.zeros((2, n_query))
+    for number in np.flatnonzero(np.diff(first)):
+        places = place[first[number] : first[number + 1]]
+        precision = np.arange(1, len(places) + 1) / places
+        hits = np.maximum(-(-np.arange(11) * len(places) // 10), 1)  # by whole numbers: .3 is not 3 / 10 as a float
+        interpolated[number] = np.maximum.accumulate(precision[::-1])[::-1][hits - 1].mean()
+        plain[number] = (precision[hits - 1][1:].sum() + (places[0] == 1)) / 11
+    return {"AP 11-point": interpolated, "AP 11-point plain": plain}

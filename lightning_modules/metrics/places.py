@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-_FEW = 16  # thresholds that are counted one by one in less time than sorting takes
+_FEW = 32  # relevant items of a query that are compared one by one in less time than sorting takes
+_CACHED = 2**18  # keys that stay in the processor's cache
 
 
 @dataclass(frozen=True)
@@ -39,35 +40,70 @@ class Places:
         item: (P,) its number in the gallery.
         key: (P,) its key; the smallest ranks first.
         queries: how many queries there are.
+        tie_break: (G,) different numbers, of which the smaller ranks first where keys are the same; None where ties
+            stay ties, which takes less time.
     """
 
-    def __init__(self, query: np.ndarray, item: np.ndarray, key: np.ndarray, queries: int):
+    def __init__(
+        self,
+        query: np.ndarray,
+        item: np.ndarray,
+        key: np.ndarray,
+        queries: int,
+        tie_break: np.ndarray | None = None,
+    ):
         order = np.lexsort((key, query))
         self.query, self.item, self.key = query[order], item[order], key[order]
         self.first = np.searchsorted(self.query, np.arange(queries + 1))
-        self.before, self.size = np.zeros((2, len(query)), dtype=np.int64)
+        self.before, self.size, self.within = np.zeros((3, len(query)), dtype=np.int64)
+        self.tie_break = tie_break
 
-    def add(self, keys: np.ndarray, queries: slice) -> None:
+    def add(self, keys: np.ndarray, queries: slice, start: int = 0) -> None:
         """Count a block of the gallery for some queries.
 
         Args:
-            keys: (Q, B) keys, whose rows may be sorted here.
+            keys: (Q, B) keys.
             queries: numbers of these queries.
+            start: number of the block's first item.
         """
-        for row, first, stop in zip(keys, self.first[queries], self.first[queries.start + 1 :], strict=False):
-            own = slice(first, stop)
-            wanted = self.key[own]
-            if first == stop:
+        first, stop = self.first[queries.start : queries.stop], self.first[queries.start + 1 : queries.stop + 1]
+        if self.tie_break is None and (stop - first).max() <= _FEW:
+            self._compare(keys, first, stop)
+            return
+        for row, own in zip(keys, map(slice, first, stop), strict=True):
+            if own.start == own.stop:
                 continue
-            if len(wanted) <= _FEW:
-                before = [np.count_nonzero(row < key) for key in wanted]
-                size = [np.count_nonzero(row == key) for key in wanted]
-            else:
-                row.sort()
-                before = row.searchsorted(wanted)
-                size = row.searchsorted(wanted, "right") - before
+            ranked = np.sort(row)
+            before = ranked.searchsorted(self.key[own])
+            size = ranked.searchsorted(self.key[own], "right") - before
             self.before[own] += before
             self.size[own] += size
+            if self.tie_break is not None:
+                self._break_ties(row, own.start + np.flatnonzero(size), start)
+
+    def _break_ties(self, row: np.ndarray, tied: np.ndarray, start: int) -> None:
+        for which in tied:
+            others = self.tie_break[start + np.flatnonzero(row == self.key[which])]
+            self.within[which] += np.count_nonzero(others < self.tie_break[self.item[which]])
+
+    def _compare(self, keys: np.ndarray, first: np.ndarray, stop: np.ndarray) -> None:
+        """Count for the first relevant item of every query, then for the second, and so on."""
+        smaller = np.empty((max(1, min(len(keys), _CACHED // keys.shape[1])), keys.shape[1]), dtype=bool)
+        for start in range(0, len(keys), len(smaller)):
+            rows = slice(start, start + len(smaller))
+            block, own, left = keys[rows], first[rows], stop[rows]
+            for place in range((left - own).max()):
+                has = np.flatnonzero(own + place < left)
+                which = own[has] + place
+                part = block if len(has) == len(block) else block[has]
+                self.before[which] += _count(np.less(part, self.key[which, None], out=smaller[: len(part)]))
+                self.size[which] += _count(np.equal(part, self.key[which, None], out=smaller[: len(part)]))
+
+    def broken_ties(self) -> tuple[np.ndarray, np.ndarray]:
+        """The query of every relevant item, and its place from 1 on in the order that the tie break makes."""
+        place = self.before + self.within + 1
+        order = np.lexsort((place, self.query))
+        return self.query[order], place[order]
 
     def tie_groups(self) -> TieGroups:
         """The groups, once the whole gallery was counted."""
@@ -85,3 +121,8 @@ class Places:
         hits = np.cumsum(relevant) - relevant
         hits -= hits[np.searchsorted(query, query)]
         return TieGroups(query, before, hits, size, relevant)
+
+
+def _count(mask: np.ndarray) -> np.ndarray:
+    """Number of true entries of each row, in a fifth of the time of ``np.count_nonzero`` along an axis."""
+    return np.bitwise_count(np.packbits(mask, axis=1)).sum(axis=1, dtype=np.int64)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from lightning_modules.metrics.keys import KeysOfEmbeddings, KeysOfSimilarity, regrouped
-from lightning_modules.metrics.measures import measures_of
+from lightning_modules.metrics.measures import eleven_point, measures_of
 from lightning_modules.metrics.places import Places
 from lightning_modules.metrics.relevance import Relevance
 from lightning_modules.metrics.scoring import SCORES, probes_of
@@ -32,6 +33,7 @@ def retrieval_scores(
     chunk_elements: int = _KEYS,
     score: str = "cosine",
     similarity: Rows | None = None,
+    gallery_ids: Tensor | None = None,
 ) -> dict[str, Tensor]:
     """Rank the gallery by score for every query and measure each ranking.
 
@@ -58,9 +60,13 @@ def retrieval_scores(
             GRAM).
         similarity: in place of query and gallery (Q, G) scores, such as a cross-encoder's, or consecutive blocks of
             their rows; the largest ranks first, -inf last. Used as they are, half precision as float32.
+        gallery_ids: (G,) different integers. Where they are given there are two measures more, which need an order of
+            tied items: it is that of a hash of the ids.
 
     Returns:
-        Measure -> (Q,) float64 tensor on the CPU: ``AP``, ``first_rank``, ``R@k``, ``P@k``, ``AP@k[min(R,k)]``.
+        Measure -> (Q,) float64 tensor on the CPU: ``AP``, ``first_rank``, ``R@k``, ``P@k``, ``AP@k[min(R,k)]``, and
+        with gallery_ids ``AP 11-point`` and ``AP 11-point plain``
+        (:func:`~lightning_modules.metrics.measures.eleven_point`).
 
     Raises:
         ValueError: shapes that do not fit, an empty side, an embedding that is not finite, a similarity that is NaN, a
@@ -85,11 +91,14 @@ def retrieval_scores(
         _check_embeddings([*blocks.items(), ("gallery", items)])
     else:
         _check_similarity(blocks["similarity"], n_gallery)
+    if gallery_ids is not None and gallery_ids.shape != (n_gallery,):
+        raise ValueError(f"gallery_ids: expected shape ({n_gallery},), got {tuple(gallery_ids.shape)}")
+    tie_break = None if gallery_ids is None else _hashed(gallery_ids)
     relevance = Relevance(query_labels, gallery_labels)
     columns, rows = _chunk_shape(n_gallery, relevance.mean_count(), chunk_elements, whole=not embedded)
     measured: list[dict[str, np.ndarray]] = []
     with Threads() as threads:
-        ranking = _Ranking(relevance, n_gallery, tuple(ks), threads)
+        ranking = _Ranking(relevance, n_gallery, tuple(ks), threads, tie_break)
         for chunk in zip(*(regrouped(side, rows) for side in blocks.values()), strict=True):
             start, parts = chunk[0][0], [part for _, part in chunk]
             if not embedded:
@@ -112,7 +121,8 @@ def _chunk_shape(n_gallery: int, relevant: float, elements: int, whole: bool) ->
     """
     columns = max(_BLOCK * elements // _KEYS, 8 * int(relevant), 1)
     if whole or 2 * columns >= n_gallery:
-        return n_gallery, max(1, elements // n_gallery)
+        # An eighth is faster, for its memory is used again, unless the queries are then so few that scaling counts.
+        return n_gallery, max(1, min(elements // n_gallery, max(elements // 8 // n_gallery, 256)))
     return columns, max(1, int(min(elements // columns, elements / (16 * relevant + 1))))
 
 
@@ -125,12 +135,14 @@ class _Ranking:
         n_gallery: number of items.
         ks: cut-offs, in places.
         threads: those that sort and count.
+        tie_break: (G,) numbers that order tied items, or None.
     """
 
     relevance: Relevance
     n_gallery: int
     ks: tuple[int, ...]
     threads: Threads
+    tie_break: np.ndarray | None
 
     def __post_init__(self) -> None:
         harmonic = np.cumsum(1.0 / np.arange(1, self.n_gallery + 1))
@@ -142,7 +154,7 @@ class _Ranking:
         def measure(part: slice) -> dict[str, np.ndarray]:
             query, item = self.relevance.pairs(slice(start + part.start, start + part.stop))
             own = keys[part]
-            places = Places(query, item, own[query, item], len(own))
+            places = Places(query, item, own[query, item], len(own), self.tie_break)
             places.add(own, slice(0, len(own)))
             return self._measures(places, len(own))
 
@@ -151,13 +163,24 @@ class _Ranking:
     def counted(self, keys: KeysOfEmbeddings, start: int, columns: int) -> dict[str, np.ndarray]:
         """The same, block by block, where the keys of the relevant items are computed first."""
         query, item = self.relevance.pairs(slice(start, start + len(keys)))
-        places = Places(query, item, keys.of_pairs(query, item), len(keys))
+        places, first = Places(query, item, keys.of_pairs(query, item), len(keys), self.tie_break), 0
         for block in keys.blocks(columns):
-            self.threads.run(lambda part, block=block: places.add(block[part], part), len(keys))
+            count = partial(places.add, start=first)
+            self.threads.run(lambda part, block=block, count=count: count(block[part], part), len(keys))
+            first += block.shape[1]
         return self._measures(places, len(keys))
 
     def _measures(self, places: Places, n_query: int) -> dict[str, np.ndarray]:
-        return measures_of(places.tie_groups(), n_query, self.n_gallery, self.ks, self.reciprocals)
+        found = measures_of(places.tie_groups(), n_query, self.n_gallery, self.ks, self.reciprocals)
+        return found if self.tie_break is None else found | eleven_point(*places.broken_ties(), n_query)
+
+
+def _hashed(ids: Tensor) -> np.ndarray:
+    """A different number for every integer, without any order of theirs (SplitMix64)."""
+    mixed = ids.cpu().numpy().astype(np.int64).view(np.uint64) + np.uint64(0x9E3779B97F4A7C15)
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+        mixed = (mixed ^ (mixed >> np.uint64(shift))) * np.uint64(factor)
+    return mixed ^ (mixed >> np.uint64(31))
 
 
 def check_cutoffs(ks: Sequence[int]) -> None:
@@ -200,8 +223,10 @@ def _check_embeddings(sides: Sequence[tuple[str, list[Tensor]]]) -> None:
 
 def _check_similarity(blocks: list[Tensor], items: int) -> None:
     for block in blocks:
-        if block.shape[1] != items or bool(block.isnan().any()):
-            raise ValueError(f"similarity: expected (queries, {items}) numbers, none NaN, got {tuple(block.shape)}")
+        if block.shape[1] != items:
+            raise ValueError(f"similarity: expected shape (queries, {items}), got {tuple(block.shape)}")
+        if bool(block.isnan().any()):
+            raise ValueError("similarity: a number is NaN; give -inf to what is not to be found")
 
 
 def _check_labels(sides: Sequence[tuple[str, int, Tensor]]) -> None:

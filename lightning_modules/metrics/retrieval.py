@@ -41,6 +41,7 @@ class CrossModalRetrieval(Metric):
         protocol: ``"honest"`` takes the embeddings as they are; ``"as_published"`` z-scores each modality's columns
             over its evaluated items first (:func:`~lightning_modules.metrics.protocol.standardise`).
         score: of joint queries: "cosine", "multilinear" or "volume", as in ``retrieval_scores``.
+        eleven_point: whether "MAP 11-point" and "MAP 11-point plain" are measured too, which takes longer.
         **kwargs: options of :class:`torchmetrics.Metric`.
 
     Raises:
@@ -70,6 +71,7 @@ class CrossModalRetrieval(Metric):
         ks: Sequence[int] = (1, 5, 10),
         protocol: str = "honest",
         score: str = "cosine",
+        eleven_point: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(dist_sync_fn=_gather_uneven, **kwargs)
@@ -85,7 +87,7 @@ class CrossModalRetrieval(Metric):
             raise ValueError(f"unknown protocol {protocol!r}: expected one of {PROTOCOLS}")
         check_score(score)
         check_cutoffs(ks)
-        self.ks, self.protocol, self.score = tuple(ks), protocol, score
+        self.ks, self.protocol, self.score, self.eleven_point = tuple(ks), protocol, score, eleven_point
         self.modalities = list(dict.fromkeys(name for names in named for name in names))
         self._fields = (*_FIELDS, "items") if max(map(len, named)) > 2 else _FIELDS
         self._sizes: dict[str, tuple[int, int]] = {}
@@ -155,7 +157,9 @@ class CrossModalRetrieval(Metric):
             gallery = items[direction[1]]
             self._sizes[name] = (len(query_labels), len(gallery))
             score = self.score if len(query) > 1 else "cosine"
-            scores = retrieval_scores(rows, gallery.blocks, query_labels, gallery.labels, self.ks, score=score)
+            ids = gallery.ids if self.eleven_point else None
+            sides = (rows, gallery.blocks, query_labels, gallery.labels)
+            scores = retrieval_scores(*sides, self.ks, score=score, gallery_ids=ids)
             result.update({f"{name}/{measure}": value for measure, value in _averages(scores).items()})
             query_ids, order = query_ids.cpu().sort()
             self._per_query[name] = (query_ids, scores["AP"][order])

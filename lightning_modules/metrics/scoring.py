@@ -22,7 +22,7 @@ SCORE_BITS = 29  # a score is one of 2**-29, and fits an int32 with its sign
 
 _UNIT_BITS = 26  # a unit vector's entry is an integer multiple of 2**-26
 _DEPENDENT = 1e-6  # a unit vector that lies this near the span of others is in it: what float32 cannot tell
-_CACHED = 2**18  # numbers worked on at once: what stays in the processor's cache
+_CACHED = 2**17  # numbers worked on at once: what stays in the processor's cache
 
 
 @dataclass(frozen=True)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import inspect
 from typing import Any
 
 from torch import Tensor, nn
 
+from lightning_modules.networks.building import build
 from lightning_modules.networks.encoders.base import TemporalTransformer, mean_over_steps
 
 
@@ -72,29 +72,9 @@ class TransformerAdapter(nn.Module):
         return self.project(vector), self.project(tokens)
 
 
-ADAPTERS: dict[str, type[nn.Module]] = {
-    "mlp": MLPAdapter,
-    "transformer": TransformerAdapter,
-}
+ADAPTERS: dict[str, type[nn.Module]] = {"mlp": MLPAdapter, "transformer": TransformerAdapter}
 
 
 def build_adapter(name: str, input_dim: int, dim: int, **settings: Any) -> nn.Module:
-    """Build an adapter.
-
-    Args:
-        name: one of ``ADAPTERS``.
-        input_dim: width of a token.
-        dim: width of the joint space.
-        **settings: of that adapter.
-
-    Raises:
-        ValueError: unknown name, or a setting outside its range.
-        TypeError: unknown setting.
-    """
-    if name not in ADAPTERS:
-        raise ValueError(f"unknown adapter {name!r}; choose {', '.join(ADAPTERS)}")
-    known = list(inspect.signature(ADAPTERS[name]).parameters)[2:]
-    for setting in settings:
-        if setting not in known:
-            raise TypeError(f"adapter {name!r} has no setting {setting!r}; it has {', '.join(known)}")
-    return ADAPTERS[name](input_dim, dim, **settings)
+    """An adapter by its name in ``ADAPTERS``, from tokens of one width into a joint space of another."""
+    return build("adapter", ADAPTERS, name, input_dim, dim, **settings)

@@ -13,29 +13,28 @@ from lightning_modules.serving.folders import ENDINGS
 from lightning_modules.serving.search import find, index_folder, printable
 
 
-def run_export(words: Sequence[str]) -> int:
-    """Run ``csd export`` with the words after it; the exit status is returned."""
+def run_export(words: Sequence[str]) -> None:
+    """Run ``csd export`` with the words after it."""
     parser = argparse.ArgumentParser(prog="csd export", description=FURTHER_COMMANDS["export"], allow_abbrev=False)
     parser.add_argument("checkpoint", type=user_path, help="a .ckpt that csd fit wrote")
     parser.add_argument("--out", type=user_path, help="folder; by default CHECKPOINT-export beside the checkpoint")
     given = parser.parse_args(words)
     print(f"wrote {printable(export(given.checkpoint, given.out))}")
-    return 0
 
 
-def run_search(words: Sequence[str]) -> int:
-    """Run ``csd search`` with the words after it; the exit status is returned."""
+def run_search(words: Sequence[str]) -> None:
+    """Run ``csd search`` with the words after it."""
     parser = _search_parser()
     given = parser.parse_args(words)
     if given.command == "index":
-        return int(not index_folder(given.export, given.folder, given.modality, given.out))
+        index_folder(given.export, given.folder, given.modality, given.out)
+        return
     query = {name: getattr(given, name) for name in ENDINGS if getattr(given, name) is not None}
     if not query:
         parser.error("there is no query; give a text, --image FILE or --sound FILE, or several of them")
     hits = find(given.export, given.index, query, given.k)
     lines = [f"{hit.rank:>4}  {hit.cosine:7.4f}  {printable(hit.name)}" for hit in hits]
     print(json.dumps([hit._asdict() for hit in hits]) if given.json else "\n".join(lines))
-    return 0
 
 
 def _search_parser() -> argparse.ArgumentParser:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,6 +19,7 @@ from datamodules.batches import Entries
 from datamodules.errors import DataError
 from datamodules.features.precompute import rows_of
 from datamodules.files.media import faults
+from datamodules.files.sources import written_whole
 from datamodules.items import Files, Modality
 from lightning_modules.encoded import EncodedModule
 from lightning_modules.serving.export import export_identity, load_export
@@ -38,7 +38,7 @@ class Hit(NamedTuple):
     name: str
 
 
-def index_folder(export: Path, folder: Path, modality: str, out: Path | None = None) -> int:
+def index_folder(export: Path, folder: Path, modality: str, out: Path | None = None) -> None:
     """Embed every entry of a folder and keep the embeddings in one file, which is written whole or not at all.
 
     A file that cannot be read is named on the error stream and left out.
@@ -49,11 +49,8 @@ def index_folder(export: Path, folder: Path, modality: str, out: Path | None = N
         modality: the model's modality that they are of.
         out: the file, which is replaced; by default "<folder>.<modality>.index.safetensors" beside the folder.
 
-    Returns:
-        How many entries were indexed; where it is 0 nothing was written.
-
     Raises:
-        DataError: the export cannot be read, or there is nothing of that kind in the folder.
+        DataError: the export cannot be read, or there is nothing of that kind in the folder that can.
         ValueError: the model has no such modality, or does not read raw entries of it.
         OSError: the file cannot be written.
     """
@@ -63,22 +60,15 @@ def index_folder(export: Path, folder: Path, modality: str, out: Path | None = N
     about = {"format": FORMAT, "modality": modality, "export": export_identity(export)}
     names, entries = read_folder(folder, contents[modality], model.sources[modality]["rate"])
     out = out or folder.resolve().with_name(f"{folder.resolve().name}.{modality}.index.safetensors")
-    partial = out.with_name(f"{out.name}.partial")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with partial.open("wb") as file:  # opened before the work is done that it is for
-            kept, rows = _embed_all(model, modality, names, entries)
-            stored = torch.frombuffer(bytearray(json.dumps(kept).encode()), dtype=torch.uint8)
-            file.write(save({"embeddings": rows, "names": stored}, about))
-        if kept:
-            os.replace(partial, out)
-    finally:
-        partial.unlink(missing_ok=True)
+    with written_whole(out) as file:  # opened before the work is done that it is for
+        kept, rows = _embed_all(model, modality, names, entries)
+        if not kept:
+            raise DataError(f"none of the {len(names)} files of {printable(folder)} can be read; nothing is written")
+        stored = torch.frombuffer(bytearray(json.dumps(kept).encode()), dtype=torch.uint8)
+        file.write(save({"embeddings": rows, "names": stored}, about))
     if len(kept) < len(names):
         _say(f"{len(names) - len(kept)} of {len(names)} files cannot be read and are left out")
-    done = f"wrote {printable(out)}: {len(kept)} entries of {modality}, {rows.shape[1]} numbers each"
-    print(done if kept else f"nothing of {printable(folder)} could be indexed, and nothing is written")
-    return len(kept)
+    print(f"wrote {printable(out)}: {len(kept)} entries of {modality}, {rows.shape[1]} numbers each")
 
 
 def find(export: Path, index: Path, query: Mapping[Content, str | Path], k: int = 10) -> list[Hit]:
@@ -171,7 +161,7 @@ def _load(export: Path) -> tuple[EncodedModule, dict[str, Content]]:
 
 def _embed_all(model: EncodedModule, modality: str, names: list[str], entries: Any) -> tuple[list[str], Tensor]:
     """Names and embeddings of the entries that can be read; the others are named on the error stream."""
-    kept, parts, unknown, encoder = [], [torch.empty(0, 0)], 0, model.encoders[modality]
+    kept, parts, unknown, encoder = [], [], 0, model.encoders[modality]
     with tqdm(total=len(names), desc=modality, unit=" entries", disable=None) as bar:
         for chunk in torch.arange(len(names)).split(CHUNK):
             wrong = faults(entries, chunk.tolist()) if isinstance(entries, Files) else {}
@@ -185,7 +175,7 @@ def _embed_all(model: EncodedModule, modality: str, names: list[str], entries: A
             bar.update(len(chunk))
     if unknown:
         _say(f"{unknown} of {len(kept)} texts have {encoder.blind_to}, and the model can hardly tell them apart")
-    return kept, torch.cat(parts[1:] or parts)
+    return kept, torch.cat(parts) if parts else torch.empty(0)
 
 
 def _read(path: Path, identity: str) -> tuple[list[str], Tensor]:

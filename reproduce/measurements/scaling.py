@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 import weakref
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -138,26 +138,18 @@ def matrices(loss: AlignmentLoss, modalities: tuple[str, ...]) -> tuple[int, int
 def saved_bytes(loss: AlignmentLoss, embeddings: Mapping[str, Tensor], labels: Tensor) -> int:
     """Bytes that autograd keeps for the backward pass, besides the embeddings; every storage counts once."""
     given = {x.untyped_storage().data_ptr() for x in embeddings.values()}
-    held: weakref.WeakSet[_Held] = weakref.WeakSet()  # what is dropped on the way leaves it, and its address may return
+    held = weakref.WeakSet()  # what is dropped on the way leaves it, and its address may return
 
-    def keep(tensor: Tensor) -> _Held:
-        one = _Held(tensor)
-        held.add(one)
+    def keep(tensor: Tensor) -> Callable[[], Tensor]:
+        held.add(one := lambda: tensor)
         return one
 
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda one: one.tensor):
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda one: one()):
         output = loss(embeddings, labels)
-    storages = [one.tensor.untyped_storage() for one in held]
+    storages = [one().untyped_storage() for one in held]
     sizes = {storage.data_ptr(): storage.nbytes() for storage in storages}
     del output  # until here it holds what was saved
     return sum(size for address, size in sizes.items() if address not in given)
-
-
-class _Held:
-    """A tensor that autograd holds."""
-
-    def __init__(self, tensor: Tensor):
-        self.tensor = tensor
 
 
 def training_measures(counts: list[int], fits: int, epochs: int) -> Measures:

@@ -14,7 +14,7 @@ import pandas as pd
 from markdown_it import MarkdownIt
 
 from datamodules.files.sources import user_path
-from reproduce.names import available_tables
+from reproduce.names import table_files
 from reproduce.report.figures import draw_figures
 from reproduce.report.index import TableFiles, links, read_results, render_index
 from reproduce.report.markdown import escape, render_markdown
@@ -48,7 +48,7 @@ def main(argv: list[str]) -> int:
     )
     parser.add_argument("--out", default="results", type=user_path, help="folder of the tables (default: results)")
     folder = parser.parse_args(argv).out
-    for name in available_tables():
+    for name in table_files():
         if (folder / f"{name}.csv").exists():
             show(read_file(name), folder / f"{name}.csv")
     results = read_results(folder)

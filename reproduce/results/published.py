@@ -46,6 +46,7 @@ METRIC_UNITS = {
     "MAP": ("MAP", 1),
     "MAP %": ("MAP", 100),
     "MAP 11-point": ("MAP 11-point", 1),
+    "MAP 11-point plain": ("MAP 11-point plain", 1),
     "R@k %": ("R@k", 100),
     "MedR": ("MedR", 1),
 }

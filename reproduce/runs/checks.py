@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import pkgutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import cache
 from itertools import product
 from pathlib import Path
@@ -22,8 +22,7 @@ from lightning_modules.networks.encoders import ENCODERS
 from losses.registry import nearest
 from reproduce.results.schema import SCALES
 from reproduce.runs.arguments import SpecError, check_arguments, said_of
-from reproduce.runs.config import GRADIENT_METRICS, resolve
-from reproduce.runs.preparing import Config, data_class, located, model_class, parsed, takes
+from reproduce.runs.config import GRADIENT_METRICS, Config, data_class, located, model_class, parsed, resolve, takes
 from reproduce.runs.spec import DataSet, Method, Scale, Table, matching, modalities_of, read_file
 
 # Metrics of a training, or of its joint space, rather than of its retrieval.
@@ -93,13 +92,18 @@ def _check_scale(name: str, scale: Scale, models: set[str]) -> None:
     _check_once(scale.seeds, "seeds")
     if scale.min_steps:
         _check_once(scale.min_steps, "min_steps")
-    for model in scale.models:
+    _check_models(scale.models, models)
+
+
+def _check_models(named: Collection[str], models: set[str]) -> None:
+    for model in named:
         if model not in models:
             raise SpecError(f"models names {model!r}, no model of the table; {nearest(model, models)}")
 
 
 def _check_dataset(table: Table, dataset: DataSet) -> None:
     kind = data_class(dataset.class_path)
+    _check_models(dataset.models, {method.model for method in table.methods})
     for name in (name for given in (dataset.init_args, *(m.data for m in table.methods)) for name in given):
         if name in OF_THE_RUN:
             raise SpecError(f"{name!r} is not given here; the table or its command sets it")
@@ -171,7 +175,7 @@ def _check_named(kinds: Mapping[str, type], settings: Any, place: str, skip: Seq
 @cache
 def computed(ks: tuple[int, ...]) -> list[str]:
     """Metrics that an evaluation with these cut-offs computes: those of a gallery of two items."""
-    metric = CrossModalRetrieval([("query", "gallery")], ks=ks)
+    metric = CrossModalRetrieval([("query", "gallery")], ks=ks, eleven_point=True)
     metric.update({"query": torch.eye(2), "gallery": torch.eye(2)}, torch.arange(2), torch.arange(2))
     return [name.partition("/")[2] for name in metric.compute()]
 

@@ -6,10 +6,10 @@ import argparse
 from collections.abc import Sequence
 
 from datamodules.files.sources import user_path
+from reproduce.runs.config import model_class
 from reproduce.runs.executors import Run
 from reproduce.runs.machine import duration, workers
 from reproduce.runs.plan import Plan
-from reproduce.runs.preparing import model_class
 from reproduce.runs.training import run as train
 
 # A model that takes no steps counts for this many seconds.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import multiprocessing
 import os
-import shutil
 import signal
 import sys
 import threading
@@ -23,12 +22,11 @@ from typing import Any
 import yaml
 
 from datamodules import data_root
+from reproduce.runs.config import Config, build_data
 from reproduce.runs.machine import quiet
-from reproduce.runs.preparing import Config, build_data
 from reproduce.runs.store import RunStore, run_key
 from reproduce.runs.training import run
 
-COMMANDS = ("sbatch", "srun", "sacct", "scancel")  # what submitit calls of Slurm
 POLL_SECONDS = 0.5
 DEFAULTS = {"slurm_name": "csd-retrieval", "slurm_timeout_min": 24 * 60}  # by default submitit gives five minutes
 
@@ -171,26 +169,25 @@ class Jobs:
         cluster: of submitit.
 
     Raises:
-        ExecutorError: submitit, Slurm's commands or a parameter are missing; when called: Slurm refuses a job.
+        ExecutorError: submitit or Slurm is missing, or a parameter is unknown; when called: Slurm refuses a job.
     """
 
     def __init__(self, folder: Path, at_once: int | None, parameters: Iterable[str] = (), cluster: str = "slurm"):
+        # Local jobs are named by process numbers, which come again: an older job's files are not to be read.
+        self.folder = folder.absolute() / time.strftime("%Y-%m-%d_%H-%M-%S")
+        self.at_once = at_once or math.inf
         try:
             from submitit import AutoExecutor
+
+            self.executor = AutoExecutor(self.folder, cluster)
         except ImportError as error:
             raise ExecutorError(
                 "--executor slurm needs submitit, which is not installed: pip install 'csd-retrieval[cluster]'"
             ) from error
-        missing = [name for name in COMMANDS if shutil.which(name) is None]
-        if cluster == "slurm" and missing:
+        except RuntimeError as error:
             raise ExecutorError(
-                f"--executor slurm: {', '.join(missing)} not found. Run this on a machine that submits to Slurm (a "
-                "login node), or load its module"
-            )
-        # Local jobs are named by process numbers, which come again: an older job's files are not to be read.
-        self.folder = folder.absolute() / time.strftime("%Y-%m-%d_%H-%M-%S")
-        self.at_once = at_once or math.inf
-        self.executor = AutoExecutor(self.folder, cluster)
+                f"--executor slurm: {error} Run this on a machine that submits jobs (a login node), or load its module"
+            ) from error
         given = {"timeout_min": 10**6} if cluster == "local" else dict(DEFAULTS)
         for pair in parameters:
             key, _, value = pair.partition("=")

@@ -18,10 +18,9 @@ from datamodules.datasets.own_data import AS_PUBLISHED
 from datamodules.features.texts import model_folder
 from reproduce.runs.arguments import matched
 from reproduce.runs.checks import check_modalities
-from reproduce.runs.config import data_source, resolve
+from reproduce.runs.config import Data, build_data, data_source, model_class, resolve
 from reproduce.runs.executors import Executor, Run, Workers
 from reproduce.runs.machine import duration, workers
-from reproduce.runs.preparing import Data, build_data, model_class
 from reproduce.runs.presence import require_present
 from reproduce.runs.schedule import Curve, Schedule, choose, epochs, reference, remark
 from reproduce.runs.spec import DataSet, Method, Table
@@ -71,7 +70,9 @@ Finals = dict[Row, list[tuple[Run, RunResult | None]]]  # a result is None where
 
 @dataclass
 class Plan:
-    """Regenerates one table: ``available`` says on what, ``execute`` does it.
+    """Regenerates one table: ``available`` says on what, ``execute`` trains, and what came of it stands in the plan.
+
+    Once trained, ``choices`` and ``finals`` hold the rows: a choice is None, and so is a result, where a run failed.
 
     Args:
         table: the table.
@@ -92,33 +93,36 @@ class Plan:
     offline: bool = False
     only: dict[str, str] = field(default_factory=dict)
     executor: Executor = field(default_factory=lambda: Workers(workers()))
+    runs: dict[str, Run] = field(default_factory=dict)  # key -> run
+    results: dict[str, RunResult] = field(default_factory=dict)  # key -> result of a finished run
     errors: dict[str, str] = field(default_factory=dict)  # key of a failed run -> what went wrong
     choices: dict[Row, Choice | None] = field(default_factory=dict)
     schedules: dict[tuple[DataSet, str], Schedule | None] = field(default_factory=dict)  # of a data set and model
+    finals: Finals = field(default_factory=dict)
+    absent: dict[DataSet, str] = field(default_factory=dict)  # data sets that cannot be read, with the reason
     modules: dict[str, Data] = field(default_factory=dict)
     readers: dict[str, Data] = field(default_factory=dict)
 
-    def available(self) -> tuple[list[DataSet], dict[DataSet, str]]:
-        """Data sets that can be read, and the reason for each one that cannot; synthetic data where none can.
+    def available(self) -> list[DataSet]:
+        """Data sets that can be read; synthetic data where none can.
 
         Raises:
             DataError: the user named a data root, and it holds none of the data sets, or a broken one.
         """
         chosen = [one for one in self.table.datasets if self.rows([self._unread(one)])]
         present: list[DataSet] = []
-        absent: dict[DataSet, str] = {}
         for dataset in chosen:
             try:
                 present.append(self._found(dataset))
             except DataMissing as error:  # results name no place of a machine
-                absent[dataset] = str(error).replace(f"{data_root(self.root)}/", "")
+                self.absent[dataset] = str(error).replace(f"{data_root(self.root)}/", "")
         if chosen and not present and ("dataset" in self.only or root_is_named(self.root)):
             names = dict.fromkeys(dataset.dataset for dataset in chosen)
             folders = ", ".join(f"{DATASETS[name].folder if name in DATASETS else name}/" for name in names)
             none = f"{data_root(self.root)} holds none of the data sets of {self.table.name}: {folders}."
-            raise DataError("\n".join([none, *dict.fromkeys(absent.values())]))
+            raise DataError("\n".join([none, *dict.fromkeys(self.absent.values())]))
         _require_different(present)
-        return present or [self.table.synthetic] * bool(chosen), absent
+        return present or [self.table.synthetic] * bool(chosen)
 
     def _unread(self, dataset: DataSet) -> DataSet:
         """A data set whose features, where its files say how they are called, may be those that --only names."""
@@ -151,46 +155,37 @@ class Plan:
         found = [Row(dataset, method) for dataset in datasets for method in self.table.methods_on(dataset)]
         return [row for row in found if all(row.columns[key] == value for key, value in self.only.items())]
 
-    def execute(self, datasets: Iterable[DataSet]) -> Finals:
+    def execute(self, datasets: Iterable[DataSet], dry: bool = False) -> list[Run]:
         """Train every missing run: those that choose the schedules, the trials, and with the best setting the seeds.
 
-        Returns:
-            Row -> its final runs with their results, None where a run failed.
-        """
-        rows = self.rows(datasets)
-        tried = self.schedule_runs(rows)
-        results = self._train("schedules", [run for runs in tried.values() for run in runs.values()])
-        self.schedules = {key: self._schedule(*key, runs, results) for key, runs in tried.items()}
-        scheduled = [row for row in rows if self._schedule_of(row) is not None]
-        trials = {row: self.trials(row) for row in scheduled}
-        results |= self._train("validation", [run for runs in trials.values() for run in runs])
-        self.choices = {row: self._choose(row, trials[row], results) if row in trials else None for row in rows}
-        finals = {row: self._finals(row, choice.setting) for row, choice in self.choices.items() if choice is not None}
-        results |= self._train("test", [run for runs in finals.values() for run in runs])
-        return {row: [(run, results.get(run.key)) for run in runs] for row, runs in finals.items()}
+        Args:
+            datasets: those of ``available``.
+            dry: train nothing; where a setting is not chosen yet the first one stands for it, and the longest schedule,
+                so that the table does not take longer than is said.
 
-    def needed(self, datasets: Iterable[DataSet]) -> list[Run]:
-        """All runs of the table, each once; where a setting is not chosen yet, with the first one."""
-        rows = self.rows(datasets)
+        Returns:
+            All runs, each once.
+        """
+        rows, self.runs = self.rows(datasets), {}
         tried = self.schedule_runs(rows)
+        self._train("schedules", (run for runs in tried.values() for run in runs.values()), dry)
         for key, runs in tried.items():
-            # Where none is chosen yet the longest, so that the table does not take longer than was said.
-            chosen = self._schedule(*key, runs, self._kept(runs.values()))
-            self.schedules[key] = chosen or Schedule(min_steps=max(runs))
-        found = [run for runs in tried.values() for run in runs.values()]
-        for row in rows:
-            trials = self.trials(row)
-            choice = self._choose(row, trials, self._kept(trials)) or Choice(row.method.trials[0])
-            found += trials + self._finals(row, choice.setting)
-        return list({run.key: run for run in found}.values())
+            longest = Schedule(min_steps=max(runs)) if dry else None
+            self.schedules[key] = self._schedule(*key, runs) or longest
+        trials = {row: self.trials(row) for row in rows if self._schedule_of(row) is not None}
+        self._train("validation", (run for runs in trials.values() for run in runs), dry)
+        self.choices = dict.fromkeys(rows)
+        for row, runs in trials.items():
+            first = Choice(row.method.trials[0]) if dry and runs else None
+            self.choices[row] = self._choose(row, runs) or first
+        finals = {row: self._finals(row, choice.setting) for row, choice in self.choices.items() if choice is not None}
+        self._train("test", (run for runs in finals.values() for run in runs), dry)
+        self.finals = {row: [(run, self.results.get(run.key)) for run in runs] for row, runs in finals.items()}
+        return list(self.runs.values())
 
     def missing(self, runs: Iterable[Run]) -> list[Run]:
         """Those of the runs that are not finished."""
-        return [run for run in runs if self.store.load(run.key) is None]
-
-    def _kept(self, runs: Iterable[Run]) -> dict[str, RunResult]:
-        found = {run.key: self.store.load(run.key) for run in runs}
-        return {key: result for key, result in found.items() if result is not None}
+        return [run for run in runs if run.key not in self.results]
 
     def schedule_runs(self, rows: Iterable[Row]) -> dict[tuple[DataSet, str], dict[int, Run]]:
         """(data set, model) -> floor in steps -> the reference's training on it; floors of equal epochs once."""
@@ -204,28 +199,24 @@ class Plan:
                 found[dataset, model] = {floor: run for floor, run in runs.items() if first[run.key] == floor}
         return found
 
-    def _schedule(
-        self, dataset: DataSet, model: str, tried: dict[int, Run], results: dict[str, RunResult]
-    ) -> Schedule | None:
-        if any(run.key not in results for run in tried.values()):
+    def _schedule(self, dataset: DataSet, model: str, tried: dict[int, Run]) -> Schedule | None:
+        if self.missing(tried.values()):
             return None
         method = reference(self.table, dataset, model)
-        return choose(method.method, {floor: results[run.key].curve for floor, run in tried.items()})
+        return choose(method.method, {floor: self.results[run.key].curve for floor, run in tried.items()})
 
     def _schedule_of(self, row: Row) -> Schedule | None:
         """What was chosen for its model on its data set; one without a floor where there is nothing to choose."""
         return self.schedules.get((row.dataset, row.method.model), Schedule())
 
-    def _choose(self, row: Row, runs: list[Run], results: dict[str, RunResult]) -> Choice | None:
-        if any(run.key not in results for run in runs):
-            return None
-        scores = [results[run.key].mean_average_precision() for run in runs]
+    def _choose(self, row: Row, runs: list[Run]) -> Choice | None:
+        if not runs or self.missing(runs):
+            return None if runs else Choice()
+        scores = [self.results[run.key].mean_average_precision() for run in runs]
         shown = [self._shown(row, setting) for setting in row.method.trials]
         trials = [{**one, "validation MAP": round(score, 6)} for one, score in zip(shown, scores, strict=True)]
-        if not runs:
-            return Choice()
         best = scores.index(max(scores))
-        return Choice(row.method.trials[best], shown[best], trials, results[runs[best].key].curve)
+        return Choice(row.method.trials[best], shown[best], trials, self.results[runs[best].key].curve)
 
     def _shown(self, row: Row, setting: dict[str, Any]) -> dict[str, Any]:
         """A setting, with the temperature that follows from a matched one."""
@@ -287,16 +278,19 @@ class Plan:
             read = {name: value for name, value in source["init_args"].items() if name not in AFTER_READING}
             first = self.readers.setdefault(str((source["class_path"], read)), module)
             if first is not module:
-                module.data = first.data
+                module.share(first)
         return self.modules[key]
 
-    def _train(self, stage: str, runs: list[Run]) -> dict[str, RunResult]:
+    def _train(self, stage: str, runs: Iterable[Run], dry: bool) -> None:
+        """Find the results of runs in the store; those that are not there are trained, unless all is a dry run."""
         unique = {run.key: run for run in runs}
-        results = self._kept(unique.values())
-        missing = [run for key, run in unique.items() if key not in results]
-        if not missing:
-            return results
-        said = f"{len(missing)} runs to train for {stage}, {len(results)} finished before"
+        self.runs |= unique
+        kept = {key: self.store.load(key) for key in unique}
+        self.results |= {key: result for key, result in kept.items() if result is not None}
+        missing = self.missing(unique.values())
+        if dry or not missing:
+            return
+        said = f"{len(missing)} runs to train for {stage}, {len(unique) - len(missing)} finished before"
         print(f"{self.table.name}: {said}", flush=True)
         total, done, start = sum(run.steps for run in missing), 0, time.monotonic()
         # Closed at once where this is interrupted, so that nothing goes on being trained.
@@ -308,11 +302,10 @@ class Plan:
                     self.errors[run.key] = error
                     outcome = f"failed, {error}"
                 else:
-                    results[run.key] = result = self.store.load(run.key)
+                    self.results[run.key] = result = self.store.load(run.key)
                     scores = ", ".join(f"{split} {result.mean_average_precision(split):.3f}" for split in result.splits)
                     outcome = f"MAP {scores} in {duration(result.train_seconds)}"
                 print(f"[{number}/{len(missing)}] {run.name}: {outcome}; {duration(left)} left", flush=True)
-        return results
 
 
 def _check_widths(dataset: DataSet, module: Data) -> None:

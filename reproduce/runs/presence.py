@@ -6,10 +6,11 @@ import inspect
 from collections.abc import Mapping
 from typing import Any
 
-import datamodules
 from datamodules import DataMissing, data_root, root_is_named
 from datamodules.datasets import DATASETS
+from datamodules.declaration import Form
 from datamodules.items import listed
+from reproduce.runs.config import data_class
 from reproduce.runs.spec import DataSet
 
 
@@ -32,26 +33,24 @@ def require_present(dataset: DataSet, named: str | None) -> None:
         raise DataMissing(f"no folder {folder.name}/ under the data root{kind}")
     if declared is None or not folder.exists():
         return
-    form = _form(dataset)
-    if form is None or (declared.files and not root_is_named(named)) or form in declared.lacking(folder):
+    form = form_of(dataset)
+    if form is None or (declared.files and not root_is_named(named)):
         return
-    variants = declared.forms[form].variants
-    gone = min(([path for path in variant if not any(folder.glob(path))] for variant in variants), key=len)
+    if any(declared.forms[name] is form for name in declared.lacking(folder)):
+        return
+    gone = min(([path for path in paths if not any(folder.glob(path))] for paths in form.variants), key=len)
     raise DataMissing(f"{folder} lacks {listed(gone)}. Get it from {declared.source}.")
 
 
-def _form(dataset: DataSet) -> str | None:
-    """The form of the data set that a row reads: by its class, and the arguments in which the forms of that differ."""
-    forms = {name: f for name, f in DATASETS[dataset.dataset].forms.items() if f.class_path == dataset.class_path}
-    parameters = inspect.signature(getattr(datamodules, dataset.class_path)).parameters
+def form_of(dataset: DataSet) -> Form | None:
+    """The declared form of the data set that a row reads: by its class, and by the arguments that its forms name."""
+    declared = DATASETS.get(dataset.dataset)
+    forms = [form for form in declared.forms.values() if form.class_path == dataset.class_path] if declared else []
+    defaults = {key: one.default for key, one in inspect.signature(data_class(dataset.class_path)).parameters.items()}
 
-    def value(arguments: Mapping[str, Any], key: str) -> Any:
-        found = arguments.get(key, parameters[key].default if key in parameters else None)
-        return tuple(found) if isinstance(found, list) else found
+    def deciding(arguments: Mapping[str, Any]) -> list[Any]:
+        found = [{**defaults, **arguments}.get(key) for form in forms for key in form.init_args]
+        return [tuple(value) if isinstance(value, list) else value for value in found]
 
-    keys = {key for form in forms.values() for key in form.init_args}
-    deciding = [key for key in keys if len({value(form.init_args, key) for form in forms.values()}) > 1]
-    for name, form in forms.items():
-        if all(value(form.init_args, key) == value(dataset.init_args, key) for key in deciding):
-            return name
-    return next(iter(forms), None)
+    alike = [form for form in forms if deciding(form.init_args) == deciding(dataset.init_args)]
+    return next(iter([*alike, *forms]), None)

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from reproduce.runs.preparing import model_class
+from reproduce.runs.config import model_class
 from reproduce.runs.spec import DataSet, Method, Scale, Table
 
 # A longer training is worth its time where it gains more than this in MAP on the validation part.

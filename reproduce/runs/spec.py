@@ -17,8 +17,9 @@ from jsonargparse import get_loader
 from jsonargparse.typing import NonNegativeInt, PositiveInt
 
 import losses
+from datamodules.paired_features import Protocol
 from losses.registry import nearest
-from reproduce.names import EXPERIMENTS, TABLES, names
+from reproduce.names import table_files
 from reproduce.runs.arguments import MATCHED, SpecError, check_arguments, matched, merged, said_of
 
 JOINED = ("methods", "comparisons")  # lists that a file adds to those of the files it extends
@@ -56,7 +57,7 @@ class Method:
 
     method: str
     model: str
-    protocol: Literal["honest", "as_published"] = "honest"
+    protocol: Protocol = "honest"
     init_args: dict[str, Any] = field(default_factory=dict)
     data: dict[str, Any] = field(default_factory=dict)
     trials: list[dict[str, Any]] = field(default_factory=list)
@@ -74,6 +75,7 @@ class DataSet:
         class_path: name of a data module.
         init_args: its arguments.
         model: arguments that models take on it, such as encoders.
+        models: those that some models alone take.
         exclude: names of methods that are not run on it, with * for any text.
         galleries: those scored beside the whole one, whether or not a table shows them, so that tables share runs.
     """
@@ -83,6 +85,7 @@ class DataSet:
     class_path: str
     init_args: dict[str, Any] = field(default_factory=dict)
     model: dict[str, Any] = field(default_factory=dict)
+    models: dict[str, dict[str, Any]] = field(default_factory=dict)
     exclude: list[str] = field(default_factory=list)
     galleries: list[str] = field(default_factory=list)
     condition: str = ""
@@ -158,19 +161,6 @@ def modalities_of(dataset: DataSet) -> int:
     return len(dataset.init_args.get("modalities") or dataset.init_args.get("names") or ("image", "text"))
 
 
-def find_file(name: str, folder: Path | None = None) -> Path:
-    """The file of a table or an experiment.
-
-    Raises:
-        SpecError: there is none.
-    """
-    folders = (TABLES, EXPERIMENTS) if folder is None else (folder,)
-    for place in folders:
-        if (place / f"{name}.yaml").exists():
-            return place / f"{name}.yaml"
-    raise SpecError(f"there is no {name}; there are {', '.join(known for place in folders for known in names(place))}")
-
-
 def read_file(name: str, folder: Path | None = None) -> Table:
     """Read a table's file and those it extends; ``load_table`` checks too what its classes take.
 
@@ -182,8 +172,10 @@ def read_file(name: str, folder: Path | None = None) -> Table:
         SpecError: no such table, an entry that is unknown or missing or has another type, or a file that is no YAML
             mapping.
     """
-    path = find_file(name, folder)
-    said, file = read_yaml(path), path.name
+    files = table_files(folder)
+    if name not in files:
+        raise SpecError(f"there is no {name}; there are {', '.join(files)}")
+    said, file = read_yaml(files[name]), files[name].name
     for key, kind in {"methods": list, "datasets": list, "scales": dict, "synthetic": dict}.items():
         if not isinstance(said.get(key), kind) or not said[key]:
             raise SpecError(f"{file}: {key} is {said.get(key)!r}; expected a {'list' if kind is list else 'mapping'}")

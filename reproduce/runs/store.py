@@ -18,8 +18,8 @@ from datamodules.features.timm_models import INSTALLED
 from datamodules.files.cache import keep
 from datamodules.files.sources import sha256_of
 from reproduce.results.metrics import metric_of
+from reproduce.runs.config import Config
 from reproduce.runs.machine import VERSIONS
-from reproduce.runs.preparing import Config
 
 # Encoders whose `model` is a folder, or the name of one that was fetched before.
 FOLDER_ENCODERS = ("clip", "sentence", "tokens")

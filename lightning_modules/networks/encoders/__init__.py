@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping
 from typing import Any
 
+from lightning_modules.networks.building import build
 from lightning_modules.networks.encoders.base import Encoder
 from lightning_modules.networks.encoders.clip import Clip
 from lightning_modules.networks.encoders.convolutions import DepthConv, PoseConv, SignalConv
@@ -15,7 +15,6 @@ from lightning_modules.networks.encoders.sound import LogMel, Wav2Vec2
 from lightning_modules.networks.encoders.text import Characters, Sentence, Tokens
 from lightning_modules.networks.encoders.transformers import Frames, PoseTransformer
 from lightning_modules.networks.encoders.words import Words
-from losses.registry import nearest
 
 ENCODERS: dict[str, type[Encoder]] = {
     "features": Features,
@@ -38,22 +37,6 @@ ENCODERS: dict[str, type[Encoder]] = {
 __all__ = ["ENCODERS", "Encoder", "build_encoder"]
 
 
-def build_encoder(name: str, source: Mapping[str, Any], **kwargs: Any) -> Encoder:
-    """Build an encoder for a modality.
-
-    Args:
-        name: one of ``ENCODERS``.
-        source: "kind", "shape" and "rate" of the modality.
-        **kwargs: settings of the encoder.
-
-    Raises:
-        ValueError: unknown name, or the encoder does not read such entries.
-        TypeError: unknown setting; either message gives the nearest words.
-    """
-    if name not in ENCODERS:
-        raise ValueError(f"unknown encoder {name!r}; {nearest(name, ENCODERS)}")
-    known = [setting for setting in inspect.signature(ENCODERS[name]).parameters if setting != "source"]
-    for setting in kwargs:
-        if setting not in known:
-            raise TypeError(f"encoder {name!r} has no setting {setting!r}; {nearest(setting, known)}")
-    return ENCODERS[name](source, **kwargs)
+def build_encoder(name: str, source: Mapping[str, Any], **settings: Any) -> Encoder:
+    """An encoder by its name in ``ENCODERS``, for a modality whose "kind", "shape" and "rate" are the source."""
+    return build("encoder", ENCODERS, name, source, **settings)

@@ -135,12 +135,13 @@ class DepthConv(Encoder):
         self.dim = 2 * width * math.ceil(height / 8) * math.ceil(self.window / 8)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        mask = _whole(x, mask)
         # The cut is the same in all frames, so that the maps, which are fewer, can be cut instead of them.
-        return self.layers(self._cut(x, self._maps(x, _whole(x, mask))))
+        return self.layers(self._cut(x, mask, self._maps(x, mask)))
 
-    def _cut(self, x: Tensor, maps: Tensor) -> Tensor:
+    def _cut(self, x: Tensor, mask: Tensor, maps: Tensor) -> Tensor:
         batch, _, height, columns = x.shape
-        filled = (x > 0).to(x.dtype).sum(dim=(1, 2))
+        filled = ((x > 0) & mask[:, :, None, None]).to(x.dtype).sum(dim=(1, 2))
         place, total = torch.arange(columns, device=x.device, dtype=x.dtype), filled.sum(dim=1)
         centre = torch.where(total > 0, (filled * place).sum(dim=1) / total.clamp(min=1), columns / 2)
         left = (centre - self.window / 2).round().long()

@@ -44,7 +44,7 @@ def write_results(plan: Plan, folder: Path, command: str) -> list[Path]:
         if path.exists():
             old = read_table(path)
             rows = merged_rows(old[[not _overtaken(row, plan) for row in old.itertuples()]], rows)
-    elif not (rows["data_kind"] == "synthetic").any():  # else every row of the real table would be not_run
+    elif not (rows["dataset"] == plan.table.synthetic.dataset).any():  # else all of the table would be not_run
         rows = pd.concat([rows, rows_not_run(plan)], ignore_index=True) if plan.absent else rows
     written, beside = [write_table(rows, path)], path.with_suffix(".yaml")
     before = read_companion(beside) if plan.only and beside.exists() else {}

@@ -21,7 +21,7 @@ from reproduce.runs.checks import check_modalities
 from reproduce.runs.config import Data, build_data, data_source, model_class, resolve
 from reproduce.runs.executors import Executor, Run, Workers
 from reproduce.runs.machine import duration, workers
-from reproduce.runs.presence import require_present
+from reproduce.runs.presence import is_generated, require_present
 from reproduce.runs.schedule import Curve, Schedule, choose, epochs, reference, remark
 from reproduce.runs.spec import DataSet, Method, Table
 from reproduce.runs.store import FOLDER_ENCODERS, RunResult, RunStore, run_key
@@ -116,13 +116,15 @@ class Plan:
                 present.append(self._found(dataset))
             except DataMissing as error:  # results name no place of a machine
                 self.absent[dataset] = str(error).replace(f"{data_root(self.root)}/", "")
-        if chosen and not present and ("dataset" in self.only or root_is_named(self.root)):
-            names = dict.fromkeys(dataset.dataset for dataset in chosen)
+        on_disk = [one for one in chosen if not is_generated(one)]
+        lacking = bool(on_disk) and all(map(is_generated, present))  # what is drawn stands for none of them
+        if lacking and ("dataset" in self.only or root_is_named(self.root)):
+            names = dict.fromkeys(dataset.dataset for dataset in on_disk)
             folders = ", ".join(f"{DATASETS[name].folder if name in DATASETS else name}/" for name in names)
             none = f"{data_root(self.root)} holds none of the data sets of {self.table.name}: {folders}."
             raise DataError("\n".join([none, *dict.fromkeys(self.absent.values())]))
         _require_different(present)
-        return present or [self.table.synthetic] * bool(chosen)
+        return [self.table.synthetic] if lacking else present
 
     def _unread(self, dataset: DataSet) -> DataSet:
         """A data set whose features, where its files say how they are called, may be those that --only names."""

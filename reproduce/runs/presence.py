@@ -24,6 +24,8 @@ def require_present(dataset: DataSet, named: str | None) -> None:
     Raises:
         DataMissing: there is no folder, or no file that the form that the row reads has alone.
     """
+    if is_generated(dataset):
+        return
     root = data_root(named)
     pairs = dataset.class_path == "OwnData"
     declared = None if pairs else DATASETS.get(dataset.dataset)
@@ -40,6 +42,11 @@ def require_present(dataset: DataSet, named: str | None) -> None:
         return
     gone = min(([path for path in paths if not any(folder.glob(path))] for paths in form.variants), key=len)
     raise DataMissing(f"{folder} lacks {listed(gone)}. Get it from {declared.source}.")
+
+
+def is_generated(dataset: DataSet) -> bool:
+    """Whether it is drawn, and has no files."""
+    return getattr(data_class(dataset.class_path), "data_kind", "real") == "synthetic"
 
 
 def form_of(dataset: DataSet) -> Form | None:

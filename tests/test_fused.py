@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from loss_cases import LABELS, make_embeddings
-from test_losses import SCHEMES
+from loss_cases import LABELS, SCHEMES, make_embeddings
 from torch import Tensor
 
 from benchmarks.harness import STATUS, fresh

@@ -82,30 +82,23 @@ def test_kl_is_infinite_where_the_prediction_misses_target_mass():
     assert_close(value[1], np.log(2))
 
 
-def test_far_apart_distributions_do_not_saturate():
-    """Exact where a clamp at 1e-8 would answer about 18."""
-    logits = torch.tensor([60.0, 0.0], dtype=torch.float64)
-    value = cs_divergence(logits.log_softmax(0), logits.flip(0).log_softmax(0))
-    assert_close(value, 60 - np.log(2), rtol=1e-12)
-
-
-@pytest.mark.parametrize(("divergence", "count"), [(cs_divergence, 2), (gcs_of, 3), (gcs_of, 4), (kl_divergence, 2)])
+@pytest.mark.parametrize(("divergence", "count"), [(gcs_of, 2), (gcs_of, 4), (kl_divergence, 2)])
 def test_gradcheck(divergence, count):
     logits = [x.requires_grad_() for x in random_log_probabilities(count, (3, 4), seed=1)]
     assert gradcheck(divergence, logits)
 
 
-@pytest.mark.parametrize(("divergence", "count"), [(cs_divergence, 2), (gcs_of, 2), (gcs_of, 4)])
-def test_gradcheck_with_zero_entries_in_one_argument(divergence, count):
+@pytest.mark.parametrize("count", [2, 4])
+def test_gradcheck_with_zero_entries_in_one_argument(count):
     """The finite arguments keep their exact gradient, the entries of zero mass get zero."""
     *logs, last = random_log_probabilities(count, (2, 4), seed=2)
     target = last.clone()
     target[0, 1:] = -INF
     target[1, 2] = -INF
     logs = [x.requires_grad_() for x in logs]
-    assert gradcheck(lambda *args: divergence(*args, target), logs)
+    assert gradcheck(lambda *args: gcs_of(*args, target), logs)
     target.requires_grad_()
-    divergence(*logs, target).sum().backward()
+    gcs_of(*logs, target).sum().backward()
     assert torch.isfinite(target.grad).all()
     assert (target.grad[target.isinf()] == 0).all()
 
@@ -129,14 +122,7 @@ def test_gcs_is_not_negative_and_depends_on_neither_order_nor_scale(logs, random
     assert_close(gcs_divergence(random.sample(logs, len(logs))), value.numpy())
     scaled = [log + shift for log, shift in zip(logs, shifts, strict=False)]
     assert_close(gcs_divergence(scaled), value.numpy(), atol=4e-12)
-
-
-@properties
-@given(log_measures(count=2))
-def test_gcs_of_two_is_cs(logs):
-    value = cs_divergence(*logs)
-    assert_close(gcs_divergence(logs), value.numpy())
-    assert_close(cs_divergence(*reversed(logs)), value.numpy())
+    assert_close(cs_divergence(*logs[:2]), gcs_divergence(logs[1::-1]).numpy())
 
 
 @properties
@@ -144,7 +130,6 @@ def test_gcs_of_two_is_cs(logs):
 def test_zero_between_proportional_measures(logs, shifts):
     proportional = [logs[0] + shift for shift in shifts]
     assert_close(gcs_divergence(proportional), 0.0, atol=4e-12)
-    assert_close(cs_divergence(*proportional[:2]), 0.0, atol=4e-12)
 
 
 @properties
@@ -158,7 +143,6 @@ def test_positive_unless_proportional(logits, change, position, count):
     log_p = torch.tensor(logits, dtype=torch.float64)
     log_q = log_p.clone()
     log_q[position % len(logits)] += change
-    assert cs_divergence(log_p, log_q) > 1e-6
     assert gcs_divergence([log_p] * (count - 1) + [log_q]) > 1e-6
 
 
@@ -213,16 +197,6 @@ def test_disjoint_supports():
     check_disjoint(gcs_of, [p, q, r], [True, False])
 
 
-def test_disjoint_row_sends_no_nan_through_log_softmax():
-    logits = torch.zeros(2, 2, dtype=torch.float64, requires_grad=True)
-    mask = torch.tensor([[0.0, -INF], [0.0, 0.0]], dtype=torch.float64)
-    target = torch.tensor([[-INF, 0.0], [0.0, -INF]], dtype=torch.float64)
-    cs_divergence(logits.log_softmax(-1) + mask, target).mean().backward()
-    assert torch.isfinite(logits.grad).all()
-    assert (logits.grad[0] == 0).all()
-    assert (logits.grad[1] != 0).all()
-
-
 EXTREMES = torch.tensor(
     [
         [1e4, -1e4, 0.0, 3.0],
@@ -244,12 +218,12 @@ def extreme_arguments(dtype: torch.dtype, count: int) -> list[torch.Tensor]:
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, *HALF])
-@pytest.mark.parametrize(("divergence", "count"), [(cs_divergence, 2), (gcs_of, 2), (gcs_of, 3), (gcs_of, 4)])
-def test_saturated_distributions_stay_finite_and_exact(dtype, divergence, count):
+@pytest.mark.parametrize("count", [2, 3, 4])
+def test_saturated_distributions_stay_finite_and_exact(dtype, count):
     arguments = extreme_arguments(dtype, count)
-    expected = divergence(*(x.double() for x in arguments))
+    expected = gcs_of(*(x.double() for x in arguments))
     leaves = [x.clone().requires_grad_() for x in arguments]
-    value = divergence(*leaves)
+    value = gcs_of(*leaves)
     assert torch.isfinite(value).all()
     rounding = torch.finfo(value.dtype).eps
     assert_close(value.double(), expected.numpy(), rtol=8 * rounding, atol=1e4 * torch.finfo(torch.float32).eps)
@@ -271,7 +245,7 @@ def test_forward_kl_of_saturated_predictions_is_finite(dtype):
 @pytest.mark.parametrize("dtype", HALF)
 def test_half_precision_input_is_reduced_in_float32(dtype):
     logs = [x.to(dtype) for x in random_log_probabilities(4, (8, 512))]
-    for divergence, count in ((cs_divergence, 2), (gcs_of, 4), (kl_divergence, 2)):
+    for divergence, count in ((gcs_of, 2), (gcs_of, 4), (kl_divergence, 2)):
         value = divergence(*logs[:count])
         full = divergence(*(x.float() for x in logs[:count]))
         assert_close(value.float(), full.numpy(), rtol=torch.finfo(value.dtype).eps, atol=1e-6)

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from losses.base import AlignmentLoss, GatheredBatch, check_temperature
+from losses.gradients import by_formula
 from losses.matching import product
 from losses.registry import nearest, register_loss
 
@@ -99,8 +100,7 @@ def gram_volume(anchor: Tensor, others: Sequence[Tensor]) -> Tensor:
     if len(u) == 1:
         return _Root.apply(1 - u[0].square())
     if len(u) == 2:
-        h = (others[0] * others[1]).sum(dim=-1)
-        return _Root.apply((1 - h.square()) + u[0] * (2 * h * u[1] - u[0]) - u[1].square())
+        return _OfThree.apply(*u, (others[0] * others[1]).sum(dim=-1))
     return _Root.apply(_schur_determinant(u, others))
 
 
@@ -113,6 +113,30 @@ def _schur_determinant(u: Sequence[Tensor], others: Sequence[Tensor]) -> Tensor:
     inverse = torch.linalg.inv(torch.where(flat[:, None, None], identity, h))
     projected = sum(x * sum(inverse[:, k, m] * z for m, z in enumerate(u)) for k, x in enumerate(u))
     return determinant.masked_fill(flat, 0.0) * (1 - projected)
+
+
+class _OfThree(torch.autograd.Function):
+    """Root of 1 + 2 u v h - u^2 - v^2 - h^2, whose gradient is (v h - u, u h - v, u v - h) over the root."""
+
+    @staticmethod
+    def forward(ctx, u: Tensor, v: Tensor, h: Tensor) -> Tensor:
+        squared = torch.mul(v, 2 * h).sub_(u).mul_(u).addcmul_(v, v, value=-1).add_(1 - h.square())
+        root = F.threshold_(squared, _rounding(squared), 0.0).sqrt_()
+        ctx.save_for_backward(u, v, h, root)
+        return root
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        u, v, h, root = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            return by_formula(_of_three, (u, v, h), gradient)
+        over = (gradient / root).masked_fill_(root == 0, 0.0)
+        to_h = torch.mul(u, v).sub_(h).mul_(over).sum(dim=0)
+        return torch.mul(v, h).sub_(u).mul_(over), torch.mul(u, h).sub_(v).mul_(over), to_h
+
+
+def _of_three(u: Tensor, v: Tensor, h: Tensor) -> Tensor:
+    return _Root.apply(1 + 2 * u * v * h - u.square() - v.square() - h.square())
 
 
 def _rounding(determinant: Tensor) -> float:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-import numpy as np
-import torch
+from collections.abc import Mapping
 
-from losses import LossOutput
+import numpy as np
+import reference
+import torch
+from torch import Tensor
+
+from losses import LossOutput, available_losses, build_loss, registry
 
 NAMES = ["image", "text", "audio", "video"]
 BATCH, WIDTH = 6, 4
@@ -59,3 +63,47 @@ def assert_matches(output: LossOutput, parts: dict[str, float]) -> None:
         assert not value.requires_grad
         np.testing.assert_allclose(value.numpy(), parts[name], rtol=1e-9, atol=1e-12, err_msg=name)
     np.testing.assert_allclose(output.total.detach().numpy(), sum(parts.values()), rtol=1e-9, atol=1e-12)
+
+
+# Every registered loss as it is by default, with each of these options, and in its forms ------------------------------
+
+OPTIONS = {"temperature": 0.3, "sigma": 0.6, "ridge": 0.5, "epsilon": 1e-2, "logit_scale": 3.0}  # none is a default
+SCHEMES = ("clockwise", "counterclockwise", "bidirectional", "mixed")
+OF_PAIRS = [name for name in available_losses() if build_loss(name).takes_two]
+NEED_LABELS = ["cmpm_kl", "cs", "cs_clamped", "gcs", "gcs_clamped", "kl", "mil_nce", "pairwise"]
+
+Form = tuple[str, dict, int]  # name, keywords, number of modalities
+
+
+def forms() -> list[Form]:
+    """Registered losses with some of their keywords, on two modalities or on three and other numbers."""
+    found: list[Form] = []
+    for name in available_losses():
+        count, keys = 2 if name in OF_PAIRS else 3, registry.keywords(name)
+        found += [(name, {}, count), *((name, {key: OPTIONS[key]}, count) for key in keys if key in OPTIONS)]
+    for count in (2, 3, 4):
+        found += [("gcs", {"scheme": scheme}, count) for scheme in SCHEMES]
+        found += [("kernel_gcs", {"sigma": 0.2}, count), ("gram", {}, count)]
+        found += [("symile", {"negatives": "shuffled"}, count), ("gcs_clamped", {"scheme": "mixed"}, count)]
+    for name in ("gcs", "gcs_clamped"):
+        found += [(name, {"scheme": scheme, "use_target": False}, 3) for scheme in SCHEMES]
+    found += [("gram", {"anchor": "image", "label_smoothing": 0.0}, 3), ("symile", {}, 2)]
+    found += [("pairwise", {"divergence": name}, count) for name in OF_PAIRS for count in (3, 4)]
+    return [*found, ("kl", {"direction": "reverse", "temperature": 0.5}, 2)]
+
+
+def labels_for(name: str, keywords: Mapping[str, object]) -> list[str | None]:
+    """The kinds of label that a form takes."""
+    if keywords.get("direction") == "reverse":
+        return ["positive soft", "one class"]  # nowhere zero
+    summed = keywords.get("divergence", name)
+    return list(LABELS) if summed in NEED_LABELS and keywords.get("use_target", True) else [None, "integer"]
+
+
+def expected_parts(name: str, keywords: Mapping[str, object], embeddings, labels: str | None) -> dict[str, float]:
+    """What the reference of a loss says."""
+    if keywords.get("negatives") == "shuffled":
+        drawn = [torch.randperm(BATCH, generator=torch.Generator().manual_seed(k)) for k in range(len(embeddings))]
+        keywords = {**keywords, "permutations": dict(zip(embeddings, map(Tensor.numpy, drawn), strict=True))}
+    arrays = {name: x.detach().numpy() for name, x in embeddings.items()}
+    return reference.LOSSES[name](arrays, None if labels is None else LABELS[labels].numpy(), **keywords)

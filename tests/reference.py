@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from scipy.linalg import logm
 
 JFSE_SIGMAS = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1, 5, 10, 15, 20, 25, 30, 35, 100, 1e3, 1e4, 1e5, 1e6)
+
+START = float(np.exp(np.float64(np.float32(np.log(1 / 0.07)))))  # of Symile's scale, from a parameter in float32
 
 Embeddings = Mapping[str, np.ndarray]
 
@@ -197,6 +199,7 @@ def gcs_parts(
     temperature: float = 0.1,
     scheme: str = "bidirectional",
     use_target: bool = True,
+    divergence: Callable[[Sequence[np.ndarray]], np.ndarray] = gcs,
 ) -> dict[str, float]:
     """Generalised Cauchy-Schwarz divergence of every edge set and its target."""
     parts = {}
@@ -204,7 +207,7 @@ def gcs_parts(
         rows = [cosine_matching(embeddings[a], embeddings[b], temperature) for a, b in edges]
         if use_target:
             rows.append(true_matching(labels)[name in ("counterclockwise", "reversed")])
-        parts[name] = gcs(rows).mean()
+        parts[name] = divergence(rows).mean()
     return parts
 
 
@@ -240,7 +243,7 @@ def gram_parts(
 def symile_parts(
     embeddings: Embeddings,
     labels: np.ndarray | None = None,
-    logit_scale: float = 1 / 0.07,
+    logit_scale: float = START,
     negatives: str = "all",
     permutations: Mapping[str, np.ndarray] | None = None,
 ) -> dict[str, float]:
@@ -267,7 +270,43 @@ def symile_parts(
     return parts
 
 
+def clamped(distributions: Sequence[np.ndarray], epsilon: float) -> np.ndarray:
+    """Generalised Cauchy-Schwarz divergence of distributions whose entries are raised to at least epsilon."""
+    return gcs([np.maximum(p, epsilon) for p in distributions])
+
+
+def cs_clamped_parts(
+    embeddings: Embeddings, labels: np.ndarray, temperature: float = 0.1, epsilon: float = 1e-8
+) -> dict[str, float]:
+    """As `cs`, clamped."""
+    targets = true_matching(labels)
+    return {
+        name: clamped([cosine_matching(x, z, temperature), q], epsilon).mean()
+        for (name, x, z), q in zip(both_directions(embeddings), targets, strict=True)
+    }
+
+
+def gcs_clamped_parts(
+    embeddings: Embeddings, labels: np.ndarray | None = None, epsilon: float = 1e-8, **keywords
+) -> dict[str, float]:
+    """As `gcs`, clamped."""
+    return gcs_parts(embeddings, labels, divergence=lambda rows: clamped(rows, epsilon), **keywords)
+
+
+def pairwise_parts(
+    embeddings: Embeddings, labels: np.ndarray | None = None, divergence: str = "kl", **keywords
+) -> dict[str, float]:
+    """A two-modality loss over all pairs of modalities."""
+    parts = {}
+    for a, b in itertools.combinations(embeddings, 2):
+        parts |= LOSSES[divergence]({a: embeddings[a], b: embeddings[b]}, labels, **keywords)
+    return parts
+
+
 LOSSES = {
+    "cs_clamped": cs_clamped_parts,
+    "gcs_clamped": gcs_clamped_parts,
+    "pairwise": pairwise_parts,
     "gram": gram_parts,
     "symile": symile_parts,
     "cmpm_kl": cmpm_kl_parts,
@@ -282,11 +321,3 @@ LOSSES = {
     "kernel_cs": kernel_cs_parts,
     "kernel_gcs": kernel_gcs_parts,
 }
-
-
-def pairwise_parts(embeddings: Embeddings, labels: np.ndarray | None, divergence: str, **keywords) -> dict[str, float]:
-    """A two-modality loss over all pairs of modalities."""
-    parts = {}
-    for a, b in itertools.combinations(embeddings, 2):
-        parts |= LOSSES[divergence]({a: embeddings[a], b: embeddings[b]}, labels, **keywords)
-    return parts

@@ -13,8 +13,7 @@ from pkgutil import iter_modules
 
 import pytest
 import torch
-from loss_cases import BATCH, LABELS, MULTI_HOT, make_embeddings, soft_target
-from test_losses import PAIR_LOSSES
+from loss_cases import BATCH, LABELS, MULTI_HOT, NEED_LABELS, OF_PAIRS, make_embeddings, soft_target
 from torch import nn
 
 import losses
@@ -23,12 +22,11 @@ from losses import LossOutput, available_losses, build_loss, register_loss, regi
 # Registry
 
 
-def test_available_losses_are_sorted_and_complete():
-    names = list(available_losses())
-    assert names == sorted(names)
-    assert {"cmpm_kl", "kl", "cs", "gcs", "mmd", "coral", "log_coral", "infonce", "mil_nce"} < set(names)
-    assert {"kernel_cs", "kernel_gcs", "pairwise"} < set(names)
-    assert all(hasattr(losses, type(build_loss(name)).__name__) for name in names)
+def test_available_losses_are_those_of_the_readme():
+    of_contract = "cmpm_kl kl cs gcs mmd coral log_coral infonce kernel_cs pairwise mil_nce gram symile"
+    assert set(available_losses()) == {*of_contract.split(), "kernel_gcs", "cs_clamped", "gcs_clamped"}
+    assert available_losses() == sorted(available_losses())
+    assert all(hasattr(losses, type(build_loss(name)).__name__) for name in available_losses())
 
 
 def test_a_file_in_the_folder_registers_by_being_there(tmp_path):
@@ -59,11 +57,10 @@ def test_the_page_on_adding_a_loss_shows_a_loss_of_forty_lines():
     assert len(example.splitlines()) <= 40
 
 
-@pytest.mark.parametrize(("wrong", "nearest"), [("infonec", "infonce"), ("log-coral", "log_coral"), ("GCS", "gcs")])
+@pytest.mark.parametrize(("wrong", "nearest"), [("infonec", "infonce"), ("log-coral", "log_coral"), ("Gcs", "gcs")])
 def test_unknown_loss_names_the_nearest(wrong, nearest):
-    with pytest.raises(ValueError, match=nearest) as caught:
+    with pytest.raises(ValueError, match=f"{wrong}.*{nearest}"):
         build_loss(wrong)
-    assert wrong in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -71,24 +68,18 @@ def test_unknown_loss_names_the_nearest(wrong, nearest):
     [
         ("cs", "temprature", "temperature"),
         ("gcs", "use_targets", "use_target"),
-        ("gcs", "shceme", "scheme"),
-        ("mmd", "sigmas", "sigma"),
+        ("gcs", "Scheme", "scheme"),
         ("kl", "directoin", "direction"),
-        ("log_coral", "rigde", "ridge"),
         ("pairwise", "divergance", "divergence"),
-        ("kernel_cs", "sigmas", "sigma"),
+        ("gram", "anchors", "anchor"),
+        ("symile", "negative", "negatives"),
+        ("coral", "temperature", "it takes none"),
+        ("cmpm_kl", "temperature", "it takes none"),
     ],
 )
 def test_unknown_keyword_names_the_nearest(name, wrong, nearest):
-    with pytest.raises(TypeError, match=rf"\b{nearest}\b") as caught:
+    with pytest.raises(TypeError, match=rf"{name}.*{wrong}.*\b{nearest}\b"):
         build_loss(name, **{wrong: 1})
-    assert wrong in str(caught.value)
-
-
-@pytest.mark.parametrize("name", ["cmpm_kl", "coral"])
-def test_keyword_of_a_loss_without_any(name):
-    with pytest.raises(TypeError, match="temperature"):
-        build_loss(name, temperature=0.1)
 
 
 def test_registered_loss_can_be_built_and_not_registered_twice(monkeypatch):
@@ -118,16 +109,18 @@ def test_registered_loss_can_be_built_and_not_registered_twice(monkeypatch):
     [
         ("gcs", {"scheme": "clockwize"}),
         ("kl", {"direction": "sideways"}),
-        *[(name, {"temperature": value}) for name in ("kl", "cs", "gcs", "infonce") for value in (0.0, -0.1)],
-        ("mmd", {"sigma": 0.0}),
+        ("symile", {"negatives": "some"}),
         ("mmd", {"sigma": []}),
         ("log_coral", {"ridge": -1.0}),
         *[
-            (f"{name}_clamped", {"epsilon": value})
-            for name in ("cs", "gcs")
-            for value in (0.0, -1e-8, 1.0, float("nan"))
+            (name, {"temperature": bad})
+            for name in ("kl", "cs", "gcs", "infonce", "mil_nce", "gram")
+            for bad in (0.0, -0.1)
         ],
-        *[(name, {"sigma": value}) for name in ("kernel_cs", "kernel_gcs") for value in (0.0, -1.0, float("inf"))],
+        *[(name, {"sigma": bad}) for name in ("mmd", "kernel_cs", "kernel_gcs") for bad in (0.0, -1.0, float("inf"))],
+        *[(name, {"epsilon": bad}) for name in ("cs_clamped", "gcs_clamped") for bad in (0.0, 1.0, float("nan"))],
+        *[("gram", {"label_smoothing": bad}) for bad in (-0.1, 1.0)],
+        *[("symile", {"logit_scale": bad}) for bad in (0.0, -1.0, float("inf"))],
     ],
 )
 def test_impossible_setting_is_refused_when_the_loss_is_built(name, keywords):
@@ -140,7 +133,6 @@ def test_impossible_setting_is_refused_when_the_loss_is_built(name, keywords):
 
 ALL_LOSSES = available_losses()
 OF_SEVERAL = [name for name in ALL_LOSSES if not build_loss(name).takes_two]
-NEED_LABELS = ["cmpm_kl", "cs", "cs_clamped", "gcs", "gcs_clamped", "kl", "mil_nce", "pairwise"]
 
 
 @pytest.mark.parametrize(
@@ -166,21 +158,16 @@ def test_bad_embeddings_name_the_modality(name, bad):
 
 
 @pytest.mark.parametrize("name", ALL_LOSSES)
-def test_empty_batch_is_refused(name):
-    embeddings = {key: x[:0] for key, x in make_embeddings().items()}
+def test_an_empty_batch_and_one_modality_are_refused(name):
     with pytest.raises(ValueError, match="image"):
-        build_loss(name)(embeddings, torch.zeros(0, dtype=torch.long))
-
-
-@pytest.mark.parametrize("name", ALL_LOSSES)
-def test_one_modality_is_refused(name):
+        build_loss(name)({key: x[:0] for key, x in make_embeddings().items()}, torch.zeros(0, dtype=torch.long))
     with pytest.raises(ValueError, match="image"):
         build_loss(name)(make_embeddings(1), LABELS["integer"])
     with pytest.raises(ValueError, match="modalit"):
         build_loss(name)({}, LABELS["integer"])
 
 
-@pytest.mark.parametrize("name", [*PAIR_LOSSES, "cs_clamped"])
+@pytest.mark.parametrize("name", OF_PAIRS)
 def test_two_modality_loss_refuses_three_and_names_what_takes_three(name):
     with pytest.raises(ValueError, match=r"got 3 .*image, text, audio.*`pairwise`.*`gcs` and `kernel_gcs`"):
         build_loss(name)(make_embeddings(3), LABELS["integer"])

@@ -7,6 +7,7 @@ smaller keys, summed over the blocks of the gallery.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from threading import Lock
 
 import numpy as np
 
@@ -56,10 +57,10 @@ class Places:
         self.query, self.item, self.key = query[order], item[order], key[order]
         self.first = np.searchsorted(self.query, np.arange(queries + 1))
         self.before, self.size, self.within = np.zeros((3, len(query)), dtype=np.int64)
-        self.tie_break = tie_break
+        self.tie_break, self._lock = tie_break, Lock()
 
     def add(self, keys: np.ndarray, queries: slice, start: int = 0) -> None:
-        """Count a block of the gallery for some queries.
+        """Count a block of the gallery for some queries; several threads may do so at once.
 
         Args:
             keys: (Q, B) keys.
@@ -76,15 +77,19 @@ class Places:
             ranked = np.sort(row)
             before = ranked.searchsorted(self.key[own])
             size = ranked.searchsorted(self.key[own], "right") - before
-            self.before[own] += before
-            self.size[own] += size
-            if self.tie_break is not None:
-                self._break_ties(row, own.start + np.flatnonzero(size), start)
+            within = self._within(row, own.start + np.flatnonzero(size), start)
+            with self._lock:
+                self.before[own] += before
+                self.size[own] += size
+                for which, count in within.items():
+                    self.within[which] += count
 
-    def _break_ties(self, row: np.ndarray, tied: np.ndarray, start: int) -> None:
-        for which in tied:
-            others = self.tie_break[start + np.flatnonzero(row == self.key[which])]
-            self.within[which] += np.count_nonzero(others < self.tie_break[self.item[which]])
+    def _within(self, row: np.ndarray, tied: np.ndarray, start: int) -> dict[int, int]:
+        """Of the relevant items that have their key in a row, how many of those items precede them by the tie break."""
+        if self.tie_break is None:
+            return {}
+        same = {which: self.tie_break[start + np.flatnonzero(row == self.key[which])] for which in tied}
+        return {w: np.count_nonzero(others < self.tie_break[self.item[w]]) for w, others in same.items()}
 
     def _compare(self, keys: np.ndarray, first: np.ndarray, stop: np.ndarray) -> None:
         """Count for the first relevant item of every query, then for the second, and so on."""
@@ -96,8 +101,11 @@ class Places:
                 has = np.flatnonzero(own + place < left)
                 which = own[has] + place
                 part = block if len(has) == len(block) else block[has]
-                self.before[which] += _count(np.less(part, self.key[which, None], out=smaller[: len(part)]))
-                self.size[which] += _count(np.equal(part, self.key[which, None], out=smaller[: len(part)]))
+                before = _count(np.less(part, self.key[which, None], out=smaller[: len(part)]))
+                size = _count(np.equal(part, self.key[which, None], out=smaller[: len(part)]))
+                with self._lock:
+                    self.before[which] += before
+                    self.size[which] += size
 
     def broken_ties(self) -> tuple[np.ndarray, np.ndarray]:
         """The query of every relevant item, and its place from 1 on in the order that the tie break makes."""

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from lightning_modules.metrics.keys import KeysOfEmbeddings, KeysOfSimilarity, regrouped
+from lightning_modules.metrics.keys import KeysOfEmbeddings, keys_of_similarity, regrouped
 from lightning_modules.metrics.measures import eleven_point, measures_of
 from lightning_modules.metrics.places import Places
 from lightning_modules.metrics.relevance import Relevance
@@ -21,7 +20,8 @@ Rows = Tensor | Sequence[Tensor]  # all of them, or consecutive blocks
 
 _KEYS = 2**25  # scores held at once (128 MiB)
 _SLICE = 2**20  # scores worked on at once by a thread
-_BLOCK = 8192  # gallery items that are counted at once: their keys stay in the processor's cache
+_ITEMS = 4096  # gallery items of which a thread computes keys at once,
+_NUMBERS = 2**21  # and their numbers
 
 
 def retrieval_scores(
@@ -95,46 +95,35 @@ def retrieval_scores(
         raise ValueError(f"gallery_ids: expected shape ({n_gallery},), got {tuple(gallery_ids.shape)}")
     tie_break = None if gallery_ids is None else _hashed(gallery_ids)
     relevance = Relevance(query_labels, gallery_labels)
-    columns, rows = _chunk_shape(n_gallery, relevance.mean_count(), chunk_elements, whole=not embedded)
-    measured: list[dict[str, np.ndarray]] = []
-    with Threads() as threads:
+    mean_count, measured = relevance.mean_count(), []
+    piece = max(1, min(_ITEMS * chunk_elements // _KEYS, _NUMBERS // max(1, blocks[next(iter(blocks))][0].shape[1])))
+    # Rows are sorted whole where the gallery is small, or where so many items are relevant that searching the keys of
+    # all in every piece would cost more.
+    whole = not embedded or n_gallery <= 4 * piece or mean_count > piece / 8
+    rows = max(chunk_elements // 8 // n_gallery, 256)
+    rows = min(rows, chunk_elements // n_gallery) if whole else int(chunk_elements / (16 * mean_count + _ITEMS))
+    with Threads(several=len(query_labels) * n_gallery >= _SLICE) as threads:
         ranking = _Ranking(relevance, n_gallery, tuple(ks), threads, tie_break)
-        for chunk in zip(*(regrouped(side, rows) for side in blocks.values()), strict=True):
+        for chunk in zip(*(regrouped(side, max(rows, 1)) for side in blocks.values()), strict=True):
             start, parts = chunk[0][0], [part for _, part in chunk]
             if not embedded:
-                measured += ranking.sorted(KeysOfSimilarity(parts[0]).keys, start)
+                measured += ranking.sorted(keys_of_similarity(parts[0]), start)
                 continue
             device = parts[0].device if parts[0].device.type == "cuda" else torch.device("cpu")
-            keys = KeysOfEmbeddings(probes_of([part.to(device) for part in parts], score), items, threads)
-            if columns < n_gallery:
-                measured.append(ranking.counted(keys, start, columns))
-            else:
-                measured += ranking.sorted(next(keys.blocks(n_gallery)), start)
+            keys = KeysOfEmbeddings(probes_of([part.to(device) for part in parts], score), items)
+            measured += (ranking.filled if whole else ranking.counted)(keys, start, piece)
     return {name: torch.from_numpy(np.concatenate([part[name] for part in measured])) for name in measured[0]}
-
-
-def _chunk_shape(n_gallery: int, relevant: float, elements: int, whole: bool) -> tuple[int, int]:
-    """Gallery items and queries of a block of keys.
-
-    A block holds the whole gallery where that is small, or where so many items are relevant that sorting a row costs
-    less than searching all their keys in every block.
-    """
-    columns = max(_BLOCK * elements // _KEYS, 8 * int(relevant), 1)
-    if whole or 2 * columns >= n_gallery:
-        # An eighth is faster, for its memory is used again, unless the queries are then so few that scaling counts.
-        return n_gallery, max(1, min(elements // n_gallery, max(elements // 8 // n_gallery, 256)))
-    return columns, max(1, int(min(elements // columns, elements / (16 * relevant + 1))))
 
 
 @dataclass(frozen=True)
 class _Ranking:
-    """Measures the rankings of a chunk of queries.
+    """Measures the rankings of chunks of queries.
 
     Args:
         relevance: of all queries and items.
         n_gallery: number of items.
         ks: cut-offs, in places.
-        threads: those that sort and count.
+        threads: those that multiply, sort and count.
         tie_break: (G,) numbers that order tied items, or None.
     """
 
@@ -160,15 +149,28 @@ class _Ranking:
 
         return self.threads.run(measure, len(keys), max(1, _SLICE // self.n_gallery))
 
-    def counted(self, keys: KeysOfEmbeddings, start: int, columns: int) -> dict[str, np.ndarray]:
-        """The same, block by block, where the keys of the relevant items are computed first."""
+    def filled(self, keys: KeysOfEmbeddings, start: int, piece: int) -> list[dict[str, np.ndarray]]:
+        """The same, where they are computed first, so many items at once."""
+        whole = np.empty((len(keys), self.n_gallery), dtype=np.int32)
+
+        def fill(items: slice) -> None:
+            for queries, part in keys.of_items(items):
+                whole[queries, items] = part
+
+        self.threads.run(fill, self.n_gallery, piece)
+        return self.sorted(whole, start)
+
+    def counted(self, keys: KeysOfEmbeddings, start: int, piece: int) -> list[dict[str, np.ndarray]]:
+        """The same, where those of the relevant items are computed first, and the others compared with them."""
         query, item = self.relevance.pairs(slice(start, start + len(keys)))
-        places, first = Places(query, item, keys.of_pairs(query, item), len(keys), self.tie_break), 0
-        for block in keys.blocks(columns):
-            count = partial(places.add, start=first)
-            self.threads.run(lambda part, block=block, count=count: count(block[part], part), len(keys))
-            first += block.shape[1]
-        return self._measures(places, len(keys))
+        places = Places(query, item, keys.of_pairs(query, item), len(keys), self.tie_break)
+
+        def count(items: slice) -> None:
+            for queries, part in keys.of_items(items):
+                places.add(part, queries, items.start)
+
+        self.threads.run(count, self.n_gallery, piece)
+        return [self._measures(places, len(keys))]
 
     def _measures(self, places: Places, n_query: int) -> dict[str, np.ndarray]:
         found = measures_of(places.tie_groups(), n_query, self.n_gallery, self.ks, self.reciprocals)

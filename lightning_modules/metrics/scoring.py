@@ -22,7 +22,7 @@ SCORE_BITS = 29  # a score is one of 2**-29, and fits an int32 with its sign
 
 _UNIT_BITS = 26  # a unit vector's entry is an integer multiple of 2**-26
 _DEPENDENT = 1e-6  # a unit vector that lies this near the span of others is in it: what float32 cannot tell
-_CACHED = 2**17  # numbers worked on at once: what stays in the processor's cache
+_CACHED = 2**15  # numbers worked on at once: they stay in the processor's cache, and in the thread that asks
 
 
 @dataclass(frozen=True)
@@ -43,14 +43,15 @@ class Probes:
     def __len__(self) -> int:
         return self.vectors.shape[1]
 
-    def keys(self, gallery: Tensor, out: np.ndarray) -> np.ndarray:
-        """(Q, B) keys of gallery items (B, D); the array ``out`` may hold them."""
-        if self.vectors.device.type == "cuda":
-            return self._keys([vectors @ gallery.T for vectors in self.vectors], gallery).cpu().numpy()
-        if self.spanning is None:  # OpenBLAS needs some two thirds of the time of torch's product
-            return np.matmul(self.vectors[0].numpy(), gallery.numpy().T, out=out)
-        products = [torch.from_numpy(vectors.numpy() @ gallery.numpy().T) for vectors in self.vectors]
-        return self._keys(products, gallery).numpy()
+    def keys(self, queries: slice, gallery: Tensor) -> np.ndarray:
+        """(q, B) keys of gallery items (B, D) for some of the queries."""
+        products = [_product(vectors[queries], gallery) for vectors in self.vectors]
+        if self.spanning is None:
+            return products[0].cpu().numpy()
+        # The squared volume is that of the query times the squared distance of the item from the query's span.
+        near = sum(product.square_() for product in products)
+        kept = self.spanning[queries] * (gallery != 0).any(dim=1)
+        return kept.sub_(near).mul_(2.0**SCORE_BITS).cpu().numpy()
 
     def pair_keys(self, query: Tensor, gallery: Tensor) -> Tensor:
         """(P,) keys of P queries, by number, each with one gallery item of (P, D)."""
@@ -60,13 +61,6 @@ class Probes:
         near = sum(product.square() for product in products)
         kept = self.spanning[query] * (gallery != 0).any(dim=1, keepdim=True)
         return ((kept - near) * 2.0**SCORE_BITS)[:, 0]
-
-    def _keys(self, products: Sequence[Tensor], gallery: Tensor) -> Tensor:
-        if self.spanning is None:
-            return products[0]
-        # The squared volume is that of the query times the squared distance of the item from the query's span.
-        near = sum(product.square() for product in products)
-        return (self.spanning * (gallery != 0).any(dim=1) - near) * 2.0**SCORE_BITS
 
 
 def unit_rows(rows: Tensor) -> Tensor:
@@ -99,6 +93,12 @@ def probes_of(query: Sequence[Tensor], score: str) -> Probes:
         _scale(joined).round_()
     # A power of two scales exactly, here from units of 2**-52 to 2**-29; the best score is to sort first.
     return Probes(joined.mul_(-(2.0 ** (SCORE_BITS - 2 * _UNIT_BITS)))[None])
+
+
+def _product(queries: Tensor, gallery: Tensor) -> Tensor:
+    if queries.device.type == "cuda":
+        return queries @ gallery.T
+    return torch.from_numpy(queries.numpy() @ gallery.numpy().T)  # OpenBLAS, in some two thirds of the time
 
 
 def _scale(rows: Tensor) -> Tensor:

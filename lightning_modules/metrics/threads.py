@@ -4,26 +4,36 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from typing import TypeVar
 
 import torch
+from threadpoolctl import threadpool_limits
 
 T = TypeVar("T")
 
 
-class Threads:
-    """As many threads as ``torch.get_num_threads`` says, as a context."""
+class Threads(ExitStack):
+    """As many threads as ``torch.get_num_threads`` says, as a context, in which a matrix product has one of them.
+
+    The threads of BLAS wait for one another at every product, and spin meanwhile, which ours need not do.
+
+    Args:
+        several: whether the work is worth more than the thread that is there.
+    """
+
+    def __init__(self, several: bool):
+        super().__init__()
+        self.count = torch.get_num_threads() if several else 1
 
     def __enter__(self) -> Threads:
-        self.count = torch.get_num_threads()
-        self._pool = ThreadPoolExecutor(self.count)
+        super().__enter__()
+        if self.count > 1:
+            self.enter_context(threadpool_limits(1, user_api="blas"))
+            self.pool = self.enter_context(ThreadPoolExecutor(self.count))
         return self
 
-    def __exit__(self, *error: object) -> None:
-        self._pool.shutdown()
-
-    def run(self, work: Callable[[slice], T], rows: int, step: int | None = None) -> list[T]:
-        """What ``work`` returns for consecutive slices of ``rows`` rows, of ``step`` each, by default four a thread."""
-        step = step or max(1, -(-rows // (4 * self.count)))
+    def run(self, work: Callable[[slice], T], rows: int, step: int) -> list[T]:
+        """What ``work`` returns for consecutive slices of ``rows`` rows, of ``step`` each."""
         slices = [slice(start, min(start + step, rows)) for start in range(0, rows, step)]
-        return list(self._pool.map(work, slices)) if min(self.count, len(slices)) > 1 else [work(s) for s in slices]
+        return list((self.pool.map if self.count > 1 else map)(work, slices))

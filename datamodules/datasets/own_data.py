@@ -93,7 +93,7 @@ class OwnData(FeatureDataModule):
         said = ", ".join(f"{name} {_described(modality, len(data))}" for name, modality in data.modalities.items())
         classes = data.label.shape[1] if data.label.ndim == 2 else len(np.unique(data.label))
         matching = f"{classes:,} classes" + ", several per item" * (data.label.ndim == 2)
-        if not self._labelled:
+        if not self.labelled:
             matching = "no labels (each item matches itself)"
         parts = ("train", "validation", *self.test_splits)
         counts = ", ".join(f"{len(self.indices(part)):,} {'test' if part == 'standard' else part}" for part in parts)
@@ -142,7 +142,7 @@ class OwnData(FeatureDataModule):
         if self._class_encoder is not None or self.data.class_embedding is not None:
             return True
         vectors = all(modality.kind == "vector" for modality in self.data.modalities.values())
-        return vectors and len(self.data.modalities) == 2 and self._labelled
+        return vectors and len(self.data.modalities) == 2 and self.labelled
 
     @cached_property
     def digest(self) -> str:
@@ -183,13 +183,13 @@ class OwnData(FeatureDataModule):
     # Reading ----------------------------------------------------------------------------------------------------
 
     def read(self) -> ItemSet:
-        source, self._notes, self._labelled, self._drawn = self.source, [], True, FROM_FILE
+        source, self._notes, self.labelled, self._drawn = self.source, [], True, FROM_FILE
         if source.suffix == ".safetensors":
             return read_extracted(source)
         read = read_manifest if source.suffix in TABLES or _of_texts(source) else read_features
         named = None if self.split == RANDOM else self.split
         own = read(source, self.chosen, named)
-        self._notes, self._labelled = own.notes, own.label is not None
+        self._notes, self.labelled = own.notes, own.label is not None
         data = self._numbered_items(own, str(source))
         if own.split is None or self.split == RANDOM:
             shares = " / ".join(f"{100 * share:g}" for share in self.fractions)

@@ -46,9 +46,7 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--modalities", nargs="+", help="those to use (default: all)")
     parser.add_argument("--scale", default="quick", help="quick (default, for a CPU) or paper (for a GPU)")
     parser.add_argument("--seeds", type=int, nargs="+", help="seeds to average over (default: those of the scale)")
-    parser.add_argument(
-        "--out", default="results", type=user_path, help="folder for own.csv (default: results)"
-    )
+    parser.add_argument("--out", default="results", type=user_path, help="folder for own.csv (default: results)")
     parser.add_argument("--jobs", type=int, metavar="N", help="runs at once (default: one per core, or one on a GPU)")
     parser.add_argument("--dry-run", action="store_true", help="only list the runs, with an estimate of their time")
     fixed = {"table": "own", "only": {}, "offline": True, "executor": "local", "slurm": []}

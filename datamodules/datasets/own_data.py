@@ -60,7 +60,9 @@ class OwnData(FeatureDataModule):
     """
 
     data_kind = "real"
-    _described = False  # whether what was understood has been said
+    _notes: Sequence[str] = ()
+    _drawn = ""  # where the split is from
+    _said = False  # whether what was understood has been
 
     def __init__(
         self,
@@ -101,12 +103,17 @@ class OwnData(FeatureDataModule):
         read = f"{len(data.modalities)} modalities: {said}; {len(data):,} items, {matching}"
         return f"{read}, {self._drawn} ({counts}){notes}"
 
+    @property
+    def labelled(self) -> bool:
+        """Whether the items have labels; without, each matches itself alone."""
+        return self.data.class_names is not None
+
     def prepare_data(self) -> None:
         """As every data module, and say what was understood."""
         super().prepare_data()
-        if not self._described:
+        if not self._said:
             rank_zero_info(f"{self.source}: {self.describe()}")
-        self._described = True
+        self._said = True
 
     @cached_property
     def source(self) -> Path:
@@ -183,13 +190,13 @@ class OwnData(FeatureDataModule):
     # Reading ----------------------------------------------------------------------------------------------------
 
     def read(self) -> ItemSet:
-        source, self._notes, self.labelled, self._drawn = self.source, [], True, FROM_FILE
+        source, self._drawn = self.source, FROM_FILE
         if source.suffix == ".safetensors":
             return read_extracted(source)
         read = read_manifest if source.suffix in TABLES or _of_texts(source) else read_features
         named = None if self.split == RANDOM else self.split
         own = read(source, self.chosen, named)
-        self._notes, self.labelled = own.notes, own.label is not None
+        self._notes = own.notes
         data = self._numbered_items(own, str(source))
         if own.split is None or self.split == RANDOM:
             shares = " / ".join(f"{100 * share:g}" for share in self.fractions)

@@ -185,7 +185,7 @@ class OwnData(FeatureDataModule):
 
     def share(self, other: OwnData) -> None:
         super().share(other)
-        self._notes, self._labelled, self._drawn = other._notes, other._labelled, other._drawn
+        self._notes, self._drawn = other._notes, other._drawn
 
     # Reading ----------------------------------------------------------------------------------------------------
 

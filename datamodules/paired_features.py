@@ -72,17 +72,21 @@ class FeatureDataModule(RetrievalData):
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        return tuple(self.data.class_names)
+        return tuple(self.data.class_names or ())
 
     @property
     def seen_classes(self) -> tuple[str, ...]:
         """Names of the classes trained on: all of them in the standard split."""
-        return tuple(self.class_names[c] for c in self.class_halves[0])
+        return self._names_of(self.class_halves[0])
 
     @property
     def unseen_classes(self) -> tuple[str, ...]:
         """Names of the classes kept out of training: none in the standard split."""
-        return tuple(self.class_names[c] for c in self.class_halves[1])
+        return self._names_of(self.class_halves[1])
+
+    def _names_of(self, classes: np.ndarray) -> tuple[str, ...]:
+        names = self.class_names
+        return tuple(names[c] for c in classes) if names else ()
 
     @property
     def has_class_embedding(self) -> bool:

@@ -112,8 +112,7 @@ class EncodedModule(RetrievalModule):
         said = (
             f"encoder {type(encoder).__name__.lower()!r} of {name!r}: {share:.0%} of the texts in the {split} "
             f"part have {encoder.blind_to}, and it can hardly tell them apart; name the encoder 'sentence' with a "
-            "multilingual model, or, where spaces stand between words, 'words', which learns its vocabulary from "
-            "the training texts (lower min_count if they are few)"
+            "multilingual model, or train on texts of that language (lower min_count of 'words' if they are few)"
         )
         if split == "train" and share > MOST:
             raise ValueError(said)

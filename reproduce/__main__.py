@@ -15,6 +15,7 @@ ONLY = ("dataset", "features", "condition", "method", "protocol")
 COMMANDS = {
     "table1": "measurements.numerics",
     "scaling": "measurements.scaling",
+    "own": "own",
     "claims": "results.claims",
     "compare": "results.compare",
     "diff": "results.diff",

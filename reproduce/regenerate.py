@@ -33,14 +33,15 @@ def executor_of(arguments: argparse.Namespace) -> Executor:
     return Jobs(arguments.out / "runs" / "jobs", arguments.jobs, arguments.slurm)
 
 
-def regenerate(arguments: argparse.Namespace, argv: list[str]) -> int:
+def regenerate(arguments: argparse.Namespace, argv: list[str], table: Table | None = None) -> int:
     """Train what is missing of a table and write its files; return 1 where a run failed.
 
     Args:
         arguments: of the command line.
         argv: the words they came from, for the record.
+        table: what is regenerated, where it is none that stands under its name.
     """
-    table = load_table(arguments.table)
+    table = table or load_table(arguments.table)
     if arguments.scale not in table.scales:
         raise SpecError(f"{table.name} has no scale {arguments.scale!r}; there are {', '.join(table.scales)}")
     methods = {"method": [m.method for m in table.methods], "protocol": [m.protocol for m in table.methods]}

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import lightning as L
 import numpy as np
 import pytest
+import torch
 from tiny_clip import write_clip
 from tiny_items import N, Tiny, item_set, with_modality
 from training import Trainer
@@ -45,9 +46,9 @@ def test_characters_do_not_know_texts_of_mostly_other_characters(text, unknown):
     assert build_encoder("characters", TEXT).unknown([text, "a"]) == [unknown, False]
 
 
-def run(encoder: dict[str, object], russian: Sequence[int], test: bool = False) -> list[str]:
-    """Train, or train and test, on a text per item, Russian where the items say so; what is warned of."""
-    texts = ["рыжая собака" if i in russian else "a brown dog" for i in range(N)]
+def run(encoder: dict[str, object], items: Sequence[int], test: bool = False, other: str = "рыжая собака") -> list[str]:
+    """Train, or train and test, on a text per item, of some items another, Russian; what is warned of."""
+    texts = [other if i in items else "a brown dog" for i in range(N)]
     data = Tiny(with_modality("text", Modality(texts)), modalities=("text", "code"))
     L.seed_everything(0, verbose=False)
     model = CMPM(data.dims, encoders={"text": encoder}, dim=8)
@@ -62,17 +63,30 @@ def run(encoder: dict[str, object], russian: Sequence[int], test: bool = False) 
     return [str(warning.message) for warning in caught if "tell them apart" in str(warning.message)]
 
 
-def test_training_on_mostly_unknown_texts_is_refused_with_the_share_and_what_to_use():
-    with pytest.raises(
-        ValueError, match=r"'characters' of 'text': 100% of the texts in the train .*'sentence'.*'words'"
-    ):
-        run(CHARACTERS, range(N))
+@pytest.mark.parametrize("encoder", ["characters", "words"])
+@pytest.mark.parametrize("texts", [("рыжая собака", "белая кошка"), ("一只狗在跑", "两只猫在睡"), ("หมาวิ่ง", "แมวนอน")])
+def test_any_script_is_learned_from_the_training_texts(encoder, texts):
+    settings = {"min_count": 1, "width": 8, "hidden": 8} if encoder == "words" else {"width": 8}
+    built = build_encoder(encoder, TEXT, **settings).eval()
+    rows = [torch.from_numpy(row) for row in built.front_end([*texts, "a dog"], None)]
+    rows = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
+    assert built.unknown(texts) == [True, True]
+    built.fit(rows, rows != 0)
+    assert built.unknown([*texts, "a dog"]) == [False, False, False]
+    first, second, _ = built(rows, rows != 0)
+    assert not torch.allclose(first, second)
+
+
+def test_training_on_texts_of_nothing_known_is_refused_with_the_share_and_what_to_use():
+    with pytest.raises(ValueError, match=r"'characters' of 'text': 100% of the texts in the train .*'sentence'"):
+        run(CHARACTERS, range(N), other="?! ...")
 
 
 def test_some_unknown_texts_in_training_are_said_and_none_is_silence():
     items = np.setdiff1d(np.arange(N), TEST)[::3]  # a third of those for training and validation
-    (said,) = run(CHARACTERS, items)
+    (said,) = run(CHARACTERS, items, other="?! ...")
     assert "of the texts in the train part have mostly characters other than a-z" in said
+    assert run(CHARACTERS, items) == []
     assert run(CHARACTERS, [], test=True) == []
 
 
@@ -82,14 +96,6 @@ def test_some_unknown_texts_in_training_are_said_and_none_is_silence():
 def test_unknown_texts_in_test_are_said_with_their_share(encoder, blind_to):
     (said,) = run(encoder, TEST[::2], test=True)
     assert f"{encoder['name']!r} of 'text': 50% of the texts in the standard part have {blind_to}" in said
-
-
-def test_words_name_another_encoder_where_texts_have_no_spaces():
-    data = Tiny(with_modality("text", Modality([f"一只狗{chr(0x5200 + i)}" for i in range(N)])))
-    encoder = build_encoder("words", TEXT, min_count=3)
-    data.precompute({"text": ("text", encoder.front_end)})
-    with pytest.raises(ValueError, match=r"no word occurs 3 times .* where no spaces .* 'sentence'"):
-        encoder.fit(*data.train_entries("text"))
 
 
 # Models with a vocabulary of their own ------------------------------------------------------------------------------

@@ -60,7 +60,9 @@ class OwnData(FeatureDataModule):
     """
 
     data_kind = "real"
-    _described = False  # whether what was understood has been said
+    _notes: Sequence[str] = ()
+    _drawn = ""  # where the split is from
+    _said = False  # whether what was understood has been
 
     def __init__(
         self,
@@ -93,7 +95,7 @@ class OwnData(FeatureDataModule):
         said = ", ".join(f"{name} {_described(modality, len(data))}" for name, modality in data.modalities.items())
         classes = data.label.shape[1] if data.label.ndim == 2 else len(np.unique(data.label))
         matching = f"{classes:,} classes" + ", several per item" * (data.label.ndim == 2)
-        if not self._labelled:
+        if not self.labelled:
             matching = "no labels (each item matches itself)"
         parts = ("train", "validation", *self.test_splits)
         counts = ", ".join(f"{len(self.indices(part)):,} {'test' if part == 'standard' else part}" for part in parts)
@@ -101,12 +103,17 @@ class OwnData(FeatureDataModule):
         read = f"{len(data.modalities)} modalities: {said}; {len(data):,} items, {matching}"
         return f"{read}, {self._drawn} ({counts}){notes}"
 
+    @property
+    def labelled(self) -> bool:
+        """Whether the items have labels; without, each matches itself alone."""
+        return self.data.class_names is not None
+
     def prepare_data(self) -> None:
         """As every data module, and say what was understood."""
         super().prepare_data()
-        if not self._described:
+        if not self._said:
             rank_zero_info(f"{self.source}: {self.describe()}")
-        self._described = True
+        self._said = True
 
     @cached_property
     def source(self) -> Path:
@@ -142,7 +149,7 @@ class OwnData(FeatureDataModule):
         if self._class_encoder is not None or self.data.class_embedding is not None:
             return True
         vectors = all(modality.kind == "vector" for modality in self.data.modalities.values())
-        return vectors and len(self.data.modalities) == 2 and self._labelled
+        return vectors and len(self.data.modalities) == 2 and self.labelled
 
     @cached_property
     def digest(self) -> str:
@@ -178,18 +185,18 @@ class OwnData(FeatureDataModule):
 
     def share(self, other: OwnData) -> None:
         super().share(other)
-        self._notes, self._labelled, self._drawn = other._notes, other._labelled, other._drawn
+        self._notes, self._drawn = other._notes, other._drawn
 
     # Reading ----------------------------------------------------------------------------------------------------
 
     def read(self) -> ItemSet:
-        source, self._notes, self._labelled, self._drawn = self.source, [], True, FROM_FILE
+        source, self._drawn = self.source, FROM_FILE
         if source.suffix == ".safetensors":
             return read_extracted(source)
         read = read_manifest if source.suffix in TABLES or _of_texts(source) else read_features
         named = None if self.split == RANDOM else self.split
         own = read(source, self.chosen, named)
-        self._notes, self._labelled = own.notes, own.label is not None
+        self._notes = own.notes
         data = self._numbered_items(own, str(source))
         if own.split is None or self.split == RANDOM:
             shares = " / ".join(f"{100 * share:g}" for share in self.fractions)

@@ -87,6 +87,8 @@ def _in_folder(folder: Path) -> Layout | Path:
         raise DataError(f"{folder}: holds several data sets ({names}); name one file or keep one layout.")
     if any(name.endswith(".npy") for name in present):
         return folder
+    if len(present) == 1 and Path(*present).suffix in ARRAY_FILES:
+        return folder / Path(*present)
     nearest = max(LAYOUTS, key=lambda layout: len(present.intersection(layout.files())))
     missing = [name for name in nearest.files() if name not in present]
     if len(missing) == len(nearest.files()):

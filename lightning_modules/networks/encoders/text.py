@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import re
+import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -145,20 +145,29 @@ def padded_batches(rows: Sequence[np.ndarray], size: int) -> Iterator[tuple[Tens
 
 
 class CharacterIds:
-    """Front end: (T,) numbers of a text's characters, lower-cased; 0 is any character but a-z, 0-9 and space."""
+    """Front end: (T,) numbers of a text's characters, lower-cased.
+
+    1 to 37 are a-z, 0-9 and space; another letter, digit or mark of any script is 38 and its code point; 0 is all else.
+    """
 
     alphabet = "abcdefghijklmnopqrstuvwxyz0123456789 "
-    key = f"characters {alphabet}"
+    key = f"characters {alphabet} and code points"
 
     def __call__(self, entries: Sequence[str], rate: int | None) -> list[np.ndarray]:
-        return [np.array([self.alphabet.find(c) + 1 for c in entry.lower()], dtype=np.int64) for entry in entries]
+        return [np.array([self.number(c) for c in entry.lower()], dtype=np.int64) for entry in entries]
+
+    def number(self, character: str) -> int:
+        place = self.alphabet.find(character) + 1
+        if place or unicodedata.category(character)[0] not in "LMN":
+            return place
+        return len(self.alphabet) + 1 + ord(character)
 
 
 class Characters(Encoder):
     """Three convolutions of five characters over a text, trained: what is written is close to what is spoken.
 
-    All characters but a-z, 0-9 and space are one and the same to it. That does for English, and for other languages in
-    Latin letters; training on texts that are mostly other characters is refused.
+    It knows a-z, 0-9 and space, and the most frequent other letters, digits and marks of the training texts, in any
+    script; all other characters are one and the same to it.
 
     Args:
         source: of kind "text".
@@ -167,7 +176,8 @@ class Characters(Encoder):
     """
 
     kinds = ("text",)
-    blind_to = "mostly characters other than a-z and 0-9"
+    blind_to = "mostly characters other than a-z, 0-9 and those of the training texts"
+    vocabulary = 4096  # characters beyond the alphabet
 
     def __init__(self, source: Mapping[str, Any], width: int = 128, dropout: float = 0.2):
         super().__init__(source)
@@ -175,11 +185,31 @@ class Characters(Encoder):
         self.embedding = nn.Embedding(len(CharacterIds.alphabet) + 1, width)
         self.convolutions = Convolutions(width, width, 3, 5, dropout, first_stride=1)
         self.dim, self.token_dim = 2 * width, width
+        # Drawn apart, so that the other parts of a model start as they would for a text in Latin letters.
+        drawn = torch.randn(self.vocabulary, width, generator=torch.Generator().manual_seed(0))
+        self.others = nn.Embedding(self.vocabulary, width, _weight=drawn)
+        self.register_buffer("known", torch.full((self.vocabulary,), torch.iinfo(torch.int64).max))  # ascending
+
+    def fit(self, rows: Tensor, mask: Tensor | None) -> None:
+        """Take the characters beyond the alphabet from training texts (n, T)."""
+        seen, counts = torch.unique(rows if mask is None else rows[mask], return_counts=True)
+        beyond = seen > len(CharacterIds.alphabet)
+        order = torch.argsort(counts[beyond], descending=True, stable=True)[: self.vocabulary]
+        kept = seen[beyond][order].sort().values
+        self.known.fill_(torch.iinfo(torch.int64).max)
+        self.known[: len(kept)] = kept.to(self.known.device)
 
     def with_tokens(self, x: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor | None]:
-        steps, mask = self.convolutions(self.embedding(x), mask)
+        place = torch.searchsorted(self.known, x.contiguous()).clamp(max=self.vocabulary - 1)
+        vectors = self.embedding(torch.where(x > len(CharacterIds.alphabet), 0, x))
+        vectors = torch.where((self.known[place] == x)[..., None], self.others(place), vectors)
+        steps, mask = self.convolutions(vectors, mask)
         return pool(steps, mask), steps, mask
 
     def unknown(self, texts: Sequence[str]) -> list[bool]:
-        other = re.compile(f"[^{CharacterIds.alphabet}]")
-        return [2 * len(other.findall(text)) > len(text) - text.count(" ") for text in map(str.lower, texts)]
+        known = set(self.known.tolist())
+        numbers = self.front_end(texts, None)
+        lost = [sum(n == 0 or (n > len(CharacterIds.alphabet) and n not in known) for n in row) for row in numbers]
+        return [
+            2 * count > len(text) - text.count(" ") for count, text in zip(lost, map(str.lower, texts), strict=True)
+        ]

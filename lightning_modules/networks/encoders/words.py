@@ -18,19 +18,26 @@ from lightning_modules.networks.encoders.base import Encoder
 FREE = torch.iinfo(torch.int64).max
 
 
+# Scripts that put no spaces between words: of these a character is a word.
+UNSPACED = r"\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
+WORD = re.compile(rf"[{UNSPACED}]|[^\W{UNSPACED}]+")
+
+
 class WordNumbers:
     """Front end: (T,) int64 numbers of a text's words: its runs of letters, digits and underscores, in lower case.
+
+    Of scripts without spaces, such as Chinese, Japanese and Thai, every character is a word.
 
     A word's number is its 64-bit BLAKE2 hash: the same in every text, data set and process, so that a text needs no
     vocabulary to be read, and two of ten thousand words share a number with a chance of 3e-12. A text without a word
     has the empty word.
     """
 
-    key = r"words blake2b-64 of \w+ in lower case"
+    key = f"words blake2b-64 of {WORD.pattern} in lower case"
 
     def __call__(self, entries: Sequence[str], rate: int | None) -> list[np.ndarray]:
         return [
-            np.array([_number(word) for word in re.findall(r"\w+", entry.lower()) or [""]], dtype=np.int64)
+            np.array([_number(word) for word in WORD.findall(entry.lower()) or [""]], dtype=np.int64)
             for entry in entries
         ]
 
@@ -92,8 +99,7 @@ class Words(Encoder):
         frequent = counts >= self.min_count
         if not frequent.any():
             raise ValueError(
-                f"no word occurs {self.min_count} times in the {len(rows)} training texts; lower min_count, or, where "
-                "no spaces stand between words, name the encoder 'sentence' with a model of that language"
+                f"no word occurs {self.min_count} times in the {len(rows)} training texts; lower min_count"
             )
         order = torch.argsort(counts[frequent], descending=True, stable=True)[: len(self.known)]
         kept = words[frequent][order].sort().values

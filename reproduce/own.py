@@ -1,0 +1,108 @@
+"""``python -m reproduce own --data PATH``: linear methods and losses on data of one's own, as a table."""
+
+from __future__ import annotations
+
+import argparse
+import fnmatch
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from datamodules import OwnData
+from datamodules.files.sources import user_path
+from losses.registry import nearest
+from reproduce.names import TABLES
+from reproduce.regenerate import regenerate
+from reproduce.results.companion import dump_yaml
+from reproduce.runs.arguments import SpecError
+from reproduce.runs.checks import load_table
+from reproduce.runs.spec import Table, read_yaml
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the table on the data; return 1 where a run failed.
+
+    Args:
+        argv: words after ``python -m reproduce own``.
+
+    Raises:
+        DataError: the data cannot be read.
+        SpecError: no method of that name, or none that the data allow.
+    """
+    arguments = _parse(argv)
+    data = OwnData(arguments.data, modalities=arguments.modalities)
+    data.prepare_data()
+    table = table_of(data, arguments.data.name, arguments.methods)
+    arguments.data_root = str(arguments.data.parent)
+    return regenerate(arguments, ["own", *(argv or [])], table)
+
+
+def _parse(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m reproduce own", description=__doc__)
+    parser.add_argument(
+        "--data", type=user_path, required=True, metavar="PATH", help="file or folder, as OwnData reads"
+    )
+    parser.add_argument("--methods", nargs="+", default=["*"], help="names of methods, with * for any text")
+    parser.add_argument("--modalities", nargs="+", help="those to use (default: all)")
+    parser.add_argument("--scale", default="quick", help="quick (default, for a CPU) or paper (for a GPU)")
+    parser.add_argument("--seeds", type=int, nargs="+", help="seeds to average over (default: those of the scale)")
+    parser.add_argument("--out", default="results", type=user_path, help="folder for own.csv (default: results)")
+    parser.add_argument("--jobs", type=int, metavar="N", help="runs at once (default: one per core, or one on a GPU)")
+    parser.add_argument("--dry-run", action="store_true", help="only list the runs, with an estimate of their time")
+    fixed = {"table": "own", "only": {}, "offline": True, "executor": "local", "slurm": []}
+    arguments = parser.parse_args(argv, argparse.Namespace(**fixed))
+    arguments.data = arguments.data.resolve()
+    return arguments
+
+
+def table_of(data: OwnData, name: str, patterns: list[str]) -> Table:
+    """The table of `own.yaml` on some data, with the methods that these allow.
+
+    Args:
+        data: read by their path, below whose folder the runs look for `name`.
+        name: of the file or folder, and in the table.
+        patterns: names of methods, with * for any text.
+
+    Raises:
+        SpecError: a pattern that no method has, or no method is left.
+    """
+    said = read_yaml(TABLES / "own.yaml")
+    methods = [method["method"] for method in said["methods"]]
+    if wrong := [pattern for pattern in patterns if not fnmatch.filter(methods, pattern)]:
+        raise SpecError(f"--methods {wrong[0]!r} is no method; {nearest(wrong[0], methods)}")
+    named = [method for method in methods if any(fnmatch.fnmatchcase(method, pattern) for pattern in patterns)]
+    allowed = [method for method in said["methods"] if method["method"] in named and not _reason(method["model"], data)]
+    if not allowed:
+        raise SpecError(f"{name} allows none of {', '.join(named)}: {data.describe()}")
+    for method in said["methods"]:
+        if method["method"] in named and (reason := _reason(method["model"], data)):
+            print(f"{method['method']} is not run: {reason}")
+    kept = [method["method"] for method in allowed]
+    dataset: dict[str, Any] = {**said["datasets"][0], "dataset": name}
+    dataset["init_args"] = {"modalities": list(data.modalities)}
+    said |= {
+        "datasets": [dataset],
+        "methods": allowed,
+        "comparisons": [pair for pair in said["comparisons"] if set(pair) <= set(kept)],
+    }
+    for scale in said["scales"].values():
+        scale["models"] = {k: v for k, v in scale["models"].items() if k in {method["model"] for method in allowed}}
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "own.yaml").write_text(dump_yaml(said), encoding="utf-8")
+        return load_table("own", Path(folder))
+
+
+def _reason(model: str, data: OwnData) -> str:
+    """Why a model is not run on some data; nothing where it is."""
+    model, count = model.rpartition(".")[2], len(data.modalities)
+    if model == "LAVIMO":
+        return ""
+    if any(modality.kind != "vector" for modality in data.data.modalities.values()):
+        return "it takes vectors; extract features first"
+    if model in ("CCA", "JFSE") and count > 2:
+        return "it takes two modalities"
+    if model == "GeneralisedCCA" and count == 2:
+        return "of two modalities it is CCA"
+    if model in ("SemanticMatching", "JFSE") and not data.labelled:
+        return "it needs labels"
+    return ""

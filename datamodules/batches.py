@@ -15,6 +15,7 @@ with embeddings of their classes add "class_embedding", (items, E).
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -74,6 +75,7 @@ def _tensor(array: np.ndarray) -> Tensor:
     return torch.from_numpy(np.require(array, wanted, "CW"))
 
 
+@dataclass(eq=False)
 class TrainingItems(Dataset):
     """Items with one entry of every modality each, drawn anew in every epoch where an item has several.
 
@@ -86,17 +88,13 @@ class TrainingItems(Dataset):
         class_embedding: embedding of items' classes, or None.
     """
 
-    def __init__(
-        self,
-        entries: Mapping[str, Entries],
-        drawn_with: Mapping[str, str],
-        label: Tensor,
-        index: Tensor,
-        seed: int,
-        class_embedding: ItemEmbedding | None = None,
-    ):
-        self.entries, self.drawn_with, self.label, self.index, self.seed = entries, drawn_with, label, index, seed
-        self.class_embedding, self.epoch = class_embedding, 0
+    entries: Mapping[str, Entries]
+    drawn_with: Mapping[str, str]
+    label: Tensor
+    index: Tensor
+    seed: int
+    class_embedding: ItemEmbedding | None = None
+    epoch: int = field(default=0, init=False)
 
     def __len__(self) -> int:
         return len(self.index)
@@ -120,6 +118,7 @@ class TrainingItems(Dataset):
         return batch
 
 
+@dataclass(eq=False)
 class EvaluationItems(Dataset):
     """Items with all entries of every modality.
 
@@ -133,18 +132,13 @@ class EvaluationItems(Dataset):
         class_embedding: embedding of items' classes, or None.
     """
 
-    def __init__(
-        self,
-        split: str,
-        entries: Mapping[str, Entries],
-        label: Tensor,
-        index: Tensor,
-        ids: Mapping[str, Tensor] | None = None,
-        query: Tensor | None = None,
-        class_embedding: ItemEmbedding | None = None,
-    ):
-        self.split, self.entries, self.label, self.index = split, entries, label, index
-        self.ids, self.query, self.class_embedding = ids or {}, query, class_embedding
+    split: str
+    entries: Mapping[str, Entries]
+    label: Tensor
+    index: Tensor
+    ids: Mapping[str, Tensor] = field(default_factory=dict)
+    query: Tensor | None = None
+    class_embedding: ItemEmbedding | None = None
 
     def __len__(self) -> int:
         return len(self.index)
@@ -169,6 +163,7 @@ class EvaluationItems(Dataset):
         return batch
 
 
+@dataclass(eq=False)
 class ItemEmbedding:
     """The embedding of items' classes: that of the class, or the mean over the classes of an item.
 
@@ -177,8 +172,8 @@ class ItemEmbedding:
         of_classes: (C, E).
     """
 
-    def __init__(self, label: Tensor, of_classes: Tensor):
-        self.label, self.of_classes = label, of_classes
+    label: Tensor
+    of_classes: Tensor
 
     def __call__(self, items: Tensor) -> Tensor:
         """(n, E) of some items."""

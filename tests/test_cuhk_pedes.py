@@ -34,28 +34,6 @@ def test_an_item_is_a_photograph_and_its_label_the_person(folder):
         assert np.abs(found.mean((0, 1)) - expected.mean((0, 1))).max() < 3  # JPEG
 
 
-def test_the_parts_are_those_of_the_file(folder):
-    module = CUHKPEDES(folder.parent, batch_size=12)
-    for part, persons in (("train", range(1, 7)), ("validation", (7, 8)), ("standard", (9, 10))):
-        assert sorted(set(module.data.label[module.indices(part)].tolist())) == list(persons)
-    assert module.test_splits == ("standard",)
-    module.precompute({"image": ("image", Corner())})
-    (batch,) = module.train_dataloader()
-    assert sorted(batch["label"].tolist()) == sorted([1, 2, 3, 4, 5, 6] * 2)
-    (batch,) = module.test_dataloader()[0]
-    assert batch["label"]["image"].tolist() == [9, 9, 10, 10]
-    assert batch["label"]["text"].tolist() == [9] * 4 + [10] * 4
-
-
-class Corner:
-    """Front end: the first pixel of an image."""
-
-    key = "corner"
-
-    def __call__(self, entries, rate):
-        return [entry[0, 0].astype(np.float32) for entry in entries]
-
-
 def test_a_file_without_validation_persons_has_them_carved_in_whole_persons(folder):
     write_annotations(folder, [entry for entry in entries() if entry["split"] != "val"])
     module = CUHKPEDES(folder.parent, validation_fraction=0.3)

@@ -16,8 +16,9 @@ from PIL import Image
 
 from datamodules import DataError
 from datamodules.features.networks import ImageNetwork, SentenceNetwork, SoundNetwork
+from datamodules.features.precompute import precompute
 from datamodules.features.texts import encoder_identity
-from datamodules.items import Files
+from datamodules.items import Files, Modality
 
 TEXTS = ["a dog runs", "two people play chess in the park", "snow"]
 
@@ -83,7 +84,7 @@ def test_image_features_are_those_before_the_classifier_of_the_models_own_pipeli
         assert vector.dtype == np.float32
 
 
-def test_only_a_batch_of_decoded_files_is_in_memory(tmp_path, monkeypatch):
+def test_a_batch_of_decoded_files_is_in_memory_and_pieces_are_to_the_last_digit_as_all_at_once(tmp_path, monkeypatch):
     alive, most = set(), []
 
     class Tracked(np.ndarray):
@@ -97,9 +98,14 @@ def test_only_a_batch_of_decoded_files_is_in_memory(tmp_path, monkeypatch):
         return entry
 
     monkeypatch.setattr("datamodules.features.networks.BATCH", 4)
-    files = Files(tuple(tmp_path / str(i) for i in range(60)), decode)
-    assert len(ImageNetwork(IMAGE_MODEL, seed=0)(files, None)) == 60
+    paths = tuple(tmp_path / str(i) for i in range(30))
+    for path in paths:
+        path.write_text(path.name)
+    network, files = ImageNetwork(IMAGE_MODEL, seed=0), Files(paths, decode)
+    at_once = network(files, None)
     assert max(most) <= 8
+    monkeypatch.setattr("datamodules.features.precompute.PIECE", 8)
+    np.testing.assert_array_equal(precompute(Modality(files), network).entries, at_once)
 
 
 def test_sentence_embeddings_are_those_of_the_library():

@@ -58,13 +58,6 @@ def test_the_subset_is_some_of_all_images_each_in_its_own_part(written):
     assert module(written, subset=10_000).data.digest() == whole.digest()
 
 
-def test_batches_have_multi_hot_labels(written):
-    batch = next(iter(module(written, batch_size=8).train_dataloader()))
-    assert batch["label"].shape == (8, 10)
-    assert batch["label"].any(dim=1).all()
-    assert batch["image"].shape == (8, sum(NUS_WIDTHS.values()))
-
-
 # Matrices of text ---------------------------------------------------------------------------------------------------
 
 

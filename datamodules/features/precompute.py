@@ -18,7 +18,7 @@ from datamodules.items import Files, Modality
 
 # Files that are kept together until all are done. A multiple of the networks' batches, which then hold the same entries
 # as if all were done at once: their numbers are the same to the last digit.
-PIECE = 128
+PIECE = 512
 
 
 class FrozenNetwork(Protocol):

@@ -59,43 +59,28 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         description="Regenerate a table or an experiment into CSV, Markdown, YAML and PNG. Other commands, each with a "
         f"--help of its own: {', '.join(COMMANDS)}.",
     )
-    names = list(table_files())
-    parser.add_argument("table", help=", ".join(names))
-    parser.add_argument("--scale", default="quick", help="quick (default, for a CPU) or paper (for a GPU)")
-    parser.add_argument("--data-root", help="folder of the data sets; by default CSD_DATA, else data/")
-    parser.add_argument("--out", default="results", type=user_path, help="folder for the results (default: results)")
-    parser.add_argument("--seeds", type=int, nargs="+", help="seeds to average over (default: those of the scale)")
-    parser.add_argument(
-        "--only",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        help=f"only rows with this value, the others stay as they are; KEY is one of {', '.join(ONLY)}",
+    names, add = list(table_files()), parser.add_argument
+    add("table", help=", ".join(names))
+    add("--scale", default="quick", help="quick (default, for a CPU) or paper (for a GPU)")
+    add("--data-root", help="folder of the data sets; by default CSD_DATA, else data/")
+    add("--out", default="results", type=user_path, help="folder for the results (default: results)")
+    add("--seeds", type=int, nargs="+", help="seeds to average over (default: those of the scale)")
+    only = f"only rows with this value, the others stay as they are; KEY is one of {', '.join(ONLY)}"
+    add("--only", action="append", default=[], metavar="KEY=VALUE", help=only)
+    add("--offline", action="store_true", help="never fetch data")
+    add("--dry-run", action="store_true", help="only list the runs, with an estimate of their time")
+    at_once = "runs at once (default: one per core, or one on a GPU; with slurm all)"
+    add("--jobs", type=int, metavar="N", help=at_once)
+    executor = (
+        "where runs are trained: in worker processes, which end with this command (default), or each in a job of its "
+        "own on a Slurm cluster, where data and results are on a shared file system"
     )
-    parser.add_argument("--offline", action="store_true", help="never fetch data")
-    parser.add_argument("--dry-run", action="store_true", help="only list the runs, with an estimate of their time")
-    parser.add_argument(
-        "--jobs",
-        type=int,
-        metavar="N",
-        help="runs at once (default: one per core, or one on a GPU; with slurm all)",
+    add("--executor", choices=("local", "slurm"), default="local", help=executor)
+    slurm = (
+        "what a job asks of Slurm, by submitit's names, such as partition=gpu gpus_per_node=1 timeout_min=90; "
+        "timeout_min is a day by default"
     )
-    parser.add_argument(
-        "--executor",
-        choices=("local", "slurm"),
-        default="local",
-        help="where runs are trained: in worker processes, which end with this command (default), or each in a job of "
-        "its own on a Slurm cluster, where data and results are on a shared file system",
-    )
-    parser.add_argument(
-        "--slurm",
-        nargs="+",
-        action="extend",
-        default=[],
-        metavar="KEY=VALUE",
-        help="what a job asks of Slurm, by submitit's names, such as partition=gpu gpus_per_node=1 timeout_min=90; "
-        "timeout_min is a day by default",
-    )
+    add("--slurm", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help=slurm)
     arguments = parser.parse_args(argv)
     if arguments.table not in names:
         from losses.registry import nearest  # takes seconds, as all that needs torch

@@ -96,12 +96,6 @@ def test_plain_losses_have_the_values_and_gradients_of_ours(name, modalities, te
         torch.testing.assert_close(b, a, rtol=1e-6, atol=1e-7)
 
 
-def test_effective_temperatures():
-    assert {Case(name, 3, 8, 4).temperature for name in losses.REGISTERED} == {0.1}
-    found = {name: Case(name, 3, 8, 4, matched=True).temperature for name in losses.REGISTERED}
-    assert found == pytest.approx({"GCS": 0.4, "CS": 0.2, "pairwise KL": 0.1})
-
-
 @pytest.mark.usefixtures("small")
 def test_losses_measures_ours_and_the_plain_form_of_every_loss(record):
     losses.measure(record)

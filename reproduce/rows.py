@@ -46,7 +46,7 @@ def _numbers(plan: Plan, row: Row, results: Sequence[RunResult], key: str) -> li
     """A row per number that the table shows, in its order of galleries and metrics."""
     scores = pd.concat([result.frame for result in results])
     names = [metric_name(*one) for one in zip(scores["metric"], scores["k"], strict=True)]
-    scores["name"] = pd.Categorical(names, plan.table.metrics)  # what the table does not show belongs to no group
+    scores["name"] = pd.Categorical(names, [*plan.table.metrics, *row.method.metrics])  # others belong to no group
     scores["gallery"] = pd.Categorical(scores["gallery"], ["full", *plan.table.galleries])
     for name in ("split", "direction"):
         scores[name] = pd.Categorical(scores[name], scores[name].unique())

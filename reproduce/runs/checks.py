@@ -58,7 +58,7 @@ def load_table(name: str, folder: Path | None = None) -> Table:
                 for setting in method.trials or [{}]:
                     epochs, modalities = scale.max_epochs, modalities_of(dataset)
                     config = resolve(table, scale, dataset, method, setting, 0, epochs, modalities)
-                    _check_config(config, table.metrics, seen)
+                    _check_config(config, [*table.metrics, *method.metrics], seen)
     return table
 
 

@@ -164,7 +164,7 @@ def resolve(
         trainer["check_val_every_n_epoch"] = min(2, max_epochs)
     evaluate: dict[str, Any] = {"on": "validation" if seed is None else "test"}
     evaluate["galleries"] = [] if seed is None else dataset.galleries
-    if set(table.metrics) & set(RANKED[1:]):
+    if {*table.metrics, *method.metrics} & set(RANKED[1:]):
         evaluate["eleven_point"] = True
     if not kind.closed_form and set(table.metrics) & set(GRADIENT_METRICS):
         evaluate["gradients"] = True

@@ -52,6 +52,7 @@ class Method:
         init_args: arguments of the model that no trial changes.
         data: arguments of the data module beside those of the data set, such as a share of pairs.
         trials: arguments of the model to choose from; empty where there is nothing to choose.
+        metrics: those shown beside the table's.
         sweep: in the file {argument: values}, which makes one method per value; once read the ``Sweep`` of this one.
     """
 
@@ -61,6 +62,7 @@ class Method:
     init_args: dict[str, Any] = field(default_factory=dict)
     data: dict[str, Any] = field(default_factory=dict)
     trials: list[dict[str, Any]] = field(default_factory=list)
+    metrics: list[str] = field(default_factory=list)
     sweep: dict[str, list[float]] | None = None
 
 

@@ -10,7 +10,7 @@ EXPERIMENTS := $(sort scaling $(basename $(notdir $(wildcard reproduce/experimen
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install test test-all lint bench tables compare claims report $(TABLES) $(EXPERIMENTS) clean-runs
+.PHONY: help install test test-all lint bench bench-gpu tables compare claims report $(TABLES) $(EXPERIMENTS) clean-runs
 
 help:  ## list the targets
 	@grep -hE '^[a-zA-Z0-9$$()_-]+:.*## ' $(MAKEFILE_LIST) | \
@@ -57,6 +57,9 @@ test-all: $(STAMP)  ## run all tests
 
 bench: $(STAMP)  ## measure speed and memory against peers into results/bench.* (ARGS="--only losses" and more)
 	$(BIN)/python -m benchmarks $(ARGS)
+
+bench-gpu: $(STAMP)  ## measure on a CUDA device into results/bench_gpu.*, after comparing it with the CPU
+	$(BIN)/python -m benchmarks --gpu $(ARGS)
 
 lint: $(STAMP)  ## check style and formatting
 	$(BIN)/ruff check .

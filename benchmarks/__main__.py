@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from matplotlib import pyplot as plt
 
-from benchmarks import jfse, lavimo, losses, retrieval
+from benchmarks import gpu, jfse, lavimo, losses, retrieval
 from benchmarks.harness import Benchmark, Record, attempt
 from datamodules.files.sources import user_path
 from reproduce.measurements.measures import Measured, origin, write_measures
@@ -22,7 +22,7 @@ from reproduce.report.markdown import markdown_table
 from reproduce.runs.machine import quiet
 
 ALL = (retrieval.BENCHMARK, losses.BENCHMARK, losses.LARGE_BATCH, jfse.BENCHMARK, lavimo.BENCHMARK)
-BENCHMARKS = {benchmark.name: benchmark for benchmark in ALL}
+ON_GPU = (gpu.BENCHMARK, gpu.OF_CEILING, losses.LARGE_BATCH, jfse.BENCHMARK, retrieval.BENCHMARK)
 LIBRARIES = ("torch", "torchmetrics", "lightning", "numpy", "timm", "transformers")
 TITLE = "Speed and memory against peers"
 INTRODUCTION = """Every contestant is measured in this run, on all cores. Times are medians of calls, epochs or
@@ -37,17 +37,24 @@ def main(argv: Sequence[str]) -> int:
     cannot be written to.
     """
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__.splitlines()[0])
-    parser.add_argument("--only", choices=tuple(BENCHMARKS), help="one benchmark, into files of its own")
+    parser.add_argument(
+        "--only", choices=tuple({one.name for one in (*ALL, *ON_GPU)}), help="one benchmark, into files of its own"
+    )
     parser.add_argument("--out", default="results", type=user_path, help="folder for the results (default: results)")
+    parser.add_argument("--gpu", action="store_true", help="what a CUDA device is asked for, into bench_gpu.csv")
     arguments = parser.parse_args(argv)
+    if arguments.gpu and not torch.cuda.is_available():
+        print("benchmarks: there is no CUDA device here; nothing was measured")
+        return 0
     quiet(threads=torch.get_num_threads())  # all cores
-    chosen = [benchmark for name, benchmark in BENCHMARKS.items() if arguments.only in (name, None)]
+    chosen = [one for one in (ON_GPU if arguments.gpu else ALL) if arguments.only in (one.name, None)]
     config = {"settings": {benchmark.name: benchmark.settings for benchmark in chosen}}
     config["versions"] = {name: version(name) for name in LIBRARIES}
-    path = arguments.out / (f"bench-{arguments.only}.csv" if arguments.only else "bench.csv")
+    table = "bench_gpu" if arguments.gpu else "bench"
+    path = arguments.out / (f"{table}-{arguments.only}.csv" if arguments.only else f"{table}.csv")
     command = shlex.join(["python", "-m", "benchmarks", *argv])
-    companion = {"table": "bench", "command": command, "threads": torch.get_num_threads(), **config}
-    record, faults = Record({"table": "bench", "scale": "quick", "seeds": "0", **origin(config)}), []
+    companion = {"table": table, "command": command, "threads": torch.get_num_threads(), **config}
+    record, faults = Record({"table": table, "scale": "quick", "seeds": "0", **origin(config)}), []
 
     def measure() -> Measured:
         faults.extend(run(chosen, record))

@@ -11,12 +11,12 @@ import torch
 import yaml
 
 from benchmarks import __main__ as command
-from benchmarks import harness, jfse, lavimo, losses, plain, retrieval
+from benchmarks import gpu, harness, jfse, lavimo, losses, plain, retrieval
 from benchmarks.harness import Disagreement, Record, Target, agree, attempt, fresh, train_in_turns
 from benchmarks.losses import Case
 from benchmarks.plain import PlainJFSE
 from lightning_modules.jfse import CRITIC_STEPS, NOISE_DIM
-from losses import build_loss
+from losses import available_losses, build_loss
 from reproduce.results.schema import read_table
 
 undo_quiet = runner_cases.undo_quiet
@@ -234,8 +234,7 @@ def test_wrong_and_broken_contestants_are_refused_loudly_and_the_others_are_meas
         raise OSError("disk full")
 
     monkeypatch.setitem(plain.PLAIN, "CS", lambda *given: 1.001 * plain.cs(*given))
-    chosen = {"losses": losses.BENCHMARK, "jfse": jfse.BENCHMARK._replace(measure=broken)}
-    monkeypatch.setattr(command, "BENCHMARKS", chosen)
+    monkeypatch.setattr(command, "ALL", (losses.BENCHMARK, jfse.BENCHMARK._replace(measure=broken)))
     assert command.main(["--out", str(tmp_path)]) == 1
     said = capsys.readouterr().err
     assert "CS (plain)" in said
@@ -251,3 +250,24 @@ def test_a_file_in_place_of_the_folder_is_refused_before_the_work(tmp_path, caps
     (tmp_path / "results").write_text("a file")
     assert command.main(["--out", str(tmp_path / "results")]) == 2
     assert "is not a folder" in capsys.readouterr().err
+
+
+# On a GPU, tried on a CPU ---------------------------------------------------------------------------------------------
+
+
+def test_what_a_gpu_is_asked_for_runs_on_a_cpu_and_differs_from_itself_in_nothing(record, monkeypatch):
+    monkeypatch.setattr(gpu, "SETTINGS", {**gpu.SETTINGS, "batch": 16, "dim": 8, "steps": 2, "repeats": 1})
+    gpu.measure(record)
+    assert {row.note for row in record.rows} == {"largest relative error"}
+    assert {row.value for row in record.rows} == {0.0}
+    assert [target.cells()[-1] for target in gpu.targets(record)] == ["met"]
+    assert set(available_losses()) <= {row.method.partition(",")[0] for row in record.rows}
+    gpu.measure_ceiling(record)
+    assert methods(record, "seconds/step") == {"GCS (ours)", "matrix products alone"}
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_without_a_gpu_nothing_is_measured(tmp_path, capsys):
+    assert command.main(["--gpu", "--out", str(tmp_path)]) == 0
+    assert "no CUDA device" in capsys.readouterr().out
+    assert not list(tmp_path.iterdir())

@@ -17,7 +17,8 @@ from reproduce.measurements.measures import device, median_seconds, timer
 NAME = "losses"
 ABOUT = """A step is forward and backward of the loss alone, to the gradients of the embeddings; the contestants of a
 batch size take turns. Four items share a class. (plain) is the formula written with log_softmax and logsumexp on whole
-matrices, its value and gradients checked against ours (relative error) before it is timed. "Temperature 0.1" is the
+matrices, or for GRAM with stacked Gram matrices and torch.det, its value and gradients checked against ours (relative
+error) before it is timed. "Temperature 0.1" is the
 default of every loss; "one effective temperature" is 0.1 for KL, 0.2 for CS and (M + 1) 0.1 for GCS, at
 which they are as sharp as each other. Time ratios say over whose seconds they are."""
 # Batch size -> timed calls of each contestant; and, on a CPU, the largest number of modalities.
@@ -26,7 +27,7 @@ MODALITIES = (2, 3, 4, 8)
 DIM, CENTRE = 512, 512  # of embeddings; the batch size at which temperatures are compared
 TEMPERATURE, TOLERANCE = 0.1, 1e-4
 PAIRWISE = "pairwise KL"
-REGISTERED = {"GCS": "gcs", "CS": "cs", PAIRWISE: "pairwise"}
+REGISTERED = {"GCS": "gcs", "CS": "cs", PAIRWISE: "pairwise", "GRAM": "gram"}
 TEMPERATURES = {True: "one effective temperature", False: f"temperature {TEMPERATURE:g}"}
 
 Loss = Callable[[dict[str, Tensor], Tensor], Tensor]
@@ -48,8 +49,8 @@ class Case:
 
     @property
     def temperature(self) -> float:
-        factor = build_loss(REGISTERED[self.loss]).effective_factor(self.modalities)
-        return TEMPERATURE * (factor if self.matched else 1)
+        factor = build_loss(REGISTERED[self.loss]).effective_factor(self.modalities) if self.matched else 1
+        return TEMPERATURE * factor
 
     def inputs(self) -> tuple[dict[str, Tensor], Tensor]:
         """Embeddings (B, D) that need a gradient, by modality, and labels (B,)."""
@@ -72,7 +73,8 @@ def cases(batch: int, most: int = 8) -> list[Case]:
     """The losses at a batch size, with at most that many modalities."""
     matched = (False, True) if batch == CENTRE else (False,)
     sizes = [(m, fair) for fair in matched for m in MODALITIES if m <= most]
-    return [Case(kind, m, batch, DIM, fair) for m, fair in sizes for kind in ("CS" if m == 2 else "GCS", PAIRWISE)]
+    found = [Case(kind, m, batch, DIM, fair) for m, fair in sizes for kind in ("CS" if m == 2 else "GCS", PAIRWISE)]
+    return [*found, Case("GRAM", 3, batch, DIM)] if batch == CENTRE else found
 
 
 def measure(record: Record) -> None:
@@ -87,7 +89,7 @@ def measure(record: Record) -> None:
             record.add(NAME, contestant, size, "seconds/step", seconds)
         for case in found:
             record.ratio(NAME, f"{case.loss} (plain)", f"{case.loss} (ours)", case.size, "seconds/step")
-            if case.loss != PAIRWISE:
+            if case.loss in ("CS", "GCS"):
                 record.ratio(NAME, f"{PAIRWISE} (ours)", f"{case.loss} (ours)", case.size, "seconds/step")
 
 

@@ -52,6 +52,22 @@ def pairwise_kl(embeddings: Batch, labels: Tensor, temperature: float) -> Tensor
     return total
 
 
+def gram(embeddings: Batch, labels: Tensor, temperature: float) -> Tensor:
+    """Cross-entropies, of rows and of columns, of minus the volumes spanned by the first modality and the others.
+
+    Source: Cicchetti et al., ICLR 2025; Gram matrices (B, B, M, M) and their determinants, as in its public code.
+    """
+    anchor, *others = (F.normalize(x, dim=1) for x in embeddings.values())
+    rows = len(anchor)
+    with_anchor = [anchor.square().sum(dim=1)[:, None].expand(-1, rows), *(anchor @ x.T for x in others)]
+    among = [[(x * z).sum(dim=1).expand(rows, -1) for z in others] for x in others]
+    lines = [with_anchor, *([u, *line] for u, line in zip(with_anchor[1:], among, strict=True))]
+    matrices = torch.stack([torch.stack(line, dim=-1) for line in lines], dim=-2)
+    logits = torch.det(matrices).abs().sqrt() / -temperature
+    own = torch.arange(rows, device=logits.device)
+    return sum(F.cross_entropy(s, own, label_smoothing=0.1) for s in (logits, logits.T)) / 2
+
+
 def target(labels: Tensor) -> Tensor:
     """(B, B) true matching distribution: equal labels match, every row sums to one."""
     match = (labels[:, None] == labels).float()
@@ -68,7 +84,7 @@ def _divergence(log_ps: list[Tensor]) -> Tensor:
     return (norms - torch.logsumexp(sum(log_ps), dim=1)).mean()
 
 
-PLAIN = {"GCS": gcs, "CS": cs, "pairwise KL": pairwise_kl}
+PLAIN = {"GCS": gcs, "CS": cs, "pairwise KL": pairwise_kl, "GRAM": gram}
 
 
 class PlainJFSE:

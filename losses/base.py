@@ -156,11 +156,15 @@ class GatheredBatch:
     @property
     def rows(self) -> dict[str, Tensor]:
         """Modality -> (B, D) embeddings of this process."""
-        return {name: self.columns[name][self.start : self.stop] for name in self.modalities}
+        return {name: self._rows_of(self.columns[name]) for name in self.modalities}
 
     def unit_rows(self, name: str) -> Tensor:
         """(B, D) embeddings of this process, scaled to length one."""
-        return self.unit_columns(name)[self.start : self.stop]
+        return self._rows_of(self.unit_columns(name))
+
+    def _rows_of(self, columns: Tensor) -> Tensor:
+        whole = self.stop - self.start == len(columns)
+        return columns if whole else columns[self.start : self.stop]  # the gradient of a slice is a copy
 
     def unit_columns(self, name: str) -> Tensor:
         """(B_global, D) embeddings of all processes, scaled to length one."""

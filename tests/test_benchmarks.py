@@ -85,7 +85,7 @@ def test_a_difference_or_a_failure_becomes_a_reason_of_one_line():
 
 
 @pytest.mark.parametrize("temperature", [0.05, 0.5])
-@pytest.mark.parametrize(("name", "modalities"), [("CS", 2), ("GCS", 3), ("GCS", 5), ("pairwise KL", 4)])
+@pytest.mark.parametrize(("name", "modalities"), [("CS", 2), ("GCS", 3), ("GCS", 5), ("pairwise KL", 4), ("GRAM", 3)])
 def test_plain_losses_have_the_values_and_gradients_of_ours(name, modalities, temperature):
     embeddings, labels = Case(name, modalities, batch=10, dim=6).inputs()
     wide = {key: x.detach().double().requires_grad_() for key, x in embeddings.items()}

@@ -63,7 +63,7 @@ class Places:
         """Count a block of the gallery for some queries; several threads may do so at once.
 
         Args:
-            keys: (Q, B) keys.
+            keys: (Q, B) keys; their rows may be sorted here.
             queries: numbers of these queries.
             start: number of the block's first item.
         """
@@ -71,25 +71,26 @@ class Places:
         if self.tie_break is None and (stop - first).max() <= _FEW:
             self._compare(keys, first, stop)
             return
-        for row, own in zip(keys, map(slice, first, stop), strict=True):
-            if own.start == own.stop:
-                continue
-            ranked = np.sort(row)
-            before = ranked.searchsorted(self.key[own])
-            size = ranked.searchsorted(self.key[own], "right") - before
-            within = self._within(row, own.start + np.flatnonzero(size), start)
-            with self._lock:
-                self.before[own] += before
-                self.size[own] += size
-                for which, count in within.items():
-                    self.within[which] += count
+        ranked = keys if self.tie_break is None else keys.copy()
+        ranked.sort(axis=1)
+        own = slice(self.first[queries.start], self.first[queries.stop])
+        each = [(row, self.key[i:j]) for row, i, j in zip(ranked, first, stop, strict=True)]
+        before = np.concatenate([row.searchsorted(key) for row, key in each])
+        size = np.concatenate([row.searchsorted(key, "right") for row, key in each]) - before
+        within = 0 if self.tie_break is None else self._within(keys, queries.start, own, size, start)
+        with self._lock:
+            self.before[own] += before
+            self.size[own] += size
+            self.within[own] += within
 
-    def _within(self, row: np.ndarray, tied: np.ndarray, start: int) -> dict[int, int]:
-        """Of the relevant items that have their key in a row, how many of those items precede them by the tie break."""
-        if self.tie_break is None:
-            return {}
-        same = {which: self.tie_break[start + np.flatnonzero(row == self.key[which])] for which in tied}
-        return {w: np.count_nonzero(others < self.tie_break[self.item[w]]) for w, others in same.items()}
+    def _within(self, keys: np.ndarray, query: int, own: slice, size: np.ndarray, start: int) -> np.ndarray:
+        """Of the items of a block that tie with each relevant one, how many precede it by the tie break."""
+        within = np.zeros(len(size), dtype=np.int64)
+        for place in np.flatnonzero(size):
+            which = own.start + place
+            same = np.flatnonzero(keys[self.query[which] - query] == self.key[which])
+            within[place] = np.count_nonzero(self.tie_break[start + same] < self.tie_break[self.item[which]])
+        return within
 
     def _compare(self, keys: np.ndarray, first: np.ndarray, stop: np.ndarray) -> None:
         """Count for the first relevant item of every query, then for the second, and so on."""

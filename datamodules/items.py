@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,7 +12,7 @@ import numpy as np
 from lightning.pytorch.utilities import rank_zero_warn
 
 from datamodules.errors import DataError
-from datamodules.files.rows import RowNames, check_matrix, hash_rows, not_finite
+from datamodules.files.rows import RowNames, check_matrix, hash_rows, name_twice, not_finite
 from datamodules.files.sources import sha256_of
 
 SPLITS = ("train", "validation", "test")
@@ -210,12 +209,9 @@ class ItemSet:
         if len(set(rows.values())) > 1 or not len(self.label):
             raise DataError(f"{self.origin}: row counts are {rows}; expected one of each per item, and an item.")
         for what, names in (("items", self.names), ("classes", self.class_names or ())):
-            counts = {} if isinstance(names, RowNames) else Counter(names)
-            twice = next((name for name, count in counts.items() if count > 1), None)
-            if twice is not None:
+            if (twice := name_twice(names)) is not None:
                 raise DataError(f"{self.origin}: two {what} are called {twice!r}; give each a name of its own.")
-        unknown = sorted(set(np.unique(self.split).tolist()) - set(SPLITS))
-        if unknown:
+        if unknown := sorted(set(np.unique(self.split).tolist()) - set(SPLITS)):
             raise DataError(f"{self.origin}: split {unknown[0]!r} is unknown; each item is one of {', '.join(SPLITS)}.")
         self._check_labels()
         for name, modality in self.modalities.items():

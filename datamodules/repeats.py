@@ -170,12 +170,13 @@ def _sums(rows: np.ndarray, index: np.ndarray) -> np.ndarray:
     Two rows that differ share both for one draw of the factors in 2^64.
     """
     draw, factors, found = np.random.default_rng(0), None, np.empty((len(index), 2), np.uint64)
-    for start in range(0, len(index), 512):
-        piece = np.ascontiguousarray(rows[index[start : start + 512]])
+    step = max(1, 2**15 // max(1, rows.shape[1]))
+    for start in range(0, len(index), step):
+        piece = np.ascontiguousarray(rows[index[start : start + step]])
         bits = piece.view(np.uint32 if piece.itemsize % 4 == 0 else np.uint8).astype(np.uint64)
         if factors is None:
             factors = draw.integers(2**64, size=(bits.shape[1], 2), dtype=np.uint64)
-        found[start : start + 512] = bits @ factors
+        found[start : start + step] = bits @ factors
     return found
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from numbers import Real
@@ -130,3 +131,9 @@ class RowNames(Sequence):
         if isinstance(row, slice):
             return [f"row {number}" for number in range(*row.indices(self.count))]
         return f"row {range(self.count)[row]}"
+
+
+def name_twice(names: Sequence[str]) -> str | None:
+    """A name that stands several times; None where there is none."""
+    counts = {} if isinstance(names, RowNames) else Counter(names)
+    return next((name for name, count in counts.items() if count > 1), None)

@@ -14,7 +14,7 @@ from datamodules import RetrievalData
 from datamodules.batches import Batch
 from lightning_modules.encoded import EncodedModule
 from losses import AlignmentLoss
-from losses.matching import unit
+from losses.common.matching import unit
 
 
 class CMPM(EncodedModule):

@@ -15,9 +15,9 @@ from lightning_modules.encoded import EncodedModule
 from lightning_modules.networks.adapters import build_adapter
 from lightning_modules.networks.encoders import ENCODERS, Encoder
 from losses import AlignmentLoss, build_loss
-from losses.gather import gather
+from losses.common.gather import gather
+from losses.common.matching import unit
 from losses.kernel import check_sigma, kernel_cs_divergence, kernel_gcs_divergence
-from losses.matching import unit
 
 ENTRIES_AT_ONCE = 1024
 

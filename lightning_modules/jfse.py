@@ -20,7 +20,7 @@ from datamodules.paired_features import Protocol
 from lightning_modules.base import RetrievalModule, View
 from lightning_modules.networks.adversarial import Critic, ModalityClassifier, generator, regressor
 from losses import AlignmentLoss
-from losses.gather import gather, world
+from losses.common.gather import gather, world
 
 NOISE_DIM = 300
 CRITIC_STEPS = 5

@@ -6,7 +6,7 @@ Every module of this folder is imported, so that a file with a class under ``@re
 from importlib import import_module
 from pkgutil import iter_modules
 
-from losses.base import AlignmentLoss, LossOutput
+from losses.common.base import AlignmentLoss, LossOutput
 from losses.pairwise import show_keywords
 from losses.registry import available_losses, build_loss, register_loss, registered
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from losses.base import AlignmentLoss, GatheredBatch
+from losses.common.base import AlignmentLoss, GatheredBatch
 from losses.registry import register_loss
 
 

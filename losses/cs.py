@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from losses.base import AlignmentLoss, GatheredBatch, check_temperature
+from losses.common.base import AlignmentLoss, GatheredBatch, check_temperature
 from losses.divergence import clamped_divergence, cs_divergence
 from losses.registry import register_loss
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from losses.gradients import by_formula
+from losses.common.gradients import by_formula
 
 
 def cs_divergence(log_p: Tensor, log_q: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from losses.base import AlignmentLoss, GatheredBatch
+    from losses.common.base import AlignmentLoss, GatheredBatch
 
 # Entries of a block of one matrix: on a CPU what its caches hold, on a GPU what keeps it busy.
 BLOCK_ENTRIES = {"cpu": 2**20, "cuda": 2**26}
@@ -33,7 +33,7 @@ def by_blocks(loss: AlignmentLoss, batch: GatheredBatch) -> tuple[Tensor, dict[s
     known, and no matrix outlives its block.
 
     Args:
-        loss: its :attr:`~losses.base.AlignmentLoss.over_rows` is True.
+        loss: its :attr:`~losses.common.base.AlignmentLoss.over_rows` is True.
         batch: the whole batch.
 
     Returns:

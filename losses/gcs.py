@@ -7,7 +7,7 @@ from typing import Literal
 
 from torch import Tensor
 
-from losses.base import AlignmentLoss, GatheredBatch, check_temperature
+from losses.common.base import AlignmentLoss, GatheredBatch, check_temperature
 from losses.cs import check_epsilon, unshifted_softmax
 from losses.divergence import clamped_divergence, gcs_divergence
 from losses.registry import register_loss

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from losses.base import AlignmentLoss, GatheredBatch, check_temperature
-from losses.gradients import by_formula
-from losses.matching import product
+from losses.common.base import AlignmentLoss, GatheredBatch, check_temperature
+from losses.common.gradients import by_formula
+from losses.common.matching import product
 from losses.registry import nearest, register_loss
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from losses import fused
-from losses.base import AlignmentLoss, GatheredBatch
+from losses.common.base import AlignmentLoss, GatheredBatch
 from losses.registry import register_loss
 
 

@@ -7,9 +7,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from losses.base import AlignmentLoss, GatheredBatch, check_temperature
+from losses.common.base import AlignmentLoss, GatheredBatch, check_temperature
+from losses.common.matching import product
 from losses.divergence import kl_divergence
-from losses.matching import product
 from losses.registry import register_loss
 
 

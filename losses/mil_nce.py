@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from losses.base import AlignmentLoss, GatheredBatch, check_temperature
+from losses.common.base import AlignmentLoss, GatheredBatch, check_temperature
 from losses.registry import register_loss
 
 

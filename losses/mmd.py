@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from losses.base import AlignmentLoss, GatheredBatch
+from losses.common.base import AlignmentLoss, GatheredBatch
 from losses.registry import register_loss
 
 JFSE_SIGMAS = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1, 5, 10, 15, 20, 25, 30, 35, 100, 1e3, 1e4, 1e5, 1e6)

@@ -8,7 +8,7 @@ from typing import Any, get_type_hints
 
 from torch import Tensor
 
-from losses.base import AlignmentLoss, GatheredBatch
+from losses.common.base import AlignmentLoss, GatheredBatch
 from losses.registry import build_loss, parameters, register_loss, registered
 
 

@@ -6,7 +6,7 @@ import difflib
 import inspect
 from collections.abc import Callable, Iterable
 
-from losses.base import AlignmentLoss
+from losses.common.base import AlignmentLoss
 
 _LOSSES: dict[str, type[AlignmentLoss]] = {}
 

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from losses.base import AlignmentLoss, GatheredBatch
-from losses.matching import product
+from losses.common.base import AlignmentLoss, GatheredBatch
+from losses.common.matching import product
 from losses.registry import register_loss
 
 START = 1 / 0.07  # of the learned scale

@@ -17,8 +17,8 @@ from training import scores, trainer
 from datamodules import SyntheticItems
 from lightning_modules import CSAligner
 from losses import build_loss
+from losses.common.matching import unit
 from losses.kernel import kernel_cs_divergence
-from losses.matching import unit
 
 # The objective, from the formulas ------------------------------------------------------------------------------------
 

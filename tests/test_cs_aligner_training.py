@@ -23,8 +23,8 @@ from tiny_items import Tiny
 from training import Recorder, scores, trainer
 
 from datamodules import Synthetic, SyntheticItems, Wikipedia
+from losses.common.matching import unit
 from losses.kernel import kernel_cs_divergence
-from losses.matching import unit
 
 # Unpaired samples ----------------------------------------------------------------------------------------------------
 

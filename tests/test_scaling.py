@@ -6,8 +6,8 @@ import pytest
 from torch import Tensor
 
 from losses import AlignmentLoss, build_loss
-from losses.base import GatheredBatch
-from losses.matching import product
+from losses.common.base import GatheredBatch
+from losses.common.matching import product
 from reproduce.measurements.scaling import LOSSES, SETTINGS, draw_inputs, exponent, matrices, saved_bytes
 
 # Counts
@@ -25,7 +25,7 @@ def test_counted_matrices_are_those_the_loss_computes(method, modalities, monkey
         matchings.append((a, b))
         return logits(batch, a, b, temperature)
 
-    monkeypatch.setattr("losses.base.product", lambda *given: similarities.append(1) or product(*given))
+    monkeypatch.setattr("losses.common.base.product", lambda *given: similarities.append(1) or product(*given))
     monkeypatch.setattr(GatheredBatch, "logits", counted)
     loss(embeddings, labels)
     similarity, matching = matrices(loss, tuple(embeddings))

@@ -16,8 +16,8 @@ from matplotlib.axes import Axes
 from torch import Tensor
 
 from losses import AlignmentLoss, CMPMKLLoss, CSClampedLoss, CSLoss, GCSClampedLoss, GCSLoss, KLLoss
+from losses.common.matching import unit
 from losses.divergence import clamped_divergence
-from losses.matching import unit
 from losses.registry import parameters
 from reproduce.measurements.measures import Measured, command, device, measured, median_seconds
 from reproduce.report.figures import STYLE, frame, save_figure

@@ -7,8 +7,8 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from losses.gather import gather, refuse_together
-from losses.gradients import by_formula
+from losses.common.gather import gather, refuse_together
+from losses.common.gradients import by_formula
 
 
 def unit(x: Tensor) -> Tensor:

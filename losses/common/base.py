@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from losses import fused
-from losses.gather import gather, require_equal_batches, world
-from losses.matching import Target, product, unit
+from losses.common.gather import gather, require_equal_batches, world
+from losses.common.matching import Target, product, unit
 
 
 class LossOutput(NamedTuple):

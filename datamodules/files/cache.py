@@ -26,13 +26,15 @@ def cache_folder() -> Path:
     return Path(os.environ.get("CSD_CACHE") or pooch.os_cache("csd-retrieval")).expanduser() / f"v{VERSION}"
 
 
-def keep(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    """Write a file whole; where that fails, a warning says so and nothing is kept."""
+def keep(path: Path, write: Callable[[BinaryIO], object]) -> bool:
+    """Write a file whole, and say whether that went well; where it fails, a warning says why and nothing is kept."""
     try:
         with written_whole(path) as file:
             write(file)
     except OSError as error:
         rank_zero_warn(f"{path.name} cannot be kept in {path.parent} ({error}); it is computed on each run.")
+        return False
+    return True
 
 
 def kept_arrays(name: str, compute: Callable[[], Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:

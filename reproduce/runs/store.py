@@ -166,14 +166,11 @@ class RunStore:
         Raises:
             DataError: it cannot be kept; what was there before stays.
         """
-        if result.arrays:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            keep(self.folder / f"{key}.npz", lambda file: np.savez(file, **result.arrays))
-        path = self.folder / f"{key}.json"
+        path, arrays = self.folder / f"{key}.json", self.folder / f"{key}.npz"
         kept = asdict(replace(result, arrays={})) | {"arrays": sorted(result.arrays)}
         text = json.dumps({"config": config, "result": kept}, indent=1) + "\n"
-        keep(path, lambda file: file.write(text.encode()))
-        if self.load(key) is None:  # why, `keep` has said; another process may have kept the same run meanwhile
+        whole = not result.arrays or keep(arrays, lambda file: np.savez(file, **result.arrays))
+        if not (whole and keep(path, lambda file: file.write(text.encode()))):  # why, it has said
             raise DataError(
                 f"{path}: a finished run cannot be kept. Free space, or choose a folder that you may write to; the "
                 "same command then goes on from the runs finished before."

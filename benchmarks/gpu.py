@@ -17,7 +17,8 @@ from datamodules import Synthetic, SyntheticItems
 from lightning_modules import CMPM, JFSE, LAVIMO, CSAligner, prepare
 from lightning_modules.metrics import CrossModalRetrieval
 from losses import available_losses, build_loss
-from reproduce.measurements.measures import device, timer
+from reproduce.measurements.measures import device, median_seconds
+from reproduce.runs.machine import SILENT
 
 NAME, CEILING = "cpu-and-gpu", "ceiling"
 # Largest relative error of a loss and its gradients, by the precision of the embeddings; and of a metric.
@@ -88,13 +89,12 @@ def steps_error(kind: type[L.LightningModule], precision: str) -> float:
     first = kind(data.dims, **({"width": 64, "dropout": 0.0} if kind is JFSE else {}))
     prepare(first, data)
     batch, found = next(iter(data.val_dataloader())), []
-    off = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
     limits = {"max_epochs": 1, "limit_train_batches": SETTINGS["steps"], "limit_val_batches": 0}
     for accelerator in ("cpu", device().type):
         model = copy.deepcopy(first)
         L.seed_everything(0, verbose=False)
         where = {"accelerator": accelerator, "devices": 1, "precision": precision, "deterministic": True}
-        L.Trainer(**where, **limits, **off).fit(model, data)
+        L.Trainer(**where, **limits, **SILENT).fit(model, data)
         with torch.no_grad():
             found.append(torch.cat([x.flatten() for x in model.cpu().eval().embed(batch).values()]).float())
     return _relative(*found)
@@ -117,23 +117,15 @@ def measure_ceiling(record: Record) -> None:
     for batch in SETTINGS["ceiling"][device().type]:
         case = Case("GCS", 3, batch, 256)
         embeddings, labels = case.inputs()
-        seconds, reason = attempt(lambda one=case, x=embeddings, y=labels: _best(lambda: step(one.ours(), x, y)))
-        products = _best(lambda x=embeddings: _products(x))
-        record.add(CEILING, "GCS (ours)", case.size, "seconds/step", seconds, note=reason)
-        record.add(CEILING, "matrix products alone", case.size, "seconds/step", products)
-        if seconds:
-            record.ratio(CEILING, "matrix products alone", "GCS (ours)", case.size, "seconds/step")
-        print(f"  {case.size}: {reason or f'{seconds:.3g} s, products {products:.3g} s'}", flush=True)
-
-
-def _best(work: Callable[[], Any]) -> float:
-    work()
-    found = []
-    for _ in range(SETTINGS["repeats"]):
-        start = timer()
-        work()
-        found.append(timer() - start)
-    return min(found)
+        steps = {
+            "GCS (ours)": partial(step, case.ours(), embeddings, labels),
+            "matrix products alone": partial(_products, embeddings),
+        }
+        found, reason = attempt(lambda taken=steps: median_seconds(taken, SETTINGS["repeats"]))
+        for who in steps:
+            record.add(CEILING, who, case.size, "seconds/step", found and found[who], note=reason)
+        record.ratio(CEILING, "matrix products alone", "GCS (ours)", case.size, "seconds/step")
+        print(f"  {case.size}: {reason or ', '.join(f'{who} {found[who]:.3g} s' for who in steps)}", flush=True)
 
 
 def _products(embeddings: dict[str, Tensor]) -> None:

@@ -173,7 +173,7 @@ def test_neighbours_within_and_across_classes(monkeypatch: pytest.MonkeyPatch) -
     x = _standardised(features["image"])
     own, across = _margins(x, label, 3, 20)
     classes = sparse.csr_array(np.eye(CLASSES)[label])
-    monkeypatch.setattr("reproduce.runs.multiview.MiB", 0.003)  # a few rows of distances at a time
+    monkeypatch.setattr("reproduce.runs.multiview.DISTANCES", 0.003)  # a few rows of distances at a time
     assert np.array_equal(nearest_within(x, classes, 3).toarray(), own)
     assert np.array_equal(nearest_across(x, classes, 20).toarray(), across)
     assert nearest_across(x, classes, 10**6).sum() == (label[:, None] != label[None]).sum()

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import scipy.io
 
-from datamodules.files.array_files import decoding
+from datamodules.files.rows import decoding
 from datamodules.files.text import broken, require
 
 

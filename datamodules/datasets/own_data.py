@@ -26,6 +26,7 @@ from datamodules.splits import carve_groups, carve_validation
 # Widths of image, text and class embedding -> what the features with which others published are called in tables.
 AS_PUBLISHED = {(4096, 300, 300): "cnn4096-doc300"}
 RANDOM = "random"
+FROM_FILE = "split from the file"
 MANY = 1000  # classes, of which a one-hot embedding would be too wide
 
 
@@ -258,9 +259,6 @@ class OwnData(FeatureDataModule):
     def repeated(self) -> tuple[str, ...]:
         """As of all features; none where the data say by ids which entries belong together."""
         return super().repeated if _aligned(self.data.modalities) else ()
-
-
-FROM_FILE = "split from the file"
 
 
 def _of_texts(folder: Path) -> bool:

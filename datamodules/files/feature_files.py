@@ -92,9 +92,6 @@ def _in_folder(folder: Path) -> Layout | Path:
     nearest = max(LAYOUTS, key=lambda layout: len(present.intersection(layout.files())))
     missing = [name for name in nearest.files() if name not in present]
     if len(missing) == len(nearest.files()):
-        others = [file for file in folder.iterdir() if file.suffix in (*ARRAY_FILES, *TABLES)]
-        if len(others) == 1:
-            return others[0]
         raise DataMissing(f"{folder}: holds no features in a known layout. {ACCEPTED}.")
     raise DataError(f"{folder}: looks like {nearest.name} but lacks {', '.join(missing)}; add them. {ACCEPTED}.")
 

@@ -13,6 +13,18 @@ from lightning_modules.metrics.places import TieGroups
 def measures_of(
     groups: TieGroups, n_query: int, n_gallery: int, ks: Sequence[int], reciprocals: np.ndarray
 ) -> dict[str, np.ndarray]:
+    """The measures of every query, as :func:`~lightning_modules.metrics.ranking.retrieval_scores` defines them.
+
+    Args:
+        groups: of tied items with a relevant one, by query and place.
+        n_query: number of queries; one without a group has nothing relevant.
+        n_gallery: number of items.
+        ks: cut-offs, in places.
+        reciprocals: (n_gallery + 1,) float64, entry n is 1 + 1/2 + ... + 1/n.
+
+    Returns:
+        Measure -> (n_query,) float64.
+    """
     total = _per_query(groups, groups.relevant, n_query)
     precisions = _precision_sum(groups, groups.size, reciprocals)
     ap = _ratio(_per_query(groups, precisions, n_query), total)

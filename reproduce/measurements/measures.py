@@ -31,7 +31,7 @@ from reproduce.results.companion import dump_yaml
 from reproduce.results.metrics import METRICS
 from reproduce.results.schema import Row, TableError, replace_file, write_table
 from reproduce.results.shown import measured_by
-from reproduce.runs.machine import VERSIONS, device_name, git_commit, quiet
+from reproduce.runs.machine import SILENT, VERSIONS, device_name, git_commit, quiet
 
 WARM_UP = 3
 Measured = tuple[list[Row], str, Callable[[Path], None]]
@@ -158,8 +158,7 @@ def epoch_seconds(model: RetrievalModule, data: RetrievalData, epochs: int, **li
     """
     ends: list[float] = []
     clock = LambdaCallback(on_train_epoch_end=lambda *_: ends.append(timer()))
-    off = ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary")
-    options = {"max_epochs": epochs + 1, "limit_val_batches": 0, "devices": 1, **limits, **dict.fromkeys(off, False)}
+    options = {"max_epochs": epochs + 1, "limit_val_batches": 0, "devices": 1, **limits, **SILENT}
     trainer = L.Trainer(callbacks=[clock], **options)
     prepare(model, data)
     trainer.fit(model, data)

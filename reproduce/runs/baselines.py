@@ -99,7 +99,7 @@ class CCA(LinearMethod):
     def fit(self, features: Features, label: np.ndarray) -> CCA:
         """Fit on paired (N, d) features; labels are not used."""
         x, y = self._fit_scalers(features).values()
-        lower_x, lower_y = (self._cholesky(rows) for rows in (x, y))
+        lower_x, lower_y = (ridged_cholesky(rows, self.ridge) for rows in (x, y))
         between = solve_triangular(lower_x, x.T @ y / len(x), lower=True)
         between = solve_triangular(lower_y, between.T, lower=True).T
         # By QR: the faster divide and conquer now and then does not converge.
@@ -116,8 +116,10 @@ class CCA(LinearMethod):
     def project(self, name: str, features: np.ndarray) -> np.ndarray:
         return self._scaled(name, features) @ self.projections[name]
 
-    def _cholesky(self, rows: np.ndarray) -> np.ndarray:
-        return cholesky(rows.T @ rows / len(rows) + self.ridge * np.eye(rows.shape[1]), lower=True)
+
+def ridged_cholesky(rows: np.ndarray, ridge: float) -> np.ndarray:
+    """(d, d) lower triangular L, with L L^T the covariance of (N, d) centred rows and a ridge on its diagonal."""
+    return cholesky(rows.T @ rows / len(rows) + ridge * np.eye(rows.shape[1]), lower=True)
 
 
 class SemanticMatching(LinearMethod):

@@ -210,7 +210,5 @@ def check_modalities(dataset: DataSet, modalities: Sequence[str], file: str) -> 
         if name not in modalities:
             raise SpecError(f"{place} names {name!r}, no modality of the data; {nearest(name, modalities)}")
     for name in dataset.model.get("joint_queries", ()):
-        try:
+        with said_of(place):
             parse_joint_query(name, tuple(modalities))
-        except ValueError as error:
-            raise SpecError(f"{place}: {error}") from error

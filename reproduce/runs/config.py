@@ -14,6 +14,7 @@ from lightning.pytorch.cli import LightningArgumentParser
 
 import datamodules
 import lightning_modules
+from datamodules.noisy_labels import parse_labels
 from lightning_modules.base import RetrievalModule
 from lightning_modules.cli_errors import ConfigError, Parser
 from lightning_modules.metrics.modality_gap import GAP_METRICS
@@ -22,6 +23,7 @@ from reproduce.results.companion import dump_yaml
 from reproduce.results.metrics import RANKED
 from reproduce.runs import baselines, multiview
 from reproduce.runs.arguments import matched, merged
+from reproduce.runs.machine import SILENT
 from reproduce.runs.spec import DataSet, Method, Scale, Table
 
 Config = dict[str, Any]
@@ -109,7 +111,7 @@ def data_source(
         arguments |= {**method.data, "validation_fraction": fraction, "shuffle_seed": seed or 0}
     if table.class_split is not None:
         arguments |= {"class_split": table.class_split, **({"class_seed": seed or 0} if method else {})}
-    if method is not None and "-" in arguments.get("labels", ""):  # labels that are drawn, for each seed anew
+    if method is not None and parse_labels(arguments.get("labels", "class"))[1]:  # drawn, for each seed anew
         arguments["label_seed"] = seed or 0
     if dataset.class_path == "OwnData":
         arguments["dataset"] = dataset.dataset
@@ -235,7 +237,6 @@ def prepare(
     parser, both = _parser(*PARTS), parsed({**config, "data": located(config, data_root)}, *PARTS)
     built = parser.instantiate_classes(both)
     built.data.prepare_data()
-    silent = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
     # Without a first look at the validation items, which a training's curve would take for one of its points.
-    silent |= {"num_sanity_val_steps": 0, "devices": 1}
+    silent = {**SILENT, "num_sanity_val_steps": 0, "devices": 1}
     return built.data, built.model, L.Trainer(**config["trainer"], **silent, callbacks=callbacks)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
-from scipy.linalg import cholesky, eigh, solve_triangular
+from scipy.linalg import eigh, solve_triangular
 
-from reproduce.runs.baselines import Features, LinearMethod
+from reproduce.runs.baselines import Features, LinearMethod, ridged_cholesky
 
 
 class GeneralisedCCA(LinearMethod):
@@ -37,7 +37,7 @@ class GeneralisedCCA(LinearMethod):
     def fit(self, features: Features, label: np.ndarray) -> GeneralisedCCA:
         """Fit on paired (N, d) features; labels are not used."""
         views = self._fit_scalers(features)
-        lower = {name: self._cholesky(x) for name, x in views.items()}
+        lower = {name: ridged_cholesky(x, self.ridge) for name, x in views.items()}
         white = {name: solve_triangular(lower[name], x.T / np.sqrt(len(x)), lower=True).T for name, x in views.items()}
         joint = np.concatenate(list(white.values()), axis=1)
         if joint.shape[1] <= len(joint):
@@ -57,6 +57,3 @@ class GeneralisedCCA(LinearMethod):
 
     def project(self, name: str, features: np.ndarray) -> np.ndarray:
         return self._scaled(name, features) @ self.projections[name]
-
-    def _cholesky(self, rows: np.ndarray) -> np.ndarray:
-        return cholesky(rows.T @ rows / len(rows) + self.ridge * np.eye(rows.shape[1]), lower=True)

@@ -16,6 +16,9 @@ import torch
 # tells where it was forgotten.
 VERSIONS = {"losses": 1, "datamodules": 1, "lightning_modules": 1, "reproduce": 1}
 
+# Arguments of a Trainer that trains, and writes and shows nothing.
+SILENT = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
+
 
 def quiet(threads: int) -> None:
     """Prepare a process: a fixed number of threads, no hints of Lightning, and no bars for loading weights."""

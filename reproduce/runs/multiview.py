@@ -20,7 +20,7 @@ from datamodules.errors import check_choice
 from reproduce.runs.baselines import Features, LinearMethod
 
 STATISTICS = ("train", "centred", "test")
-MiB = 256  # of distances between items at a time
+DISTANCES = 256  # MiB of those between items at a time
 ZERO = 1e-7  # an eigenvalue below this share of the largest: its direction is an accident of rounding
 
 
@@ -282,7 +282,7 @@ def nearest_across(x: np.ndarray, classes: sparse.csr_array, count: int) -> spar
     """
     distance, row, column = np.empty(0), np.empty(0, int), np.empty(0, int)
     start = 0
-    for chunk in pairwise_distances_chunked(x, working_memory=MiB):
+    for chunk in pairwise_distances_chunked(x, working_memory=DISTANCES):
         same = (classes[start : start + len(chunk)] @ classes.T).tocoo()
         chunk[same.row, same.col] = np.inf
         kept = np.argpartition(chunk, min(count, chunk.size) - 1, axis=None)[:count]

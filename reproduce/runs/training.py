@@ -28,10 +28,10 @@ VALIDATIONS = 10  # along a training that is scored on validation data
 
 
 class Validated(L.Callback):
-    """Keeps the validation scores of a training along its way, and with the average precisions those that count.
+    """Keeps the validation scores of a training along its way, with the average precisions those that count.
 
     These are of the end of the training, which is validated some ten times, the last time after the last epoch; or of
-    the epoch with the largest average MAP among those that the Trainer validates.
+    the epoch with the largest average MAP among those that the Trainer validates. Epochs are timed.
 
     Args:
         epochs: of the training.
@@ -43,8 +43,14 @@ class Validated(L.Callback):
         self.scores: dict[str, float] = {}
         self.average_precisions: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
         self.curve: list[tuple[int, float]] = []
+        self.started = 0.0
+        self.seconds: list[float] = []  # of each epoch
+
+    def on_train_epoch_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        self.seconds.append(time.perf_counter() - self.started)
 
     def on_train_epoch_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        self.started = time.perf_counter()
         if not self.best:
             # Counted from the end: an interval of the Trainer would leave out the last epoch where it is no multiple.
             left = self.epochs - trainer.current_epoch - 1
@@ -123,7 +129,9 @@ def run(config: Config, data_root: str | None = None) -> RunResult:
     else:
         scores, arrays, undefined = _test(config, trainer, model, data)
     if not model.closed_form:
-        recorded = {"seconds/epoch": seconds / trainer.max_epochs} | (gradients[0].summary() if gradients else {})
+        # Their median, which a busy moment of the machine and the epochs with a validation leave as it is.
+        epoch = float(np.median(validated.seconds))
+        recorded = {"seconds/epoch": epoch} | (gradients[0].summary() if gradients else {})
         for name, split in product(recorded, dict.fromkeys(score.split for score in scores)):
             scores.append(Score(split, "full", "average", name, "", recorded[name]))
     return RunResult(

@@ -60,6 +60,7 @@ class RetrievalModule(L.LightningModule):
     data_here: dict[str, Any] | None = None  # what is remembered of the data that the model was prepared for
     prepared_for_training = False
     closed_form = False  # whether it is fitted at once when a training starts, and not by steps
+    remark = ""  # what the note of every row of it says
     # Parts that no embedding needs; `csd export` leaves them out.
     training_only: ClassVar[tuple[str, ...]] = ("alignment",)
 

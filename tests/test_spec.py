@@ -182,6 +182,9 @@ def test_a_row_is_a_configuration_of_csd_fit(tmp_path: Path) -> None:
         ({"TOP": "projection: [KLL]"}, ["projection", "'KLL'", "nearest: KL"]),
         # values that nothing takes
         ({"DATA": "data_root: /data"}, ["moves/own", "'data_root'"]),
+        ({"DATA": "path: a.npy"}, ["moves/own", "'path'"]),
+        ({"ENTRY": "split_by_seed: true"}, ["moves/own", "split_by_seed", "SyntheticItems"]),
+        ({"ENTRY": "seeds: [1, 1]"}, ["moves/own", "seeds", "1 twice"]),
         ({"DATA": "batch_size: 0"}, ["moves/own", "batch_size is 0"]),
         ({"DATA": "class_split: zeroshot", "TOP": ""}, ["moves/own", "zeroshot", "zero-shot"]),
         ({"ROW": "protocol: published"}, ["GCS", "published", "as_published"]),

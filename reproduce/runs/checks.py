@@ -105,8 +105,12 @@ def _check_dataset(table: Table, dataset: DataSet) -> None:
     kind = data_class(dataset.class_path)
     _check_models(dataset.models, {method.model for method in table.methods})
     for name in (name for given in (dataset.init_args, *(m.data for m in table.methods)) for name in given):
-        if name in OF_THE_RUN:
+        if name in OF_THE_RUN and not (name == "path" and dataset.class_path == "OwnData"):
             raise SpecError(f"{name!r} is not given here; the table or its command sets it")
+    if dataset.seeds:
+        _check_once(dataset.seeds, "seeds")
+    if dataset.split_by_seed and dataset.class_path != "OwnData":
+        raise SpecError(f"split_by_seed is for OwnData, and {dataset.class_path} has a split of its own; remove it")
     if dataset.galleries:
         _check_once(dataset.galleries, "galleries")
         if issubclass(kind, datamodules.FeatureDataModule):

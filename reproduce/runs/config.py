@@ -115,6 +115,8 @@ def data_source(
         arguments["label_seed"] = seed or 0
     if dataset.class_path == "OwnData":
         arguments["dataset"] = dataset.dataset
+    if dataset.split_by_seed:
+        arguments["seed"] = seed or 0
     if method is not None and method.model == "JFSE":
         arguments["protocol"] = method.protocol
     return {"class_path": dataset.class_path, "init_args": arguments}
@@ -170,7 +172,7 @@ def resolve(
         evaluate["eleven_point"] = True
     if not kind.closed_form and set(table.metrics) & set(GRADIENT_METRICS):
         evaluate["gradients"] = True
-    if not kind.closed_form and seed is not None and set(table.metrics) & set(GAP_METRICS):
+    if seed is not None and set(table.metrics) & set(GAP_METRICS):
         evaluate["modality_gap"] = True
     path = f"{kind.__module__}.{kind.__name__}" if kind.closed_form else method.model
     return {
@@ -196,7 +198,8 @@ def fit_file(config: Config, head: str) -> str:
     content["test_after_fit"] = True
     if content["data"]["class_path"] == "OwnData":  # which does not look below the data root by itself
         arguments = content["data"]["init_args"]
-        content["data"] = {**content["data"], "init_args": {**arguments, "path": f"data/{arguments['dataset']}"}}
+        path = "/".join(["data", arguments["dataset"], *filter(None, [arguments.get("path")])])
+        content["data"] = {**content["data"], "init_args": {**arguments, "path": path}}
     return f"# {head}\n" + dump_yaml(content)
 
 
@@ -213,7 +216,7 @@ def located(config: Config, data_root: str | None, offline: bool = False) -> dic
     arguments |= {"data_root": data_root} if "data_root" in known else {}
     arguments |= {"offline": offline} if "offline" in known else {}
     if config["data"]["class_path"] == "OwnData":
-        arguments["path"] = str(datamodules.data_root(data_root) / arguments["dataset"])
+        arguments["path"] = str(datamodules.data_root(data_root) / arguments["dataset"] / arguments.get("path", ""))
     return {"class_path": config["data"]["class_path"], "init_args": arguments}
 
 

@@ -78,7 +78,7 @@ class Plan:
         table: the table.
         scale: key of ``table.scales``.
         root: data root given by the user, or None.
-        seeds: seeds to average over.
+        seeds: seeds to average over; none: those of the data set, or of the scale.
         store: where finished runs are kept.
         offline: never fetch data.
         only: column -> value; runs of other rows are not made.
@@ -129,8 +129,8 @@ class Plan:
     def _unread(self, dataset: DataSet) -> DataSet:
         """A data set whose features, where its files say how they are called, may be those that --only names."""
         wanted = self.only.get("features", dataset.features)
-        known = {one.features for one in self.table.datasets if one.class_path != "OwnData"}
-        unknown = dataset.class_path == "OwnData" and wanted not in known
+        known = {one.features for one in self.table.datasets if not one.named_by_files}
+        unknown = dataset.named_by_files and wanted not in known
         return replace(dataset, features=wanted) if unknown else dataset
 
     def _found(self, dataset: DataSet) -> DataSet:
@@ -147,7 +147,7 @@ class Plan:
         check_modalities(dataset, module.modalities, self.table.file)
         if reason := model_absent(dataset):
             raise DataMissing(reason)
-        if dataset.class_path == "OwnData":
+        if dataset.named_by_files:
             return replace(dataset, features=module.features)
         _check_widths(dataset, module)
         return dataset
@@ -230,9 +230,10 @@ class Plan:
         return {**({"alignment": {**given, **chosen}} if chosen or given else {}), **found}
 
     def remark(self, row: Row) -> str:
-        """What a row's note says of its schedule: of its chosen trial, else of the training that chose the schedule."""
-        if model_class(row.method.model).closed_form or row.method.protocol == "as_published":
-            return ""
+        """What a row's note says of its model, or of its schedule: of its chosen trial, else of what chose the schedule."""
+        kind = model_class(row.method.model)
+        if kind.closed_form or row.method.protocol == "as_published":
+            return kind.remark
         schedule = self._schedule_of(row)
         own = self.choices[row].curve
         said = remark(own or schedule.curve)
@@ -251,7 +252,11 @@ class Plan:
         return [self._run(row, setting, None, f"trial {number}") for number, setting in enumerate(row.method.trials, 1)]
 
     def _finals(self, row: Row, setting: dict[str, Any]) -> list[Run]:
-        return [self._run(row, setting, seed, f"seed {seed}") for seed in self.seeds]
+        return [self._run(row, setting, seed, f"seed {seed}") for seed in self.seeds_of(row.dataset)]
+
+    def seeds_of(self, dataset: DataSet) -> Sequence[int]:
+        """The seeds that are averaged over on a data set."""
+        return self.seeds or dataset.seeds or self.table.scales[self.scale].seeds
 
     def _run(self, row: Row, setting: dict, seed: int | None, what: str, min_steps: int | None = None) -> Run:
         """A run of a row; its floor in steps is by default that of the schedule chosen, none for as_published."""

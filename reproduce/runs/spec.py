@@ -75,11 +75,14 @@ class DataSet:
         features: name of the features in the table.
         condition: what sets it apart from others with the same features, such as "M = 4".
         class_path: name of a data module.
-        init_args: its arguments.
+        init_args: its arguments; the `path` of OwnData is a file below the data set's folder.
         model: arguments that models take on it, such as encoders.
         models: those that some models alone take.
         exclude: names of methods that are not run on it, with * for any text.
         galleries: those scored beside the whole one, whether or not a table shows them, so that tables share runs.
+        seeds: those averaged over on it; empty: those of the scale.
+        split_by_seed: whether every seed draws test and validation items anew, of OwnData without a split of its own;
+            settings are chosen on the validation items of the split by seed 0.
     """
 
     dataset: str
@@ -91,6 +94,13 @@ class DataSet:
     exclude: list[str] = field(default_factory=list)
     galleries: list[str] = field(default_factory=list)
     condition: str = ""
+    seeds: list[NonNegativeInt] = field(default_factory=list)
+    split_by_seed: bool = False
+
+    @property
+    def named_by_files(self) -> bool:
+        """Whether the data say how their features are called: those that users bring, in no file that is known."""
+        return self.class_path == "OwnData" and "path" not in self.init_args
 
     @property
     def parts(self) -> list[str]:

@@ -75,7 +75,9 @@ def test_every_seed_divides_the_items_anew_and_untrained_features_are_scored(fol
 
 def test_the_configuration_beside_the_table_names_the_file_and_the_split(folders: tuple[Path, Path]) -> None:
     [said] = [
-        yaml.safe_load(path.read_text()) for path in folders[1].glob("configs/*.yaml") if "Untrained" in path.read_text()
+        yaml.safe_load(path.read_text())
+        for path in folders[1].glob("configs/*.yaml")
+        if "Untrained" in path.read_text()
     ]
     assert said["data"]["init_args"]["path"] == "data/pairs/first.npy"
     assert said["data"]["init_args"]["seed"] == 0

@@ -143,7 +143,7 @@ def _check_config(config: Config, metrics: Sequence[str], seen: set[str]) -> Non
     if not _is_new(config["model"], seen):
         return
     kind, given = model_class(config["model"]["class_path"]), config["model"]["init_args"]
-    arguments = parsed(config, "model").as_dict()["model"]["init_args"]
+    arguments = parsed(config, "model").as_dict()["model"].get("init_args", {})
     for name, value in given.items():
         if value is None and takes(kind)[name] is not None:  # which the parser lets pass
             raise SpecError(f"model.{name} is empty; give a value, or leave it out")

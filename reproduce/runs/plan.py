@@ -230,7 +230,7 @@ class Plan:
         return {**({"alignment": {**given, **chosen}} if chosen or given else {}), **found}
 
     def remark(self, row: Row) -> str:
-        """What a row's note says of its model, or of its schedule: of its chosen trial, else of what chose the schedule."""
+        """What a row's note says of its model, or of its schedule: of its chosen trial, else of what chose it."""
         kind = model_class(row.method.model)
         if kind.closed_form or row.method.protocol == "as_published":
             return kind.remark

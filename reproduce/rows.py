@@ -116,8 +116,9 @@ def comparisons(plan: Plan) -> pd.DataFrame:
             (row, runs), other = (complete[name] for name in pair)
             sides = [[plan.store.load(run.key, arrays=True).per_query for run, _ in of] for of in (runs, other[1])]
             seeds = " ".join(map(str, plan.seeds_of(dataset)))
-            names = {"baseline": pair[1], "metric": "MAP", "seeds": seeds}
+            joint = plan.table.select == "joint"
+            names = {"baseline": pair[1], "metric": "MAP, joint queries" if joint else "MAP", "seeds": seeds}
             for split in runs[0][1].splits:
-                found = compare(*sides, split)
+                found = compare(*sides, split, joint)
                 records.append({**_identity(plan, row), **names, "split": split, "p_holm": found["p"], **found})
     return comparisons_of(records)

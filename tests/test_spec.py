@@ -179,6 +179,8 @@ def test_a_row_is_a_configuration_of_csd_fit(tmp_path: Path) -> None:
         ({"SWEEP": "sweep: {alignment.temprature: [0.1]}"}, ["KLLoss", "'temprature'", "nearest: temperature"]),
         ({"TOP": "titel: A"}, ["'titel'", "nearest: title"]),
         ({"ENTRY": "exclude: [KK]"}, ["exclude", "'KK'", "nearest: KL"]),
+        ({"TOP": "select: joint"}, ["moves/own", "joint_queries"]),
+        ({"TOP": "select: jiont"}, ["select", "jiont"]),
         ({"TOP": "projection: [KLL]"}, ["projection", "'KLL'", "nearest: KL"]),
         # values that nothing takes
         ({"DATA": "data_root: /data"}, ["moves/own", "'data_root'"]),

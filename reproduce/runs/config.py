@@ -24,6 +24,7 @@ from reproduce.results.metrics import RANKED
 from reproduce.runs import baselines, multiview
 from reproduce.runs.arguments import matched, merged
 from reproduce.runs.machine import SILENT
+from reproduce.runs.positives import POSITIVE_METRICS
 from reproduce.runs.spec import DataSet, Method, Scale, Table
 
 Config = dict[str, Any]
@@ -31,6 +32,7 @@ Data = datamodules.RetrievalData
 PARTS = {"model": RetrievalModule, "data": Data}
 # Measured while a model is trained.
 GRADIENT_METRICS = ("gradient norm", "finite gradients")
+JOINT_SCORE = "joint_score"  # argument of models that answer joint queries
 VALIDATION_FRACTION = 0.15  # of the training items, where a data set's entry names no other
 
 
@@ -154,6 +156,9 @@ def resolve(
     kind = model_class(method.model)
     known = takes(kind)
     data = data_source(table, dataset, method, seed)
+    scored_by_all = seed is None and table.select == "joint"
+    if scored_by_all:  # so that trials which differ in nothing else are one training
+        setting = {name: value for name, value in setting.items() if name != JOINT_SCORE}
     arguments = merged(method.init_args, setting)
     trainer: dict[str, Any] = {"max_epochs": max_epochs}
     if kind.closed_form:
@@ -172,6 +177,10 @@ def resolve(
         evaluate["eleven_point"] = True
     if not kind.closed_form and set(table.metrics) & set(GRADIENT_METRICS):
         evaluate["gradients"] = True
+    if not kind.closed_form and seed is not None and set(table.metrics) & set(POSITIVE_METRICS):
+        evaluate["positives"] = True
+    if scored_by_all:
+        evaluate["joint_scores"] = True
     if seed is not None and set(table.metrics) & set(GAP_METRICS):
         evaluate["modality_gap"] = True
     path = f"{kind.__module__}.{kind.__name__}" if kind.closed_form else method.model

@@ -83,6 +83,8 @@ class DataSet:
         seeds: those averaged over on it; empty: those of the scale.
         split_by_seed: whether every seed draws test and validation items anew, of OwnData without a split of its own;
             settings are chosen on the validation items of the split by seed 0.
+        settings_of: name of another data set of the table, whose settings and schedule are taken over; empty: its own
+            are chosen.
     """
 
     dataset: str
@@ -96,6 +98,7 @@ class DataSet:
     condition: str = ""
     seeds: list[NonNegativeInt] = field(default_factory=list)
     split_by_seed: bool = False
+    settings_of: str = ""
 
     @property
     def named_by_files(self) -> bool:
@@ -138,6 +141,8 @@ class Table:
         galleries: those shown beside the whole one, of each data set's.
         projection: methods whose embeddings are drawn, side by side.
         comparisons: pairs (method, baseline) of honest rows to compare; two sweeps are compared value by value.
+        select: by what trials are chosen and methods compared, the MAP averaged over "single" directions or over the
+            "joint" queries; with these, trials that differ in `joint_score` alone are one training.
     """
 
     name: str
@@ -151,6 +156,7 @@ class Table:
     galleries: list[str] = field(default_factory=list)
     projection: list[str] = field(default_factory=list)
     comparisons: list[list[str]] = field(default_factory=list)
+    select: Literal["single", "joint"] = "single"
 
     @property
     def file(self) -> str:

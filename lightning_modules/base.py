@@ -19,7 +19,7 @@ from datamodules.batches import Batch
 from datamodules.features.precompute import FrozenNetwork
 from lightning_modules.checkpoints import require_same_items
 from lightning_modules.metrics import PROTOCOLS, CrossModalRetrieval
-from lightning_modules.metrics.directions import Direction
+from lightning_modules.metrics.directions import Direction, is_joint
 from losses import AlignmentLoss, build_loss
 
 View = Callable[[Batch], dict[str, Tensor]]
@@ -44,7 +44,8 @@ class RetrievalModule(L.LightningModule):
 
     ``scores`` holds, for every split evaluated last, what the metric computed; ``sizes`` direction -> (queries, gallery
     items), and ``average_precisions`` direction -> (ids of the queries, of joint ones the items, their average
-    precisions). ``directions`` are those that are scored; a model may add joint ones, scored by ``joint_score``.
+    precisions). ``directions`` are those that are scored; a model may add joint ones, scored by ``joint_score``. With
+    ``also_joint_scores`` set, ``scores`` has "text+video->motion, volume/MAP" too: the same embeddings by these scores.
 
     Args:
         modalities: names of the modalities, as in the batches.
@@ -57,9 +58,11 @@ class RetrievalModule(L.LightningModule):
 
     allow_other_data = False
     eleven_point = False  # whether the two 11-point metrics are scored too
+    also_joint_scores: Sequence[str] = ()
     data_here: dict[str, Any] | None = None  # what is remembered of the data that the model was prepared for
     prepared_for_training = False
     closed_form = False  # whether it is fitted at once when a training starts, and not by steps
+    remark = ""  # what the note of every row of it says
     # Parts that no embedding needs; `csd export` leaves them out.
     training_only: ClassVar[tuple[str, ...]] = ("alignment",)
 
@@ -72,7 +75,7 @@ class RetrievalModule(L.LightningModule):
         self.ks = tuple(ks)
         self.directions: list[Direction] = list(permutations(self.modalities, 2))
         self.joint_score = "cosine"
-        self._metrics: dict[tuple[str, str], CrossModalRetrieval] = {}
+        self._metrics: dict[tuple[str, str, str], CrossModalRetrieval] = {}  # split, view, joint score
         self.scores: dict[str, dict[str, float]] = {}
         self.sizes: dict[str, dict[str, tuple[int, int]]] = {}
         self.average_precisions: dict[str, dict[str, tuple[Tensor, Tensor]]] = {}
@@ -185,7 +188,7 @@ class RetrievalModule(L.LightningModule):
         self._update(batch)
 
     def on_validation_epoch_end(self) -> None:
-        for split in dict.fromkeys(split for split, _ in self._metrics):
+        for split in dict.fromkeys(split for split, *_ in self._metrics):
             self._report(split, "val" if split == "validation" else f"test/{split}")
 
     on_test_epoch_end = on_validation_epoch_end
@@ -196,21 +199,29 @@ class RetrievalModule(L.LightningModule):
 
     def _update(self, batch: Batch) -> None:
         split, batch = batch["split"], self.evaluated(batch)
+        given = (batch["label"], batch["id"], batch.get("query"), batch["item"])
         for view, embed in self.views().items():
-            if (split, view) not in self._metrics:
-                metric = CrossModalRetrieval(
-                    self.directions, self.ks, self.protocol, self.joint_score, self.eleven_point
-                )
-                self._metrics[split, view] = metric.to(self.device)
-            given = (batch["label"], batch["id"], batch.get("query"), batch["item"])
-            self._metrics[split, view].update(embed(batch), *given)
+            embeddings = embed(batch)
+            for score in dict.fromkeys((self.joint_score, *self.also_joint_scores)):
+                if (split, view, score) not in self._metrics:
+                    metric = CrossModalRetrieval(self.directions, self.ks, self.protocol, score, self.eleven_point)
+                    self._metrics[split, view, score] = metric.to(self.device)
+                self._metrics[split, view, score].update(embeddings, *given)
 
     def _report(self, split: str, prefix: str) -> None:
-        metrics = [metric for (of, _), metric in self._metrics.items() if of == split]
-        best = max(metrics, key=lambda metric: float(metric.compute()["average/MAP"]))
+        views = {
+            view: metric for (of, view, by), metric in self._metrics.items() if (of, by) == (split, self.joint_score)
+        }
+        view = max(views, key=lambda name: float(views[name].compute()["average/MAP"]))
+        best = views[view]
         self.sizes[split], self.average_precisions[split] = best.sizes(), best.average_precisions()
         scores = best.compute()
         self.scores[split] = {name: float(value) for name, value in scores.items()}
+        for score in self.also_joint_scores:
+            for name, value in self._metrics[split, view, score].compute().items():
+                direction, _, measure = name.partition("/")
+                if is_joint(direction):
+                    self.scores[split][f"{direction}, {score}/{measure}"] = float(value)
         self.log_dict({f"{prefix}/{name}": value for name, value in scores.items() if name != "average/MAP"})
         self.log(f"{prefix}/average/MAP", scores["average/MAP"], prog_bar=True)
 

@@ -1,10 +1,11 @@
-"""Generalised Cauchy-Schwarz matching losses over a ring of modalities: in log space, and in clamped form."""
+"""Generalised Cauchy-Schwarz matching losses over a ring of modalities: in log space, clamped, and without norms."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Literal
 
+import torch
 from torch import Tensor
 
 from losses.common.base import AlignmentLoss, GatheredBatch, check_temperature
@@ -108,6 +109,29 @@ class GCSClampedLoss(GCSLoss):
     def divergence(self, logits: list[Tensor], log_targets: list[Tensor]) -> Tensor:
         ps = [*map(unshifted_softmax, logits), *(log_q.exp() for log_q in log_targets)]
         return clamped_divergence(ps, self.epsilon)
+
+
+@register_loss("gcs_product")
+class GCSProductLoss(GCSLoss):
+    """Product of the matching distributions of a ring and their target without the norms of `gcs`, to compare with it.
+
+    For each set of directed edges of the scheme: mean_i -log sum_j q_ij prod_k p_kij, with
+    p_ki = softmax_j( cos(x_i, z_j) / temperature ) of edge k. With one-hot targets a set equals sum_k CE(S_k /
+    temperature). Without the norms it is no divergence: its least value depends on the target.
+
+    Processes: as `gcs`.
+
+    Args:
+        temperature: tau > 0.
+        scheme: as in `gcs`.
+        use_target: whether the target is one of the factors.
+    """
+
+    def divergence(self, logits: list[Tensor], log_targets: list[Tensor]) -> Tensor:
+        return -sum([*(torch.log_softmax(s, dim=1) for s in logits), *log_targets]).logsumexp(dim=1)
+
+    def effective_factor(self, modalities: int) -> int:
+        return 1
 
 
 def edge_sets(modalities: Sequence[str], scheme: str) -> dict[str, list[Edge]]:

@@ -114,7 +114,7 @@ def _companion(plan: Plan, command: str, before: dict[str, Any]) -> dict[str, An
             entry = {"min_steps": schedule.min_steps, "chosen with": schedule.method, "tried": list(schedule.tried)}
             parts["schedule_chosen_on_validation"][dataset.name][model] = entry
     for row, choice in plan.choices.items():
-        if choice and choice.trials:
+        if choice and choice.trials and not row.dataset.settings_of:
             entry = {"chosen": choice.shown, "trials": list(choice.trials)}
             parts["chosen_on_validation"][row.dataset.name][row.method.method] = entry
         for run, result in plan.finals.get(row, []):

@@ -51,7 +51,7 @@ def regenerate(arguments: argparse.Namespace, argv: list[str], table: Table | No
         table,
         arguments.scale,
         arguments.data_root,
-        arguments.seeds or table.scales[arguments.scale].seeds,
+        arguments.seeds or (),
         RunStore(arguments.out / "runs" / "kept"),
         arguments.offline,
         arguments.only,

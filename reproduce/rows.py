@@ -53,7 +53,7 @@ def _numbers(plan: Plan, row: Row, results: Sequence[RunResult], key: str) -> li
     made_by = {n: ", ".join(dict.fromkeys(getattr(r, n) for r in results)) for n in ("device", "torch", "git_commit")}
     shared = {
         **_identity(plan, row),
-        "seeds": " ".join(map(str, plan.seeds)),
+        "seeds": " ".join(map(str, plan.seeds_of(row.dataset))),
         "status": "ok",
         "train_seconds": sum(result.train_seconds for result in results) / len(results),
         **made_by,
@@ -115,8 +115,10 @@ def comparisons(plan: Plan) -> pd.DataFrame:
                 continue
             (row, runs), other = (complete[name] for name in pair)
             sides = [[plan.store.load(run.key, arrays=True).per_query for run, _ in of] for of in (runs, other[1])]
-            names = {"baseline": pair[1], "metric": "MAP", "seeds": " ".join(map(str, plan.seeds))}
+            seeds = " ".join(map(str, plan.seeds_of(dataset)))
+            joint = plan.table.select == "joint"
+            names = {"baseline": pair[1], "metric": "MAP, joint queries" if joint else "MAP", "seeds": seeds}
             for split in runs[0][1].splits:
-                found = compare(*sides, split)
+                found = compare(*sides, split, joint)
                 records.append({**_identity(plan, row), **names, "split": split, "p_holm": found["p"], **found})
     return comparisons_of(records)

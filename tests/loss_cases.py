@@ -70,7 +70,7 @@ def assert_matches(output: LossOutput, parts: dict[str, float]) -> None:
 OPTIONS = {"temperature": 0.3, "sigma": 0.6, "ridge": 0.5, "epsilon": 1e-2, "logit_scale": 3.0}  # none is a default
 SCHEMES = ("clockwise", "counterclockwise", "bidirectional", "mixed")
 OF_PAIRS = [name for name in available_losses() if build_loss(name).takes_two]
-NEED_LABELS = ["cmpm_kl", "cs", "cs_clamped", "gcs", "gcs_clamped", "kl", "mil_nce", "pairwise"]
+NEED_LABELS = ["cmpm_kl", "cs", "cs_clamped", "gcs", "gcs_clamped", "gcs_product", "kl", "mil_nce", "pairwise"]
 
 Form = tuple[str, dict, int]  # name, keywords, number of modalities
 
@@ -85,7 +85,7 @@ def forms() -> list[Form]:
         found += [("gcs", {"scheme": scheme}, count) for scheme in SCHEMES]
         found += [("kernel_gcs", {"sigma": 0.2}, count), ("gram", {}, count)]
         found += [("symile", {"negatives": "shuffled"}, count), ("gcs_clamped", {"scheme": "mixed"}, count)]
-    for name in ("gcs", "gcs_clamped"):
+    for name in ("gcs", "gcs_clamped", "gcs_product"):
         found += [(name, {"scheme": scheme, "use_target": False}, 3) for scheme in SCHEMES]
     found += [("gram", {"anchor": "image", "label_smoothing": 0.0}, 3), ("symile", {}, 2)]
     found += [("pairwise", {"divergence": name}, count) for name in OF_PAIRS for count in (3, 4)]

@@ -293,6 +293,11 @@ def gcs_clamped_parts(
     return gcs_parts(embeddings, labels, divergence=lambda rows: clamped(rows, epsilon), **keywords)
 
 
+def gcs_product_parts(embeddings: Embeddings, labels: np.ndarray | None = None, **keywords) -> dict[str, float]:
+    """As `gcs`, without its norms."""
+    return gcs_parts(embeddings, labels, divergence=lambda rows: -np.log(np.prod(rows, axis=0).sum(-1)), **keywords)
+
+
 def pairwise_parts(
     embeddings: Embeddings, labels: np.ndarray | None = None, divergence: str = "kl", **keywords
 ) -> dict[str, float]:
@@ -306,6 +311,7 @@ def pairwise_parts(
 LOSSES = {
     "cs_clamped": cs_clamped_parts,
     "gcs_clamped": gcs_clamped_parts,
+    "gcs_product": gcs_product_parts,
     "pairwise": pairwise_parts,
     "gram": gram_parts,
     "symile": symile_parts,

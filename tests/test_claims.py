@@ -80,6 +80,22 @@ def test_without_results_the_command_says_what_to_make(tmp_path: Path, capsys: p
     assert command_line.main(["claims", "--out", str(tmp_path / "absent")]) == 2
 
 
+@pytest.mark.parametrize(
+    ("clean", "flipped", "verdict"), [(-0.05, 0.05, HOLDS), (0.05, -0.05, FAILS), (0.05, None, OPEN)]
+)
+def test_wrong_labels_are_judged_without_the_right_ones(
+    tmp_path: Path, clean: float, flipped: float | None, verdict: str
+) -> None:
+    names = {"table": "label-noise", "method": "pairwise CS", "baseline": "pairwise KL"}
+    items = [_item(clean, 0.001, condition="labels class", **names)]
+    items += [] if flipped is None else [_item(flipped, 0.001, condition="40 % of labels flipped", **names)]
+    write_comparisons(comparisons(*items), tmp_path / "comparisons" / "label-noise.csv")
+    found, evidence = _verdicts(tmp_path)["Under wrong labels CS retrieves better than KL"]
+    assert found == verdict
+    assert "labels class" not in evidence
+    assert "make label-noise" in evidence or flipped is not None
+
+
 # Claims from tables --------------------------------------------------------------------------------------------------
 
 

@@ -233,3 +233,24 @@ def test_measures_with_one_column_each_share_a_block_and_what_is_by_chance_is_ne
     assert headers[2] == f"| method | {' | '.join(f'average {name}' for name in gap)} | train seconds |"
     lower = [line for line in markdown.splitlines() if line.startswith("| CCA |")][-1].split(" | ")
     assert [cell.startswith("**") for cell in lower[1:5]] == [True, False, True, True]
+
+
+def test_results_of_a_benchmark_by_other_features_are_listed_and_stand_beside_no_number(tmp_path: Path) -> None:
+    row = replace(
+        ROW,
+        dataset="flickr8k",
+        features="tf_efficientnet_lite0, all-MiniLM-L6-v2",
+        direction="image->text",
+        metric="R@k",
+    )
+    rows = [replace(row, k="1", value=0.3), replace(row, k="10", value=0.7), replace(row, metric="MAP", k="all")]
+    path = _table(tmp_path, *rows)
+    table = read_table(path)
+    assert table["published"].isna().all()
+    listed = "MNLM (reported in the paper), features image VGG-19 4096-d (kiros_vse, README, results)"
+    numbers = "image->text R@1 0.180, image->text R@10 0.550"
+    for text in (format_comparisons(compare(table)), render_markdown(table, path, "Table 4").replace("\\", "")):
+        [line] = [line for line in text.splitlines() if "other features" in line and "MNLM" in line]
+        assert line.endswith(f"{listed}: {numbers}")
+    synthetic = render_markdown(table_of([replace(one, data_kind="synthetic") for one in rows]), path, "Table 4")
+    assert "other features" not in synthetic

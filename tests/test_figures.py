@@ -22,6 +22,7 @@ from reproduce.report.figures import (
     draw_figures,
     draw_gap,
     draw_methods,
+    draw_noise,
 )
 from reproduce.results.schema import Row, table_of
 from reproduce.runs.spec import read_file
@@ -202,3 +203,35 @@ def test_a_method_whose_gap_was_not_measured_and_a_split_without_measures_are_le
     figure = _gap(rows)
     assert len(figure.axes) == 2 * len(GAP_METRICS)
     assert all(list(_points(axes)) == [LONG[0], LONG[2]] for axes in figure.axes)
+
+
+# Wrong labels --------------------------------------------------------------------------------------------------------
+
+
+def test_map_against_flipped_labels_has_a_line_per_method_with_its_interval():
+    table = read_file("label-noise")
+    flips = {
+        "labels class": 0,
+        "20 % of labels flipped": 20,
+        "40 % of labels flipped": 40,
+        "60 % of labels flipped": 60,
+    }
+    data = {"dataset": "utd_mhad", "features": "16f", "split": "cross-subject", "direction": "average"}
+    rows = [
+        replace(NUMBER, **data, condition=condition, method=method, value=0.8 - share / 200 - place / 10)
+        for condition, share in {**flips, "labels clusters": 99}.items()
+        for place, method in enumerate(("pairwise KL", "GCS mixed"))
+    ]
+    figure = draw_noise(table_of(rows), table)
+    [axes] = figure.axes
+    assert axes.get_title().startswith("utd_mhad")
+    for place, container in enumerate(axes.containers):
+        assert container.get_label() == ("pairwise KL", "GCS mixed")[place]
+        points, _, (bars,) = container.lines
+        assert list(points.get_xdata()) == list(flips.values())
+        for (low, high), share in zip(bars.get_segments(), flips.values(), strict=True):
+            half = 4.302653 * 0.004 / 3**0.5  # Student's t at two degrees of freedom
+            middle = 0.8 - share / 200 - place / 10
+            assert (low[1], high[1]) == pytest.approx((middle - half, middle + half), abs=1e-6)
+    assert "mean and 95% interval over seeds" in figure.get_suptitle()
+    assert draw_noise(table_of(rows[:4]), table) is None  # two shares are no line

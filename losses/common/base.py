@@ -182,6 +182,14 @@ class GatheredBatch:
                 self._logits[key] = product(self.unit_rows(a), self.unit_columns(b), 1 / temperature)
         return self._logits[key]
 
+    def all_logits(self) -> list[Tensor]:
+        """Every matrix of `logits` that was asked for; of two that are each other's transpose the first."""
+        kept = dict(self._logits)
+        for a, b, temperature in self._logits:
+            if (a, b, temperature) in kept:
+                kept.pop((b, a, temperature), None)
+        return list(kept.values())
+
     def log_matching(self, a: str, b: str, temperature: float) -> Tensor:
         """Log matching distributions of the rows of ``a``: log softmax_j( cos(a_i, b_j) / temperature )."""
         logits = self.logits(a, b, temperature)

@@ -1,4 +1,6 @@
-"""A table as pictures: MAP by method or along a sweep, and the modality gap against MAP; a panel per data and split.
+"""A table as pictures: MAP by method, along a sweep or against wrong labels, and the modality gap against MAP.
+
+A panel per data and split.
 
 Smaller galleries than the whole one stay in the table, and so do the directions of more pairs than there are colours.
 """
@@ -21,8 +23,10 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
+from scipy.stats import t as student_t
 
 from datamodules.files.sources import written_whole
+from datamodules.noisy_labels import parse_labels
 from lightning_modules.metrics.modality_gap import GAP_METRICS
 from reproduce.runs.spec import Table
 
@@ -60,7 +64,7 @@ def draw_figures(rows: pd.DataFrame, table: Table, path: Path) -> list[Path]:
         path: its CSV.
 
     Returns:
-        The pictures; none of what the table does not have.
+        The pictures; none of what the table does not have. ``<table>_noise.png`` shows its MAP against flipped labels.
     """
     rows = rows[(rows["status"] == "ok") & (rows["gallery"] == "full")]
     retrieval = rows[rows["metric"] == "MAP"]
@@ -69,6 +73,8 @@ def draw_figures(rows: pd.DataFrame, table: Table, path: Path) -> list[Path]:
         swept = any(method.sweep for method in table.methods)
         figure = draw_sweeps(retrieval, table) if swept else draw_methods(retrieval, table.title)
         written.append(save_figure(figure, path.with_suffix(".png")))
+    if figure := draw_noise(retrieval, table):
+        written.append(save_figure(figure, path.with_name(f"{path.stem}_noise.png")))
     if figure := draw_gap(rows, table.title):
         written.append(save_figure(figure, path.with_name(f"{path.stem}_gap.png")))
     return written
@@ -155,6 +161,46 @@ def draw_sweeps(rows: pd.DataFrame, table: Table) -> Figure:
     return _draw(lines, styles, (4.4 * columns + 1, 3.2 * len(lines) + 1.2), table.title, "average MAP")
 
 
+def draw_noise(rows: pd.DataFrame, table: Table) -> Figure | None:
+    """Average MAP against the share of labels that are flipped, a line per method, a panel for data with three or more.
+
+    The bars are 95% intervals of the mean over seeds, by Student's t.
+    """
+    shares: dict[tuple[str, str], tuple[str, int]] = {}  # data set and condition -> what is alike, and per cent flipped
+    for dataset in table.datasets:
+        kind, number = parse_labels(dataset.init_args.get("labels", "class"))
+        if kind in ("class", "flips"):
+            alike = {name: value for name, value in dataset.init_args.items() if name != "labels"}
+            shares[dataset.dataset, dataset.condition] = f"{dataset.dataset} {alike}", number
+    data = list(zip(rows["dataset"], rows["condition"], strict=True))
+    rows = rows.assign(
+        alike=[shares.get(one, ("", 0))[0] for one in data], x=[shares.get(one, ("", 0))[1] for one in data]
+    )
+    rows = rows[(rows["direction"] == "average") & (rows["alike"] != "")]
+    found = [of for _, of in rows.groupby(["alike", "split", "protocol"], sort=False) if of["x"].nunique() > 2]
+    if not found:
+        return None
+    count = pd.concat(found)["seeds"].str.split().map(len)
+    half = rows["std"] * student_t.ppf(0.975, (count - 1).clip(lower=1)) / np.sqrt(count)
+    looks = zip(cycle(colour for colour, _ in (*STYLE, ("#000000", ""))), cycle(MARKERS), strict=False)
+    styles = {
+        method: {"color": colour, "marker": marker, "linestyle": "-"}
+        for method, (colour, marker) in zip(rows["method"].unique(), looks, strict=False)
+    }
+
+    def finish(axes: Axes) -> None:
+        axes.set(xlabel="labels flipped, %", ylabel="average MAP")
+
+    panels = []
+    for of in found:
+        first = next(of.itertuples())
+        title = panel_title((first.dataset, first.features, "", first.split, first.protocol))
+        points = of.assign(label=of["method"], dx=np.nan, y=of["value"], dy=half[of.index])
+        panels.append(Panel(title, points.sort_values("x", kind="stable"), finish))
+    size = (4.4 * len(panels) + 1, 4.8)
+    return _draw([panels], styles, size, table.title, "average MAP", spread="95% interval")
+
+
 def draw_gap(rows: pd.DataFrame, title: str) -> Figure | None:
     """Each measure of the modality gap against average MAP, a point per method; None where no method has both.
 
@@ -198,7 +244,13 @@ def draw_gap(rows: pd.DataFrame, title: str) -> Figure | None:
 
 
 def _draw(
-    lines: Sequence[Sequence[Panel]], styles: Styles, size: tuple[float, float], title: str, metric: str, **grid: Any
+    lines: Sequence[Sequence[Panel]],
+    styles: Styles,
+    size: tuple[float, float],
+    title: str,
+    metric: str,
+    spread: str = "standard deviation",
+    **grid: Any,
 ) -> Figure:
     """Panels in lines, one legend for all below them, in the order of the styles, and above them what is shown."""
     figure, places = plt.subplots(
@@ -224,7 +276,7 @@ def _draw(
     figure.legend([handles[label] for label in labels], names, **below)
     points = pd.concat([panel.points for line in lines for panel in line])
     synthetic = "SYNTHETIC DATA: " * bool((points["data_kind"] == "synthetic").any())
-    spread = ", mean and standard deviation over seeds" * bool(points[["dx", "dy"]].notna().any(axis=None))
+    spread = f", mean and {spread} over seeds" * bool(points[["dx", "dy"]].notna().any(axis=None))
     width = int(figure.get_figwidth() / (1.2 * LETTER))
     figure.suptitle("\n".join(fill(line, width) for line in (f"{synthetic}{title}", f"{metric}{spread}")))
     return figure

@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from reproduce.results.metrics import METRICS
-from reproduce.results.published import citations_of, published_of
+from reproduce.results.published import citations_of, published_of, with_other_features
 from reproduce.results.shown import (
     SECTION,
     STATUS,
@@ -153,6 +153,9 @@ def _below(rows: pd.DataFrame) -> Iterator[str]:
         for other in published_of(row)[1:]:
             number = f"{column_name(row)} {format_value(row, other.value)}"
             yield f"- Also published: {escape(f'{row.method}, {number} ({other.reference})')}"
+    if (rows["data_kind"] == "real").all():
+        for line in with_other_features(rows):
+            yield f"- Same data and protocol, other features: {escape(line)}"
     for reference, cited in citations_of(rows).items():
         yield f"- Published: {escape(reference)}. {cited}".rstrip()
 
@@ -162,10 +165,12 @@ def _comparisons(found: pd.DataFrame) -> str:
     for item in found.itertuples():
         words = [*map(escape, (data_name(item), item.method, item.baseline)), f"{item.difference:+.3f}"]
         lines.append([*words, f"{item.low:+.3f} to {item.high:+.3f}", f"{item.p_holm:.3f}", "\\*" * item.significant])
+    counts = sorted(set(found["seeds"].str.split().map(len)))
+    over = "joint queries" if found["metric"].str.contains("joint").all() else "directions"
     text = (
-        "Average over directions, protocol honest, paired by seed and query: a bootstrap over seeds and, within a "
+        f"Average over {over}, protocol honest, paired by seed and query: a bootstrap over seeds and, within a "
         "seed, items. p is corrected over the different comparisons of this list (Holm); \\* marks p < 0.05. "
-        f"{found['seeds'].str.split().map(len).max()} seeds."
+        f"{' or '.join(map(str, counts))} seeds."
     )
     return f"## Method against method\n\n{text}\n\n{markdown_table(lines, names=7)}"
 

@@ -12,7 +12,7 @@ import pandas as pd
 
 from datamodules.files.sources import user_path
 from reproduce.results.metrics import METRICS
-from reproduce.results.published import nearest_published, published_of
+from reproduce.results.published import nearest_published, published_of, with_other_features
 from reproduce.results.schema import TableError, read_table
 from reproduce.results.shown import aligned, column_name, format_value, section_name, sections
 
@@ -76,7 +76,10 @@ def _block(rows: pd.DataFrame) -> str:
             texts = ("", "", "")
     first = next(rows.itertuples())
     text = [f"{first.table}: {section_name(first)}", *(f"  {line}" for line in aligned(lines))]
-    return "\n".join([*text, *(f"  {mark} {remark}" for remark, mark in remarks.items())])
+    text += [f"  {mark} {remark}" for remark, mark in remarks.items()]
+    return "\n".join(
+        [*text, *(f"  same data and protocol, other features: {line}" for line in with_other_features(rows))]
+    )
 
 
 def _difference(row: Any) -> str:

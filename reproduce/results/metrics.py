@@ -68,6 +68,9 @@ METRICS = {
     "seconds/epoch": _COST,
     **dict.fromkeys(("finite values", "finite gradients", "live gradients"), _SHARE),
     **dict.fromkeys(("relative error", "largest relative error", "gradient error"), _COST),
+    **dict.fromkeys(
+        ("true-positive gradient", "false-positive gradient", "false positives"), replace(_SHARE, higher_is_better=None)
+    ),
     "gradient norm": replace(_COST, higher_is_better=None),
     **dict.fromkeys(("hyperparameters", "seconds/step", "saved MiB"), _COST),
     **dict.fromkeys(("similarity matrices", "matching matrices"), _COST),

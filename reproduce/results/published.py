@@ -16,7 +16,7 @@ import yaml
 from losses.registry import nearest
 from reproduce.results.metrics import METRICS
 from reproduce.results.schema import PATTERNS, TableError, read_csv
-from reproduce.results.shown import distinct
+from reproduce.results.shown import column_name, distinct, format_value
 
 FOLDER = Path(__file__).parents[1] / "published"
 COLUMNS = (
@@ -65,6 +65,7 @@ UNSTATED = "unstated"
 # Which classes are seen was never published: ours are drawn by seed, so the classes of the two numbers differ.
 CAVEATS = dict.fromkeys(("seen", "unseen", "generalised"), "the class split of the published number is not public")
 
+BENCHMARK = ("R@k", "MedR")  # what the results of image-text benchmarks are given in
 MATCHED = ("dataset", "features", "condition", "split", "gallery", "protocol", "metric", "k", "direction", "method")
 
 
@@ -276,6 +277,23 @@ def nearest_published(row: Any) -> tuple[Any, tuple[str, ...]] | None:
 @cache
 def _family(method: str) -> str:
     return re.split(r" \+ | \(", method)[0]
+
+
+def with_other_features(rows: pd.DataFrame) -> list[str]:
+    """Published results of standard image-text benchmarks on the data, split and gallery of rows, by other features.
+
+    A line each: method, features, source, and the numbers in the directions, measures and cut-offs of the rows.
+
+    Args:
+        rows: of one section of a table, on real data.
+    """
+    place, found = ("dataset", "split", "gallery", "direction", "metric", "k"), {}
+    for row in rows[rows["metric"].isin(BENCHMARK)].drop_duplicates(list(place)).itertuples():
+        for other in _published_by(*place).get(tuple(getattr(row, name) for name in place), []):
+            if other.features != row.features:
+                by = f"{other.printed_method}, features {other.features} ({other.reference})"
+                found.setdefault(by, []).append(f"{column_name(row)} {format_value(row, other.value)}")
+    return [f"{by}: {', '.join(numbers)}" for by, numbers in found.items()]
 
 
 def differing(row: Any, other: Any) -> tuple[str, ...]:

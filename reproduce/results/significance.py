@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from lightning_modules.metrics.directions import is_joint
 from reproduce.results.schema import read_csv, refuse, write_csv
 
 RESAMPLES = 10_000
@@ -24,10 +25,8 @@ SAME = ("dataset", "features", "condition", "split", "difference", "low", "high"
 PerQuery = Mapping[tuple[str, str], tuple[np.ndarray, np.ndarray]]
 
 
-def item_differences(method: PerQuery, baseline: PerQuery, split: str) -> np.ndarray:
+def item_differences(method: PerQuery, baseline: PerQuery, split: str, joint: bool = False) -> np.ndarray:
     """What every item adds to the difference in MAP, averaged over directions, of two methods with one seed.
-
-    Directions of joint queries are no part of that average.
 
     c_i = n/D sum_d 1/Q_d sum_{queries q of item i in direction d} (AP_method(q) - AP_baseline(q)), for n items, D
     directions and Q_d queries; the mean of c is the difference in MAP. An item's queries go together, for they are not
@@ -37,6 +36,7 @@ def item_differences(method: PerQuery, baseline: PerQuery, split: str) -> np.nda
         method: (split, direction) -> (item of each query, its average precision).
         baseline: likewise.
         split: the split.
+        joint: whether the average is over the directions of joint queries, or over the others.
 
     Returns:
         (n,) differences.
@@ -44,7 +44,7 @@ def item_differences(method: PerQuery, baseline: PerQuery, split: str) -> np.nda
     Raises:
         ValueError: the two were not evaluated on the same queries.
     """
-    directions = [direction for of, direction in method if of == split and "+" not in direction]
+    directions = [direction for of, direction in method if of == split and is_joint(direction) == joint]
     owners = {direction: method[split, direction][0] for direction in directions}
     for direction, owner in owners.items():
         if (split, direction) not in baseline or not np.array_equal(owner, baseline[split, direction][0]):
@@ -57,18 +57,21 @@ def item_differences(method: PerQuery, baseline: PerQuery, split: str) -> np.nda
     return total * len(items) / len(directions)
 
 
-def compare(method: Sequence[PerQuery], baseline: Sequence[PerQuery], split: str) -> dict[str, float]:
+def compare(
+    method: Sequence[PerQuery], baseline: Sequence[PerQuery], split: str, joint: bool = False
+) -> dict[str, float]:
     """Difference in MAP of two methods over the same seeds, with its interval and p.
 
     Args:
         method: the queries of every seed.
         baseline: likewise.
         split: the split.
+        joint: as of ``item_differences``.
 
     Returns:
         "difference", "low", "high", "p" and "n_queries", the items that queries belong to in the first seed.
     """
-    differences = [item_differences(*pair, split) for pair in zip(method, baseline, strict=True)]
+    differences = [item_differences(*pair, split, joint) for pair in zip(method, baseline, strict=True)]
     low, high, p = paired_bootstrap(differences)
     mean = float(np.mean([values.mean() for values in differences]))
     return {"difference": mean, "low": low, "high": high, "p": p, "n_queries": len(differences[0])}

@@ -1,6 +1,6 @@
-"""Linear methods that a deep model must beat: canonical correlation analysis and semantic matching.
+"""Linear methods that a deep model must beat: canonical correlation analysis, semantic matching, and no training.
 
-Both are fitted at once, on all training items; as modules they are configured, run and scored as the other models.
+They are fitted at once, on all training items; as modules they are configured, run and scored as the other models.
 """
 
 from __future__ import annotations
@@ -70,6 +70,28 @@ class LinearMethod(RetrievalModule):
 
     def _scaled(self, name: str, x: np.ndarray) -> np.ndarray:
         return self.scalers[name].transform(x.astype(np.float64))
+
+
+class Untrained(LinearMethod):
+    """Features scored as they are, which have to lie in one space already, as those of one CLIP do.
+
+    Raises:
+        ValueError: the modalities have features of different widths.
+    """
+
+    remark = "nothing is trained: the features as they are"
+
+    def __init__(self, dims: Mapping[str, int]):
+        super().__init__(dims)
+        if len({dims[name] for name in self.modalities}) > 1:
+            widths = ", ".join(f"{name} {dims[name]}" for name in self.modalities)
+            raise ValueError(f"features as they are need one width, and theirs are {widths}; train a model instead")
+
+    def fit(self, features: Features, label: np.ndarray) -> Untrained:
+        return self
+
+    def project(self, name: str, features: np.ndarray) -> np.ndarray:
+        return features
 
 
 class CCA(LinearMethod):

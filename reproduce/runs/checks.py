@@ -23,10 +23,11 @@ from losses.registry import nearest
 from reproduce.results.schema import SCALES
 from reproduce.runs.arguments import SpecError, check_arguments, said_of
 from reproduce.runs.config import GRADIENT_METRICS, Config, data_class, located, model_class, parsed, resolve, takes
+from reproduce.runs.positives import POSITIVE_METRICS
 from reproduce.runs.spec import DataSet, Method, Scale, Table, matching, modalities_of, read_file
 
 # Metrics of a training, or of its joint space, rather than of its retrieval.
-OF_TRAINING = ("seconds/epoch", *GRADIENT_METRICS, *GAP_METRICS, *BY_CHANCE)
+OF_TRAINING = ("seconds/epoch", *GRADIENT_METRICS, *POSITIVE_METRICS, *GAP_METRICS, *BY_CHANCE)
 NEED_ALIGNMENT = ("LAVIMO", "CMPM")
 # Arguments of data modules that the command line and the seed decide.
 OF_THE_RUN = ("data_root", "path", "offline", "shuffle_seed", "class_seed")
@@ -104,9 +105,23 @@ def _check_models(named: Collection[str], models: set[str]) -> None:
 def _check_dataset(table: Table, dataset: DataSet) -> None:
     kind = data_class(dataset.class_path)
     _check_models(dataset.models, {method.model for method in table.methods})
+    if table.select == "joint" and not dataset.model.get("joint_queries"):
+        raise SpecError("it has no joint_queries in its model, by which the table selects; name some")
     for name in (name for given in (dataset.init_args, *(m.data for m in table.methods)) for name in given):
-        if name in OF_THE_RUN:
+        if name in OF_THE_RUN and not (name == "path" and dataset.class_path == "OwnData"):
             raise SpecError(f"{name!r} is not given here; the table or its command sets it")
+    if dataset.settings_of:
+        others = {one.name: one for one in table.datasets if not one.settings_of}
+        if dataset.settings_of not in others:
+            raise SpecError(f"settings_of names {dataset.settings_of!r}; {nearest(dataset.settings_of, others)}")
+        if lacking := [
+            m.method for m in table.methods_on(dataset) if m not in table.methods_on(others[dataset.settings_of])
+        ]:
+            raise SpecError(f"settings_of names {dataset.settings_of!r}, on which {lacking[0]} is not run; exclude it")
+    if dataset.seeds:
+        _check_once(dataset.seeds, "seeds")
+    if dataset.split_by_seed and dataset.class_path != "OwnData":
+        raise SpecError(f"split_by_seed is for OwnData, and {dataset.class_path} has a split of its own; remove it")
     if dataset.galleries:
         _check_once(dataset.galleries, "galleries")
         if issubclass(kind, datamodules.FeatureDataModule):
@@ -139,7 +154,7 @@ def _check_config(config: Config, metrics: Sequence[str], seen: set[str]) -> Non
     if not _is_new(config["model"], seen):
         return
     kind, given = model_class(config["model"]["class_path"]), config["model"]["init_args"]
-    arguments = parsed(config, "model").as_dict()["model"]["init_args"]
+    arguments = parsed(config, "model").as_dict()["model"].get("init_args", {})
     for name, value in given.items():
         if value is None and takes(kind)[name] is not None:  # which the parser lets pass
             raise SpecError(f"model.{name} is empty; give a value, or leave it out")

@@ -24,6 +24,7 @@ from reproduce.results.metrics import RANKED
 from reproduce.runs import baselines, multiview
 from reproduce.runs.arguments import matched, merged
 from reproduce.runs.machine import SILENT
+from reproduce.runs.positives import POSITIVE_METRICS
 from reproduce.runs.spec import DataSet, Method, Scale, Table
 
 Config = dict[str, Any]
@@ -31,6 +32,7 @@ Data = datamodules.RetrievalData
 PARTS = {"model": RetrievalModule, "data": Data}
 # Measured while a model is trained.
 GRADIENT_METRICS = ("gradient norm", "finite gradients")
+JOINT_SCORE = "joint_score"  # argument of models that answer joint queries
 VALIDATION_FRACTION = 0.15  # of the training items, where a data set's entry names no other
 
 
@@ -115,6 +117,8 @@ def data_source(
         arguments["label_seed"] = seed or 0
     if dataset.class_path == "OwnData":
         arguments["dataset"] = dataset.dataset
+    if dataset.split_by_seed:
+        arguments["seed"] = seed or 0
     if method is not None and method.model == "JFSE":
         arguments["protocol"] = method.protocol
     return {"class_path": dataset.class_path, "init_args": arguments}
@@ -152,6 +156,9 @@ def resolve(
     kind = model_class(method.model)
     known = takes(kind)
     data = data_source(table, dataset, method, seed)
+    scored_by_all = seed is None and table.select == "joint"
+    if scored_by_all:  # so that trials which differ in nothing else are one training
+        setting = {name: value for name, value in setting.items() if name != JOINT_SCORE}
     arguments = merged(method.init_args, setting)
     trainer: dict[str, Any] = {"max_epochs": max_epochs}
     if kind.closed_form:
@@ -170,7 +177,11 @@ def resolve(
         evaluate["eleven_point"] = True
     if not kind.closed_form and set(table.metrics) & set(GRADIENT_METRICS):
         evaluate["gradients"] = True
-    if not kind.closed_form and seed is not None and set(table.metrics) & set(GAP_METRICS):
+    if not kind.closed_form and seed is not None and set(table.metrics) & set(POSITIVE_METRICS):
+        evaluate["positives"] = True
+    if scored_by_all:
+        evaluate["joint_scores"] = True
+    if seed is not None and set(table.metrics) & set(GAP_METRICS):
         evaluate["modality_gap"] = True
     path = f"{kind.__module__}.{kind.__name__}" if kind.closed_form else method.model
     return {
@@ -196,7 +207,8 @@ def fit_file(config: Config, head: str) -> str:
     content["test_after_fit"] = True
     if content["data"]["class_path"] == "OwnData":  # which does not look below the data root by itself
         arguments = content["data"]["init_args"]
-        content["data"] = {**content["data"], "init_args": {**arguments, "path": f"data/{arguments['dataset']}"}}
+        path = "/".join(["data", arguments["dataset"], *filter(None, [arguments.get("path")])])
+        content["data"] = {**content["data"], "init_args": {**arguments, "path": path}}
     return f"# {head}\n" + dump_yaml(content)
 
 
@@ -213,7 +225,7 @@ def located(config: Config, data_root: str | None, offline: bool = False) -> dic
     arguments |= {"data_root": data_root} if "data_root" in known else {}
     arguments |= {"offline": offline} if "offline" in known else {}
     if config["data"]["class_path"] == "OwnData":
-        arguments["path"] = str(datamodules.data_root(data_root) / arguments["dataset"])
+        arguments["path"] = str(datamodules.data_root(data_root) / arguments["dataset"] / arguments.get("path", ""))
     return {"class_path": config["data"]["class_path"], "init_args": arguments}
 
 

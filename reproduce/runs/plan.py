@@ -18,7 +18,7 @@ from datamodules.datasets.own_data import AS_PUBLISHED
 from datamodules.features.texts import model_folder
 from reproduce.runs.arguments import matched
 from reproduce.runs.checks import check_modalities
-from reproduce.runs.config import Data, build_data, data_source, model_class, resolve
+from reproduce.runs.config import JOINT_SCORE, Data, build_data, data_source, model_class, resolve
 from reproduce.runs.executors import Executor, Run, Workers
 from reproduce.runs.machine import duration, workers
 from reproduce.runs.presence import is_generated, require_present
@@ -78,7 +78,7 @@ class Plan:
         table: the table.
         scale: key of ``table.scales``.
         root: data root given by the user, or None.
-        seeds: seeds to average over.
+        seeds: seeds to average over; none: those of the data set, or of the scale.
         store: where finished runs are kept.
         offline: never fetch data.
         only: column -> value; runs of other rows are not made.
@@ -100,6 +100,7 @@ class Plan:
     schedules: dict[tuple[DataSet, str], Schedule | None] = field(default_factory=dict)  # of a data set and model
     finals: Finals = field(default_factory=dict)
     absent: dict[DataSet, str] = field(default_factory=dict)  # data sets that cannot be read, with the reason
+    choosing: dict[str, DataSet] = field(default_factory=dict)  # those that `settings_of` names, found
     modules: dict[str, Data] = field(default_factory=dict)
     readers: dict[str, Data] = field(default_factory=dict)
 
@@ -113,7 +114,9 @@ class Plan:
         present: list[DataSet] = []
         for dataset in chosen:
             try:
-                present.append(self._found(dataset))
+                found = self._found(dataset)
+                self._chooses_for(found)
+                present.append(found)
             except DataMissing as error:  # results name no place of a machine
                 self.absent[dataset] = str(error).replace(f"{data_root(self.root)}/", "")
         on_disk = [one for one in chosen if not is_generated(one)]
@@ -129,9 +132,16 @@ class Plan:
     def _unread(self, dataset: DataSet) -> DataSet:
         """A data set whose features, where its files say how they are called, may be those that --only names."""
         wanted = self.only.get("features", dataset.features)
-        known = {one.features for one in self.table.datasets if one.class_path != "OwnData"}
-        unknown = dataset.class_path == "OwnData" and wanted not in known
+        known = {one.features for one in self.table.datasets if not one.named_by_files}
+        unknown = dataset.named_by_files and wanted not in known
         return replace(dataset, features=wanted) if unknown else dataset
+
+    def _chooses_for(self, dataset: DataSet) -> DataSet:
+        """The data set on which settings are chosen for one: itself, or that which it names."""
+        name = dataset.settings_of
+        if name and name not in self.choosing:
+            self.choosing[name] = self._found(next(one for one in self.table.datasets if one.name == name))
+        return self.choosing[name] if name else dataset
 
     def _found(self, dataset: DataSet) -> DataSet:
         """The data set, its features called as their files say where the user brought them.
@@ -147,7 +157,7 @@ class Plan:
         check_modalities(dataset, module.modalities, self.table.file)
         if reason := model_absent(dataset):
             raise DataMissing(reason)
-        if dataset.class_path == "OwnData":
+        if dataset.named_by_files:
             return replace(dataset, features=module.features)
         _check_widths(dataset, module)
         return dataset
@@ -169,17 +179,19 @@ class Plan:
             All runs, each once.
         """
         rows, self.runs = self.rows(datasets), {}
-        tried = self.schedule_runs(rows)
+        choosers = {row: Row(self._chooses_for(row.dataset), row.method) for row in rows}
+        tried = self.schedule_runs(choosers.values())
         self._train("schedules", (run for runs in tried.values() for run in runs.values()), dry)
         for key, runs in tried.items():
             longest = Schedule(min_steps=max(runs)) if dry else None
             self.schedules[key] = self._schedule(*key, runs) or longest
-        trials = {row: self.trials(row) for row in rows if self._schedule_of(row) is not None}
+        trials = {row: self.trials(row) for row in choosers.values() if self._schedule_of(row) is not None}
         self._train("validation", (run for runs in trials.values() for run in runs), dry)
-        self.choices = dict.fromkeys(rows)
+        chosen: dict[Row, Choice | None] = {}
         for row, runs in trials.items():
             first = Choice(row.method.trials[0]) if dry and runs else None
-            self.choices[row] = self._choose(row, runs) or first
+            chosen[row] = self._choose(row, runs) or first
+        self.choices = {row: chosen.get(chooser) for row, chooser in choosers.items()}
         finals = {row: self._finals(row, choice.setting) for row, choice in self.choices.items() if choice is not None}
         self._train("test", (run for runs in finals.values() for run in runs), dry)
         self.finals = {row: [(run, self.results.get(run.key)) for run in runs] for row, runs in finals.items()}
@@ -209,16 +221,26 @@ class Plan:
 
     def _schedule_of(self, row: Row) -> Schedule | None:
         """What was chosen for its model on its data set; one without a floor where there is nothing to choose."""
-        return self.schedules.get((row.dataset, row.method.model), Schedule())
+        return self.schedules.get((self._chooses_for(row.dataset), row.method.model), Schedule())
 
     def _choose(self, row: Row, runs: list[Run]) -> Choice | None:
         if not runs or self.missing(runs):
             return None if runs else Choice()
-        scores = [self.results[run.key].mean_average_precision() for run in runs]
+        scores = [self._score(row, *of) for of in zip(row.method.trials, runs, strict=True)]
         shown = [self._shown(row, setting) for setting in row.method.trials]
-        trials = [{**one, "validation MAP": round(score, 6)} for one, score in zip(shown, scores, strict=True)]
+        name = "validation MAP of joint queries" if self.table.select == "joint" else "validation MAP"
+        trials = [{**one, name: round(score, 6)} for one, score in zip(shown, scores, strict=True)]
         best = scores.index(max(scores))
         return Choice(row.method.trials[best], shown[best], trials, self.results[runs[best].key].curve)
+
+    def _score(self, row: Row, setting: dict[str, Any], run: Run) -> float:
+        """What a trial is chosen by."""
+        if self.table.select == "single":
+            return self.results[run.key].mean_average_precision()
+        by = f", {setting[JOINT_SCORE]}" if JOINT_SCORE in setting else ""
+        return self.results[run.key].mean_average_precision(
+            directions=[f"{q}{by}" for q in row.dataset.model["joint_queries"]]
+        )
 
     def _shown(self, row: Row, setting: dict[str, Any]) -> dict[str, Any]:
         """A setting, with the temperature that follows from a matched one."""
@@ -230,9 +252,14 @@ class Plan:
         return {**({"alignment": {**given, **chosen}} if chosen or given else {}), **found}
 
     def remark(self, row: Row) -> str:
-        """What a row's note says of its schedule: of its chosen trial, else of the training that chose the schedule."""
-        if model_class(row.method.model).closed_form or row.method.protocol == "as_published":
-            return ""
+        """What a row's note says of its model, or of its schedule: of its chosen trial, else of what chose it."""
+        kind = model_class(row.method.model)
+        if kind.closed_form or row.method.protocol == "as_published":
+            return kind.remark
+        if row.dataset.settings_of:
+            return f"settings of {row.dataset.settings_of}"
+        if self.table.select == "joint":  # of which the curves of a training say nothing
+            return "setting chosen by MAP of joint queries on validation data" if row.method.trials else ""
         schedule = self._schedule_of(row)
         own = self.choices[row].curve
         said = remark(own or schedule.curve)
@@ -240,6 +267,7 @@ class Plan:
 
     def why_failed(self, row: Row) -> str:
         """What went wrong with a row for which nothing could be chosen."""
+        row = Row(self._chooses_for(row.dataset), row.method)
         what, runs = "a tuning trial", self.trials(row)
         if self._schedule_of(row) is None:
             what = "the training that chooses the schedule"
@@ -251,7 +279,11 @@ class Plan:
         return [self._run(row, setting, None, f"trial {number}") for number, setting in enumerate(row.method.trials, 1)]
 
     def _finals(self, row: Row, setting: dict[str, Any]) -> list[Run]:
-        return [self._run(row, setting, seed, f"seed {seed}") for seed in self.seeds]
+        return [self._run(row, setting, seed, f"seed {seed}") for seed in self.seeds_of(row.dataset)]
+
+    def seeds_of(self, dataset: DataSet) -> Sequence[int]:
+        """The seeds that are averaged over on a data set."""
+        return self.seeds or dataset.seeds or self.table.scales[self.scale].seeds
 
     def _run(self, row: Row, setting: dict, seed: int | None, what: str, min_steps: int | None = None) -> Run:
         """A run of a row; its floor in steps is by default that of the schedule chosen, none for as_published."""

@@ -75,11 +75,16 @@ class DataSet:
         features: name of the features in the table.
         condition: what sets it apart from others with the same features, such as "M = 4".
         class_path: name of a data module.
-        init_args: its arguments.
+        init_args: its arguments; the `path` of OwnData is a file below the data set's folder.
         model: arguments that models take on it, such as encoders.
         models: those that some models alone take.
         exclude: names of methods that are not run on it, with * for any text.
         galleries: those scored beside the whole one, whether or not a table shows them, so that tables share runs.
+        seeds: those averaged over on it; empty: those of the scale.
+        split_by_seed: whether every seed draws test and validation items anew, of OwnData without a split of its own;
+            settings are chosen on the validation items of the split by seed 0.
+        settings_of: name of another data set of the table, whose settings and schedule are taken over; empty: its own
+            are chosen.
     """
 
     dataset: str
@@ -91,6 +96,14 @@ class DataSet:
     exclude: list[str] = field(default_factory=list)
     galleries: list[str] = field(default_factory=list)
     condition: str = ""
+    seeds: list[NonNegativeInt] = field(default_factory=list)
+    split_by_seed: bool = False
+    settings_of: str = ""
+
+    @property
+    def named_by_files(self) -> bool:
+        """Whether the data say how their features are called: those that users bring, in no file that is known."""
+        return self.class_path == "OwnData" and "path" not in self.init_args
 
     @property
     def parts(self) -> list[str]:
@@ -128,6 +141,8 @@ class Table:
         galleries: those shown beside the whole one, of each data set's.
         projection: methods whose embeddings are drawn, side by side.
         comparisons: pairs (method, baseline) of honest rows to compare; two sweeps are compared value by value.
+        select: by what trials are chosen and methods compared, the MAP averaged over "single" directions or over the
+            "joint" queries; with these, trials that differ in `joint_score` alone are one training.
     """
 
     name: str
@@ -141,6 +156,7 @@ class Table:
     galleries: list[str] = field(default_factory=list)
     projection: list[str] = field(default_factory=list)
     comparisons: list[list[str]] = field(default_factory=list)
+    select: Literal["single", "joint"] = "single"
 
     @property
     def file(self) -> str:

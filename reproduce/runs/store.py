@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -77,10 +78,10 @@ class RunResult:
         """The splits scored, in order."""
         return list(dict.fromkeys(score.split for score in self.scores))
 
-    def mean_average_precision(self, split: str | None = None) -> float:
-        """MAP, mean over the directions, in the whole gallery of a split, by default the first."""
-        wanted = (split or self.splits[0], "full", "average", "MAP")
-        return next(score.value for score in self.scores if score[:4] == wanted)
+    def mean_average_precision(self, split: str | None = None, directions: Sequence[str] = ("average",)) -> float:
+        """MAP in a whole gallery, by default of the first split, mean over directions (default: the single ones)."""
+        places = [(split or self.splits[0], "full", direction, "MAP") for direction in directions]
+        return math.fsum(next(s.value for s in self.scores if s[:4] == place) for place in places) / len(places)
 
     @property
     def per_query(self) -> dict[tuple[str, str], tuple[np.ndarray, np.ndarray]]:

@@ -19,9 +19,11 @@ from lightning_modules.base import RetrievalModule
 from lightning_modules.metrics.directions import is_joint
 from lightning_modules.metrics.galleries import Evaluated, GalleryUndefined, score_gallery
 from lightning_modules.metrics.modality_gap import modality_gap
+from lightning_modules.metrics.scoring import SCORES
 from lightning_modules.predictions import flat_predictions
 from reproduce.runs.config import Config, Data, prepare
 from reproduce.runs.machine import device_name, git_commit
+from reproduce.runs.positives import Positives
 from reproduce.runs.store import RunResult, Score, scores_of
 
 VALIDATIONS = 10  # along a training that is scored on validation data
@@ -92,14 +94,18 @@ class Gradients(L.Callback):
         return {"gradient norm": float(np.median(finite)), "finite gradients": len(finite) / len(norms)}
 
 
+RECORDERS = {"gradients": Gradients, "positives": Positives}  # entry of "evaluate" -> what measures it along a training
+
+
 def run(config: Config, data_root: str | None = None) -> RunResult:
     """Train and evaluate one configuration.
 
     Args:
         config: "seed_everything", "model", "data" and "trainer" as `csd fit` takes them, and "evaluate": "on",
             "validation" or "test"; "galleries", those scored beside the whole one; and where they are true "gradients",
-            to record their norms, and "modality_gap", to measure the gap between the modalities of the test items,
-            and "eleven_point", for the two 11-point metrics.
+            to record their norms, "positives", to record which pairs they go to, "modality_gap", to measure the gap
+            between the modalities of the test items, "eleven_point", for the two 11-point metrics, and "joint_scores",
+            to score joint queries by every score.
         data_root: folder of the data sets, or None.
 
     Raises:
@@ -109,9 +115,10 @@ def run(config: Config, data_root: str | None = None) -> RunResult:
     wanted = config["evaluate"]
     chosen_on_test = config["data"]["init_args"].get("protocol") == "as_published"
     validated = Validated(config["trainer"]["max_epochs"], best=chosen_on_test)
-    gradients = [Gradients()] if wanted.get("gradients") else []
-    data, model, trainer = prepare(config, data_root, [validated, *gradients])
+    recorders = [kind() for name, kind in RECORDERS.items() if wanted.get(name)]
+    data, model, trainer = prepare(config, data_root, [validated, *recorders])
     model.eleven_point = wanted.get("eleven_point", False)
+    model.also_joint_scores = SCORES if wanted.get("joint_scores") else ()
     start = time.perf_counter()
     lightning_modules.prepare(model, data)
     trainer.fit(model, data)
@@ -131,7 +138,9 @@ def run(config: Config, data_root: str | None = None) -> RunResult:
     if not model.closed_form:
         # Their median, which a busy moment of the machine and the epochs with a validation leave as it is.
         epoch = float(np.median(validated.seconds))
-        recorded = {"seconds/epoch": epoch} | (gradients[0].summary() if gradients else {})
+        recorded = {"seconds/epoch": epoch}
+        for recorder in recorders:
+            recorded |= recorder.summary()
         for name, split in product(recorded, dict.fromkeys(score.split for score in scores)):
             scores.append(Score(split, "full", "average", name, "", recorded[name]))
     return RunResult(

@@ -1,0 +1,79 @@
+"""Which pairs the gradient of a loss goes to along a training: true positives, false ones and negatives."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import lightning as L
+import numpy as np
+import torch
+from torch import Tensor
+
+from losses import AlignmentLoss
+from losses.common.base import GatheredBatch
+
+POSITIVE_METRICS = ("true-positive gradient", "false-positive gradient", "false positives")
+
+
+def shares_of_positives(
+    loss: AlignmentLoss, embeddings: Mapping[str, Tensor], labels: Tensor | None, classes: Tensor
+) -> dict[str, float]:
+    """How much of a loss's gradient goes to right and to wrong positives of a batch.
+
+    Two items are a positive where the labels that are trained on match, an item and itself always; it is a true one
+    where their classes match too. With s_ij the cosine of item i in one modality and item j in another, the share of a
+    set of pairs is sum |dL/ds_ij| over the set, over that of all pairs, both summed over the pairs of modalities that
+    the loss compares. What is missing to 1 goes to negatives.
+
+    Args:
+        loss: made of cosines, as `kl`, `cs`, `gcs`, `mil_nce` and `infonce` are.
+        embeddings: modality -> (B, D).
+        labels: (B,) that are trained on.
+        classes: (B,) true ones.
+
+    Returns:
+        Metric -> value: the two shares, and which share of the positives between different items is false (0 where
+        there are none).
+
+    Raises:
+        ValueError: a loss that is made of something else.
+    """
+    leaves = {name: x.detach().requires_grad_() for name, x in embeddings.items()}
+    with torch.enable_grad():
+        batch = GatheredBatch(leaves, labels)
+        total = torch.stack(list(loss.terms(batch).values())).sum()
+        logits = batch.all_logits()
+        if not logits:
+            raise ValueError(f"{type(loss).__name__} is not made of cosines between two modalities; leave it out")
+        gradient = sum(g.abs() for g in torch.autograd.grad(total, logits))
+    positive, alike = batch.matches(), GatheredBatch(leaves, classes).matches()
+    true, false = (float(gradient[positive & match].sum() / gradient.sum()) for match in (alike, ~alike))
+    others = positive & ~torch.eye(len(positive), dtype=torch.bool, device=positive.device)
+    wrong = float((others & ~alike).sum() / others.sum().clamp_min(1))
+    return dict(zip(POSITIVE_METRICS, (true, false, wrong), strict=True))
+
+
+class Positives(L.Callback):
+    """Keeps `shares_of_positives` of the first batch of every epoch; the training does not notice."""
+
+    def __init__(self) -> None:
+        self.given: tuple[Any, ...] = ()
+        self.shares: list[dict[str, float]] = []
+
+    def on_fit_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        module.alignment.register_forward_pre_hook(self._keep)
+
+    def _keep(self, loss: AlignmentLoss, given: tuple[Any, ...]) -> None:
+        self.given = given
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if batch_idx == 0:
+            classes = torch.from_numpy(trainer.datamodule.data.label).to(module.device)[batch["id"]]
+            self.shares.append(shares_of_positives(module.alignment, *self.given, classes))
+
+    def summary(self) -> dict[str, float]:
+        """Their means over the training."""
+        return {name: float(np.mean([one[name] for one in self.shares])) for name in POSITIVE_METRICS}

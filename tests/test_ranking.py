@@ -155,6 +155,18 @@ def test_a_long_gallery_is_counted_in_blocks_as_it_is_sorted_whole(classes):
         np.testing.assert_allclose(values, given[name], rtol=1e-5, err_msg=name)
 
 
+@pytest.mark.parametrize("near", [50, 20_000])  # some items, or all, are told apart only by exact scores
+def test_items_that_differ_by_less_than_the_rounding_of_float32_are_ranked_exactly(near):
+    query, gallery, query_labels, _ = clustered(6, 20_000, width=32, classes=400)
+    gallery[:near] = query[0] + 1e-6 * torch.randn(near, 32, generator=torch.Generator().manual_seed(3))
+    gallery[7] = gallery[8]
+    labels = torch.where(torch.arange(20_000) % 5_000 == 7, query_labels[0], -1)  # four relevant items
+    found = retrieval_scores(query, gallery, query_labels, labels, KS)
+    whole = retrieval_scores(query, gallery, query_labels, labels, KS, chunk_elements=2**27)
+    assert bits(found) == bits(whole)
+    assert found["first_rank"][0] > 1
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
 def test_a_similarity_is_ranked_as_it_is(dtype):
     *_, query_labels, gallery_labels = clustered(50, 90)

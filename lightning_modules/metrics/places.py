@@ -11,6 +11,8 @@ from threading import Lock
 
 import numpy as np
 
+from lightning_modules.metrics.keys import Exact
+
 _FEW = 32  # relevant items of a query that are compared one by one in less time than sorting takes
 _CACHED = 2**18  # keys that stay in the processor's cache
 
@@ -58,18 +60,23 @@ class Places:
         self.first = np.searchsorted(self.query, np.arange(queries + 1))
         self.before, self.size, self.within = np.zeros((3, len(query)), dtype=np.int64)
         self.tie_break, self._lock = tie_break, Lock()
+        self.few = tie_break is None and np.diff(self.first).max() <= _FEW
 
-    def add(self, keys: np.ndarray, queries: slice, start: int = 0) -> None:
+    def add(
+        self, keys: np.ndarray, queries: slice, start: int = 0, exact: Exact | None = None, slack: float = 0
+    ) -> None:
         """Count a block of the gallery for some queries; several threads may do so at once.
 
         Args:
             keys: (Q, B) keys; their rows may be sorted here.
             queries: numbers of these queries.
             start: number of the block's first item.
+            exact: computes the keys of pairs where ``keys`` may be off by up to ``slack``, for ``few`` alone.
+            slack: as said.
         """
         first, stop = self.first[queries.start : queries.stop], self.first[queries.start + 1 : queries.stop + 1]
-        if self.tie_break is None and (stop - first).max() <= _FEW:
-            self._compare(keys, first, stop)
+        if self.few:
+            self._compare(keys, first, stop, exact, slack)
             return
         ranked = keys if self.tie_break is None else keys.copy()
         ranked.sort(axis=1)
@@ -92,18 +99,28 @@ class Places:
             within[place] = np.count_nonzero(self.tie_break[start + same] < self.tie_break[self.item[which]])
         return within
 
-    def _compare(self, keys: np.ndarray, first: np.ndarray, stop: np.ndarray) -> None:
+    def _compare(
+        self, keys: np.ndarray, first: np.ndarray, stop: np.ndarray, exact: Exact | None, slack: float
+    ) -> None:
         """Count for the first relevant item of every query, then for the second, and so on."""
-        smaller = np.empty((max(1, min(len(keys), _CACHED // keys.shape[1])), keys.shape[1]), dtype=bool)
-        for start in range(0, len(keys), len(smaller)):
-            rows = slice(start, start + len(smaller))
+        width = keys.shape[1]
+        masks = np.empty((2, max(1, min(len(keys), _CACHED // width)), width), dtype=bool)
+        for start in range(0, len(keys), masks.shape[1]):
+            rows = slice(start, start + masks.shape[1])
             block, own, left = keys[rows], first[rows], stop[rows]
             for place in range((left - own).max()):
                 has = np.flatnonzero(own + place < left)
-                which = own[has] + place
-                part = block if len(has) == len(block) else block[has]
-                before = _count(np.less(part, self.key[which, None], out=smaller[: len(part)]))
-                size = _count(np.equal(part, self.key[which, None], out=smaller[: len(part)]))
+                which, part = own[has] + place, block if len(has) == len(block) else block[has]
+                key = self.key[which]
+                smaller = np.less(part, (key - slack).astype(keys.dtype)[:, None], out=masks[0, : len(part)])
+                same = np.less_equal(part, (key + slack).astype(keys.dtype)[:, None], out=masks[1, : len(part)])
+                same ^= smaller
+                before, size = _count(smaller), _count(same)
+                if exact is not None and size.any():
+                    row, item = np.divmod(np.flatnonzero(same), width)
+                    found = exact(start + has[row], item) - key[row]
+                    before += np.bincount(row[found < 0], minlength=len(has))
+                    size = np.bincount(row[found == 0], minlength=len(has))
                 with self._lock:
                     self.before[which] += before
                     self.size[which] += size

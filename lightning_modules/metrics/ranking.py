@@ -154,7 +154,7 @@ class _Ranking:
         whole = np.empty((len(keys), self.n_gallery), dtype=np.int32)
 
         def fill(items: slice) -> None:
-            for queries, part in keys.of_items(items):
+            for queries, part, _ in keys.of_items(items):
                 whole[queries, items] = part
 
         self.threads.run(fill, self.n_gallery, piece)
@@ -164,10 +164,11 @@ class _Ranking:
         """The same, where those of the relevant items are computed first, and the others compared with them."""
         query, item = self.relevance.pairs(slice(start, start + len(keys)))
         places = Places(query, item, keys.of_pairs(query, item), len(keys), self.tie_break)
+        in_single = places.few and keys.single is not None
 
         def count(items: slice) -> None:
-            for queries, part in keys.of_items(items):
-                places.add(part, queries, items.start)
+            for queries, part, exact in keys.near_items(items) if in_single else keys.of_items(items):
+                places.add(part, queries, items.start, exact, keys.slack if in_single else 0)
 
         self.threads.run(count, self.n_gallery, piece)
         return [self._measures(places, len(keys))]

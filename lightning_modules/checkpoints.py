@@ -64,7 +64,8 @@ def checkpoint_file(given: str, root: Path) -> Path:
 
 
 def _require_of_newest_run(last: Path, given: str, root: Path) -> None:
-    begun = max(root.glob("csv/version_*/config.yaml"), key=_time, default=None)  # written once, when a run begins
+    configs = [file for of in ("version", "fit") for file in root.glob(f"csv/{of}_*/config.yaml")]
+    begun = max(configs, key=_time, default=None)  # written once, when a run begins
     if begun is None or _time(begun) <= _time(last):
         return
     of_run = sorted(begun.parent.glob("checkpoints/*.ckpt"))

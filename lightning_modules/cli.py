@@ -55,7 +55,9 @@ class RetrievalCLI(LightningCLI):
             default=False,
             help="Take a checkpoint that was trained on, or chosen by, other items than those of the data given.",
         )
-
+        parser.add_argument(
+            "--name", type=str | None, help="Name of the run: its logs are in csv/fit_NAME in place of csv/version_0."
+        )
         parser.add_argument(
             "--test_after_fit",
             type=bool,
@@ -98,7 +100,7 @@ class RetrievalCLI(LightningCLI):
         if config["barebones"]:
             kwargs["log_every_n_steps"] = 0
         elif config["logger"] is None:
-            kwargs["logger"] = runs.loggers(root, self.subcommand)
+            kwargs["logger"] = runs.loggers(root, self.subcommand, self._get(self.config_init, "name"))
         trainer = super().instantiate_trainer(**kwargs)
         path = self._get(self.config, "ckpt_path")
         if self.subcommand == "fit" and path and path != HPC:

@@ -10,12 +10,28 @@ from jsonargparse import Namespace
 from lightning import LightningModule, Trainer
 from lightning.pytorch.cli import SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_only
 
 
-def loggers(root: Path, command: str) -> list[Logger]:
-    """CSV and TensorBoard logs below a folder: in version_0, version_1 and so on of fits, test_0 and so on of tests."""
+def loggers(root: Path, command: str, name: str | None = None) -> list[Logger]:
+    """CSV and TensorBoard logs below a folder: in version_0, version_1 and so on of fits, test_0 and so on of tests.
+
+    Args:
+        root: the folder.
+        command: "fit", "test", ...
+        name: of the run, whose logs then are in fit_<name>, test_<name>, ...
+
+    Raises:
+        ValueError: a name that is no name of a folder, or one that a run of the command has already.
+    """
     version = None  # Lightning's own count
-    if command != "fit":
+    if name is not None:
+        version = f"{command}_{name}"
+        if not name or Path(name).name != name:
+            raise ValueError(f"--name is {name!r}; expected a word that can name a folder")
+        if rank_zero_only.rank == 0 and (root / "csv" / version).exists():
+            raise ValueError(f"--name {name}: {root / 'csv' / version} holds a run of that name; choose another")
+    elif command != "fit":
         numbers = [path.name.removeprefix(f"{command}_") for path in root.glob(f"*/{command}_*")]
         version = f"{command}_{max((int(number) for number in numbers if number.isdigit()), default=-1) + 1}"
     return [CSVLogger(root, name="csv", version=version), TensorBoardLogger(root, name="tensorboard", version=version)]

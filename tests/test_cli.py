@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 import torch
 import yaml
-from cli_cases import DATA, checkpoints, csd, metrics, write_config
+from cli_cases import DATA, checkpoints, csd, metrics, refused, write_config
 from lightning.pytorch.callbacks import Callback
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -138,6 +138,16 @@ def test_resuming_into_the_same_folder_keeps_the_earlier_rows(tmp_path):
     kept = torch.load(checkpoints(tmp_path, 0)["best"], weights_only=True)["callbacks"].values()
     assert max(float(state.get("best_model_score") or 0) for state in kept) == pytest.approx(best)  # of all four epochs
     assert torch.load(checkpoints(tmp_path, 0)["last"], weights_only=True)["epoch"] == 3
+
+
+def test_a_run_has_the_name_that_it_is_given(tmp_path, capsys):
+    csd("fit", tmp_path, "--name", "first-try", "--trainer.max_epochs", "1")
+    assert (tmp_path / "run" / "tensorboard" / "fit_first-try").is_dir()
+    csd("test", tmp_path, "--name", "first-try", "--ckpt_path", "best")
+    assert metrics(tmp_path, "test_first-try")["test/standard/average/MAP"].notna().all()
+    for name in ("first-try", "a/b"):
+        words = ("fit", "--config", write_config(tmp_path), "--trainer.default_root_dir", tmp_path / "run")
+        assert name in refused(capsys, *words, "--name", name)
 
 
 def test_as_published_is_fitted_and_tested(tmp_path):

@@ -254,3 +254,10 @@ def test_results_of_a_benchmark_by_other_features_are_listed_and_stand_beside_no
         assert line.endswith(f"{listed}: {numbers}")
     synthetic = render_markdown(table_of([replace(one, data_kind="synthetic") for one in rows]), path, "Table 4")
     assert "other features" not in synthetic
+
+
+def test_seeds_stand_below_each_section_where_those_of_a_table_differ(tmp_path: Path) -> None:
+    rows = [ROW, replace(ROW, condition="labels class", seeds="0 1")]
+    for found, named in ((rows, ["- Seeds: 0 1 2", "- Seeds: 0 1 2", "- Seeds: 0 1"]), (rows[:1], ["- Seeds: 0 1 2"])):
+        text = render_markdown(table_of(found), tmp_path / "table3.csv", "Table 3")
+        assert [line for line in text.splitlines() if line.startswith("- Seeds")] == named

@@ -45,7 +45,8 @@ def render_markdown(table: pd.DataFrame, path: Path, title: str, comparisons: pd
             "say nothing about any benchmark or method."
         )
     parts.append(_origin(table, path))
-    parts += [_section(section) for section in sections(table)]
+    differ = table.loc[table["status"] == "ok", "seeds"].nunique() > 1
+    parts += [_section(section, differ) for section in sections(table)]
     if comparisons is not None and len(comparisons):
         parts.append(_comparisons(comparisons))
     return "\n\n".join([*parts, *_missing(table)]) + "\n"
@@ -83,7 +84,7 @@ def _origin(table: pd.DataFrame, path: Path) -> str:
     return "\n".join(f"- {name}: {', '.join(values)}" for name, values in facts.items() if values)
 
 
-def _section(rows: pd.DataFrame) -> str:
+def _section(rows: pd.DataFrame, seeds_differ: bool) -> str:
     blocks = [_frame(block, distinct(rows["method"])) for block in _blocks(rows)]
     seconds = rows.groupby("method")["train_seconds"].first().dropna()
     if len(seconds):
@@ -92,7 +93,9 @@ def _section(rows: pd.DataFrame) -> str:
         markdown_table([["method", *block.columns], *([escape(name), *line] for name, *line in block.itertuples())])
         for block in (block.fillna(NOTHING) for block in blocks)
     ]
-    return "\n\n".join(filter(None, [f"## {escape(section_name(_first(rows)))}", *tables, "\n".join(_below(rows))]))
+    return "\n\n".join(
+        filter(None, [f"## {escape(section_name(_first(rows)))}", *tables, "\n".join(_below(rows, seeds_differ))])
+    )
 
 
 def _first(rows: pd.DataFrame):
@@ -138,8 +141,10 @@ def _bold(text: str, bold: bool) -> str:
     return f"**{text}**" if bold else text
 
 
-def _below(rows: pd.DataFrame) -> Iterator[str]:
-    """Gallery sizes, notes and citations of a section, each once."""
+def _below(rows: pd.DataFrame, seeds_differ: bool) -> Iterator[str]:
+    """Seeds where those of the table differ, gallery sizes, notes and citations of a section, each once."""
+    if seeds_differ:
+        yield f"- Seeds: {', '.join(distinct(rows['seeds']))}"
     sizes = list(rows.dropna(subset=["n_queries", "n_gallery"]).groupby(["n_queries", "n_gallery"], sort=False))
     for (queries, gallery), found in sizes:
         of = f", {', '.join(distinct(found['direction']))}" * (len(sizes) > 1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import csv
+import contextlib
 import multiprocessing
 import os
 import shutil
@@ -19,6 +19,7 @@ from typing import Any
 
 import fuzz_files
 import fuzz_losses
+import pandas as pd
 import torch
 
 SEED = 20
@@ -78,30 +79,41 @@ def of_files(form: str, numbers: Iterable[int], seed: int = SEED) -> Iterator[tu
             yield number, form, said
 
 
-def main() -> int:
-    """Count everything, print what went wrong and write the counts; 1 where something did."""
+def main(kinds: list[str]) -> int:
+    """Count everything of the kinds "loss" and "reader", print what went wrong and write the counts.
+
+    Those of other kinds stay in the file. Ctrl-C ends a kind early: what was done by then is counted.
+
+    Returns:
+        1 where something went wrong, else 0.
+    """
     torch.set_num_threads(1)
-    counts: dict[str, Counter] = {"loss": Counter(), "reader": Counter()}
-    sources = [("loss", of_losses(range(LOSSES)))]
-    sources += [("reader", of_files(form, range(FILES))) for form in fuzz_files.FORMS]
-    for kind, found in sources:
-        for number, name, said in found:
-            known = said if said in GOOD else "fault"
-            counts[kind].update((each, outcome) for each in (name, "all") for outcome in ("inputs", known))
-            if known == "fault":
-                print(f"{kind} {name}, input {number}: {said}", flush=True)
-    libraries = ", ".join(f"{name} {version(name)}" for name in LIBRARIES)
-    versions = f"python {sys.version.split()[0]}, {libraries}"
-    with RESULTS.open("w", encoding="utf-8", newline="") as file:
-        write = csv.writer(file, lineterminator="\n").writerow
-        write(["kind", "name", "outcome", "value", "seed", "versions"])
-        for kind, counted in counts.items():
-            for name in sorted({name for name, _ in counted}):
-                for outcome in ("inputs", *GOOD, "fault"):
-                    if outcome == "fault" or counted[name, outcome]:
-                        write([kind, name, outcome, counted[name, outcome], SEED, versions])
-    return int(any(counted["all", "fault"] for counted in counts.values()))
+    sources = {
+        "loss": lambda: of_losses(range(LOSSES)),
+        "reader": lambda: (found for form in fuzz_files.FORMS for found in of_files(form, range(FILES))),
+    }
+    versions = ", ".join([f"python {sys.version.split()[0]}", *(f"{name} {version(name)}" for name in LIBRARIES)])
+    faults = 0
+    for kind in kinds or sources:
+        counted: Counter[tuple[str, str]] = Counter()
+        with contextlib.suppress(KeyboardInterrupt):
+            for number, name, said in sources[kind]():
+                outcome = said if said in GOOD else "fault"
+                counted.update((each, what) for each in (name, "all") for what in ("inputs", outcome))
+                if outcome == "fault":
+                    print(f"{kind} {name}, input {number}: {said}", flush=True)
+        faults += counted["all", "fault"]
+        rows = [
+            {"kind": kind, "name": name, "outcome": what, "value": counted[name, what], "seed": SEED}
+            for name in sorted({name for name, _ in counted})
+            for what in ("inputs", *GOOD, "fault")
+            if what == "fault" or counted[name, what]
+        ]
+        before = pd.read_csv(RESULTS, dtype=str) if RESULTS.exists() else pd.DataFrame(columns=["kind"])
+        new = pd.DataFrame(rows).assign(versions=versions)
+        pd.concat([before[before["kind"] != kind], new]).to_csv(RESULTS, index=False, lineterminator="\n")
+    return int(faults > 0)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

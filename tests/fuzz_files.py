@@ -172,10 +172,10 @@ def broken(draw: np.random.Generator, whole: bytes) -> bytes:
         for spot in draw.integers(low, high, size=draw.integers(1, 6)):
             data[spot] ^= 1 << int(draw.integers(8))
     elif kind == 3:
-        width = int(draw.choice([1, 2, 4, 8]))
-        number = int(draw.choice([0, 2 ** (8 * width - 1) - 1, 2 ** (8 * width) - 1, 2 ** (4 * width)]))
+        width = 2 ** int(draw.integers(4))
+        numbers = [0, 2 ** (8 * width - 1) - 1, 2 ** (8 * width) - 1, 2 ** (4 * width)]
         order = "little" if draw.random() < 0.7 else "big"
-        data[place : place + width] = number.to_bytes(width, order)
+        data[place : place + width] = numbers[draw.integers(4)].to_bytes(width, order)
     elif kind == 4:
         again = whole[place : place + int(draw.integers(1, 2000))]
         data[place:place] = again * int(min(draw.integers(1, 2000), 2**20 // len(again)))

@@ -42,7 +42,8 @@ def _own(form: str) -> Callable[[Path], Whole]:
 def _karpathy(folder: Path) -> Whole:
     parts = own_cases.joined()["split"]
     images = [{"filename": f"{n}.jpg", "split": f"{p}", "sentences": [{"raw": f"t {n}"}]} for n, p in enumerate(parts)]
-    Image.new("RGB", (2, 2)).save(folder / "0.jpg")
+    for image in images:
+        Image.new("RGB", (2, 2)).save(folder / image["filename"])
     (folder / "own.json").write_text(json.dumps({"images": images}))
     return folder / "own.json", lambda: own_cases.read(folder / "own.json")
 
@@ -50,9 +51,12 @@ def _karpathy(folder: Path) -> Whole:
 def _manifest(folder: Path) -> Whole:
     """JSON lines with everything that a row may hold."""
     rows = [
-        {"id": f"i{n // 2}", "image": f"{n // 2}.jpg", "text": [f"a {n}", "b"], "vector": [n, 1.5], "label": ["x", "y"]}
-        for n in range(12)
+        {"id": f"i{n}", "image": f"{n}.jpg", "text": [f"a {n}", t], "vector": [n, 1.5], "label": ["x", f"y{n % 2}"]}
+        for n in range(10)
+        for t in ("b", "c")
     ]
+    for row in rows:
+        Image.new("RGB", (2, 2)).save(folder / row["image"])
     (folder / "own.jsonl").write_text("\n".join(map(json.dumps, rows)))
     return folder / "own.jsonl", lambda: own_cases.read(folder / "own.jsonl")
 

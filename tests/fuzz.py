@@ -6,6 +6,7 @@ import contextlib
 import multiprocessing
 import os
 import shutil
+import signal
 import sys
 import tempfile
 import warnings
@@ -88,6 +89,7 @@ def main(kinds: list[str]) -> int:
         1 where something went wrong, else 0.
     """
     torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # which shells ignore for what they start beside them
     sources = {
         "loss": lambda: of_losses(range(LOSSES)),
         "reader": lambda: (found for form in fuzz_files.FORMS for found in of_files(form, range(FILES))),

@@ -112,7 +112,7 @@ def main(kinds: list[str]) -> int:
             if what == "fault" or counted[name, what]
         ]
         before = pd.read_csv(RESULTS, dtype=str) if RESULTS.exists() else pd.DataFrame(columns=["kind"])
-        new = pd.DataFrame(rows).assign(versions=versions)
+        new = pd.DataFrame(rows).assign(versions=versions).astype(str)
         pd.concat([before[before["kind"] != kind], new]).to_csv(RESULTS, index=False, lineterminator="\n")
     return int(faults > 0)
 

@@ -10,7 +10,7 @@ EXPERIMENTS := $(sort scaling $(basename $(notdir $(wildcard reproduce/experimen
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install test test-all lint bench bench-gpu tables compare claims report $(TABLES) $(EXPERIMENTS) clean-runs
+.PHONY: help install test test-all fuzz lint bench bench-gpu tables compare claims report $(TABLES) $(EXPERIMENTS) clean-runs
 
 help:  ## list the targets
 	@grep -hE '^[a-zA-Z0-9$$()_-]+:.*## ' $(MAKEFILE_LIST) | \
@@ -54,6 +54,9 @@ test: $(STAMP)  ## run the tests, apart from the slow ones
 
 test-all: $(STAMP)  ## run all tests
 	$(PYTEST) $(ARGS)
+
+fuzz: $(STAMP)  ## attack losses and readers with random inputs, and write the counts to results/fuzz.csv
+	OMP_NUM_THREADS=1 $(BIN)/python tests/fuzz.py
 
 bench: $(STAMP)  ## measure speed and memory against peers into results/bench.* (ARGS="--only losses" and more)
 	$(BIN)/python -m benchmarks $(ARGS)

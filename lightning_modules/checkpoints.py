@@ -87,7 +87,7 @@ def read_checkpoint(path: Path, needed: Sequence[str] = ("state_dict",)) -> dict
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch, zipfile and pickle each have their own ways of refusing a file
-        reason, content = f"{type(error).__name__}: {str(error).splitlines()[0]}", None
+        reason, content = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}", None
     else:
         lacking = [name for name in needed if not isinstance(content, dict) or name not in content]
         reason = f"it has no {', '.join(lacking)}" if lacking else ""

@@ -23,6 +23,8 @@ class CORALLoss(AlignmentLoss):
     Source: Sun and Saenko, "Deep CORAL", ECCV Workshops 2016; scaling of the public JFSE code.
     """
 
+    power = 4
+
     def terms(self, batch: GatheredBatch) -> dict[str, Tensor]:
         a, b = batch.modalities
         difference = covariance(batch.columns[a]) - covariance(batch.columns[b])
@@ -46,6 +48,8 @@ class LogCORALLoss(AlignmentLoss):
 
     Source: Morerio, Cavazza and Murino, "Minimal-Entropy Correlation Alignment", ICLR 2018.
     """
+
+    power = 2
 
     def __init__(self, ridge: float = 0.0):
         super().__init__()

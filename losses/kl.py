@@ -79,6 +79,7 @@ class CMPMKLLoss(AlignmentLoss):
     """
 
     over_rows = True
+    power = 1
     epsilon = 1e-8
 
     def terms(self, batch: GatheredBatch) -> dict[str, Tensor]:

@@ -31,6 +31,8 @@ class MMDLoss(AlignmentLoss):
     Source: Gretton et al., JMLR 2012; bandwidths of the public JFSE code.
     """
 
+    power = 2
+
     def __init__(self, sigma: float | Sequence[float] = JFSE_SIGMAS):
         super().__init__()
         self.sigma = tuple(sigma) if isinstance(sigma, Sequence) else (sigma,)

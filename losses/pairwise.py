@@ -44,6 +44,11 @@ class PairwiseLoss(AlignmentLoss):
         """As the summed loss."""
         return self.divergence.over_rows
 
+    @property
+    def power(self) -> int:
+        """As the summed loss."""
+        return self.divergence.power
+
     def terms(self, batch: GatheredBatch) -> dict[str, Tensor]:
         terms = {}
         for pair in combinations(batch.modalities, 2):

@@ -68,10 +68,11 @@ def _write_configs(plan: Plan, folder: Path) -> list[Path]:
         if result is not None:
             head = f"{plan.table.name}: {run.name}, scale {plan.scale}"
             replace_file(place / f"{run.key}.yaml", fit_file(run.config, head))
+    there = list(place.glob("*.yaml"))  # first: what another table, made at the same time, adds has its rows by then
     named = {key for path in table_paths(folder) for key in read_table(path)["config_hash"]}
-    for path in place.glob("*.yaml"):
+    for path in there:
         if path.stem not in named:
-            path.unlink()
+            path.unlink(missing_ok=True)
     return [place] if place.exists() else []
 
 

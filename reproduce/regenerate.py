@@ -73,7 +73,8 @@ def regenerate(arguments: argparse.Namespace, argv: list[str], table: Table | No
     if synthetic:
         print(f"NO DATA SET FOUND: {table.name} runs on SYNTHETIC data, into {folder}/")
     for place in (folder, plan.store.folder):
-        replace_file(place / f".{table.name}.writable", "").unlink()  # refused now rather than after the training
+        # Refused now rather than after the training.
+        replace_file(place / f".{table.name}.writable", "").unlink(missing_ok=True)
     if arguments.scale == "paper" and arguments.executor != "slurm" and not torch.cuda.is_available():
         seconds = sum(estimate.run_seconds(plan.missing(runs), plan.root).values()) / (arguments.jobs or workers())
         print(f"paper scale is a GPU's work: on this CPU it takes about {duration(seconds)}", flush=True)

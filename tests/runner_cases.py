@@ -23,10 +23,9 @@ import reproduce.__main__ as command_line
 from reproduce import regenerate
 from reproduce.names import table_files
 from reproduce.runs.checks import load_table
-from reproduce.runs.executors import Ended, Run
+from reproduce.runs.executors import Ended, Run, train
 from reproduce.runs.spec import read_yaml
 from reproduce.runs.store import RunStore
-from reproduce.runs.training import run
 
 TINY = """
 title: A tiny table
@@ -120,11 +119,7 @@ def shorten(name: str, folder: Path, methods: Sequence[str] = (), epochs: int = 
 def train_here(runs: Sequence[Run], root: str | None, store: RunStore) -> Ended:
     """An executor without worker processes, which take longer to start than a tiny run to train."""
     for one in runs:
-        try:
-            store.save(one.key, one.config, run(one.config, root))
-            yield one, ""
-        except Exception as error:
-            yield one, f"{type(error).__name__}: {error}"
+        yield one, train(one.key, one.config, root, store.folder)
 
 
 def command(tables: Path, *argv: str | Path, workers: bool = False) -> Outcome:

@@ -3,15 +3,10 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 
 import cli_cases
 import pytest
-import torch
-from cli_cases import checkpoints, metrics, refused, write_config
-
-from lightning_modules import JFSE
+from cli_cases import checkpoints, refused, write_config
 
 fitted = cli_cases.fitted
 
@@ -181,18 +176,6 @@ def test_a_value_out_of_range_or_of_the_wrong_kind_is_refused(words, tmp_path, c
     assert words[1] in message
 
 
-@pytest.mark.parametrize("kind", ["absent", "truncated", "not a checkpoint"])
-def test_a_checkpoint_that_cannot_be_read_is_named(kind, fitted, tmp_path, capsys):
-    path = tmp_path / "wanted.ckpt"
-    if kind != "absent":
-        whole = checkpoints(fitted, 0)["last"].read_bytes()
-        path.write_bytes(whole[:5000] if kind == "truncated" else b"no checkpoint")
-    config = write_config(tmp_path)
-    message = refused(capsys, "test", "--config", config, "--ckpt_path", path)
-    assert str(path) in message
-    assert "free space" not in message
-
-
 def test_a_root_that_is_a_file_is_refused(tmp_path, capsys):
     blocked = tmp_path / "blocked"
     blocked.write_text("")
@@ -201,49 +184,3 @@ def test_a_root_that_is_a_file_is_refused(tmp_path, capsys):
     )
     assert str(blocked) in message
     assert "--trainer.default_root_dir" in message
-
-
-FULL_DISK = """
-import resource
-import sys
-
-from lightning.pytorch.callbacks import Callback
-
-from lightning_modules.cli import main
-
-
-def limit(size):
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
-
-
-class Full(Callback):
-    def on_train_epoch_start(self, trainer, module):
-        if trainer.current_epoch == 1:
-            limit(20_000)
-
-    def on_predict_epoch_start(self, trainer, module):
-        limit(300)
-
-
-if __name__ == "__main__":
-    main([*sys.argv[1:], "--trainer.callbacks+=full_disk.Full"])
-"""
-
-
-@pytest.mark.slow
-def test_a_full_disk_is_said_and_spoils_nothing_written_before(tmp_path):
-    """No file may grow beyond a limit from some moment on, which writing meets as it meets a full disk."""
-    (tmp_path / "full_disk.py").write_text(FULL_DISK)
-    given = ("--config", str(write_config(tmp_path)), "--trainer.default_root_dir", str(tmp_path / "run"))
-    for command in (("fit", *given), ("predict", *given, "--ckpt_path", "last")):
-        words = [sys.executable, "full_disk.py", *command]
-        done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, timeout=300)
-        assert done.returncode == 2, done.stderr
-        assert "Traceback" not in done.stderr
-        assert "File too large" in done.stderr.split("csd: ")[-1]
-    assert not list((tmp_path / "run").glob("*.npz"))
-    for path in checkpoints(tmp_path, 0).values():
-        assert torch.load(path, weights_only=True)["epoch"] == 0
-        JFSE.load_from_checkpoint(path)
-    assert set(checkpoints(tmp_path, 0)) == {"best", "last"}
-    assert metrics(tmp_path, 0)["val/average/MAP"].notna().any()

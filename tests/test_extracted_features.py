@@ -154,6 +154,8 @@ def test_files_of_another_kind_or_damaged_are_refused(written, tmp_path):
         ("owner/text", np.maximum(held["owner/text"], 1)),
         ("owner/image", held["owner/image"] + 1),
         ("split", held["split"] + 3),
+        ("label", held["label"] + 2**40),
+        ("label", held["label"] - 1),
     ):
         save_file(held | {name: changed}, path, read_metadata(written))
         with pytest.raises(DataError, match=expected):

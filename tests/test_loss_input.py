@@ -157,6 +157,26 @@ def test_bad_embeddings_name_the_modality(name, bad):
         build_loss(name)(embeddings, LABELS["integer"])
 
 
+@pytest.mark.parametrize(
+    ("name", "keywords"), [("cmpm_kl", {}), ("coral", {}), ("log_coral", {"ridge": 1.0}), ("mmd", {})]
+)
+def test_embeddings_whose_powers_overflow_are_refused_in_float32_alone(name, keywords):
+    large = {key: 1e35 * x for key, x in make_embeddings(batch=12).items()}
+    for loss in (build_loss(name, **keywords), build_loss("pairwise", divergence=name, **keywords)):
+        with pytest.raises(ValueError, match=r"image.*too large"):
+            loss({key: x.float() for key, x in large.items()}, torch.arange(12))
+    if name != "log_coral":  # whose covariance is singular beside a ridge of 1
+        assert build_loss(name)(large, torch.arange(12)).total.isfinite()
+    assert build_loss("cs")({key: x.float() for key, x in large.items()}, torch.arange(12)).total.isfinite()
+
+
+@pytest.mark.parametrize("name", NEED_LABELS)
+def test_target_weights_whose_sum_overflows_are_refused(name):
+    embeddings = {key: x.float() for key, x in make_embeddings().items()}
+    with pytest.raises(ValueError, match="target weights are too large"):
+        build_loss(name)(embeddings, torch.full((BATCH, BATCH), 3e38))
+
+
 @pytest.mark.parametrize("name", ALL_LOSSES)
 def test_an_empty_batch_and_one_modality_are_refused(name):
     with pytest.raises(ValueError, match="image"):

@@ -145,26 +145,6 @@ def test_tables_share_their_runs(tables: Path, root: Path, out: Path, tmp_path: 
     assert [{**row, "table": "table3"} for row in one] == two
 
 
-def test_missing_and_damaged_runs_are_trained_again_and_give_the_same_table(
-    tables: Path, root: Path, out: Path
-) -> None:
-    """One seed of JFSE is missing, one of semantic matching cut in half: their other seeds come from the store."""
-    before, rows = mtimes(out), timeless(out / "table2.csv")
-    finals = {k: c["config"] for k, c in _kept(out).items() if c["config"]["evaluate"]["on"] == "test"}
-    models = {k: c["model"] for k, c in finals.items() if c["seed_everything"] == 1}
-    missing = next(k for k, m in models.items() if m["class_path"] == "JFSE" and "alignment" not in m["init_args"])
-    damaged = next(k for k, m in models.items() if m["class_path"].endswith("SemanticMatching"))
-    runs = out / "runs" / "kept"
-    (runs / f"{missing}.json").unlink()
-    (runs / f"{damaged}.json").write_bytes((runs / f"{damaged}.json").read_bytes()[:100])
-    outcome = command(tables, "table2", "--data-root", root, "--out", out)
-    assert outcome.status == 0, outcome.err
-    assert "2 runs to train for test, 6 finished before" in outcome.out
-    after = mtimes(out)
-    assert {name for name in before if after[name] != before[name]} == {f"{missing}.json", f"{damaged}.json"}
-    assert timeless(out / "table2.csv") == rows
-
-
 def test_only_replaces_its_rows_and_keeps_the_others(tables: Path, root: Path, out: Path) -> None:
     before, yaml_before = read_table(out / "table2.csv"), yaml.safe_load((out / "table2.yaml").read_text())
     only = ("--only", "method=CCA", "--seeds", "1")

@@ -16,7 +16,7 @@ from tiny_items import Tiny, with_modality
 from datamodules import DataError
 from datamodules.features.networks import SoundNetwork
 from datamodules.features.precompute import precompute
-from datamodules.files.media import read_sound
+from datamodules.files.media import read_resampled, read_sound
 from datamodules.items import Files, Modality
 from lightning_modules.networks.encoders import build_encoder
 from lightning_modules.networks.encoders.sound import LogMelSpectrogram
@@ -119,6 +119,13 @@ def test_a_sound_that_is_not_finite_is_refused_by_name(tmp_path, value):
     wave[7] = value
     with pytest.raises(DataError, match=r"300.wav: has samples that are NaN or infinite"):
         read_sound(wav(tmp_path, wave), RATE)
+
+
+@pytest.mark.parametrize("rate", [44_101, 200])
+def test_a_rate_from_which_resampling_would_take_gigabytes_is_refused(rate, tmp_path):
+    soundfile.write(tmp_path / "sound.wav", sound(100), rate)
+    with pytest.raises(DataError, match=rf"sound.wav: has {rate} samples per second, .*16000"):
+        read_resampled(tmp_path / "sound.wav", 16_000)
 
 
 def test_a_truncated_wav_file_is_refused_and_one_of_a_pipe_is_read(tmp_path):

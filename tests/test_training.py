@@ -6,7 +6,7 @@ import copy
 import json
 import math
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -15,7 +15,6 @@ import pytest
 import torch
 from tiny_clip import write_clip
 
-import datamodules
 from datamodules.features import texts as text_features
 from lightning_modules.metrics.modality_gap import BY_CHANCE, GAP_METRICS, modality_gap
 from reproduce.runs import machine
@@ -238,40 +237,3 @@ def test_a_store_gives_back_what_it_was_given_and_misses_a_run_without_its_array
     assert json.loads((store.folder / "key.json").read_text())["config"] == CS
     (store.folder / "key.npz").unlink()
     assert store.load("key") is None
-
-
-def _cut(text: bytes) -> bytes:
-    return text[: len(text) // 2]
-
-
-@pytest.mark.parametrize(
-    "damage",
-    [_cut, lambda text: b"", lambda text: b"[1]", lambda text: b"{}", lambda text: b"\xff\xfe" + text],
-    ids=["cut", "empty", "a list", "no result", "not text"],
-)
-def test_a_damaged_run_counts_as_missing(tmp_path: Path, damage: Callable[[bytes], bytes]) -> None:
-    store = RunStore(tmp_path)
-    store.save("key", CS, RESULT)
-    file = tmp_path / "key.json"
-    file.write_bytes(damage(file.read_bytes()))
-    assert store.load("key") is None
-
-
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full to stand for a full disk")
-def test_a_full_disk_is_reported_and_keeps_the_run_that_was_there(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    store = RunStore(tmp_path)
-    store.save("key", CS, RESULT)
-
-    opened = Path.open
-
-    def on_the_full_disk(path: Path, mode: str = "r", **given) -> object:
-        return opened(Path("/dev/full") if mode == "wb" else path, mode, **given)
-
-    monkeypatch.setattr(Path, "open", on_the_full_disk)
-    for arrays in ({}, {"AP/standard/image->text": np.array([0.5])}):
-        with pytest.warns(UserWarning, match="No space left"), pytest.raises(datamodules.DataError, match=r"key\.json"):
-            store.save("key", CS, replace(RESULT, train_seconds=2.0, arrays=arrays))
-        assert (store.load("key").scores, store.load("key").train_seconds) == (RESULT.scores, 1.0)
-        assert [path.name for path in tmp_path.iterdir()] == ["key.json"]

@@ -18,6 +18,7 @@ from datamodules.files.extracted_features import networks_of, read_extracted, un
 from datamodules.files.feature_files import TABLES, Own, class_embedding_of, find_source, read_features
 from datamodules.files.labels import class_labels, require_one_kind, split_of, text_list
 from datamodules.files.manifests import parallel_texts, read_manifest
+from datamodules.files.rows import decoding
 from datamodules.items import ItemSet, Modality
 from datamodules.paired_features import FeatureDataModule
 from datamodules.repeats import samples_of_rows
@@ -191,7 +192,15 @@ class OwnData(FeatureDataModule):
     # Reading ----------------------------------------------------------------------------------------------------
 
     def read(self) -> ItemSet:
-        source, self._drawn = self.source, FROM_FILE
+        source = self.source
+        try:
+            with decoding(source, "data of one's own"):  # what a damaged file holds may look whole to its parser
+                return self._read(source)
+        except DataError as error:
+            raise error if str(source) in str(error) else DataError(f"{source}: {error}") from error
+
+    def _read(self, source: Path) -> ItemSet:
+        self._drawn = FROM_FILE
         if source.suffix == ".safetensors":
             return read_extracted(source)
         read = read_manifest if source.suffix in TABLES or _of_texts(source) else read_features

@@ -100,13 +100,24 @@ def _other(path: Path, what: str) -> DataError:
     )
 
 
+def _encoders(path: Path) -> dict[str, dict[str, str]]:
+    """Modality -> what its metadata say of the network that made its features."""
+    try:
+        encoders = json.loads(read_metadata(path)["encoders"])
+        return {name: {"model": str(said["model"]), "weights": str(said["weights"])} for name, said in encoders.items()}
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        if isinstance(error, DataError):
+            raise
+        raise _other(path, f"does not say what made it ({type(error).__name__}: {error})") from error
+
+
 def networks_of(path: Path) -> dict[str, str]:
     """Modality -> the model that made its features, with the file of its weights where they were the user's.
 
     Raises:
         DataError: it is not a file that `extract` wrote.
     """
-    encoders = json.loads(read_metadata(path)["encoders"])
+    encoders = _encoders(path)
     own = {name: said["weights"].removeprefix("file ") for name, said in encoders.items()}
     return {name: said["model"] + f" ({own[name]})" * (own[name] != said["weights"]) for name, said in encoders.items()}
 
@@ -117,7 +128,7 @@ def untrained(path: Path) -> dict[str, str]:
     Raises:
         DataError: it is not a file that `extract` wrote.
     """
-    encoders = json.loads(read_metadata(path)["encoders"])
+    encoders = _encoders(path)
     return {name: said["model"] for name, said in encoders.items() if said["weights"].startswith(UNTRAINED)}
 
 
@@ -137,6 +148,8 @@ def read_extracted(path: Path) -> ItemSet:
         with safe_open(path, framework="np") as file:
             read = file.get_tensor
             label, split = read("label"), np.array(SPLITS)[read("split")]
+            if not 0 <= label.min() <= label.max() < len(label):
+                raise ValueError(f"labels run from {label.min()} to {label.max()}, of {len(label)} items")
             class_names, names = (tuple(json.loads(read(f"{x}_names").tobytes())) for x in ("class", "item"))
             modalities = {
                 name: _modality(read(f"features/{name}"), read(f"owner/{name}"), len(label))

@@ -117,7 +117,7 @@ def read_features(source: Path, chosen: Sequence[str] | None = None, split: str 
         if split not in arrays:
             raise DataError(f"{source}: has no array {split!r} that split names; it has {', '.join(arrays)}.")
         arrays["split"] = arrays.pop(split)
-    common, parts = _in_parts(arrays, chosen)
+    common, parts = _in_parts(arrays, chosen, str(source))
     del arrays
     notes: list[str] = []
     axis = _axis_of_items(list(parts.values()), str(source))
@@ -157,7 +157,7 @@ def _read_layout(folder: Path, layout: Layout) -> Arrays:
     return found
 
 
-def _in_parts(arrays: Arrays, chosen: Sequence[str] | None) -> tuple[Arrays, dict[str, Arrays]]:
+def _in_parts(arrays: Arrays, chosen: Sequence[str] | None, origin: str) -> tuple[Arrays, dict[str, Arrays]]:
     """Arrays of the data set as a whole, and part -> name -> array of its items; part "" where none is kept apart."""
     named = {name: part_of(name) for name in arrays}
     both = set.intersection(*({base for base, part in named.values() if part == p} for p in ("train", "test")))
@@ -178,7 +178,7 @@ def _in_parts(arrays: Arrays, chosen: Sequence[str] | None) -> tuple[Arrays, dic
     strays = [name for name in common if both and not (name.startswith(UNPAIRED) or name in ("class_names", EMBEDDING))]
     if strays:
         raise DataError(
-            f"{strays[0]} is not divided into training and test, as {min(both)} is; divide it or remove it."
+            f"{origin}: {strays[0]} is not divided into training and test, as {min(both)} is; divide it or remove it."
         )
     return common, {part: group for part, group in parts.items() if group}
 

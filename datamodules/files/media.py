@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from collections import Counter
@@ -20,6 +21,10 @@ from datamodules.items import Files, ItemSet, Modality
 
 # Bytes that the header of a WAV file claims where a program wrote it to a pipe, without knowing how many would come.
 STREAMED = 2**31 - 2**16
+# Numbers in a filter that resamples: rate times rate over their common divisor squared, gigabytes from 44,101 to
+# 16,000.
+FILTER = 2**27
+UPWARDS = 64  # most samples that are made of one
 
 
 def read_image(path: Path) -> np.ndarray:
@@ -67,7 +72,7 @@ def read_sound(path: Path, rate: int) -> np.ndarray:
     try:
         with soundfile.SoundFile(path) as file:
             wave, found, said = file.read(dtype="float32", always_2d=True), file.samplerate, file.extra_info
-    except (OSError, RuntimeError) as error:  # LibsndfileError is a RuntimeError
+    except (OSError, RuntimeError, MemoryError, ValueError) as error:  # LibsndfileError is a RuntimeError
         raise broken(path, f"is not a readable sound ({type(error).__name__}: {error})") from error
     if found != rate:
         raise broken(path, f"has {found} samples per second; expected {rate}")
@@ -90,9 +95,12 @@ def read_resampled(path: Path, rate: int) -> np.ndarray:
         rate: samples per second that the waveform is to have.
 
     Raises:
-        DataError: the file is missing, truncated, without samples, not finite or not a sound.
+        DataError: the file is missing, truncated, without samples, not finite or not a sound, or resampling it would
+            take gigabytes: its rate is far lower, or has too small a common divisor with the wanted one.
     """
     found = sound_rate(path)
+    if found * rate // math.gcd(found, rate) ** 2 > FILTER or found * UPWARDS < rate:
+        raise broken(path, f"has {found} samples per second, which cannot be resampled to {rate}; save it at {rate}")
     wave = read_sound(path, found)
     if found == rate:
         return wave

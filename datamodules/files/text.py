@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import zlib
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
@@ -66,7 +67,7 @@ def read_lines(path: Path) -> list[str]:
         # By the file itself: str.splitlines also cuts at characters that stand within a text, such as U+2028.
         with (gzip.open if path.suffix == ".gz" else open)(require(path), "rt", encoding="utf-8-sig") as file:
             lines = [line.removesuffix("\n") for line in file]
-    except (OSError, EOFError, UnicodeDecodeError) as error:
+    except (OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
         raise broken(path, f"cannot be read as text ({error})") from error
     while lines and not lines[-1].strip():
         lines.pop()

@@ -36,6 +36,7 @@ DECISIVE = ("class", "init_args", "front_ends", "weights_sha256")
 COPIES = "encoders"  # folder of the copies
 # Encoders whose setting "model" may be a local folder; for the others it is a name.
 OF_FOLDERS = ("sentence", "tokens", "clip")
+ALIASES = 20  # of YAML: each may stand for all before it, so that some dozens would be gigabytes written out
 
 
 def export(checkpoint: Path, out: Path | None = None) -> Path:
@@ -99,10 +100,13 @@ def description(folder: Path) -> dict[str, Any]:
     """The content of an export's model.yaml; a DataError where it is missing, broken or of another format."""
     path = folder / DESCRIPTION
     try:
-        about = yaml.safe_load(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        if sum(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text)) > ALIASES:
+            raise ValueError(f"more than {ALIASES} aliases")
+        about = yaml.safe_load(text)
         written, _ = about["format"], [about[name] for name in DECISIVE]
         _ = [settings.items() for settings in (about["init_args"].get("encoders") or {}).values()]
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, yaml.YAMLError) as error:
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError, yaml.YAMLError) as error:
         reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
         raise DataError(f"{path} describes no exported model ({reason}); name one that csd export wrote") from error
     if written != FORMAT:
@@ -120,6 +124,8 @@ def _from_checkpoint(path: Path) -> tuple[RetrievalModule, dict[str, Any]]:
     """The model, and what model.yaml says of it."""
     saved = read_checkpoint(path, ("state_dict", "hyper_parameters"))
     given = saved["hyper_parameters"]
+    if not isinstance(given, dict) or not isinstance(saved["state_dict"], dict):
+        raise DataError(f"{path} holds no weights and arguments by name; name a .ckpt that csd fit wrote")
     if (kind := given.get("_class_path")) is None:
         raise DataError(f"{path} does not name its model's class, as _class_path; name a .ckpt that csd fit wrote")
     arguments = {name: value for name, value in given.items() if name[0] != "_" and name != "alignment"}
@@ -162,7 +168,7 @@ def _model(path: str, arguments: Mapping[str, Any], state: Mapping[str, Tensor],
         for part in kind.training_only:
             setattr(model, part, None)
         model.load_state_dict({n: x for n, x in state.items() if n.partition(".")[0] not in kind.training_only})
-    except (TypeError, ValueError, RuntimeError) as error:
+    except (TypeError, ValueError, RuntimeError, KeyError, AttributeError) as error:
         reason = " ".join(str(error).split())[:500]
         raise DataError(f"{origin}: {name} cannot be built from what is saved there ({reason})") from error
     return model.eval()

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
 from torch.nn import functional as F
@@ -19,6 +19,7 @@ from datamodules.batches import Entries
 from datamodules.errors import DataError
 from datamodules.features.precompute import rows_of
 from datamodules.files.media import faults
+from datamodules.files.rows import decoding
 from datamodules.files.sources import written_whole
 from datamodules.items import Files, Modality
 from lightning_modules.encoded import EncodedModule
@@ -97,7 +98,7 @@ def find(export: Path, index: Path, query: Mapping[Content, str | Path], k: int 
     model, contents = _load(export)
     if len(query) > 1 and model.joint_score == "volume":
         raise ValueError("the model ranks joint queries by a volume, and search by cosines; query by one entry")
-    names, gallery = _read(index, export_identity(export))
+    names, gallery = read_index(index, export_identity(export))
     parts = torch.stack([_embed_query(model, contents, content, entry) for content, entry in query.items()])
     joined = parts.prod(dim=0) if model.joint_score == "multilinear" else parts.sum(dim=0)
     found = zip(*nearest(gallery, joined if len(parts) == 1 else F.normalize(joined, dim=0), k), strict=True)
@@ -178,16 +179,17 @@ def _embed_all(model: EncodedModule, modality: str, names: list[str], entries: A
     return kept, torch.cat(parts) if parts else torch.empty(0)
 
 
-def _read(path: Path, identity: str) -> tuple[list[str], Tensor]:
-    """Names and embeddings of an index that the export of this identity made."""
-    try:
+def read_index(path: Path, identity: str) -> tuple[list[str], Tensor]:
+    """Names and embeddings of an index that the export of this identity made; a DataError where it is none."""
+    with decoding(path, "what csd search index writes"):
         with safe_open(path, framework="pt") as file:
             about, names, rows = file.metadata() or {}, file.get_tensor("names"), file.get_tensor("embeddings")
-    except (OSError, SafetensorError) as error:
-        raise DataError(f"{path} cannot be read as an index ({error}); name one that csd search index wrote") from error
-    if (about.get("format"), about.get("export")) != (FORMAT, identity):
-        raise DataError(f"{path} was made with another export, or by another version; index the folder again")
-    return json.loads(bytes(names.numpy())), rows
+        if (about.get("format"), about.get("export")) != (FORMAT, identity):
+            raise DataError(f"{path} was made with another export, or by another version; index the folder again")
+        names = json.loads(bytes(names.numpy()))
+        if rows.ndim != 2 or len(names) != len(rows) or not all(isinstance(name, str) for name in names):
+            raise ValueError("names and embeddings do not belong together")
+    return names, rows
 
 
 def _say(message: str) -> None:

@@ -44,10 +44,13 @@ class AlignmentLoss(nn.Module, ABC):
     - ``takes_two``: whether it takes exactly two modalities, or else two and more.
     - ``over_rows``: whether every term is a mean over rows, each computed from that row and all columns. Large batches
       are then computed in blocks of rows, with memory linear in the batch.
+    - ``power``: the highest power of an embedding's own numbers, not those of its unit vector, in value or gradient;
+      0 without such. Embeddings so large that it overflows are refused.
     """
 
     takes_two = True
     over_rows = False
+    power = 0
 
     def forward(self, embeddings: Mapping[str, Tensor], labels: Tensor | None = None) -> LossOutput:
         """Compute the loss of one batch.
@@ -63,10 +66,11 @@ class AlignmentLoss(nn.Module, ABC):
             LossOutput of scalars in float32 or wider.
 
         Raises:
-            ValueError: an embedding is no (B, D) floating tensor, not finite or of another shape than the first; the
-                batch is empty; labels are missing or do not fit; the number of modalities does not suit the loss.
+            ValueError: an embedding is no (B, D) floating tensor, not finite, too large or of another shape than the
+                first; the batch is empty; labels are missing or do not fit; the number of modalities does not suit the
+                loss.
         """
-        refusal = _refusal(embeddings)
+        refusal = _refusal(embeddings, self.power)
         require_equal_batches(refusal, embeddings)
         if self.takes_two and len(embeddings) > 2:
             raise ValueError(
@@ -247,7 +251,7 @@ def check_temperature(temperature: float) -> float:
     return temperature
 
 
-def _refusal(embeddings: Mapping[str, Tensor]) -> str | None:
+def _refusal(embeddings: Mapping[str, Tensor], power: int) -> str | None:
     """What is wrong with the embeddings of this process."""
     if not isinstance(embeddings, Mapping) or len(embeddings) < 2:
         names = list(embeddings) if isinstance(embeddings, Mapping) else type(embeddings).__name__
@@ -268,4 +272,13 @@ def _refusal(embeddings: Mapping[str, Tensor]) -> str | None:
         # The sum is not finite where an entry is not, and far faster than a look at each; where it overflows, look.
         if not math.isfinite(tensor.detach().sum()) and not tensor.isfinite().all():
             return f"embeddings of {name!r} contain NaN or infinity; check the features, or lower the learning rate"
+        if power and (found := _too_large(tensor, power)):
+            return f"embeddings of {name!r} are too large, {found}; scale them, or lower the learning rate"
     return None
+
+
+def _too_large(tensor: Tensor, power: int) -> str | None:
+    """What to say where a power of the largest number, summed over a batch, could overflow."""
+    limit = (torch.finfo(torch.promote_types(tensor.dtype, torch.float32)).max / 2**20) ** (1 / power)
+    largest = float(tensor.detach().abs().max())
+    return f"up to {largest:.2g}: this loss overflows above {limit:.2g}" if largest > limit else None

@@ -201,8 +201,11 @@ def _label_refusal(labels: Tensor, local: int, total: int) -> str | None:
 def _weight_refusal(weights: Tensor, row: str) -> str | None:
     """What is wrong with the target weights of this process, whose rows are called a row or a column."""
     if not bool((weights.isfinite() & (weights >= 0)).all()):
-        return "target weights must be finite and non-negative"
-    empty = (weights.sum(dim=1) <= 0).nonzero()
+        return f"target weights must be finite in {weights.dtype} and non-negative"
+    sums = weights.sum(dim=1)
+    if not bool(sums.isfinite().all()):
+        return f"target weights are too large: the sum of a {row} overflows {weights.dtype}"
+    empty = (sums <= 0).nonzero()
     if len(empty):
         return (
             f"target {row} {int(empty[0])} has no positive weight, so it names no match; give every item at least one"

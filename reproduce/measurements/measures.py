@@ -89,7 +89,7 @@ def write_measures(
         0; 2 where the folder cannot be written to, which is found out before the work.
     """
     try:
-        replace_file(path.parent / f".{path.stem}.writable", "").unlink()
+        replace_file(path.parent / f".{path.stem}.writable", "").unlink(missing_ok=True)
         rows, text, draw = measure()
         write_table(rows, path)
         replace_file(path.with_suffix(".yaml"), dump_yaml(dict(companion)))

@@ -25,9 +25,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from scipy.stats import t as student_t
 
-from datamodules.files.sources import written_whole
 from datamodules.noisy_labels import parse_labels
 from lightning_modules.metrics.modality_gap import GAP_METRICS
+from reproduce.results.schema import replaced
 from reproduce.runs.spec import Table
 
 PANEL = ["dataset", "features", "condition", "split", "protocol"]
@@ -297,8 +297,12 @@ def frame(axes: Axes) -> None:
 
 
 def save_figure(figure: Figure, path: Path) -> Path:
-    """Write a figure as PNG, whole or not at all, the same bytes for the same figure, and close it."""
-    with written_whole(path) as file:
+    """Write a figure as PNG, whole or not at all, the same bytes for the same figure, and close it.
+
+    Raises:
+        TableError: the folder cannot be written.
+    """
+    with replaced(path) as file:
         figure.savefig(file, format="png", dpi=120, metadata={"Software": None})
     plt.close(figure)
     return path

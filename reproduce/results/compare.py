@@ -17,6 +17,7 @@ from reproduce.results.schema import TableError, read_table
 from reproduce.results.shown import aligned, column_name, format_value, section_name, sections
 
 CLAIMS = "claims.csv"  # verdicts, beside the tables they are drawn from
+FUZZ = "fuzz.csv"  # counts of `make fuzz`
 MOST_REASONS = 3
 # A number agrees with a published one that it differs from by at most so much: fractions, and ranks.
 AGREE, AGREE_RANKS = 0.01, 0.5
@@ -98,8 +99,8 @@ def _word(text: str) -> str:
 
 
 def table_paths(folder: Path) -> list[Path]:
-    """The tables of a folder, those of the paper first: every CSV file but that of the claims."""
-    paths = [path for path in folder.glob("*.csv") if path.name != CLAIMS]
+    """The tables of a folder, those of the paper first: every CSV file but those of the claims and of `make fuzz`."""
+    paths = [path for path in folder.glob("*.csv") if path.name not in (CLAIMS, FUZZ)]
     return sorted(paths, key=lambda path: (not path.name.startswith("table"), path.name))
 
 

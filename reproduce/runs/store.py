@@ -5,10 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
+from zipfile import BadZipFile
 
 import numpy as np
 import pandas as pd
@@ -141,23 +143,28 @@ class RunStore:
         self.folder = folder
 
     def load(self, key: str, arrays: bool = False) -> RunResult | None:
-        """The result of a finished run; None where it, or the file of its arrays, is missing or unreadable.
+        """The result of a finished run; None where it, or the file of its arrays, is missing or not whole.
 
         Args:
             key: of the run.
             arrays: whether its arrays are read too.
+
+        Raises:
+            DataError: an array is damaged, which is seen when it is read.
         """
         beside = self.folder / f"{key}.npz"
         try:
             kept = json.loads((self.folder / f"{key}.json").read_text(encoding="utf-8"))["result"]
             names = kept.pop("arrays")
             result = RunResult(**kept | {"scores": [Score(*score) for score in kept["scores"]]})
-            if names and not beside.exists():
-                return None
-            if names and arrays:
-                with np.load(beside, allow_pickle=False) as found:
-                    result = replace(result, arrays=dict(found))
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            if names:
+                with np.load(beside, allow_pickle=False) as found:  # its list of contents stands at the end
+                    if sorted(found.files) != names:
+                        return None
+                    result = replace(result, arrays=_read(found, beside) if arrays else {})
+        except DataError:
+            raise
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, RecursionError, BadZipFile):
             return None
         return result
 
@@ -176,3 +183,12 @@ class RunStore:
                 f"{path}: a finished run cannot be kept. Free space, or choose a folder that you may write to; the "
                 "same command then goes on from the runs finished before."
             )
+
+
+def _read(found: Mapping[str, np.ndarray], path: Path) -> dict[str, np.ndarray]:
+    try:
+        return dict(found)
+    except (OSError, ValueError, EOFError, BadZipFile, zlib.error) as error:
+        raise DataError(
+            f"{path}: is damaged ({error}); delete it, and the same command trains its run again."
+        ) from error

@@ -250,7 +250,7 @@ def test_characters_are_numbered():
     ("name", "source", "settings", "message"),
     [
         ("sentense", TEXT, {}, "unknown encoder 'sentense'; nearest: sentence"),
-        ("xyz", TEXT, {}, "unknown encoder 'xyz'; there are: characters, .*wav2vec2"),
+        ("xyz", TEXT, {}, "unknown encoder 'xyz'; there are: characters, .*words"),
         ("features", TEXT, {}, "Features reads vector or sequence, and the modality holds text"),
         ("features", POSES, {}, r"Features reads vectors, and the steps have shape \(5, 3\)"),
         *((name, VECTOR, {}, "reads text, .* holds vector") for name in ("sentence", "tokens", "characters", "words")),
@@ -258,7 +258,7 @@ def test_characters_are_numbered():
             (name, TEXT, {}, "reads (image|sound|sequence|vector), .* holds text")
             for name in ("timm", "log_mel", "mlp")
         ),
-        ("wav2vec2", IMAGE, {"weights": "w.pt"}, "Wav2Vec2 reads sound, and the modality holds image"),
+        ("log_mel", IMAGE, {}, "LogMel reads sound, and the modality holds image"),
         ("frames", {**DEPTH, "shape": [4, 8, 8]}, {}, r"\(H, W\) or \(3, H, W\), and the modality holds \(4, 8, 8\)"),
         ("frames", DEPTH, {"model": "test_resnet", "heads": 7}, "width 96 cannot have 7 heads"),
         *((f"pose_{kind}", VECTOR, {}, "reads sequence, .* holds vector") for kind in ("transformer", "conv")),

@@ -11,7 +11,7 @@ from lightning_modules.networks.encoders.clip import Clip
 from lightning_modules.networks.encoders.convolutions import DepthConv, PoseConv, SignalConv
 from lightning_modules.networks.encoders.features import MLP, Features
 from lightning_modules.networks.encoders.image import TimmImage
-from lightning_modules.networks.encoders.sound import LogMel, Wav2Vec2
+from lightning_modules.networks.encoders.sound import LogMel
 from lightning_modules.networks.encoders.text import Characters, Sentence, Tokens
 from lightning_modules.networks.encoders.transformers import Frames, PoseTransformer
 from lightning_modules.networks.encoders.words import Words
@@ -26,7 +26,6 @@ ENCODERS: dict[str, type[Encoder]] = {
     "timm": TimmImage,
     "clip": Clip,
     "log_mel": LogMel,
-    "wav2vec2": Wav2Vec2,
     "frames": Frames,
     "pose_transformer": PoseTransformer,
     "pose_conv": PoseConv,

@@ -16,7 +16,6 @@ from lightning_modules.networks.encoders.image import Resize
 
 IMAGE = {"kind": "image", "shape": [], "rate": None}
 TEXT = {"kind": "text", "shape": [], "rate": None}
-FRAMES = {"kind": "sequence", "shape": [16, 16], "rate": None}
 TEXTS = ["a dog runs", "two people play chess in the park", "a dog runs", "snow"]
 MODEL = "test_resnet"
 
@@ -166,9 +165,8 @@ def test_timm_models_go_by_their_names_on_the_hub_too(weights, before):
     ],
 )
 def test_names_that_timm_has_not_are_refused(model, said):
-    for name, source in (("timm", IMAGE), ("frames", FRAMES)):
-        with pytest.raises(ValueError, match=f"timm has no model {said}"):
-            build_encoder(name, source, model=model)
+    with pytest.raises(ValueError, match=f"timm has no model {said}"):
+        build_timm(model=model)
 
 
 @pytest.mark.parametrize("frozen", [True, False])

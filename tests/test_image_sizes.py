@@ -127,9 +127,3 @@ def test_a_size_that_a_model_cannot_take_is_refused_with_its_own(model, size, ow
         build_encoder("timm", IMAGE, model=model, size=size)
 
 
-def test_frames_go_through_a_model_that_is_built_for_their_size():
-    frames = {"kind": "sequence", "shape": [32, 48], "rate": None}
-    module = build_encoder("frames", frames, model="test_vit")
-    assert module(torch.zeros(2, 3, 32, 48)).shape == (2, module.dim)
-    with pytest.raises(ValueError, match="test_vit cannot take images of 30 x 48 pixels"):
-        build_encoder("frames", {**frames, "shape": [3, 30, 48]}, model="test_vit")

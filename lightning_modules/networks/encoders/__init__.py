@@ -13,7 +13,7 @@ from lightning_modules.networks.encoders.features import MLP, Features
 from lightning_modules.networks.encoders.image import TimmImage
 from lightning_modules.networks.encoders.sound import LogMel
 from lightning_modules.networks.encoders.text import Characters, Sentence, Tokens
-from lightning_modules.networks.encoders.transformers import Frames, PoseTransformer
+from lightning_modules.networks.encoders.transformers import PoseTransformer
 from lightning_modules.networks.encoders.words import Words
 
 ENCODERS: dict[str, type[Encoder]] = {
@@ -26,7 +26,6 @@ ENCODERS: dict[str, type[Encoder]] = {
     "timm": TimmImage,
     "clip": Clip,
     "log_mel": LogMel,
-    "frames": Frames,
     "pose_transformer": PoseTransformer,
     "pose_conv": PoseConv,
     "signal_conv": SignalConv,

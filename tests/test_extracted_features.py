@@ -30,7 +30,7 @@ import lightning_modules
 from datamodules import DataError, OwnData, PascalSentences, WikipediaRaw
 from datamodules.datasets.wikipedia import CLASS_NAMES
 from datamodules.features.extraction import extract_features
-from datamodules.files.extracted_features import read_extracted, read_metadata, untrained, write_features
+from datamodules.files.extracted_features import read_extracted, read_metadata, write_features
 from datamodules.items import ItemSet, Modality
 
 bundle, root, weights, written = extract_cases.bundle, extract_cases.root, extract_cases.weights, extract_cases.written
@@ -122,19 +122,6 @@ def test_a_folder_with_the_file_alone_is_read_as_the_file(written, tmp_path):
     (tmp_path / "captions.txt").write_text("raw data may lie beside it")
     assert OwnData(tmp_path).data.digest() == OwnData(written).data.digest()
     assert OwnData(tmp_path, class_encoder="from-data").class_embedding.shape == (len(ITEMS), 384)
-
-
-def test_untrained_features_are_called_so_wherever_they_go(root, tmp_path, capsys):
-    out = tmp_path / "random.safetensors"
-    arguments = ("--image", IMAGE_MODEL, "--text", "all-MiniLM-L6-v2", "--random-weights", 7)
-    assert run("flickr30k", *arguments, "--data-root", root, "--out", out) == 0
-    assert f"UNTRAINED image: {IMAGE_MODEL} has random weights" in capsys.readouterr().out
-    assert json.loads(read_metadata(out)["encoders"])["image"]["weights"] == "untrained, random numbers of seed 7"
-    assert untrained(out) == {"image": IMAGE_MODEL}
-    module = OwnData(out)
-    assert module.features == f"{IMAGE_MODEL}, all-MiniLM-L6-v2, untrained image"
-    with pytest.warns(UserWarning, match=rf"\(untrained: image {IMAGE_MODEL}\): made with random weights"):
-        assert f"untrained: image {IMAGE_MODEL}" in module.data.origin
 
 
 def test_files_of_another_kind_or_damaged_are_refused(written, tmp_path):

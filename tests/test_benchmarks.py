@@ -244,14 +244,6 @@ def test_wrong_and_broken_contestants_are_refused_loudly_and_the_others_are_meas
     assert {"CS (ours)", "GCS (plain)"} <= set(rows.query("status == 'ok'")["method"])
 
 
-@pytest.mark.usefixtures("undo_quiet")
-def test_a_file_in_place_of_the_folder_is_refused_before_the_work(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(command, "run", lambda *given: pytest.fail("it started to work"))
-    (tmp_path / "results").write_text("a file")
-    assert command.main(["--out", str(tmp_path / "results")]) == 2
-    assert "is not a folder" in capsys.readouterr().err
-
-
 # On a GPU, tried on a CPU ---------------------------------------------------------------------------------------------
 
 

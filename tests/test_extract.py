@@ -11,7 +11,6 @@ import extract_cases
 import numpy as np
 import pytest
 from extract_cases import (
-    ENTRIES,
     IMAGE_MODEL,
     ITEMS,
     SOUND_MODEL,
@@ -24,7 +23,6 @@ from extract_cases import (
 
 from datamodules import DataError, Flickr30kNarratives
 from datamodules.features.extraction import extract_features
-from datamodules.features.networks import ImageNetwork, SentenceNetwork, SoundNetwork
 from datamodules.files.extracted_features import read_extracted, read_metadata
 
 bundle, root, weights, written = extract_cases.bundle, extract_cases.root, extract_cases.weights, extract_cases.written
@@ -44,22 +42,6 @@ def test_the_file_holds_items_and_every_entry_as_its_network_returns_it(root, tm
     np.testing.assert_array_equal(held["label"], np.arange(len(ITEMS)))
     assert json.loads(held["item_names"].tobytes()) == json.loads(held["class_names"].tobytes()) == ITEMS
     np.testing.assert_array_equal(np.array(["train", "validation", "test"])[held["split"]], SPLIT)
-
-
-@pytest.mark.slow
-def test_the_features_are_those_of_real_networks(written, root, weights):
-    data = Flickr30kNarratives(root).data
-    networks = {
-        "image": ImageNetwork(IMAGE_MODEL, str(weights["image"])),
-        "text": SentenceNetwork("all-MiniLM-L6-v2"),
-        "audio": SoundNetwork(SOUND_MODEL, str(weights["sound"])),
-    }
-    held = tensors_of(written)
-    for name, network in networks.items():
-        modality = data.modalities[name]
-        expected = np.stack(network([modality.entries[i] for i in range(len(modality.entries))], modality.rate))
-        np.testing.assert_allclose(held[f"features/{name}"], expected, rtol=1e-4, atol=1e-5)
-    assert [len(held[f"features/{name}"]) for name in networks] == [len(ITEMS), ENTRIES, ENTRIES]
 
 
 def test_the_file_says_what_made_it(written, root):

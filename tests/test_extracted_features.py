@@ -8,7 +8,6 @@ from pathlib import Path
 import extract_cases
 import numpy as np
 import pytest
-import torch
 from extract_cases import (
     COUNTS,
     IMAGE_MODEL,
@@ -16,7 +15,6 @@ from extract_cases import (
     SOUND_MODEL,
     SPLIT,
     Lengths,
-    run,
     tensors_of,
 )
 from hypothesis import given
@@ -24,9 +22,7 @@ from hypothesis import strategies as st
 from safetensors.numpy import save_file
 from tiny_items import item_set
 from tiny_trees import PASCAL_CLASSES, WIKIPEDIA, write_pascal, write_wikipedia
-from training import trainer
 
-import lightning_modules
 from datamodules import DataError, OwnData, PascalSentences, WikipediaRaw
 from datamodules.datasets.wikipedia import CLASS_NAMES
 from datamodules.features.extraction import extract_features
@@ -167,36 +163,3 @@ def test_items_of_their_own_class_are_divided_between_training_and_validation(tm
     np.testing.assert_array_equal(np.sort(np.concatenate(parts)), np.arange(count))
     assert module.indices("validation").tolist() != other.indices("validation").tolist()
     assert len(OwnData(path, validation_fraction=0).indices("train")) == 15
-
-
-@pytest.fixture(scope="module")
-def pair(root, weights, tmp_path_factory):
-    """Image and text features alone."""
-    out = tmp_path_factory.mktemp("pair") / "pair.safetensors"
-    arguments = ("--image", IMAGE_MODEL, "--image-weights", weights["image"], "--text", "all-MiniLM-L6-v2")
-    assert run("flickr30k", *arguments, "--data-root", root, "--out", out) == 0
-    return out
-
-
-def assert_trains(model, data: OwnData, folder: Path) -> None:
-    """An epoch changes the model, and the test items are ranked in both directions."""
-    before = {name: value.clone() for name, value in model.named_parameters()}
-    training = trainer(folder, max_epochs=1)
-    training.fit(model, datamodule=data)
-    assert any(not torch.equal(value, before[name]) for name, value in model.named_parameters())
-    (found,) = training.test(model, datamodule=data, verbose=False)
-    assert all(np.isfinite(value) for value in found.values())
-    for direction in ("image->text", "text->image"):
-        assert any(f"{direction}/MAP" in name for name in found)
-
-
-@pytest.mark.parametrize("class_encoder", ["one-hot", "all-MiniLM-L6-v2"])
-def test_jfse_trains_on_it(pair, tmp_path, class_encoder):
-    data = OwnData(pair, batch_size=4, class_encoder=class_encoder)
-    assert_trains(lightning_modules.JFSE(data.dims, width=16), data, tmp_path)
-
-
-def test_cs_aligner_trains_on_two_modalities_and_on_three(pair, written, tmp_path):
-    for path in (pair, written):
-        data = OwnData(path, batch_size=4)
-        assert_trains(lightning_modules.CSAligner(data.dims, dim=8), data, tmp_path)

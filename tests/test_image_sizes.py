@@ -125,5 +125,3 @@ def test_a_size_that_a_model_cannot_take_is_refused_with_its_own(model, size, ow
     message = rf"timm's {model} cannot take images of {height} x {width} pixels .* it is made for {own} x {own}"
     with pytest.raises(ValueError, match=message):
         build_encoder("timm", IMAGE, model=model, size=size)
-
-

@@ -99,14 +99,6 @@ def test_the_loss_of_a_step_is_that_of_the_formulas(tmp_path, protocol, reconstr
     assert seen.losses == [pytest.approx(expected, rel=1e-9)]
 
 
-def test_standardisation_is_that_of_the_training_items(tmp_path):
-    data = SyntheticItems()
-    module, _ = first_step(tmp_path, data)
-    rows = data.data.modalities["video"].entries[data.indices("train")].astype(np.float64)
-    np.testing.assert_allclose(module.encoders["video"].standardise.mean, rows.mean(0), atol=1e-6)
-    np.testing.assert_allclose(module.encoders["video"].standardise.scale, rows.std(0, ddof=1), rtol=1e-5)
-
-
 def test_the_target_of_the_reconstruction_does_not_train_along(tmp_path):
     """The encoder learns from what it gives to the fusion; that it is the target too adds nothing to its gradient."""
     module, seen = first_step(tmp_path, Tiny(), alignment_weight=0.0, reconstruct="motion")

@@ -168,14 +168,6 @@ def test_without_a_known_end_steps_are_those_of_the_optimiser(tmp_path):
     np.testing.assert_allclose(rates, [0.5, 0.5] + [1.0] * 10)
 
 
-def test_a_number_of_steps_is_a_known_end(tmp_path):
-    rates = rates_of("CMPM", tmp_path, max_steps=10)
-    assert len(rates) == 10
-    assert rates[0] == rates[1] == 1
-    assert (np.diff(rates[1:]) < 0).all()
-    assert rates[-1] == pytest.approx((1 + np.cos(np.pi * 8 / 9)) / 2)
-
-
 def test_jfse_without_a_known_end_reverses_fully_after_the_first_epoch(tmp_path):
     strengths: list[float] = []
 

@@ -81,15 +81,3 @@ def test_class_names_are_distinct_nouns():
 def test_arguments_outside_their_range(name, value):
     with pytest.raises(ValueError, match=f"^{name} is "):
         Synthetic(**{name: value})
-
-
-def test_the_data_module_has_the_widths_asked_for():
-    module = Synthetic(4, 64, 6, 5, batch_size=8, class_encoder="one-hot")
-    assert (module.dataset, module.features, module.data_kind) == ("synthetic", "synthetic", "synthetic")
-    assert module.dims == {"image": 6, "text": 5, "class_embedding": 4}
-    assert next(iter(module.train_dataloader()))["image"].shape == (8, 6)
-
-
-def test_zero_shot_parts_are_not_empty():
-    module = Synthetic(classes=5, items=100, class_split="zero-shot", class_encoder="one-hot")
-    assert all(len(module.indices(split)) for split in ("seen", "unseen", "generalised"))

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 from cs_aligner_cases import Drawn, model
-from own_cases import joined, make_parts, save
+from own_cases import make_parts, save
 from training import trainer
 
-from datamodules import DataError, ItemSet, OwnData
+from datamodules import DataError, OwnData
 from lightning_modules import CSAligner
 
 ALONE = np.random.default_rng(7).standard_normal((25, 4))
@@ -108,15 +108,6 @@ def test_the_digest_tells_them_apart(tmp_path):
 def test_samples_that_do_not_fit_are_refused(tmp_path, changes, message):
     with pytest.raises(DataError, match=rf"pairs\.npz.*{message}"):
         pairs(tmp_path, changes).data  # noqa: B018
-
-
-def test_samples_of_no_modality_are_refused():
-    parts = joined(make_parts())
-    features = {name: parts[name] for name in ("image", "text")}
-    with pytest.raises(DataError, match="unpaired samples of 'audio'; the vectors are image, text"):
-        ItemSet.of_features(
-            features, parts["label"], parts["split"], ("a", "b", "c"), "here", unpaired={"audio": ALONE}
-        )
 
 
 def test_unequal_row_counts_are_refused_with_where_samples_without_a_partner_go(tmp_path):

@@ -28,10 +28,6 @@ SOUND = {"kind": "sound", "shape": [], "rate": 8000}
 IMAGES = photographs((40, 64), (64, 33), (32, 32), (20, 50))
 ENTRIES = {"image": (IMAGE, IMAGES), "text": (TEXT, TEXTS)}
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:.*texts are longer than"),
-]
-
 
 @pytest.fixture(scope="module", autouse=True)
 def no_hub():

@@ -24,10 +24,6 @@ from lightning_modules.base import RetrievalModule
 from lightning_modules.cli import main
 from losses import build_loss
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:LightningCLI"),
-]
-
 
 class Case(NamedTuple):
     """A small model: how it and its data are built, and its settings, with dropout wherever it has some."""

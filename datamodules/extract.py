@@ -1,7 +1,5 @@
 """`python -m datamodules extract <data set>`: raw images, texts and sounds to a file of frozen networks' features."""
 
-from __future__ import annotations
-
 import argparse
 import json
 from collections.abc import Callable

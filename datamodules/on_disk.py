@@ -1,7 +1,5 @@
 """The base of the data sets whose files are below the data root."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Adapters of CS-Aligner against plain NumPy, the tokens that they read, and low-rank adaptation of text models."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch

@@ -1,7 +1,5 @@
 """The benchmarks at tiny sizes: peers compute the same, ratios, failures, fresh processes and the command."""
 
-from __future__ import annotations
-
 import copy
 import math
 

@@ -1,7 +1,5 @@
 """`python -m datamodules check`: forms of a folder, what it finds, what stands in several splits, sound copies."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import shutil

@@ -1,7 +1,5 @@
 """The command line ``csd``: runs, the files they leave, and short names."""
 
-from __future__ import annotations
-
 import re
 import sys
 from pathlib import Path

@@ -1,7 +1,5 @@
 """CLIP towers as encoders, in `extract` and in tables: against transformers' own model, with tiny random weights."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from pathlib import Path

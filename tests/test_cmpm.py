@@ -1,7 +1,5 @@
 """CMPM: its losses against plain NumPy, what it trains on and learns by heart, what a checkpoint keeps, refusals."""
 
-from __future__ import annotations
-
 import math
 
 import lightning as L

@@ -1,7 +1,5 @@
 """CS-Aligner: its objective against plain NumPy, what each term and setting changes, a target, and refusals."""
 
-from __future__ import annotations
-
 import itertools
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Lists, annotations and matrices of the data sets that do not fit, each named by file and entry, also by `check`."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Splits, batches, and what is refused."""
 
-from __future__ import annotations
-
 import logging
 
 import lightning as L

@@ -1,7 +1,5 @@
 """Encoders of raw modalities: what they return, padding, gradients, and the fixed parts of sound and text."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch

@@ -1,7 +1,5 @@
 """Encoders over networks of others, from weights on this machine: sentences and tokens, timm."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import timm

@@ -1,7 +1,5 @@
 """`python -m datamodules extract`: the file it writes, stopping and going on, and what it refuses."""
 
-from __future__ import annotations
-
 import json
 import re
 import shutil

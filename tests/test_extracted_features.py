@@ -1,7 +1,5 @@
 """Extracted features as paired ones: what `OwnData` reads of them, what it refuses, and training on them."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

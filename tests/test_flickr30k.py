@@ -1,7 +1,5 @@
 """Flickr30K on tiny files in the layouts of its authors: Localized Narratives, and captions in Karpathy's split."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 

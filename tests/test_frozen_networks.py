@@ -1,7 +1,5 @@
 """The frozen networks of `extract`, against their libraries: what they return, their weights, what they are called."""
 
-from __future__ import annotations
-
 import weakref
 from pathlib import Path
 

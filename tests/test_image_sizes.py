@@ -1,7 +1,5 @@
 """The timm encoder on rectangles of height and width, beside squares, and at sizes that a model is not made for."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Frozen networks beside what a program has set of torch's precision: their numbers, and the settings afterwards."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import numpy as np

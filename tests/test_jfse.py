@@ -1,7 +1,5 @@
 """JFSE: its training step against plain PyTorch, its optimisers and schedule, and what it refuses."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

@@ -1,7 +1,5 @@
 """LAVIMO: its training step against plain NumPy, what evaluation may know of an item, and what is refused."""
 
-from __future__ import annotations
-
 from itertools import permutations
 
 import numpy as np

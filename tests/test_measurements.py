@@ -1,7 +1,5 @@
 """Table 1 and the scaling experiment: what their numbers mean, their files, and that a second call gives the same."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from pathlib import Path

@@ -1,7 +1,5 @@
 """What every trained model keeps to: one seed one run, exact resumption, bfloat16, its checkpoint, the command line."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any, NamedTuple
 

@@ -1,7 +1,5 @@
 """Batches and splits of items of several raw modalities."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import tiny_items

@@ -1,7 +1,5 @@
 """NUS-WIDE on a tiny tree in the layout of its authors: which concepts and images are kept, and how files are read."""
 
-from __future__ import annotations
-
 import tracemalloc
 
 import numpy as np

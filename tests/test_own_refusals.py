@@ -1,7 +1,5 @@
 """Own features that are refused: by file, array and row."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

@@ -1,7 +1,5 @@
 """PKU XMediaNet on a tiny tree with the file names of its authors' code."""
 
-from __future__ import annotations
-
 import numpy as np
 from tiny_trees import XMEDIANET, XMEDIANET_CLASSES, xmedianet
 

@@ -1,7 +1,5 @@
 """Between a model and its data before a Trainer runs: what front ends return, kept on disk, and statistics."""
 
-from __future__ import annotations
-
 import time
 from concurrent.futures import ThreadPoolExecutor
 

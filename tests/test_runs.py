@@ -1,7 +1,5 @@
 """Where runs write and when they end: "~", folders of logs, runs without checkpoints, trainings without a known end."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import cli_cases

@@ -1,7 +1,5 @@
 """`csd search`: what is found is what the embeddings of `csd test` say; folders and names as they come; refusals."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

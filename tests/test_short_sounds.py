@@ -1,7 +1,5 @@
 """Sounds of a few samples, of none, cut off or not finite: what is read, and what is refused by name."""
 
-from __future__ import annotations
-
 import struct
 from functools import partial
 

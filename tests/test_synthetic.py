@@ -1,7 +1,5 @@
 """Generated data: the stated model, its difficulty and the gap of its modalities; bits of which one is the xor."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from hypothesis import given, settings

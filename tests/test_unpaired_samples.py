@@ -1,7 +1,5 @@
 """Samples without a partner: those of a file, and those of training items whose pairing is not used."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch

@@ -1,7 +1,5 @@
 """The Wikipedia readers, and `python -m datamodules check wikipedia`, on written and on real files."""
 
-from __future__ import annotations
-
 import runpy
 import shutil
 from pathlib import Path

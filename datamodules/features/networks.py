@@ -4,8 +4,6 @@ Each is a `FrozenNetwork`; those that `extract` uses also say what they are, in 
 they come from), their "sha256", and "versions" of the libraries.
 """
 
-from __future__ import annotations
-
 import hashlib
 import math
 from collections.abc import Callable, Mapping, Sequence

@@ -1,7 +1,5 @@
 """Tables with a row per item, or per entry of an item: texts, paths of images and sounds, or features."""
 
-from __future__ import annotations
-
 import csv
 import json
 import re

@@ -1,7 +1,5 @@
 """Arrays as files hold them: checked, converted and hashed some rows at a time, for they may be of many gigabytes."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager

@@ -1,7 +1,5 @@
 """Encoders by name: any modality to one vector per entry."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

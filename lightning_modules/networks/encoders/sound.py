@@ -1,7 +1,5 @@
 """Sound: log-mel spectrograms through a small network."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

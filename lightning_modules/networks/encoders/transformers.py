@@ -1,7 +1,5 @@
 """A transformer over the steps of a sequence of poses."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from typing import Any

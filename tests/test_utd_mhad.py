@@ -110,6 +110,14 @@ def test_a_reduced_file_that_does_not_fit_is_refused(tree, changed, fact):
     assert fact in refused("utd_mhad", folder)
 
 
+@pytest.mark.parametrize("keep", [0, 100, 0.5, -1])
+def test_a_truncated_reduced_file_is_refused_by_name(tree, keep):
+    path = tree("utd_mhad") / REDUCED
+    content = path.read_bytes()
+    path.write_bytes(content[: int(keep * len(content)) if isinstance(keep, float) else keep])
+    assert f"{path}: cannot be read as an .npz file" in refused("utd_mhad", path.parent)
+
+
 def test_parts_that_are_empty_and_modalities_that_are_not_there(tree, capsys):
     folder = tree("utd_mhad, raw")
     with pytest.raises(DataError, match="utd_mhad has no modality 'sound'; it has text, video, motion, inertial"):

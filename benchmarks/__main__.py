@@ -1,7 +1,5 @@
 """The command ``python -m benchmarks``: run the benchmarks, and write bench.csv, .md, .yaml and .png."""
 
-from __future__ import annotations
-
 import argparse
 import shlex
 import sys

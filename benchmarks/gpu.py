@@ -1,7 +1,5 @@
 """On a CUDA device: losses, training steps and metrics against those of the CPU, and GCS against its products alone."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Callable
 from functools import partial

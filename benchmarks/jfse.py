@@ -1,7 +1,5 @@
 """Training steps of JFSE through a Trainer against its published schedule in plain PyTorch."""
 
-from __future__ import annotations
-
 from functools import partial
 from typing import Any, NamedTuple
 

@@ -1,7 +1,5 @@
 """In plain PyTorch, as one writes it first: the matching losses on whole matrices, and the training of JFSE."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from itertools import combinations

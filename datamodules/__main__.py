@@ -1,7 +1,5 @@
 """`python -m datamodules list | check | get | extract`: look after the data sets' files."""
 
-from __future__ import annotations
-
 import argparse
 import os
 import sys

@@ -1,7 +1,5 @@
 """`python -m datamodules check NAME`: is a data set's copy on this machine whole, sound and the known one."""
 
-from __future__ import annotations
-
 import argparse
 import warnings
 from collections import Counter

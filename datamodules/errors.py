@@ -1,7 +1,5 @@
 """What is raised where data cannot be used, or an argument is none of its choices."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from typing import Any
 

@@ -1,7 +1,5 @@
 """`python -m datamodules extract <data set>`: raw images, texts and sounds to a file of frozen networks' features."""
 
-from __future__ import annotations
-
 import argparse
 import json
 from collections.abc import Callable
@@ -13,7 +11,7 @@ import datamodules
 from datamodules.check import open_form
 from datamodules.datasets import DATASETS
 from datamodules.features.extraction import DescribedNetwork, extract_features
-from datamodules.files.extracted_features import read_metadata, untrained
+from datamodules.files.extracted_features import read_metadata
 from datamodules.files.sources import data_root, user_path
 from datamodules.paired_features import FeatureDataModule
 from datamodules.retrieval_data import RetrievalData
@@ -42,13 +40,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar = "FILE" if option.endswith("weights") else "MODEL"
         parser.add_argument(f"--{option}", type=expanduser, metavar=metavar, help=said)
     parser.add_argument(
-        "--random-weights",
-        type=int,
-        metavar="SEED",
-        help="for tests and dry runs: image and sound networks without a file of weights stay untrained; the file "
-        "and all that read it say so",
-    )
-    parser.add_argument(
         "--drop", action="store_true", help="leave out items that lack a modality, or with a broken file"
     )
     parser.add_argument("--data-root", help="folder that holds the data set's folder (default: CSD_DATA, else data/)")
@@ -73,8 +64,6 @@ def run(arguments: argparse.Namespace) -> int:
     for name, said in json.loads(read_metadata(out)["encoders"]).items():
         made = f"{said['model']} ({said['weights']}; sha256 {said['sha256'][:12]})"
         print(f"  {name}: {len(modalities[name].entries)} entries through {made}")
-    for name, model in untrained(out).items():
-        print(f"  UNTRAINED {name}: {model} has random weights; these are no features to report results of")
     return 0
 
 
@@ -89,11 +78,11 @@ def _networks(arguments: argparse.Namespace) -> dict[str, Loader]:
             raise ValueError(f"--{kind}-weights are given and no --{kind}; name the model that they belong to")
     if clip and arguments.image_weights is not None:
         raise ValueError(f"--image-weights are given, and --image {arguments.image} brings its own; leave one out")
-    image = (SentenceNetwork, "image") if clip else (ImageNetwork, arguments.image_weights, arguments.random_weights)
+    image = (SentenceNetwork, "image") if clip else (ImageNetwork, arguments.image_weights)
     named = {
         "image": (arguments.image, image),
         "text": (arguments.text, (SentenceNetwork,)),
-        "audio": (arguments.sound, (SoundNetwork, arguments.sound_weights, arguments.random_weights)),
+        "audio": (arguments.sound, (SoundNetwork, arguments.sound_weights)),
     }
     networks = {
         name: partial(network, model, *more) for name, (model, (network, *more)) in named.items() if model is not None

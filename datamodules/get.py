@@ -1,7 +1,5 @@
 """`python -m datamodules get <data set>`: its files from where they are published, verified."""
 
-from __future__ import annotations
-
 import argparse
 
 from datamodules.datasets import DATASETS

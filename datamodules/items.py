@@ -12,7 +12,7 @@ import numpy as np
 from lightning.pytorch.utilities import rank_zero_warn
 
 from datamodules.errors import DataError
-from datamodules.files.rows import RowNames, check_matrix, hash_rows, name_twice, not_finite
+from datamodules.files.rows import check_matrix, hash_rows, name_twice, not_finite, row_names
 from datamodules.files.sources import sha256_of
 
 SPLITS = ("train", "validation", "test")
@@ -191,7 +191,7 @@ class ItemSet:
             modalities={name: Modality(array) for name, array in features.items()},
             label=label,
             split=split,
-            names=RowNames(len(label)),
+            names=row_names(len(label)),
             origin=origin,
             class_names=class_names,
             class_embedding=class_embedding,

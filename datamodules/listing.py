@@ -1,7 +1,5 @@
 """`python -m datamodules list`: which data sets are on this machine, what each is for and how to get the others."""
 
-from __future__ import annotations
-
 import argparse
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Labels to train on that are not the true classes: instances, clusters, classes that are merged, labels flipped."""
 
-from __future__ import annotations
-
 import re
 
 import numpy as np

@@ -1,7 +1,5 @@
 """The base of the data sets whose files are below the data root."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -71,9 +69,8 @@ class OnDisk(RetrievalData):
             DataError: a chosen modality that the data set does not have.
         """
         label = np.arange(len(names)) if label is None else np.asarray(label, dtype=np.int64)
-        return self.read_items(
-            readers, names=names, split=np.asarray(split), label=label, **{"origin": str(self.folder)} | others
-        )
+        modalities = {name: readers[name]() for name in self.wanted(tuple(readers))}
+        return ItemSet(modalities, label, np.asarray(split), names, **{"origin": str(self.folder)} | others)
 
     @cached_property
     def data(self) -> ItemSet:

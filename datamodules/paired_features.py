@@ -1,7 +1,5 @@
 """Paired features with class labels: items whose modalities are vectors, and whose classes have an embedding."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Iterator
 from functools import cached_property

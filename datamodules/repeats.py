@@ -1,7 +1,5 @@
 """Entries and whole items that a data set has more than once, found by a digest of their content."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass

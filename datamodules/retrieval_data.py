@@ -17,7 +17,7 @@ from datamodules.batches import Entries, EvaluationItems, ItemEmbedding, Trainin
 from datamodules.errors import DataError, check_choice
 from datamodules.features.precompute import FrozenNetwork, precompute
 from datamodules.files.media import broken_files
-from datamodules.items import ItemSet, Modality
+from datamodules.items import ItemSet
 from datamodules.noisy_labels import noisy_labels, parse_labels
 from datamodules.splits import LEARNED, carve_groups, seen_unseen, split_paired
 
@@ -118,18 +118,6 @@ class RetrievalData(L.LightningDataModule):
     def read(self) -> ItemSet:
         """Read the whole data set; implemented by each data set, called once."""
         raise NotImplementedError(f"{type(self).__name__} must implement read() -> ItemSet.")
-
-    def read_items(self, readers: Mapping[str, Callable[[], Modality]], **others: Any) -> ItemSet:
-        """The items with the chosen modalities, of which alone the files are read and need to be there.
-
-        Args:
-            readers: modality -> what reads it, of all that the data set has.
-            **others: of `ItemSet`, beside the modalities.
-
-        Raises:
-            DataError: a chosen modality that the data set does not have.
-        """
-        return ItemSet({name: readers[name]() for name in self.wanted(tuple(readers))}, **others)
 
     def wanted(self, available: Sequence[str]) -> tuple[str, ...]:
         """Modalities to read, in order: those chosen, of those that the data set has.

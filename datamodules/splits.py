@@ -1,7 +1,5 @@
 """Which items are held out for validation and which classes are unseen: pure functions of labels and seed."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from datamodules.errors import DataError

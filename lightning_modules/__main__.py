@@ -1,7 +1,5 @@
 """``csd``, also ``python -m lightning_modules``: its help is answered at once, everything else by :mod:`.cli`."""
 
-from __future__ import annotations
-
 import argparse
 import sys
 

@@ -1,7 +1,5 @@
 """The command line: ``csd fit|validate|test|predict --config FILE``, ``csd export`` and ``csd search``."""
 
-from __future__ import annotations
-
 import errno
 import os
 import re

@@ -1,7 +1,5 @@
 """What the command line says about wrong words, wrong values and configurations that cannot be read."""
 
-from __future__ import annotations
-
 import linecache
 import os
 import pkgutil

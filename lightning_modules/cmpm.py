@@ -1,7 +1,5 @@
 """CMPM: cross-modal projection matching and classification of two modalities."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """CS-Aligner: a joint space by InfoNCE over pairs and a divergence between the distributions of the modalities."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from itertools import combinations
 from typing import Any

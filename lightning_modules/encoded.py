@@ -1,7 +1,5 @@
 """What the models share that encode each modality by an encoder of their own and train with AdamW."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar

@@ -1,7 +1,5 @@
 """JFSE: joint feature synthesis and embedding of two modalities."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext

@@ -1,7 +1,5 @@
 """LAVIMO: a joint space for three modalities and more."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 

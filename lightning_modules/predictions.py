@@ -1,7 +1,5 @@
 """Writing predicted embeddings to a file."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from itertools import chain, count
 from pathlib import Path

@@ -1,7 +1,5 @@
 """What happens between data and model before a Trainer runs: frozen networks, statistics, vocabularies."""
 
-from __future__ import annotations
-
 from datamodules import RetrievalData
 from lightning_modules.base import RetrievalModule
 from lightning_modules.checkpoints import trained_on

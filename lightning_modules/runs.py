@@ -1,7 +1,5 @@
 """Where and when a run writes: folders of its logs, its configuration, and "~" in every argument."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """What ``csd test`` and ``csd validate`` print of the scores that they log."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 
 import pandas as pd

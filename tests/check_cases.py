@@ -1,7 +1,5 @@
 """What the tests of the data sets on their tiny trees, of `python -m datamodules check` and of `list` share."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path

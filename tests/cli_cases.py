@@ -1,7 +1,5 @@
 """A small configuration, ``csd`` run on it, and the files of a run: what the tests of the command line share."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pandas as pd

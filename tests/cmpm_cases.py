@@ -1,7 +1,5 @@
 """Small CMPM models and persons to train them on: what the tests of CMPM share."""
 
-from __future__ import annotations
-
 import lightning as L
 import numpy as np
 from tiny_items import Tiny, item_set

@@ -1,7 +1,5 @@
 """What every test is given: a cache folder that is not the user's, and copies of tiny data sets."""
 
-from __future__ import annotations
-
 import shutil
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Small CS-Aligner models and data, and what a first step saw: what the tests of CS-Aligner share."""
 
-from __future__ import annotations
-
 import lightning as L
 import numpy as np
 from lavimo_cases import ENCODERS

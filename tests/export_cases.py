@@ -1,7 +1,5 @@
 """Checkpoints of small models, and what their exports say: what the tests of exports share."""
 
-from __future__ import annotations
-
 import hashlib
 import shutil
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Tiny networks and their weights, and features of a tiny Flickr30K: what the tests of `extract` share."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Small data of JFSE and its models: what the tests of JFSE share."""
 
-from __future__ import annotations
-
 import lightning as L
 import numpy as np
 from training import trainer

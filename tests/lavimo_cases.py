@@ -1,7 +1,5 @@
 """Small LAVIMO models and their first step: what the tests of LAVIMO share."""
 
-from __future__ import annotations
-
 import lightning as L
 from tiny_items import Tiny
 from training import Recorder, trainer

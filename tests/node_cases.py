@@ -1,7 +1,5 @@
 """Several processes on one machine, a callback that dies and very few items: what the tests of several nodes share."""
 
-from __future__ import annotations
-
 import json
 import os
 import signal

@@ -1,7 +1,5 @@
 """Small features of one's own and their writers in every form: what the tests of own data share."""
 
-from __future__ import annotations
-
 import json
 import pickle
 from collections.abc import Mapping

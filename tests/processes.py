@@ -1,7 +1,5 @@
 """Training on several gloo processes of this machine: what the tests of distributed training share."""
 
-from __future__ import annotations
-
 import os
 import socket
 import warnings

@@ -1,7 +1,5 @@
 """A tiny data set of images, narratives and voices, and a model trained on it: what the tests of search share."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """Adapters of CS-Aligner against plain NumPy, the tokens that they read, and low-rank adaptation of text models."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch
@@ -71,20 +69,6 @@ def test_every_token_that_counts_counts(name):
     (vectors * torch.randn(3, DIM, dtype=torch.float64, generator=torch.Generator().manual_seed(2))).sum().backward()
     assert ((x.grad != 0).any(dim=2) == mask).all()
     assert [key for key, p in module.named_parameters() if p.grad is None or not p.grad.any()] == []
-
-
-@pytest.mark.parametrize("name", ADAPTERS)
-def test_dropout_is_of_training_alone(name):
-    module, (x, mask) = adapter(name, dropout=0.5), tokens_of(3, 2)
-    torch.manual_seed(0)
-    assert not torch.equal(module(x, mask)[0], module(x, mask)[0])
-    module.eval()
-    assert torch.equal(module(x, mask)[0], module(x, mask)[0])
-
-
-def test_the_bottleneck_is_a_quarter_of_the_width():
-    assert build_adapter("mlp", 40, 4).bottleneck[0].out_features == 10
-    assert build_adapter("mlp", 3, 4).bottleneck[0].out_features == 1
 
 
 def test_what_there_is_not_is_refused():

@@ -1,7 +1,5 @@
 """Networks of adversarial retrieval: shapes, the WGAN-GP critic loss against autograd, gradient reversal."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from hypothesis import given, settings

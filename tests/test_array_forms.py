@@ -1,7 +1,5 @@
 """Forms of arrays in feature files: Python objects of pandas, MATLAB's texts, rows and cells; and their memory."""
 
-from __future__ import annotations
-
 import os
 import tracemalloc
 

@@ -1,7 +1,5 @@
 """The benchmarks at tiny sizes: peers compute the same, ratios, failures, fresh processes and the command."""
 
-from __future__ import annotations
-
 import copy
 import math
 
@@ -242,14 +240,6 @@ def test_wrong_and_broken_contestants_are_refused_loudly_and_the_others_are_meas
     rows = read_table(tmp_path / "bench.csv")
     assert set(rows.query("status == 'failed'")["method"]) == {"CS (plain)", "benchmark"}
     assert {"CS (ours)", "GCS (plain)"} <= set(rows.query("status == 'ok'")["method"])
-
-
-@pytest.mark.usefixtures("undo_quiet")
-def test_a_file_in_place_of_the_folder_is_refused_before_the_work(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(command, "run", lambda *given: pytest.fail("it started to work"))
-    (tmp_path / "results").write_text("a file")
-    assert command.main(["--out", str(tmp_path / "results")]) == 2
-    assert "is not a folder" in capsys.readouterr().err
 
 
 # On a GPU, tried on a CPU ---------------------------------------------------------------------------------------------

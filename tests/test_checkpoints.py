@@ -1,7 +1,5 @@
 """Which checkpoint a command takes, and on which data: untrained models, the last and the best, other items."""
 
-from __future__ import annotations
-
 import os
 import shutil
 from pathlib import Path

@@ -1,7 +1,5 @@
 """CLIP towers as encoders, in `extract` and in tables: against transformers' own model, with tiny random weights."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from pathlib import Path
@@ -16,14 +14,10 @@ from test_training import write_pairs
 from tiny_clip import HIDDEN, LIMIT, TEXTS, WIDTH, lose_weight, of_the_library, photographs, write_clip
 from tiny_trees import write_spoken
 from torch.nn.utils.rnn import pad_sequence
-from training import Trainer
 
 from datamodules import DataError, Flickr30kNarratives
 from datamodules.files.extracted_features import read_metadata
-from lightning_modules import CSAligner
 from lightning_modules.networks.encoders import build_encoder
-from lightning_modules.serving.export import export, load_export
-from lightning_modules.serving.search import embed
 from reproduce.results.schema import read_table
 
 IMAGE = {"kind": "image", "shape": [], "rate": None}
@@ -31,10 +25,6 @@ TEXT = {"kind": "text", "shape": [], "rate": None}
 SOUND = {"kind": "sound", "shape": [], "rate": 8000}
 IMAGES = photographs((40, 64), (64, 33), (32, 32), (20, 50))
 ENTRIES = {"image": (IMAGE, IMAGES), "text": (TEXT, TEXTS)}
-
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:.*texts are longer than"),
-]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -106,14 +96,6 @@ def test_low_rank_adaptation_starts_from_the_model_and_trains_nothing_else(folde
     assert moved == {name for name, _ in encoder.named_parameters() if "lora_B" in name}  # A's gradient is 0 while B is
 
 
-@pytest.mark.parametrize("lost", ["text_projection.weight", "vision_model.encoder.layers.1.mlp.fc1.weight"])
-def test_weights_that_are_missing_are_never_random(folder, tmp_path, lost):
-    copied = Path(shutil.copytree(folder, tmp_path / "clip"))
-    lose_weight(copied, lost)
-    with pytest.raises(DataError, match=f"lacks 1 of the weights that its model takes, the first {lost}"):
-        build_encoder("clip", IMAGE, model=str(copied))
-
-
 def test_what_is_no_clip_model_is_refused(folder, tmp_path):
     with pytest.raises(ValueError, match="all-MiniLM-L6-v2 is of type bert; the encoder clip reads CLIP models alone"):
         build_encoder("clip", TEXT, model="all-MiniLM-L6-v2")
@@ -129,24 +111,6 @@ def test_what_is_no_clip_model_is_refused(folder, tmp_path):
     (copied / "preprocessor_config.json").unlink()
     with pytest.raises(DataError, match="does not say how images are prepared"):
         build_encoder("clip", IMAGE, model=str(copied))
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("frozen", [True, False])
-def test_cs_aligner_trains_exports_and_searches_with_it(folder, root, tmp_path, frozen):
-    data = Flickr30kNarratives(root, modalities=["image", "text"], batch_size=4)
-    settings = {"name": "clip", "model": str(folder), "frozen": frozen, "lora_rank": 0 if frozen else 2}
-    model = CSAligner(
-        dims=data.dims, encoders={"image": settings, "text": settings}, dim=4, alignment="infonce", divergence_weight=1
-    )
-    trainer = Trainer(
-        max_epochs=2, accelerator="cpu", logger=False, default_root_dir=tmp_path, enable_progress_bar=False
-    )
-    trainer.fit(model, data)
-    trainer.save_checkpoint(tmp_path / "model.ckpt")
-    again = load_export(export(tmp_path / "model.ckpt"))
-    for name, entries in (("image", IMAGES), ("text", TEXTS)):
-        torch.testing.assert_close(embed(again, name, entries), embed(model.eval().cpu(), name, entries))
 
 
 # In `extract` --------------------------------------------------------------------------------------------------------

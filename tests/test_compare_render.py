@@ -114,11 +114,6 @@ def test_main_ends_with_how_many_compare_and_why_the_others_do_not(
     assert "1 agree within 0.01 (ranks: 0.5), 1 differ by more" in total
 
 
-def test_main_without_tables_says_what_to_do(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    assert main(["--out", str(tmp_path / "nowhere")]) == 1
-    assert "run a table first" in capsys.readouterr().err
-
-
 def test_the_origin_of_the_numbers_is_above_them(tmp_path: Path) -> None:
     path = _table(tmp_path, ROW, replace(ROW, method="CCA", seeds="7", std=None))
     markdown = render_markdown(read_table(path), path, "table3")

@@ -1,7 +1,5 @@
 """The configuration beside a table: `csd fit --config` with it gives the number of its row."""
 
-from __future__ import annotations
-
 import csv
 import os
 from pathlib import Path

@@ -1,7 +1,5 @@
 """CUHK-PEDES on a tiny tree in the layout of its authors: persons, their photographs and the folder's name."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Every data set on its tiny tree: parts, batches and digest; files and items that are missing or broken."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Splits, batches, and what is refused."""
 
-from __future__ import annotations
-
 import logging
 
 import lightning as L
@@ -10,9 +8,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from jsonargparse import ArgumentParser
 
-from datamodules import DataError, FeatureDataModule, ItemSet, Wikipedia
+from datamodules import DataError, FeatureDataModule, ItemSet
 from datamodules.splits import carve_validation, seen_unseen
 
 
@@ -263,40 +260,6 @@ def test_trainer_runs_without_validation_and_over_three_test_loaders(tmp_path):
     assert "val" not in runner.callback_metrics
     runner.test(recorder, datamodule=module, verbose=False)
     assert recorder.evaluated == {i: module.indices(name).tolist() for i, name in enumerate(module.test_splits)}
-
-
-class FileRecorder(Recorder):
-    """Writes what each process has met, since a process started for training returns nothing."""
-
-    def __init__(self, folder) -> None:
-        super().__init__()
-        self.folder = folder
-
-    def validation_step(self, batch, batch_idx):
-        self.evaluated.setdefault(0, []).extend(batch["id"]["image"].tolist())
-
-    def on_train_end(self):
-        np.savez(self.folder / f"{self.global_rank}.npz", train=self.trained[0], validation=self.evaluated[0])
-
-
-@pytest.mark.slow
-def test_two_processes_share_the_training_items_and_cover_the_validation_items(tmp_path):
-    module = Tiny(batch_size=7, validation_fraction=0.2)
-    runner = trainer(tmp_path, max_epochs=1, devices=2, strategy="ddp_spawn", num_sanity_val_steps=0)
-    runner.fit(FileRecorder(tmp_path), datamodule=module)
-    met = [np.load(tmp_path / f"{rank}.npz") for rank in (0, 1)]
-    np.testing.assert_array_equal(np.sort(np.concatenate([m["train"] for m in met])), module.indices("train"))
-    assert set(met[0]["validation"]) | set(met[1]["validation"]) == set(module.indices("validation"))
-    assert len(met[0]["validation"]) == len(met[1]["validation"]) == 14
-
-
-def test_command_line_knows_every_argument():
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_subclass_arguments(FeatureDataModule, "data")
-    chosen = parser.parse_args(["--data=Wikipedia", "--data.features=sift-lda", "--data.class_split=zero-shot"])
-    module = parser.instantiate(chosen).data
-    assert isinstance(module, Wikipedia)
-    assert (module.features, module.class_split, module.batch_size) == ("sift-lda", "zero-shot", 64)
 
 
 # Refusals -----------------------------------------------------------------------------------------------------------

@@ -1,7 +1,5 @@
 """One table against another, and against the published numbers."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """What README and docs tell a reader to do works as it is written."""
 
-from __future__ import annotations
-
 import re
 import shlex
 from itertools import pairwise

@@ -1,7 +1,5 @@
 """Embedded texts: what is returned, what is kept on disk, and what is refused."""
 
-from __future__ import annotations
-
 import json
 import shutil
 import socket

@@ -1,11 +1,9 @@
 """Encoders of raw modalities: what they return, padding, gradients, and the fixed parts of sound and text."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from lightning_modules.networks.encoders import Encoder, build_encoder
 from lightning_modules.networks.encoders.base import Standardise
@@ -14,13 +12,11 @@ VECTOR = {"kind": "vector", "shape": [6], "rate": None}
 SEQUENCE = {"kind": "sequence", "shape": [6], "rate": None}
 POSES = {"kind": "sequence", "shape": [5, 3], "rate": None}
 DEPTH = {"kind": "sequence", "shape": [16, 12], "rate": None}
-COLOUR = {"kind": "sequence", "shape": [3, 16, 12], "rate": None}
 SOUND = {"kind": "sound", "shape": [], "rate": 16000}
 IMAGE = {"kind": "image", "shape": [], "rate": None}
 TEXT = {"kind": "text", "shape": [], "rate": None}
 
 SMALL = {"mels": 8, "width": 16}
-FRAMES = {"model": "test_resnet", "depth": 2}
 TRANSFORMER = {"dim": 16, "depth": 2, "heads": 4}
 # name, settings, source, shape of a step as it reaches the encoder (None: whole numbers below 38), declared width
 CASES = {
@@ -32,8 +28,6 @@ CASES = {
     "pose_conv": ("pose_conv", {"width": 16}, POSES, (5, 3), 32),
     "signal_conv": ("signal_conv", {"width": 16}, SEQUENCE, (6,), 32),
     "depth_conv": ("depth_conv", {"window": 8, "width": 8}, DEPTH, (16, 12), 32),
-    "frames, depth": ("frames", FRAMES, DEPTH, (16, 12), 96),
-    "frames, colour": ("frames", FRAMES, COLOUR, (3, 16, 12), 96),
     "tokens, frozen": ("tokens", {}, TEXT, (384,), 384),
     "tokens, trained": ("tokens", {"frozen": False}, TEXT, None, 384),
 }
@@ -105,9 +99,8 @@ def test_gradients_reach_every_trained_parameter(case):
     parameters = dict(module.named_parameters())
     assert parameters
     assert [name for name, p in parameters.items() if p.grad is None] == []
-    # The last normalisation of a residual block starts at 0 in timm and hides what is below it.
     # Of characters beyond the alphabet there are none here.
-    own = {name: p for name, p in parameters.items() if not name.startswith(("frame.", "others."))}
+    own = {name: p for name, p in parameters.items() if not name.startswith("others.")}
     assert [name for name, p in own.items() if not p.grad.abs().sum() > 0] == []
 
 
@@ -128,22 +121,6 @@ def test_training_repeats_under_one_seed(case):
     assert torch.equal(run(3), run(3))
     if case in RANDOM_IN_TRAINING:
         assert not torch.equal(run(3), run(4))
-
-
-@pytest.mark.parametrize("case", ["frames, depth", "frames, colour"])
-def test_padding_stays_out_of_the_batch_statistics_of_the_frames(case):
-    """A batch normalisation in training sees the frames of the batch: more padding must not change what it sees."""
-    module, x, mask = fitted(case, [5, 3])
-    states = []
-    for pad in (0, 6):
-        copy = encoder(case)
-        copy.load_state_dict(module.state_dict())
-        padded = nn.functional.pad(x, (0, 0) * (x.ndim - 2) + (0, pad)), nn.functional.pad(mask, (0, pad))
-        copy.train()(*padded)
-        states.append({name: value for name, value in copy.state_dict().items() if "running" in name})
-    assert states[0]
-    for name, value in states[0].items():
-        torch.testing.assert_close(states[1][name], value, msg=name)
 
 
 # Standardisation and pooling -------------------------------------------------------------------------------------
@@ -250,7 +227,7 @@ def test_characters_are_numbered():
     ("name", "source", "settings", "message"),
     [
         ("sentense", TEXT, {}, "unknown encoder 'sentense'; nearest: sentence"),
-        ("xyz", TEXT, {}, "unknown encoder 'xyz'; there are: characters, .*wav2vec2"),
+        ("xyz", TEXT, {}, "unknown encoder 'xyz'; there are: characters, .*words"),
         ("features", TEXT, {}, "Features reads vector or sequence, and the modality holds text"),
         ("features", POSES, {}, r"Features reads vectors, and the steps have shape \(5, 3\)"),
         *((name, VECTOR, {}, "reads text, .* holds vector") for name in ("sentence", "tokens", "characters", "words")),
@@ -258,9 +235,7 @@ def test_characters_are_numbered():
             (name, TEXT, {}, "reads (image|sound|sequence|vector), .* holds text")
             for name in ("timm", "log_mel", "mlp")
         ),
-        ("wav2vec2", IMAGE, {"weights": "w.pt"}, "Wav2Vec2 reads sound, and the modality holds image"),
-        ("frames", {**DEPTH, "shape": [4, 8, 8]}, {}, r"\(H, W\) or \(3, H, W\), and the modality holds \(4, 8, 8\)"),
-        ("frames", DEPTH, {"model": "test_resnet", "heads": 7}, "width 96 cannot have 7 heads"),
+        ("log_mel", IMAGE, {}, "LogMel reads sound, and the modality holds image"),
         *((f"pose_{kind}", VECTOR, {}, "reads sequence, .* holds vector") for kind in ("transformer", "conv")),
         ("pose_conv", SEQUENCE, {}, r"poses of shape \(joints, 3\)"),
         ("depth_conv", SEQUENCE, {}, r"frames of shape \(H, W\)"),

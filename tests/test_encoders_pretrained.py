@@ -1,26 +1,19 @@
-"""Encoders over networks of others, from weights on this machine: sentences and tokens, timm, wav2vec 2.0."""
-
-from __future__ import annotations
+"""Encoders over networks of others, from weights on this machine: sentences and tokens, timm."""
 
 import numpy as np
 import pytest
 import timm
 import torch
-import torchaudio
-from extract_cases import tiny_bundle, write_weights
 from safetensors.torch import save_file
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
 from datamodules import DataError
-from datamodules.features.networks import SoundNetwork
 from lightning_modules.networks.encoders import build_encoder
 from lightning_modules.networks.encoders.image import Resize
 
-SOUND = {"kind": "sound", "shape": [], "rate": 8000}
 IMAGE = {"kind": "image", "shape": [], "rate": None}
 TEXT = {"kind": "text", "shape": [], "rate": None}
-FRAMES = {"kind": "sequence", "shape": [16, 16], "rate": None}
 TEXTS = ["a dog runs", "two people play chess in the park", "a dog runs", "snow"]
 MODEL = "test_resnet"
 
@@ -170,9 +163,8 @@ def test_timm_models_go_by_their_names_on_the_hub_too(weights, before):
     ],
 )
 def test_names_that_timm_has_not_are_refused(model, said):
-    for name, source in (("timm", IMAGE), ("frames", FRAMES)):
-        with pytest.raises(ValueError, match=f"timm has no model {said}"):
-            build_encoder(name, source, model=model)
+    with pytest.raises(ValueError, match=f"timm has no model {said}"):
+        build_timm(model=model)
 
 
 @pytest.mark.parametrize("frozen", [True, False])
@@ -186,23 +178,3 @@ def test_weights_that_cannot_be_read_are_refused(tmp_path, frozen):
             build_timm(model=MODEL, weights=str(tmp_path / file), frozen=frozen)
     with pytest.raises(ValueError, match="a frozen timm model takes weights"):
         build_timm(model=MODEL, frozen=True)
-
-
-# wav2vec 2.0 -------------------------------------------------------------------------------------------------------
-
-
-def test_wav2vec2_is_the_network_of_its_bundle(tmp_path, monkeypatch):
-    monkeypatch.setattr(torchaudio.pipelines, "TINY", tiny_bundle(), raising=False)
-    weights, waves = str(write_weights(tmp_path)["sound"]), [np.arange(n, dtype=np.float32) for n in (3000, 4000)]
-    module = build_encoder("wav2vec2", SOUND, weights=weights, bundle="TINY")
-    found = module.front_end(waves, 8000)
-    np.testing.assert_array_equal(found, SoundNetwork("tiny", weights)(waves, 8000))
-    assert found[0].shape == (module.dim,)
-    torch.save({}, tmp_path / "other.pt")
-    with pytest.raises(DataError, match=r"other.pt does not hold the weights"):
-        build_encoder("wav2vec2", SOUND, weights=str(tmp_path / "other.pt"), bundle="TINY").front_end(waves, 8000)
-    with pytest.raises(DataError, match=r"nowhere.pt cannot be read"):
-        build_encoder("wav2vec2", SOUND, weights=str(tmp_path / "nowhere.pt"))
-    for name in ("WAV2VEC3", "WAVLM_BASE", "Wav2Vec2Bundle"):
-        with pytest.raises(ValueError, match=f"no wav2vec 2.0 bundle '{name}'"):
-            build_encoder("wav2vec2", SOUND, weights="w.pt", bundle=name)

@@ -1,7 +1,5 @@
 """`csd export`: what is kept of every model, that it embeds the same to the bit, that it moves, what is refused."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

@@ -1,14 +1,11 @@
 """Extracted features as paired ones: what `OwnData` reads of them, what it refuses, and training on them."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 
 import extract_cases
 import numpy as np
 import pytest
-import torch
 from extract_cases import (
     COUNTS,
     IMAGE_MODEL,
@@ -16,7 +13,6 @@ from extract_cases import (
     SOUND_MODEL,
     SPLIT,
     Lengths,
-    run,
     tensors_of,
 )
 from hypothesis import given
@@ -24,13 +20,11 @@ from hypothesis import strategies as st
 from safetensors.numpy import save_file
 from tiny_items import item_set
 from tiny_trees import PASCAL_CLASSES, WIKIPEDIA, write_pascal, write_wikipedia
-from training import trainer
 
-import lightning_modules
 from datamodules import DataError, OwnData, PascalSentences, WikipediaRaw
 from datamodules.datasets.wikipedia import CLASS_NAMES
 from datamodules.features.extraction import extract_features
-from datamodules.files.extracted_features import read_extracted, read_metadata, untrained, write_features
+from datamodules.files.extracted_features import read_extracted, read_metadata, write_features
 from datamodules.items import ItemSet, Modality
 
 bundle, root, weights, written = extract_cases.bundle, extract_cases.root, extract_cases.weights, extract_cases.written
@@ -124,19 +118,6 @@ def test_a_folder_with_the_file_alone_is_read_as_the_file(written, tmp_path):
     assert OwnData(tmp_path, class_encoder="from-data").class_embedding.shape == (len(ITEMS), 384)
 
 
-def test_untrained_features_are_called_so_wherever_they_go(root, tmp_path, capsys):
-    out = tmp_path / "random.safetensors"
-    arguments = ("--image", IMAGE_MODEL, "--text", "all-MiniLM-L6-v2", "--random-weights", 7)
-    assert run("flickr30k", *arguments, "--data-root", root, "--out", out) == 0
-    assert f"UNTRAINED image: {IMAGE_MODEL} has random weights" in capsys.readouterr().out
-    assert json.loads(read_metadata(out)["encoders"])["image"]["weights"] == "untrained, random numbers of seed 7"
-    assert untrained(out) == {"image": IMAGE_MODEL}
-    module = OwnData(out)
-    assert module.features == f"{IMAGE_MODEL}, all-MiniLM-L6-v2, untrained image"
-    with pytest.warns(UserWarning, match=rf"\(untrained: image {IMAGE_MODEL}\): made with random weights"):
-        assert f"untrained: image {IMAGE_MODEL}" in module.data.origin
-
-
 def test_files_of_another_kind_or_damaged_are_refused(written, tmp_path):
     path = tmp_path / "broken.safetensors"
     expected = r"broken.safetensors: .*write it with `python -m datamodules extract`"
@@ -182,36 +163,3 @@ def test_items_of_their_own_class_are_divided_between_training_and_validation(tm
     np.testing.assert_array_equal(np.sort(np.concatenate(parts)), np.arange(count))
     assert module.indices("validation").tolist() != other.indices("validation").tolist()
     assert len(OwnData(path, validation_fraction=0).indices("train")) == 15
-
-
-@pytest.fixture(scope="module")
-def pair(root, weights, tmp_path_factory):
-    """Image and text features alone."""
-    out = tmp_path_factory.mktemp("pair") / "pair.safetensors"
-    arguments = ("--image", IMAGE_MODEL, "--image-weights", weights["image"], "--text", "all-MiniLM-L6-v2")
-    assert run("flickr30k", *arguments, "--data-root", root, "--out", out) == 0
-    return out
-
-
-def assert_trains(model, data: OwnData, folder: Path) -> None:
-    """An epoch changes the model, and the test items are ranked in both directions."""
-    before = {name: value.clone() for name, value in model.named_parameters()}
-    training = trainer(folder, max_epochs=1)
-    training.fit(model, datamodule=data)
-    assert any(not torch.equal(value, before[name]) for name, value in model.named_parameters())
-    (found,) = training.test(model, datamodule=data, verbose=False)
-    assert all(np.isfinite(value) for value in found.values())
-    for direction in ("image->text", "text->image"):
-        assert any(f"{direction}/MAP" in name for name in found)
-
-
-@pytest.mark.parametrize("class_encoder", ["one-hot", "all-MiniLM-L6-v2"])
-def test_jfse_trains_on_it(pair, tmp_path, class_encoder):
-    data = OwnData(pair, batch_size=4, class_encoder=class_encoder)
-    assert_trains(lightning_modules.JFSE(data.dims, width=16), data, tmp_path)
-
-
-def test_cs_aligner_trains_on_two_modalities_and_on_three(pair, written, tmp_path):
-    for path in (pair, written):
-        data = OwnData(path, batch_size=4)
-        assert_trains(lightning_modules.CSAligner(data.dims, dim=8), data, tmp_path)

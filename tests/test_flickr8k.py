@@ -1,7 +1,5 @@
 """Flickr8k in its official split; the triples: captions, the fixed held-out part, images and sounds by content."""
 
-from __future__ import annotations
-
 import os
 import shutil
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Images, sounds and texts of a folder that is no data set: which are found, and how they are decoded."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 

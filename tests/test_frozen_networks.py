@@ -1,7 +1,5 @@
 """The frozen networks of `extract`, against their libraries: what they return, their weights, what they are called."""
 
-from __future__ import annotations
-
 import weakref
 from pathlib import Path
 
@@ -84,7 +82,9 @@ def test_image_features_are_those_before_the_classifier_of_the_models_own_pipeli
         assert vector.dtype == np.float32
 
 
-def test_a_batch_of_decoded_files_is_in_memory_and_pieces_are_to_the_last_digit_as_all_at_once(tmp_path, monkeypatch):
+def test_a_batch_of_decoded_files_is_in_memory_and_pieces_are_to_the_last_digit_as_all_at_once(
+    weights, tmp_path, monkeypatch
+):
     alive, most = set(), []
 
     class Tracked(np.ndarray):
@@ -101,7 +101,7 @@ def test_a_batch_of_decoded_files_is_in_memory_and_pieces_are_to_the_last_digit_
     paths = tuple(tmp_path / str(i) for i in range(30))
     for path in paths:
         path.write_text(path.name)
-    network, files = ImageNetwork(IMAGE_MODEL, seed=0), Files(paths, decode)
+    network, files = ImageNetwork(IMAGE_MODEL, str(weights["image"])), Files(paths, decode)
     at_once = network(files, None)
     assert max(most) <= 8
     monkeypatch.setattr("datamodules.features.precompute.PIECE", 8)
@@ -143,23 +143,6 @@ def test_what_a_published_bundle_brings_is_normalised_once(weights, bundle, monk
     np.testing.assert_array_equal(fetched(waves(3000), 16000), local(waves(3000), 16000))
     assert (fetched.identity["weights"], local.identity["weights"]) == ("published", "file sound.pt")
     assert fetched.identity["sha256"] == local.identity["sha256"]
-
-
-@pytest.mark.parametrize(("network", "model"), [(ImageNetwork, IMAGE_MODEL), (SoundNetwork, "tiny")])
-def test_random_weights_follow_their_seed_and_are_called_untrained(network, model, monkeypatch):
-    monkeypatch.setattr(torchaudio.pipelines, "TINY", tiny_bundle(), raising=False)
-    state = torch.get_rng_state()
-    first, again, other = (network(model, None, seed).identity for seed in (3, 3, 4))
-    assert torch.equal(state, torch.get_rng_state())
-    assert first == again
-    assert first["sha256"] != other["sha256"]
-    assert first["weights"] == "untrained, random numbers of seed 3"
-
-
-def test_a_file_of_weights_goes_before_random_ones(weights):
-    with_seed, without = (ImageNetwork(IMAGE_MODEL, str(weights["image"]), seed).identity for seed in (3, None))
-    assert with_seed == without
-    assert without["weights"] == "file image.safetensors"
 
 
 def test_without_weights_and_hub_nothing_is_returned(bundle):

@@ -1,7 +1,5 @@
 """Images from features by an unCLIP pipeline. Its networks are tiny and random: what they paint shows nothing."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch

@@ -1,7 +1,5 @@
 """The data root, fetching declared files from a server on this machine, and the command `get`."""
 
-from __future__ import annotations
-
 import hashlib
 import os
 import re

@@ -1,7 +1,5 @@
 """The timm encoder on rectangles of height and width, beside squares, and at sizes that a model is not made for."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np
@@ -125,11 +123,3 @@ def test_a_size_that_a_model_cannot_take_is_refused_with_its_own(model, size, ow
     message = rf"timm's {model} cannot take images of {height} x {width} pixels .* it is made for {own} x {own}"
     with pytest.raises(ValueError, match=message):
         build_encoder("timm", IMAGE, model=model, size=size)
-
-
-def test_frames_go_through_a_model_that_is_built_for_their_size():
-    frames = {"kind": "sequence", "shape": [32, 48], "rate": None}
-    module = build_encoder("frames", frames, model="test_vit")
-    assert module(torch.zeros(2, 3, 32, 48)).shape == (2, module.dim)
-    with pytest.raises(ValueError, match="test_vit cannot take images of 30 x 48 pixels"):
-        build_encoder("frames", {**frames, "shape": [3, 30, 48]}, model="test_vit")

@@ -1,11 +1,10 @@
 """Frozen networks beside what a program has set of torch's precision: their numbers, and the settings afterwards."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import numpy as np
 import pytest
+import timm
 import torch
 from torch.backends import cuda, cudnn, mkldnn
 
@@ -80,9 +79,10 @@ def test_what_was_set_for_all_still_goes_for_the_same_operations(setting):
     assert shown() == expected
 
 
-def test_frozen_networks_give_the_same_numbers_whatever_is_set(setting):
+def test_frozen_networks_give_the_same_numbers_whatever_is_set(setting, tmp_path):
     image = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
-    network = ImageNetwork("test_vit", seed=0)
+    torch.save(timm.create_model("test_vit").state_dict(), tmp_path / "vit.pth")
+    network = ImageNetwork("test_vit", str(tmp_path / "vit.pth"))
     expected = network([image], None)[0], SentenceEmbedding("all-MiniLM-L6-v2")(["a dog runs"], None)[0]
     setting()
     before = shown()

@@ -12,19 +12,6 @@ import losses
 from lightning_modules.installation import check_installation
 
 
-def test_packages_side_by_side_are_accepted():
-    check_installation()
-
-
-@pytest.mark.parametrize("name", ["losses", "datamodules", "reproduce"])
-def test_a_package_from_elsewhere_is_refused_by_name(name, tmp_path, monkeypatch):
-    stray = types.ModuleType(name)
-    stray.__file__ = str(tmp_path / f"{name}.py")
-    monkeypatch.setitem(sys.modules, name, stray)
-    with pytest.raises(ImportError, match=rf"'{name}' .* from {tmp_path}.*rename"):
-        check_installation()
-
-
 def test_a_folder_without_init_is_refused_by_name(monkeypatch):
     stray = types.ModuleType("losses")
     stray.__file__ = None

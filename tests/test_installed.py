@@ -1,7 +1,5 @@
 """The image network whose weights come as a package: that they are loaded, and that they see what is in a photo."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import timm

@@ -1,7 +1,5 @@
 """Items of several raw modalities: what is missing, broken or refused."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import numpy as np

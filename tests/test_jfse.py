@@ -1,7 +1,5 @@
 """JFSE: its training step against plain PyTorch, its optimisers and schedule, and what it refuses."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np
@@ -211,17 +209,6 @@ def test_training_is_that_of_the_formulas(case, tmp_path):
     logged = module.trainer.callback_metrics  # means over the last epoch
     for key, name in (("critic", "critic"), ("generator", "generators"), ("regressor", "regressors")):
         assert float(logged[f"train/{key}"]) == pytest.approx(np.mean([step[name] for step in losses[2:]]), rel=1e-5)
-
-
-@pytest.mark.parametrize("protocol", ["honest", "as_published"])
-def test_four_adam_optimisers_with_beta1_one_half(protocol):
-    module = JFSE(DIMS, "kl", protocol, width=16)
-    optimisers = module.configure_optimizers()
-    assert len(optimisers) == 4
-    assert all(isinstance(o, torch.optim.Adam) for o in optimisers)
-    assert {(o.param_groups[0]["lr"], *o.param_groups[0]["betas"]) for o in optimisers} == {(1e-4, 0.5, 0.999)}
-    trained = [id(p) for o in optimisers for group in o.param_groups for p in group["params"]]
-    assert sorted(trained) == sorted(id(p) for p in module.parameters())
 
 
 def test_reversal_follows_the_schedule_over_the_epochs(tmp_path):

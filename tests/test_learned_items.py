@@ -1,7 +1,5 @@
 """The digest of what a model is trained on and chosen by: it follows these items alone, and all of them."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import replace
 

@@ -1,7 +1,5 @@
 """`python -m datamodules list`, the catalogue behind it, and which forms of a data set a folder has."""
 
-from __future__ import annotations
-
 import re
 import subprocess
 import sys

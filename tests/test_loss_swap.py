@@ -1,7 +1,5 @@
 """Every registered loss by every form of the command line, on a model of two modalities or of three."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 import yaml

@@ -1,7 +1,5 @@
 """Images from files: as they were held, of more than eight bits, and with transparent parts."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from PIL import Image

@@ -1,7 +1,5 @@
 """What every trained model keeps to: one seed one run, exact resumption, bfloat16, its checkpoint, the command line."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -23,10 +21,6 @@ from datamodules import Synthetic, SyntheticItems
 from lightning_modules.base import RetrievalModule
 from lightning_modules.cli import main
 from losses import build_loss
-
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:LightningCLI"),
-]
 
 
 class Case(NamedTuple):

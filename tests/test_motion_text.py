@@ -1,7 +1,5 @@
 """HumanML3D and KIT-ML on tiny files in the layout of their authors, and in TMR's form."""
 
-from __future__ import annotations
-
 import json
 
 import numpy as np

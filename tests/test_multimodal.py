@@ -1,7 +1,5 @@
 """Batches and splits of items of several raw modalities."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import tiny_items
@@ -10,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_items import N, Tiny, drawn, epoch_of, item_set, with_modality
 
-from datamodules import DataError, RetrievalData, SyntheticItems
+from datamodules import DataError, RetrievalData
 from datamodules.items import Modality
 from datamodules.noisy_labels import noisy_labels, resample
-from datamodules.splits import carve_groups, seen_unseen
+from datamodules.splits import carve_groups
 
 # Training batches ---------------------------------------------------------------------------------------------------
 
@@ -225,17 +223,6 @@ def test_train_entries_are_those_of_training_items():
 # Splits -------------------------------------------------------------------------------------------------------------
 
 
-def test_groups_stay_together_and_the_test_part_is_never_touched():
-    for seed in range(5):
-        module = Tiny(validation_fraction=0.25, split_seed=seed)
-        train, validation, test = (module.indices(part) for part in ("train", "validation", "standard"))
-        group = module.content.group
-        assert not set(group[train]) & set(group[validation])
-        assert len(np.unique(group[validation])) == 1
-        np.testing.assert_array_equal(np.union1d(train, validation), np.flatnonzero(np.arange(N) % 3 < 2))
-        np.testing.assert_array_equal(test, np.flatnonzero(np.arange(N) % 3 == 2))
-
-
 @settings(deadline=None, max_examples=50)
 @given(
     group=st.lists(st.integers(0, 6), min_size=2, max_size=40).map(np.array),
@@ -254,13 +241,3 @@ def test_carving_groups_is_a_partition_into_whole_groups(group, fraction, seed):
     assert not set(group[train]) & set(group[validation])
     held_out = len(np.unique(group[validation]))
     assert held_out == min(max(round(fraction * len(groups)), 1), len(groups) - 1)
-
-
-def test_zero_shot_trains_on_one_half_of_the_classes_and_tests_each_half_apart():
-    module = SyntheticItems(class_split="zero-shot", validation_fraction=0.25, class_seed=3)
-    label = module.data.label
-    seen, unseen = (set(half.tolist()) for half in seen_unseen(len(np.unique(label)), 3))
-    for split, allowed in (("train", seen), ("validation", seen), ("seen", seen), ("unseen", unseen)):
-        assert set(label[module.indices(split)].tolist()) == allowed, split
-    tested = np.concatenate([module.indices(split) for split in module.test_splits])
-    np.testing.assert_array_equal(np.sort(tested), np.flatnonzero(module.data.split == "test"))

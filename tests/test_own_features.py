@@ -1,7 +1,5 @@
 """Own features: equal items from every form, the forms of labels and splits."""
 
-from __future__ import annotations
-
 import warnings
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Tables and lists of one's own: texts, paths of images and sounds, labels and splits, and what is refused."""
 
-from __future__ import annotations
-
 import gzip
 import json
 from pathlib import Path

@@ -1,7 +1,5 @@
 """From own data to a score: every model takes them by their path alone, and scikit-learn finds the same MAP."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from itertools import permutations
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Own features that are refused: by file, array and row."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np
@@ -56,8 +54,6 @@ NAN[7, 2] = np.nan
         ({"text": NAN}, "text is NaN or infinite in 1 row(s), the first of row 7"),
         ({"text": np.full((15, 2), 1e300)}, "NaN or infinite"),
         ({"text": np.zeros((14, 2))}, "text has 14 rows but label has 15"),
-        ({"split": np.zeros(15)}, "split: holds float64"),
-        ({"split": np.array(["train"] * 14 + ["held out"])}, "'held out' is unknown"),
         ({"class_names": np.arange(3)}, "class_names: holds int64"),
         ({"class_names": np.array(["a", "a", "b"])}, "two classes are called 'a'"),
         ({"class_names": np.array(list("abcd")), "label": np.eye(3, dtype=int)[LABEL]}, "4 classes"),

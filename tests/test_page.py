@@ -1,7 +1,5 @@
 """The report page and the index: what a results folder holds is on them, and broken files are named."""
 
-from __future__ import annotations
-
 import html
 import re
 import shutil

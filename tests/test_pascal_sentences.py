@@ -1,7 +1,5 @@
 """Pascal Sentences on a tiny tree in the layout of its downloader: items, and the split that is drawn."""
 
-from __future__ import annotations
-
 import shutil
 
 import numpy as np

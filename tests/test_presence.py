@@ -1,7 +1,5 @@
 """Which rows of a table are run: a data set in another form is absent, one that is there in part is an error."""
 
-from __future__ import annotations
-
 from contextlib import nullcontext
 from pathlib import Path
 

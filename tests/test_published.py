@@ -1,7 +1,5 @@
 """Published numbers: every file as committed, its vocabulary in ours, and matches with rows of ours."""
 
-from __future__ import annotations
-
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator

@@ -1,7 +1,5 @@
 """Features that hold an image's row again beside each of its captions: in validation and test it counts once."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Which equal rows of a feature file are one sample, and that such a sample is drawn for one part as a whole."""
 
-from __future__ import annotations
-
 import warnings
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Where runs write and when they end: "~", folders of logs, runs without checkpoints, trainings without a known end."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import cli_cases
@@ -12,7 +10,7 @@ import yaml
 from cli_cases import CONFIG, checkpoints, csd, metrics
 from jfse_cases import fit as fit_jfse
 from lightning.pytorch.callbacks import Callback
-from training import trainer
+from training import Rates, trainer
 
 from datamodules import Synthetic, SyntheticItems
 from datamodules.__main__ import main as datamodules
@@ -125,14 +123,8 @@ def test_a_checkpoint_callback_of_ones_own_stands_in_for_the_same_one_of_the_com
 # Without a known end --------------------------------------------------------------------------------------------
 
 
-class Rates(Callback):
-    """Keeps the learning rate of every step, and ends after three epochs where nothing else does."""
-
-    def __init__(self) -> None:
-        self.rates: list[float] = []
-
-    def on_train_batch_start(self, trainer, module, batch, batch_idx) -> None:
-        self.rates.append(trainer.optimizers[0].param_groups[0]["lr"])
+class ThreeEpochs(Rates):
+    """Ends after three epochs where nothing else does."""
 
     def on_train_epoch_end(self, trainer, module) -> None:
         trainer.should_stop = trainer.current_epoch == 2
@@ -149,7 +141,7 @@ def rates_of(kind: str, folder: Path, **settings) -> np.ndarray:
     """The learning rate of every step, as a share of the largest."""
     data = SyntheticItems(batch_size=24, validation_fraction=0) if kind == "LAVIMO" else None
     data = data or Synthetic(items=200, batch_size=30, class_encoder="one-hot", validation_fraction=0)
-    seen = Rates()
+    seen = ThreeEpochs()
     trainer(folder, callbacks=[seen], **{"max_epochs": -1, **settings}).fit(ENDLESS[kind](data, 0.01), data)
     return np.array(seen.rates) / 0.01
 
@@ -168,18 +160,10 @@ def test_without_a_known_end_steps_are_those_of_the_optimiser(tmp_path):
     np.testing.assert_allclose(rates, [0.5, 0.5] + [1.0] * 10)
 
 
-def test_a_number_of_steps_is_a_known_end(tmp_path):
-    rates = rates_of("CMPM", tmp_path, max_steps=10)
-    assert len(rates) == 10
-    assert rates[0] == rates[1] == 1
-    assert (np.diff(rates[1:]) < 0).all()
-    assert rates[-1] == pytest.approx((1 + np.cos(np.pi * 8 / 9)) / 2)
-
-
 def test_jfse_without_a_known_end_reverses_fully_after_the_first_epoch(tmp_path):
     strengths: list[float] = []
 
-    class Strengths(Rates):
+    class Strengths(ThreeEpochs):
         def on_train_epoch_start(self, trainer, module) -> None:
             strengths.append(module._reversal_strength())
 

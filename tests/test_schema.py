@@ -1,7 +1,5 @@
 """Result tables: what a row may hold, what writing and reading keep, and that the committed tables are read."""
 
-from __future__ import annotations
-
 import os
 from dataclasses import replace
 from pathlib import Path

@@ -1,7 +1,5 @@
 """What is printed of an evaluation's scores."""
 
-from __future__ import annotations
-
 from itertools import permutations
 
 import pytest

@@ -1,7 +1,5 @@
 """`csd search`: what is found is what the embeddings of `csd test` say; folders and names as they come; refusals."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil
@@ -14,14 +12,13 @@ import numpy as np
 import pytest
 import reference
 import search_cases
-import soundfile
 import torch
 import training
 from export_cases import about, another, described, trained
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
-from search_cases import Searched, csd, sound
+from search_cases import Searched, csd
 from tiny_items import Tiny, item_set, modalities
 
 from datamodules import DataError
@@ -170,35 +167,6 @@ def test_where_nothing_can_be_read_nothing_is_written(searched, tmp_path, capsys
     message = refused(capsys, "index", searched.export, tmp_path / "folder", "--modality", "image")
     assert "none of the 1 files" in message
     assert [path.name for path in tmp_path.iterdir()] == ["folder"]
-
-
-def test_texts_come_one_per_file_or_one_per_line_or_in_a_column(searched, tmp_path, capsys):
-    texts = searched.captions[:3]
-    (tmp_path / "texts").mkdir()
-    for number, text in enumerate(texts):
-        (tmp_path / "texts" / f"{number}.txt").write_text(f"{text}\n", encoding="utf-8")
-    (tmp_path / "texts" / "empty.txt").write_text(" \n")
-    (tmp_path / "texts" / "latin.txt").write_bytes(b"caf\xe9")
-    (tmp_path / "lines.txt").write_text("\n\n".join(texts), encoding="utf-8-sig")
-    table = "id,Caption\n" + "\n".join(f'{i},"{text}"' for i, text in enumerate(texts))
-    (tmp_path / "table.csv").write_text(table, encoding="utf-8")
-    found = []
-    for where in ("texts", "lines.txt", "table.csv"):
-        out = tmp_path / f"{where}.out"
-        csd("search", "index", searched.export, tmp_path / where, "--modality", "text", "--out", out)
-        found.append(load_file(out)["embeddings"])
-        by_name = asked(capsys, searched.export, out, texts[1])[0]["name"]
-        assert by_name == ("1.txt" if where == "texts" else texts[1])
-    for rows in found:
-        torch.testing.assert_close(rows, load_file(searched.indexes["text"])["embeddings"][:3], rtol=0, atol=1e-5)
-
-
-@pytest.mark.parametrize(("form", "rate"), [("flac", 16000), ("mp3", 24000), ("wav", 4000)])
-def test_sounds_of_other_rates_and_forms_find_their_like(form, rate, searched, tmp_path, capsys):
-    wave = sound(25, rate)
-    soundfile.write(tmp_path / f"sound.{form}", np.stack([wave, wave], axis=1), rate)
-    hits = asked(capsys, searched.export, searched.indexes["audio"], "--sound", tmp_path / f"sound.{form}")
-    assert hits[0]["name"] == "image25.wav"
 
 
 def test_names_that_are_no_text_or_break_lines_are_printed_as_escapes(searched, tmp_path, capsys):

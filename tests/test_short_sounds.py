@@ -1,7 +1,5 @@
 """Sounds of a few samples, of none, cut off or not finite: what is read, and what is refused by name."""
 
-from __future__ import annotations
-
 import struct
 from functools import partial
 
@@ -54,13 +52,6 @@ def test_a_spectrogram_of_a_short_sound_is_that_with_silence_after_it(samples):
     np.testing.assert_array_equal(short, padded)
 
 
-@pytest.mark.parametrize("samples", [201, 319, 400, 4000])
-def test_a_spectrogram_of_a_longer_sound_is_that_of_its_samples_alone(samples):
-    alone = torchaudio.transforms.MelSpectrogram(RATE, 400, hop_length=320, n_mels=20)
-    expected = (alone(torch.from_numpy(sound(samples))) + 1e-6).log().T.numpy().astype(np.float16)
-    np.testing.assert_array_equal(LogMelSpectrogram(20)([sound(samples)], RATE)[0], expected)
-
-
 def test_silence_is_the_floor_of_the_spectrogram():
     (found,) = LogMelSpectrogram(20)([np.zeros(3000, dtype=np.float32)], RATE)
     np.testing.assert_array_equal(found, np.full((10, 20), np.log(1e-6), dtype=np.float16))
@@ -80,11 +71,9 @@ def test_a_short_sound_is_encoded_as_it_is_alone_in_a_batch_with_a_long_one(trai
 @pytest.mark.parametrize("samples", [1, 399])
 def test_a_bundle_embeds_a_short_sound_with_silence_after_it(samples, tmp_path):
     weights = str(write_weights(tmp_path)["sound"])
-    front_end = build_encoder("wav2vec2", SOUND, weights=weights, bundle="TINY").front_end
-    for network in (front_end, SoundNetwork("tiny", weights)):
-        short, padded = network([sound(samples), with_silence(sound(samples), 400)], RATE)
-        assert short.shape == (TINY["encoder_embed_dim"],)
-        np.testing.assert_array_equal(short, padded)
+    short, padded = SoundNetwork("tiny", weights)([sound(samples), with_silence(sound(samples), 400)], RATE)
+    assert short.shape == (TINY["encoder_embed_dim"],)
+    np.testing.assert_array_equal(short, padded)
 
 
 def test_every_published_bundle_takes_a_window_of_silence():

@@ -1,7 +1,5 @@
 """Paired bootstrap, Holm's correction, and the comparisons of a table."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

@@ -1,13 +1,11 @@
-"""Synthetic features: the stated model, its difficulty and the gap of its modalities."""
-
-from __future__ import annotations
+"""Generated data: the stated model, its difficulty and the gap of its modalities; bits of which one is the xor."""
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from datamodules import ItemSet, Synthetic
+from datamodules import XOR, ItemSet, Synthetic
 from datamodules.datasets.synthetic import CLASS_NAMES
 
 
@@ -83,13 +81,24 @@ def test_arguments_outside_their_range(name, value):
         Synthetic(**{name: value})
 
 
-def test_the_data_module_has_the_widths_asked_for():
-    module = Synthetic(4, 64, 6, 5, batch_size=8, class_encoder="one-hot")
-    assert (module.dataset, module.features, module.data_kind) == ("synthetic", "synthetic", "synthetic")
-    assert module.dims == {"image": 6, "text": 5, "class_embedding": 4}
-    assert next(iter(module.train_dataloader()))["image"].shape == (8, 6)
+# Bits whose last modality is the exclusive or of the others ----------------------------------------------------------
 
 
-def test_zero_shot_parts_are_not_empty():
-    module = Synthetic(classes=5, items=100, class_split="zero-shot", class_encoder="one-hot")
-    assert all(len(module.indices(split)) for split in ("seen", "unseen", "generalised"))
+@pytest.mark.parametrize("names", [("a", "b", "c"), ("a", "b", "c", "d")])
+def test_all_but_one_modality_tell_the_other_and_fewer_tell_nothing(names):
+    module = XOR(names, bits=2, items=4000, seed=1)
+    values = [module.data.vectors[name] > 0 for name in names]
+    for left_out in range(len(names)):
+        others = [rows for m, rows in enumerate(values) if m != left_out]
+        np.testing.assert_array_equal(np.bitwise_xor.reduce(others), values[left_out])
+    code = [rows @ [1, 2] for rows in values]
+    together = np.histogramdd(np.stack(code[1:], axis=1), bins=[np.arange(5)] * (len(names) - 1))[0]
+    assert np.abs(together / together.mean() - 1).max() < 0.4  # independent: every combination as often
+    np.testing.assert_array_equal(module.data.label, code[-1])
+    assert (module.data.split == "test").sum() == 2000
+
+
+@pytest.mark.parametrize("arguments", [{"names": ("a", "b")}, {"bits": 0}, {"items": 0}])
+def test_arguments_outside_their_range_are_named(arguments):
+    with pytest.raises(ValueError, match=next(iter(arguments))):
+        XOR(**arguments)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tiny_trees
-from extract_cases import IMAGE_MODEL, prepare, run
+from extract_cases import IMAGE_MODEL, prepare, run, write_weights
 from runner_cases import Outcome, command, rows_of, shorten, undo_quiet  # noqa: F401
 
 from datamodules import NUSWIDE, OwnData, PKUXMediaNet
@@ -85,12 +85,12 @@ def test_the_files_of_the_authors_are_rows_of_their_own(table, splits, root, tmp
 def test_extracted_features_are_called_as_their_networks_are(tmp_path):
     folder = tiny_trees.write_pascal(tmp_path / "data")
     out = folder / "features.safetensors"
-    networks = ("--image", IMAGE_MODEL, "--text", "all-MiniLM-L6-v2", "--random-weights", 3)
+    weights = write_weights(tmp_path)["image"]
+    networks = ("--image", IMAGE_MODEL, "--image-weights", weights, "--text", "all-MiniLM-L6-v2")
     assert run("pascal_sentences", *networks, "--data-root", folder.parent, "--out", out) == 0
-    with pytest.warns(UserWarning, match="made with random weights"):
-        rows = remade("table2", folder.parent, tmp_path / "out")
+    rows = remade("table2", folder.parent, tmp_path / "out")
     found = {row.features for row in rows if row.dataset == "pascal_sentences"}
-    assert found == {f"{IMAGE_MODEL}, all-MiniLM-L6-v2, untrained image"}
+    assert found == {f"{IMAGE_MODEL} (image.safetensors), all-MiniLM-L6-v2"}
     assert all(math.isnan(row.published) for row in rows)
 
 

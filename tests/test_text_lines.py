@@ -1,7 +1,5 @@
 """Where readers of texts cut lines: at line ends, and not at other characters that stand within a text."""
 
-from __future__ import annotations
-
 import json
 
 import pytest

@@ -1,7 +1,5 @@
 """Texts that an encoder can hardly tell apart: in a script, or of words, that it does not know."""
 
-from __future__ import annotations
-
 import logging
 import warnings
 from collections.abc import Sequence

@@ -1,24 +1,21 @@
-"""Own samples without a partner: what an .npz file may hold of them, who sees them, and what is refused."""
-
-from __future__ import annotations
+"""Samples without a partner: those of a file, and those of training items whose pairing is not used."""
 
 import numpy as np
 import pytest
 import torch
 from cs_aligner_cases import Drawn, model
-from own_cases import joined, make_parts, save
+from hypothesis import given
+from hypothesis import strategies as st
+from own_cases import make_parts, save
+from tiny_items import N, Tiny, with_modality
 from training import trainer
 
-from datamodules import DataError, ItemSet, OwnData
+from datamodules import DataError, FeatureDataModule, OwnData, RetrievalData, Synthetic
+from datamodules.items import Modality
+from datamodules.splits import split_paired
 from lightning_modules import CSAligner
 
 ALONE = np.random.default_rng(7).standard_normal((25, 4))
-
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:.*isinstance.treespec.*"),
-    pytest.mark.filterwarnings("ignore:.*does not have many workers.*"),
-    pytest.mark.filterwarnings("ignore:.*The number of training batches.*"),
-]
 
 
 def pairs(folder, changes: dict[str, np.ndarray] | None = None, **settings) -> OwnData:
@@ -110,16 +107,77 @@ def test_samples_that_do_not_fit_are_refused(tmp_path, changes, message):
         pairs(tmp_path, changes).data  # noqa: B018
 
 
-def test_samples_of_no_modality_are_refused():
-    parts = joined(make_parts())
-    features = {name: parts[name] for name in ("image", "text")}
-    with pytest.raises(DataError, match="unpaired samples of 'audio'; the vectors are image, text"):
-        ItemSet.of_features(
-            features, parts["label"], parts["split"], ("a", "b", "c"), "here", unpaired={"audio": ALONE}
-        )
-
-
 def test_unequal_row_counts_are_refused_with_where_samples_without_a_partner_go(tmp_path):
     message = r"text has 25 rows but label has 15; .* without a partner go into unpaired_text"
     with pytest.raises(DataError, match=message):
         pairs(tmp_path, {"text": ALONE}).data  # noqa: B018
+
+
+# Items whose pairing is not used -------------------------------------------------------------------------------------
+
+
+@given(st.integers(1, 40), st.floats(0.01, 1), st.floats(0.01, 1), st.integers(0, 5))
+def test_it_divides_the_items_and_a_smaller_share_is_part_of_a_larger_one(
+    count: int, first: float, second: float, seed: int
+) -> None:
+    index = np.arange(count) * 3
+    small, large = (split_paired(index, fraction, seed) for fraction in sorted((first, second)))
+    for fraction, (paired, unpaired) in zip(sorted((first, second)), (small, large), strict=True):
+        assert len(paired) == max(round(fraction * count), 1)
+        np.testing.assert_array_equal(np.union1d(paired, unpaired), index)
+        assert not np.intersect1d(paired, unpaired).size
+    assert np.isin(small[0], large[0]).all()
+
+
+@pytest.mark.parametrize("kind", [Synthetic, Tiny])
+def test_training_batches_hold_the_paired_items_alone_and_evaluation_is_unchanged(
+    kind: type[FeatureDataModule] | type[RetrievalData],
+) -> None:
+    whole, part = kind(validation_fraction=0.25), kind(validation_fraction=0.25, paired_fraction=0.4)
+    train = whole.indices("train")
+    assert not whole.indices("unpaired").size
+    assert len(part.indices("train")) == round(0.4 * len(train))
+    np.testing.assert_array_equal(np.union1d(part.indices("train"), part.indices("unpaired")), train)
+    for split in ("validation", *whole.test_splits):
+        np.testing.assert_array_equal(part.indices(split), whole.indices(split))
+    seen = torch.cat([batch["id"] for batch in part.train_dataloader()])
+    assert set(seen.tolist()) <= set(part.indices("train").tolist())
+
+
+def test_unpaired_features_are_the_rows_of_the_other_training_items() -> None:
+    data = Synthetic(paired_fraction=0.4)
+    for name in data.modalities:
+        rows, mask = data.unpaired_entries(name)
+        assert mask is None
+        np.testing.assert_array_equal(rows, data.data.vectors[name][data.indices("unpaired")].astype(np.float32))
+
+
+def captions_of(data: Tiny, items: np.ndarray) -> list[str]:
+    text = data.data.modalities["text"]
+    return [text.entries[i] for i in np.flatnonzero(np.isin(text.owners(), items))]
+
+
+@pytest.mark.parametrize("fraction", [0.4, 1.0])
+def test_of_several_captions_all_those_of_training_items_are_unpaired_entries(fraction: float) -> None:
+    """Of modalities with one entry per item, those of unpaired items alone."""
+    data = Tiny(paired_fraction=fraction)
+    train, unpaired = data.indices("train"), data.indices("unpaired")
+    texts, mask = data.unpaired_entries("text")
+    assert mask is None
+    assert texts == captions_of(data, np.union1d(train, unpaired))
+    assert len(texts) > len(train) + len(unpaired)
+    steps, mask = data.unpaired_entries("motion")
+    assert steps.shape[:2] == mask.shape
+    assert len(steps) == len(unpaired) == len(data.unpaired_entries("code")[0])
+
+
+def test_captions_of_items_with_one_each_are_unpaired_where_the_items_are() -> None:
+    """Several captions of test items or of unpaired ones change nothing."""
+    plain = Tiny(paired_fraction=0.4)
+    owner = np.repeat(np.arange(N), np.where(np.isin(np.arange(N), plain.indices("train")), 1, 2))
+    texts = Modality([f"caption {i} of item {item}" for i, item in enumerate(owner)], owner)
+    data = Tiny(with_modality("text", texts), paired_fraction=0.4)
+    np.testing.assert_array_equal(data.indices("train"), plain.indices("train"))
+    assert data.unpaired_entries("text")[0] == captions_of(data, data.indices("unpaired"))
+    for name in data.modalities:
+        assert len(Tiny(with_modality("text", Modality(["one"] * N))).unpaired_entries(name)[0]) == 0, name

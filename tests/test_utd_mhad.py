@@ -1,7 +1,5 @@
 """The UTD-MHAD reader on written files in the published layout, and on the real ones."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 

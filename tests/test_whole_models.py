@@ -1,7 +1,5 @@
 """Sentence, transformers and CLIP models: run in float32, and refused where weights are not in their files."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from collections.abc import Callable, Mapping

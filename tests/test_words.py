@@ -1,7 +1,5 @@
 """The words encoder: numbers of words, its vocabulary, and a bidirectional LSTM against plain NumPy."""
 
-from __future__ import annotations
-
 from collections import Counter
 from hashlib import blake2b
 

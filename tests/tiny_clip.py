@@ -1,7 +1,5 @@
 """A CLIP model of a few random weights in the files of a published one: what it makes of anything shows nothing."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

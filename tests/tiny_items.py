@@ -1,7 +1,5 @@
 """A tiny item set of text, motion and vectors, and its data module: what the tests of raw modalities share."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from datamodules import RetrievalData

@@ -1,7 +1,5 @@
 """Tiny untrained text models, as folders of weights."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import torch

@@ -1,7 +1,5 @@
 """A tiny CUHK-PEDES in the layout of its authors: ten persons in clothes of two colours, two photographs of each."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Tiny trees in the exact layouts in which the authors of the data sets ship them."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from pathlib import Path

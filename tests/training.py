@@ -62,6 +62,16 @@ class Recorder(Callback):
         self.losses.append(float(outputs["loss"]))
 
 
+class Rates(Callback):
+    """Keeps the learning rate of every step."""
+
+    def on_train_start(self, trainer, module) -> None:
+        self.rates = []
+
+    def on_train_batch_start(self, trainer, module, batch, batch_idx) -> None:
+        self.rates.append(trainer.optimizers[0].param_groups[0]["lr"])
+
+
 def assert_same_weights(first: torch.nn.Module, second: torch.nn.Module) -> None:
     one, other = first.state_dict(), second.state_dict()
     assert list(one) == list(other)

@@ -1,7 +1,5 @@
 """Arrays of numbers in the files of data sets, refused by file and name where they are not what they should be."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

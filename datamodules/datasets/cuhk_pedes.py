@@ -1,7 +1,5 @@
 """CUHK-PEDES (Li et al., CVPR 2017): photographs of pedestrians, each described in a few sentences."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any

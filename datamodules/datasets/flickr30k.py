@@ -1,7 +1,5 @@
 """Flickr30K (Young et al., TACL 2014): images with captions, or with narratives that are spoken."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Mapping

@@ -1,7 +1,5 @@
 """Flickr8k (Hodosh et al., JAIR 2013) in its official split; and a thousand of its images with a spoken caption."""
 
-from __future__ import annotations
-
 import csv
 from collections.abc import Callable
 from functools import partial

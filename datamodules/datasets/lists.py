@@ -1,7 +1,5 @@
 """Lists in which data sets name their items: line by line or as JSON, each item once, and with no file left over."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """HumanML3D (Guo et al., CVPR 2022) and KIT-ML in its layout: motions of people with captions."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 

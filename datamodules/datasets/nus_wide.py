@@ -1,7 +1,5 @@
 """NUS-WIDE (Chua et al., CIVR 2009): photographs of Flickr with tags, labelled with several concepts each."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path

@@ -14,7 +14,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from datamodules.errors import DataError
 from datamodules.features.texts import BUNDLED, ONE_HOT
-from datamodules.files.extracted_features import networks_of, read_extracted, untrained
+from datamodules.files.extracted_features import networks_of, read_extracted
 from datamodules.files.feature_files import TABLES, Own, class_embedding_of, find_source, read_features
 from datamodules.files.labels import class_labels, require_one_kind, split_of, text_list
 from datamodules.files.manifests import parallel_texts, read_manifest
@@ -134,8 +134,7 @@ class OwnData(FeatureDataModule):
             DataError: the data cannot be read.
         """
         if self.source.suffix == ".safetensors":
-            random = untrained(self.source)
-            return ", ".join([*networks_of(self.source).values(), *(f"untrained {name}" for name in random)])
+            return ", ".join(networks_of(self.source).values())
         widths = tuple(array.shape[1] for array in self.data.vectors.values())
         if self._drawn != FROM_FILE or not self.has_class_embedding or self.class_encoder != "from-data":
             return "own"

@@ -1,7 +1,5 @@
 """Pascal Sentences (Rashtchian et al., 2010): a thousand images of twenty classes with five sentences each."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

@@ -1,7 +1,5 @@
 """PKU XMediaNet (Peng et al., IEEE TCSVT 2018): the image and text features of its authors' code, 200 classes."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Paired features drawn from a known model, for tests and for machines without data."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

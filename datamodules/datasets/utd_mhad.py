@@ -1,7 +1,5 @@
 """UTD-MHAD (Chen et al., ICIP 2015): 27 actions by 8 subjects as text, depth video, skeleton motion, inertial data."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Iterable
 from functools import partial

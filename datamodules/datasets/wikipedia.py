@@ -1,7 +1,5 @@
 """Wikipedia (Rasiwasia et al., ACM Multimedia 2010): 2,866 image-text pairs of ten classes, or their features."""
 
-from __future__ import annotations
-
 import html
 import re
 from collections.abc import Sequence

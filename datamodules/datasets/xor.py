@@ -1,7 +1,5 @@
 """Bits of which the last modality is the exclusive or of the others: structure that no pair of modalities has."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

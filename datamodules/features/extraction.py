@@ -1,7 +1,5 @@
 """Raw entries through frozen networks, written as one file of features."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Callable, Mapping

@@ -1,7 +1,5 @@
 """How frozen networks run, whose output is kept: to the same numbers, whatever the program has set."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 

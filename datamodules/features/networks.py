@@ -4,13 +4,10 @@ Each is a `FrozenNetwork`; those that `extract` uses also say what they are, in 
 they come from), their "sha256", and "versions" of the libraries.
 """
 
-from __future__ import annotations
-
 import hashlib
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -28,7 +25,6 @@ from datamodules.errors import DataError
 from datamodules.features.inference import frozen_inference
 from datamodules.features.texts import HUB, SentenceEmbedding, model_folder, sentence_model
 from datamodules.features.timm_models import INSTALLED, cells_of, timm_model, timm_name
-from datamodules.files.extracted_features import UNTRAINED
 from datamodules.files.sources import sha256_of
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -76,23 +72,22 @@ class ImageNetwork(FrozenImages):
     Args:
         model: one of ``timm.list_models()``, with or without the tag of its weights and what the hub puts before it.
         weights: path of a .safetensors or .pth file, or "installed"; by default the hub's.
-        seed: leave the network untrained, its weights drawn from this seed; for tests and dry runs.
 
     Raises:
         ValueError: no such model.
         DataError: the weights are missing, cannot be had, or are of another model.
     """
 
-    def __init__(self, model: str, weights: str | None = None, seed: int | None = None):
+    def __init__(self, model: str, weights: str | None = None):
         model = timm_name(model)
-        with _drawn_from(seed):
-            if weights is not None or seed is not None:
+        with torch.random.fork_rng(devices=[]):  # the initial weights are drawn, and then overwritten
+            if weights is not None:
                 network = timm_model(model, weights)
             else:
                 published = partial(timm.create_model, model, pretrained=True, num_classes=0)
                 network = _from_hub(published, f"timm's {model}", "--image-weights")
         transform = timm.data.create_transform(**timm.data.resolve_model_data_config(network), is_training=False)
-        self.identity = _identity(network, model, _origin(weights, seed), "timm", "torchvision", "pillow")
+        self.identity = _identity(network, model, _origin(weights), "timm", "torchvision", "pillow")
         super().__init__(network.to(DEVICE), lambda entry: transform(Image.fromarray(entry)), _key(self.identity))
 
 
@@ -142,14 +137,13 @@ class SoundNetwork:
     Args:
         model: name of a bundle in ``torchaudio.pipelines``, in capitals or not.
         weights: path of the bundle's state dictionary (.pt or .pth); by default the published one.
-        seed: leave the network untrained, its weights drawn from this seed; for tests and dry runs.
 
     Raises:
         ValueError: no such bundle.
         DataError: the weights are missing, cannot be had, or are of another model.
     """
 
-    def __init__(self, model: str, weights: str | None = None, seed: int | None = None):
+    def __init__(self, model: str, weights: str | None = None):
         bundles = {
             name.lower(): bundle
             for name, bundle in vars(torchaudio.pipelines).items()
@@ -158,14 +152,14 @@ class SoundNetwork:
         if model.lower() not in bundles:
             raise ValueError(f"torchaudio has no bundle {model!r}; it has {', '.join(bundles)}")
         self.bundle = bundles[model.lower()]
-        with _drawn_from(seed):
-            if weights is None and seed is None:
+        with torch.random.fork_rng(devices=[]):  # as above
+            if weights is None:
                 fetched = _from_hub(self.bundle.get_model, f"torchaudio's {model}", "--sound-weights")
                 network = getattr(fetched, "model", fetched)  # without the wrapper that normalises waveforms
             else:
                 network = _bundle_network(self.bundle, weights)
         self.network = network.eval().to(DEVICE)
-        self.identity = _identity(network, model, _origin(weights, seed), "torchaudio", "soundfile")
+        self.identity = _identity(network, model, _origin(weights), "torchaudio", "soundfile")
         self.key = _key(self.identity)
 
     def __call__(self, entries: Sequence[np.ndarray], rate: int | None) -> list[np.ndarray]:
@@ -190,11 +184,9 @@ def resampled(wave: np.ndarray, rate: int, least: int = WINDOW) -> Tensor:
     return F.pad(found, (0, max(least - len(found), 0)))
 
 
-def _bundle_network(bundle: torchaudio.pipelines.Wav2Vec2Bundle, weights: str | None) -> nn.Module:
+def _bundle_network(bundle: torchaudio.pipelines.Wav2Vec2Bundle, weights: str) -> nn.Module:
     build = torchaudio.models.wavlm_model if bundle._model_type == "WavLM" else torchaudio.models.wav2vec2_model
     network = build(**bundle._params)
-    if weights is None:
-        return network
     sha256_of(weights)  # says which file is missing
     try:
         network.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
@@ -217,19 +209,10 @@ def _first_line(error: Exception) -> str:
     return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
 
 
-@contextmanager
-def _drawn_from(seed: int | None) -> Iterator[None]:
-    """Initial weights from the seed, or from the generator as it stands, which is left as it was."""
-    with torch.random.fork_rng(devices=[]):
-        if seed is not None:
-            torch.manual_seed(seed)
-        yield
-
-
-def _origin(weights: str | None, seed: int | None) -> str:
-    if weights is not None:
-        return weights if weights == INSTALLED else f"file {Path(weights).name}"
-    return "published" if seed is None else f"{UNTRAINED}, random numbers of seed {seed}"
+def _origin(weights: str | None) -> str:
+    if weights is None:
+        return "published"
+    return weights if weights == INSTALLED else f"file {Path(weights).name}"
 
 
 def _identity(network: nn.Module, model: str, weights: str, *libraries: str) -> dict[str, str]:

@@ -1,7 +1,5 @@
 """What a frozen network makes of a modality's entries, computed once and kept on disk."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Sequence
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """timm's models: by name, with the weights of a file, of the installed package or none, for images of any size."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from pathlib import Path

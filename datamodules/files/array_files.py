@@ -1,7 +1,5 @@
 """Files of arrays as name -> array: .npz, .npy, .mat, HDF5, PyTorch, pickles, and folders of .npy files."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 from typing import BinaryIO

@@ -1,7 +1,5 @@
 """Files kept on disk between runs."""
 
-from __future__ import annotations
-
 import fcntl
 import os
 import zlib

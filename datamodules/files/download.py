@@ -1,7 +1,5 @@
 """Files over HTTP, verified by their sha256."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 

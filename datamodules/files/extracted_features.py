@@ -8,15 +8,12 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from lightning.pytorch.utilities import rank_zero_warn
 from safetensors import safe_open
 
 from datamodules.errors import DataError
 from datamodules.items import SPLITS, ItemSet, Modality, mean_of_each
 
 FORMAT = "extracted features, version 1"
-# First word of what an encoder's "weights" say where they are random numbers.
-UNTRAINED = "untrained"
 # Element type -> safetensors' name of it.
 TYPES = {"int64": "I64", "float32": "F32", "uint8": "U8"}
 
@@ -103,12 +100,15 @@ def _other(path: Path, what: str) -> DataError:
 def _encoders(path: Path) -> dict[str, dict[str, str]]:
     """Modality -> what its metadata say of the network that made its features."""
     try:
-        encoders = json.loads(read_metadata(path)["encoders"])
-        return {name: {"model": str(said["model"]), "weights": str(said["weights"])} for name, said in encoders.items()}
+        said = json.loads(read_metadata(path)["encoders"])
+        encoders = {name: {what: str(one[what]) for what in ("model", "weights")} for name, one in said.items()}
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         if isinstance(error, DataError):
             raise
         raise _other(path, f"does not say what made it ({type(error).__name__}: {error})") from error
+    if any(one["weights"].startswith("untrained") for one in encoders.values()):  # as version 0.1 could write them
+        raise _other(path, "holds features of untrained networks")
+    return encoders
 
 
 def networks_of(path: Path) -> dict[str, str]:
@@ -122,28 +122,16 @@ def networks_of(path: Path) -> dict[str, str]:
     return {name: said["model"] + f" ({own[name]})" * (own[name] != said["weights"]) for name, said in encoders.items()}
 
 
-def untrained(path: Path) -> dict[str, str]:
-    """Modality -> model, for those whose features come from a network of random numbers.
-
-    Raises:
-        DataError: it is not a file that `extract` wrote.
-    """
-    encoders = _encoders(path)
-    return {name: said["model"] for name, said in encoders.items() if said["weights"].startswith(UNTRAINED)}
-
-
 def read_extracted(path: Path) -> ItemSet:
     """Read extracted features: of every item all entries of a modality, such as the captions of an image.
 
     With texts the set brings class embeddings (class_encoder "from-data"), for classes whose names say nothing, such as
     persons or single images: the mean text vector of a class's training items, or of all where it has none.
 
-    Features of untrained networks are warned about, and the set's origin says so.
-
     Raises:
         DataError: it is not a file that `extract` wrote, or is damaged.
     """
-    random = untrained(path)
+    encoders = _encoders(path)
     try:
         with safe_open(path, framework="np") as file:
             read = file.get_tensor
@@ -153,18 +141,14 @@ def read_extracted(path: Path) -> ItemSet:
             class_names, names = (tuple(json.loads(read(f"{x}_names").tobytes())) for x in ("class", "item"))
             modalities = {
                 name: _modality(read(f"features/{name}"), read(f"owner/{name}"), len(label))
-                for name in json.loads(file.metadata()["encoders"])  # in the order of the modalities
+                for name in encoders  # in the order of the modalities
             }
     except Exception as error:  # safetensors, JSON and NumPy each refuse in their own way
         raise _other(path, f"is damaged ({type(error).__name__}: {error})") from error
-    origin = str(path)
-    if random:
-        origin += f" (untrained: {', '.join(f'{name} {model}' for name, model in random.items())})"
-        rank_zero_warn(f"{origin}: made with random weights, for tests and dry runs; they are no pretrained features.")
     embedding = None
     if "text" in modalities:
         embedding = _class_means(mean_of_each(modalities["text"]), label, split == "train")
-    return ItemSet(modalities, label, split, names, origin, None, class_names, embedding)
+    return ItemSet(modalities, label, split, names, str(path), None, class_names, embedding)
 
 
 def _modality(vectors: np.ndarray, owner: np.ndarray, count: int) -> Modality:

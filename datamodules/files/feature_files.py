@@ -15,7 +15,7 @@ from datamodules.files.array_files import ARRAY_FILES, of_items, part_of, read_a
 from datamodules.files.layouts import LAYOUTS, Layout
 from datamodules.files.matlab import read_mat
 from datamodules.files.pickles import load_pickle
-from datamodules.files.rows import RowNames, as_matrix
+from datamodules.files.rows import as_matrix, row_names
 from datamodules.items import Modality
 from datamodules.repeats import first_of_equal
 
@@ -305,7 +305,7 @@ def _items(arrays: Arrays, origin: str, notes: list[str]) -> Own:
             if key in arrays and len(arrays[key]) != count:
                 rows = f"{key} has {len(arrays[key])} rows but {name} has {count}"
                 raise DataError(f"{origin}: {rows}; row i of both must be the same item.")
-        names = RowNames(count) if shared is None else [str(x) for x in shared.tolist()]
+        names = row_names(count) if shared is None else [str(x) for x in shared.tolist()]
         modalities = {name: Modality(x) for name, x in features.items()}
         return Own(modalities, names, arrays.get("label"), arrays.get("split"), notes=notes)
     for name, x in features.items():

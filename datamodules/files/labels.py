@@ -1,7 +1,5 @@
 """Class labels and splits in the forms in which files hold them."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from datamodules.errors import DataError

@@ -1,7 +1,5 @@
 """Names of the files in which other authors publish paired features; `datamodules.files.feature_files` reads them."""
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 

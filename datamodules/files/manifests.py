@@ -1,7 +1,5 @@
 """Tables with a row per item, or per entry of an item: texts, paths of images and sounds, or features."""
 
-from __future__ import annotations
-
 import csv
 import json
 import re
@@ -18,7 +16,7 @@ from datamodules.files.array_files import standard_name
 from datamodules.files.feature_files import Own, entries_of, per_item
 from datamodules.files.labels import PARTS
 from datamodules.files.media import most_common_rate, read_image, read_resampled
-from datamodules.files.rows import RowNames, decoding
+from datamodules.files.rows import decoding, row_names
 from datamodules.files.text import broken, read_json, read_lines
 from datamodules.items import Files, Modality
 
@@ -191,7 +189,7 @@ def _owners(table: pd.DataFrame, files: dict[str, list]) -> tuple[np.ndarray, Se
     counted = {name: len(set(map(str, cells))) for name, cells in files.items()}
     fewest = min(counted, key=counted.get, default=None)
     if fewest is None or counted[fewest] == len(table):
-        return np.arange(len(table)), files[fewest] if fewest and files[fewest] else RowNames(len(table))
+        return np.arange(len(table)), files[fewest] if fewest and files[fewest] else row_names(len(table))
     codes, known = pd.factorize(np.array([str(x) for x in files[fewest]], dtype=object))
     return codes, list(known)
 

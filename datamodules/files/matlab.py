@@ -1,7 +1,5 @@
 """MATLAB files of any version, and other HDF5 files, as name -> array."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Pickles of any Python, read without running code from them."""
 
-from __future__ import annotations
-
 import io
 import pickle
 import pickletools

@@ -1,7 +1,5 @@
 """Arrays as files hold them: checked, converted and hashed some rows at a time, for they may be of many gigabytes."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -114,26 +112,11 @@ def not_finite(array: np.ndarray) -> np.ndarray:
     return np.flatnonzero(~np.concatenate(finite)) if finite else np.arange(0)
 
 
-class RowNames(Sequence):
-    """ "row 0", "row 1", ...: what items without names are called, though there be millions.
-
-    Args:
-        count: of items.
-    """
-
-    def __init__(self, count: int):
-        self.count = count
-
-    def __len__(self) -> int:
-        return self.count
-
-    def __getitem__(self, row: Any) -> Any:
-        if isinstance(row, slice):
-            return [f"row {number}" for number in range(*row.indices(self.count))]
-        return f"row {range(self.count)[row]}"
+def row_names(count: int) -> list[str]:
+    """What items without names are called."""
+    return [f"row {number}" for number in range(count)]
 
 
 def name_twice(names: Sequence[str]) -> str | None:
     """A name that stands several times; None where there is none."""
-    counts = {} if isinstance(names, RowNames) else Counter(names)
-    return next((name for name, count in counts.items() if count > 1), None)
+    return next((name for name, count in Counter(names).items() if count > 1), None)

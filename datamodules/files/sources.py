@@ -1,7 +1,5 @@
 """The data root, paths as users type them, the sha256 of files, and files that are written whole or not at all."""
 
-from __future__ import annotations
-
 import os
 import threading
 from collections.abc import Iterator

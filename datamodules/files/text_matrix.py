@@ -1,7 +1,5 @@
 """Matrices written as text, one row per line, of which some rows are wanted."""
 
-from __future__ import annotations
-
 import hashlib
 import warnings
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """Adapters: small networks from an encoder's vector or tokens into a joint space."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from torch import Tensor, nn

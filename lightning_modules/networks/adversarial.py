@@ -1,7 +1,5 @@
 """The dense networks of adversarial cross-modal retrieval: regressors, generators, critics, modality classifier."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F

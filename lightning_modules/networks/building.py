@@ -1,7 +1,5 @@
 """Networks by name."""
 
-from __future__ import annotations
-
 import inspect
 from collections.abc import Mapping
 from typing import Any

@@ -1,7 +1,5 @@
 """Fusion of the modalities' embeddings and reconstruction of one of them: a branch of training alone."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 
 import torch

@@ -1,7 +1,5 @@
 """Models of transformers with all of their weights, and their low-rank adaptation."""
 
-from __future__ import annotations
-
 import torch
 from torch import nn
 

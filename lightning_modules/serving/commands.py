@@ -1,7 +1,5 @@
 """The commands ``csd export``, ``csd search index`` and ``csd search query``."""
 
-from __future__ import annotations
-
 import argparse
 import json
 from collections.abc import Sequence

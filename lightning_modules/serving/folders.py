@@ -1,7 +1,5 @@
 """Images, sounds or texts in a folder, or texts in one file, that belong to no data set."""
 
-from __future__ import annotations
-
 import csv
 import io
 import os

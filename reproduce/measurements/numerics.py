@@ -1,7 +1,5 @@
 """Table 1: how the divergences behave in finite precision, over a grid of inputs that strain them."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator, Mapping
 from functools import partial

@@ -1,7 +1,5 @@
 """What alignment costs as modalities are added: time, memory and matrices of circular and of pairwise losses."""
 
-from __future__ import annotations
-
 import math
 import statistics
 import weakref

@@ -1,7 +1,5 @@
 """What a results folder holds, and its index in Markdown: the claims, a line per table, and the commands."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """What is shown of a results folder, from its CSV files: Markdown, figures, an index and one self-contained page."""
 
-from __future__ import annotations
-
 import argparse
 import base64
 import html

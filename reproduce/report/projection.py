@@ -1,7 +1,5 @@
 """The joint space as a picture: one projection fitted to all modalities together, matched items joined by lines."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 

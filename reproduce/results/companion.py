@@ -1,7 +1,5 @@
 """The YAML beside a table: the command, and the settings chosen on validation data."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

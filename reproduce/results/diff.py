@@ -1,7 +1,5 @@
 """One table against another, or against the published numbers: number by number, within a tolerance."""
 
-from __future__ import annotations
-
 import argparse
 import math
 

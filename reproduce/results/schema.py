@@ -4,8 +4,6 @@ In a DataFrame the text columns, "k" ("all", "10" or "") and "seeds" ("0 1 2") a
 nothing; the other columns are numbers, missing where it has none.
 """
 
-from __future__ import annotations
-
 import csv
 import math
 import re

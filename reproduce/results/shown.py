@@ -1,7 +1,5 @@
 """How rows are named and shown to people, in text and in Markdown."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Encoders by name: any modality to one vector per entry."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,9 +9,9 @@ from lightning_modules.networks.encoders.clip import Clip
 from lightning_modules.networks.encoders.convolutions import DepthConv, PoseConv, SignalConv
 from lightning_modules.networks.encoders.features import MLP, Features
 from lightning_modules.networks.encoders.image import TimmImage
-from lightning_modules.networks.encoders.sound import LogMel, Wav2Vec2
+from lightning_modules.networks.encoders.sound import LogMel
 from lightning_modules.networks.encoders.text import Characters, Sentence, Tokens
-from lightning_modules.networks.encoders.transformers import Frames, PoseTransformer
+from lightning_modules.networks.encoders.transformers import PoseTransformer
 from lightning_modules.networks.encoders.words import Words
 
 ENCODERS: dict[str, type[Encoder]] = {
@@ -26,8 +24,6 @@ ENCODERS: dict[str, type[Encoder]] = {
     "timm": TimmImage,
     "clip": Clip,
     "log_mel": LogMel,
-    "wav2vec2": Wav2Vec2,
-    "frames": Frames,
     "pose_transformer": PoseTransformer,
     "pose_conv": PoseConv,
     "signal_conv": SignalConv,

@@ -1,7 +1,5 @@
 """What every encoder is: a fixed part computed once, and a trained part from its output to one vector per entry."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 

@@ -1,7 +1,5 @@
 """Small convolutional encoders of short clips: poses, signals and depth video."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from typing import Any

@@ -1,7 +1,5 @@
 """Features that were computed elsewhere."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

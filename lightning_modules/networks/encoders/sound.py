@@ -1,6 +1,4 @@
-"""Sound: log-mel spectrograms through a small network, and wav2vec 2.0 bundles."""
-
-from __future__ import annotations
+"""Sound: log-mel spectrograms through a small network."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,8 +8,7 @@ import torch
 import torchaudio
 from torch import Tensor
 
-from datamodules.features.networks import SAMPLE_RATE, WINDOW, SoundNetwork, resampled
-from datamodules.files.sources import sha256_of
+from datamodules.features.networks import SAMPLE_RATE, WINDOW, resampled
 from lightning_modules.networks.encoders.base import Convolutions, Encoder, Standardise, pool
 
 HOP = 320  # samples: the windows of 25 ms stand 20 ms apart
@@ -81,43 +78,3 @@ def _kept(length: Tensor, longest: int, most: float) -> Tensor:
     start = torch.rand(len(length), device=length.device) * (length - width)
     step = torch.arange(longest, device=length.device)
     return (step < start[:, None]) | (step >= (start + width)[:, None])
-
-
-class Wav2Vec2(Encoder):
-    """Frozen wav2vec 2.0 features of a torchaudio bundle, computed once: the mean over time of the last layer.
-
-    A sound of less than 25 ms is followed by silence.
-
-    Args:
-        source: of kind "sound", decoded to a waveform.
-        weights: path of the bundle's state dictionary (a .pt or .pth file).
-        bundle: name of a bundle in ``torchaudio.pipelines``.
-
-    Raises:
-        ValueError: no such bundle.
-        DataError: the weights are missing or of another model.
-    """
-
-    kinds = ("sound",)
-
-    def __init__(self, source: Mapping[str, Any], weights: str, bundle: str = "WAV2VEC2_BASE"):
-        super().__init__(source)
-        found = getattr(torchaudio.pipelines, bundle, None)
-        if not isinstance(found, torchaudio.pipelines.Wav2Vec2Bundle) or found._model_type != "Wav2Vec2":
-            raise ValueError(f"torchaudio.pipelines has no wav2vec 2.0 bundle {bundle!r}, e.g. 'WAV2VEC2_BASE'")
-        self.dim = found._params["encoder_embed_dim"]
-        self.front_end = _Wav2Vec2FrontEnd(bundle, weights)
-
-    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        return x
-
-
-class _Wav2Vec2FrontEnd:
-    """The bundle, loaded where its features are not kept."""
-
-    def __init__(self, bundle: str, weights: str):
-        self.bundle, self.weights = bundle, weights
-        self.key = f"wav2vec2 {bundle} {sha256_of(weights)}"
-
-    def __call__(self, entries: Sequence[np.ndarray], rate: int | None) -> list[np.ndarray]:
-        return SoundNetwork(self.bundle, self.weights)(entries, rate)

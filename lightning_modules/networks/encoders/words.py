@@ -1,7 +1,5 @@
 """A bidirectional LSTM over the words of a text."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping, Sequence
 from hashlib import blake2b

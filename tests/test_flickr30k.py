@@ -1,6 +1,4 @@
-"""Flickr30K with Localized Narratives on tiny files in the layout of its authors."""
-
-from __future__ import annotations
+"""Flickr30K on tiny files in the layouts of its authors: Localized Narratives, and captions in Karpathy's split."""
 
 import os
 from pathlib import Path
@@ -11,9 +9,9 @@ import soundfile
 import torch
 import torchaudio
 from check_cases import faulty, refused
-from tiny_trees import NARRATED, SPOKEN_RATE, narrative, recording
+from tiny_trees import FLICKR30K, NARRATED, SPOKEN_RATE, flickr30k, narrative, recording
 
-from datamodules import Flickr30kNarratives
+from datamodules import Flickr30kCaptions, Flickr30kNarratives
 from datamodules.datasets.flickr30k import read_narratives
 
 SPLITS = {"train": "train", "val": "validation", "test": "test"}
@@ -99,3 +97,22 @@ def test_real_narratives_of_the_test_images():
     found = read_narratives(REAL)
     count = np.unique([narrative.image_id for narrative in found], return_counts=True)[1]
     assert (len(found), len(count), (count > 1).sum()) == (1023, 1000, 9)
+
+
+# Captions ------------------------------------------------------------------------------------------------------------
+
+
+def test_an_image_has_its_five_captions_and_the_split_of_the_file(tree):
+    folder = tree("flickr30k")
+    module = Flickr30kCaptions(folder.parent)
+    data = module.data
+    assert list(data.names) == [str(entry["imgid"]) for entry in flickr30k()]
+    assert data.split.tolist() == [SPLITS[entry["split"]] for entry in flickr30k()]
+    assert data.label.tolist() == list(range(6))
+    text = data.modalities["text"]
+    assert text.entries == [sentence["raw"] for entry in flickr30k() for sentence in entry["sentences"]]
+    np.testing.assert_array_equal(text.owners(), np.repeat(np.arange(6), 5))
+    assert [path.name for path in data.modalities["image"].entries.paths] == [e["filename"] for e in flickr30k()]
+    names = np.array(data.names)
+    for part, word in (("train", "train"), ("validation", "val"), ("karpathy", "test")):
+        assert sorted(names[module.indices(part)].tolist()) == [str(number) for number in FLICKR30K[word]]

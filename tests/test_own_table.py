@@ -9,8 +9,7 @@ import pandas as pd
 import pytest
 from runner_cases import command, undo_quiet  # noqa: F401
 
-from reproduce.runs.baselines import CCA
-from reproduce.runs.generalised_cca import GeneralisedCCA
+from reproduce.runs.baselines import CCA, GeneralisedCCA
 
 N = 80
 LABEL = np.arange(N) % 4

@@ -204,7 +204,10 @@ class RetrievalModule(L.LightningModule):
             embeddings = embed(batch)
             for score in dict.fromkeys((self.joint_score, *self.also_joint_scores)):
                 if (split, view, score) not in self._metrics:
-                    metric = CrossModalRetrieval(self.directions, self.ks, self.protocol, score, self.eleven_point)
+                    scored = [
+                        one for one in self.directions if score == self.joint_score or not isinstance(one[0], str)
+                    ]
+                    metric = CrossModalRetrieval(scored, self.ks, self.protocol, score, self.eleven_point)
                     self._metrics[split, view, score] = metric.to(self.device)
                 self._metrics[split, view, score].update(embeddings, *given)
 

@@ -170,6 +170,18 @@ def test_embeddings_whose_powers_overflow_are_refused_in_float32_alone(name, key
     assert build_loss("cs")({key: x.float() for key, x in large.items()}, torch.arange(12)).total.isfinite()
 
 
+@pytest.mark.parametrize("name", ["cmpm_kl", "coral", "mmd"])
+def test_wide_embeddings_are_refused_before_the_loss_overflows(name):
+    sign = torch.ones(64, 1).index_fill(0, torch.arange(0, 64, 2), -1.0).expand(64, 2048)
+    refused = 0
+    for scale in 10.0 ** torch.arange(5, 38, 0.25):
+        try:
+            assert build_loss(name)({"image": scale * sign, "text": sign}, torch.arange(64)).total.isfinite()
+        except ValueError:
+            refused += 1
+    assert refused
+
+
 @pytest.mark.parametrize("name", NEED_LABELS)
 def test_target_weights_whose_sum_overflows_are_refused(name):
     embeddings = {key: x.float() for key, x in make_embeddings().items()}

@@ -278,7 +278,8 @@ def _refusal(embeddings: Mapping[str, Tensor], power: int) -> str | None:
 
 
 def _too_large(tensor: Tensor, power: int) -> str | None:
-    """What to say where a power of the largest number, summed over a batch, could overflow."""
-    limit = (torch.finfo(torch.promote_types(tensor.dtype, torch.float32)).max / 2**20) ** (1 / power)
+    """What to say where a power of the largest number, summed over rows and columns, could overflow."""
+    terms = max(2**20, max(tensor.shape) ** 2)
+    limit = (torch.finfo(torch.promote_types(tensor.dtype, torch.float32)).max / terms) ** (1 / power)
     largest = float(tensor.detach().abs().max())
     return f"up to {largest:.2g}: this loss overflows above {limit:.2g}" if largest > limit else None

@@ -164,15 +164,15 @@ def draw_sweeps(rows: pd.DataFrame, table: Table) -> Figure:
 def draw_noise(rows: pd.DataFrame, table: Table) -> Figure | None:
     """Average MAP against the share of labels that are flipped, a line per method, a panel for data with three or more.
 
-    The bars are 95% intervals of the mean over seeds, by Student's t.
+    The bars are 95% intervals of the mean over seeds, by Student's t; the axis says how many seeds there are.
     """
-    shares: dict[tuple[str, str], tuple[str, int]] = {}  # data set and condition -> what is alike, and per cent flipped
+    shares: dict[tuple[str, ...], tuple[str, int]] = {}  # a data set -> what is alike, and per cent flipped
     for dataset in table.datasets:
         kind, number = parse_labels(dataset.init_args.get("labels", "class"))
         if kind in ("class", "flips"):
             alike = {name: value for name, value in dataset.init_args.items() if name != "labels"}
-            shares[dataset.dataset, dataset.condition] = f"{dataset.dataset} {alike}", number
-    data = list(zip(rows["dataset"], rows["condition"], strict=True))
+            shares[dataset.dataset, dataset.features, dataset.condition] = f"{dataset.dataset} {alike}", number
+    data = list(zip(rows["dataset"], rows["features"], rows["condition"], strict=True))
     rows = rows.assign(
         alike=[shares.get(one, ("", 0))[0] for one in data], x=[shares.get(one, ("", 0))[1] for one in data]
     )
@@ -188,8 +188,11 @@ def draw_noise(rows: pd.DataFrame, table: Table) -> Figure | None:
         for method, (colour, marker) in zip(rows["method"].unique(), looks, strict=False)
     }
 
+    seeds = pd.concat(found).assign(count=count).groupby("x")["count"].first()
+    said = ", ".join(f"{x}: {n}" for x, n in seeds.items())
+
     def finish(axes: Axes) -> None:
-        axes.set(xlabel="labels flipped, %", ylabel="average MAP")
+        axes.set(xlabel=f"labels flipped, % (seeds {said})", ylabel="average MAP")
 
     panels = []
     for of in found:

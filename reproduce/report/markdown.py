@@ -160,7 +160,7 @@ def _below(rows: pd.DataFrame, seeds_differ: bool) -> Iterator[str]:
             yield f"- Also published: {escape(f'{row.method}, {number} ({other.reference})')}"
     if (rows["data_kind"] == "real").all():
         for line in with_other_features(rows):
-            yield f"- Same data and protocol, other features: {escape(line)}"
+            yield f"- Same data, split and gallery, other features: {escape(line)}"
     for reference, cited in citations_of(rows).items():
         yield f"- Published: {escape(reference)}. {cited}".rstrip()
 

@@ -79,7 +79,7 @@ def _block(rows: pd.DataFrame) -> str:
     text = [f"{first.table}: {section_name(first)}", *(f"  {line}" for line in aligned(lines))]
     text += [f"  {mark} {remark}" for remark, mark in remarks.items()]
     return "\n".join(
-        [*text, *(f"  same data and protocol, other features: {line}" for line in with_other_features(rows))]
+        [*text, *(f"  same data, split and gallery, other features: {line}" for line in with_other_features(rows))]
     )
 
 

@@ -65,7 +65,7 @@ UNSTATED = "unstated"
 # Which classes are seen was never published: ours are drawn by seed, so the classes of the two numbers differ.
 CAVEATS = dict.fromkeys(("seen", "unseen", "generalised"), "the class split of the published number is not public")
 
-BENCHMARK = ("R@k", "MedR")  # what the results of image-text benchmarks are given in
+BENCHMARK = ("R@k", "MedR")  # what the results of retrieval benchmarks with a fixed split are given in
 MATCHED = ("dataset", "features", "condition", "split", "gallery", "protocol", "metric", "k", "direction", "method")
 
 
@@ -280,7 +280,7 @@ def _family(method: str) -> str:
 
 
 def with_other_features(rows: pd.DataFrame) -> list[str]:
-    """Published results of standard image-text benchmarks on the data, split and gallery of rows, by other features.
+    """Published R@k and MedR on the data, split and gallery of rows, by other features that the source names.
 
     A line each: method, features, source, and the numbers in the directions, measures and cut-offs of the rows.
 
@@ -290,7 +290,7 @@ def with_other_features(rows: pd.DataFrame) -> list[str]:
     place, found = ("dataset", "split", "gallery", "direction", "metric", "k"), {}
     for row in rows[rows["metric"].isin(BENCHMARK)].drop_duplicates(list(place)).itertuples():
         for other in _published_by(*place).get(tuple(getattr(row, name) for name in place), []):
-            if other.features != row.features:
+            if other.features not in (row.features, UNSTATED):
                 by = f"{other.printed_method}, features {other.features} ({other.reference})"
                 found.setdefault(by, []).append(f"{column_name(row)} {format_value(row, other.value)}")
     return [f"{by}: {', '.join(numbers)}" for by, numbers in found.items()]

@@ -107,6 +107,8 @@ def _check_dataset(table: Table, dataset: DataSet) -> None:
     _check_models(dataset.models, {method.model for method in table.methods})
     if table.select == "joint" and not dataset.model.get("joint_queries"):
         raise SpecError("it has no joint_queries in its model, by which the table selects; name some")
+    if table.select == "joint" and any(len(scale.min_steps or ()) > 1 for scale in table.scales.values()):
+        raise SpecError("min_steps are chosen by single directions, and select is joint; name one floor")
     for name in (name for given in (dataset.init_args, *(m.data for m in table.methods)) for name in given):
         if name in OF_THE_RUN and not (name == "path" and dataset.class_path == "OwnData"):
             raise SpecError(f"{name!r} is not given here; the table or its command sets it")

@@ -263,7 +263,10 @@ class Plan:
         schedule = self._schedule_of(row)
         own = self.choices[row].curve
         said = remark(own or schedule.curve)
-        return said if own or not said or schedule.method == row.method.method else f"{schedule.method}: {said}"
+        if said and not own and schedule.method != row.method.method:
+            said = f"{schedule.method}: {said}"
+        chosen = "settings chosen on validation items of one split, some of which other splits test"
+        return "; ".join(filter(None, [chosen * row.dataset.split_by_seed, said]))
 
     def why_failed(self, row: Row) -> str:
         """What went wrong with a row for which nothing could be chosen."""

@@ -19,12 +19,13 @@ POSITIVE_METRICS = ("true-positive gradient", "false-positive gradient", "false 
 def shares_of_positives(
     loss: AlignmentLoss, embeddings: Mapping[str, Tensor], labels: Tensor | None, classes: Tensor
 ) -> dict[str, float]:
-    """How much of a loss's gradient goes to right and to wrong positives of a batch.
+    """How much of the pull of a loss goes to right and to wrong positives of a batch.
 
-    Two items are a positive where the labels that are trained on match, an item and itself always; it is a true one
-    where their classes match too. With s_ij the cosine of item i in one modality and item j in another, the share of a
-    set of pairs is sum |dL/ds_ij| over the set, over that of all pairs, both summed over the pairs of modalities that
-    the loss compares. What is missing to 1 goes to negatives.
+    Two different items are a positive where the labels that are trained on match; it is a true one where their classes
+    match too. With s_ij the cosine of item i in one modality and item j in another, the loss pulls i and j together by
+    max(-dL/ds_ij, 0). The share of a set of pairs is its pull over that of all pairs, both summed over the pairs of
+    modalities that the loss compares. What is missing to 1 goes to an item and itself, little to negatives. A loss is
+    misled less than its labels where false / (true + false) is below the share of positives that are false.
 
     Args:
         loss: made of cosines, as `kl`, `cs`, `gcs`, `mil_nce` and `infonce` are.
@@ -33,8 +34,7 @@ def shares_of_positives(
         classes: (B,) true ones.
 
     Returns:
-        Metric -> value: the two shares, and which share of the positives between different items is false (0 where
-        there are none).
+        Metric -> value: the two shares, and which share of the positives is false (0 where there are none).
 
     Raises:
         ValueError: a loss that is made of something else.
@@ -46,11 +46,11 @@ def shares_of_positives(
         logits = batch.all_logits()
         if not logits:
             raise ValueError(f"{type(loss).__name__} is not made of cosines between two modalities; leave it out")
-        gradient = sum(g.abs() for g in torch.autograd.grad(total, logits))
-    positive, alike = batch.matches(), GatheredBatch(leaves, classes).matches()
-    true, false = (float(gradient[positive & match].sum() / gradient.sum()) for match in (alike, ~alike))
-    others = positive & ~torch.eye(len(positive), dtype=torch.bool, device=positive.device)
-    wrong = float((others & ~alike).sum() / others.sum().clamp_min(1))
+        pull = sum((-g).clamp_min(0) for g in torch.autograd.grad(total, logits))
+    matches, alike = batch.matches(), GatheredBatch(leaves, classes).matches()
+    positive = matches & ~torch.eye(len(matches), dtype=torch.bool, device=matches.device)
+    true, false = (float(pull[positive & match].sum() / pull.sum()) for match in (alike, ~alike))
+    wrong = float((positive & ~alike).sum() / positive.sum().clamp_min(1))
     return dict(zip(POSITIVE_METRICS, (true, false, wrong), strict=True))
 
 

@@ -80,6 +80,15 @@ def test_losses_are_compared_at_one_effective_temperature(name: str) -> None:
             assert effective[method] == pytest.approx(effective[baseline])
 
 
+@pytest.mark.parametrize("name", ["table8", "foundation"])
+def test_a_method_of_the_divergence_alone_has_no_alignment(name: str) -> None:
+    table = load_table(name)
+    found = {m.method: m.init_args.get("alignment", "by default") for m in table.methods if m.model == "CSAligner"}
+    assert found["kernel CS"] is None
+    assert all(alignment for method, alignment in found.items() if method != "kernel CS")
+    assert "by default" not in found.values()
+
+
 # Reading -------------------------------------------------------------------------------------------------------------
 
 
@@ -164,6 +173,7 @@ def test_a_row_is_a_configuration_of_csd_fit(tmp_path: Path) -> None:
         # an empty value or a value of another type
         ({"INIT": "dim: eight"}, ["GCS", "model.dim", "int", "eight"]),
         ({"TRIAL": "dropout: "}, ["GCS", "model.dropout", "empty"]),
+        ({"TRIAL": "alignment: "}, ["GCS", "model.alignment", "empty"]),
         ({"LOSS": "temperature: low"}, ["GCS", "model.alignment.temperature", "float", "low"]),
         ({"ON_IT": "dropout: [1]"}, ["moves/own", "model.dropout", "float"]),
         ({"ENCODER": "frozen: 3"}, ["encoder of 'motion'", "frozen"]),

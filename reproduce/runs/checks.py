@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping, Sequence
 from functools import cache
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import torch
 
@@ -158,7 +158,8 @@ def _check_config(config: Config, metrics: Sequence[str], seen: set[str]) -> Non
     kind, given = model_class(config["model"]["class_path"]), config["model"]["init_args"]
     arguments = parsed(config, "model").as_dict()["model"].get("init_args", {})
     for name, value in given.items():
-        if value is None and takes(kind)[name] is not None:  # which the parser lets pass
+        optional = type(None) in get_args(get_type_hints(kind.__init__).get(name))
+        if value is None and not optional and takes(kind)[name] is not None:  # which the parser lets pass
             raise SpecError(f"model.{name} is empty; give a value, or leave it out")
     if kind.closed_form:
         kind({"image": 1, "text": 1}, **given)

@@ -42,7 +42,7 @@ def test_every_model_of_an_experiment_can_be_built_on_generated_items(name: str)
     dataset, scale = table.synthetic, table.scales["quick"]
     seen = set()
     for method in table.methods_on(dataset):
-        kind = (method.model, str(method.init_args.get("alignment", {}).get("class_path")))
+        kind = (method.model, str((method.init_args.get("alignment") or {}).get("class_path")))
         if kind not in seen:
             modalities = len(dataset.init_args.get("names", "12"))
             trial = method.trials[0] if method.trials else {}

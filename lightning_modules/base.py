@@ -19,7 +19,7 @@ from datamodules.batches import Batch
 from datamodules.features.precompute import FrozenNetwork
 from lightning_modules.checkpoints import require_same_items
 from lightning_modules.metrics import PROTOCOLS, CrossModalRetrieval
-from lightning_modules.metrics.directions import Direction, is_joint
+from lightning_modules.metrics.directions import Direction, is_joint, query_of
 from losses import AlignmentLoss, build_loss
 
 View = Callable[[Batch], dict[str, Tensor]]
@@ -204,9 +204,8 @@ class RetrievalModule(L.LightningModule):
             embeddings = embed(batch)
             for score in dict.fromkeys((self.joint_score, *self.also_joint_scores)):
                 if (split, view, score) not in self._metrics:
-                    scored = [
-                        one for one in self.directions if score == self.joint_score or not isinstance(one[0], str)
-                    ]
+                    joint = [one for one in self.directions if len(query_of(one)) > 1]
+                    scored = self.directions if score == self.joint_score else joint
                     metric = CrossModalRetrieval(scored, self.ks, self.protocol, score, self.eleven_point)
                     self._metrics[split, view, score] = metric.to(self.device)
                 self._metrics[split, view, score].update(embeddings, *given)

@@ -57,6 +57,7 @@ def guarded(work: Callable[[int], Any], numbers: Iterable[int]) -> Iterator[Any]
 
 def _serve(work: Callable[[int], Any], numbers: Iterable[int], connection: Connection) -> None:
     warnings.simplefilter("ignore")
+    torch.set_num_threads(1)  # a forked process waits for ever for the threads of the one that it is forked from
     silent = os.open(os.devnull, os.O_WRONLY)
     os.dup2(silent, 2)  # libraries of images and sounds speak of what is broken
     for number in numbers:

@@ -196,7 +196,9 @@ class OwnData(FeatureDataModule):
             with decoding(source, "data of one's own"):  # what a damaged file holds may look whole to its parser
                 return self._read(source)
         except DataError as error:
-            raise error if str(source) in str(error) else DataError(f"{source}: {error}") from error
+            if str(source) in str(error):
+                raise
+            raise DataError(f"{source}: {error}") from error
 
     def _read(self, source: Path) -> ItemSet:
         self._drawn = FROM_FILE

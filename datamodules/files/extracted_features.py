@@ -99,12 +99,11 @@ def _other(path: Path, what: str) -> DataError:
 
 def _encoders(path: Path) -> dict[str, dict[str, str]]:
     """Modality -> what its metadata say of the network that made its features."""
+    metadata = read_metadata(path)
     try:
-        said = json.loads(read_metadata(path)["encoders"])
+        said = json.loads(metadata["encoders"])
         encoders = {name: {what: str(one[what]) for what in ("model", "weights")} for name, one in said.items()}
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        if isinstance(error, DataError):
-            raise
         raise _other(path, f"does not say what made it ({type(error).__name__}: {error})") from error
     if any(one["weights"].startswith("untrained") for one in encoders.values()):  # as version 0.1 could write them
         raise _other(path, "holds features of untrained networks")

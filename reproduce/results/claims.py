@@ -107,12 +107,12 @@ def _by_rule(rows: pd.DataFrame) -> tuple[str, int, int]:
 
 
 def compared(*pairs: tuple[str, str, str], but: str = "", on: str = "") -> Callable[[Path], Judgement]:
-    """A claim on a method and a baseline, judged by their comparisons on real data in tables with spaces between.
+    """A claim on a method and a baseline, judged by their comparisons in tables with spaces between.
 
     Args:
         *pairs: tables, method and baseline.
         but: a condition that the claim is not about.
-        on: the one data set that it is about; all where it is empty.
+        on: the one data set that it is about, real or generated; all real ones where it is empty.
     """
     named = [(table, method, baseline) for tables, method, baseline in pairs for table in tables.split()]
     wanted = pd.DataFrame(named, columns=["table", "method", "baseline"])

@@ -49,6 +49,8 @@ def load_table(name: str, folder: Path | None = None) -> Table:
     for key, scale in table.scales.items():
         with said_of(f"{table.file}: scales.{key}"):
             _check_scale(key, scale, {method.model for method in table.methods})
+            if table.select == "joint" and len(scale.min_steps or ()) > 1:
+                raise SpecError("min_steps are chosen by single directions, and select is joint; name one floor")
     seen: set[str] = set()
     for dataset in (*table.datasets, table.synthetic):
         with said_of(f"{table.file}: {dataset.name}"):
@@ -107,19 +109,11 @@ def _check_dataset(table: Table, dataset: DataSet) -> None:
     _check_models(dataset.models, {method.model for method in table.methods})
     if table.select == "joint" and not dataset.model.get("joint_queries"):
         raise SpecError("it has no joint_queries in its model, by which the table selects; name some")
-    if table.select == "joint" and any(len(scale.min_steps or ()) > 1 for scale in table.scales.values()):
-        raise SpecError("min_steps are chosen by single directions, and select is joint; name one floor")
     for name in (name for given in (dataset.init_args, *(m.data for m in table.methods)) for name in given):
         if name in OF_THE_RUN and not (name == "path" and dataset.class_path == "OwnData"):
             raise SpecError(f"{name!r} is not given here; the table or its command sets it")
     if dataset.settings_of:
-        others = {one.name: one for one in table.datasets if not one.settings_of}
-        if dataset.settings_of not in others:
-            raise SpecError(f"settings_of names {dataset.settings_of!r}; {nearest(dataset.settings_of, others)}")
-        if lacking := [
-            m.method for m in table.methods_on(dataset) if m not in table.methods_on(others[dataset.settings_of])
-        ]:
-            raise SpecError(f"settings_of names {dataset.settings_of!r}, on which {lacking[0]} is not run; exclude it")
+        _check_settings_of(table, dataset)
     if dataset.seeds:
         _check_once(dataset.seeds, "seeds")
     if dataset.split_by_seed and dataset.class_path != "OwnData":
@@ -131,6 +125,16 @@ def _check_dataset(table: Table, dataset: DataSet) -> None:
     for name in dataset.galleries:
         with said_of("galleries"):
             parse_gallery(name)
+
+
+def _check_settings_of(table: Table, dataset: DataSet) -> None:
+    """The data set that chooses is one of the table, chooses by itself, and has every method run on it."""
+    name, others = dataset.settings_of, {one.name: one for one in table.datasets if not one.settings_of}
+    if name not in others:
+        raise SpecError(f"settings_of names {name!r}; {nearest(name, others)}")
+    chosen = table.methods_on(others[name])
+    if lacking := [method.method for method in table.methods_on(dataset) if method not in chosen]:
+        raise SpecError(f"settings_of names {name!r}, on which {lacking[0]} is not run; exclude it")
 
 
 def _check_method(dataset: DataSet, method: Method) -> None:
@@ -158,8 +162,7 @@ def _check_config(config: Config, metrics: Sequence[str], seen: set[str]) -> Non
     kind, given = model_class(config["model"]["class_path"]), config["model"]["init_args"]
     arguments = parsed(config, "model").as_dict()["model"].get("init_args", {})
     for name, value in given.items():
-        optional = type(None) in get_args(get_type_hints(kind.__init__).get(name))
-        if value is None and not optional and takes(kind)[name] is not None:  # which the parser lets pass
+        if value is None and takes(kind)[name] is not None and not _may_be_none(kind, name):  # the parser lets it pass
             raise SpecError(f"model.{name} is empty; give a value, or leave it out")
     if kind.closed_form:
         kind({"image": 1, "text": 1}, **given)
@@ -172,6 +175,10 @@ def _check_config(config: Config, metrics: Sequence[str], seen: set[str]) -> Non
     if given.get("adapter") is not None:
         _check_named(ADAPTERS, given["adapter"], "adapter", ("input_dim", "dim"))
     _check_metrics(metrics, kind, arguments)
+
+
+def _may_be_none(kind: type, name: str) -> bool:
+    return type(None) in get_args(get_type_hints(kind.__init__).get(name))
 
 
 def _is_new(part: Any, seen: set[str]) -> bool:

@@ -24,7 +24,7 @@ def shares_of_positives(
     Two different items are a positive where the labels that are trained on match; it is a true one where their classes
     match too. With s_ij the cosine of item i in one modality and item j in another, the loss pulls i and j together by
     max(-dL/ds_ij, 0). The share of a set of pairs is its pull over that of all pairs, both summed over the pairs of
-    modalities that the loss compares. What is missing to 1 goes to an item and itself, little to negatives. A loss is
+    modalities that the loss compares. The rest goes to an item's own pair, and a little to negatives. A loss is
     misled less than its labels where false / (true + false) is below the share of positives that are false.
 
     Args:

@@ -57,6 +57,8 @@ class RetrievalModule(L.LightningModule):
     """
 
     allow_other_data = False
+    # Whether all scores are logged, or their average MAP alone: logging a hundred takes longer than scoring small data.
+    logs_scores = True
     eleven_point = False  # whether the two 11-point metrics are scored too
     also_joint_scores: Sequence[str] = ()
     data_here: dict[str, Any] | None = None  # what is remembered of the data that the model was prepared for
@@ -112,6 +114,8 @@ class RetrievalModule(L.LightningModule):
 
     def on_fit_start(self) -> None:
         self._require_prepared(self.prepared_for_training, "prepare(model, data)", "fit")
+        self._terms: dict[str, Tensor | float] = {}  # sums over the epoch so far
+        self._recorded = 0  # sizes of the batches in them
 
     def on_test_start(self) -> None:
         command = self.trainer.state.fn.value
@@ -174,7 +178,23 @@ class RetrievalModule(L.LightningModule):
 
     def _seed(self, batch_idx: int, rank: int) -> None:
         position = (int(self.run_seed), self.current_epoch, batch_idx, rank)
-        torch.manual_seed(int(np.random.SeedSequence(position).generate_state(1)[0]))
+        # torch.manual_seed also seeds devices that are not there, and formats a stack trace for each.
+        seeded = torch.default_generator if self.device.type == "cpu" else torch
+        seeded.manual_seed(int(np.random.SeedSequence(position).generate_state(1)[0]))
+
+    def record(self, terms: Mapping[str, Tensor], batch_size: int = 1) -> None:
+        """Log the means of the terms of the training's loss, weighted by the size of their batches, once an epoch.
+
+        A call of `log` for every term and step costs as much as a small step itself.
+        """
+        for name, value in terms.items():
+            self._terms[name] = self._terms.get(name, 0.0) + value.detach().float() * batch_size
+        self._recorded += batch_size
+
+    def on_train_epoch_end(self) -> None:
+        means = {f"train/{name}": total / self._recorded for name, total in self._terms.items()}
+        self.log_dict(means, sync_dist=True)
+        self._terms, self._recorded = {}, 0
 
     def on_validation_epoch_start(self) -> None:
         self._metrics = {}
@@ -224,7 +244,8 @@ class RetrievalModule(L.LightningModule):
                 direction, _, measure = name.partition("/")
                 if is_joint(direction):
                     self.scores[split][f"{direction}, {score}/{measure}"] = float(value)
-        self.log_dict({f"{prefix}/{name}": value for name, value in scores.items() if name != "average/MAP"})
+        if self.logs_scores:
+            self.log_dict({f"{prefix}/{name}": value for name, value in scores.items() if name != "average/MAP"})
         self.log(f"{prefix}/average/MAP", scores["average/MAP"], prog_bar=True)
 
 

@@ -136,8 +136,7 @@ class EncodedModule(RetrievalModule):
 
     def total(self, batch: Batch, **terms: tuple[float, Tensor]) -> Tensor:
         """The sum of weighted terms of a batch's loss, each of which is logged as train/<name>, without its weight."""
-        logged = {f"train/{name}": value.detach() for name, (_, value) in terms.items()}
-        self.log_dict(logged, on_step=False, on_epoch=True, batch_size=len(batch["id"]))
+        self.record({name: value for name, (_, value) in terms.items()}, len(batch["id"]))
         return sum(weight * value for weight, value in terms.values())
 
     def encode(self, batch: Batch) -> dict[str, Tensor]:

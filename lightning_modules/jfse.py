@@ -111,8 +111,6 @@ class JFSE(RetrievalModule):
         self.alignment_weight = weight if alignment_weight is None else alignment_weight
         self.learning_rate = learning_rate
         self._ranges: dict[tuple[str, str], tuple[Tensor, Tensor]] = {}
-        self._part_sums: float | Tensor = 0.0
-        self._part_count = 0
         self._build(dims, width, share if dropout is None else dropout, output)
 
     def _build(self, dims: Mapping[str, int], width: int, dropout: float, output: type[nn.Module]) -> None:
@@ -151,7 +149,6 @@ class JFSE(RetrievalModule):
         super().on_fit_start()
         if self.trainer.precision == "16-mixed":  # its scaler changes between the optimisers of one batch
             raise ValueError("JFSE trains in 32-true, 64-true or bf16-mixed; set --trainer.precision to one of these")
-        self._part_sums, self._part_count = 0.0, 0
 
     def prepare_training(self, data: RetrievalData) -> None:
         """Mean and scale of the training features and class embeddings."""
@@ -193,16 +190,7 @@ class JFSE(RetrievalModule):
         noise, mixes = self._draw(a, batch_idx)
         synthetic = {name: g(torch.cat([a, noise[name]], dim=1)) for name, g in self.generators.items()}
         critic_loss = self._train_critics(x, {name: s.detach() for name, s in synthetic.items()}, mixes)
-        parts = {"train/critic": critic_loss, **self._train_others(x, synthetic, batch["label"])}
-        self._part_names = list(parts)
-        self._part_sums = self._part_sums + torch.stack([part.detach().float() for part in parts.values()])
-        self._part_count += 1
-
-    def on_train_epoch_end(self) -> None:
-        # Logged once an epoch: a call of log for every part and step costs as much as a small step itself.
-        means = self._part_sums / self._part_count
-        self.log_dict(dict(zip(self._part_names, means, strict=True)), sync_dist=True)
-        self._part_sums, self._part_count = 0.0, 0
+        self.record({"critic": critic_loss, **self._train_others(x, synthetic, batch["label"])})
 
     def _draw(self, a: Tensor, batch_idx: int) -> tuple[Batch, list[Batch]]:
         """Noise, and mixing weights of every critic step: this process's rows of one draw for the global batch."""
@@ -251,13 +239,13 @@ class JFSE(RetrievalModule):
         for optimizer in (generators, regressors, classifier):
             optimizer.step()
         return {
-            "train/generator": generator_loss,
-            "train/regressor": regressor_loss,
-            "train/modality_classifier": classifier_loss,
-            "train/original": original,
-            "train/cycle": cycle,
-            "train/align_real": align_real,
-            "train/align_synthetic": align_synthetic,
+            "generator": generator_loss,
+            "regressor": regressor_loss,
+            "modality_classifier": classifier_loss,
+            "original": original,
+            "cycle": cycle,
+            "align_real": align_real,
+            "align_synthetic": align_synthetic,
         }
 
     def _align(self, embeddings: Mapping[str, Tensor], labels: Tensor) -> Tensor:

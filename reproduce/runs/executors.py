@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import math
 import multiprocessing
 import os
@@ -86,6 +87,8 @@ def train(key: str, config: Config, root: str | None, folder: Path, later: bool 
         if later:
             traceback.print_exc()  # into the job's log
         return f"{type(error).__name__}: {error}"
+    finally:
+        gc.collect()  # a Trainer, its model and its data refer to each other, and would stay for dozens of runs
     store.save(key, config, result)
     return ""
 

@@ -117,6 +117,7 @@ def run(config: Config, data_root: str | None = None) -> RunResult:
     validated = Validated(config["trainer"]["max_epochs"], best=chosen_on_test)
     recorders = [kind() for name, kind in RECORDERS.items() if wanted.get(name)]
     data, model, trainer = prepare(config, data_root, [validated, *recorders])
+    model.logs_scores = False  # they are taken from the model
     model.eleven_point = wanted.get("eleven_point", False)
     model.also_joint_scores = SCORES if wanted.get("joint_scores") else ()
     start = time.perf_counter()

@@ -139,7 +139,7 @@ class DepthConv(Encoder):
 
     def _cut(self, x: Tensor, mask: Tensor, maps: Tensor) -> Tensor:
         batch, _, height, columns = x.shape
-        filled = ((x > 0) & mask[:, :, None, None]).to(x.dtype).sum(dim=(1, 2))
+        filled = ((x > 0).sum(dim=2) * mask[:, :, None]).sum(dim=1).to(x.dtype)
         place, total = torch.arange(columns, device=x.device, dtype=x.dtype), filled.sum(dim=1)
         centre = torch.where(total > 0, (filled * place).sum(dim=1) / total.clamp(min=1), columns / 2)
         left = (centre - self.window / 2).round().long()

@@ -12,16 +12,14 @@ number of entries: "label", "id" and "item", the item that an entry belongs to, 
 with embeddings of their classes add "class_embedding", (items, E).
 """
 
-from __future__ import annotations
-
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
 from datamodules.items import Modality
 
@@ -50,12 +48,12 @@ class Entries:
 
     def rows(self, index: Tensor) -> tuple[Any, Tensor | None]:
         """Entries by number, (n, ...), and for sequences the mask (n, T), True where a step is not padding."""
-        if self.kind not in ("vector", "sequence"):
-            return [self.entries[i] for i in index.tolist()], None
         if isinstance(self.entries, Tensor):
             rows = self.entries[index]
             return rows, torch.ones(rows.shape[:2], dtype=torch.bool) if self.kind == "sequence" else None
         rows = [self.entries[i] for i in index.tolist()]
+        if self.kind != "sequence":
+            return rows, None
         if not rows:
             return self.entries[0].new_zeros(0, 0, *self.entries[0].shape[1:]), torch.zeros(0, 0, dtype=torch.bool)
         length = torch.tensor([len(row) for row in rows])
@@ -76,109 +74,38 @@ def _tensor(array: np.ndarray) -> Tensor:
 
 
 @dataclass(eq=False)
-class TrainingItems(Dataset):
-    """Items with one entry of every modality each, drawn anew in every epoch where an item has several.
+class Part(Dataset):
+    """Items of one part, handed out as whole batches.
 
     Args:
-        entries: name -> Entries; those named in ``drawn_with`` follow another modality's draw.
-        drawn_with: name -> modality whose draw it follows.
-        label: labels of the whole data set.
-        index: (n,) items of this part.
-        seed: of the draws.
-        class_embedding: embedding of items' classes, or None.
+        items: (n,) their numbers in the data set.
+        batch: numbers of items (b,), epoch -> their batch.
     """
 
-    entries: Mapping[str, Entries]
-    drawn_with: Mapping[str, str]
-    label: Tensor
-    index: Tensor
-    seed: int
-    class_embedding: ItemEmbedding | None = None
+    items: Tensor
+    batch: Callable[[Tensor, int], Batch]
     epoch: int = field(default=0, init=False)
 
     def __len__(self) -> int:
-        return len(self.index)
+        return len(self.items)
 
-    def __getitems__(self, positions: list[int]) -> dict[str, Any]:
-        items = self.index[torch.as_tensor(positions)]
-        # From seed, epoch and items alone, so that a resumed run draws what an uninterrupted one would have.
-        generator = np.random.default_rng((self.seed, self.epoch, *items[:2].tolist()))
-        batch: dict[str, Any] = {"label": self.label[items], "id": items, "masks": {}}
-        drawn: dict[str, Tensor] = {}
-        for name, entries in self.entries.items():
-            source = self.drawn_with.get(name, name)
-            if source not in drawn:
-                offset = torch.from_numpy(generator.random(len(items))) * entries.count[items]
-                drawn[source] = entries.first[items] + offset.long()
-            batch[name], mask = entries.rows(drawn[source])
-            if mask is not None:
-                batch["masks"][name] = mask
-        if self.class_embedding is not None:
-            batch["class_embedding"] = self.class_embedding(items)
-        return batch
+    def __getitems__(self, positions: list[int]) -> Batch:
+        return self.batch(self.items[torch.as_tensor(positions)], self.epoch)
 
 
-@dataclass(eq=False)
-class EvaluationItems(Dataset):
-    """Items with all entries of every modality.
+class EpochSampler(DistributedSampler):
+    """A distributed sampler that tells the part which epoch it is."""
 
-    Args:
-        split: name of the part.
-        entries: name -> Entries.
-        label: labels of the whole data set.
-        index: (n,) items of this part.
-        ids: modality -> (entries,) id of each entry, where it is not its number: entries of one id count once.
-        query: (N,) bool, False for items of the gallery alone; None: all are queries.
-        class_embedding: embedding of items' classes, or None.
-    """
-
-    split: str
-    entries: Mapping[str, Entries]
-    label: Tensor
-    index: Tensor
-    ids: Mapping[str, Tensor] = field(default_factory=dict)
-    query: Tensor | None = None
-    class_embedding: ItemEmbedding | None = None
-
-    def __len__(self) -> int:
-        return len(self.index)
-
-    def __getitems__(self, positions: list[int]) -> dict[str, Any]:
-        items = self.index[torch.as_tensor(positions)]
-        batch: dict[str, Any] = {"label": {}, "id": {}, "item": {}, "masks": {}, "split": self.split}
-        if self.query is not None:
-            batch["query"] = {}
-        for name, entries in self.entries.items():
-            index = entries.of_items(items)
-            batch[name], mask = entries.rows(index)
-            owner = entries.owner[index]
-            batch["label"][name], batch["item"][name] = self.label[owner], owner
-            batch["id"][name] = self.ids[name][index] if name in self.ids else index
-            if mask is not None:
-                batch["masks"][name] = mask
-            if self.query is not None:
-                batch["query"][name] = self.query[owner]
-        if self.class_embedding is not None:
-            batch["class_embedding"] = self.class_embedding(items)
-        return batch
+    def set_epoch(self, epoch: int) -> None:
+        super().set_epoch(epoch)
+        self.dataset.epoch = epoch
 
 
-@dataclass(eq=False)
-class ItemEmbedding:
-    """The embedding of items' classes: that of the class, or the mean over the classes of an item.
+def loader(part: Part, **settings: Any) -> DataLoader:
+    """A loader of a part, whose batches are whole already."""
+    # By keyword throughout: Lightning rebuilds loaders, and finds only keywords again.
+    return DataLoader(part, collate_fn=_unchanged, **settings)
 
-    Args:
-        label: (N,) integers or (N, C) bool.
-        of_classes: (C, E).
-    """
 
-    label: Tensor
-    of_classes: Tensor
-
-    def __call__(self, items: Tensor) -> Tensor:
-        """(n, E) of some items."""
-        label = self.label[items]
-        if label.ndim == 1:
-            return self.of_classes[label]
-        weight = label.to(self.of_classes.dtype)
-        return weight @ self.of_classes / weight.sum(dim=1, keepdim=True)
+def _unchanged(batch: Batch) -> Batch:
+    return batch

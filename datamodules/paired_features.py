@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from datamodules.batches import ItemEmbedding
 from datamodules.errors import DataError
 from datamodules.features.texts import embed_texts, encoder_identity
 from datamodules.repeats import first_of_equal, repeated_rows
@@ -104,7 +103,7 @@ class FeatureDataModule(RetrievalData):
     def train_entries(self, name: str) -> tuple[Any, Tensor | None]:
         """As every data module; and of "class_embedding" those of the training items."""
         if name == "class_embedding":
-            return self._class_embedding(self._index("train")), None
+            return self._class_vectors(self._index("train"))[name], None
         return super().train_entries(name)
 
     def train_columns(self, name: str) -> Iterator[Tensor]:
@@ -125,11 +124,19 @@ class FeatureDataModule(RetrievalData):
 
     def prepare_data(self) -> None:
         """As every data module, and embed the classes."""
-        _ = self.data, self._class_embedding
+        super().prepare_data()
+        if self.has_class_embedding:
+            _ = self.class_embedding
 
-    @cached_property
-    def _class_embedding(self) -> ItemEmbedding | None:
-        return ItemEmbedding(self._label, self.class_embedding) if self.has_class_embedding else None
+    def _class_vectors(self, items: Tensor) -> dict[str, Tensor]:
+        """The embedding of items' classes, (n, E): that of the class, or the mean over the classes of an item."""
+        if not self.has_class_embedding:
+            return {}
+        label = self._label[items]
+        if label.ndim == 1:
+            return {"class_embedding": self.class_embedding[label]}
+        weight = label.to(self.class_embedding.dtype)
+        return {"class_embedding": weight @ self.class_embedding / weight.sum(dim=1, keepdim=True)}
 
     def _carved(self, train: np.ndarray, validation: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         if self.protocol == "as_published":

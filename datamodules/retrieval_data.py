@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, ClassVar, Literal
 
 import lightning as L
@@ -11,28 +11,15 @@ import numpy as np
 import torch
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
-from torch.utils.data import DataLoader, DistributedSampler
+from torch.utils.data import DataLoader
 
-from datamodules.batches import Entries, EvaluationItems, ItemEmbedding, TrainingItems
+from datamodules.batches import Batch, Entries, EpochSampler, Part, loader
 from datamodules.errors import DataError, check_choice
 from datamodules.features.precompute import FrozenNetwork, precompute
 from datamodules.files.media import broken_files
 from datamodules.items import ItemSet
 from datamodules.noisy_labels import noisy_labels, parse_labels
-from datamodules.splits import LEARNED, carve_groups, seen_unseen, split_paired
-
-
-class _EpochSampler(DistributedSampler):
-    """A distributed sampler that tells the data set which epoch it is."""
-
-    def set_epoch(self, epoch: int) -> None:
-        super().set_epoch(epoch)
-        self.dataset.epoch = epoch
-
-
-def _unchanged(batch: dict[str, Any]) -> dict[str, Any]:
-    """Collate function of a data set whose `__getitems__` already returns the whole batch."""
-    return batch
+from datamodules.splits import carve_groups, seen_unseen, split_paired
 
 
 class RetrievalData(L.LightningDataModule):
@@ -91,16 +78,17 @@ class RetrievalData(L.LightningDataModule):
         paired_fraction: float = 1.0,
     ) -> None:
         super().__init__()
-        if batch_size < 1:
-            raise ValueError(f"batch_size is {batch_size}; expected at least 1.")
-        if not 0 <= validation_fraction < 1:
-            raise ValueError(f"validation_fraction is {validation_fraction}; expected 0 (no validation part) up to 1.")
-        if not 0 < paired_fraction <= 1:
-            raise ValueError(f"paired_fraction is {paired_fraction}; expected above 0, at most 1.")
-        seeds = {"split_seed": split_seed, "class_seed": class_seed, "shuffle_seed": shuffle_seed}
-        for name, seed in {**seeds, "label_seed": label_seed}.items():
-            if seed < 0:
-                raise ValueError(f"{name} is {seed}; expected 0 or more.")
+        for name, value, fits, expected in (
+            ("batch_size", batch_size, batch_size >= 1, "at least 1"),
+            ("validation_fraction", validation_fraction, 0 <= validation_fraction < 1, "0 (none) up to 1"),
+            ("paired_fraction", paired_fraction, 0 < paired_fraction <= 1, "above 0, at most 1"),
+            ("split_seed", split_seed, split_seed >= 0, "0 or more"),
+            ("shuffle_seed", shuffle_seed, shuffle_seed >= 0, "0 or more"),
+            ("class_seed", class_seed, class_seed >= 0, "0 or more"),
+            ("label_seed", label_seed, label_seed >= 0, "0 or more"),
+        ):
+            if not fits:
+                raise ValueError(f"{name} is {value}; expected {expected}.")
         check_choice("on_missing", on_missing, ("refuse", "drop"))
         check_choice("on_broken", on_broken, ("refuse", "drop"))
         check_choice("class_split", class_split, ("standard", "zero-shot"))
@@ -194,7 +182,7 @@ class RetrievalData(L.LightningDataModule):
     @cached_property
     def learned_digest(self) -> str:
         """sha256 of the items that a model is trained on or chosen by, whatever the test items are."""
-        return self.data.digest([self.indices(split) for split in LEARNED])
+        return self.data.digest([self.indices(split) for split in ("train", "unpaired", "validation")])
 
     @cached_property
     def class_halves(self) -> tuple[np.ndarray, np.ndarray]:
@@ -315,19 +303,13 @@ class RetrievalData(L.LightningDataModule):
         _ = self.data
 
     def train_dataloader(self) -> DataLoader:
-        entries = {name: self.entries(name) for name in dict.fromkeys((*self.modalities, *self._networks))}
-        drawn_with = {name: source for name, (source, _) in self._networks.items()}
-        index = self._index("train")
-        items = TrainingItems(entries, drawn_with, self._learned_label, index, self.shuffle_seed, self._class_embedding)
+        part = Part(self._index("train"), self._training_batch)
         # Dropping the remainder keeps an item from standing twice in one global batch, as its own false negative.
-        sampler = _EpochSampler(
-            items, *self._share(len(items)), shuffle=self._shuffled, seed=self.shuffle_seed, drop_last=True
+        sampler = EpochSampler(
+            part, *self._share(len(part)), shuffle=self._shuffled, seed=self.shuffle_seed, drop_last=True
         )
         drop_last = len(sampler) > self.batch_size
-        # By keyword throughout: Lightning rebuilds loaders, and finds only keywords again.
-        return DataLoader(
-            items, batch_size=self.batch_size, sampler=sampler, drop_last=drop_last, collate_fn=_unchanged
-        )
+        return loader(part, batch_size=self.batch_size, sampler=sampler, drop_last=drop_last)
 
     def _share(self, items: int) -> tuple[int, int]:
         """Number of processes among which the training items are shared, and rank of this one."""
@@ -342,35 +324,72 @@ class RetrievalData(L.LightningDataModule):
         return processes, self.trainer.global_rank
 
     def val_dataloader(self) -> DataLoader | list[DataLoader]:
-        return self._loader_of("validation") if len(self.indices("validation")) else []
+        return self._loader_of("validation", self.ids("validation")) if len(self.indices("validation")) else []
 
     def test_dataloader(self) -> list[DataLoader]:
         """One loader per name in `test_splits`."""
-        return [self._loader_of(name) for name in self.test_splits]
+        return [self._loader_of(name, self.ids(name)) for name in self.test_splits]
 
     def predict_dataloader(self) -> DataLoader:
         """All test items, in order, each entry with its number as id."""
         return self._loader_of(self.test_splits[-1], ids={})
 
-    def _loader_of(self, split: str, ids: Mapping[str, Tensor] | None = None) -> DataLoader:
-        ids = self.ids(split) if ids is None else ids
-        entries = {name: self.entries(name) for name in self.modalities}
-        query = torch.from_numpy(self.data.has_class(self.class_halves[1])) if split == "generalised" else None
+    def _loader_of(self, split: str, ids: Mapping[str, Tensor]) -> DataLoader:
+        part = Part(self._index(split), partial(self._evaluation_batch, split, ids))
+        return loader(part, batch_size=self.evaluation_batch_size)
+
+    def _training_batch(self, items: Tensor, epoch: int) -> Batch:
+        """One entry of every modality of some items, drawn anew in every epoch where an item has several."""
+        # From seed, epoch and items alone, so that a resumed run draws what an uninterrupted one would have.
+        generator = np.random.default_rng((self.shuffle_seed, epoch, *items[:2].tolist()))
+        batch: dict[str, Any] = {"label": self._learned_label[items], "id": items, "masks": {}}
+        drawn: dict[str, Tensor] = {}
+        for name in dict.fromkeys((*self.modalities, *self._networks)):
+            entries, (source, _) = self.entries(name), self._networks.get(name, (name, None))
+            if source not in drawn:  # what a network made of an entry goes with the entry
+                offset = torch.from_numpy(generator.random(len(items))) * entries.count[items]
+                drawn[source] = entries.first[items] + offset.long()
+            self._add_entries(batch, name, drawn[source])
+        return batch | self._class_vectors(items)
+
+    def _evaluation_batch(self, split: str, ids: Mapping[str, Tensor], items: Tensor, epoch: int) -> Batch:
+        """All entries of every modality of some items; entries of one id count once."""
         label = self._learned_label if split == "validation" else self._label
-        items = EvaluationItems(split, entries, label, self._index(split), ids, query, self._class_embedding)
-        return DataLoader(items, batch_size=self.evaluation_batch_size, collate_fn=_unchanged)
+        batch: dict[str, Any] = {"label": {}, "id": {}, "item": {}, "masks": {}, "split": split}
+        for name in self.modalities:
+            index = self.entries(name).of_items(items)
+            owner = self.entries(name).owner[index]
+            self._add_entries(batch, name, index)
+            batch["label"][name], batch["item"][name] = label[owner], owner
+            batch["id"][name] = ids[name][index] if name in ids else index
+            if split == "generalised":
+                batch.setdefault("query", {})[name] = self._unseen[owner]
+        return batch | self._class_vectors(items)
+
+    def _add_entries(self, batch: dict[str, Any], name: str, index: Tensor) -> None:
+        batch[name], mask = self.entries(name).rows(index)
+        if mask is not None:
+            batch["masks"][name] = mask
+
+    def _class_vectors(self, items: Tensor) -> dict[str, Tensor]:
+        """ "class_embedding" of some items, where the data bring embeddings of their classes."""
+        return {}
 
     def ids(self, split: str) -> dict[str, Tensor]:
         """Modality -> (entries,) ids, of the modalities in which several entries of a part count once."""
         return {}
 
     _shuffled = True  # whether every epoch has an order of its own
-    _class_embedding: ItemEmbedding | None = None
 
     @cached_property
     def _label(self) -> Tensor:
         label = self.data.label
         return torch.from_numpy(label.astype(bool if label.ndim == 2 else np.int64))
+
+    @cached_property
+    def _unseen(self) -> Tensor:
+        """(N,) bool, True for items of classes that are not trained on."""
+        return torch.from_numpy(self.data.has_class(self.class_halves[1]))
 
     @cached_property
     def _learned_label(self) -> Tensor:

@@ -4,9 +4,6 @@ import numpy as np
 
 from datamodules.errors import DataError
 
-# Parts that a model is trained on, or chosen by.
-LEARNED = ("train", "unpaired", "validation")
-
 
 def carve_validation(label: np.ndarray, index: np.ndarray, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Divide training items into a training and a validation part, class by class.

@@ -1,52 +1,27 @@
-"""`python -m datamodules check NAME`: is a data set's copy on this machine whole, sound and the known one."""
+"""Verify a data set's copy on this machine: that its folder has all files, that the known ones have the known sha256,
+that every file can be read, that modalities and labels fit each other and that no item is in two splits, nor any
+photograph, sound or motion. The exit status is 1 where something is wrong. Numbers of items and classes that differ
+from the authors' copy are said, no more.
+"""
 
 import argparse
+import hashlib
 import warnings
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 
-import datamodules
 from datamodules.datasets import DATASETS
 from datamodules.datasets.lists import names_in
 from datamodules.declaration import Declaration, Form
 from datamodules.errors import DataError
 from datamodules.files.sources import data_root, sha256_of
 from datamodules.items import SPLITS, Files, ItemSet, Modality, listed
-from datamodules.repeats import find_repeats
-from datamodules.retrieval_data import RetrievalData
 
 TROUBLES = ("OTHER", "MISSING", "BROKEN", "REPEATED", "WIDTH")
-
-
-def open_form(declared: Declaration, name: str, root: Path, **arguments: Any) -> RetrievalData:
-    """The data module that reads a form of a data set below a data root.
-
-    Args:
-        declared: the data set.
-        name: of the form.
-        root: the data root.
-        **arguments: further ones of the data module.
-    """
-    form = declared.forms[name]
-    place = {"path": declared.folder_below(root)} if form.class_path == "OwnData" else {"data_root": root}
-    return getattr(datamodules, form.class_path)(**place, **{**form.init_args, **arguments})
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add those of the command."""
-    parser.description = (
-        "Verify that a data set's folder has all files, that the known ones have the known sha256, that every file can "
-        "be read, that modalities and labels fit each other and that no item is in two splits, nor any photograph, "
-        "sound or motion. The exit status is 1 where something is wrong. Numbers of items and classes that differ from "
-        "the authors' copy are said, no more."
-    )
-    parser.add_argument("dataset", choices=list(DATASETS))
-    parser.add_argument("--data-root", help="folder that holds the data set's folder (default: CSD_DATA, else data/)")
-    parser.set_defaults(func=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -67,9 +42,8 @@ def run(arguments: argparse.Namespace) -> int:
     if trouble:
         print(f"         {where}\n{trouble} trouble(s)")
     else:
-        print(
-            f"{declared.name}: everything in place" + ", but not the numbers of the authors' copy" * ("DIFFERS" in said)
-        )
+        other_size = ", but not the numbers of the authors' copy" * ("DIFFERS" in said)
+        print(f"{declared.name}: everything in place{other_size}")
     return int(trouble > 0)
 
 
@@ -93,29 +67,31 @@ def check(declared: Declaration, root: Path, folder: Path) -> Iterator[str]:
     for name in [name for name, paths in forms.items() if not paths]:
         try:
             with warnings.catch_warnings(action="ignore"):  # what is broken is said below
-                data, broken = open_form(declared, name, root).inspect()
+                data, broken = declared.open(name, root).inspect()
         except DataError as error:
             yield f"BROKEN   {name}: {error}"
             continue
         form = declared.forms[name]
-        yield from describe(name, data)
+        yield from _described(name, data)
         if form.caution:
             yield f"         {form.caution}"
-        yield from differences(name, declared, form, data, folder)
-        yield from lacking_items(name, data, broken)
+        yield from _differences(name, declared, form, data, folder)
+        for modality, items in data.missing().items():
+            if lacking := [item for item in items if item not in broken]:
+                yield f"MISSING  {name}: {modality} of {len(lacking)} of {len(data)} items: {listed(lacking)}"
+        for item, reason in broken.items():
+            yield f"BROKEN   {name}: {item}: {reason}"
         if broken and len(broken) < len(data):
             data = data.without(set(broken))  # two empty files are the same, and no photograph
-        yield from repeated_items(name, form, data)
+        yield from _repeated(name, form, data)
 
 
-def describe(name: str, data: ItemSet) -> Iterator[str]:
+def _described(name: str, data: ItemSet) -> Iterator[str]:
     """Number of items in each split, entries and sizes of each modality, and classes where they have names."""
     counts = ", ".join(f"{np.count_nonzero(data.split == split)} {split}" for split in SPLITS)
     classes = data.label.shape[1] if data.label.ndim == 2 else len(np.unique(data.label))
-    yield (
-        f"ok       {name}: {data.origin}: {len(data)} items ({counts}), {classes} labels"
-        + "; all values finite" * bool(data.vectors)
-    )
+    finite = "; all values finite" * bool(data.vectors)
+    yield f"ok       {name}: {data.origin}: {len(data)} items ({counts}), {classes} labels{finite}"
     for modality_name, modality in data.modalities.items():
         yield f"         {modality_name}: {len(modality.entries)} entries{_size(modality)}"
     if data.class_names is not None and len(data.class_names) < len(data):
@@ -137,7 +113,7 @@ def _size(modality: Modality) -> str:
     return f", {min(length)} to {max(length)} {unit}"
 
 
-def differences(name: str, declared: Declaration, form: Form, data: ItemSet, folder: Path) -> Iterator[str]:
+def _differences(name: str, declared: Declaration, form: Form, data: ItemSet, folder: Path) -> Iterator[str]:
     """Where there are other numbers of items, classes or features than in the authors' copy."""
     expected = dict(declared.items if form.items is None else form.items)
     if expected and declared.classes is not None:
@@ -161,17 +137,7 @@ def differences(name: str, declared: Declaration, form: Form, data: ItemSet, fol
             )
 
 
-def lacking_items(name: str, data: ItemSet, broken: dict[str, str]) -> Iterator[str]:
-    """What items lack, and what of them cannot be read."""
-    for modality, names in data.missing().items():
-        items = [item for item in names if item not in broken]
-        if items:
-            yield f"MISSING  {name}: {modality} of {len(items)} of {len(data)} items: {listed(items)}"
-    for item, reason in broken.items():
-        yield f"BROKEN   {name}: {item}: {reason}"
-
-
-def repeated_items(name: str, form: Form, data: ItemSet) -> Iterator[str]:
+def _repeated(name: str, form: Form, data: ItemSet) -> Iterator[str]:
     """What stands in the training part again, and which items or files are in several splits."""
     again, groups = find_repeats(data)
     across = [group for group in groups if len(set(group.items.values())) > 1]
@@ -187,3 +153,61 @@ def repeated_items(name: str, form: Form, data: ItemSet) -> Iterator[str]:
         else:
             what = "expected each item in one split: remove it from the others"
             yield f"REPEATED {name}: {data.origin}: {items} {same}; {what}"
+
+
+class Repeated(NamedTuple):
+    """Items (name -> split) that are the same in a modality, in an entry or more; wholly where it is None."""
+
+    items: dict[str, str]
+    modality: str | None = None
+
+
+def find_repeats(data: ItemSet) -> tuple[dict[str, int], list[Repeated]]:
+    """Compare all items by content; one that lacks a modality is compared in the others alone, and never as a whole.
+
+    Returns:
+        Modality -> number of test items with an entry that a training item has too, and items that are the same, group
+        by group: first those that are so as wholes, with the same entries in the same order in every modality; then
+        those of several splits that share a file or a sequence (a photograph, a sound, a motion). Texts and vectors are
+        not looked at alone: those of two items may honestly be the same.
+    """
+
+    def named(group: tuple[int, ...], modality: str | None = None) -> Repeated:
+        return Repeated({data.names[item]: str(data.split[item]) for item in group}, modality)
+
+    contents = {name: _contents(modality, len(data)) for name, modality in data.modalities.items()}
+    train, test = (np.flatnonzero(data.split == split).tolist() for split in ("train", "test"))
+    again = {}
+    for name, of_items in contents.items():
+        known = {entry for item in train for entry in of_items[item]}
+        again[name] = sum(not known.isdisjoint(of_items[item]) for item in test)
+    items = enumerate(zip(*contents.values(), strict=True))
+    wholes = _groups((tuple(map(tuple, of)), item) for item, of in items if all(of))
+    whole = {item: group for group in wholes for item in group}
+    repeated = [named(group) for group in wholes]
+    for name in [name for name, modality in data.modalities.items() if modality.kind not in ("text", "vector")]:
+        for group in _groups((entry, item) for item, of in enumerate(contents[name]) for entry in set(of)):
+            apart = len({whole.get(item, item) for item in group}) > 1
+            if apart and len({data.split[item] for item in group}) > 1:
+                repeated.append(named(group, name))
+    return again, repeated
+
+
+def _groups(keyed: Iterable[tuple[Hashable, int]]) -> list[tuple[int, ...]]:
+    """Items that have a key in common, two or more; every group once."""
+    groups: dict[Hashable, list[int]] = {}
+    for key, item in keyed:
+        groups.setdefault(key, []).append(item)
+    return list(dict.fromkeys(tuple(group) for group in groups.values() if len(group) > 1))
+
+
+def _contents(modality: Modality, items: int) -> list[list[str]]:
+    """Every item's entries: texts as they are, and sha256 of others or of their files."""
+    contents: list[list[str]] = [[] for _ in range(items)]
+    for owner, entry in zip(modality.owners().tolist(), modality.stored, strict=True):
+        if isinstance(entry, Path):
+            entry = sha256_of(entry)
+        elif not isinstance(entry, str):
+            entry = hashlib.sha256(f"{entry.shape}".encode() + np.ascontiguousarray(entry).tobytes()).hexdigest()
+        contents[owner].append(entry)
+    return contents

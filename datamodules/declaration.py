@@ -13,6 +13,7 @@ from typing import Any
 
 import yaml
 
+import datamodules
 from datamodules.errors import DataMissing, FileMissing
 from datamodules.files.download import SourceFile, fetch
 from datamodules.files.layouts import LAYOUTS
@@ -53,6 +54,11 @@ class Form:
     widths: Mapping[str, int] = field(default_factory=dict)
     repeats: Sequence[Sequence[str]] = ()
     caution: str = ""
+
+    @property
+    def data_module(self) -> type:
+        """The class that reads it, whose import needs torch."""
+        return getattr(datamodules, self.class_path)
 
 
 @dataclass(frozen=True)
@@ -102,6 +108,11 @@ class Declaration:
             said["content"] += named
         files = tuple(SourceFile(**file) for file in said.pop("files", ()))
         return cls(name=path.stem, forms=forms, files=files, **said)
+
+    def open(self, form: str, root: Path, **arguments: Any) -> Any:
+        """The data module that reads a form of the data set below a data root, with further arguments of its own."""
+        place = {"path": self.folder_below(root)} if self.forms[form].class_path == "OwnData" else {"data_root": root}
+        return self.forms[form].data_module(**place, **{**self.forms[form].init_args, **arguments})
 
     @property
     def layout(self) -> str:

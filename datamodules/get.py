@@ -1,19 +1,11 @@
-"""`python -m datamodules get <data set>`: its files from where they are published, verified."""
+"""Download a data set's files from where they are published, and verify them; the data root is made where it is not."""
 
 import argparse
 
 from datamodules.datasets import DATASETS
 from datamodules.errors import DataError
 from datamodules.files.download import fetch
-from datamodules.files.sources import data_root, user_path
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add those of the command."""
-    parser.add_argument("dataset", choices=sorted(DATASETS))
-    help_root = "folder to hold the data set's folder, made where it is missing (default: CSD_DATA, else data/)"
-    parser.add_argument("--data-root", type=user_path, help=help_root)
-    parser.set_defaults(func=run)
+from datamodules.files.sources import data_root
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -72,6 +72,11 @@ class Modality:
         return np.arange(len(self.entries)) if self.owner is None else self.owner
 
     @property
+    def stored(self) -> Sequence[Any]:
+        """The entries as they are kept: in the place of each that stands in a file, the file's path."""
+        return self.entries.paths if isinstance(self.entries, Files) else self.entries
+
+    @property
     def kind(self) -> Literal["text", "vector", "sequence", "image", "sound"]:
         if isinstance(self.entries, Files):
             return "image" if self.rate is None else "sound"
@@ -86,28 +91,28 @@ class Modality:
             return ()
         return tuple(np.shape(self.entries[0]))[0 if self.kind == "vector" else 1 :]
 
-    def take(self, rows: np.ndarray, owner: np.ndarray) -> Modality:
-        """Some entries, with their owners."""
-        if isinstance(self.entries, Files):
-            entries: Any = replace(self.entries, paths=tuple(self.entries.paths[row] for row in rows))
+    def of_items(self, kept: np.ndarray) -> Modality:
+        """The entries of some of the items, (N,) bool, which are numbered anew."""
+        rows = np.flatnonzero(kept[self.owners()])
+        if isinstance(self.entries, np.ndarray):
+            entries: Any = self.entries[rows]
         else:
-            array = isinstance(self.entries, np.ndarray)
-            entries = self.entries[rows] if array else [self.entries[row] for row in rows]
-        return Modality(entries, owner, self.rate)
+            entries = [self.stored[row] for row in rows]
+            entries = replace(self.entries, paths=tuple(entries)) if isinstance(self.entries, Files) else entries
+        return Modality(entries, (np.cumsum(kept) - 1)[self.owners()[rows]], self.rate)
 
     def digest(self, items: np.ndarray | None = None) -> str:
         """sha256 over the entries, or those of some items alone; over their files where they stand in files."""
-        entries = self.entries.paths if isinstance(self.entries, Files) else self.entries
-        owners, rows = self.owners(), np.arange(len(entries))
+        owners, rows = self.owners(), np.arange(len(self.entries))
         if items is not None:
             rows = np.flatnonzero(np.isin(owners, items))
             owners = np.searchsorted(items, owners[rows])
         sha = hashlib.sha256(f"{self.kind}{self.rate}".encode())
         sha.update(np.ascontiguousarray(owners).tobytes())
-        if isinstance(entries, np.ndarray):
-            hash_rows(sha, entries, rows)
+        if isinstance(self.entries, np.ndarray):
+            hash_rows(sha, self.entries, rows)
             return sha.hexdigest()
-        for entry in map(entries.__getitem__, rows.tolist()):
+        for entry in map(self.stored.__getitem__, rows.tolist()):
             if isinstance(entry, Path):
                 sha.update(f"{entry.name}\0{sha256_of(entry)}\n".encode())
             elif isinstance(entry, str):
@@ -187,107 +192,98 @@ class ItemSet:
             raise DataError(f"{origin}: row counts differ ({counts}); row i of every array must be the same item.")
         for name, array in features.items():
             check_matrix(array, f"{origin}: {name}")
-        return cls(
-            modalities={name: Modality(array) for name, array in features.items()},
-            label=label,
-            split=split,
-            names=row_names(len(label)),
-            origin=origin,
-            class_names=class_names,
-            class_embedding=class_embedding,
-            unpaired=unpaired or {},
-        )
+        modalities, names = {name: Modality(array) for name, array in features.items()}, row_names(len(label))
+        return cls(modalities, label, split, names, origin, None, class_names, class_embedding, unpaired or {})
 
     def __post_init__(self) -> None:
-        reserved = sorted(set(self.modalities) & set(RESERVED))
-        if len(self.modalities) < 2 or reserved:
-            raise DataError(
-                f"{self.origin}: modalities are {', '.join(map(repr, self.modalities)) or 'none'}; expected two or "
-                f"more, none of them called {', '.join(RESERVED)}."
-            )
-        rows = {"label": len(self.label), "split": len(self.split), "names": len(self.names)}
-        if len(set(rows.values())) > 1 or not len(self.label):
-            raise DataError(f"{self.origin}: row counts are {rows}; expected one of each per item, and an item.")
-        for what, names in (("items", self.names), ("classes", self.class_names or ())):
-            if (twice := name_twice(names)) is not None:
-                raise DataError(f"{self.origin}: two {what} are called {twice!r}; give each a name of its own.")
-        if unknown := sorted(set(np.unique(self.split).tolist()) - set(SPLITS)):
-            raise DataError(f"{self.origin}: split {unknown[0]!r} is unknown; each item is one of {', '.join(SPLITS)}.")
-        self._check_labels()
-        for name, modality in self.modalities.items():
-            self._check_modality(name, modality)
-        self._check_matrices()
+        if fault := next(self._faults(), None):
+            raise DataError(f"{self.origin}: {fault}")
 
     def __len__(self) -> int:
         return len(self.label)
 
-    def _check_labels(self) -> None:
-        names = None if self.class_names is None else len(self.class_names)
-        if self.label.ndim == 2:
-            if self.label.shape[1] != names or self.label.dtype != bool:
-                raise DataError(
-                    f"{self.origin}: multi-hot labels have shape {self.label.shape} and type {self.label.dtype}; "
-                    f"expected (items, {names} classes) bool."
-                )
-            bare = np.flatnonzero(~self.label.any(axis=1))
+    def _faults(self) -> Iterator[str]:
+        """What is wrong; of what comes first, that which follows takes for granted that it is not."""
+        if len(self.modalities) < 2 or set(self.modalities) & set(RESERVED):
+            yield (
+                f"modalities are {', '.join(map(repr, self.modalities)) or 'none'}; expected two or more, none of them "
+                f"called {', '.join(RESERVED)}."
+            )
+        rows = {"label": len(self.label), "split": len(self.split), "names": len(self.names)}
+        if len(set(rows.values())) > 1 or not len(self):
+            yield f"row counts are {rows}; expected one of each per item, and an item."
+        for what, names in (("items", self.names), ("classes", self.class_names or ())):
+            if (twice := name_twice(names)) is not None:
+                yield f"two {what} are called {twice!r}; give each a name of its own."
+        if unknown := sorted(set(np.unique(self.split).tolist()) - set(SPLITS)):
+            yield f"split {unknown[0]!r} is unknown; each item is one of {', '.join(SPLITS)}."
+        yield from self._faults_of_labels()
+        for name, modality in self.modalities.items():
+            yield from self._faults_of(name, modality)
+        yield from self._faults_of_matrices()
+
+    def _faults_of_labels(self) -> Iterator[str]:
+        label, classes = self.label, None if self.class_names is None else len(self.class_names)
+        has = f"labels have shape {label.shape} and type {label.dtype}"
+        if label.ndim == 2:
+            if label.shape[1] != classes or label.dtype != bool:
+                yield f"multi-hot {has}; expected (items, {classes} classes) bool."
+            bare = np.flatnonzero(~label.any(axis=1))
             if bare.size:
-                raise DataError(
-                    f"{self.origin}: {bare.size} item(s) have no class, first row {bare[0]}; remove them, "
-                    "since nothing can match them."
+                yield (
+                    f"{bare.size} item(s) have no class, first row {bare[0]}; remove them, since nothing can match "
+                    "them."
                 )
             return
-        if self.label.ndim != 1 or not np.issubdtype(self.label.dtype, np.integer):
-            raise DataError(
-                f"{self.origin}: labels have shape {self.label.shape} and type {self.label.dtype}; expected (items,) "
-                "integers."
-            )
-        outside = np.flatnonzero((self.label < 0) | (self.label >= names)) if names is not None else np.arange(0)
+        if label.ndim != 1 or not np.issubdtype(label.dtype, np.integer):
+            yield f"{has}; expected (items,) integers."
+        outside = np.flatnonzero((label < 0) | (label >= classes)) if classes is not None else np.arange(0)
         if outside.size:
-            raise DataError(
-                f"{self.origin}: label {self.label[outside[0]]} in row {outside[0]} has no name; there are {names} "
-                f"class names, for labels 0 to {names - 1}."
+            yield (
+                f"label {label[outside[0]]} in row {outside[0]} has no name; there are {classes} class names, for "
+                f"labels 0 to {classes - 1}."
             )
 
-    def _check_modality(self, name: str, modality: Modality) -> None:
-        owners = modality.owners()
-        if len(owners) != len(modality.entries) or (np.diff(owners) < 0).any():
-            raise DataError(
-                f"{self.origin}: {name} has {len(modality.entries)} entries and {len(owners)} owners; expected an "
-                "owner per entry, ascending."
-            )
+    def _faults_of(self, name: str, modality: Modality) -> Iterator[str]:
+        owners, count = modality.owners(), len(modality.entries)
+        if len(owners) != count or (np.diff(owners) < 0).any():
+            yield f"{name} has {count} entries and {len(owners)} owners; expected an owner per entry, ascending."
         if len(owners) and (owners[0] < 0 or owners[-1] >= len(self)):
-            raise DataError(f"{self.origin}: {name} has an entry of item {owners[-1]}; there are {len(self)} items.")
+            yield f"{name} has an entry of item {owners[-1]}; there are {len(self)} items."
+        if isinstance(modality.entries, Files):
+            return
         if modality.kind == "vector":
             bad = not_finite(modality.entries)
             if bad.size:
-                raise DataError(
-                    f"{self.origin}: {name} is NaN or infinite in {bad.size} row(s), the first of "
-                    f"{self.names[owners[bad[0]]]}; remove them, items from every modality, or extract their features "
-                    "again."
+                yield (
+                    f"{name} is NaN or infinite in {bad.size} row(s), the first of {self.names[owners[bad[0]]]}; "
+                    "remove them, items from every modality, or extract their features again."
                 )
             return
-        for owner, entry in zip(owners, () if isinstance(modality.entries, Files) else modality.entries, strict=False):
-            reason = _fault(entry, modality)
-            if reason:
-                raise DataError(f"{self.origin}: {name} of item {self.names[owner]} {reason}.")
+        for owner, entry in zip(owners, modality.entries, strict=True):
+            if reason := _fault(entry, modality):
+                yield f"{name} of item {self.names[owner]} {reason}."
 
-    def _check_matrices(self) -> None:
-        """The class embedding and the unpaired samples."""
-        classes = len(self.class_names or ())
-        expected = {} if self.class_embedding is None else {"class_embedding": (self.class_embedding, classes, None)}
+    def _faults_of_matrices(self) -> Iterator[str]:
+        """Of the class embedding and the unpaired samples."""
+        matrices = {} if self.class_embedding is None else {"class_embedding": self.class_embedding}
         for name, array in self.unpaired.items():
             if name not in self.vectors:
-                vectors = ", ".join(self.vectors)
-                raise DataError(f"{self.origin}: unpaired samples of {name!r}; the vectors are {vectors}.")
-            expected[f"unpaired_{name}"] = array, None, self.vectors[name].shape[1]
-        for name, (array, rows, width) in expected.items():
+                yield f"unpaired samples of {name!r}; the vectors are {', '.join(self.vectors)}."
+            matrices[f"unpaired_{name}"] = array
+        for name, array in matrices.items():
             check_matrix(array, f"{self.origin}: {name}")
-            fits = rows in (None, len(array)) and width in (None, array.shape[1])
-            if not fits or not len(array) or not_finite(array).size:
-                wanted = f"({classes} classes, E)" if width is None else f"(rows, {width}) with a row or more"
-                raise DataError(
-                    f"{self.origin}: {name} has shape {array.shape} and {not_finite(array).size} row(s) that are NaN "
-                    f"or infinite; expected finite numbers of shape {wanted}."
+            if name == "class_embedding":
+                classes = len(self.class_names or ())
+                fits, wanted = len(array) == classes, f"({classes} classes, E)"
+            else:
+                width = self.vectors[name.removeprefix("unpaired_")].shape[1]
+                fits, wanted = array.shape[1] == width, f"(rows, {width}) with a row or more"
+            bad = not_finite(array).size
+            if not fits or not len(array) or bad:
+                yield (
+                    f"{name} has shape {array.shape} and {bad} row(s) that are NaN or infinite; expected finite "
+                    f"numbers of shape {wanted}."
                 )
 
     @property
@@ -336,17 +332,12 @@ class ItemSet:
         kept = np.array([name not in names for name in self.names])
         if not kept.any():
             raise DataError(f"{self.origin}: no item is left, {len(names)} are left out.")
-        position = np.cumsum(kept) - 1
-        modalities = {}
-        for name, modality in self.modalities.items():
-            rows = np.flatnonzero(kept[modality.owners()])
-            modalities[name] = modality.take(rows, position[modality.owners()[rows]])
         return replace(
             self,
-            modalities=modalities,
+            modalities={name: modality.of_items(kept) for name, modality in self.modalities.items()},
             label=self.label[kept],
             split=self.split[kept],
-            names=[name for name, keep in zip(self.names, kept, strict=True) if keep],
+            names=[name for name in self.names if name not in names],
             group=None if self.group is None else self.group[kept],
         )
 
@@ -363,17 +354,17 @@ class ItemSet:
             sha.update(f"{len(self) if part is None else len(part)}".encode())
             for name, modality in self.modalities.items():
                 sha.update(f"{name}{modality.digest(part)}".encode())
-        label = self.label if parts is None else self.label[np.concatenate(parts)]
-        if label.ndim == 2:
+        if parts is None:
+            groups = np.arange(len(self)) if self.group is None else self.group
+            for array in (self.split.astype("U10"), groups.astype(np.int64)):
+                sha.update(np.ascontiguousarray(array).tobytes())
+            numbers, classes = self.label.astype(np.int64), np.arange(len(self.class_names or ()))
+        elif self.label.ndim == 2:
+            label = self.label[np.concatenate(parts)]
             classes = np.flatnonzero(label.any(axis=0))
             numbers = label[:, classes]
         else:
-            classes, numbers = np.unique(label, return_inverse=True)
-        if parts is None:
-            groups = np.arange(len(self)) if self.group is None else self.group
-            numbers, classes = label.astype(np.int64), np.arange(len(self.class_names or ()))
-            for array in (self.split.astype("U10"), groups.astype(np.int64)):
-                sha.update(np.ascontiguousarray(array).tobytes())
+            classes, numbers = np.unique(self.label[np.concatenate(parts)], return_inverse=True)
         sha.update(f"{numbers.shape}".encode() + np.ascontiguousarray(numbers).tobytes())
         if self.class_names is not None:
             sha.update("\0".join(self.class_names[c] for c in classes).encode())

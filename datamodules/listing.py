@@ -1,4 +1,4 @@
-"""`python -m datamodules list`: which data sets are on this machine, what each is for and how to get the others."""
+"""Say which data sets are on this machine, what each is for and how to get the others, in a line each."""
 
 import argparse
 from pathlib import Path
@@ -6,52 +6,36 @@ from pathlib import Path
 import yaml
 
 from datamodules.datasets import DATASETS
-from datamodules.declaration import Declaration
 from datamodules.files.sources import data_root
 
 # Read as files: data sets know nothing of the tables that are made of them.
 TABLES = Path(__file__).parents[1] / "reproduce"
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add those of the command."""
-    parser.add_argument("--data-root", help="folder that holds the data sets' folders (default: CSD_DATA, else data/)")
-    parser.set_defaults(func=run)
-
-
 def run(arguments: argparse.Namespace) -> int:
     """Print one line per data set; return 0.
+
+    It is present, incomplete or absent: only whether files and folders are there is looked at; `check` looks into them.
 
     Raises:
         DataError: the data root is named and is no folder.
     """
     root, tables = data_root(arguments.data_root), used_by()
     for name, declared in DATASETS.items():
+        forms = declared.lacking(declared.folder_below(root))
+        whole = [form for form, paths in forms.items() if not paths]
+        state = "absent" if not forms else "present" if len(whole) == len(forms) else "incomplete"
         counts = ", ".join(f"{count:,} {split}" for split, count in declared.items.items())
         classes = "each its own class" if declared.classes is None else f"{declared.classes:,} classes"
-        state, detail = presence(declared, declared.folder_below(root))
         parts = [
-            *detail,
+            *([f"as {', '.join(whole)}"] if whole else []),
+            *(f"{form} lacks {', '.join(paths)}" for form, paths in forms.items() if paths),
             f"{sum(declared.items.values()):,} {declared.unit} ({counts}), {classes}",
             f"used by {', '.join(tables.get(name, ['no table']))}",
             f"from {declared.source} (licence: {declared.licence})",
         ]
         print(f"{name:<17} {state:<11} {'; '.join(parts)}")
     return 0
-
-
-def presence(declared: Declaration, folder: Path) -> tuple[str, list[str]]:
-    """ "present", "incomplete" or "absent", and which forms are there and what the others lack.
-
-    Only the presence of files and folders is looked at; `check` looks into them.
-    """
-    forms = declared.lacking(folder)
-    whole = [name for name, paths in forms.items() if not paths]
-    parts = [f"as {', '.join(whole)}"] if whole else []
-    parts += [f"{name} lacks {', '.join(paths)}" for name, paths in forms.items() if paths]
-    if not forms:
-        return "absent", []
-    return ("present" if len(whole) == len(forms) else "incomplete"), parts
 
 
 def used_by() -> dict[str, list[str]]:

@@ -5,6 +5,7 @@ import re
 import numpy as np
 from sklearn.cluster import KMeans
 from sklearn.decomposition import PCA
+from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from datamodules.errors import DataError
@@ -130,10 +131,8 @@ def resample(sequence: np.ndarray, steps: int) -> np.ndarray:
 
 
 def _principal(rows: np.ndarray, others: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    scaler = StandardScaler().fit(rows)
-    reduction = PCA(min(COMPONENTS, *rows.shape), svd_solver="full")
-    components = reduction.fit_transform(scaler.transform(rows))
-    total = components.var(axis=0).sum()
-    scale = np.sqrt(total) if total > 0 else 1.0
-    beside = reduction.transform(scaler.transform(others)) if len(others) else np.zeros((0, components.shape[1]))
+    reduction = make_pipeline(StandardScaler(), PCA(min(COMPONENTS, *rows.shape), svd_solver="full"))
+    components = reduction.fit_transform(rows)
+    scale = np.sqrt(components.var(axis=0).sum()) or 1.0
+    beside = reduction.transform(others) if len(others) else np.zeros((0, components.shape[1]))
     return components / scale, beside / scale

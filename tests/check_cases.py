@@ -68,11 +68,11 @@ def checked(dataset: str, folder: Path, capsys, hashes: bool = False) -> tuple[i
     return status, capsys.readouterr().out
 
 
-def faulty(dataset: str, folder: Path, capsys, hashes: bool = False) -> str:
+def faulty(dataset: str, folder: Path, capsys, hashes: bool = False, troubles: int | str = "") -> str:
     """What is said of a copy that must not pass: what is wrong, then what is expected and where to get it."""
     status, said = checked(dataset, folder, capsys, hashes)
     assert status == 1, said
-    assert "trouble(s)" in said
+    assert f"{troubles} trouble(s)" in said
     assert f"Expected in {DATASETS[dataset].folder}/: {DATASETS[dataset].content}. " in said
     assert f"Get it from {DATASETS[dataset].url}" in said
     return said

@@ -2,75 +2,33 @@
 
 import logging
 
-import lightning as L
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from lightning.pytorch.callbacks import Callback
+from tiny_items import TinyPairs as Tiny
+from tiny_items import feature_set
+from training import trainer
 
-from datamodules import DataError, FeatureDataModule, ItemSet
+from datamodules import DataError
 from datamodules.splits import carve_validation, seen_unseen
+from lightning_modules import JFSE
 
 
-def feature_set(multi_hot: bool = False, **changed) -> ItemSet:
-    """210 items of seven classes, every third one a test item."""
-    rng = np.random.default_rng(0)
-    label = np.arange(210) % 7
-    if multi_hot:
-        label = np.eye(7, dtype=bool)[label]
-        label[::5, 0] = True
-    given_parts = {
-        "features": {"image": rng.normal(size=(210, 5)), "text": rng.normal(size=(210, 3)).astype(np.float32)},
-        "label": label,
-        "split": np.where(np.arange(210) % 3 == 2, "test", "train"),
-        "class_names": tuple("abcdefg"),
-        "origin": "tiny.npz",
-    }
-    return ItemSet.of_features(**(given_parts | changed))
-
-
-class Tiny(FeatureDataModule):
-    dataset = "tiny"
-    features = "noise"
-    data_kind = "synthetic"
-
-    def __init__(self, content: ItemSet | None = None, **kwargs) -> None:
-        super().__init__(**({"class_encoder": "one-hot", "batch_size": 16} | kwargs))
-        self.content = content if content is not None else feature_set()
-        self.times_read = 0
-
-    def read(self) -> ItemSet:
-        self.times_read += 1
-        return self.content
-
-
-class Recorder(L.LightningModule):
+class Ids(Callback):
     """Keeps the ids of every training batch, by epoch, and of every evaluation batch, by loader."""
 
     def __init__(self) -> None:
-        super().__init__()
-        self.layer = torch.nn.Linear(5, 1)
         self.trained: dict[int, list[int]] = {}
         self.evaluated: dict[int, list[int]] = {}
 
-    def training_step(self, batch, batch_idx):
-        self.trained.setdefault(self.current_epoch, []).extend(batch["id"].tolist())
-        return self.layer(batch["image"]).square().mean()
+    def on_train_batch_start(self, trainer, module, batch, batch_idx):
+        self.trained.setdefault(trainer.current_epoch, []).extend(batch["id"].tolist())
 
-    def validation_step(self, batch, batch_idx):
-        self.log("val", self.layer(batch["image"]).mean())
-
-    def test_step(self, batch, batch_idx, dataloader_idx=0):
+    def on_test_batch_start(self, trainer, module, batch, batch_idx, dataloader_idx=0):
         self.evaluated.setdefault(dataloader_idx, []).extend(batch["id"]["image"].tolist())
-
-    def configure_optimizers(self):
-        return torch.optim.SGD(self.parameters(), 0.01)
-
-
-def trainer(folder, **kwargs) -> L.Trainer:
-    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}
-    return L.Trainer(default_root_dir=folder, enable_checkpointing=False, **quiet, **kwargs)
 
 
 # Splits -------------------------------------------------------------------------------------------------------------
@@ -100,9 +58,7 @@ def test_validation_draw_of_a_class_ignores_the_other_classes():
     alone = carve_validation(label, np.flatnonzero(label == 1), 0.2, 5)[1]
     np.testing.assert_array_equal(everything[label[everything] == 1], alone)
     assert not np.array_equal(everything, carve_validation(label, np.arange(120), 0.2, 6)[1])
-    assert (
-        len({tuple(everything[label[everything] == c] // 3) for c in range(3)}) == 3
-    )  # each class has a draw of its own
+    assert len({tuple(everything[label[everything] == c] // 3) for c in range(3)}) == 3, "each has a draw of its own"
 
 
 def test_multi_hot_items_are_stratified_by_their_rarest_class():
@@ -130,13 +86,8 @@ def test_batch_holds_the_rows_its_ids_name():
     batch = next(iter(Tiny(data).train_dataloader()))
     row = batch["id"].numpy()
     assert batch.pop("masks") == {}
-    assert {name: value.dtype for name, value in batch.items()} == {
-        "image": torch.float32,
-        "text": torch.float32,
-        "label": torch.int64,
-        "id": torch.int64,
-        "class_embedding": torch.float32,
-    }
+    numbers = dict.fromkeys(("image", "text", "class_embedding"), torch.float32)
+    assert {n: value.dtype for n, value in batch.items()} == {**numbers, "label": torch.int64, "id": torch.int64}
     np.testing.assert_array_equal(batch["image"], data.vectors["image"][row].astype(np.float32))
     np.testing.assert_array_equal(batch["text"], data.vectors["text"][row])
     np.testing.assert_array_equal(batch["label"], data.label[row])
@@ -150,8 +101,8 @@ def test_class_embedding_of_a_multi_hot_item_is_the_mean_over_its_classes():
     batch = next(iter(loader))
     label = batch["label"]["image"]
     assert label.dtype == torch.bool
-    expected = [embedding[row].mean(axis=0) for row in label.numpy()]
-    np.testing.assert_allclose(batch["class_embedding"], np.array(expected), rtol=0, atol=1e-6)
+    expected = np.stack([embedding[row].mean(axis=0) for row in label.numpy()])
+    np.testing.assert_allclose(batch["class_embedding"], expected, rtol=0, atol=1e-6)
     assert module.dims == {"image": 5, "text": 3, "class_embedding": 4}
     assert module.train_entries("class_embedding")[0].shape == (len(module.indices("train")), 4)
 
@@ -179,17 +130,15 @@ def test_without_a_validation_part_everything_but_the_test_items_is_trained_on()
 
 def test_training_drops_a_short_last_batch_only_where_another_is_left():
     assert {len(batch["id"]) for batch in Tiny(batch_size=50).train_dataloader()} == {50}
-    whole = list(Tiny(batch_size=500).train_dataloader())
-    assert [len(batch["id"]) for batch in whole] == [len(Tiny().indices("train"))]
+    assert [len(batch["id"]) for batch in Tiny(batch_size=500).train_dataloader()] == [len(Tiny().indices("train"))]
 
 
 def test_arrays_and_train_entries_are_the_rows_of_the_split():
-    module = Tiny()
-    features, label = module.arrays("standard")
-    index = module.indices("standard")
-    np.testing.assert_array_equal(features["image"], module.data.vectors["image"][index].astype(np.float32))
+    module, (features, label) = Tiny(), Tiny().arrays("standard")
+    index, vectors = module.indices("standard"), module.data.vectors
+    np.testing.assert_array_equal(features["image"], vectors["image"][index].astype(np.float32))
     np.testing.assert_array_equal(label, module.data.label[index])
-    np.testing.assert_array_equal(module.train_entries("text")[0], module.data.vectors["text"][module.indices("train")])
+    np.testing.assert_array_equal(module.train_entries("text")[0], vectors["text"][module.indices("train")])
 
 
 def test_digest_follows_data_and_encoder():
@@ -238,28 +187,29 @@ def test_zero_shot_leaves_out_items_of_both_kinds_and_says_how_many(caplog):
 # With a Trainer -----------------------------------------------------------------------------------------------------
 
 
+def fitted(folder, epochs: int, data: Tiny | None = None, **resumed):
+    """A trainer that has run, and the ids that it has seen."""
+    seen, data = Ids(), data or Tiny()
+    runner = trainer(folder, max_epochs=epochs, callbacks=[seen])
+    runner.fit(JFSE(data.dims, width=4), data, **resumed)
+    return runner, seen
+
+
 def test_training_order_changes_by_epoch_and_a_resumed_run_repeats_it(tmp_path):
-    whole, first, second = Recorder(), Recorder(), Recorder()
-    trainer(tmp_path, max_epochs=3).fit(whole, datamodule=Tiny())
-    begun = trainer(tmp_path, max_epochs=1)
-    begun.fit(first, datamodule=Tiny())
+    whole, (begun, first) = fitted(tmp_path, 3)[1].trained, fitted(tmp_path, 1)
     begun.save_checkpoint(tmp_path / "begun.ckpt")
-    trainer(tmp_path, max_epochs=3).fit(second, datamodule=Tiny(), ckpt_path=tmp_path / "begun.ckpt")
-    assert whole.trained[0] != whole.trained[1]
-    assert whole.trained == first.trained | second.trained
-    other = Recorder()
-    trainer(tmp_path, max_epochs=1).fit(other, datamodule=Tiny(shuffle_seed=1))
-    assert other.trained[0] != whole.trained[0]
+    second = fitted(tmp_path, 3, ckpt_path=tmp_path / "begun.ckpt")[1]
+    assert whole[0] != whole[1]
+    assert whole == first.trained | second.trained
+    assert fitted(tmp_path, 1, Tiny(shuffle_seed=1))[1].trained[0] != whole[0]
 
 
 def test_trainer_runs_without_validation_and_over_three_test_loaders(tmp_path):
-    module = Tiny(class_split="zero-shot", validation_fraction=0)
-    recorder = Recorder()
-    runner = trainer(tmp_path, max_epochs=1)
-    runner.fit(recorder, datamodule=module)
-    assert "val" not in runner.callback_metrics
-    runner.test(recorder, datamodule=module, verbose=False)
-    assert recorder.evaluated == {i: module.indices(name).tolist() for i, name in enumerate(module.test_splits)}
+    data = Tiny(class_split="zero-shot", validation_fraction=0)
+    runner, seen = fitted(tmp_path, 1, data)
+    assert not [name for name in runner.callback_metrics if name.startswith("val")]
+    runner.test(runner.model, data, verbose=False)
+    assert seen.evaluated == {i: data.indices(name).tolist() for i, name in enumerate(data.test_splits)}
 
 
 # Refusals -----------------------------------------------------------------------------------------------------------

@@ -8,23 +8,16 @@ from pathlib import Path
 import extract_cases
 import numpy as np
 import pytest
-from extract_cases import (
-    IMAGE_MODEL,
-    ITEMS,
-    SOUND_MODEL,
-    SPLIT,
-    Lengths,
-    run,
-    run_all,
-    tensors_of,
-)
+from extract_cases import IMAGE_MODEL, ITEMS, SOUND_MODEL, SPLIT, Lengths, run, run_all, tensors_of
 
 from datamodules import DataError, Flickr30kNarratives
-from datamodules.features.extraction import extract_features
+from datamodules.extract import extract_features
 from datamodules.files.extracted_features import read_extracted, read_metadata
 
 bundle, root, weights, written = extract_cases.bundle, extract_cases.root, extract_cases.weights, extract_cases.written
 
+
+TEXT = ("--text", "all-MiniLM-L6-v2")
 
 # What is written ----------------------------------------------------------------------------------------------------
 
@@ -53,36 +46,26 @@ def test_the_file_says_what_made_it(written, root):
     assert all(len(said["sha256"]) == 64 and "torch 2." in said["versions"] for said in encoders.values())
 
 
-def test_nothing_is_left_beside_the_file_and_a_second_call_changes_nothing(written, root, weights, capsys):
+def test_a_second_call_changes_nothing_and_a_file_computed_anew_is_the_same_byte_for_byte(
+    written, root, weights, tmp_path, capsys, monkeypatch
+):
     before = written.stat()
     assert run_all(root, weights, written) == 0
     assert "there already" in capsys.readouterr().out
     after = written.stat()
     assert (after.st_mtime_ns, after.st_ino) == (before.st_mtime_ns, before.st_ino)
     assert list(written.parent.iterdir()) == [written]
-
-
-def test_a_second_file_computed_anew_is_the_same_byte_for_byte(written, root, weights, tmp_path, cache):
+    monkeypatch.setenv("CSD_CACHE", str(tmp_path / "cache"))
     assert run_all(root, weights, tmp_path / "again.safetensors") == 0
     assert (tmp_path / "again.safetensors").read_bytes() == written.read_bytes()
 
 
 def test_a_file_of_other_networks_is_never_written_over(written, root, weights, capsys):
     before = written.read_bytes()
-    arguments = ("flickr30k", "--image", IMAGE_MODEL, "--image-weights", weights["image"], "--text", "all-MiniLM-L6-v2")
-    assert run(*arguments, "--data-root", root, "--out", written) == 1
+    image = ("--image", IMAGE_MODEL, "--image-weights", weights["image"])
+    assert run("flickr30k", *image, *TEXT, "--data-root", root, "--out", written) == 1
     assert f"FAILED   {written} holds features of other data, class names or networks" in capsys.readouterr().out
     assert written.read_bytes() == before
-
-
-@pytest.mark.slow
-def test_names_of_the_hub_make_the_same_file(root, weights, tmp_path):
-    text, given = ("--text", "all-MiniLM-L6-v2"), ("--image-weights", weights["image"], "--data-root", root)
-    plain, named = tmp_path / "plain.safetensors", tmp_path / "named.safetensors"
-    assert run("flickr30k", "--image", f"{IMAGE_MODEL}.r160_in1k", *text, *given, "--out", plain) == 0
-    text = ("--text", "sentence-transformers/all-MiniLM-L6-v2")
-    assert run("flickr30k", "--image", f"hf-hub:timm/{IMAGE_MODEL}.r160_in1k", *text, *given, "--out", named) == 0
-    assert named.read_bytes() == plain.read_bytes()
 
 
 def test_other_modalities_need_not_be_there(root, tmp_path):
@@ -139,17 +122,13 @@ def test_a_stopped_run_goes_on_with_what_is_missing_and_writes_the_same_file(
     [
         (("--image", IMAGE_MODEL), "expected networks for two modalities or more: name them by --image"),
         ((), "expected networks for two modalities or more"),
-        (
-            ("--text", "all-MiniLM-L6-v2", "--sound", "tiny", "--sound-weights", None, "--features", "karpathy"),
-            "has no modality 'audio'; it has",
-        ),
-        (("--image-weights", "w.pth", "--text", "all-MiniLM-L6-v2"), "--image-weights are given and no --image"),
-        (("--text", "all-MiniLM-L6-v2", "--out", "features.npz"), "expected a name ending in .safetensors"),
-        (("--text", "all-MiniLM-L6-v2", "--image", IMAGE_MODEL, "--features", "cooked"), "as 'cooked'; it can as raw"),
-        (("--text", "all-MiniLM-L6-v2", "--image", "resnet_none"), "no model 'resnet_none'; nearest: .*resnet"),
-        (("--text", "all-MiniLM-L6-v2", "--image", "timm/resnet_none"), "no model 'resnet_none'; nearest: .*resnet"),
-        (("--text", "all-MiniLM-L6-v2", "--image", "hf-hub:one/other"), "timm has no model 'hf-hub:one/other'"),
-        (("--text", "all-MiniLM-L6-v2", "--image", IMAGE_MODEL, "--image-weights", "no.pth"), "no.pth cannot be read"),
+        ((*TEXT, "--sound", "tiny", "--sound-weights", None, "--features", "karpathy"), "no modality 'audio'; it has"),
+        (("--image-weights", "w.pth", *TEXT), "--image-weights are given and no --image"),
+        ((*TEXT, "--out", "features.npz"), "expected a name ending in .safetensors"),
+        ((*TEXT, "--image", IMAGE_MODEL, "--features", "cooked"), "as 'cooked'; it can as raw"),
+        ((*TEXT, "--image", "timm/resnet_none"), "no model 'resnet_none'; nearest: .*resnet"),
+        ((*TEXT, "--image", "hf-hub:one/other"), "timm has no model 'hf-hub:one/other'"),
+        ((*TEXT, "--image", IMAGE_MODEL, "--image-weights", "no.pth"), "no.pth cannot be read"),
     ],
 )
 def test_what_cannot_be_done_is_said(root, weights, tmp_path, capsys, monkeypatch, arguments, message):

@@ -6,24 +6,15 @@ from pathlib import Path
 import extract_cases
 import numpy as np
 import pytest
-from extract_cases import (
-    COUNTS,
-    IMAGE_MODEL,
-    ITEMS,
-    SOUND_MODEL,
-    SPLIT,
-    Lengths,
-    tensors_of,
-)
+from extract_cases import COUNTS, IMAGE_MODEL, ITEMS, SOUND_MODEL, SPLIT, Lengths, tensors_of
 from hypothesis import given
 from hypothesis import strategies as st
-from safetensors.numpy import save_file
-from tiny_items import item_set
+from safetensors.numpy import save, save_file
 from tiny_trees import PASCAL_CLASSES, WIKIPEDIA, write_pascal, write_wikipedia
 
 from datamodules import DataError, OwnData, PascalSentences, WikipediaRaw
 from datamodules.datasets.wikipedia import CLASS_NAMES
-from datamodules.features.extraction import extract_features
+from datamodules.extract import extract_features
 from datamodules.files.extracted_features import read_extracted, read_metadata, write_features
 from datamodules.items import ItemSet, Modality
 
@@ -105,12 +96,6 @@ def test_class_names_of_a_data_set_are_kept(tmp_path, write, module, expected):
     assert kept.class_names == data.data.class_names
 
 
-def test_labels_without_a_class_name_are_refused():
-    with pytest.raises(DataError, match="label 5 in row 20 has no name; there are 5"):
-        item_set(class_names=list("abcde"))
-    assert item_set(class_names=list("abcdef")).without({"item-0"}).class_names == list("abcdef")
-
-
 def test_a_folder_with_the_file_alone_is_read_as_the_file(written, tmp_path):
     (tmp_path / "features.safetensors").write_bytes(written.read_bytes())
     (tmp_path / "captions.txt").write_text("raw data may lie beside it")
@@ -121,45 +106,36 @@ def test_a_folder_with_the_file_alone_is_read_as_the_file(written, tmp_path):
 def test_files_of_another_kind_or_damaged_are_refused(written, tmp_path):
     path = tmp_path / "broken.safetensors"
     expected = r"broken.safetensors: .*write it with `python -m datamodules extract`"
-    content = written.read_bytes()
-    for damaged in (b"", b"no tensors", content[:-10], content[:100]):
-        path.write_bytes(damaged)
-        with pytest.raises(DataError, match=expected):
-            read_extracted(path)
+    whole = written.read_bytes()
+    held, metadata = tensors_of(written), read_metadata(written)
     save_file({"label": np.zeros(3)}, path)
     with pytest.raises(DataError, match=f"{expected[:22]}says 'no' as its format"):
         _ = OwnData(path).data
-    held = tensors_of(written)
-    for name, changed in (
+    changes = (
         ("owner/text", held["owner/text"][::-1].copy()),
         ("owner/text", np.maximum(held["owner/text"], 1)),
         ("owner/image", held["owner/image"] + 1),
         ("split", held["split"] + 3),
         ("label", held["label"] + 2**40),
         ("label", held["label"] - 1),
-    ):
-        save_file(held | {name: changed}, path, read_metadata(written))
+    )
+    damaged = [save(held | {name: array}, metadata) for name, array in changes]
+    damaged += [save({name: x for name, x in held.items() if name != "label"}, metadata)]
+    for content in (b"", b"no tensors", whole[:-10], whole[:100], *damaged):
+        path.write_bytes(content)
         with pytest.raises(DataError, match=expected):
             read_extracted(path)
-    save_file({name: x for name, x in held.items() if name != "label"}, path, read_metadata(written))
-    with pytest.raises(DataError, match=expected):
-        read_extracted(path)
-
-
-# Training on it -----------------------------------------------------------------------------------------------------
 
 
 def test_items_of_their_own_class_are_divided_between_training_and_validation(tmp_path):
-    count = 20
-    rng = np.random.default_rng(0)
-    modalities = {name: Modality(np.zeros((count, 2))) for name in ("image", "text")}
-    split = np.repeat(["train", "test"], [15, 5])
-    data = ItemSet(modalities, np.arange(count), split, [f"item {i}" for i in range(count)], "hand")
-    vectors = {name: rng.normal(size=(count, 2)).astype(np.float32) for name in modalities}
+    rng, split = np.random.default_rng(0), np.repeat(["train", "test"], [15, 5])
+    vectors = {name: rng.normal(size=(20, 2)).astype(np.float32) for name in ("image", "text")}
+    modalities = {name: Modality(array) for name, array in vectors.items()}
+    data = ItemSet(modalities, np.arange(20), split, [f"item {i}" for i in range(20)], "hand")
     path = written_by_hand(tmp_path / "hand.safetensors", data, vectors)
     module, other = (OwnData(path, validation_fraction=0.2, seed=seed) for seed in (0, 1))
     parts = [module.indices(part) for part in ("train", "validation", "standard")]
     assert [len(part) for part in parts] == [12, 3, 5]
-    np.testing.assert_array_equal(np.sort(np.concatenate(parts)), np.arange(count))
+    np.testing.assert_array_equal(np.sort(np.concatenate(parts)), np.arange(20))
     assert module.indices("validation").tolist() != other.indices("validation").tolist()
     assert len(OwnData(path, validation_fraction=0).indices("train")) == 15

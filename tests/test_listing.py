@@ -67,11 +67,6 @@ def test_a_reader_that_has_had_enough_is_no_error(tmp_path):
     assert said.stderr == ""
 
 
-def test_a_root_that_is_not_there_is_an_error(tmp_path, capsys):
-    assert main(["list", "--data-root", str(tmp_path / "nowhere")]) == 1
-    assert "does not exist" in capsys.readouterr().out
-
-
 def test_an_unknown_command_or_data_set_is_refused(capsys):
     for words in (["look"], [], ["get", "imagenet"], ["check", "imagenet"]):
         with pytest.raises(SystemExit) as ended:

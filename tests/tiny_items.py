@@ -1,8 +1,8 @@
-"""A tiny item set of text, motion and vectors, and its data module: what the tests of raw modalities share."""
+"""A tiny item set of text, motion and vectors, one of paired features, and data modules that hand them out."""
 
 import numpy as np
 
-from datamodules import RetrievalData
+from datamodules import FeatureDataModule, RetrievalData
 from datamodules.items import ItemSet, Modality
 
 N = 24
@@ -35,18 +35,43 @@ def with_modality(name: str, modality: Modality) -> ItemSet:
     return item_set(modalities=modalities() | {name: modality})
 
 
-class Tiny(RetrievalData):
-    dataset = "tiny"
-    features = "noise"
-    data_kind = "synthetic"
-    test_split = "standard"
+def feature_set(multi_hot: bool = False, **changed) -> ItemSet:
+    """210 pairs of features of seven classes; every third one is a test item."""
+    rng = np.random.default_rng(0)
+    label = np.arange(210) % 7
+    if multi_hot:
+        label = np.eye(7, dtype=bool)[label]
+        label[::5, 0] = True
+    parts = {
+        "features": {"image": rng.normal(size=(210, 5)), "text": rng.normal(size=(210, 3)).astype(np.float32)},
+        "label": label,
+        "split": np.where(np.arange(210) % 3 == 2, "test", "train"),
+        "class_names": tuple("abcdefg"),
+        "origin": "tiny.npz",
+    }
+    return ItemSet.of_features(**(parts | changed))
+
+
+class _Given:
+    """A data module that reads what it is given."""
+
+    dataset, features, data_kind = "tiny", "noise", "synthetic"
 
     def __init__(self, content: ItemSet | None = None, **kwargs) -> None:
-        super().__init__(**({"batch_size": 5} | kwargs))
-        self.content = content if content is not None else item_set()
+        super().__init__(**(self.settings | kwargs))
+        self.content, self.times_read = content or self.default(), 0
 
     def read(self) -> ItemSet:
+        self.times_read += 1
         return self.content
+
+
+class Tiny(_Given, RetrievalData):
+    settings, default = {"batch_size": 5}, staticmethod(item_set)
+
+
+class TinyPairs(_Given, FeatureDataModule):
+    settings, default = {"batch_size": 16, "class_encoder": "one-hot"}, staticmethod(feature_set)
 
 
 def epoch_of(module: RetrievalData, epoch: int) -> list[dict]:

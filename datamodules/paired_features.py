@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from datamodules.errors import DataError
+from datamodules.errors import DataError, check_choice
 from datamodules.features.texts import embed_texts, encoder_identity
 from datamodules.repeats import first_of_equal, repeated_rows
 from datamodules.retrieval_data import RetrievalData
@@ -48,8 +48,7 @@ class FeatureDataModule(RetrievalData):
 
     def __init__(self, class_encoder: str = "all-MiniLM-L6-v2", protocol: Protocol = "honest", **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        if protocol not in get_args(Protocol):
-            raise ValueError(f"unknown protocol {protocol!r}; choose honest or as_published")
+        check_choice("protocol", protocol, get_args(Protocol))
         if protocol == "as_published" and self.class_split != "standard":
             raise ValueError("as_published goes with class_split 'standard': the public code has no zero-shot split.")
         self.class_encoder, self.protocol = class_encoder, protocol
@@ -117,7 +116,7 @@ class FeatureDataModule(RetrievalData):
             index = np.arange(len(rows))
         else:
             entries = self.entries(name)
-            rows, index = entries.entries.numpy(), entries.of_items(self._index("train")).numpy()
+            rows, index = entries.tensors.numpy(), entries.of_items(self._index("train")).numpy()
         for start in range(0, rows.shape[1], COLUMNS):
             # Copied by NumPy: of PyTorch's blocks, which are aligned, glibc would keep each and reuse none.
             yield torch.from_numpy(rows[:, start : start + COLUMNS][index].astype(np.float64))

@@ -13,11 +13,12 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from datamodules.batches import Batch, Entries, EpochSampler, Part, loader
+from datamodules.batches import Batch, EpochSampler, Part, loader
 from datamodules.errors import DataError, check_choice
 from datamodules.features.precompute import FrozenNetwork, precompute
 from datamodules.files.media import broken_files
 from datamodules.items import ItemSet
+from datamodules.modalities import Modality
 from datamodules.noisy_labels import noisy_labels, parse_labels
 from datamodules.splits import carve_groups, seen_unseen, split_paired
 
@@ -100,8 +101,7 @@ class RetrievalData(L.LightningDataModule):
         self.class_split, self.labels, self.label_seed = class_split, labels, label_seed
         self.on_missing, self.on_broken = on_missing, on_broken
         self._unreadable: dict[str, str] = {}
-        self._networks: dict[str, tuple[str, FrozenNetwork]] = {}
-        self._entries: dict[str, Entries] = {}
+        self._precomputed: dict[str, tuple[str, Modality]] = {}  # what was made of which modality
 
     def read(self) -> ItemSet:
         """Read the whole data set; implemented by each data set, called once."""
@@ -241,23 +241,19 @@ class RetrievalData(L.LightningDataModule):
                 of the modality of its own key takes the place of that modality.
         """
         for name, (source, network) in networks.items():
-            self._networks[name] = source, network
-            self._entries[name] = Entries(precompute(self.data.modalities[source], network))
+            self._precomputed[name] = source, precompute(self.data.modalities[source], network)
 
-    def entries(self, name: str) -> Entries:
+    def entries(self, name: str) -> Modality:
         """Entries of a modality, or what was precomputed of one."""
-        if name not in self._entries:
-            self._entries[name] = Entries(self.data.modalities[name])
-        return self._entries[name]
+        return self._precomputed[name][1] if name in self._precomputed else self.data.modalities[name]
 
     def raw_entries(self, name: str, split: str) -> list[Any]:
         """Entries of a modality that belong to items of a split, as they were read."""
         modality = self.data.modalities[name]
-        chosen = np.isin(modality.owners(), self.indices(split))
-        return [modality.entries[entry] for entry in np.flatnonzero(chosen)]
+        return [modality.entries[entry] for entry in modality.of_items(self._index(split)).tolist()]
 
     def train_entries(self, name: str) -> tuple[Any, Tensor | None]:
-        """Entries of a modality that belong to training items, as `Entries.rows` gives them with their mask."""
+        """Entries of a modality that belong to training items, as `Modality.rows` gives them with their mask."""
         return self._rows(name, "train")
 
     def train_labels_of_items(self) -> Tensor:
@@ -303,7 +299,7 @@ class RetrievalData(L.LightningDataModule):
         _ = self.data
 
     def train_dataloader(self) -> DataLoader:
-        part = Part(self._index("train"), self._training_batch)
+        part = Part(self._index("train"), partial(self._training_batch, self._learned_label))
         # Dropping the remainder keeps an item from standing twice in one global batch, as its own false negative.
         sampler = EpochSampler(
             part, *self._share(len(part)), shuffle=self._shuffled, seed=self.shuffle_seed, drop_last=True
@@ -335,30 +331,32 @@ class RetrievalData(L.LightningDataModule):
         return self._loader_of(self.test_splits[-1], ids={})
 
     def _loader_of(self, split: str, ids: Mapping[str, Tensor]) -> DataLoader:
-        part = Part(self._index(split), partial(self._evaluation_batch, split, ids))
+        label = self._learned_label if split == "validation" else self._label
+        part = Part(self._index(split), partial(self._evaluation_batch, split, ids, label))
         return loader(part, batch_size=self.evaluation_batch_size)
 
-    def _training_batch(self, items: Tensor, epoch: int) -> Batch:
+    def _training_batch(self, label: Tensor, items: Tensor, epoch: int) -> Batch:
         """One entry of every modality of some items, drawn anew in every epoch where an item has several."""
         # From seed, epoch and items alone, so that a resumed run draws what an uninterrupted one would have.
         generator = np.random.default_rng((self.shuffle_seed, epoch, *items[:2].tolist()))
-        batch: dict[str, Any] = {"label": self._learned_label[items], "id": items, "masks": {}}
+        batch: dict[str, Any] = {"label": label[items], "id": items, "masks": {}}
         drawn: dict[str, Tensor] = {}
-        for name in dict.fromkeys((*self.modalities, *self._networks)):
-            entries, (source, _) = self.entries(name), self._networks.get(name, (name, None))
+        for name in dict.fromkeys((*self.modalities, *self._precomputed)):
+            entries, source = self.entries(name), self._precomputed.get(name, (name,))[0]
             if source not in drawn:  # what a network made of an entry goes with the entry
                 offset = torch.from_numpy(generator.random(len(items))) * entries.count[items]
                 drawn[source] = entries.first[items] + offset.long()
             self._add_entries(batch, name, drawn[source])
         return batch | self._class_vectors(items)
 
-    def _evaluation_batch(self, split: str, ids: Mapping[str, Tensor], items: Tensor, epoch: int) -> Batch:
+    def _evaluation_batch(
+        self, split: str, ids: Mapping[str, Tensor], label: Tensor, items: Tensor, epoch: int
+    ) -> Batch:
         """All entries of every modality of some items; entries of one id count once."""
-        label = self._learned_label if split == "validation" else self._label
         batch: dict[str, Any] = {"label": {}, "id": {}, "item": {}, "masks": {}, "split": split}
         for name in self.modalities:
             index = self.entries(name).of_items(items)
-            owner = self.entries(name).owner[index]
+            owner = torch.repeat_interleave(items, self.entries(name).count[items])
             self._add_entries(batch, name, index)
             batch["label"][name], batch["item"][name] = label[owner], owner
             batch["id"][name] = ids[name][index] if name in ids else index
@@ -383,8 +381,7 @@ class RetrievalData(L.LightningDataModule):
 
     @cached_property
     def _label(self) -> Tensor:
-        label = self.data.label
-        return torch.from_numpy(label.astype(bool if label.ndim == 2 else np.int64))
+        return torch.from_numpy(self.data.label.astype(bool if self.data.label.ndim == 2 else np.int64))
 
     @cached_property
     def _unseen(self) -> Tensor:

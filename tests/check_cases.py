@@ -60,6 +60,11 @@ def refused(tree: str, folder: Path, **arguments) -> str:
     return str(error.value)
 
 
+def text(content: str | bytes) -> Callable[[Path], object]:
+    """What writes a file anew."""
+    return lambda path: path.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
 def checked(dataset: str, folder: Path, capsys, hashes: bool = False) -> tuple[int, str]:
     """Exit status and output for the data set in a folder, of which no file need be the known one without hashes."""
     declared = DATASETS[dataset]

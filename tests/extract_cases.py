@@ -1,5 +1,6 @@
 """Tiny networks and their weights, and features of a tiny Flickr30K: what the tests of `extract` share."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,9 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from tiny_trees import NARRATED, write_spoken
 
+from datamodules import ItemSet
 from datamodules.__main__ import main
+from datamodules.files.extracted_features import write_features
 
 IMAGE_MODEL, SOUND_MODEL = "test_resnet", "tiny"
 ITEMS = [image for images in NARRATED.values() for image in images]
@@ -65,6 +68,14 @@ def run_all(root: Path, weights: dict[str, Path], out: Path, *more: object) -> i
 def tensors_of(path: Path) -> dict[str, np.ndarray]:
     with safe_open(path, framework="np") as file:
         return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+
+
+def written_by_hand(path: Path, data: ItemSet, vectors: dict[str, np.ndarray]) -> Path:
+    """A file as `extract` writes it, of other vectors."""
+    said = {name: {"model": "by hand", "weights": "none"} for name in vectors}
+    with path.open("wb") as file:
+        write_features(file, data, vectors, {"encoders": json.dumps(said)})
+    return path
 
 
 class Lengths:

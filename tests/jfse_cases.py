@@ -35,9 +35,8 @@ def prepared(label: np.ndarray | None = None, change=None, width: int = 5, **kwa
         change(drawn)
     embedding = np.random.default_rng(0).standard_normal((4, width)) * np.arange(1, width + 1) + 7
     label = drawn.label if label is None else label
-    return Prepared(
-        ItemSet.of_features(drawn.vectors, label, drawn.split, drawn.class_names, "memory", embedding), **kwargs
-    )
+    given = drawn.vectors, label, drawn.split, drawn.class_names, "memory"
+    return Prepared(ItemSet.of_features(*given, class_embedding=embedding), **kwargs)
 
 
 def model(dm: FeatureDataModule, alignment="cs", seed: int = 0, **kwargs) -> JFSE:

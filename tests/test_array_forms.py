@@ -152,7 +152,7 @@ def test_features_are_held_once_while_they_are_read_hashed_and_handed_out(tmp_pa
 
     assert peak_of(use) < 1.3 * size
     np.testing.assert_array_equal(data.data.vectors["image"], image.astype(np.float32))
-    assert np.shares_memory(data.entries("image").entries.numpy(), data.data.vectors["image"])
+    assert np.shares_memory(data.entries("image").tensors.numpy(), data.data.vectors["image"])
 
 
 def test_training_columns_are_the_training_features_in_double(tmp_path):

@@ -1,7 +1,6 @@
 """`python -m datamodules check`: forms of a folder, what it finds, what stands in several splits, sound copies."""
 
 import hashlib
-import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -9,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from check_cases import checked, faulty, listed, name_of
+from extract_cases import written_by_hand
 from tiny_trees import TREES, write_flickr30k, write_narratives, write_tmr
 
 from datamodules import DataError, Wikipedia
@@ -17,7 +17,6 @@ from datamodules.datasets import DATASETS
 from datamodules.datasets.wikipedia import read_lists
 from datamodules.extract import default_form
 from datamodules.files.download import SourceFile
-from datamodules.files.extracted_features import write_features
 from datamodules.files.sources import data_root
 from datamodules.items import Files, ItemSet, Modality
 
@@ -138,16 +137,12 @@ def test_of_several_incomplete_forms_the_one_that_lacks_least_is_read(tmp_path):
     assert default_form("pascal_sentences", tmp_path) == "raw"
 
 
-def write_extracted(path) -> None:
+def write_extracted(path: Path) -> None:
     """Image and text vectors of eight items of two classes."""
-    rng = np.random.default_rng(0)
+    modalities = {name: Modality(np.random.default_rng(0).random((8, 4))) for name in ("image", "text")}
     names = [f"item-{item}" for item in range(8)]
-    split = np.array(["train", "test"] * 4)
-    modalities = {name: Modality(rng.random((8, 4))) for name in ("image", "text")}
-    data = ItemSet(modalities, np.arange(8) // 4, split, names, "tiny")
-    said = {name: {"model": "tiny", "weights": "a file", "sha256": "0", "versions": {}} for name in modalities}
-    with path.open("wb") as file:
-        write_features(file, data, data.vectors, {"encoders": json.dumps(said)})
+    data = ItemSet(modalities, np.arange(8) // 4, np.array(["train", "test"] * 4), names, "tiny")
+    written_by_hand(path, data, data.vectors)
 
 
 @pytest.mark.parametrize(

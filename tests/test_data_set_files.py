@@ -1,13 +1,14 @@
 """Every data set on its tiny tree: parts, batches and digest; files and items that are missing or broken."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import scipy.io
 import soundfile
-from check_cases import MODULES, faulty, name_of, refused
+from check_cases import MODULES, faulty, name_of, refused, text
 from tiny_pedes import entries
 from tiny_trees import write_sound
 
@@ -82,27 +83,24 @@ def test_the_digest_changes_with_the_data(tree, name, file, change):
 
 # What is missing ----------------------------------------------------------------------------------------------------
 
-PARTS = [
-    *(("wikipedia", part) for part in ("trainset_txt_img_cat.list", "images", "texts")),
-    *(("pascal_sentences", part) for part in ("dataset", "sentence")),
-    *(
-        ("nus_wide", part)
-        for part in ("ImageList", "ConceptsList", "Groundtruth", "Low_Level_Features", "NUS_WID_Tags")
-    ),
-    *(("pku_xmedianet", part) for part in ("cate_fea.txt", "txt_test_list.txt", "img_train_fea.txt")),
-    *(("cuhk_pedes", part) for part in ("reid_raw.json", "imgs")),
-    *(("flickr30k", part) for part in ("dataset_flickr30k.json", "flickr30k-images")),
-    *(("flickr8k", part) for part in ("Flickr8k.token.txt", "Flickr_8k.devImages.txt")),
-    *(("flickr8k_tri", part) for part in ("captions.txt", "images", "audio")),
-    *(("utd_mhad", part) for part in ("class_names.txt", REDUCED)),
-    *(("utd_mhad, raw", part) for part in ("class_names.txt", "Depth", "Skeleton", "Inertial")),
-    *(("kit_ml", part) for part in ("new_joint_vecs", "texts", "train.txt", "val.txt", "test.txt")),
-    *(("kit_ml, tmr", part) for part in ("annotations.json", "guoh3dfeats", "splits/val.txt", "splits/test.txt")),
-    *(("flickr30k, spoken", part) for part in ("flickr30k-images", "voice-recordings")),
-]
+PARTS = {
+    "wikipedia": ["trainset_txt_img_cat.list", "images", "texts"],
+    "pascal_sentences": ["dataset", "sentence"],
+    "nus_wide": ["ImageList", "ConceptsList", "Groundtruth", "Low_Level_Features", "NUS_WID_Tags"],
+    "pku_xmedianet": ["cate_fea.txt", "txt_test_list.txt", "img_train_fea.txt"],
+    "cuhk_pedes": ["reid_raw.json", "imgs"],
+    "flickr30k": ["dataset_flickr30k.json", "flickr30k-images"],
+    "flickr8k": ["Flickr8k.token.txt", "Flickr_8k.devImages.txt"],
+    "flickr8k_tri": ["captions.txt", "images", "audio"],
+    "utd_mhad": ["class_names.txt", REDUCED],
+    "utd_mhad, raw": ["class_names.txt", "Depth", "Skeleton", "Inertial"],
+    "kit_ml": ["new_joint_vecs", "texts", "train.txt", "val.txt", "test.txt"],
+    "kit_ml, tmr": ["annotations.json", "guoh3dfeats", "splits/val.txt", "splits/test.txt"],
+    "flickr30k, spoken": ["flickr30k-images", "voice-recordings"],
+}
 
 
-@pytest.mark.parametrize(("name", "part"), PARTS)
+@pytest.mark.parametrize(("name", "part"), [(name, part) for name, parts in PARTS.items() for part in parts])
 def test_a_part_that_is_missing_is_named_with_the_layout(tree, name, part):
     folder = tree(name)
     (folder / part).rename(folder.parent / "elsewhere")
@@ -157,16 +155,8 @@ def test_an_item_that_lacks_a_modality_is_refused_or_dropped_and_found_by_check(
 # What is broken -----------------------------------------------------------------------------------------------------
 
 
-def cut(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[:-20])
-
-
-def cut_short(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[:60])
-
-
-def empty(path: Path) -> None:
-    path.write_bytes(b"")
+def cut(path: Path, length: int = -20) -> None:
+    path.write_bytes(path.read_bytes()[:length])
 
 
 def save(*shape: int, dtype=np.float32, last: float = 0) -> Callable[[Path], None]:
@@ -184,10 +174,7 @@ def recording(modality: str, array: np.ndarray) -> Callable[[Path], None]:
     return lambda path: scipy.io.savemat(path, {RAW[modality][2]: array})
 
 
-def text(content: str | bytes) -> Callable[[Path], None]:
-    return lambda path: path.write_bytes(content.encode() if isinstance(content, str) else content)
-
-
+cut_short = partial(cut, length=60)
 MOTION, SOUND = "new_joint_vecs/000005.npy", "audio/name003.wav"
 CAPTIONS = "texts/000001.txt"
 SKELETON, INERTIAL = "Skeleton/a2_s1_t1_skeleton.mat", "Inertial/a2_s1_t1_inertial.mat"
@@ -200,19 +187,25 @@ SKELETON, INERTIAL = "Skeleton/a2_s1_t1_skeleton.mat", "Inertial/a2_s1_t1_inerti
         ("wikipedia", "texts/cc-3.xml", "cc-3", text("<text> \n</text>"), "<text> and </text>"),
         ("wikipedia", "texts/cc-3.xml", "cc-3", text("<document>words</document>"), "<text> and </text>"),
         ("wikipedia", "texts/cc-3.xml", "cc-3", text(b"<text>\xff\xfe</text>"), "cannot be read as text"),
-        ("pascal_sentences", "dataset/tvmonitor/2008_002001.jpg", "tvmonitor/2008_002001", empty, "readable image"),
+        ("pascal_sentences", "dataset/tvmonitor/2008_002001.jpg", "tvmonitor/2008_002001", text(""), "readable image"),
         ("pascal_sentences", "sentence/bicycle/2008_001002.txt", "bicycle/2008_001002", text(" \n"), "no sentence"),
         ("cuhk_pedes", f"imgs/{entries()[4]['file_path']}", entries()[4]["file_path"], cut, "is not a readable image"),
-        ("flickr30k", "flickr30k-images/500.jpg", "500", empty, "is not a readable image"),
-        ("flickr30k, spoken", "voice-recordings/flickr30k_train/13_0.ogg", "13", cut_short, "is not a readable sound"),
+        ("flickr30k", "flickr30k-images/500.jpg", "500", text(""), "is not a readable image"),
+        (
+            "flickr30k, spoken",
+            "voice-recordings/flickr30k_train/13_0.ogg",
+            "13",
+            lambda path: cut(path, 60),
+            "is not a readable sound",
+        ),
         ("flickr8k_tri", "images/name003.jpg", "name003", cut, "is not a readable image"),
         ("flickr8k_tri", SOUND, "name003", lambda path: write_sound(path, rate=16_000, form="WAV"), "expected 24000"),
         ("flickr8k_tri", SOUND, "name003", lambda path: soundfile.write(path, [], 24_000, format="WAV"), "no samples"),
         ("flickr8k_tri", SOUND, "name003", text("no sound"), "is not a readable sound"),
-        ("flickr8k_tri", SOUND, "name003", empty, "is not a readable sound"),
+        ("flickr8k_tri", SOUND, "name003", text(""), "is not a readable sound"),
         *(
             ("utd_mhad, raw", SKELETON, "a2_s1_t1", damage, "cannot be read as a MATLAB file")
-            for damage in (cut, empty)
+            for damage in (cut, text(""))
         ),
         *(
             ("utd_mhad, raw", SKELETON, "a2_s1_t1", recording("motion", array), f"d_skel {fact}")
@@ -226,7 +219,7 @@ SKELETON, INERTIAL = "Skeleton/a2_s1_t1_skeleton.mat", "Inertial/a2_s1_t1_inerti
         ("utd_mhad, raw", INERTIAL, "a2_s1_t1", recording("inertial", np.array(["text"])), "expected numbers of shape"),
         ("utd_mhad, raw", INERTIAL, "a2_s1_t1", recording("video", np.zeros((9, 6))), "d_iner is missing"),
         ("humanml3d", MOTION, "000005", cut, "cannot be read as an .npy file"),
-        ("humanml3d", MOTION, "000005", empty, "cannot be read as an .npy file"),
+        ("humanml3d", MOTION, "000005", text(""), "cannot be read as an .npy file"),
         ("humanml3d", MOTION, "000005", save(5, 262), "(5, 262)"),
         ("humanml3d", MOTION, "000005", save(0, 263), "(0, 263)"),
         ("kit_ml", MOTION, "000005", save(5, 251, dtype=int), "int64"),
@@ -257,7 +250,7 @@ def test_a_file_that_cannot_be_read_is_named_and_its_item_dropped(tree, name, fi
 
 def test_a_broken_motion_takes_all_items_of_its_parts_with_it(tree):
     folder = tree("humanml3d")
-    empty(folder / "new_joint_vecs" / "000002.npy")
+    text("")(folder / "new_joint_vecs" / "000002.npy")
     assert "3 item(s) with a broken file" in refused("humanml3d", folder)
     names = HumanML3D(folder.parent, on_broken="drop").data.names
     assert names == ["000001", "M000001", "000003", "000004_1_1.6", "000005"]

@@ -1,20 +1,14 @@
 """Lists, annotations and matrices of the data sets that do not fit, each named by file and entry, also by `check`."""
 
 import json
-from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import pytest
-from check_cases import MODULES, faulty, name_of, refused
+from check_cases import MODULES, faulty, name_of, refused, text
 from tiny_pedes import entries
 from tiny_trees import flickr30k, tmr_annotations
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
-
-
-def text(content: str | bytes) -> Callable[[Path], None]:
-    return lambda path: path.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
 def changed(found: list[dict], number: int, **fields) -> str:

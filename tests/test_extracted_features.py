@@ -1,21 +1,17 @@
 """Extracted features as paired ones: what `OwnData` reads of them, what it refuses, and training on them."""
 
-import json
-from pathlib import Path
-
 import extract_cases
 import numpy as np
 import pytest
-from extract_cases import COUNTS, IMAGE_MODEL, ITEMS, SOUND_MODEL, SPLIT, Lengths, tensors_of
+from extract_cases import COUNTS, IMAGE_MODEL, ITEMS, SOUND_MODEL, SPLIT, Lengths, tensors_of, written_by_hand
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import save, save_file
-from tiny_trees import PASCAL_CLASSES, WIKIPEDIA, write_pascal, write_wikipedia
+from tiny_trees import write_wikipedia
 
-from datamodules import DataError, OwnData, PascalSentences, WikipediaRaw
-from datamodules.datasets.wikipedia import CLASS_NAMES
+from datamodules import DataError, OwnData, WikipediaRaw
 from datamodules.extract import extract_features
-from datamodules.files.extracted_features import read_extracted, read_metadata, write_features
+from datamodules.files.extracted_features import read_extracted, read_metadata
 from datamodules.items import ItemSet, Modality
 
 bundle, root, weights, written = extract_cases.bundle, extract_cases.root, extract_cases.weights, extract_cases.written
@@ -38,13 +34,6 @@ def test_an_item_keeps_all_of_its_entries_and_its_class_their_mean(written):
     assert module.class_names == tuple(ITEMS)
     np.testing.assert_array_equal(module.data.split, SPLIT)
     assert module.features == f"{IMAGE_MODEL} (image.safetensors), all-MiniLM-L6-v2, {SOUND_MODEL} (sound.pt)"
-
-
-def written_by_hand(path: Path, data: ItemSet, vectors: dict[str, np.ndarray], weights: str = "none") -> Path:
-    said = {name: {"model": "by hand", "weights": weights} for name in vectors}
-    with path.open("wb") as file:
-        write_features(file, data, vectors, {"encoders": json.dumps(said)})
-    return path
 
 
 @given(st.lists(st.integers(1, 4), min_size=1, max_size=8), st.integers(0, 3), st.integers(0, 9))
@@ -79,21 +68,12 @@ def test_what_was_written_is_read_whatever_the_numbers_of_entries(tmp_path_facto
         np.testing.assert_allclose(read.class_embedding[number], expected, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize(
-    ("write", "module", "expected"),
-    [
-        (write_wikipedia, WikipediaRaw, sorted({CLASS_NAMES[c - 1] for part in WIKIPEDIA.values() for *_, c in part})),
-        (write_pascal, PascalSentences, sorted(PASCAL_CLASSES)),
-    ],
-)
-def test_class_names_of_a_data_set_are_kept(tmp_path, write, module, expected):
-    data = module(write(tmp_path / "root").parent)
+def test_class_names_of_a_data_set_are_kept_of_those_that_have_items(tmp_path):
+    data = WikipediaRaw(write_wikipedia(tmp_path / "root").parent)
     extract_features(data, {"image": Lengths, "text": Lengths}, tmp_path / "out.safetensors")
     read = read_extracted(tmp_path / "out.safetensors")
-    assert read.class_names == tuple(expected)
+    assert read.class_names == ("art", "biology", "warfare")
     assert [read.class_names[c] for c in read.label] == [data.data.class_names[c] for c in data.data.label]
-    kept = data.data.without({data.data.names[0]}).select(["text", "image"])
-    assert kept.class_names == data.data.class_names
 
 
 def test_a_folder_with_the_file_alone_is_read_as_the_file(written, tmp_path):

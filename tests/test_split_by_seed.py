@@ -1,7 +1,5 @@
 """Rows on a named file without a split, divided anew by every seed, and the features scored as they are."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np
@@ -37,7 +35,7 @@ scales: {quick: {seeds: [0], max_epochs: 1}, paper: {seeds: [0], max_epochs: 1}}
 
 
 @pytest.fixture(scope="module")
-def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+def folders(tmp_path_factory):
     """The data root and the results of the table."""
     folder = tmp_path_factory.mktemp("split")
     (folder / "root" / "pairs").mkdir(parents=True)
@@ -58,7 +56,7 @@ def _untrained(root: Path, seed: int) -> float:
     return float((cosine.argmax(axis=1) == np.arange(len(cosine))).mean())
 
 
-def test_every_seed_divides_the_items_anew_and_untrained_features_are_scored(folders: tuple[Path, Path]) -> None:
+def test_every_seed_divides_the_items_anew_and_untrained_features_are_scored(folders):
     root, out = folders
     table = read_table(out / "table2.csv")
     assert set(table["features"]) == {"made by one network"}
@@ -73,16 +71,13 @@ def test_every_seed_divides_the_items_anew_and_untrained_features_are_scored(fol
     assert list(read_comparisons(out / "comparisons" / "table2.csv")["seeds"]) == ["0 1 2"]
 
 
-def test_the_configuration_beside_the_table_names_the_file_and_the_split(folders: tuple[Path, Path]) -> None:
-    [said] = [
-        yaml.safe_load(path.read_text())
-        for path in folders[1].glob("configs/*.yaml")
-        if "Untrained" in path.read_text()
-    ]
+def test_the_configuration_beside_the_table_names_the_file_and_the_split(folders):
+    configs = [path.read_text() for path in folders[1].glob("configs/*.yaml")]
+    [said] = [yaml.safe_load(text) for text in configs if "Untrained" in text]
     assert said["data"]["init_args"]["path"] == "data/pairs/first.npy"
     assert said["data"]["init_args"]["seed"] == 0
 
 
-def test_features_of_different_widths_cannot_be_scored_as_they_are() -> None:
+def test_features_of_different_widths_cannot_be_scored_as_they_are():
     with pytest.raises(ValueError, match="image 3, text 2"):
         Untrained({"image": 3, "text": 2})

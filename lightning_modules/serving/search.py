@@ -15,7 +15,6 @@ from torch import Tensor
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from datamodules.batches import Entries
 from datamodules.errors import DataError
 from datamodules.features.precompute import rows_of
 from datamodules.files.media import faults
@@ -123,7 +122,7 @@ def embed(model: EncodedModule, modality: str, entries: Sequence[Any]) -> Tensor
     """
     front_end = model.encoders[modality].front_end
     rows = entries if front_end is None else front_end(entries, model.sources[modality]["rate"])
-    x, mask = Entries(Modality(rows_of(rows))).rows(torch.arange(len(entries)))
+    x, mask = Modality(rows_of(rows)).rows(torch.arange(len(entries)))
     masks = {} if mask is None else {modality: mask.to(model.device)}
     with torch.inference_mode():
         found = F.normalize(model.embed({modality: x.to(model.device), "masks": masks})[modality].float().cpu(), dim=1)

@@ -2,52 +2,45 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from unittest.mock import patch
 
 import pytest
 
-from datamodules import (
-    CUHKPEDES,
-    NUSWIDE,
-    UTDMHAD,
-    DataError,
-    Flickr8k,
-    Flickr8kTriples,
-    Flickr30kCaptions,
-    Flickr30kNarratives,
-    HumanML3D,
-    PascalSentences,
-    PKUXMediaNet,
-    WikipediaRaw,
-)
+from datamodules import DataError
 from datamodules.__main__ import main
 from datamodules.datasets import DATASETS
 
-# Tree, or data set -> its data module below a root.
-MODULES: dict[str, Callable] = {
-    "wikipedia": WikipediaRaw,
-    "pascal_sentences": PascalSentences,
-    "nus_wide": lambda root, **more: NUSWIDE(root, class_encoder="one-hot", subset=None, **more),
-    "pku_xmedianet": PKUXMediaNet,
-    "cuhk_pedes": CUHKPEDES,
-    "flickr30k": Flickr30kCaptions,
-    "flickr8k": Flickr8k,
-    "flickr8k_tri": Flickr8kTriples,
-    "utd_mhad": UTDMHAD,
-    "utd_mhad, raw": lambda root, **more: UTDMHAD(root, features="raw", **more),
-    "humanml3d": HumanML3D,
-    "kit_ml": lambda root, **more: HumanML3D(root, dataset="kit_ml", **more),
-    "humanml3d, tmr": lambda root, **more: HumanML3D(root, annotations="tmr", **more),
-    "kit_ml, tmr": lambda root, **more: HumanML3D(root, dataset="kit_ml", annotations="tmr", **more),
-    "flickr30k, spoken": Flickr30kNarratives,
-    "flickr30k, narratives": lambda root, **more: Flickr30kNarratives(root, **{"modalities": ["image", "text"]} | more),
+# Tree, which is called by its data set, and the form that it has.
+FORMS = {
+    "wikipedia": "raw",
+    "pascal_sentences": "raw",
+    "nus_wide": "low-level",
+    "pku_xmedianet": "features",
+    "cuhk_pedes": "raw",
+    "flickr30k": "karpathy",
+    "flickr8k": "raw",
+    "flickr8k_tri": "raw",
+    "utd_mhad": "16f",
+    "utd_mhad, raw": "raw",
+    "humanml3d": "new_joint_vecs",
+    "kit_ml": "new_joint_vecs",
+    "humanml3d, tmr": "guoh3dfeats",
+    "kit_ml, tmr": "guoh3dfeats",
+    "flickr30k, spoken": "raw",
+    "flickr30k, narratives": "transcripts",
 }
 
 
 def name_of(tree: str) -> str:
     """The data set of a tree."""
     return tree.split(",")[0]
+
+
+# Tree -> its data module below a root.
+MODULES: dict[str, Callable] = {tree: partial(DATASETS[name_of(tree)].open, form) for tree, form in FORMS.items()}
+MODULES["nus_wide"] = partial(MODULES["nus_wide"], class_encoder="one-hot")
 
 
 def refused(tree: str, folder: Path, **arguments) -> str:

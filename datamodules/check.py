@@ -8,7 +8,7 @@ import argparse
 import hashlib
 import warnings
 from collections import Counter
-from collections.abc import Hashable, Iterable, Iterator
+from collections.abc import Hashable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -171,34 +171,28 @@ def find_repeats(data: ItemSet) -> tuple[dict[str, int], list[Repeated]]:
         those of several splits that share a file or a sequence (a photograph, a sound, a motion). Texts and vectors are
         not looked at alone: those of two items may honestly be the same.
     """
-
-    def named(group: tuple[int, ...], modality: str | None = None) -> Repeated:
-        return Repeated({data.names[item]: str(data.split[item]) for item in group}, modality)
-
     contents = {name: _contents(modality, len(data)) for name, modality in data.modalities.items()}
     train, test = (np.flatnonzero(data.split == split).tolist() for split in ("train", "test"))
     again = {}
     for name, of_items in contents.items():
         known = {entry for item in train for entry in of_items[item]}
         again[name] = sum(not known.isdisjoint(of_items[item]) for item in test)
-    items = enumerate(zip(*contents.values(), strict=True))
-    wholes = _groups((tuple(map(tuple, of)), item) for item, of in items if all(of))
-    whole = {item: group for group in wholes for item in group}
-    repeated = [named(group) for group in wholes]
-    for name in [name for name, modality in data.modalities.items() if modality.kind not in ("text", "vector")]:
-        for group in _groups((entry, item) for item, of in enumerate(contents[name]) for entry in set(of)):
-            apart = len({whole.get(item, item) for item in group}) > 1
-            if apart and len({data.split[item] for item in group}) > 1:
-                repeated.append(named(group, name))
+    alone = [name for name, modality in data.modalities.items() if modality.kind not in ("text", "vector")]
+    wholes = [[tuple(map(tuple, of))] if all(of) else [] for of in zip(*contents.values(), strict=True)]
+    repeated: list[Repeated] = []
+    whole: dict[int, tuple[int, ...]] = {}  # item -> those that it is the same as
+    for name, of_items in {None: wholes, **{name: contents[name] for name in alone}}.items():
+        sharing: dict[Hashable, list[int]] = {}
+        for item, entries in enumerate(of_items):
+            for entry in dict.fromkeys(entries):
+                sharing.setdefault(entry, []).append(item)
+        for group in dict.fromkeys(tuple(items) for items in sharing.values() if len(items) > 1):
+            if name is None:
+                whole |= dict.fromkeys(group, group)
+            elif len({whole.get(item, item) for item in group}) == 1 or len({data.split[item] for item in group}) == 1:
+                continue
+            repeated.append(Repeated({data.names[item]: str(data.split[item]) for item in group}, name))
     return again, repeated
-
-
-def _groups(keyed: Iterable[tuple[Hashable, int]]) -> list[tuple[int, ...]]:
-    """Items that have a key in common, two or more; every group once."""
-    groups: dict[Hashable, list[int]] = {}
-    for key, item in keyed:
-        groups.setdefault(key, []).append(item)
-    return list(dict.fromkeys(tuple(group) for group in groups.values() if len(group) > 1))
 
 
 def _contents(modality: Modality, items: int) -> list[list[str]]:

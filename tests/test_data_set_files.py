@@ -1,13 +1,11 @@
 """Every data set on its tiny tree: parts, batches and digest; files and items that are missing or broken."""
 
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import scipy.io
-import soundfile
 from check_cases import MODULES, faulty, name_of, refused, text
 from tiny_pedes import entries
 from tiny_trees import write_sound
@@ -174,67 +172,68 @@ def recording(modality: str, array: np.ndarray) -> Callable[[Path], None]:
     return lambda path: scipy.io.savemat(path, {RAW[modality][2]: array})
 
 
-cut_short = partial(cut, length=60)
-MOTION, SOUND = "new_joint_vecs/000005.npy", "audio/name003.wav"
-CAPTIONS = "texts/000001.txt"
-SKELETON, INERTIAL = "Skeleton/a2_s1_t1_skeleton.mat", "Inertial/a2_s1_t1_inertial.mat"
+def sound(rate: int = 24_000, **settings) -> Callable[[Path], None]:
+    return lambda path: write_sound(path, rate=rate, form="WAV", **settings)
+
+
+CAPTION, PERSON = "a man waits#a/DET#0.0#0.0", entries()[4]["file_path"]
+# Tree, file and item -> what is done to the file, and what is said of it.
+BROKEN = {
+    ("wikipedia", "images/warfare/i1.jpg", "aa-2.1"): [(cut, "is not a readable image")],
+    ("wikipedia", "texts/cc-3.xml", "cc-3"): [
+        (text("<text> \n</text>"), "<text> and </text>"),
+        (text("<document>words</document>"), "<text> and </text>"),
+        (text(b"<text>\xff\xfe</text>"), "cannot be read as text"),
+    ],
+    ("pascal_sentences", "dataset/tvmonitor/2008_002001.jpg", "tvmonitor/2008_002001"): [(text(""), "readable image")],
+    ("pascal_sentences", "sentence/bicycle/2008_001002.txt", "bicycle/2008_001002"): [(text(" \n"), "no sentence")],
+    ("cuhk_pedes", f"imgs/{PERSON}", PERSON): [(cut, "is not a readable image")],
+    ("flickr30k", "flickr30k-images/500.jpg", "500"): [(text(""), "is not a readable image")],
+    ("flickr30k, spoken", "voice-recordings/flickr30k_train/13_0.ogg", "13"): [
+        (lambda path: cut(path, 60), "is not a readable sound")
+    ],
+    ("flickr8k_tri", "images/name003.jpg", "name003"): [(cut, "is not a readable image")],
+    ("flickr8k_tri", "audio/name003.wav", "name003"): [
+        (sound(rate=16_000), "expected 24000"),
+        (sound(seconds=0), "no samples"),
+        (text("no sound"), "is not a readable sound"),
+        (text(""), "is not a readable sound"),
+    ],
+    ("utd_mhad, raw", "Skeleton/a2_s1_t1_skeleton.mat", "a2_s1_t1"): [
+        (cut, "cannot be read as a MATLAB file"),
+        (text(""), "cannot be read as a MATLAB file"),
+        (recording("motion", np.zeros((20, 4, 3))), "d_skel has shape (20, 4, 3)"),
+        (recording("motion", np.zeros((20, 3, 0))), "d_skel has shape (20, 3, 0)"),
+        (recording("motion", np.full((20, 3, 2), np.nan)), "d_skel is NaN or infinite"),
+    ],
+    ("utd_mhad, raw", "Inertial/a2_s1_t1_inertial.mat", "a2_s1_t1"): [
+        (recording("inertial", np.zeros((9, 5))), "d_iner has shape (9, 5)"),
+        (recording("inertial", np.array(["text"])), "expected numbers of shape"),
+        (recording("video", np.zeros((9, 6))), "d_iner is missing"),
+    ],
+    ("humanml3d", "new_joint_vecs/000005.npy", "000005"): [
+        (cut, "cannot be read as an .npy file"),
+        (text(""), "cannot be read as an .npy file"),
+        (save(5, 262), "(5, 262)"),
+        (save(0, 263), "(0, 263)"),
+    ],
+    ("kit_ml", "new_joint_vecs/000005.npy", "000005"): [
+        (save(5, 251, dtype=int), "int64"),
+        (save(5, 251, last=np.nan), "NaN"),
+    ],
+    ("kit_ml", "texts/000001.txt", "000001"): [
+        (text(f"{CAPTION}\nno separators\n"), "line 2 is 'no separators'"),
+        *(
+            (text(f"{CAPTION}\n{line}\n"), "caption#tokens#start#end")
+            for line in ("caption#tokens#0.0", "caption#tokens#a#b", "#tokens#0.0#0.0", "caption#tokens#-1#2")
+        ),
+    ],
+}
 
 
 @pytest.mark.parametrize(
     ("name", "file", "item", "damage", "fact"),
-    [
-        ("wikipedia", "images/warfare/i1.jpg", "aa-2.1", cut, "is not a readable image"),
-        ("wikipedia", "texts/cc-3.xml", "cc-3", text("<text> \n</text>"), "<text> and </text>"),
-        ("wikipedia", "texts/cc-3.xml", "cc-3", text("<document>words</document>"), "<text> and </text>"),
-        ("wikipedia", "texts/cc-3.xml", "cc-3", text(b"<text>\xff\xfe</text>"), "cannot be read as text"),
-        ("pascal_sentences", "dataset/tvmonitor/2008_002001.jpg", "tvmonitor/2008_002001", text(""), "readable image"),
-        ("pascal_sentences", "sentence/bicycle/2008_001002.txt", "bicycle/2008_001002", text(" \n"), "no sentence"),
-        ("cuhk_pedes", f"imgs/{entries()[4]['file_path']}", entries()[4]["file_path"], cut, "is not a readable image"),
-        ("flickr30k", "flickr30k-images/500.jpg", "500", text(""), "is not a readable image"),
-        (
-            "flickr30k, spoken",
-            "voice-recordings/flickr30k_train/13_0.ogg",
-            "13",
-            lambda path: cut(path, 60),
-            "is not a readable sound",
-        ),
-        ("flickr8k_tri", "images/name003.jpg", "name003", cut, "is not a readable image"),
-        ("flickr8k_tri", SOUND, "name003", lambda path: write_sound(path, rate=16_000, form="WAV"), "expected 24000"),
-        ("flickr8k_tri", SOUND, "name003", lambda path: soundfile.write(path, [], 24_000, format="WAV"), "no samples"),
-        ("flickr8k_tri", SOUND, "name003", text("no sound"), "is not a readable sound"),
-        ("flickr8k_tri", SOUND, "name003", text(""), "is not a readable sound"),
-        *(
-            ("utd_mhad, raw", SKELETON, "a2_s1_t1", damage, "cannot be read as a MATLAB file")
-            for damage in (cut, text(""))
-        ),
-        *(
-            ("utd_mhad, raw", SKELETON, "a2_s1_t1", recording("motion", array), f"d_skel {fact}")
-            for array, fact in (
-                (np.zeros((20, 4, 3)), "has shape (20, 4, 3)"),
-                (np.zeros((20, 3, 0)), "has shape (20, 3, 0)"),
-                (np.full((20, 3, 2), np.nan), "is NaN or infinite"),
-            )
-        ),
-        ("utd_mhad, raw", INERTIAL, "a2_s1_t1", recording("inertial", np.zeros((9, 5))), "d_iner has shape (9, 5)"),
-        ("utd_mhad, raw", INERTIAL, "a2_s1_t1", recording("inertial", np.array(["text"])), "expected numbers of shape"),
-        ("utd_mhad, raw", INERTIAL, "a2_s1_t1", recording("video", np.zeros((9, 6))), "d_iner is missing"),
-        ("humanml3d", MOTION, "000005", cut, "cannot be read as an .npy file"),
-        ("humanml3d", MOTION, "000005", text(""), "cannot be read as an .npy file"),
-        ("humanml3d", MOTION, "000005", save(5, 262), "(5, 262)"),
-        ("humanml3d", MOTION, "000005", save(0, 263), "(0, 263)"),
-        ("kit_ml", MOTION, "000005", save(5, 251, dtype=int), "int64"),
-        ("kit_ml", MOTION, "000005", save(5, 251, last=np.nan), "NaN"),
-        *(
-            ("kit_ml", CAPTIONS, "000001", text(f"a man waits#a/DET#0.0#0.0\n{line}\n"), fact)
-            for line, fact in (
-                ("no separators", "line 2 is 'no separators'"),
-                ("caption#tokens#0.0", "caption#tokens#start#end"),
-                ("caption#tokens#a#b", "caption#tokens#start#end"),
-                ("#tokens#0.0#0.0", "caption#tokens#start#end"),
-                ("caption#tokens#-1#2", "caption#tokens#start#end"),
-            )
-        ),
-    ],
+    [(*where, *case) for where, cases in BROKEN.items() for case in cases],
 )
 def test_a_file_that_cannot_be_read_is_named_and_its_item_dropped(tree, name, file, item, damage, fact, capsys):
     folder = tree(name)
@@ -259,9 +258,9 @@ def test_a_broken_motion_takes_all_items_of_its_parts_with_it(tree):
 @pytest.mark.parametrize("line", ["caption#tokens#7#9", "caption#tokens#2#1"])
 def test_a_caption_of_a_part_that_the_motion_does_not_have(tree, line):
     folder = tree("kit_ml")
-    text(f"{line}\n")(folder / CAPTIONS)
+    text(f"{line}\n")(folder / "texts/000001.txt")
     said = refused("kit_ml", folder)
-    assert str(folder / CAPTIONS) in said
+    assert str(folder / "texts/000001.txt") in said
     assert "000001" in said
 
 

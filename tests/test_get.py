@@ -22,20 +22,19 @@ CONTENT = b"feature " * 5000
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
 
 
+ANSWERS = {"good": CONTENT, "wrong": CONTENT[::-1], "broken": CONTENT[: len(CONTENT) // 2]}
+
+
 class Handler(BaseHTTPRequestHandler):
     """/good: the content; /wrong: other bytes of the same length; /broken: half of it; anything else: 404."""
 
     def do_GET(self):
         self.server.asked += 1
-        name = self.path.rsplit("/", 1)[-1]
-        if name not in ("good", "wrong", "broken"):
-            self.send_error(404)
-            return
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(CONTENT)))
+        body = ANSWERS.get(self.path.rsplit("/", 1)[-1])
+        self.send_response(404 if body is None else 200)
+        self.send_header("Content-Length", str(len(CONTENT) if body else 0))
         self.end_headers()
-        body = {"good": CONTENT, "wrong": CONTENT[::-1], "broken": CONTENT[: len(CONTENT) // 2]}[name]
-        self.wfile.write(body)
+        self.wfile.write(body or b"")
 
     def log_message(self, *arguments):
         """Keep the test's output free of access lines."""
@@ -44,14 +43,13 @@ class Handler(BaseHTTPRequestHandler):
 @pytest.fixture
 def server(monkeypatch):
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    running = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    running.asked, running.url = 0, f"http://127.0.0.1:{running.server_port}"
-    thread = threading.Thread(target=running.serve_forever, args=(0.01,), daemon=True)
-    thread.start()
-    yield running
-    running.shutdown()
-    running.server_close()
-    thread.join()
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as running:
+        running.asked, running.url = 0, f"http://127.0.0.1:{running.server_port}"
+        thread = threading.Thread(target=running.serve_forever, args=(0.01,), daemon=True)
+        thread.start()
+        yield running
+        running.shutdown()
+        thread.join()
 
 
 @pytest.fixture
@@ -121,13 +119,17 @@ def test_every_file_that_can_be_fetched_is_pinned():
 # One file -----------------------------------------------------------------------------------------------------------
 
 
-def test_a_good_file_is_not_touched_and_nothing_is_asked(server, tmp_path):
-    assert fetch(source_file(f"{server.url}/good"), tmp_path / "new")
-    path = tmp_path / "new" / "file0.bin"
+def test_a_good_file_is_not_touched_and_another_neither_and_nothing_is_asked(server, tmp_path):
+    file, path = source_file(f"{server.url}/good"), tmp_path / "new" / "file0.bin"
+    assert fetch(file, path.parent)
     assert path.read_bytes() == CONTENT
     os.utime(path, ns=(1, 1))
-    assert not fetch(source_file(f"{server.url}/good"), tmp_path / "new")
+    assert not fetch(file, path.parent)
     assert path.stat().st_mtime_ns == 1
+    path.write_bytes(b"mine")
+    with pytest.raises(DataMissing, match=r"file0\.bin is another file .* move it away"):
+        fetch(file, path.parent)
+    assert path.read_bytes() == b"mine"
     assert server.asked == 1
 
 
@@ -142,14 +144,6 @@ def test_a_failed_transfer_leaves_nothing_behind_and_names_file_and_address(serv
     assert str(Path("wikipedia", "file0.bin")) in str(error.value)
     assert url in str(error.value)
     assert list(nowhere.iterdir()) == []
-
-
-def test_another_file_of_that_name_is_left_as_it_is(server, tmp_path):
-    (tmp_path / "file0.bin").write_bytes(b"mine")
-    with pytest.raises(DataMissing, match=r"file0\.bin is another file .* move it away"):
-        fetch(source_file(f"{server.url}/good"), tmp_path)
-    assert (tmp_path / "file0.bin").read_bytes() == b"mine"
-    assert server.asked == 0
 
 
 # Finding or fetching the files of a data set ------------------------------------------------------------------------

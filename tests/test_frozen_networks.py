@@ -17,9 +17,8 @@ from tiny_clip import photographs
 from torch.backends import cuda, cudnn, mkldnn
 
 from datamodules import DataError
-from datamodules.features.inference import frozen_inference
 from datamodules.features.networks import ImageNetwork, SentenceNetwork, SoundNetwork
-from datamodules.features.precompute import precompute
+from datamodules.features.precompute import frozen_inference, precompute
 from datamodules.features.texts import SentenceEmbedding, encoder_identity
 from datamodules.items import Files, Modality
 

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from datamodules.errors import DataError
-from datamodules.features.inference import frozen_inference
+from datamodules.features.precompute import frozen_inference
 from datamodules.features.texts import HUB, SentenceEmbedding, model_folder, sentence_model
 from datamodules.features.timm_models import INSTALLED, cells_of, timm_model, timm_name
 from datamodules.files.sources import sha256_of

@@ -1,13 +1,16 @@
-"""What a frozen network makes of a modality's entries, computed once and kept on disk."""
+"""Frozen networks: how they run, and what they make of a modality's entries, computed once and kept on disk."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
+import torch
 from lightning.pytorch.utilities import rank_zero_info
+from torch.backends import cuda, cudnn, mkldnn
 from tqdm import tqdm
 
 from datamodules.errors import DataError
@@ -17,6 +20,9 @@ from datamodules.items import Files, Modality
 # Files that are kept together until all are done. A multiple of the networks' batches, which then hold the same entries
 # as if all were done at once: their numbers are the same to the last digit.
 PIECE = 512
+# From the general to the particular: a setting that is "none" reads as the one above it. That of mkldnn itself is left
+# out, as torch sets the general one in its place; so is the older allow_tf32, which cannot be read beside these.
+_PRECISIONS = (torch.backends, cudnn, cudnn.conv, cudnn.rnn, cuda.matmul, mkldnn.conv, mkldnn.rnn, mkldnn.matmul)
 
 
 class FrozenNetwork(Protocol):
@@ -30,6 +36,27 @@ class FrozenNetwork(Protocol):
     key: str
 
     def __call__(self, entries: Sequence[Any], rate: int | None) -> list[np.ndarray]: ...
+
+
+@contextmanager
+def frozen_inference() -> Iterator[None]:
+    """No gradients, float32 in full, and on a GPU the convolutions that give the same result every time.
+
+    Precisions and flags that the program had set are as they were afterwards.
+    """
+    precisions, flags = [], (cudnn.benchmark, cudnn.deterministic)
+    try:
+        for setting in _PRECISIONS:
+            precisions.append(setting.fp32_precision)
+            setting.fp32_precision = "none"
+        torch.backends.fp32_precision = "ieee"
+        cudnn.benchmark, cudnn.deterministic = False, True
+        with torch.inference_mode():
+            yield
+    finally:
+        cudnn.benchmark, cudnn.deterministic = flags
+        for setting, precision in zip(_PRECISIONS, precisions, strict=False):
+            setting.fp32_precision = precision
 
 
 def precompute(modality: Modality, network: FrozenNetwork) -> Modality:

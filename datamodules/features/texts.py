@@ -17,8 +17,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from PIL import Image
 
 from datamodules.errors import DataError
-from datamodules.features.inference import frozen_inference
-from datamodules.features.precompute import precompute
+from datamodules.features.precompute import frozen_inference, precompute
 from datamodules.items import Modality
 
 if TYPE_CHECKING:

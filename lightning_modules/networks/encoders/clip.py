@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from datamodules.errors import DataError
-from datamodules.features.inference import frozen_inference
+from datamodules.features.precompute import frozen_inference
 from datamodules.features.texts import encoder_identity, model_folder
 from lightning_modules.networks.encoders.base import Encoder
 from lightning_modules.networks.encoders.text import TokenIds, padded_batches

@@ -11,7 +11,7 @@ import torch
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 
-from datamodules.features.inference import frozen_inference
+from datamodules.features.precompute import frozen_inference
 from datamodules.features.texts import SentenceEmbedding, embed_texts, encoder_identity, model_folder, warn_of_unknown
 from lightning_modules.networks.encoders.base import Convolutions, Encoder, mean_over_steps, pool
 from lightning_modules.networks.pretrained import adapt_low_rank, check_low_rank, pretrained

@@ -161,24 +161,24 @@ class Declaration:
         folder = self.folder_below(root)
         wanted = [file for file in self.files if file.name in names]
         missing = [file for file in wanted if not (folder / file.name).is_file()]
-        gone = folder / missing[0].name if missing else folder
-        if not gone.exists() and (is_named or offline or not missing):
-            hint = "; offline=True forbids fetching it" * (bool(missing) and not is_named)
-            if root.name == folder.name or (root / gone.name).is_file():
-                hint += f"; {root} looks like the folder {folder.name}/ itself: name the one above it"
-            raise (FileMissing if is_named else DataMissing)(f"{gone} is missing{hint}.")
-        if missing:
+        if missing and not is_named and not offline:
             size = sum(file.size for file in missing) / 1e6
             print(
                 f"Fetching {', '.join(file.name for file in missing)} ({size:.1f} MB) of {self.name} into {folder} "
                 f"(licence: {self.licence}; cite {self.citation}).",
                 flush=True,
             )
-        for file in wanted:
-            path = folder / file.name
-            if file in missing:
+            for file in missing:
                 fetch(file, folder)
-            elif (found := sha256_of(path)) != file.sha256:
+        elif missing or not folder.exists():
+            gone = folder / missing[0].name if missing else folder
+            hint = "; offline=True forbids fetching it" * (bool(missing) and not is_named)
+            if root.name == folder.name or (root / gone.name).is_file():
+                hint += f"; {root} looks like the folder {folder.name}/ itself: name the one above it"
+            raise (FileMissing if is_named else DataMissing)(f"{gone} is missing{hint}.")
+        for file in [file for file in wanted if file not in missing]:
+            path = folder / file.name
+            if (found := sha256_of(path)) != file.sha256:
                 from lightning.pytorch.utilities import rank_zero_warn  # here: it imports torch
 
                 known = f"sha256 {found[:12]}, known {file.sha256[:12]}"

@@ -101,10 +101,8 @@ def test_weights_of_another_size_are_those_that_timm_interpolates(vit_of_96, siz
     arguments = {"model": "test_vit", "weights": str(vit_of_96), "size": size}
     frozen = build_encoder("timm", IMAGE, frozen=True, cells=True, **arguments)
     sides = (160, 160) if size is None else (size, size) if size == 96 else tuple(size)
-    overlay = {"file": str(vit_of_96)}
-    expected = timm.create_model(
-        "test_vit", pretrained=True, num_classes=0, img_size=sides, pretrained_cfg_overlay=overlay
-    ).eval()
+    settings = {"num_classes": 0, "img_size": sides, "pretrained_cfg_overlay": {"file": str(vit_of_96)}}
+    expected = timm.create_model("test_vit", pretrained=True, **settings).eval()
     pixels = torch.from_numpy(Resize(sides)([noise(50, 40)], None)[0]) / 255
     mean, std = (torch.tensor(expected.pretrained_cfg[key]).view(3, 1, 1) for key in ("mean", "std"))
     with torch.no_grad():

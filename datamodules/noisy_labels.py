@@ -35,7 +35,7 @@ def noisy_labels(data: ItemSet, train: np.ndarray, others: np.ndarray, labels: s
     """Labels of training items, and of validation items by the same rule, in place of their classes.
 
     - "instance": every item another.
-    - "clusters-K": k-means on what was recorded of the training items (:func:`clusters`).
+    - "clusters-K": k-means on the vectors and sequences of the training items; others get the nearest centre.
     - "merged-K": the C classes in a drawn order; the class in place i becomes class i mod K. Wrong positives alone.
     - "flips-P": P per cent of the training items, and of the others, drawn, each get one of the C - 1 other classes,
       every one as likely.
@@ -51,7 +51,8 @@ def noisy_labels(data: ItemSet, train: np.ndarray, others: np.ndarray, labels: s
         (N,) integers, -1 for all other items.
 
     Raises:
-        DataError: items of several classes, fewer classes than K, one class alone, or as :func:`clusters`.
+        DataError: items of several classes, fewer classes than K, one class alone; for clusters fewer training items
+            than K, or no modality of vectors or sequences.
     """
     kind, number = parse_labels(labels)
     index = np.concatenate([train, others])
@@ -60,7 +61,7 @@ def noisy_labels(data: ItemSet, train: np.ndarray, others: np.ndarray, labels: s
         label[index] = index
         return label
     if kind == "clusters":
-        label[train], label[others] = clusters(data, train, others, number, seed)
+        label[train], label[others] = _clusters(data, train, others, number, seed)
         return label
     if data.label.ndim == 2:
         raise DataError(f"{data.origin}: its items have several classes, and {labels} needs one of each.")
@@ -77,8 +78,8 @@ def noisy_labels(data: ItemSet, train: np.ndarray, others: np.ndarray, labels: s
     return label
 
 
-def clusters(
-    data: ItemSet, train: np.ndarray, others: np.ndarray, number: int, seed: int = 0
+def _clusters(
+    data: ItemSet, train: np.ndarray, others: np.ndarray, number: int, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Cluster of each training item, by k-means on what was recorded of them alone; and the nearest of each other.
 
@@ -86,19 +87,6 @@ def clusters(
     resampled to 16 steps by linear interpolation; standardised over the training items, reduced to at most 32 principal
     components and scaled to a total variance of one, so that a modality does not count for its size. Texts and files,
     which have no fixed length, are left out, and so are labels and all other items.
-
-    Args:
-        data: the items.
-        train: (n,) items to cluster.
-        others: (m,) items, each given the cluster whose centre is nearest.
-        number: K, from 2 to n.
-        seed: of k-means.
-
-    Returns:
-        (n,) and (m,) integers, 0 to K - 1.
-
-    Raises:
-        DataError: there are fewer training items than clusters, or no modality of vectors or sequences.
     """
     recorded = [m for m in data.modalities.values() if m.kind in ("vector", "sequence")]
     if not recorded:

@@ -1,7 +1,5 @@
 """The named galleries of motion retrieval against plain NumPy."""
 
-from __future__ import annotations
-
 from itertools import permutations
 
 import numpy as np
@@ -13,7 +11,6 @@ from hypothesis import strategies as st
 from lightning_modules.metrics.galleries import Evaluated, GalleryUndefined, score_gallery
 
 N, NAMES = 23, ("text", "video", "motion")
-MEASURES = ("MAP", "R@1", "R@3", "P@3", "MedR")
 
 
 def unit(x: np.ndarray) -> np.ndarray:
@@ -31,15 +28,15 @@ def drawn(seed: int = 0, count: int = N) -> tuple[dict[str, np.ndarray], np.ndar
     return rows, label, unit(text).astype(np.float32)
 
 
-def evaluated(rows, label, text=None, protocol: str = "honest", ks=(1, 3)) -> Evaluated:
-    tensors = {name: torch.from_numpy(x) for name, x in rows.items()}
-    return Evaluated(tensors, torch.from_numpy(label), None if text is None else torch.from_numpy(text), ks, protocol)
+def scored(name: str, rows, label, text=None, protocol: str = "honest") -> tuple[dict[str, float], dict]:
+    tensors = {modality: torch.from_numpy(x) for modality, x in rows.items()}
+    text = None if text is None else torch.from_numpy(text)
+    return score_gallery(name, Evaluated(tensors, torch.from_numpy(label), text, (1, 3), protocol))
 
 
 def measured(scores: np.ndarray, relevant: np.ndarray) -> dict[str, float]:
     """Measures of score and relevance matrices (queries, gallery) without ties."""
-    order = np.argsort(-scores, axis=1)
-    hit = np.take_along_axis(relevant, order, axis=1)
+    hit = np.take_along_axis(relevant, np.argsort(-scores, axis=1), axis=1)
     place = np.arange(1, hit.shape[1] + 1)
     found = {
         "MAP": np.mean([(np.cumsum(row) / place)[row].mean() if row.any() else 0.0 for row in hit]),
@@ -50,25 +47,22 @@ def measured(scores: np.ndarray, relevant: np.ndarray) -> dict[str, float]:
     return found
 
 
-def expected(rows, relevant: np.ndarray, items: np.ndarray, z_score: bool = False) -> dict[str, float]:
-    """Every direction among some items, and the average over directions."""
-    chosen = {name: x[items].astype(np.float64) for name, x in rows.items()}
-    if z_score:
-        chosen = {name: (x - x.mean(axis=0)) / x.std(axis=0) for name, x in chosen.items()}
-    result = {}
-    for a, b in permutations(rows, 2):
-        found = measured(unit(chosen[a]) @ unit(chosen[b]).T, relevant[np.ix_(items, items)])
-        result |= {f"{a}->{b}/{measure}": value for measure, value in found.items()}
-    for measure in found:
-        values = [value for name, value in result.items() if name.endswith(f"/{measure}")]
-        result[f"average/{measure}"] = np.mean(values)
-    return result
-
-
-def assert_scores(found: dict[str, float], wanted: dict[str, float]) -> None:
-    assert set(wanted) <= set(found)
-    for name, value in wanted.items():
-        assert found[name] == pytest.approx(value, abs=1e-6), name
+def assert_scores(found: dict[str, float], rows, relevant: np.ndarray, batches, z_score: bool = False) -> None:
+    """Whether every direction has its mean over the batches of items, and the average that over directions."""
+    expected = []
+    for items in batches:
+        chosen = {name: x[items].astype(np.float64) for name, x in rows.items()}
+        if z_score:
+            chosen = {name: (x - x.mean(axis=0)) / x.std(axis=0) for name, x in chosen.items()}
+        of_items = relevant[np.ix_(items, items)]
+        by_direction = [measured(unit(chosen[a]) @ unit(chosen[b]).T, of_items) for a, b in permutations(rows, 2)]
+        mean = {measure: np.mean([one[measure] for one in by_direction]) for measure in by_direction[0]}
+        expected.append([*by_direction, mean])
+    directions = [*(f"{a}->{b}" for a, b in permutations(rows, 2)), "average"]
+    for place, direction in enumerate(directions):
+        for measure in expected[0][place]:
+            value = np.mean([one[place][measure] for one in expected])
+            assert found[f"{direction}/{measure}"] == pytest.approx(value, abs=1e-6), (direction, measure)
 
 
 @pytest.mark.parametrize(
@@ -77,48 +71,36 @@ def assert_scores(found: dict[str, float], wanted: dict[str, float]) -> None:
 def test_batches_are_drawn_with_seed_0_and_averaged(size, protocol):
     rows, label, _ = drawn()
     order = np.random.default_rng(0).permutation(N)
-    match = label[:, None] == label
     batches = [order[start : start + size] for start in range(0, N, size) if start + size <= N]
-    assert len(batches) == N // size
-    each = [expected(rows, match, batch, protocol == "as_published") for batch in batches]
-    found, sizes = score_gallery(f"batches-{size}", evaluated(rows, label, protocol=protocol))
-    assert_scores(found, {name: np.mean([scores[name] for scores in each]) for name in each[0]})
+    found, sizes = scored(f"batches-{size}", rows, label, protocol=protocol)
+    assert_scores(found, rows, label[:, None] == label, batches, protocol == "as_published")
     assert sizes == dict.fromkeys((f"{a}->{b}" for a, b in permutations(NAMES, 2)), (size, size))
-    assert {f"average/{measure}" for measure in MEASURES} <= set(found)
 
 
-@pytest.mark.parametrize("threshold", ["0.5", "0.8", "0.95", "1.0"])
-def test_texts_within_the_threshold_match(threshold):
+def test_texts_within_the_threshold_match_and_a_lower_one_finds_more():
     rows, label, text = drawn()
-    match = (label[:, None] == label) | (text @ text.T >= float(threshold))
-    found, sizes = score_gallery(f"threshold-{threshold}", evaluated(rows, label, text))
-    assert_scores(found, expected(rows, match, np.arange(N)))
-    assert set(sizes.values()) == {(N, N)}
+    recall = []
+    for threshold in ("0.2", "0.5", "0.8", "0.95", "1.0"):
+        match = (label[:, None] == label) | (text @ text.T >= float(threshold))
+        found, sizes = scored(f"threshold-{threshold}", rows, label, text)
+        assert_scores(found, rows, match, [np.arange(N)])
+        assert set(sizes.values()) == {(N, N)}
+        recall.append(found["average/R@1"])
+    assert recall == sorted(recall, reverse=True)
+    assert recall[0] > recall[2]
 
 
-def test_a_lower_threshold_finds_more():
-    rows, _, text = drawn()
-    label = np.arange(N)
-    recall = [score_gallery(f"threshold-{t}", evaluated(rows, label, text))[0]["average/R@1"] for t in (0.2, 0.6, 0.95)]
-    assert recall[0] > recall[1] > recall[2]
-
-
-def farthest(text: np.ndarray, count: int) -> list[int]:
+@pytest.mark.parametrize("count", [2, 6, N - 1])
+def test_dissimilar_items_are_those_of_the_greedy_choice(count):
     """One item after the other: the least near to all, then always that whose nearest chosen one is the farthest."""
+    rows, label, text = drawn()
     cosine = text @ text.T
     chosen = [int(np.argmin(cosine.mean(axis=1)))]
     while len(chosen) < count:
         left = [i for i in range(len(text)) if i not in chosen]
         chosen.append(min(left, key=lambda i: (cosine[i, chosen].max(), i)))
-    return chosen
-
-
-@pytest.mark.parametrize("count", [2, 6, N - 1])
-def test_dissimilar_items_are_those_of_the_greedy_choice(count):
-    rows, label, text = drawn()
-    chosen = np.array(farthest(text, count))
-    found, sizes = score_gallery(f"dissimilar-{count}", evaluated(rows, label, text))
-    assert_scores(found, expected(rows, label[:, None] == label, chosen))
+    found, sizes = scored(f"dissimilar-{count}", rows, label, text)
+    assert_scores(found, rows, label[:, None] == label, [np.array(chosen)])
     assert set(sizes.values()) == {(count, count)}
 
 
@@ -128,14 +110,12 @@ def test_dissimilar_items_are_as_many_as_named_even_where_texts_are_almost_the_s
     """Unit vectors a rounding apart: a text may be nearer to another than, in floating point, to itself."""
     rng = np.random.default_rng(seed)
     text = unit(np.repeat(rng.normal(size=(2, 4)), 10, axis=0) + 1e-7 * rng.normal(size=(20, 4))).astype(np.float32)
-    rows, label = drawn(seed, 20)[0], np.arange(20)
-    different = len(np.unique(text, axis=0))
-    if different < count:
+    given = (f"dissimilar-{count}", drawn(seed, 20)[0], np.arange(20), text)
+    if len(np.unique(text, axis=0)) < count:
         with pytest.raises(GalleryUndefined, match="different texts, fewer than"):
-            score_gallery(f"dissimilar-{count}", evaluated(rows, label, text))
-        return
-    _, sizes = score_gallery(f"dissimilar-{count}", evaluated(rows, label, text))
-    assert set(sizes.values()) == {(count, count)}
+            scored(*given)
+    else:
+        assert set(scored(*given)[1].values()) == {(count, count)}
 
 
 @pytest.mark.parametrize(
@@ -150,7 +130,7 @@ def test_dissimilar_items_are_as_many_as_named_even_where_texts_are_almost_the_s
 def test_a_gallery_that_the_data_do_not_have_says_why(name, with_text, reason):
     rows, label, text = drawn()
     with pytest.raises(GalleryUndefined, match=reason):
-        score_gallery(name, evaluated(rows, label, text if with_text else None))
+        scored(name, rows, label, text if with_text else None)
 
 
 @pytest.mark.parametrize(
@@ -158,9 +138,6 @@ def test_a_gallery_that_the_data_do_not_have_says_why(name, with_text, reason):
     ["batch-32", "batches", "batches-0", "batches-2.5", "threshold-", "threshold-1.2.3", "dissimilar-0", "full", ""],
 )
 def test_an_unknown_gallery_is_refused(name):
-    rows, label, text = drawn()
-    with pytest.raises(
-        ValueError, match=r"unknown gallery '.*'; expected one like batches-32, threshold-0.95"
-    ) as refusal:
-        score_gallery(name, evaluated(rows, label, text))
+    with pytest.raises(ValueError, match=r"unknown gallery '.*'; expected one like batches-32, threshold-") as refusal:
+        scored(name, *drawn())
     assert not isinstance(refusal.value, GalleryUndefined)

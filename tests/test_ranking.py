@@ -1,8 +1,7 @@
 """Retrieval measures against scikit-learn, plain loops, and every order of the tied items."""
 
-from __future__ import annotations
-
 import itertools
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -15,6 +14,7 @@ from torchmetrics.retrieval import RetrievalMAP
 from lightning_modules.metrics import retrieval_scores, scoring
 
 KS = (1, 2, 5, 10)
+ELEVEN = ("AP 11-point", "AP 11-point plain")
 
 
 def clustered(n_query: int, n_gallery: int, width: int = 16, classes: int = 5, seed: int = 0) -> tuple:
@@ -25,12 +25,13 @@ def clustered(n_query: int, n_gallery: int, width: int = 16, classes: int = 5, s
     return query, gallery, *labels
 
 
+def unit(rows: torch.Tensor) -> np.ndarray:
+    rows = rows.double().numpy()
+    return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-300)
+
+
 def cosines(query: torch.Tensor, gallery: torch.Tensor) -> np.ndarray:
-    unit = [
-        rows / np.linalg.norm(rows, axis=1, keepdims=True)
-        for rows in (query.double().numpy(), gallery.double().numpy())
-    ]
-    return unit[0] @ unit[1].T
+    return unit(query) @ unit(gallery).T
 
 
 def plain_measures(relevant: np.ndarray, ks=KS) -> dict[str, float]:
@@ -51,34 +52,29 @@ def plain_measures(relevant: np.ndarray, ks=KS) -> dict[str, float]:
     return result
 
 
-def line(scores: list[int]) -> torch.Tensor:
-    """Unit vectors in the plane whose cosine with (1, 0) is score / 8: equal scores tie exactly."""
-    cosine = torch.tensor(scores, dtype=torch.float64) / 8
-    return torch.stack([cosine, (1 - cosine.square()).sqrt()], dim=1)
+def assert_plain(found: dict[str, torch.Tensor], scores: np.ndarray, relevant: np.ndarray, ks=KS) -> None:
+    """Whether the measures are those of the textbook loop over the rankings that scores make."""
+    for i, order in enumerate(np.argsort(-scores, axis=1, kind="stable")):
+        expected = plain_measures(relevant[i][order], ks)
+        assert {name: value[i].item() for name, value in found.items()} == pytest.approx(expected, abs=1e-12)
 
 
 def bits(result: dict[str, torch.Tensor]) -> dict[str, bytes]:
     return {name: value.numpy().tobytes() for name, value in result.items()}
 
 
-def test_average_precision_is_scikit_learns_on_cosines_of_both_signs():
+def test_average_precision_is_scikit_learns_and_torchmetrics_needs_scores_above_zero():
     query, gallery, query_labels, gallery_labels = clustered(60, 400)
     scores = cosines(query, gallery)
     assert (scores < 0).mean() > 0.2
-    relevant = query_labels[:, None].numpy() == gallery_labels[None].numpy()
-    expected = [average_precision_score(hit, score) for hit, score in zip(relevant, scores, strict=True)]
+    relevant = query_labels[:, None] == gallery_labels
+    expected = [average_precision_score(hit, score) for hit, score in zip(relevant.numpy(), scores, strict=True)]
     ap = retrieval_scores(query, gallery, query_labels, gallery_labels)["AP"].numpy()
     np.testing.assert_allclose(ap, expected, rtol=0, atol=1e-6)
-
-
-def test_torchmetrics_agrees_only_once_the_scores_are_shifted_above_zero():
-    query, gallery, query_labels, gallery_labels = clustered(40, 200)
-    relevant = (query_labels[:, None] == gallery_labels[None]).flatten()
-    scores = torch.from_numpy(cosines(query, gallery)).flatten()
-    indexes = torch.arange(40).repeat_interleave(200)
-    ours = retrieval_scores(query, gallery, query_labels, gallery_labels)["AP"].mean().item()
-    assert RetrievalMAP()(scores + 2, relevant, indexes=indexes).item() == pytest.approx(ours, abs=1e-6)
-    assert abs(RetrievalMAP()(scores, relevant, indexes=indexes).item() - ours) > 1e-3
+    given = {"target": relevant.flatten(), "indexes": torch.arange(60).repeat_interleave(400)}
+    flat = torch.from_numpy(scores).flatten()
+    assert RetrievalMAP()(flat + 2, **given).item() == pytest.approx(ap.mean(), abs=1e-6)
+    assert abs(RetrievalMAP()(flat, **given).item() - ap.mean()) > 1e-3
 
 
 def test_every_measure_is_the_plain_loops_without_ties():
@@ -86,24 +82,39 @@ def test_every_measure_is_the_plain_loops_without_ties():
     gallery_labels[gallery_labels == 3] = 4  # class 3 has no relevant item
     assert (query_labels == 3).any()
     result = retrieval_scores(query, gallery, query_labels, gallery_labels, (*KS, 50))
-    order = np.argsort(-cosines(query, gallery), axis=1)
-    for i, ranking_of_i in enumerate(order):
-        expected = plain_measures((gallery_labels == query_labels[i]).numpy()[ranking_of_i], (*KS, 50))
-        assert {name: value[i].item() for name, value in result.items()} == pytest.approx(expected, abs=1e-12)
+    assert_plain(result, cosines(query, gallery), (query_labels[:, None] == gallery_labels).numpy(), (*KS, 50))
+
+
+def test_multi_hot_labels_match_where_they_share_one():
+    query, gallery, *_ = clustered(30, 80)
+    generator = torch.Generator().manual_seed(1)
+    query_labels, gallery_labels = (torch.rand(n, 6, generator=generator) < 0.2 for n in (30, 80))
+    result = retrieval_scores(query, gallery, query_labels, gallery_labels.long(), KS)
+    assert_plain(result, cosines(query, gallery), (query_labels[:, None] & gallery_labels).any(dim=2).numpy())
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
+def test_a_similarity_is_ranked_as_it_is(dtype):
+    *_, query_labels, gallery_labels = clustered(50, 90)
+    similarity = torch.randn(50, 90, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    similarity = (similarity.argsort(dim=1).argsort(dim=1) / 64 - 0.5).to(dtype)  # without a tie
+    labels = {"query_labels": query_labels, "gallery_labels": gallery_labels, "ks": KS}
+    found = retrieval_scores(similarity=similarity, **labels)
+    assert_plain(found, similarity.double().numpy(), (query_labels[:, None] == gallery_labels).numpy())
+    assert bits(retrieval_scores(similarity=similarity.split(7), chunk_elements=200, **labels)) == bits(found)
+    left_out = torch.arange(90) >= 60  # by a re-ranker
+    last, tied = (retrieval_scores(similarity=similarity.masked_fill(left_out, x), **labels) for x in (-torch.inf, -9))
+    assert bits(last) == bits(tied)
 
 
 @settings(max_examples=40, deadline=None)
 @given(st.lists(st.tuples(st.integers(-2, 2), st.booleans()), min_size=1, max_size=6))
 def test_ties_get_the_mean_over_every_order_of_the_tied_items(items):
     scores, relevant = [score for score, _ in items], np.array([hit for _, hit in items])
-    ks = (1, 2, 3, 4, 7)
-    result = retrieval_scores(
-        torch.tensor([[1.0, 0.0]]),
-        line(scores),
-        torch.tensor([1]),
-        torch.from_numpy(relevant).long(),
-        ks,
-    )
+    ks, cosine = (1, 2, 3, 4, 7), torch.tensor(scores, dtype=torch.float64) / 8
+    gallery = torch.stack([cosine, (1 - cosine.square()).sqrt()], dim=1)
+    labels = torch.from_numpy(relevant).long()
+    result = retrieval_scores(torch.tensor([[1.0, 0.0]]), gallery, torch.tensor([1]), labels, ks)
     # Sorting is stable: the permutations of the items, each sorted by score, are all orders of the ties, equally often.
     orders = [sorted(order, key=lambda i: -scores[i]) for order in itertools.permutations(range(len(scores)))]
     measured = [plain_measures(relevant[order], ks) for order in orders]
@@ -115,8 +126,7 @@ def test_a_constant_scorer_gets_the_chance_value():
     rng = np.random.default_rng(0)
     relevant = np.arange(40) < 7
     query, gallery = torch.zeros(1, 4), torch.randn(40, 4)  # a zero vector has cosine 0 with everything
-    labels = torch.from_numpy(relevant).long()
-    result = retrieval_scores(query, gallery, torch.tensor([1]), labels, KS)
+    result = retrieval_scores(query, gallery, torch.tensor([1]), torch.from_numpy(relevant).long(), KS)
     assert result["P@5"].item() == pytest.approx(7 / 40, abs=1e-12)
     assert result["R@1"].item() == pytest.approx(7 / 40, abs=1e-12)
     assert result["first_rank"].item() == 41 / 8
@@ -124,6 +134,9 @@ def test_a_constant_scorer_gets_the_chance_value():
     for name, value in result.items():
         sample = np.array([one[name] for one in drawn])
         assert abs(sample.mean() - value.item()) < 4 * sample.std() / len(sample) ** 0.5 + 1e-12
+
+
+# What changes no bit -------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("classes", [2, 40, 300])  # many relevant items, some, and few or none
@@ -134,12 +147,10 @@ def test_chunk_size_and_blocks_change_no_bit(classes, multi_hot):
     gallery[200:250] = gallery[50:100] * 3
     if multi_hot:
         query_labels, gallery_labels = (torch.nn.functional.one_hot(x, classes) for x in (query_labels, gallery_labels))
-    whole = retrieval_scores(query, gallery, query_labels, gallery_labels, KS)
+    given = {"query_labels": query_labels, "gallery_labels": gallery_labels, "ks": KS}
+    whole = retrieval_scores(query, gallery, **given)
     for chunk in (1, 300, 1700, 2**17, 10**9):  # the first three count block by block where few items are relevant
-        part = retrieval_scores(
-            query.split(9), gallery.split(41), query_labels, gallery_labels, KS, chunk_elements=chunk
-        )
-        assert bits(part) == bits(whole)
+        assert bits(retrieval_scores(query.split(9), gallery.split(41), chunk_elements=chunk, **given)) == bits(whole)
 
 
 @pytest.mark.parametrize("classes", [3, 400])
@@ -167,23 +178,6 @@ def test_items_that_differ_by_less_than_the_rounding_of_float32_are_ranked_exact
     assert found["first_rank"][0] > 1
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
-def test_a_similarity_is_ranked_as_it_is(dtype):
-    *_, query_labels, gallery_labels = clustered(50, 90)
-    generator = torch.Generator().manual_seed(2)
-    similarity = torch.randn(50, 90, generator=generator, dtype=torch.float64).to(dtype)
-    similarity[:, 60:] = -torch.inf  # what a re-ranker left out
-    similarity[:, 60] = -1e4
-    labels = {"query_labels": query_labels, "gallery_labels": gallery_labels, "ks": KS}
-    found = retrieval_scores(similarity=similarity, **labels)
-    for i, (row, label) in enumerate(zip(similarity.double().numpy(), query_labels, strict=True)):
-        relevant, order = (gallery_labels == label).numpy(), np.argsort(-row, kind="stable")
-        expected = plain_measures(relevant[order])
-        assert found["R@10"][i] == expected["R@10"]
-        assert found["first_rank"][i].item() == pytest.approx(expected["first_rank"])
-    assert bits(retrieval_scores(similarity=similarity.split(7), chunk_elements=200, **labels)) == bits(found)
-
-
 def test_threads_change_no_bit():
     data = clustered(300, 900, width=200)
     threads = torch.get_num_threads()
@@ -196,64 +190,103 @@ def test_threads_change_no_bit():
         torch.set_num_threads(threads)
 
 
-def test_scores_are_cosines_to_eight_digits():
-    query, gallery, *_ = clustered(20, 50, width=700)
-    keys = scoring.probes_of([query], "cosine").keys(slice(None), scoring.unit_rows(gallery))
-    np.testing.assert_allclose(keys * -(2.0**-scoring.SCORE_BITS), cosines(query, gallery), rtol=0, atol=4e-8)
-
-
 @pytest.mark.parametrize("magnitude", [2.0**-120, 2.0**100])
 def test_scale_of_the_embeddings_does_not_matter(magnitude):
     query, gallery, *labels = clustered(10, 60)
-    assert bits(retrieval_scores(query, gallery * magnitude, *labels)) == bits(
-        retrieval_scores(query, gallery, *labels)
-    )
+    scaled = retrieval_scores(query, gallery * magnitude, *labels)
+    assert bits(scaled) == bits(retrieval_scores(query, gallery, *labels))
 
 
-def test_multi_hot_labels_match_where_they_share_one():
-    query, gallery, *_ = clustered(30, 80)
-    generator = torch.Generator().manual_seed(1)
-    query_labels, gallery_labels = (torch.rand(n, 6, generator=generator) < 0.2 for n in (30, 80))
-    result = retrieval_scores(query, gallery, query_labels, gallery_labels.long(), KS)
+def test_scores_are_cosines_to_eight_digits():
+    query, gallery, *_ = clustered(20, 50, width=700)
+    keys = scoring.Keys([query], "cosine", gallery.split(30)).of_pairs(*np.indices((20, 50)).reshape(2, -1))
+    found = keys.reshape(20, 50) * -(2.0**-scoring.SCORE_BITS)
+    np.testing.assert_allclose(found, cosines(query, gallery), rtol=0, atol=4e-8)
+
+
+# The two 11-point precisions -----------------------------------------------------------------------------------------
+
+
+def plain_eleven_points(relevant: np.ndarray) -> tuple[float, float]:
+    """Both precisions of one ranking, place by place."""
+    total, hits, at = int(relevant.sum()), 0, []
+    for place, hit in enumerate(relevant, start=1):
+        hits += int(hit)
+        at.append((Fraction(hits, max(total, 1)), hits / place))
+    if not total:
+        return 0.0, 0.0
+    recalls = [Fraction(i, 10) for i in range(11)]
+    interpolated = [max(precision for recall, precision in at if recall >= r) for r in recalls]
+    first = [next(precision for recall, precision in at if recall >= r) for r in recalls]
+    return sum(interpolated) / 11, sum(first) / 11
+
+
+@pytest.mark.parametrize(("classes", "items"), [(2, 60), (5, 60), (40, 60), (300, 20_000)])
+def test_eleven_points_are_those_of_the_definition(classes, items):
+    query, gallery, query_labels, gallery_labels = clustered(30, items, classes=classes)
+    found = retrieval_scores(query, gallery, query_labels, gallery_labels, gallery_ids=torch.arange(items))
     order = np.argsort(-cosines(query, gallery), axis=1)
-    for i in range(30):
-        relevant = (query_labels[i] & gallery_labels).any(dim=1).numpy()
-        assert {name: value[i].item() for name, value in result.items()} == pytest.approx(
-            plain_measures(relevant[order[i]]), abs=1e-12
-        )
+    relevant = (query_labels[:, None] == gallery_labels).numpy()
+    expected = [plain_eleven_points(row[ranked]) for row, ranked in zip(relevant, order, strict=True)]
+    for name, values in zip(ELEVEN, zip(*expected, strict=True), strict=True):
+        np.testing.assert_allclose(found[name], values, rtol=1e-4 if items > 60 else 1e-9, err_msg=name)
+    without = retrieval_scores(query, gallery, query_labels, gallery_labels)
+    assert bits(without) == bits({name: x for name, x in found.items() if name not in ELEVEN})
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"query": torch.zeros(3, 5)}, "one width"),
-        ({"query": torch.zeros(3, 4, dtype=torch.long)}, "query: expected floating"),
-        ({"query": torch.zeros(0, 4), "query_labels": torch.zeros(0, dtype=torch.long)}, "query: there are no items"),
-        ({"gallery": torch.full((6, 4), torch.nan)}, "gallery: an embedding is not finite"),
-        ({"gallery_labels": torch.zeros(5, dtype=torch.long)}, "gallery: expected integer or bool labels"),
-        ({"gallery_labels": torch.zeros(6)}, "gallery: expected integer or bool labels"),
-        ({"gallery_labels": torch.zeros(6, 2, dtype=torch.bool)}, "multi-hot over the same classes"),
-        ({"ks": (1, 0)}, r"ks must be integers of at least 1, got \[0\]"),
-    ],
-)
-def test_scores_refuse_what_does_not_fit(change, message):
-    labels = {"query_labels": torch.zeros(3, dtype=torch.long), "gallery_labels": torch.zeros(6, dtype=torch.long)}
-    with pytest.raises(ValueError, match=message):
-        retrieval_scores(**{"query": torch.ones(3, 4), "gallery": torch.ones(6, 4), **labels, **change})
+def test_a_tie_is_broken_by_the_id_whatever_the_order_of_the_items():
+    """Of 4 tied items one is relevant: over many ids it is in each of the four places as often."""
+    query, labels = torch.ones(1, 2), torch.tensor([1, 0, 0, 0])
+    first = []
+    for start in range(400):
+        ids = torch.arange(start * 4, start * 4 + 4) - 800
+        found = [
+            retrieval_scores(query, torch.ones(4, 2), labels[:1], labels[o], gallery_ids=ids[o])["AP 11-point"].item()
+            for o in (torch.arange(4), torch.tensor([2, 0, 3, 1]))
+        ]
+        assert found[0] == found[1]
+        first.append(round(1 / found[0]))
+    assert all(70 < first.count(place) < 130 for place in (1, 2, 3, 4))
+
+
+@pytest.mark.parametrize("classes", [3, 200])
+def test_blocks_chunks_and_order_change_no_bit_of_eleven_points_where_items_tie(classes):
+    query, gallery, query_labels, gallery_labels = clustered(20, 400, width=2, classes=classes)
+    gallery, ids = gallery.sign(), torch.randperm(400, generator=torch.Generator().manual_seed(0))
+    whole = retrieval_scores(query, gallery, query_labels, gallery_labels, gallery_ids=ids)
+    order = torch.randperm(400, generator=torch.Generator().manual_seed(1))
+    sides = (query.split(7), gallery[order], query_labels, gallery_labels[order])
+    for chunk in (1, 1700, 2**25):
+        assert bits(retrieval_scores(*sides, chunk_elements=chunk, gallery_ids=ids[order])) == bits(whole)
+
+
+# What does not fit ---------------------------------------------------------------------------------------------------
+
+SIDES = {"query": torch.ones(3, 4), "gallery": torch.ones(6, 4)}
 
 
 @pytest.mark.parametrize(
     ("given", "message"),
     [
+        (SIDES | {"query": torch.zeros(3, 5)}, "one width"),
+        (SIDES | {"query": torch.zeros(3, 4, dtype=torch.long)}, "query: expected floating"),
+        (SIDES | {"query": torch.zeros(0, 4), "query_labels": torch.zeros(0, dtype=torch.long)}, "there are no items"),
+        (SIDES | {"query": {}}, "query: a joint query has"),
+        (SIDES | {"query": {"text": torch.ones(3, 4), "video": torch.ones(2, 4)}}, "video: expected integer or bool"),
+        (SIDES | {"gallery": torch.full((6, 4), torch.nan)}, "gallery: an embedding is not finite"),
+        (SIDES | {"gallery_labels": torch.zeros(5, dtype=torch.long)}, "gallery: expected integer or bool labels"),
+        (SIDES | {"gallery_labels": torch.zeros(6)}, "gallery: expected integer or bool labels"),
+        (SIDES | {"gallery_labels": torch.zeros(6, 2, dtype=torch.bool)}, "multi-hot over the same classes"),
+        (SIDES | {"gallery_ids": torch.arange(4)}, r"gallery_ids: expected shape \(6,\)"),
+        (SIDES | {"ks": (1, 0)}, r"ks must be integers of at least 1, got \[0\]"),
+        (SIDES | {"similarity": torch.zeros(3, 6)}, "query and gallery, or similarity alone"),
+        ({"query": torch.zeros(3, 2)}, "query and gallery, or similarity"),
         ({"similarity": torch.zeros(3, 5)}, r"similarity: expected shape \(queries, 6\)"),
         ({"similarity": torch.full((3, 6), torch.nan)}, "similarity: a number is NaN"),
         ({"similarity": torch.zeros(4, 6)}, "similarity: expected integer or bool labels"),
-        ({"similarity": torch.zeros(3, 6), "query": torch.zeros(3, 2), "gallery": torch.zeros(6, 2)}, "alone"),
-        ({"query": torch.zeros(3, 2)}, "query and gallery, or similarity"),
-        ({"query": {}, "gallery": torch.zeros(6, 2)}, "query: a joint query has"),
     ],
 )
-def test_scores_take_embeddings_or_a_similarity(given, message):
+def test_scores_refuse_what_does_not_fit(given, message):
     labels = {"query_labels": torch.zeros(3, dtype=torch.long), "gallery_labels": torch.zeros(6, dtype=torch.long)}
     with pytest.raises(ValueError, match=message):
-        retrieval_scores(**given, **labels)
+        retrieval_scores(**{**labels, **given})

@@ -39,7 +39,7 @@ class Evaluated:
     ks: Sequence[int]
     protocol: str
 
-    def score(self, items: Tensor, labels: Tensor | Mapping[str, Mapping[str, Tensor]]) -> tuple[Scores, Sizes]:
+    def score(self, items: Tensor, labels: Tensor | Mapping[str, Tensor]) -> tuple[Scores, Sizes]:
         """Retrieval among some items. Labels are theirs, or given apart for queries and gallery."""
         scores: Scores = {}
         sizes: Sizes = {}
@@ -50,14 +50,10 @@ class Evaluated:
             metric.update(rows, given, items)
             scores |= {name: float(value) for name, value in metric.compute().items()}
             sizes |= metric.sizes()
-        return scores | _averages(scores), sizes
-
-
-def _averages(scores: Scores) -> Scores:
-    by_measure: dict[str, list[float]] = {}
-    for name, value in scores.items():
-        by_measure.setdefault(name.partition("/")[2], []).append(value)
-    return {f"average/{measure}": float(np.mean(values)) for measure, values in by_measure.items()}
+        measures = {name.partition("/")[2]: [] for name in scores}
+        for name, value in scores.items():
+            measures[name.partition("/")[2]].append(value)
+        return scores | {f"average/{measure}": float(np.mean(values)) for measure, values in measures.items()}, sizes
 
 
 def parse_gallery(name: str) -> tuple[str, str]:
@@ -97,12 +93,16 @@ def score_gallery(name: str, evaluated: Evaluated) -> tuple[Scores, Sizes]:
     kind, number = parse_gallery(name)
     if kind == "batches":
         return _batches(evaluated, int(number))
-    if evaluated.text is None:
+    label, text = evaluated.label, evaluated.text
+    if text is None:
         raise GalleryUndefined("it compares texts, one per item, and these data have none or several per item")
-    if kind == "threshold":
-        return _threshold(evaluated, float(number))
-    chosen = _dissimilar(evaluated.text, int(number))
-    return evaluated.score(chosen, evaluated.label[chosen])
+    if kind == "dissimilar":
+        chosen = _dissimilar(text, int(number))
+        return evaluated.score(chosen, label[chosen])
+    matches = (label[:, None] == label) | (text @ text.T >= float(number))
+    # Query i is alone in class i, and gallery item j is in the classes of all queries it matches.
+    sides = {"query": torch.eye(len(label), dtype=torch.bool), "gallery": matches.T}
+    return evaluated.score(torch.arange(len(label)), sides)
 
 
 def _batches(evaluated: Evaluated, size: int) -> tuple[Scores, Sizes]:
@@ -113,13 +113,6 @@ def _batches(evaluated: Evaluated, size: int) -> tuple[Scores, Sizes]:
     results = [evaluated.score(batch, evaluated.label[batch]) for batch in batches]
     scores = {name: float(np.mean([found[name] for found, _ in results])) for name in results[0][0]}
     return scores, results[0][1]
-
-
-def _threshold(evaluated: Evaluated, threshold: float) -> tuple[Scores, Sizes]:
-    label, items = evaluated.label, torch.arange(len(evaluated.label))
-    matches = (label[:, None] == label) | (evaluated.text @ evaluated.text.T >= threshold)
-    # Query i is alone in class i, and gallery item j is in the classes of all queries it matches.
-    return evaluated.score(items, {"query": torch.eye(len(label), dtype=torch.bool), "gallery": matches.T})
 
 
 def _dissimilar(text: Tensor, count: int) -> Tensor:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import reduce
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor
 from torchmetrics.utilities.prints import rank_zero_warn
@@ -33,13 +33,11 @@ class Items:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def entry_of_items(self) -> tuple[np.ndarray, np.ndarray]:
-        """Items in ascending order, and the row of each one's entry: that of the smallest id."""
+    def row_of_items(self) -> pd.Series:
+        """Item -> the row of its entry, that with the smallest id."""
         item, entry = (values.cpu().numpy() for values in self.owners)
-        item, first = np.unique(item[order := np.lexsort((entry, item))], return_index=True)
-        by_id = np.argsort(self.ids.cpu().numpy())
-        row = np.searchsorted(self.ids.cpu().numpy(), entry[order][first], sorter=by_id)
-        return item, by_id[row]
+        smallest = pd.Series(entry).groupby(item).min()
+        return pd.Series(pd.Index(self.ids.cpu().numpy()).get_indexer(smallest), smallest.index)
 
 
 def queries_of(direction: str, sides: Mapping[str, Items]) -> tuple[dict[str, list[Tensor]], Tensor, Tensor]:
@@ -70,18 +68,15 @@ def queries_of(direction: str, sides: Mapping[str, Items]) -> tuple[dict[str, li
 
 
 def _joint_queries(direction: str, sides: Mapping[str, Items]) -> tuple[dict[str, list[Tensor]], Tensor, Tensor]:
-    entries = {modality: items.entry_of_items() for modality, items in sides.items()}
-    everywhere = reduce(np.intersect1d, [item for item, _ in entries.values()])
-    known = len(reduce(np.union1d, [item for item, _ in entries.values()]))
-    names = ", ".join(sides)
-    if not len(everywhere):
+    known = pd.concat({modality: items.row_of_items() for modality, items in sides.items()}, axis=1).sort_index()
+    everywhere, names = known.dropna().astype(np.int64), ", ".join(sides)
+    if everywhere.empty:
         raise ValueError(f"{direction}: no item has all of {names}; the ids, or items, must be equal where items are")
-    if len(everywhere) < known:
-        rank_zero_warn(f"{direction}: {known - len(everywhere)} of {known} items lack one of {names}, and do not ask")
+    if lacking := len(known) - len(everywhere):
+        rank_zero_warn(f"{direction}: {lacking} of {len(known)} items lack one of {names}, and do not ask")
     rows, labels, asks = {}, {}, True
-    for modality, (item, row) in entries.items():
-        items = sides[modality]
-        chosen = torch.from_numpy(row[np.searchsorted(item, everywhere)]).to(items.ids.device)
+    for modality, items in sides.items():
+        chosen = torch.from_numpy(everywhere[modality].to_numpy(copy=True)).to(items.ids.device)
         rows[modality], labels[modality] = torch.cat(items.blocks)[chosen], items.labels[chosen]
         asks = asks & items.is_query[chosen]
     (first, label), *others = labels.items()
@@ -90,7 +85,7 @@ def _joint_queries(direction: str, sides: Mapping[str, Items]) -> tuple[dict[str
             raise ValueError(f"{direction}: an item has different labels in {first} and {other}; expected the same")
     if not bool(asks.any()):
         raise ValueError(f"{direction}: there is no query, is_query is False for every item in one of {names}")
-    numbers = torch.from_numpy(everywhere).to(label.device)
+    numbers = torch.from_numpy(everywhere.index.to_numpy(copy=True)).to(label.device)
     return {modality: [values[asks]] for modality, values in rows.items()}, label[asks], numbers[asks]
 
 

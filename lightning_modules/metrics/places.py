@@ -11,7 +11,7 @@ from threading import Lock
 
 import numpy as np
 
-from lightning_modules.metrics.keys import Exact
+from lightning_modules.metrics.scoring import Exact
 
 _FEW = 32  # relevant items of a query that are compared one by one in less time than sorting takes
 _CACHED = 2**18  # keys that stay in the processor's cache

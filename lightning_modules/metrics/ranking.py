@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import NamedTuple
 
 import numpy as np
 import torch
+from scipy.sparse import csr_array
+from threadpoolctl import threadpool_limits
 from torch import Tensor
 
-from lightning_modules.metrics.keys import KeysOfEmbeddings, keys_of_similarity, regrouped
 from lightning_modules.metrics.measures import eleven_point, measures_of
 from lightning_modules.metrics.places import Places
-from lightning_modules.metrics.relevance import Relevance
-from lightning_modules.metrics.scoring import SCORES, probes_of
-from lightning_modules.metrics.threads import Threads
+from lightning_modules.metrics.scoring import SCORES, Keys, rows_of
 
 Rows = Tensor | Sequence[Tensor]  # all of them, or consecutive blocks
 
@@ -78,22 +79,16 @@ def retrieval_scores(
     if embedded == (similarity is not None) or query_labels is None or gallery_labels is None:
         raise ValueError("expected query and gallery, or similarity alone, and query_labels and gallery_labels")
     sides = query if isinstance(query, Mapping) else {"query": query}
-    if not embedded:
-        sides = {"similarity": similarity}
-    elif not sides:
+    if not sides:
         raise ValueError("query: a joint query has embeddings of one modality or more, got none")
-    blocks = {name: _blocks_of(rows, name) for name, rows in sides.items()}
-    items = _blocks_of(gallery, "gallery") if embedded else []
+    given = {**sides, "gallery": gallery} if embedded else {"similarity": similarity}
+    blocks = {side: _checked_blocks(side, rows) for side, rows in given.items()}
+    items = blocks.pop("gallery", [])
     n_gallery = sum(map(len, items)) if embedded else len(gallery_labels)
-    labelled = [(name, sum(map(len, side)), query_labels) for name, side in blocks.items()]
-    _check_labels([*labelled, ("gallery", n_gallery, gallery_labels)])
-    if embedded:
-        _check_embeddings([*blocks.items(), ("gallery", items)])
-    else:
-        _check_similarity(blocks["similarity"], n_gallery)
+    _check_widths(blocks, items, n_gallery)
+    _check_labels(blocks, query_labels, gallery_labels, n_gallery)
     if gallery_ids is not None and gallery_ids.shape != (n_gallery,):
         raise ValueError(f"gallery_ids: expected shape ({n_gallery},), got {tuple(gallery_ids.shape)}")
-    tie_break = None if gallery_ids is None else _hashed(gallery_ids)
     relevance = Relevance(query_labels, gallery_labels)
     mean_count, measured = relevance.mean_count(), []
     piece = max(1, min(_ITEMS * chunk_elements // _KEYS, _NUMBERS // max(1, blocks[next(iter(blocks))][0].shape[1])))
@@ -102,54 +97,85 @@ def retrieval_scores(
     whole = not embedded or n_gallery <= 4 * piece or mean_count > piece / 8
     rows = max(chunk_elements // 8 // n_gallery, 256)
     rows = min(rows, chunk_elements // n_gallery) if whole else int(chunk_elements / (16 * mean_count + _ITEMS))
-    with Threads(several=len(query_labels) * n_gallery >= _SLICE) as threads:
-        ranking = _Ranking(relevance, n_gallery, tuple(ks), threads, tie_break)
-        for chunk in zip(*(regrouped(side, max(rows, 1)) for side in blocks.values()), strict=True):
-            start, parts = chunk[0][0], [part for _, part in chunk]
+    with _threads(several=len(query_labels) * n_gallery >= _SLICE) as run:
+        tie_break = None if gallery_ids is None else _hashed(gallery_ids)
+        ranking = _Ranking(relevance, n_gallery, tuple(ks), run, tie_break, _harmonic_numbers(n_gallery))
+        for chunk in _slices(len(query_labels), max(rows, 1)):
+            parts = [rows_of(side, chunk) for side in blocks.values()]
             if not embedded:
-                measured += ranking.sorted(keys_of_similarity(parts[0]), start)
+                wide = torch.float64 if parts[0].dtype == torch.float64 else torch.float32
+                measured += ranking.sorted(-parts[0].to("cpu", wide).numpy(), chunk.start)
                 continue
             device = parts[0].device if parts[0].device.type == "cuda" else torch.device("cpu")
-            keys = KeysOfEmbeddings(probes_of([part.to(device) for part in parts], score), items)
-            measured += (ranking.filled if whole else ranking.counted)(keys, start, piece)
+            keys = Keys([part.to(device) for part in parts], score, items)
+            measured += (ranking.filled if whole else ranking.counted)(keys, chunk.start, piece)
     return {name: torch.from_numpy(np.concatenate([part[name] for part in measured])) for name in measured[0]}
 
 
-@dataclass(frozen=True)
-class _Ranking:
+class Relevance:
+    """Lists the gallery items that are relevant to queries: those of their class, or with one of their labels.
+
+    Args:
+        query: (Q,) integer classes, or (Q, C) multi-hot labels.
+        gallery: (G,) or (G, C), of the same kind.
+    """
+
+    def __init__(self, query: Tensor, gallery: Tensor):
+        labels = np.concatenate([query.cpu().numpy(), gallery.cpu().numpy()])
+        if labels.ndim == 1:
+            classes, of_row = np.unique(labels, return_inverse=True)
+            entries = (np.ones(len(labels), dtype=bool), of_row, np.arange(len(labels) + 1))
+            hot = csr_array(entries, shape=(len(labels), len(classes)))
+        else:
+            hot = csr_array(labels != 0)
+        self.query, self.gallery = hot[: len(query)], hot[len(query) :].T.tocsr()
+
+    def mean_count(self) -> float:
+        """Relevant items of a query, on average over some 64 queries."""
+        some = self.query[:: max(1, self.query.shape[0] // 64)]
+        return (some @ self.gallery).nnz / some.shape[0]
+
+    def pairs(self, rows: slice) -> tuple[np.ndarray, np.ndarray]:
+        """(P,) numbers of queries, from the first of these, and (P,) of the items that are relevant to them."""
+        return (self.query[rows] @ self.gallery).nonzero()
+
+
+Measured = dict[str, np.ndarray]
+Run = Callable[[Callable[[slice], Measured | None], Iterable[slice]], Iterable]
+
+
+class _Ranking(NamedTuple):
     """Measures the rankings of chunks of queries.
 
     Args:
         relevance: of all queries and items.
         n_gallery: number of items.
         ks: cut-offs, in places.
-        threads: those that multiply, sort and count.
+        run: a ``map`` in those threads that multiply, sort and count.
         tie_break: (G,) numbers that order tied items, or None.
+        reciprocals: (G + 1,) sums of the first reciprocals.
     """
 
     relevance: Relevance
     n_gallery: int
     ks: tuple[int, ...]
-    threads: Threads
+    run: Run
     tie_break: np.ndarray | None
+    reciprocals: np.ndarray
 
-    def __post_init__(self) -> None:
-        harmonic = np.cumsum(1.0 / np.arange(1, self.n_gallery + 1))
-        object.__setattr__(self, "reciprocals", np.concatenate([[0.0], harmonic]))
-
-    def sorted(self, keys: np.ndarray, start: int) -> list[dict[str, np.ndarray]]:
+    def sorted(self, keys: np.ndarray, start: int) -> list[Measured]:
         """Measures of the queries from number ``start`` on, whose keys (Q, G) are here."""
 
-        def measure(part: slice) -> dict[str, np.ndarray]:
+        def measure(part: slice) -> Measured:
             query, item = self.relevance.pairs(slice(start + part.start, start + part.stop))
             own = keys[part]
             places = Places(query, item, own[query, item], len(own), self.tie_break)
             places.add(own, slice(0, len(own)))
             return self._measures(places, len(own))
 
-        return self.threads.run(measure, len(keys), max(1, _SLICE // self.n_gallery))
+        return list(self.run(measure, _slices(len(keys), max(1, _SLICE // self.n_gallery))))
 
-    def filled(self, keys: KeysOfEmbeddings, start: int, piece: int) -> list[dict[str, np.ndarray]]:
+    def filled(self, keys: Keys, start: int, piece: int) -> list[Measured]:
         """The same, where they are computed first, so many items at once."""
         whole = np.empty((len(keys), self.n_gallery), dtype=np.int32)
 
@@ -157,25 +183,47 @@ class _Ranking:
             for queries, part, _ in keys.of_items(items):
                 whole[queries, items] = part
 
-        self.threads.run(fill, self.n_gallery, piece)
+        list(self.run(fill, _slices(self.n_gallery, piece)))
         return self.sorted(whole, start)
 
-    def counted(self, keys: KeysOfEmbeddings, start: int, piece: int) -> list[dict[str, np.ndarray]]:
+    def counted(self, keys: Keys, start: int, piece: int) -> list[Measured]:
         """The same, where those of the relevant items are computed first, and the others compared with them."""
         query, item = self.relevance.pairs(slice(start, start + len(keys)))
         places = Places(query, item, keys.of_pairs(query, item), len(keys), self.tie_break)
-        in_single = places.few and keys.single is not None
+        near = places.few and keys.single is not None
 
         def count(items: slice) -> None:
-            for queries, part, exact in keys.near_items(items) if in_single else keys.of_items(items):
-                places.add(part, queries, items.start, exact, keys.slack if in_single else 0)
+            for queries, part, exact in keys.of_items(items, near):
+                places.add(part, queries, items.start, exact, keys.slack if near else 0)
 
-        self.threads.run(count, self.n_gallery, piece)
+        list(self.run(count, _slices(self.n_gallery, piece)))
         return [self._measures(places, len(keys))]
 
-    def _measures(self, places: Places, n_query: int) -> dict[str, np.ndarray]:
+    def _measures(self, places: Places, n_query: int) -> Measured:
         found = measures_of(places.tie_groups(), n_query, self.n_gallery, self.ks, self.reciprocals)
         return found if self.tie_break is None else found | eleven_point(*places.broken_ties(), n_query)
+
+
+@contextmanager
+def _threads(several: bool) -> Iterator[Run]:
+    """A ``map`` in as many threads as ``torch.get_num_threads`` says, in which a matrix product has one of them.
+
+    NumPy lets them run at once. The threads of BLAS wait for one another at every product, and spin meanwhile.
+    """
+    count = torch.get_num_threads() if several else 1
+    if count == 1:
+        yield map
+        return
+    with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(count) as pool:
+        yield pool.map
+
+
+def _slices(rows: int, step: int) -> list[slice]:
+    return [slice(start, min(start + step, rows)) for start in range(0, rows, step)]
+
+
+def _harmonic_numbers(count: int) -> np.ndarray:
+    return np.concatenate([[0.0], np.cumsum(1.0 / np.arange(1, count + 1))])
 
 
 def _hashed(ids: Tensor) -> np.ndarray:
@@ -199,49 +247,51 @@ def check_score(score: str) -> None:
         raise ValueError(f"unknown score {score!r}: expected one of {SCORES}")
 
 
-def is_finite(values: Tensor) -> bool:
-    """Whether no entry is infinite or NaN, without a temporary of the size of ``values``; True for an empty tensor."""
-    return values.numel() == 0 or bool(torch.isfinite(torch.stack(torch.aminmax(values))).all())
+def check_embeddings(side: str, rows: Tensor, finite: bool = True) -> None:
+    """Refuse anything but a floating (rows, D) tensor, and one that is not finite in float32, with a ValueError."""
+    if rows.ndim != 2 or not rows.is_floating_point():
+        raise ValueError(f"{side}: expected floating (rows, D) embeddings, got {rows.dtype} {tuple(rows.shape)}")
+    # Without a temporary of the size of the rows.
+    if finite and rows.numel() and not torch.isfinite(torch.stack(torch.aminmax(rows.to(torch.float32)))).all():
+        raise ValueError(f"{side}: an embedding is not finite in float32")
 
 
-def _blocks_of(embeddings: Tensor | Sequence[Tensor], side: str) -> list[Tensor]:
-    blocks = [embeddings] if isinstance(embeddings, Tensor) else list(embeddings)
+def check_labels(side: str, labels: Tensor, rows: int) -> None:
+    """Refuse anything but classes or multi-hot labels of so many rows with a ValueError."""
+    if labels.ndim not in (1, 2) or labels.is_floating_point() or len(labels) != rows:
+        raise ValueError(
+            f"{side}: expected integer or bool labels of shape ({rows},) or ({rows}, classes),"
+            f" got {labels.dtype} {tuple(labels.shape)}"
+        )
+
+
+def _checked_blocks(side: str, rows: Rows) -> list[Tensor]:
+    """The blocks that have a row."""
+    blocks = [rows] if isinstance(rows, Tensor) else list(rows)
     for block in blocks:
-        if block.ndim != 2 or not block.is_floating_point():
-            raise ValueError(f"{side}: expected floating (rows, D) embeddings, got {block.dtype} {tuple(block.shape)}")
+        check_embeddings(side, block, finite=side != "similarity")
+        if side == "similarity" and bool(block.isnan().any()):
+            raise ValueError("similarity: a number is NaN; give -inf to what is not to be found")
     blocks = [block.detach() for block in blocks if len(block)]
     if not blocks:
         raise ValueError(f"{side}: there are no items")
     return blocks
 
 
-def _check_embeddings(sides: Sequence[tuple[str, list[Tensor]]]) -> None:
-    widths = {block.shape[1] for _, blocks in sides for block in blocks}
-    if len(widths) > 1:
+def _check_widths(blocks: Mapping[str, list[Tensor]], items: list[Tensor], n_gallery: int) -> None:
+    widths = {block.shape[1] for side in (*blocks.values(), items) for block in side}
+    if items and len(widths) > 1:
         raise ValueError(f"query and gallery embeddings must have one width, got {sorted(widths)}")
-    for side, blocks in sides:
-        if not all(is_finite(block.to(torch.float32)) for block in blocks):
-            raise ValueError(f"{side}: an embedding is not finite in float32")
+    if not items and widths != {n_gallery}:
+        raise ValueError(f"similarity: expected shape (queries, {n_gallery}), got widths {sorted(widths)}")
 
 
-def _check_similarity(blocks: list[Tensor], items: int) -> None:
-    for block in blocks:
-        if block.shape[1] != items:
-            raise ValueError(f"similarity: expected shape (queries, {items}), got {tuple(block.shape)}")
-        if bool(block.isnan().any()):
-            raise ValueError("similarity: a number is NaN; give -inf to what is not to be found")
-
-
-def _check_labels(sides: Sequence[tuple[str, int, Tensor]]) -> None:
-    for side, rows, labels in sides:
-        if labels.ndim not in (1, 2) or labels.is_floating_point() or len(labels) != rows:
-            raise ValueError(
-                f"{side}: expected integer or bool labels of shape ({rows},) or ({rows}, classes),"
-                f" got {labels.dtype} {tuple(labels.shape)}"
-            )
-    shapes = [tuple(labels.shape) for _, _, labels in sides]
-    if len({shape[1:] for shape in shapes}) > 1:
+def _check_labels(blocks: Mapping[str, list[Tensor]], query: Tensor, gallery: Tensor, n_gallery: int) -> None:
+    for side, rows in blocks.items():
+        check_labels(side, query, sum(map(len, rows)))
+    check_labels("gallery", gallery, n_gallery)
+    if query.shape[1:] != gallery.shape[1:]:
         raise ValueError(
             "query and gallery labels must both be classes, or multi-hot over the same classes, got shapes"
-            f" {shapes[0]} and {shapes[-1]}"
+            f" {tuple(query.shape)} and {tuple(gallery.shape)}"
         )

@@ -16,11 +16,18 @@ from torchmetrics.utilities.distributed import gather_all_tensors
 from lightning_modules.metrics.directions import Direction, direction_name, query_of
 from lightning_modules.metrics.items import Items, first_of_each, queries_of
 from lightning_modules.metrics.protocol import standardise
-from lightning_modules.metrics.ranking import check_cutoffs, check_score, is_finite, retrieval_scores
+from lightning_modules.metrics.ranking import (
+    check_cutoffs,
+    check_embeddings,
+    check_labels,
+    check_score,
+    retrieval_scores,
+)
 
 PROTOCOLS = ("honest", "as_published")
 
-_FIELDS = ("embeddings", "labels", "ids", "is_query")
+_NUMBERS = ("ids", "is_query", "items")
+_FIELDS = ("embeddings", "labels", *_NUMBERS)
 
 
 class CrossModalRetrieval(Metric):
@@ -89,7 +96,7 @@ class CrossModalRetrieval(Metric):
         check_cutoffs(ks)
         self.ks, self.protocol, self.score, self.eleven_point = tuple(ks), protocol, score, eleven_point
         self.modalities = list(dict.fromkeys(name for names in named for name in names))
-        self._fields = (*_FIELDS, "items") if max(map(len, named)) > 2 else _FIELDS
+        self._fields = _FIELDS if max(map(len, named)) > 2 else _FIELDS[:-1]  # without joint queries no items
         self._sizes: dict[str, tuple[int, int]] = {}
         self._per_query: dict[str, tuple[Tensor, Tensor]] = {}
         for modality in self.modalities:
@@ -122,20 +129,21 @@ class CrossModalRetrieval(Metric):
         for modality, rows in embeddings.items():
             if modality not in self.modalities:
                 raise ValueError(f"unknown modality {modality!r}: the directions use {self.modalities}")
-            flags = torch.ones(len(rows), dtype=torch.bool) if is_query is None else _of(is_query, modality, "is_query")
-            numbers = _of(ids, modality, "ids")
-            values = [
-                self._checked_embeddings(modality, rows),
-                self._checked_labels(modality, _of(labels, modality, "labels"), len(rows)),
-                _checked_ids(modality, numbers, len(rows)),
-                _checked_flags(modality, flags, len(rows)),
-            ]
-            owners = numbers if items is None else _of(items, modality, "items")
-            checked[modality] = [*values, _checked_ids(modality, owners, len(rows), "items")]
-        for modality, values in checked.items():
-            if len(values[0]):
-                for field, value in zip(self._fields, values, strict=False):
-                    getattr(self, _state(modality, field)).append(value.detach().to(self.device))
+            every = torch.ones(len(rows), dtype=torch.bool)
+            given = {"labels": labels, "ids": ids, "is_query": every if is_query is None else is_query}
+            found = _checked(modality, rows, {**given, "items": ids if items is None else items})
+            for field in self._fields:
+                state, values = _state(modality, field), found[field]
+                earlier = getattr(self, state)
+                if len(earlier) and earlier[0].shape[1:] != values.shape[1:]:
+                    raise ValueError(
+                        f"{modality}: {field} of shape {tuple(values.shape)}, but {tuple(earlier[0].shape)} in earlier "
+                        "batches"
+                    )
+                checked[state] = values
+        for state, values in checked.items():
+            if len(values):
+                getattr(self, state).append(values.detach().to(self.device))
 
     def compute(self) -> dict[str, Tensor]:
         """Score every direction.
@@ -186,49 +194,17 @@ class CrossModalRetrieval(Metric):
         self.compute()
         return dict(self._per_query)
 
-    def _checked_embeddings(self, modality: str, rows: Tensor) -> Tensor:
-        if rows.ndim != 2 or not rows.is_floating_point():
-            raise ValueError(f"{modality}: expected a floating (B, D) embedding, got {rows.dtype} {tuple(rows.shape)}")
-        rows = rows.to(torch.float32).contiguous()
-        if not is_finite(rows):
-            raise ValueError(f"{modality}: an embedding is not finite in float32")
-        earlier = getattr(self, _state(modality, "embeddings"))
-        if len(earlier) and earlier[0].shape[-1] != rows.shape[1]:
-            raise ValueError(
-                f"{modality}: embedding width {rows.shape[1]}, but {earlier[0].shape[-1]} in earlier batches"
-            )
-        return rows
-
-    def _checked_labels(self, modality: str, labels: Tensor, rows: int) -> Tensor:
-        if labels.is_floating_point() or labels.ndim not in (1, 2) or len(labels) != rows:
-            raise ValueError(
-                f"{modality}: expected integer or bool labels of shape ({rows},) or ({rows}, classes),"
-                f" got {labels.dtype} {tuple(labels.shape)}"
-            )
-        if labels.ndim == 2 and labels.dtype != torch.bool and bool(((labels != 0) & (labels != 1)).any()):
-            raise ValueError(
-                f"{modality}: labels of two dimensions are multi-hot, 0 or 1; classes have the shape ({rows},)"
-            )
-        labels = labels.long() if labels.ndim == 1 else labels.bool()
-        earlier = getattr(self, _state(modality, "labels"))
-        if len(earlier) and earlier[0].shape[1:] != labels.shape[1:]:
-            raise ValueError(
-                f"{modality}: labels of shape {tuple(labels.shape)} after labels of shape {tuple(earlier[0].shape)}"
-            )
-        return labels
-
     def _items(self, modality: str) -> Items:
         """What was gathered of one modality, each id once."""
         state = {field: getattr(self, _state(modality, field)) for field in self._fields}
         # A list of blocks before the processes are joined, one tensor afterwards.
-        blocks = [state["embeddings"]] if isinstance(state["embeddings"], Tensor) else list(state["embeddings"])
-        if not sum(len(rows) for rows in blocks):
+        lists = {field: [held] if isinstance(held, Tensor) else list(held) for field, held in state.items()}
+        blocks = lists.pop("embeddings")
+        if not sum(map(len, blocks)):
             raise ValueError(
                 f"modality {modality!r} has no item: the directions {', '.join(self.directions)} need all of theirs"
             )
-        labels, ids, is_query, *owners = (
-            state[field] if isinstance(state[field], Tensor) else torch.cat(state[field]) for field in self._fields[1:]
-        )
+        labels, ids, is_query, *owners = map(torch.cat, lists.values())
         owners = (owners[0], ids) if owners else None
         kept = first_of_each(modality, blocks, labels, ids, is_query)
         if kept is not None:
@@ -240,26 +216,30 @@ def _state(modality: str, field: str) -> str:
     return f"{field} of {modality}"
 
 
-def _of(values: Tensor | Mapping[str, Tensor], modality: str, name: str) -> Tensor:
-    if not isinstance(values, Mapping):
-        return values
-    if modality not in values:
-        raise ValueError(f"{modality}: {name} has no entry for this modality, only {sorted(values)}")
-    return values[modality]
-
-
-def _checked_ids(modality: str, ids: Tensor, rows: int, name: str = "ids") -> Tensor:
-    if ids.is_floating_point() or ids.dtype == torch.bool or ids.shape != (rows,):
-        raise ValueError(f"{modality}: expected integer {name} of shape ({rows},), got {ids.dtype} {tuple(ids.shape)}")
-    return ids.long()
-
-
-def _checked_flags(modality: str, flags: Tensor, rows: int) -> Tensor:
-    if flags.dtype != torch.bool or flags.shape != (rows,):
-        raise ValueError(
-            f"{modality}: expected bool is_query of shape ({rows},), got {flags.dtype} {tuple(flags.shape)}"
-        )
-    return flags
+def _checked(modality: str, rows: Tensor, given: Mapping[str, Tensor | Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """Field -> what is kept of a batch of one modality."""
+    check_embeddings(modality, rows)
+    found = {"embeddings": rows.to(torch.float32).contiguous()}
+    for field, values in given.items():
+        if isinstance(values, Mapping) and modality not in values:
+            raise ValueError(f"{modality}: {field} has no entry for this modality, only {sorted(values)}")
+        found[field] = values = values[modality] if isinstance(values, Mapping) else values
+        if field == "labels":
+            check_labels(modality, values, len(rows))
+            if values.ndim == 2 and bool(((values != 0) & (values != 1)).any()):
+                raise ValueError(
+                    f"{modality}: labels of two dimensions are multi-hot, 0 or 1; classes have the shape ({len(rows)},)"
+                )
+            found[field] = values.long() if values.ndim == 1 else values.bool()
+            continue
+        wanted = "bool" if field == "is_query" else "integer"
+        is_bool, shape = values.dtype == torch.bool, tuple(values.shape)
+        if shape != (len(rows),) or values.is_floating_point() or is_bool != (wanted == "bool"):
+            raise ValueError(
+                f"{modality}: expected {wanted} {field} of shape ({len(rows)},), got {values.dtype} {shape}"
+            )
+        found[field] = values if is_bool else values.long()
+    return found
 
 
 def _averages(scores: dict[str, Tensor]) -> dict[str, float]:

@@ -9,9 +9,8 @@ depends on the shape of the chunk in its last bits, which makes and breaks ties.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import reduce
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache, partial, reduce
 
 import numpy as np
 import torch
@@ -19,48 +18,110 @@ from torch import Tensor
 
 SCORES = ("cosine", "multilinear", "volume")
 SCORE_BITS = 29  # a score is one of 2**-29, and fits an int32 with its sign
+Exact = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 _UNIT_BITS = 26  # a unit vector's entry is an integer multiple of 2**-26
 _DEPENDENT = 1e-6  # a unit vector that lies this near the span of others is in it: what float32 cannot tell
 _CACHED = 2**15  # numbers worked on at once: they stay in the processor's cache, and in the thread that asks
+_SCORES = 2**20  # scores in float64 at once, of a thread
+_PAIRS = 8192  # of a query and an item, scored at once
 
 
-@dataclass(frozen=True)
-class Probes:
-    """What gallery items are multiplied with to get their keys, the negated scores in units of 2**-29.
+class Keys:
+    """Keys of gallery items for some queries: the negated scores in units of 2**-29, so that the smallest ranks first.
 
-    Keys are float64 here, and not yet rounded. Gallery items are rows as ``unit_rows`` gives them.
+    Of a joint query the sum of the cosines is the dot product with the sum of its unit vectors, and the multilinear
+    product that with their product; neither's length changes a ranking, so that it is ranked by a cosine. The squared
+    volume is that of the query times the squared distance of the item from the query's span.
 
     Args:
-        vectors: (J, Q, D) float64: one vector per query, or an orthonormal basis of the span of a joint query.
-        spanning: None where a key is minus the dot product; else (Q, 1) float64 for keys by volume, 0 where a query's
-            vectors depend on one another, so that every volume is 0.
+        query: (Q, D) floating embeddings, one tensor per modality of the query; their device computes the keys.
+        score: "cosine", "multilinear" or "volume".
+        gallery: consecutive (rows, D) blocks.
     """
 
-    vectors: Tensor
-    spanning: Tensor | None = None
+    def __init__(self, query: Sequence[Tensor], score: str, gallery: Sequence[Tensor]):
+        units = [unit_rows(rows) for rows in query]
+        # One vector per query, or an orthonormal basis of the span of a joint query; for keys by volume (Q, 1), 0 where
+        # a query's vectors depend on one another, so that every volume is 0.
+        if score == "volume":
+            self.vectors, self.spanning = _basis([_scale(rows).mul_(2.0**-_UNIT_BITS) for rows in units])
+        else:
+            self.vectors, self.spanning = _joined(units, score)[None], None
+        self.gallery, self.device, width = gallery, self.vectors.device, self.vectors.shape[2]
+        # A dot product of D entries in float32, whatever the order of the sum, is within D u / (1 - D u) |x| |y| of the
+        # exact one (Higham, Accuracy and Stability, section 3.1), u = 2**-24; both roundings to float32, that of the
+        # key and that of the bounds in float32 come on top.
+        n = (width + 4) * 2.0**-24
+        self.slack = 2.0**SCORE_BITS * n / (1 - n) + 64
+        once = self.device.type != "cuda" and self.spanning is None and width < 2**16
+        self.single = self.vectors[0].numpy().astype(np.float32) if once else None
 
     def __len__(self) -> int:
         return self.vectors.shape[1]
 
-    def keys(self, queries: slice, gallery: Tensor) -> np.ndarray:
-        """(q, B) keys of gallery items (B, D) for some of the queries."""
-        products = [_product(vectors[queries], gallery) for vectors in self.vectors]
-        if self.spanning is None:
-            return products[0].cpu().numpy()
-        # The squared volume is that of the query times the squared distance of the item from the query's span.
-        near = sum(product.square_() for product in products)
-        kept = self.spanning[queries] * (gallery != 0).any(dim=1)
-        return kept.sub_(near).mul_(2.0**SCORE_BITS).cpu().numpy()
+    def of_items(self, items: slice, near: bool = False) -> Iterator[tuple[slice, np.ndarray, Exact | None]]:
+        """Some of the queries and their (q, B) keys of consecutive items, then the next queries.
 
-    def pair_keys(self, query: Tensor, gallery: Tensor) -> Tensor:
-        """(P,) keys of P queries, by number, each with one gallery item of (P, D)."""
-        products = [torch.einsum("pd,pd->p", vectors[query], gallery)[:, None] for vectors in self.vectors]
+        Args:
+            items: the items.
+            near: whether the keys are in float32, in half the time, and off by less than ``slack``; beside them comes
+                what computes exact ones, of numbers of queries and of items, counted from the first of each.
+        """
+        unit = unit_rows(rows_of(self.gallery, items).to(self.device))
+        single = unit.numpy().astype(np.float32).T if near else None
+        step = len(self) if self.device.type == "cuda" else max(1, _SCORES // len(unit))
+        for start in range(0, len(self), step):
+            queries = slice(start, min(start + step, len(self)))
+            if near:
+                every = cache(partial(self._every, queries, unit))
+                yield queries, self.single[queries] @ single, partial(self._exact, start, unit, every)
+            else:
+                yield queries, self._every(queries, unit).astype(np.int32), None
+
+    def of_pairs(self, query: np.ndarray, item: np.ndarray) -> np.ndarray:
+        """(P,) keys of P queries, by number, each with one item, by number."""
+        keys, start = np.empty(len(item), dtype=np.int32), 0
+        order = np.argsort(item, kind="stable")
+        for rows in self.gallery:
+            first, stop = np.searchsorted(item, (start, start + len(rows)), sorter=order)
+            for part in np.split(order[first:stop], range(_PAIRS, stop - first, _PAIRS)):
+                chosen = rows[torch.from_numpy(item[part] - start).to(rows.device)]
+                keys[part] = self._pairs(query[part], unit_rows(chosen.to(self.device)))
+            start += len(rows)
+        return keys
+
+    def _every(self, queries: slice, unit: Tensor) -> np.ndarray:
+        products = [_product(vectors[queries], unit) for vectors in self.vectors]
+        keys = self._keys(products, queries, unit).cpu().numpy()
+        return np.rint(keys, out=keys)  # to int32 at once it would take thirty times as long
+
+    def _pairs(self, query: np.ndarray, unit: Tensor) -> np.ndarray:
+        query = torch.from_numpy(query).to(self.device)
+        products = [torch.einsum("pd,pd->p", vectors[query], unit)[:, None] for vectors in self.vectors]
+        return self._keys(products, query, unit, pairs=True)[:, 0].round_().cpu().numpy()
+
+    def _exact(self, start: int, unit: Tensor, every: Callable, query: np.ndarray, item: np.ndarray) -> np.ndarray:
+        if len(query) > _PAIRS:  # then those of every pair take no longer
+            return every()[query, item]
+        return self._pairs(query + start, unit[torch.from_numpy(item)])
+
+    def _keys(self, products: list[Tensor], queries: slice | Tensor, unit: Tensor, pairs: bool = False) -> Tensor:
         if self.spanning is None:
-            return products[0][:, 0]
-        near = sum(product.square() for product in products)
-        kept = self.spanning[query] * (gallery != 0).any(dim=1, keepdim=True)
-        return ((kept - near) * 2.0**SCORE_BITS)[:, 0]
+            return products[0]
+        near = sum(product.square_() for product in products)
+        nonzero = (unit != 0).any(dim=1, keepdim=pairs)
+        return (self.spanning[queries] * nonzero).sub_(near).mul_(2.0**SCORE_BITS)
+
+
+def rows_of(blocks: Sequence[Tensor], rows: slice) -> Tensor:
+    """Some rows, by number, of consecutive blocks."""
+    sizes = [len(block) for block in blocks]
+    stops = np.cumsum(sizes)
+    starts = stops - sizes
+    inside = range(np.searchsorted(stops, rows.start, "right"), np.searchsorted(starts, rows.stop))
+    parts = [blocks[i][max(0, rows.start - starts[i]) : rows.stop - starts[i]] for i in inside]
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
 def unit_rows(rows: Tensor) -> Tensor:
@@ -74,25 +135,13 @@ def unit_rows(rows: Tensor) -> Tensor:
     return unit
 
 
-def probes_of(query: Sequence[Tensor], score: str) -> Probes:
-    """What scores a gallery for queries.
-
-    Of a joint query the sum of the cosines is the dot product with the sum of its unit vectors, and the multilinear
-    product that with their product; neither's length changes a ranking, so that it is ranked by a cosine.
-
-    Args:
-        query: (Q, D) floating embeddings, one tensor per modality of the query.
-        score: "cosine", "multilinear" or "volume".
-    """
-    units = [unit_rows(rows) for rows in query]
-    if score == "volume":
-        return _basis([_scale(rows).mul_(2.0**-_UNIT_BITS) for rows in units])
+def _joined(units: Sequence[Tensor], score: str) -> Tensor:
     joined = units[0]
     if len(units) > 1:
         joined = sum(units) if score == "cosine" else reduce(torch.mul, [rows * 2.0**-_UNIT_BITS for rows in units])
         _scale(joined).round_()
     # A power of two scales exactly, here from units of 2**-52 to 2**-29; the best score is to sort first.
-    return Probes(joined.mul_(-(2.0 ** (SCORE_BITS - 2 * _UNIT_BITS)))[None])
+    return joined.mul_(-(2.0 ** (SCORE_BITS - 2 * _UNIT_BITS)))
 
 
 def _product(queries: Tensor, gallery: Tensor) -> Tensor:
@@ -107,7 +156,7 @@ def _scale(rows: Tensor) -> Tensor:
     return rows.mul_(torch.where(length > 0, 2.0**_UNIT_BITS / length, 0.0))
 
 
-def _basis(units: Sequence[Tensor]) -> Probes:
+def _basis(units: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     """Gram and Schmidt's orthonormal basis of the unit vectors of every query, twice, for the sake of rounding."""
     basis: list[Tensor] = []
     spanning = torch.ones(len(units[0]), 1, dtype=torch.float64, device=units[0].device)
@@ -118,4 +167,4 @@ def _basis(units: Sequence[Tensor]) -> Probes:
         spanning *= length > _DEPENDENT
         basis.append(rows / torch.where(length > 0, length, 1.0))
     rounded = torch.stack(basis).mul_(2.0**_UNIT_BITS).round_().mul_(2.0 ** (-2 * _UNIT_BITS))
-    return Probes(rounded * spanning, spanning)
+    return rounded * spanning, spanning

@@ -1,7 +1,5 @@
 """The figures of a table: every method and direction readable, with the values and deviations of the CSV."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from itertools import pairwise, permutations
 from pathlib import Path
@@ -18,7 +16,6 @@ from reproduce.report.figures import (
     CHANCE_LABEL,
     MARKERS,
     NO_GAP_LABEL,
-    _directions,
     draw_figures,
     draw_gap,
     draw_methods,
@@ -48,10 +45,9 @@ def _rows(data: dict[str, str], methods: list[str], **more: object) -> list[Row]
 
 
 def _gap_rows(methods: list[str] = LONG[:3], metrics: dict[str, tuple[float, float]] = GAP) -> list[Row]:
+    fixed = {"direction": "average", "k": ""}
     return [
-        replace(
-            NUMBER, direction="average", method=method, metric=metric, k="", value=x * scale, std=dx * scale, **data
-        )
+        replace(NUMBER, **fixed, method=method, metric=metric, value=x * scale, std=dx * scale, **data)
         for data in DATA[:2]
         for scale, method in zip(np.linspace(1, 1.1, len(methods)), methods, strict=True)
         for metric, (x, dx) in metrics.items()
@@ -72,14 +68,16 @@ def _extents(texts: list) -> list:
 
 
 def test_no_two_directions_look_alike_and_the_ways_of_a_pair_differ_in_filling_alone():
-    directions = {"average", *("->".join(pair) for pair in permutations(MODALITIES[:4], 2))}
-    styles = _directions(directions)
-    assert set(styles) == directions
-    assert len({tuple(map(str, style.items())) for style in styles.values()}) == len(styles)
-    assert list(styles)[-1] == "average"
-    there, back = styles["text->video"], styles["video->text"]
-    assert there == {**back, "fillstyle": "full"} != back
-    assert list(_directions(directions | {f"sound->{name}" for name in MODALITIES[:4]})) == ["average"]  # too many
+    directions = ["average", *("->".join(pair) for pair in permutations(MODALITIES[:4], 2))]
+    rows = [replace(NUMBER, direction=direction, **DATA[1]) for direction in directions]
+    [axes] = _draw(rows).axes
+    points = {container.get_label(): container.lines[0] for container in axes.containers}
+    looks = {name: (one.get_color(), one.get_marker(), one.get_fillstyle()) for name, one in points.items()}
+    assert set(looks) == set(directions)
+    assert len(set(looks.values())) == len(looks)
+    assert looks["text->video"] == (*looks["video->text"][:2], "full")
+    [axes] = _draw([*rows, *(replace(rows[0], direction=f"sound->{name}") for name in MODALITIES[:4])]).axes
+    assert [container.get_label() for container in axes.containers] == ["average"]  # too many
 
 
 def test_long_names_leave_wide_panels_whose_titles_and_ticks_are_whole_and_apart():
@@ -143,15 +141,10 @@ def _gap(rows: list[Row]) -> Figure:
     return figure
 
 
-def _points(axes: Axes) -> dict[str, tuple]:
-    """Method -> MAP, measure and the ends of the bars of both."""
-    found = {}
-    for container in axes.containers:
-        point, _, bars = container.lines
-        if container.get_label() != CHANCE_LABEL:
-            [(left, right)], [(low, high)] = (bar.get_segments() for bar in bars)
-            found[container.get_label()] = (*point.get_xydata()[0], left[0], right[0], low[1], high[1])
-    return found
+def _containers(axes: Axes, chance: bool = False) -> dict:
+    """Label -> what is drawn of a method, or of what a measure is by chance."""
+    found = {container.get_label(): container for container in axes.containers}
+    return {label: container for label, container in found.items() if (label == CHANCE_LABEL) == chance}
 
 
 def test_a_panel_per_data_set_and_measure_has_the_points_and_bars_of_the_table():
@@ -163,9 +156,12 @@ def test_a_panel_per_data_set_and_measure_has_the_points_and_bars_of_the_table()
     of = [data["dataset"] for data in DATA[:2] for _ in GAP_METRICS]
     for axes, dataset in zip(figure.axes, of, strict=True):
         assert axes.get_title().startswith(dataset)
-        assert list(_points(axes)) == LONG[:3]
-        for method, found in _points(axes).items():
+        assert list(_containers(axes)) == LONG[:3]
+        for method, container in _containers(axes).items():
             x, y = numbers[dataset, method, "MAP"], numbers[dataset, method, axes.get_ylabel()]
+            point, _, bars = container.lines
+            [(left, right)], [(low, high)] = (bar.get_segments() for bar in bars)
+            found = (*point.get_xydata()[0], left[0], right[0], low[1], high[1])
             ends = (x.value - x.std, x.value + x.std, y.value - y.std, y.value + y.std)
             assert found == pytest.approx((x.value, y.value, *ends), abs=2e-6)
 
@@ -177,10 +173,8 @@ def test_methods_are_in_the_legend_differ_in_marker_and_look_the_same_in_every_p
     assert [text.get_text() for text in legend.get_texts()] == [*methods, NO_GAP_LABEL]
     box = legend.get_window_extent()
     assert 0 <= box.x0 <= box.x1 <= figure.bbox.x1
-    looks = [
-        [(point.get_marker(), point.get_color(), point.get_markersize()) for point, _, _ in axes.containers]
-        for axes in figure.axes
-    ]
+    points = [[point for point, _, _ in axes.containers] for axes in figure.axes]
+    looks = [[(one.get_marker(), one.get_color(), one.get_markersize()) for one in panel] for panel in points]
     assert len({marker for marker, _, _ in looks[0]}) == len(methods)
     assert all(look == looks[0] for look in looks)
 
@@ -188,21 +182,16 @@ def test_methods_are_in_the_legend_differ_in_marker_and_look_the_same_in_every_p
 def test_what_a_measure_is_by_chance_is_marked_where_the_table_has_it():
     figure = _gap(_gap_rows(metrics=GAP | {"kernel CS by chance": (0.004, 0.0001)}))
     for axes in figure.axes:
-        marks = [
-            container.lines[0].get_ydata() for container in axes.containers if container.get_label() == CHANCE_LABEL
-        ]
-        assert [list(mark) for mark in marks] == [pytest.approx([0.004, 0.0042, 0.0044])] * (
-            axes.get_ylabel() == "kernel CS"
-        )
+        marks = [list(one.lines[0].get_ydata()) for one in _containers(axes, chance=True).values()]
+        assert marks == [pytest.approx([0.004, 0.0042, 0.0044])] * (axes.get_ylabel() == "kernel CS")
     assert CHANCE_LABEL in [text.get_text() for text in figure.legends[0].get_texts()]
 
 
 def test_a_method_whose_gap_was_not_measured_and_a_split_without_measures_are_left_out():
     rows = [row for row in _gap_rows() if row.metric == "MAP" or row.method != LONG[1]]
-    rows += _rows(DATA[2], LONG[:1])
-    figure = _gap(rows)
+    figure = _gap([*rows, *_rows(DATA[2], LONG[:1])])
     assert len(figure.axes) == 2 * len(GAP_METRICS)
-    assert all(list(_points(axes)) == [LONG[0], LONG[2]] for axes in figure.axes)
+    assert all(list(_containers(axes)) == [LONG[0], LONG[2]] for axes in figure.axes)
 
 
 # Wrong labels --------------------------------------------------------------------------------------------------------
@@ -210,12 +199,7 @@ def test_a_method_whose_gap_was_not_measured_and_a_split_without_measures_are_le
 
 def test_map_against_flipped_labels_has_a_line_per_method_with_its_interval():
     table = read_file("label-noise")
-    flips = {
-        "labels class": 0,
-        "20 % of labels flipped": 20,
-        "40 % of labels flipped": 40,
-        "60 % of labels flipped": 60,
-    }
+    flips = {"labels class": 0, **{f"{share} % of labels flipped": share for share in (20, 40, 60)}}
     data = {"dataset": "utd_mhad", "features": "16f", "split": "cross-subject", "direction": "average"}
     rows = [
         replace(NUMBER, **data, condition=condition, method=method, value=0.8 - share / 200 - place / 10)

@@ -166,13 +166,8 @@ def test_how_a_value_is_shown(metric: str, value: float, of: float | None, shown
 
 
 def test_a_metric_with_its_cut_off_is_two_columns() -> None:
-    names = {
-        "MAP": ("MAP", "all"),
-        "R@5": ("R@k", "5"),
-        "MAP@10[min(R,k)]": ("MAP@k[min(R,k)]", "10"),
-        "MedR": ("MedR", ""),
-    }
-    for name, columns in names.items():
+    names = {"MAP": ("MAP", "all"), "R@5": ("R@k", "5"), "MedR": ("MedR", "")}
+    for name, columns in {**names, "MAP@10[min(R,k)]": ("MAP@k[min(R,k)]", "10")}.items():
         assert metric_of(name) == columns
         assert metric_name(*columns) == name
 
@@ -206,20 +201,20 @@ def test_reading_names_the_line_of_a_fault(tmp_path: Path, old: str, new: str, m
         (",".join(COLUMNS), "no rows"),
         ("", "lacks table"),
         ('"open quote', "cannot be read"),
+        (None, "cannot be read"),
     ],
 )
 def test_reading_refuses_other_columns_and_what_is_no_table(tmp_path: Path, content: str, message: str) -> None:
-    (tmp_path / "table3.csv").write_text(content)
+    if content is not None:
+        (tmp_path / "table3.csv").write_text(content)
     with pytest.raises(TableError, match=rf"table3\.csv.*{message}"):
         read_table(tmp_path / "table3.csv")
 
 
-def test_reading_takes_a_byte_order_mark_and_other_line_ends_but_no_absent_file(tmp_path: Path) -> None:
+def test_reading_takes_a_byte_order_mark_and_other_line_ends(tmp_path: Path) -> None:
     path = write_table([NUMBER, replace(NUMBER, method="CCA")], tmp_path / "table3.csv")
     path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes().replace(b"\n", b"\r\n"))
     assert list(read_table(path)["method"]) == ["JFSE + CS", "CCA"]
-    with pytest.raises(TableError, match=r"absent\.csv: cannot be read"):
-        read_table(tmp_path / "absent.csv")
 
 
 def test_writing_refuses_and_leaves_the_old_table(tmp_path: Path) -> None:

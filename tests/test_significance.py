@@ -24,26 +24,10 @@ from reproduce.results.significance import (
 tables, root = runner_cases.tables, runner_cases.root
 undo_quiet = runner_cases.undo_quiet
 
-ENTRY = {
-    "table": "table2",
-    "dataset": "wikipedia",
-    "features": "roph",
-    "condition": "",
-    "split": "standard",
-    "protocol": "honest",
-    "scale": "quick",
-    "data_kind": "real",
-    "method": "JFSE + CS",
-    "baseline": "JFSE, alone",
-    "metric": "MAP",
-    "difference": 0.0125,
-    "low": -0.001,
-    "high": 0.02,
-    "p": 0.03,
-    "p_holm": 0.06,
-    "seeds": "0 1 2",
-    "n_queries": 693,
-}
+DATA = {"dataset": "wikipedia", "features": "roph", "split": "standard", "data_kind": "real", "condition": ""}
+NUMBERS = {"difference": 0.0125, "low": -0.001, "high": 0.02, "p": 0.03, "p_holm": 0.06, "n_queries": 693}
+ENTRY = {**DATA, "table": "table2", "protocol": "honest", "scale": "quick", "metric": "MAP", "seeds": "0 1 2"}
+ENTRY |= {"method": "JFSE + CS", "baseline": "JFSE, alone", **NUMBERS}
 
 
 def comparisons(*entries: dict) -> pd.DataFrame:
@@ -138,13 +122,12 @@ def test_a_damaged_file_is_refused_with_its_line(tmp_path: Path, old: str, new: 
 
 
 def test_what_was_run_again_replaces_what_was_there_and_all_are_corrected_together() -> None:
-    other = ENTRY | {"method": "JFSE + MMD", "p": 0.04}
-    again = ENTRY | {"p": 0.02}
+    other, again = ENTRY | {"method": "JFSE + MMD", "p": 0.04}, ENTRY | {"p": 0.02}
     run_again = {("wikipedia", "roph", "", "JFSE + CS")}
     found = merged(comparisons(ENTRY, other), comparisons_of([again]), run_again)
     assert list(found["method"]) == ["JFSE + MMD", "JFSE + CS"]
     assert list(found["p_holm"]) == pytest.approx([0.04, 0.04])
-    assert list(comparisons_of(comparisons(again))["significant"]) == [True]
+    assert list(comparisons_of([again])["significant"]) == [True]
 
 
 def test_a_comparison_of_the_same_runs_is_counted_once() -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from io import BytesIO
 from itertools import cycle, zip_longest
 from pathlib import Path
 from textwrap import fill
@@ -27,7 +28,7 @@ from scipy.stats import t as student_t
 
 from datamodules.noisy_labels import parse_labels
 from lightning_modules.metrics.modality_gap import GAP_METRICS
-from reproduce.results.schema import replaced
+from reproduce.results.schema import replace_file
 from reproduce.runs.spec import Table
 
 PANEL = ["dataset", "features", "condition", "split", "protocol"]
@@ -166,18 +167,16 @@ def draw_noise(rows: pd.DataFrame, table: Table) -> Figure | None:
 
     The bars are 95% intervals of the mean over seeds, by Student's t; the axis says how many seeds there are.
     """
-    shares: dict[tuple[str, ...], tuple[str, int]] = {}  # a data set -> what is alike, and per cent flipped
+    data = []
     for dataset in table.datasets:
         kind, number = parse_labels(dataset.init_args.get("labels", "class"))
         if kind in ("class", "flips"):
             alike = {name: value for name, value in dataset.init_args.items() if name != "labels"}
-            shares[dataset.dataset, dataset.features, dataset.condition] = f"{dataset.dataset} {alike}", number
-    data = list(zip(rows["dataset"], rows["features"], rows["condition"], strict=True))
-    rows = rows.assign(
-        alike=[shares.get(one, ("", 0))[0] for one in data], x=[shares.get(one, ("", 0))[1] for one in data]
-    )
-    rows = rows[(rows["direction"] == "average") & (rows["alike"] != "")]
-    found = [of for _, of in rows.groupby(["alike", "split", "protocol"], sort=False) if of["x"].nunique() > 2]
+            data.append((dataset.dataset, dataset.features, dataset.condition, str(alike), number))
+    flipped = pd.DataFrame(data, columns=["dataset", "features", "condition", "alike", "x"])
+    rows = rows[rows["direction"] == "average"].merge(flipped)
+    groups = rows.groupby(["dataset", "alike", "split", "protocol"], sort=False)
+    found = [of for _, of in groups if of["x"].nunique() > 2]
     if not found:
         return None
     count = pd.concat(found)["seeds"].str.split().map(len)
@@ -187,9 +186,7 @@ def draw_noise(rows: pd.DataFrame, table: Table) -> Figure | None:
         method: {"color": colour, "marker": marker, "linestyle": "-"}
         for method, (colour, marker) in zip(rows["method"].unique(), looks, strict=False)
     }
-
-    seeds = pd.concat(found).assign(count=count).groupby("x")["count"].first()
-    said = ", ".join(f"{x}: {n}" for x, n in seeds.items())
+    said = ", ".join(f"{x}: {n}" for x, n in count.groupby(pd.concat(found)["x"]).first().items())
 
     def finish(axes: Axes) -> None:
         axes.set(xlabel=f"labels flipped, % (seeds {said})", ylabel="average MAP")
@@ -305,7 +302,7 @@ def save_figure(figure: Figure, path: Path) -> Path:
     Raises:
         TableError: the folder cannot be written.
     """
-    with replaced(path) as file:
-        figure.savefig(file, format="png", dpi=120, metadata={"Software": None})
+    drawn = BytesIO()
+    figure.savefig(drawn, format="png", dpi=120, metadata={"Software": None})
     plt.close(figure)
-    return path
+    return replace_file(path, drawn.getvalue())

@@ -121,7 +121,8 @@ def _frame(rows: pd.DataFrame, methods: list[str]) -> pd.DataFrame:
     for _, column in rows.groupby(["direction", "metric", "k"], sort=False):
         name, best = column_name(_first(column)), _best(column)
         of = list(column.itertuples())
-        columns[name] = {r.method: _bold(format_value(r), format_value(r, r.value) == best) for r in of}
+        texts = {r.method: (format_value(r), "**" * (format_value(r, r.value) == best)) for r in of}
+        columns[name] = {method: f"{bold}{text}{bold}" for method, (text, bold) in texts.items()}
         if column["published"].notna().any():
             published = {r.method: format_value(r, r.published) for r in of if not pd.isna(r.published)}
             columns[f"published {name}"] = published
@@ -135,10 +136,6 @@ def _best(column: pd.DataFrame) -> str | None:
     if len(column) < 2 or better is None:
         return None
     return format_value(first, column["value"].max() if better else column["value"].min())
-
-
-def _bold(text: str, bold: bool) -> str:
-    return f"**{text}**" if bold else text
 
 
 def _below(rows: pd.DataFrame, seeds_differ: bool) -> Iterator[str]:

@@ -47,7 +47,8 @@ def _draw_panel(axes: plt.Axes, embeddings: Mapping[str, np.ndarray]) -> list[st
     items = np.unique(embeddings[f"item/{modalities[0]}"])
     if len(items) > MOST_ITEMS:
         items = np.sort(np.random.default_rng(0).permutation(items)[:MOST_ITEMS])
-    rows = [normalize(embeddings[name][_first(embeddings[f"item/{name}"], items)]) for name in modalities]
+    # Owners ascend: the row of an item's first entry.
+    rows = [normalize(embeddings[name][np.searchsorted(embeddings[f"item/{name}"], items)]) for name in modalities]
     stacked = np.concatenate(rows)
     placed = TSNE(perplexity=min(30, len(stacked) // 4), init="pca", random_state=0).fit_transform(stacked)
     points = np.split(placed, len(modalities))
@@ -57,8 +58,3 @@ def _draw_panel(axes: plt.Axes, embeddings: Mapping[str, np.ndarray]) -> list[st
         axes.scatter(*x.T, s=12, c=colour, marker=marker, linewidths=0, alpha=0.8, label=name, zorder=2)
     axes.set_axis_off()
     return modalities
-
-
-def _first(owner: np.ndarray, items: np.ndarray) -> np.ndarray:
-    """Row of the first entry of each item; owners ascend."""
-    return np.searchsorted(owner, items)

@@ -106,27 +106,30 @@ def _by_rule(rows: pd.DataFrame) -> tuple[str, int, int]:
     return HOLDS if favour and (rows["difference"] >= 0).all() else OPEN, favour, against
 
 
-def compared(*pairs: tuple[str, str, str], but: str = "", on: str = "") -> Callable[[Path], Judgement]:
+def compared(
+    *pairs: tuple[str, str, str], but: str | None = None, on: str | None = None
+) -> Callable[[Path], Judgement]:
     """A claim on a method and a baseline, judged by their comparisons in tables with spaces between.
 
     Args:
         *pairs: tables, method and baseline.
         but: a condition that the claim is not about.
-        on: the one data set that it is about, real or generated; all real ones where it is empty.
+        on: the one data set that it is about, real or generated; by default all real ones.
     """
     named = [(table, method, baseline) for tables, method, baseline in pairs for table in tables.split()]
     wanted = pd.DataFrame(named, columns=["table", "method", "baseline"])
+    tables = list(wanted["table"].unique())
 
     def judged(folder: Path) -> Judgement:
-        tables = wanted["table"].unique()
         paths = [folder / "comparisons" / f"{name}.csv" for name in tables]
         held = [read_comparisons(path).merge(wanted) for path in paths if path.exists()]
-        found = pd.concat(held) if held else wanted[:0].assign(data_kind="", condition="", dataset="")
-        found = found[(found["condition"] != but) | (not but)]
-        found = found[(found["data_kind"] == "real") if not on else (found["dataset"] == on)]
-        if found.empty:
+        if held:
+            found = pd.concat(held, ignore_index=True)
+            about = (found["dataset"] == on) if on else (found["data_kind"] == "real")
+            found = found[about & ~found["condition"].isin([but])]
+        if not held or found.empty:
             raise Missing(f"there are no comparisons of {', '.join(tables)} on real data: make {' '.join(tables)}")
-        return judge(found.reset_index(drop=True))
+        return judge(found)
 
     return judged
 

@@ -31,24 +31,23 @@ def compare(table: pd.DataFrame) -> pd.DataFrame:
     Returns:
         The rows of status ok and, beside their columns, "other": the published number as a tuple of its columns, None
         where there is none or on synthetic data; "differs": the columns in which the two differ, none where they
-        measure the same thing; and "delta", filled there alone.
+        measure the same thing; "delta", filled there alone; and "agrees", whether it is small.
 
     Raises:
-        PublishedError: the published numbers cannot be read.
+        TableError: the published numbers cannot be read.
     """
     ok = table[table["status"] == "ok"]
     found = [(row.data_kind == "real" and nearest_published(row)) or (None, ()) for row in ok.itertuples()]
-    others, differs = [other for other, _ in found], [columns for _, columns in found]
-    delta = [
-        row.value - other.value if other is not None and not columns else float("nan")
-        for row, other, columns in zip(ok.itertuples(), others, differs, strict=True)
-    ]
-    return ok.assign(other=pd.Series(others, ok.index, dtype=object), differs=differs, delta=delta)
+    others, differs = (pd.Series([pair[place] for pair in found], ok.index, dtype=object) for place in (0, 1))
+    published = others.map(lambda other: other and other.value).astype(float)
+    delta = (ok["value"] - published).where(differs.map(len) == 0)
+    agreeing = pd.Series(map(agrees, ok["metric"], delta), ok.index, dtype=bool)
+    return ok.assign(other=others, differs=differs, delta=delta, agrees=agreeing)
 
 
-def agrees(row: Any) -> bool:
+def agrees(metric: str, delta: float) -> bool:
     """Whether a number and the published one beside it agree: to .01, ranks to half of one."""
-    return abs(row.delta) <= (AGREE if METRICS[row.metric].fraction else AGREE_RANKS)
+    return abs(delta) <= (AGREE if METRICS[metric].fraction else AGREE_RANKS)
 
 
 def format_comparisons(compared: pd.DataFrame) -> str:
@@ -72,7 +71,7 @@ def _block(rows: pd.DataFrame) -> str:
                 lines.append((*texts, "", "", "", f"nearest: {origin} {number} {mark}"))
             else:
                 delta = row.value - other.value
-                said = "agrees" if agrees(row._replace(delta=delta)) else "differs"
+                said = "agrees" if agrees(row.metric, delta) else "differs"
                 lines.append((*texts, number, f"{delta:+.3f}", said, f"{origin} {mark}"))
             texts = ("", "", "")
     first = next(rows.itertuples())
@@ -85,13 +84,11 @@ def _block(rows: pd.DataFrame) -> str:
 
 def _difference(row: Any) -> str:
     """What differs; the nearest line itself shows the published method, so the remark only names that column."""
-    parts = [_word(name) if name == "method" else _both(name, row) for name in row.differs]
+    parts = []
+    for name in row.differs:
+        theirs, ours = (_word(getattr(one, name)) or "none" for one in (row.other, row))
+        parts.append(_word(name) + f" (theirs {theirs}, ours {ours})" * (name != "method"))
     return "not comparable, differs in " + ", ".join(parts) + (f"; {row.other.note}" if row.other.note else "")
-
-
-def _both(name: str, row: Any) -> str:
-    theirs, ours = (_word(getattr(one, name)) or "none" for one in (row.other, row))
-    return f"{_word(name)} (theirs {theirs}, ours {ours})"
 
 
 def _word(text: str) -> str:
@@ -106,27 +103,25 @@ def table_paths(folder: Path) -> list[Path]:
 
 def format_count(compared: pd.DataFrame) -> str:
     """How many of our numbers have a published one and agree with it, per table, and why the others have none."""
+    there = compared["delta"].notna()
+    counts = compared.assign(differ=there & ~compared["agrees"], published=there)
+    counts = counts.groupby("table", sort=False)[["published", "agrees", "differ"]].sum()
     lines = [("table", "numbers", "published", "agree", "differ", "nearest published number of the others")]
     for name, rows in compared.groupby("table", sort=False):
-        both = rows[rows["delta"].notna()]
-        agree = sum(agrees(row) for row in both.itertuples())
-        counts = (len(rows), len(both), agree, len(both) - agree)
-        lines.append((str(name), *map(str, counts), _reasons(rows[rows["delta"].isna()])))
-    both = compared[compared["delta"].notna()]
-    agree = sum(agrees(row) for row in both.itertuples())
+        lines.append((str(name), str(len(rows)), *map(str, counts.loc[name]), _reasons(rows[rows["delta"].isna()])))
+    published, agree, differ = map(int, counts.sum())
     total = (
-        f"{len(both)} of {len(compared)} numbers have a published one of the same {SAME}: {agree} agree within "
-        f"{AGREE} (ranks: {AGREE_RANKS}), {len(both) - agree} differ by more."
+        f"{published} of {len(compared)} numbers have a published one of the same {SAME}: {agree} agree within "
+        f"{AGREE} (ranks: {AGREE_RANKS}), {differ} differ by more."
     )
     return "\n".join([*aligned(lines), "", total])
 
 
 def _reasons(rows: pd.DataFrame) -> str:
     """The most frequent reasons for which numbers have no published one."""
-    reasons = Counter(_reason(row) for row in rows.itertuples()).most_common()
-    named = [f"{times} {reason}" for reason, times in reasons[:MOST_REASONS]]
+    reasons = Counter(map(_reason, rows.itertuples())).most_common()
     rest = sum(times for _, times in reasons[MOST_REASONS:])
-    return "; ".join([*named, *([f"{rest} other"] if rest else [])])
+    return "; ".join(f"{times} {reason}" for reason, times in [*reasons[:MOST_REASONS], ("other", rest)] if times)
 
 
 def _reason(row: Any) -> str:
@@ -149,8 +144,8 @@ def main(argv: list[str] | None = None) -> int:
         except TableError as error:
             print(error, file=sys.stderr)
             code = 1
-            continue
-        print(format_comparisons(found[-1]), end="\n\n" if found[-1]["other"].notna().any() else "")
+        else:
+            print(format_comparisons(found[-1]), end="\n\n" if found[-1]["other"].notna().any() else "")
     if not found:
         print(f"{folder}: no tables (*.csv); run a table first, or name its folder with --out.", file=sys.stderr)
         return 1

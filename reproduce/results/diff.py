@@ -40,21 +40,11 @@ def pair_tables(first: pd.DataFrame, second: pd.DataFrame) -> pd.DataFrame:
     return pd.concat(sides, axis=1, keys=["A", "B"]).reset_index()
 
 
-def pair_published(table: pd.DataFrame) -> pd.DataFrame:
-    """The numbers of a table, "A", beside what was published for the very same thing, "B".
-
-    Raises:
-        PublishedError: the published numbers cannot be read.
-    """
-    found = compare(table)
-    return found[list(IDENTITY)].assign(A=found["value"], B=found["value"] - found["delta"])
-
-
 def judged(pairs: pd.DataFrame, tolerance: float) -> pd.Series:
     """What each pair is: "equal", "differs", "A" or "B" where one side alone has it, "machine" or "" where none counts.
 
     Args:
-        pairs: of ``pair_tables`` or ``pair_published``.
+        pairs: of ``pair_tables``.
         tolerance: T, see ``MEANING``.
     """
     fraction = pairs["metric"].map(lambda metric: METRICS[metric].fraction)
@@ -112,22 +102,23 @@ def report(pairs: pd.DataFrame, tolerance: float, said: list[str], published: bo
     """The list, differences first and counts last, and the exit status.
 
     Args:
-        pairs: of ``pair_tables`` or ``pair_published``.
+        pairs: of ``pair_tables``, or with the published numbers as "B".
         tolerance: T.
         said: remarks shown before the counts.
         published: B is the published numbers, so that what is in A only does not count.
     """
     what = judged(pairs, tolerance)
-    count = {kind: int((what == kind).sum()) for kind in ("equal", "differs", "A", "B", "machine")}
-    headings = {"differs": "differs", "A": "only in A", "B": "only in B", "machine": "times and memory, not counted"}
+    count = {**dict.fromkeys(("equal", "differs", "A", "B", "machine"), 0), **what.value_counts()}
     counts = [f"{count['equal']} equal within {tolerance:g}", f"{count['differs']} differ"]
+    headings = {"differs": "differs", "A": "only in A", "B": "only in B", "machine": "times and memory, not counted"}
     if published:
-        counts.append(f"{count.pop('A')} without a comparable published number")
+        del headings["A"]
+        counts.append(f"{count['A']} without a comparable published number")
     else:
         counts += [f"{count['A']} only in A", f"{count['B']} only in B", f"{count['machine']} times and memory"]
-    blocks = [format_pairs(heading, pairs[what == kind]) for kind, heading in headings.items() if kind in count]
-    wrong = sum(count.get(kind, 0) for kind in ("differs", "A", "B")) or not count["equal"]
-    return "\n\n".join(filter(None, [*blocks, "\n".join(said), ", ".join(counts)])), int(bool(wrong))
+    blocks = [format_pairs(heading, pairs[what == kind]) for kind, heading in headings.items()]
+    right = count["equal"] and not any(count[kind] for kind in headings if kind != "machine")
+    return "\n\n".join(filter(None, [*blocks, "\n".join(said), ", ".join(counts)])), int(not right)
 
 
 def main(argv: list[str]) -> int:
@@ -159,7 +150,8 @@ def main(argv: list[str]) -> int:
         parser.error(f"--tolerance {arguments.tolerance}: expected a number of at least 0")
     first, said = read_table(arguments.A), []
     if arguments.published:
-        pairs = pair_published(first)
+        found = compare(first)
+        pairs = found[list(IDENTITY)].assign(A=found["value"], B=found["value"] - found["delta"])
     else:
         second = read_table(arguments.B)
         pairs = pair_tables(first, second)

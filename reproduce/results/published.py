@@ -10,12 +10,13 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import yaml
 
 from losses.registry import nearest
 from reproduce.results.metrics import METRICS
-from reproduce.results.schema import PATTERNS, TableError, read_csv
+from reproduce.results.schema import PATTERNS, TableError, read_csv, refuse
 from reproduce.results.shown import column_name, distinct, format_value
 
 FOLDER = Path(__file__).parents[1] / "published"
@@ -52,12 +53,9 @@ METRIC_UNITS = {
 }
 # Those that no table of ours has, and the largest value of each.
 FOREIGN_METRICS = {
-    "MAP (which kind is not stated)": 1,
-    "MAP@50": 1,
+    **dict.fromkeys(("MAP (which kind is not stated)", "MAP@50"), 1),
     "R-precision %": 100,
-    "train seconds": math.inf,
-    "test seconds": math.inf,
-    "unstated": math.inf,
+    **dict.fromkeys(("train seconds", "test seconds", "unstated"), math.inf),
 }
 # The public code of JFSE aligns with the KL divergence of CMPM (weight 1e-4), so its results are our JFSE + CMPM-KL.
 METHODS = {("jfse", "JFSE"): "JFSE + CMPM-KL"}
@@ -67,10 +65,6 @@ CAVEATS = dict.fromkeys(("seen", "unseen", "generalised"), "the class split of t
 
 BENCHMARK = ("R@k", "MedR")  # what the results of retrieval benchmarks with a fixed split are given in
 MATCHED = ("dataset", "features", "condition", "split", "gallery", "protocol", "metric", "k", "direction", "method")
-
-
-class PublishedError(TableError):
-    """A file of published numbers that cannot be used; the message names the file and line and what was expected."""
 
 
 @dataclass(frozen=True)
@@ -99,14 +93,14 @@ def load_sources(folder: Path = FOLDER) -> dict[str, Source]:
     """Reads `sources.yaml`: source key -> the source.
 
     Raises:
-        PublishedError: the file is missing, is not YAML, or a source has no citation or says something else.
+        TableError: the file is missing, is not YAML, or a source has no citation or says something else.
     """
     path = folder / "sources.yaml"
     try:
         return {key: Source(**entry) for key, entry in yaml.safe_load(path.read_text(encoding="utf-8")).items()}
     except (OSError, yaml.YAMLError, AttributeError, TypeError) as error:
         keys = ", ".join(Source.__dataclass_fields__)
-        raise PublishedError(f"{path}: expected a citation for every source, with {keys} ({error!r}).") from error
+        raise TableError(f"{path}: expected a citation for every source, with {keys} ({error!r}).") from error
 
 
 @cache
@@ -117,105 +111,89 @@ def load_published(folder: Path = FOLDER) -> pd.DataFrame:
     then reviewed before not reviewed ones, then in alphabetical order.
 
     Beside the columns of the files it has "gallery"; "printed_method", the name where it was published; "reference",
-    source and place as in "jfse, Table 4"; "caveat", what a reader has to know even where it is compared; "obstacles",
-    what is unknown or foreign to our tables; and "comparable": whether there is no such thing.
+    source and place as in "jfse, Table 4"; "caveat", what a reader has to know even where it is compared; and
+    "comparable": whether nothing about it is unknown or foreign to our tables.
 
     Raises:
-        PublishedError: a wrong header, a row without source or locator, a source without citation, an unknown metric,
-            a value that is not a number or outside the range of its metric, an unknown direction, or a number that a
+        TableError: a wrong header, a row without source or locator, a source without citation, an unknown metric, a
+            value that is not a number or outside the range of its metric, an unknown direction, or a number that a
             source gives twice.
     """
-    sources, records = load_sources(folder), []
-    for path in sorted(folder.glob("*.csv")):
-        try:
-            table = read_csv(path, COLUMNS)
-        except TableError as error:
-            raise PublishedError(str(error)) from error
-        seen: dict[tuple[str, ...], int] = {}
-        for number, record in enumerate(table.to_dict("records"), 2):
-            place = f"{path}, line {number}"
-            records.append(_translate(record, place, path.stem, sources))
-            first = seen.setdefault(tuple(record[name] for name in ONCE), number)
-            if first != number:
-                raise PublishedError(f"{place}: gives the same number as line {first}; keep one of them.")
-    if not records:
-        raise PublishedError(f"{folder}: no published numbers; expected files <source>.csv.")
-    return pd.DataFrame(records).sort_values("rank", kind="stable", ignore_index=True)
+    sources = load_sources(folder)
+    found = [_read(path, sources) for path in sorted(folder.glob("*.csv"))]
+    if not found:
+        raise TableError(f"{folder}: no published numbers; expected files <source>.csv.")
+    return pd.concat(found).sort_values(["secondary", "unreviewed", "source"], kind="stable", ignore_index=True)
 
 
-def _translate(record: dict[str, str], place: str, stem: str, sources: dict[str, Source]) -> dict[str, Any]:
-    """One record in our vocabulary, each word that has no translation noted as an obstacle."""
+def _read(path: Path, sources: dict[str, Source]) -> pd.DataFrame:
+    """The numbers of a file in our vocabulary; a word that has no translation makes its row incomparable."""
+    table = read_csv(path, COLUMNS)
+    if table.empty:
+        raise TableError(f"{path}: no published numbers; it has a row for each, or is not there.")
+    for fault in _faults(table, path.stem, sources):
+        refuse(path, table, *fault)
+    key, source = path.stem, sources[path.stem]
+    printed, secondary = table["method"], table["confidence"] == "secondary"
+    units = [METRIC_UNITS.get(metric, (metric, 1)) for metric in table["metric"]]
+    places = [PROTOCOLS.get(protocol, (UNSTATED, UNSTATED)) for protocol in table["protocol"]]
+    splits = [split for split, _ in places]
+    known = table["protocol"].isin(PROTOCOLS) & table["features"].isin(FEATURES) & _names_direction(table)
+    said = table.replace(
+        {
+            "features": {**FEATURES, "": UNSTATED},
+            "protocol": {**dict.fromkeys(PROTOCOLS, "as_published"), "": UNSTATED},
+            "direction": {"": UNSTATED},
+        }
+    )
+    return said.assign(
+        condition="",
+        split=splits,
+        gallery=[gallery for _, gallery in places],
+        metric=[metric for metric, _ in units],
+        method=[METHODS.get((key, name)) or source.our_method(name) for name in printed],
+        printed_method=printed,
+        value=[round(float(x) / unit, 6) for x, (_, unit) in zip(table["value"], units, strict=True)],
+        reference=key + ", " + table["locator"] + secondary.map({True: " (secondary source)", False: ""}),
+        caveat=[
+            "; ".join(filter(None, (CAVEATS.get(split), note and f"published: {note}")))
+            for split, note in zip(splits, table["note"], strict=True)
+        ],
+        comparable=known & table["metric"].isin(METRIC_UNITS),
+        secondary=secondary,
+        unreviewed=not source.reviewed,
+    )
+
+
+def _names_direction(table: pd.DataFrame) -> pd.Series:
+    return (table["direction"] != "") & table["direction"].str.fullmatch(PATTERNS["direction"][0])
+
+
+def _faults(table: pd.DataFrame, stem: str, sources: dict[str, Source]) -> Iterator[tuple[pd.Series, str, str]]:
+    """What a file of published numbers may not hold: which rows do, the column, and what was expected."""
     for name in ("source", "locator", "dataset", "method", "metric"):
-        if not record[name].strip():
-            raise PublishedError(f"{place}: {name} is empty; every published number needs it.")
-    if record["confidence"] not in CONFIDENCE:
-        raise PublishedError(f"{place}: confidence is {record['confidence']!r}; expected {' or '.join(CONFIDENCE)}.")
-    key = record["source"]
-    if key != stem:
-        raise PublishedError(f"{place}: source is {key!r}; rows of it belong in {key}.csv.")
-    if key not in sources:
-        raise PublishedError(f"{place}: source {key!r} has no citation; add it to sources.yaml.")
-    metric, value = _metric(record, place)
-    split, gallery = PROTOCOLS.get(record["protocol"], (UNSTATED, UNSTATED))
-    obstacles = list(_obstacles(record, metric, place))
-    primary, note = record["confidence"] == "primary", record["note"]
-    return {
-        **{name: record[name] for name in ("source", "dataset", "note")},
-        "features": FEATURES.get(record["features"], record["features"] or UNSTATED),
-        "condition": "",
-        "split": split,
-        "gallery": gallery,
-        "protocol": "as_published" if record["protocol"] in PROTOCOLS else record["protocol"] or UNSTATED,
-        "direction": record["direction"] or UNSTATED,
-        "metric": metric,
-        "k": record["k"],
-        "method": METHODS.get((key, record["method"])) or sources[key].our_method(record["method"]),
-        "printed_method": record["method"],
-        "value": value,
-        "reference": f"{key}, {record['locator']}{' (secondary source)' * (not primary)}",
-        "caveat": "; ".join(filter(None, (CAVEATS.get(split), note and f"published: {note}"))),
-        "obstacles": obstacles,
-        "comparable": not obstacles,
-        "rank": (not primary, not sources[key].reviewed, key),
-    }
-
-
-def _obstacles(record: dict[str, str], metric: str, place: str) -> Iterator[str]:
-    if record["metric"] in FOREIGN_METRICS:
-        yield f"metric {record['metric']} is not one of a table"
-    if record["protocol"] not in PROTOCOLS:
-        yield f"protocol {record['protocol']}"
-    if record["features"] not in FEATURES:
-        yield f"features {record['features'] or UNSTATED}"
-    pattern, expected = PATTERNS["direction"]
-    if not record["direction"] or not re.fullmatch(pattern, record["direction"]):
-        if record["direction"] != UNSTATED and (record["direction"] or metric in METRICS):
-            said = f"direction is {record['direction']!r}; expected {expected}"
-            raise PublishedError(f'{place}: {said}, or "{UNSTATED}".')
-        yield f"direction {UNSTATED}"
-
-
-def _metric(record: dict[str, str], place: str) -> tuple[str, float]:
-    """Metric and value in our vocabulary and unit."""
-    printed, text = record["metric"], record["value"]
-    if printed not in METRIC_UNITS and printed not in FOREIGN_METRICS:
-        known = (*METRIC_UNITS, *FOREIGN_METRICS)
-        raise PublishedError(f"{place}: metric is {printed!r}; {nearest(printed, known)} (published.py has the list).")
-    metric, unit = METRIC_UNITS.get(printed, (printed, 1))
-    if metric in METRICS and not METRICS[metric].takes(record["k"]):
-        raise PublishedError(f"{place}: k of {metric} is {record['k']!r}; expected {METRICS[metric].expected_k}.")
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not math.isfinite(value):
-        raise PublishedError(f"{place}: value is {text!r}; expected a number.")
-    most = FOREIGN_METRICS.get(printed, unit if metric in METRICS and METRICS[metric].fraction else math.inf)
-    least = METRICS[metric].least if metric in METRICS else 0
-    if not least <= value <= most:
-        between = f"at least {least}" + f" and at most {most}" * (most < math.inf)
-        raise PublishedError(f"{place}: {metric} is {text}; expected {between}.")
-    return metric, round(value / unit, 6)
+        yield table[name].str.strip() == "", name, "every published number needs it"
+    yield ~table["confidence"].isin(CONFIDENCE), "confidence", f"expected {' or '.join(CONFIDENCE)}"
+    yield table["source"] != stem, "source", "the rows of a source belong in the file of its name"
+    yield ~table["source"].isin(list(sources)), "source", "it has no citation; add it to sources.yaml"
+    words = [*METRIC_UNITS, *FOREIGN_METRICS]
+    unknown = ~table["metric"].isin(words)
+    for name in table["metric"][unknown][:1]:
+        yield unknown, "metric", f"{nearest(name, words)} (published.py has the list)"
+    value = pd.to_numeric(table["value"], errors="coerce")
+    yield ~np.isfinite(value), "value", "expected a number"
+    unnamed = ~_names_direction(table) & (table["direction"] != UNSTATED)
+    for printed in table["metric"].unique():
+        (name, unit), rows = METRIC_UNITS.get(printed, (printed, 1)), table["metric"] == printed
+        metric, least, most = METRICS.get(name), 0, FOREIGN_METRICS.get(printed)
+        if metric:
+            yield rows & ~table["k"].map(metric.takes), "k", f"expected {metric.expected_k} for {name}"
+            least, most = metric.least, unit if metric.fraction else math.inf
+        between = f"expected at least {least}" + f" and at most {most}" * (most < math.inf)
+        yield rows & ~value.between(least, most), "value", f"{between} for {printed}"
+        unnamed &= ~rows | (table["direction"] != "") | (metric is not None)
+    yield unnamed, "direction", f'expected {PATTERNS["direction"][1]}, or "{UNSTATED}"'
+    yield table.duplicated(list(ONCE)), "locator", "the row gives the same number as an earlier one; keep one"
 
 
 def citations_of(rows: pd.DataFrame) -> dict[str, str]:

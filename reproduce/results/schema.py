@@ -8,10 +8,8 @@ import csv
 import math
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 import pandas as pd
@@ -212,32 +210,21 @@ def _text_of(column: str, number: float) -> str:
     return f"{number:.{DECIMALS}g}" if many else decimals
 
 
-def replace_file(path: str | Path, text: str) -> Path:
-    """Put `text` in `path` in one step, so that a reader or an interruption never meets half a file.
+def replace_file(path: str | Path, content: str | bytes) -> Path:
+    """Put `content` in `path` in one step, so that a reader or an interruption never meets half a file.
 
     Raises:
         TableError: the folder cannot be made or written to.
     """
     path = Path(path)
-    with replaced(path) as file:
-        file.write(text.encode())
-    return path
-
-
-@contextmanager
-def replaced(path: Path) -> Iterator[BinaryIO]:
-    """A file of results to write, which takes its place in one step.
-
-    Raises:
-        TableError: the folder cannot be made or written to.
-    """
     try:
         with written_whole(path) as file:
-            yield file
+            file.write(content if isinstance(content, bytes) else content.encode())
     except (FileExistsError, NotADirectoryError) as error:
         raise TableError(f"{path}: {path.parent} is not a folder; rename the file in its place.") from error
     except OSError as error:
         raise TableError(f"{path}: cannot be written ({error.strerror}); choose a folder you may write to.") from error
+    return path
 
 
 def check_table(table: pd.DataFrame, path: str | Path) -> None:

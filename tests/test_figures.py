@@ -70,13 +70,14 @@ def _extents(texts: list) -> list:
 def test_no_two_directions_look_alike_and_the_ways_of_a_pair_differ_in_filling_alone():
     directions = ["average", *("->".join(pair) for pair in permutations(MODALITIES[:4], 2))]
     rows = [replace(NUMBER, direction=direction, **DATA[1]) for direction in directions]
-    [axes] = _draw(rows).axes
+    [axes] = draw_methods(table_of(rows), "").axes
     points = {container.get_label(): container.lines[0] for container in axes.containers}
     looks = {name: (one.get_color(), one.get_marker(), one.get_fillstyle()) for name, one in points.items()}
     assert set(looks) == set(directions)
     assert len(set(looks.values())) == len(looks)
     assert looks["text->video"] == (*looks["video->text"][:2], "full")
-    [axes] = _draw([*rows, *(replace(rows[0], direction=f"sound->{name}") for name in MODALITIES[:4])]).axes
+    more = [replace(rows[0], direction=f"sound->{name}") for name in MODALITIES[:4]]
+    [axes] = draw_methods(table_of([*rows, *more]), "").axes
     assert [container.get_label() for container in axes.containers] == ["average"]  # too many
 
 

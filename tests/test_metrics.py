@@ -7,9 +7,8 @@ import pytest
 import torch
 from test_ranking import assert_plain, bits, clustered, cosines, plain_measures, unit
 
-from lightning_modules.metrics import CrossModalRetrieval, retrieval, retrieval_scores
+from lightning_modules.metrics import CrossModalRetrieval, retrieval, retrieval_scores, standardise
 from lightning_modules.metrics.directions import parse_joint_query
-from lightning_modules.metrics.protocol import standardise
 
 BOTH = [("image", "text"), ("text", "image")]
 NAMES = ("text", "video", "motion")

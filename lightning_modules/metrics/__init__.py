@@ -1,6 +1,6 @@
 """Evaluation of cross-modal retrieval: ranking, protocols and the metric that a module updates."""
 
-from lightning_modules.metrics.protocol import standardise
+from lightning_modules.metrics.items import standardise
 from lightning_modules.metrics.ranking import retrieval_scores
 from lightning_modules.metrics.retrieval import PROTOCOLS, CrossModalRetrieval
 

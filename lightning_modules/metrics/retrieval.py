@@ -14,8 +14,7 @@ from torchmetrics import Metric
 from torchmetrics.utilities.distributed import gather_all_tensors
 
 from lightning_modules.metrics.directions import Direction, direction_name, query_of
-from lightning_modules.metrics.items import Items, first_of_each, queries_of
-from lightning_modules.metrics.protocol import standardise
+from lightning_modules.metrics.items import Items, first_of_each, queries_of, standardise
 from lightning_modules.metrics.ranking import (
     check_cutoffs,
     check_embeddings,
@@ -46,7 +45,7 @@ class CrossModalRetrieval(Metric):
         directions: (query modality, gallery modality) pairs; in place of a query modality a tuple of several.
         ks: cut-offs of R@k, P@k and MAP@k, in places.
         protocol: ``"honest"`` takes the embeddings as they are; ``"as_published"`` z-scores each modality's columns
-            over its evaluated items first (:func:`~lightning_modules.metrics.protocol.standardise`).
+            over its evaluated items first (:func:`~lightning_modules.metrics.items.standardise`).
         score: of joint queries: "cosine", "multilinear" or "volume", as in ``retrieval_scores``.
         eleven_point: whether "MAP 11-point" and "MAP 11-point plain" are measured too, which takes longer.
         **kwargs: options of :class:`torchmetrics.Metric`.

@@ -196,7 +196,7 @@ def folder(tmp_path: Path) -> Callable[..., Path]:
             "line 3: value is '2'; expected at least 0 and at most 1 for MAP@50",
         ),
         ({"metric": "MedR", "k": "", "value": "0.5"}, "line 3: value is '0.5'; expected at least 1 for MedR"),
-        ({}, "line 3: locator is 'Table 4'; the row gives the same number"),
+        ({}, "line 3: locator is 'Table 4'; the row gives the same number as line 2"),
         ({"note": "one,two"}, "line 3: 13 values"),
     ],
 )

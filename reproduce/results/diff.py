@@ -62,13 +62,13 @@ def format_pairs(heading: str, pairs: pd.DataFrame) -> str:
     """Pairs as text: a line each, below the section they belong to; empty where there are none."""
     if pairs.empty:
         return ""
-    lines, sections = [("method", "number", "A", "B", "A - B")], {}
-    for place, row in enumerate(pairs.itertuples(), 1):
+    lines = [("method", "number", "A", "B", "A - B")]
+    for row in pairs.itertuples():
         shown = ["–" if math.isnan(value) else METRICS[row.metric].text(value) for value in (row.A, row.B)]
         lines.append((row.method, column_name(row), *shown, _signed(row.metric, row.A - row.B)))
-        sections.setdefault(f"  {row.table}: {section_name(row)}", []).append(place)
     head, *body = (f"    {line}" for line in aligned(lines))
-    text = [line for name, places in sections.items() for line in (name, *(body[place - 1] for place in places))]
+    sections = [f"  {row.table}: {section_name(row)}" for row in pairs.itertuples()]
+    text = [line for name, of in pd.Series(body, sections).groupby(level=0, sort=False) for line in (name, *of)]
     return "\n".join([f"{heading} ({len(pairs)})", head, *text])
 
 

@@ -193,7 +193,10 @@ def _faults(table: pd.DataFrame, stem: str, sources: dict[str, Source]) -> Itera
         yield rows & ~value.between(least, most), "value", f"{between} for {printed}"
         unnamed &= ~rows | (table["direction"] != "") | (metric is not None)
     yield unnamed, "direction", f'expected {PATTERNS["direction"][1]}, or "{UNSTATED}"'
-    yield table.duplicated(list(ONCE)), "locator", "the row gives the same number as an earlier one; keep one"
+    numbers = table.groupby(list(ONCE), sort=False).ngroup()
+    for number in numbers[numbers.duplicated()][:1]:
+        line = int(numbers.eq(number).idxmax()) + 2
+        yield numbers.duplicated(), "locator", f"the row gives the same number as line {line}; keep one"
 
 
 def citations_of(rows: pd.DataFrame) -> dict[str, str]:

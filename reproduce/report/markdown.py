@@ -93,9 +93,8 @@ def _section(rows: pd.DataFrame, seeds_differ: bool) -> str:
         markdown_table([["method", *block.columns], *([escape(name), *line] for name, *line in block.itertuples())])
         for block in (block.fillna(NOTHING) for block in blocks)
     ]
-    return "\n\n".join(
-        filter(None, [f"## {escape(section_name(_first(rows)))}", *tables, "\n".join(_below(rows, seeds_differ))])
-    )
+    heading, below = f"## {escape(section_name(_first(rows)))}", "\n".join(_below(rows, seeds_differ))
+    return "\n\n".join(filter(None, [heading, *tables, below]))
 
 
 def _first(rows: pd.DataFrame):
@@ -107,12 +106,11 @@ def _blocks(rows: pd.DataFrame) -> list[pd.DataFrame]:
 
     Metrics with one column each, as those of the modality gap, stay together.
     """
-    columns = rows[["metric", "k", "direction"]].drop_duplicates()
-    if len(columns) <= MOST_COLUMNS:
+    if len(rows[["metric", "k", "direction"]].drop_duplicates()) <= MOST_COLUMNS:
         return [rows]
-    several = columns.groupby(["metric", "k"]).size() > 1
-    blocks = [f"{m}@{k}" if several[m, k] else "" for m, k in zip(rows["metric"], rows["k"], strict=True)]
-    return [block for _, block in rows.groupby(blocks, sort=False)]
+    several = rows.groupby(["metric", "k"])["direction"].transform("nunique") > 1
+    names = (rows["metric"] + "@" + rows["k"]).where(several, "")
+    return [block for _, block in rows.groupby(names, sort=False)]
 
 
 def _frame(rows: pd.DataFrame, methods: list[str]) -> pd.DataFrame:

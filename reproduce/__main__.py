@@ -1,7 +1,5 @@
 """``python -m reproduce NAME`` regenerates a table or an experiment; other words are commands on what is there."""
 
-from __future__ import annotations
-
 import argparse
 import sys
 from importlib import import_module

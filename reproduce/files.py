@@ -1,7 +1,5 @@
 """The files of a table: CSV, configurations, YAML of what was chosen, comparisons, Markdown and figures."""
 
-from __future__ import annotations
-
 import re
 from collections import defaultdict
 from collections.abc import Iterator
@@ -19,6 +17,7 @@ from reproduce.results.significance import merged, read_comparisons, write_compa
 from reproduce.rows import comparisons, merged_rows, rows_not_run, rows_of
 from reproduce.runs.config import fit_file
 from reproduce.runs.plan import Plan
+from reproduce.runs.spec import DataSet
 
 CONFIGS = "configs"  # in the results folder: <config_hash>.yaml for `csd fit`
 HEADER = "# Settings chosen on validation data (mean over directions of MAP), and what the runs were given.\n"
@@ -63,9 +62,8 @@ def write_results(plan: Plan, folder: Path, command: str) -> list[Path]:
 def _write_configs(plan: Plan, folder: Path) -> list[Path]:
     """What `csd fit` takes for the first seed of every row; files that no table names any more go."""
     place = folder / CONFIGS
-    for runs in plan.finals.values():
-        run, result = runs[0]
-        if result is not None:
+    for run, *_ in plan.finals.values():
+        if run.result is not None:
             head = f"{plan.table.name}: {run.name}, scale {plan.scale}"
             replace_file(place / f"{run.key}.yaml", fit_file(run.config, head))
     there = list(place.glob("*.yaml"))  # first: what another table, made at the same time, adds has its rows by then
@@ -77,21 +75,17 @@ def _write_configs(plan: Plan, folder: Path) -> list[Path]:
 
 
 def _draw_projections(plan: Plan, folder: Path) -> Iterator[Path]:
-    wanted = [
-        row for row in plan.finals if row.method.method in plan.table.projection and row.method.protocol == "honest"
-    ]
-    for dataset in dict.fromkeys(row.dataset for row in wanted):
-        panels = {}
-        for row in (row for row in wanted if row.dataset is dataset):
-            run, result = plan.finals[row][0]
-            if result is not None:
-                kept = plan.store.load(run.key, arrays=True)
-                panels[f"{row.method.method}, seed {run.config['seed_everything']}"] = kept.arrays
-        if panels:
-            same = [other for other in plan.table.datasets if other.dataset == dataset.dataset]
-            name = dataset.dataset if len(same) < 2 else "-".join(dataset.parts).replace(" ", "-")
-            path = folder / f"{plan.table.name}_projection_{re.sub(r'[^A-Za-z0-9_.-]', '', name)}.png"
-            yield draw_projection(panels, path, ", ".join(dataset.parts))
+    """Pictures of the embeddings of the first seed, a data set each."""
+    panels: dict[DataSet, dict[str, Any]] = defaultdict(dict)
+    for (dataset, method), (run, *_) in plan.finals.items():
+        if method.method in plan.table.projection and method.protocol == "honest" and run.result is not None:
+            title = f"{method.method}, seed {run.config['seed_everything']}"
+            panels[dataset][title] = plan.store.load(run.key, arrays=True).arrays
+    for dataset, arrays in panels.items():
+        same = [other for other in plan.table.datasets if other.dataset == dataset.dataset]
+        name = dataset.dataset if len(same) < 2 else "-".join(dataset.parts).replace(" ", "-")
+        path = folder / f"{plan.table.name}_projection_{re.sub(r'[^A-Za-z0-9_.-]', '', name)}.png"
+        yield draw_projection(arrays, path, ", ".join(dataset.parts))
 
 
 def _overtaken(row: Any, plan: Plan) -> bool:
@@ -111,16 +105,16 @@ def _companion(plan: Plan, command: str, before: dict[str, Any]) -> dict[str, An
         for name in ("chosen_on_validation", "schedule_chosen_on_validation", "class_split_by_seed")
     }
     for (dataset, model), schedule in plan.schedules.items():
-        if schedule:
+        if schedule.tried:
             entry = {"min_steps": schedule.min_steps, "chosen with": schedule.method, "tried": list(schedule.tried)}
             parts["schedule_chosen_on_validation"][dataset.name][model] = entry
     for row, choice in plan.choices.items():
-        if choice and choice.trials and not row.dataset.settings_of:
+        if choice.trials and not row.dataset.settings_of:
             entry = {"chosen": choice.shown, "trials": list(choice.trials)}
             parts["chosen_on_validation"][row.dataset.name][row.method.method] = entry
-        for run, result in plan.finals.get(row, []):
-            if result and result.unseen_classes:
-                entry = {"seen": list(result.seen_classes), "unseen": list(result.unseen_classes)}
+        for run in plan.finals.get(row, []):
+            if run.result and run.result.unseen_classes:
+                entry = {"seen": list(run.result.seen_classes), "unseen": list(run.result.unseen_classes)}
                 parts["class_split_by_seed"][row.dataset.dataset][run.config["seed_everything"]] = entry
     commands = [line for line in before.get("command", "").splitlines() if line != command]
     content = {

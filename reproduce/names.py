@@ -1,7 +1,5 @@
 """Which tables and experiments there are: files of YAML."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 TABLES = Path(__file__).parent / "tables"

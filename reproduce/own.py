@@ -1,7 +1,5 @@
 """``python -m reproduce own --data PATH``: linear methods and losses on data of one's own, as a table."""
 
-from __future__ import annotations
-
 import argparse
 import fnmatch
 import tempfile

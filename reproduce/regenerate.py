@@ -1,7 +1,5 @@
 """Regenerating a table: from its file and the data to its results."""
 
-from __future__ import annotations
-
 import argparse
 import shlex
 import sys
@@ -18,7 +16,8 @@ from reproduce.runs.arguments import SpecError
 from reproduce.runs.checks import load_table
 from reproduce.runs.executors import Executor, ExecutorError, Jobs, Workers
 from reproduce.runs.machine import duration, quiet, workers
-from reproduce.runs.plan import Plan, model_absent
+from reproduce.runs.plan import Plan
+from reproduce.runs.presence import model_absent
 from reproduce.runs.spec import DataSet, Table
 from reproduce.runs.store import RunStore
 
@@ -76,16 +75,17 @@ def regenerate(arguments: argparse.Namespace, argv: list[str], table: Table | No
         # Refused now rather than after the training.
         replace_file(place / f".{table.name}.writable", "").unlink(missing_ok=True)
     if arguments.scale == "paper" and arguments.executor != "slurm" and not torch.cuda.is_available():
-        seconds = sum(estimate.run_seconds(plan.missing(runs), plan.root).values()) / (arguments.jobs or workers())
+        seconds = sum(estimate.run_seconds(runs, plan.root).values()) / (arguments.jobs or workers())
         print(f"paper scale is a GPU's work: on this CPU it takes about {duration(seconds)}", flush=True)
     plan.execute(datasets)
     written = write_results(plan, folder, f"python -m reproduce {shlex.join(argv)}")
     print(f"wrote {', '.join(map(str, written))}")
     if synthetic:
         print(f"SYNTHETIC DATA: the numbers in {folder}/ show that the pipeline runs, and nothing about any method")
-    for error in plan.errors.values():
-        print(f"failed: {error}", file=sys.stderr)
-    return 1 if plan.errors else 0
+    failed = [run for run in plan.runs.values() if run.error]
+    for run in failed:
+        print(f"failed: {run.error}", file=sys.stderr)
+    return 1 if failed else 0
 
 
 def _absent_lines(absent: dict[DataSet, str], present: list[DataSet]) -> Iterator[str]:

@@ -1,7 +1,5 @@
 """From finished runs to the rows of a table and its comparisons."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,24 +10,20 @@ from reproduce.results.published import with_published
 from reproduce.results.schema import RUN, table_of
 from reproduce.results.significance import compare, comparisons_of
 from reproduce.runs.config import data_class
+from reproduce.runs.executors import Run
 from reproduce.runs.plan import Plan, Row
 from reproduce.runs.presence import form_of
-from reproduce.runs.store import RunResult
 
 
 def rows_of(plan: Plan) -> pd.DataFrame:
     """The rows of a table whose plan was executed."""
     rows: list[dict[str, Any]] = []
     for row, runs in plan.finals.items():
-        broken = next((run for run, result in runs if result is None), None)
-        if broken is not None:
-            reason = f"seed {broken.config['seed_everything']}: {plan.errors[broken.key]}"
-            rows += _without_number(plan, row, "failed", reason)
-        else:
-            rows += _numbers(plan, row, [result for _, result in runs], runs[0][0].key)
+        failed = [f"seed {run.config['seed_everything']}: {run.error}" for run in runs if run.result is None]
+        rows += _without_number(plan, row, "failed", failed[0]) if failed else _numbers(plan, row, runs)
     for row, choice in plan.choices.items():
-        if choice is None:
-            rows += _without_number(plan, row, "failed", plan.why_failed(row))
+        if choice.error:
+            rows += _without_number(plan, row, "failed", choice.error)
     return with_published(table_of(rows))
 
 
@@ -42,8 +36,9 @@ def rows_not_run(plan: Plan) -> pd.DataFrame:
     return table_of(rows)
 
 
-def _numbers(plan: Plan, row: Row, results: Sequence[RunResult], key: str) -> list[dict[str, Any]]:
+def _numbers(plan: Plan, row: Row, runs: Sequence[Run]) -> list[dict[str, Any]]:
     """A row per number that the table shows, in its order of galleries and metrics."""
+    results = [run.result for run in runs]
     scores = pd.concat([result.frame for result in results])
     names = [metric_name(*one) for one in zip(scores["metric"], scores["k"], strict=True)]
     scores["name"] = pd.Categorical(names, [*plan.table.metrics, *row.method.metrics])  # others belong to no group
@@ -57,7 +52,7 @@ def _numbers(plan: Plan, row: Row, results: Sequence[RunResult], key: str) -> li
         "status": "ok",
         "train_seconds": sum(result.train_seconds for result in results) / len(results),
         **made_by,
-        "config_hash": key,
+        "config_hash": runs[0].key,
     }
     rows, form = [], form_of(row.dataset)
     for (gallery, split, direction, name), found in scores.groupby(
@@ -108,17 +103,17 @@ def comparisons(plan: Plan) -> pd.DataFrame:
         complete = {
             row.method.method: (row, runs)
             for row, runs in plan.finals.items()
-            if row.dataset is dataset and row.method.protocol == "honest" and all(result for _, result in runs)
+            if row.dataset is dataset and row.method.protocol == "honest" and all(run.result for run in runs)
         }
         for pair in plan.table.comparisons:
-            if not all(name in complete for name in pair):
+            if not complete.keys() >= set(pair):
                 continue
-            (row, runs), other = (complete[name] for name in pair)
-            sides = [[plan.store.load(run.key, arrays=True).per_query for run, _ in of] for of in (runs, other[1])]
+            (row, runs), (_, others) = (complete[name] for name in pair)
+            sides = [[plan.store.load(run.key, arrays=True).per_query for run in of] for of in (runs, others)]
             seeds = " ".join(map(str, plan.seeds_of(dataset)))
             joint = plan.table.select == "joint"
             names = {"baseline": pair[1], "metric": "MAP, joint queries" if joint else "MAP", "seeds": seeds}
-            for split in runs[0][1].splits:
+            for split in runs[0].result.splits:
                 found = compare(*sides, split, joint)
                 records.append({**_identity(plan, row), **names, "split": split, "p_holm": found["p"], **found})
     return comparisons_of(records)

@@ -1,7 +1,5 @@
 """Arguments as a table's file gives them: put over one another, with matched temperatures resolved, and checked."""
 
-from __future__ import annotations
-
 import pkgutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager

@@ -3,10 +3,9 @@
 They are fitted at once, on all training items; as modules they are configured, run and scored as the other models.
 """
 
-from __future__ import annotations
-
 from abc import abstractmethod
 from collections.abc import Mapping
+from typing import Self
 
 import numpy as np
 import torch
@@ -29,18 +28,20 @@ class LinearMethod(RetrievalModule):
 
     closed_form = True
     alignment = None
+    unit_variance = True  # whether features are scaled to it, or centred alone
 
     def __init__(self, dims: Mapping[str, int]):
         super().__init__([name for name in dims if name != "class_embedding"], protocol="honest")
         self.scalers: dict[str, StandardScaler] = {}
+        self.projections: dict[str, np.ndarray] = {}
 
     @abstractmethod
-    def fit(self, features: Features, label: np.ndarray) -> LinearMethod:
+    def fit(self, features: Features, label: np.ndarray) -> Self:
         """Fit on (N, d) features and (N,) integers or (N, C) bool; returns itself."""
 
-    @abstractmethod
     def project(self, name: str, features: np.ndarray) -> np.ndarray:
         """(N, D) embeddings of (N, d) features of one modality."""
+        return self._scaled(name, features) @ self.projections[name]
 
     def prepare_training(self, data: RetrievalData) -> None:
         super().prepare_training(data)
@@ -60,12 +61,9 @@ class LinearMethod(RetrievalModule):
     def configure_optimizers(self) -> None:
         """There is nothing to optimise."""
 
-    def _scaler(self) -> StandardScaler:
-        """What features are scaled by, before it is fitted on the training items."""
-        return StandardScaler()
-
     def _fit_scalers(self, features: Features) -> dict[str, np.ndarray]:
-        self.scalers = {name: self._scaler().fit(x.astype(np.float64)) for name, x in features.items()}
+        for name, x in features.items():
+            self.scalers[name] = StandardScaler(with_std=self.unit_variance).fit(x.astype(np.float64))
         return {name: self._scaled(name, x) for name, x in features.items()}
 
     def _scaled(self, name: str, x: np.ndarray) -> np.ndarray:
@@ -87,7 +85,7 @@ class Untrained(LinearMethod):
             widths = ", ".join(f"{name} {dims[name]}" for name in self.modalities)
             raise ValueError(f"features as they are need one width, and theirs are {widths}; train a model instead")
 
-    def fit(self, features: Features, label: np.ndarray) -> Untrained:
+    def fit(self, features: Features, label: np.ndarray) -> Self:
         return self
 
     def project(self, name: str, features: np.ndarray) -> np.ndarray:
@@ -118,7 +116,7 @@ class CCA(LinearMethod):
             raise ValueError(f"ridge is {ridge} and components {components}; expected above 0, and 1 or more or None")
         self.components, self.ridge = components, ridge
 
-    def fit(self, features: Features, label: np.ndarray) -> CCA:
+    def fit(self, features: Features, label: np.ndarray) -> Self:
         """Fit on paired (N, d) features; labels are not used."""
         x, y = self._fit_scalers(features).values()
         lower_x, lower_y = (ridged_cholesky(rows, self.ridge) for rows in (x, y))
@@ -134,9 +132,6 @@ class CCA(LinearMethod):
             for name, (lower, directions) in zip(features, sides, strict=True)
         }
         return self
-
-    def project(self, name: str, features: np.ndarray) -> np.ndarray:
-        return self._scaled(name, features) @ self.projections[name]
 
 
 def ridged_cholesky(rows: np.ndarray, ridge: float) -> np.ndarray:
@@ -168,7 +163,7 @@ class GeneralisedCCA(LinearMethod):
             raise ValueError(f"ridge is {ridge}; expected above 0")
         self.ridge = ridge
 
-    def fit(self, features: Features, label: np.ndarray) -> GeneralisedCCA:
+    def fit(self, features: Features, label: np.ndarray) -> Self:
         """Fit on paired (N, d) features; labels are not used."""
         views = self._fit_scalers(features)
         lower = {name: ridged_cholesky(x, self.ridge) for name, x in views.items()}
@@ -189,9 +184,6 @@ class GeneralisedCCA(LinearMethod):
         }
         return self
 
-    def project(self, name: str, features: np.ndarray) -> np.ndarray:
-        return self._scaled(name, features) @ self.projections[name]
-
 
 class SemanticMatching(LinearMethod):
     """Class posteriors of one logistic regression per modality, on features standardised by the training items.
@@ -208,14 +200,14 @@ class SemanticMatching(LinearMethod):
         super().__init__(dims)
         self.C = C
 
-    def fit(self, features: Features, label: np.ndarray) -> SemanticMatching:
-        self.classifiers = {name: self._classifiers(x, label) for name, x in self._fit_scalers(features).items()}
-        return self
-
-    def _classifiers(self, x: np.ndarray, label: np.ndarray) -> list[LogisticRegression]:
+    def fit(self, features: Features, label: np.ndarray) -> Self:
         # A class without an item, or with nothing but items, cannot be told apart: it has no posterior.
         targets = [label] if label.ndim == 1 else [y for y in label.T if 0 < y.sum() < len(y)]
-        return [LogisticRegression(C=self.C, max_iter=2000).fit(x, y) for y in targets]
+        self.classifiers = {
+            name: [LogisticRegression(C=self.C, max_iter=2000).fit(x, y) for y in targets]
+            for name, x in self._fit_scalers(features).items()
+        }
+        return self
 
     def project(self, name: str, features: np.ndarray) -> np.ndarray:
         x = self._scaled(name, features)

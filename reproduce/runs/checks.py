@@ -1,7 +1,5 @@
 """A table, checked whole before anything is trained: names, metrics, and every configuration that it asks for."""
 
-from __future__ import annotations
-
 import json
 import pkgutil
 from collections.abc import Collection, Mapping, Sequence

@@ -1,7 +1,5 @@
 """The configuration of a run: made of a table's row, as `csd fit` takes it, and built as `csd fit` builds it."""
 
-from __future__ import annotations
-
 import inspect
 import pkgutil
 from copy import deepcopy

@@ -1,7 +1,5 @@
 """What a table would train, how long that takes here, and which finished runs there are to delete."""
 
-from __future__ import annotations
-
 import argparse
 from collections.abc import Sequence
 
@@ -18,7 +16,7 @@ MEASURED_STEPS = 10
 
 
 def run_seconds(runs: Sequence[Run], root: str | None) -> dict[str, float]:
-    """Key -> seconds that the run's training takes here on one core.
+    """Key of a run that is not finished -> seconds that its training takes here on one core.
 
     The first run of every model with its encoders on every data set takes one step, and again eleven: the difference is
     that of ten steps, and what the first takes beyond a step is spent once per run.
@@ -29,7 +27,7 @@ def run_seconds(runs: Sequence[Run], root: str | None) -> dict[str, float]:
     """
     costs: dict[str, tuple[float, float]] = {}
     seconds = {}
-    for run in runs:
+    for run in (run for run in runs if run.result is None):
         model, data = run.config["model"], run.config["data"]
         if model_class(model["class_path"]).closed_form:
             seconds[run.key] = CLOSED_FORM_SECONDS
@@ -59,15 +57,11 @@ def _costs(run: Run, root: str | None) -> tuple[float, float]:
 
 def format_plan(plan: Plan, runs: Sequence[Run]) -> str:
     """Every run with its estimate, or that it is finished, and the sum on this machine's workers."""
-    missing = plan.missing(runs)
-    seconds = run_seconds(missing, plan.root)
+    seconds = run_seconds(runs, plan.root)
     lines = [f"{run.name}: {duration(seconds[run.key]) if run.key in seconds else 'finished'}" for run in runs]
     total = duration(sum(seconds.values()) / workers())
-    lines.append(
-        f"{plan.table.name}: {len(missing)} runs to train, {len(runs) - len(missing)} finished; about {total} with "
-        f"{workers()} at once"
-    )
-    return "\n".join(lines)
+    counts = f"{len(seconds)} runs to train, {len(runs) - len(seconds)} finished"
+    return "\n".join([*lines, f"{plan.table.name}: {counts}; about {total} with {workers()} at once"])
 
 
 def main(argv: list[str]) -> int:

@@ -1,7 +1,5 @@
 """Where runs are trained: in worker processes of this call, or in jobs of a Slurm cluster."""
 
-from __future__ import annotations
-
 import gc
 import math
 import multiprocessing
@@ -25,14 +23,14 @@ import yaml
 from datamodules import data_root
 from reproduce.runs.config import Config, build_data
 from reproduce.runs.machine import quiet
-from reproduce.runs.store import RunStore, run_key
+from reproduce.runs.store import RunResult, RunStore, run_key
 from reproduce.runs.training import run
 
 POLL_SECONDS = 0.5
 DEFAULTS = {"slurm_name": "csd-retrieval", "slurm_timeout_min": 24 * 60}  # by default submitit gives five minutes
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class Run:
     """One training of a table.
 
@@ -41,12 +39,16 @@ class Run:
         config: its configuration, see ``reproduce.runs.training.run``.
         key: under which it is kept.
         steps: how many training steps it takes.
+        result: what it gave, once it is finished.
+        error: what went wrong, where it failed.
     """
 
     name: str
     config: Config
     key: str
     steps: int
+    result: RunResult | None = None
+    error: str = ""
 
 
 # Each run as it ends, with what went wrong: "" where the store holds it. Closed early, it stops what it started.

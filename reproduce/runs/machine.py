@@ -1,7 +1,5 @@
 """The machine and the code that a run is made with."""
 
-from __future__ import annotations
-
 import logging
 import os
 import platform

@@ -1,10 +1,8 @@
 """Classical methods for two views as one generalised eigenproblem, each by its own matrices (Sharma et al., 2012)."""
 
-from __future__ import annotations
-
 from abc import abstractmethod
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 from scipy import sparse
@@ -71,7 +69,7 @@ class MultiviewMethod(LinearMethod):
         if pca is not None and not 0 < pca < 1:
             raise ValueError(f"pca is {pca}; expected a share of the variance between 0 and 1, or None")
         self.dimensions, self.alpha, self.ridge, self.pca = dimensions, alpha, ridge, pca
-        self.statistics = statistics
+        self.statistics, self.unit_variance = statistics, statistics != "centred"
         self.own_scalers: dict[str, StandardScaler] = {}
 
     @abstractmethod
@@ -89,13 +87,13 @@ class MultiviewMethod(LinearMethod):
             features = data.arrays(data.test_splits[0])[0]
             self.own_scalers = {name: StandardScaler().fit(x.astype(np.float64)) for name, x in features.items()}
 
-    def fit(self, features: Features, label: np.ndarray) -> MultiviewMethod:
+    def fit(self, features: Features, label: np.ndarray) -> Self:
         scaled = self._fit_scalers(features)
-        self.components = {name: np.eye(x.shape[1]) for name, x in scaled.items()}
+        components = {name: np.eye(x.shape[1]) for name, x in scaled.items()}
         if self.pca is not None:
             solver = PCA(self.pca, svd_solver="full")
-            self.components = {name: solver.fit(x).components_.T for name, x in scaled.items()}
-        views = [x @ self.components[name] for name, x in scaled.items()]
+            components = {name: solver.fit(x).components_.T for name, x in scaled.items()}
+        views = [x @ components[name] for name, x in scaled.items()]
         classes = self.classes(label)
         (a1, b1, z1), (a2, b2, z2) = (self.matrices(x, classes) for x in views)
         across = self.alpha * z1.T @ z2
@@ -103,7 +101,7 @@ class MultiviewMethod(LinearMethod):
         gamma = traces[0] / traces[1] if self.balanced and min(traces) > 0 else 1.0
         vectors = self._largest(np.block([[a1, across], [across.T, a2]]), block_diag(b1, gamma * b2), len(a1))
         blocks = np.split(vectors, [len(a1)])
-        self.projections = {name: self.components[name] @ v for name, v in zip(features, blocks, strict=True)}
+        self.projections = {name: components[name] @ v for name, v in zip(features, blocks, strict=True)}
         return self
 
     def classes(self, label: np.ndarray) -> sparse.csr_array:
@@ -128,9 +126,6 @@ class MultiviewMethod(LinearMethod):
     def project(self, name: str, features: np.ndarray) -> np.ndarray:
         scaler = self.own_scalers.get(name, self.scalers[name])
         return scaler.transform(features.astype(np.float64)) @ self.projections[name]
-
-    def _scaler(self) -> StandardScaler:
-        return StandardScaler(with_std=self.statistics != "centred")
 
 
 class PLS(MultiviewMethod):

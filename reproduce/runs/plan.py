@@ -4,27 +4,25 @@ First the trainings that choose a schedule, then the trials, both scored on vali
 one run per seed on the test items.
 """
 
-from __future__ import annotations
-
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from typing import Any, NamedTuple
 
 from datamodules import DataError, DataMissing, data_root, root_is_named
 from datamodules.datasets import DATASETS
 from datamodules.datasets.own_data import AS_PUBLISHED
-from datamodules.features.texts import model_folder
 from reproduce.runs.arguments import matched
 from reproduce.runs.checks import check_modalities
 from reproduce.runs.config import JOINT_SCORE, Data, build_data, data_source, model_class, resolve
 from reproduce.runs.executors import Executor, Run, Workers
 from reproduce.runs.machine import duration, workers
-from reproduce.runs.presence import is_generated, require_present
+from reproduce.runs.presence import is_generated, model_absent, require_present
 from reproduce.runs.schedule import Curve, Schedule, choose, epochs, reference, remark
 from reproduce.runs.spec import DataSet, Method, Table
-from reproduce.runs.store import FOLDER_ENCODERS, RunResult, RunStore, run_key
+from reproduce.runs.store import RunStore, run_key
 
 # Arguments of data modules that decide how items are divided, ordered and labelled, and nothing of what is read.
 AFTER_READING = (
@@ -57,22 +55,21 @@ class Choice:
         shown: the same as written into the table's YAML, with a temperature that follows from a matched one.
         trials: every setting with its "validation MAP", as written there.
         curve: of the chosen trial.
+        error: why nothing could be chosen.
     """
 
     setting: dict[str, Any] = field(default_factory=dict)
     shown: dict[str, Any] = field(default_factory=dict)
     trials: Sequence[dict[str, Any]] = ()
     curve: Curve = ()
-
-
-Finals = dict[Row, list[tuple[Run, RunResult | None]]]  # a result is None where the run failed
+    error: str = ""
 
 
 @dataclass
 class Plan:
     """Regenerates one table: ``available`` says on what, ``execute`` trains, and what came of it stands in the plan.
 
-    Once trained, ``choices`` and ``finals`` hold the rows: a choice is None, and so is a result, where a run failed.
+    Once trained, ``choices`` and ``finals`` hold the rows, and a run its result or what went wrong.
 
     Args:
         table: the table.
@@ -94,11 +91,9 @@ class Plan:
     only: dict[str, str] = field(default_factory=dict)
     executor: Executor = field(default_factory=lambda: Workers(workers()))
     runs: dict[str, Run] = field(default_factory=dict)  # key -> run
-    results: dict[str, RunResult] = field(default_factory=dict)  # key -> result of a finished run
-    errors: dict[str, str] = field(default_factory=dict)  # key of a failed run -> what went wrong
-    choices: dict[Row, Choice | None] = field(default_factory=dict)
-    schedules: dict[tuple[DataSet, str], Schedule | None] = field(default_factory=dict)  # of a data set and model
-    finals: Finals = field(default_factory=dict)
+    choices: dict[Row, Choice] = field(default_factory=dict)
+    schedules: dict[tuple[DataSet, str], Schedule] = field(default_factory=dict)  # of a data set and model
+    finals: dict[Row, list[Run]] = field(default_factory=dict)
     absent: dict[DataSet, str] = field(default_factory=dict)  # data sets that cannot be read, with the reason
     choosing: dict[str, DataSet] = field(default_factory=dict)  # those that `settings_of` names, found
     modules: dict[str, Data] = field(default_factory=dict)
@@ -126,7 +121,10 @@ class Plan:
             folders = ", ".join(f"{DATASETS[name].folder if name in DATASETS else name}/" for name in names)
             none = f"{data_root(self.root)} holds none of the data sets of {self.table.name}: {folders}."
             raise DataError("\n".join([none, *dict.fromkeys(self.absent.values())]))
-        _require_different(present)
+        names = [dataset.name for dataset in present]
+        if twice := [dataset for dataset in present if names.count(dataset.name) > 1]:
+            said = f"holds features called {twice[0].features!r} twice, in two layouts; keep one of them."
+            raise DataError(f"{twice[0].dataset}/ {said}")
         return [self.table.synthetic] if lacking else present
 
     def _unread(self, dataset: DataSet) -> DataSet:
@@ -148,7 +146,7 @@ class Plan:
 
         Raises:
             DataMissing: it is not here.
-            DataError: it is broken or incomplete.
+            DataError: it is broken or incomplete, or its features are not of the kind that they are called by.
             SpecError: the table names a modality that it does not have.
         """
         require_present(dataset, self.root)
@@ -159,13 +157,21 @@ class Plan:
             raise DataMissing(reason)
         if dataset.named_by_files:
             return replace(dataset, features=module.features)
-        _check_widths(dataset, module)
+        if dataset.features in AS_PUBLISHED.values():
+            widths = (*(array.shape[1] for array in module.data.vectors.values()), module.class_embedding.shape[1])
+            if AS_PUBLISHED.get(widths) != dataset.features:
+                expected = next(widths for widths, name in AS_PUBLISHED.items() if name == dataset.features)
+                raise DataError(
+                    f"{module.data.origin}: image, text and class embedding have {widths} numbers; {dataset.features} "
+                    f"have {expected}. Put other features into one .npz file, and check with `python -m datamodules "
+                    f"check {dataset.dataset}`."
+                )
         return dataset
 
     def rows(self, datasets: Iterable[DataSet]) -> list[Row]:
         """The rows on some data sets that ``only`` leaves."""
         found = [Row(dataset, method) for dataset in datasets for method in self.table.methods_on(dataset)]
-        return [row for row in found if all(row.columns[key] == value for key, value in self.only.items())]
+        return [row for row in found if self.only.items() <= row.columns.items()]
 
     def execute(self, datasets: Iterable[DataSet], dry: bool = False) -> list[Run]:
         """Train every missing run: those that choose the schedules, the trials, and with the best setting the seeds.
@@ -178,78 +184,27 @@ class Plan:
         Returns:
             All runs, each once.
         """
-        rows, self.runs = self.rows(datasets), {}
-        choosers = {row: Row(self._chooses_for(row.dataset), row.method) for row in rows}
-        tried = self.schedule_runs(choosers.values())
-        self._train("schedules", (run for runs in tried.values() for run in runs.values()), dry)
-        for key, runs in tried.items():
-            longest = Schedule(min_steps=max(runs)) if dry else None
-            self.schedules[key] = self._schedule(*key, runs) or longest
-        trials = {row: self.trials(row) for row in choosers.values() if self._schedule_of(row) is not None}
-        self._train("validation", (run for runs in trials.values() for run in runs), dry)
-        chosen: dict[Row, Choice | None] = {}
-        for row, runs in trials.items():
-            first = Choice(row.method.trials[0]) if dry and runs else None
-            chosen[row] = self._choose(row, runs) or first
-        self.choices = {row: chosen.get(chooser) for row, chooser in choosers.items()}
-        finals = {row: self._finals(row, choice.setting) for row, choice in self.choices.items() if choice is not None}
-        self._train("test", (run for runs in finals.values() for run in runs), dry)
-        self.finals = {row: [(run, self.results.get(run.key)) for run in runs] for row, runs in finals.items()}
+        self.runs = {}
+        choosers = {row: Row(self._chooses_for(row.dataset), row.method) for row in self.rows(datasets)}
+        models = dict.fromkeys((row.dataset, row.method.model) for row in choosers.values())
+        floors = {key: self._floors(*key) for key in models}
+        self._train("schedules", chain.from_iterable(runs.values() for runs in floors.values()), dry)
+        self.schedules = {key: self._schedule(*key, runs, dry) for key, runs in floors.items()}
+        trials = {row: self._trials(row) for row in choosers.values()}
+        self._train("validation", chain.from_iterable(trials.values()), dry)
+        chosen = {row: self._choose(row, runs, dry) for row, runs in trials.items()}
+        self.choices = {row: chosen[chooser] for row, chooser in choosers.items()}
+        self.finals = {
+            row: [self._run(row, choice.setting, seed, f"seed {seed}") for seed in self.seeds_of(row.dataset)]
+            for row, choice in self.choices.items()
+            if not choice.error
+        }
+        self._train("test", chain.from_iterable(self.finals.values()), dry)
         return list(self.runs.values())
 
-    def missing(self, runs: Iterable[Run]) -> list[Run]:
-        """Those of the runs that are not finished."""
-        return [run for run in runs if run.key not in self.results]
-
-    def schedule_runs(self, rows: Iterable[Row]) -> dict[tuple[DataSet, str], dict[int, Run]]:
-        """(data set, model) -> floor in steps -> the reference's training on it; floors of equal epochs once."""
-        found: dict[tuple[DataSet, str], dict[int, Run]] = {}
-        for dataset, model in dict.fromkeys((row.dataset, row.method.model) for row in rows):
-            method, floors = reference(self.table, dataset, model), self.table.scales[self.scale].min_steps
-            if method is not None and floors:
-                row, setting = Row(dataset, method), method.trials[0] if method.trials else {}
-                runs = {floor: self._run(row, setting, None, "schedule", floor) for floor in sorted(floors)}
-                first = {run.key: floor for floor, run in reversed(runs.items())}
-                found[dataset, model] = {floor: run for floor, run in runs.items() if first[run.key] == floor}
-        return found
-
-    def _schedule(self, dataset: DataSet, model: str, tried: dict[int, Run]) -> Schedule | None:
-        if self.missing(tried.values()):
-            return None
-        method = reference(self.table, dataset, model)
-        return choose(method.method, {floor: self.results[run.key].curve for floor, run in tried.items()})
-
-    def _schedule_of(self, row: Row) -> Schedule | None:
-        """What was chosen for its model on its data set; one without a floor where there is nothing to choose."""
-        return self.schedules.get((self._chooses_for(row.dataset), row.method.model), Schedule())
-
-    def _choose(self, row: Row, runs: list[Run]) -> Choice | None:
-        if not runs or self.missing(runs):
-            return None if runs else Choice()
-        scores = [self._score(row, *of) for of in zip(row.method.trials, runs, strict=True)]
-        shown = [self._shown(row, setting) for setting in row.method.trials]
-        name = "validation MAP of joint queries" if self.table.select == "joint" else "validation MAP"
-        trials = [{**one, name: round(score, 6)} for one, score in zip(shown, scores, strict=True)]
-        best = scores.index(max(scores))
-        return Choice(row.method.trials[best], shown[best], trials, self.results[runs[best].key].curve)
-
-    def _score(self, row: Row, setting: dict[str, Any], run: Run) -> float:
-        """What a trial is chosen by."""
-        if self.table.select == "single":
-            return self.results[run.key].mean_average_precision()
-        by = f", {setting[JOINT_SCORE]}" if JOINT_SCORE in setting else ""
-        return self.results[run.key].mean_average_precision(
-            directions=[f"{q}{by}" for q in row.dataset.model["joint_queries"]]
-        )
-
-    def _shown(self, row: Row, setting: dict[str, Any]) -> dict[str, Any]:
-        """A setting, with the temperature that follows from a matched one."""
-        before = row.method.init_args.get("alignment") or {}
-        found = matched({"alignment": before, **setting}, self._modalities(row.dataset), weighted=False)
-        own = found.pop("alignment").get("init_args", {})
-        chosen = {key: value for key, value in own.items() if before.get("init_args", {}).get(key) != value}
-        given = setting.get("alignment", {})
-        return {**({"alignment": {**given, **chosen}} if chosen or given else {}), **found}
+    def seeds_of(self, dataset: DataSet) -> Sequence[int]:
+        """The seeds that are averaged over on a data set."""
+        return self.seeds or dataset.seeds or self.table.scales[self.scale].seeds
 
     def remark(self, row: Row) -> str:
         """What a row's note says of its model, or of its schedule: of its chosen trial, else of what chose it."""
@@ -260,41 +215,74 @@ class Plan:
             return f"settings of {row.dataset.settings_of}"
         if self.table.select == "joint":  # of which the curves of a training say nothing
             return "setting chosen by MAP of joint queries on validation data" if row.method.trials else ""
-        schedule = self._schedule_of(row)
-        own = self.choices[row].curve
+        schedule, own = self._schedule_of(row), self.choices[row].curve
         said = remark(own or schedule.curve)
         if said and not own and schedule.method != row.method.method:
             said = f"{schedule.method}: {said}"
         chosen = "settings chosen on validation items of one split, some of which other splits test"
         return "; ".join(filter(None, [chosen * row.dataset.split_by_seed, said]))
 
-    def why_failed(self, row: Row) -> str:
-        """What went wrong with a row for which nothing could be chosen."""
-        row = Row(self._chooses_for(row.dataset), row.method)
-        what, runs = "a tuning trial", self.trials(row)
-        if self._schedule_of(row) is None:
-            what = "the training that chooses the schedule"
-            runs = self.schedule_runs([row])[row.dataset, row.method.model].values()
-        return f"{what} failed: " + next(self.errors[run.key] for run in runs if run.key in self.errors)
+    def _floors(self, dataset: DataSet, model: str) -> dict[int, Run]:
+        """Floor in steps -> the training on it that may choose the schedule; floors of equal epochs once."""
+        method, floors = reference(self.table, dataset, model), self.table.scales[self.scale].min_steps
+        if method is None:
+            return {}
+        row, setting = Row(dataset, method), method.trials[0] if method.trials else {}
+        runs = {floor: self._run(row, setting, None, "schedule", floor) for floor in sorted(floors)}
+        first = {run.key: floor for floor, run in reversed(runs.items())}
+        return {floor: run for floor, run in runs.items() if first[run.key] == floor}
 
-    def trials(self, row: Row) -> list[Run]:
+    def _schedule(self, dataset: DataSet, model: str, tried: Mapping[int, Run], dry: bool) -> Schedule:
+        """What the trainings chose; one without a floor where there is nothing to choose."""
+        if not tried:
+            return Schedule()
+        if any(run.result is None for run in tried.values()):
+            error = "" if dry else _failed("the training that chooses the schedule", tried.values())
+            return Schedule(min_steps=max(tried), error=error)
+        curves = {floor: run.result.curve for floor, run in tried.items()}
+        return choose(reference(self.table, dataset, model).method, curves)
+
+    def _schedule_of(self, row: Row) -> Schedule:
+        """What was chosen for its model on its data set."""
+        return self.schedules[self._chooses_for(row.dataset), row.method.model]
+
+    def _trials(self, row: Row) -> list[Run]:
         """The runs that the settings of a row are chosen by."""
-        return [self._run(row, setting, None, f"trial {number}") for number, setting in enumerate(row.method.trials, 1)]
+        trials = [] if self._schedule_of(row).error else row.method.trials
+        return [self._run(row, setting, None, f"trial {number}") for number, setting in enumerate(trials, 1)]
 
-    def _finals(self, row: Row, setting: dict[str, Any]) -> list[Run]:
-        return [self._run(row, setting, seed, f"seed {seed}") for seed in self.seeds_of(row.dataset)]
+    def _choose(self, row: Row, runs: Sequence[Run], dry: bool) -> Choice:
+        settings = row.method.trials
+        if not runs:
+            return Choice(error=self._schedule_of(row).error)
+        if any(run.result is None for run in runs):
+            return Choice(settings[0]) if dry else Choice(error=_failed("a tuning trial", runs))
+        scores, name = [run.result.mean_average_precision() for run in runs], "validation MAP"
+        if self.table.select == "joint":
+            name = "validation MAP of joint queries"
+            by = [f", {setting[JOINT_SCORE]}" if JOINT_SCORE in setting else "" for setting in settings]
+            queries = [[f"{query}{score}" for query in row.dataset.model["joint_queries"]] for score in by]
+            scores = [run.result.mean_average_precision(directions=of) for run, of in zip(runs, queries, strict=True)]
+        shown = [self._shown(row, setting) for setting in settings]
+        trials = [{**one, name: round(score, 6)} for one, score in zip(shown, scores, strict=True)]
+        best = scores.index(max(scores))
+        return Choice(settings[best], shown[best], trials, runs[best].result.curve)
 
-    def seeds_of(self, dataset: DataSet) -> Sequence[int]:
-        """The seeds that are averaged over on a data set."""
-        return self.seeds or dataset.seeds or self.table.scales[self.scale].seeds
+    def _shown(self, row: Row, setting: dict[str, Any]) -> dict[str, Any]:
+        """A setting, with the temperature that follows from a matched one."""
+        before = row.method.init_args.get("alignment") or {}
+        found = matched({"alignment": before, **setting}, self._modalities(row.dataset), weighted=False)
+        own = found.pop("alignment").get("init_args", {})
+        chosen = {key: value for key, value in own.items() if before.get("init_args", {}).get(key) != value}
+        alignment = {**setting.get("alignment", {}), **chosen}
+        return {**({"alignment": alignment} if alignment else {}), **found}
 
     def _run(self, row: Row, setting: dict, seed: int | None, what: str, min_steps: int | None = None) -> Run:
         """A run of a row; its floor in steps is by default that of the schedule chosen, none for as_published."""
         dataset, method = row
         scale, published = self.table.scales[self.scale], method.protocol == "as_published"
         if min_steps is None:
-            chosen = self._schedule_of(row)
-            min_steps = chosen.min_steps if chosen and not published else 0
+            min_steps = 0 if published else self._schedule_of(row).min_steps
         data = self._data(data_source(self.table, dataset, method, seed))
         per_epoch = max(len(data.indices("train")) // data.batch_size, 1)
         count = epochs(scale, per_epoch, min_steps)
@@ -302,7 +290,10 @@ class Plan:
         steps = CLOSED_FORM_STEPS if model_class(method.model).closed_form else count * per_epoch
         what = f"schedule of {steps} steps" if what == "schedule" else what
         name = f"{dataset.name} {method.method}{', as published' * published}, {what}"
-        return Run(name, config, run_key(config, data.digest), steps)
+        key = run_key(config, data.digest)
+        run = self.runs.setdefault(key, Run(name, config, key, steps))
+        run.name = name  # that of the last row that has it
+        return run
 
     def _modalities(self, dataset: DataSet) -> int:
         return len(self._data(data_source(self.table, dataset)).modalities)
@@ -320,11 +311,10 @@ class Plan:
 
     def _train(self, stage: str, runs: Iterable[Run], dry: bool) -> None:
         """Find the results of runs in the store; those that are not there are trained, unless all is a dry run."""
-        unique = {run.key: run for run in runs}
-        self.runs |= unique
-        kept = {key: self.store.load(key) for key in unique}
-        self.results |= {key: result for key, result in kept.items() if result is not None}
-        missing = self.missing(unique.values())
+        unique = dict.fromkeys(runs)
+        for run in unique:
+            run.result = run.result or self.store.load(run.key)
+        missing = [run for run in unique if run.result is None]
         if dry or not missing:
             return
         said = f"{len(missing)} runs to train for {stage}, {len(unique) - len(missing)} finished before"
@@ -333,46 +323,15 @@ class Plan:
         # Closed at once where this is interrupted, so that nothing goes on being trained.
         with closing(self.executor(missing, self.root, self.store)) as ended:
             for number, (run, error) in enumerate(ended, 1):
-                done += run.steps
+                run.error, done = error, done + run.steps
                 left = (time.monotonic() - start) / done * (total - done)
-                if error:
-                    self.errors[run.key] = error
-                    outcome = f"failed, {error}"
-                else:
-                    self.results[run.key] = result = self.store.load(run.key)
+                outcome = f"failed, {error}"
+                if not error:
+                    run.result = result = self.store.load(run.key)
                     scores = ", ".join(f"{split} {result.mean_average_precision(split):.3f}" for split in result.splits)
                     outcome = f"MAP {scores} in {duration(result.train_seconds)}"
                 print(f"[{number}/{len(missing)}] {run.name}: {outcome}; {duration(left)} left", flush=True)
 
 
-def _check_widths(dataset: DataSet, module: Data) -> None:
-    """Raise for features that a table calls as published ones are and that are not of their kind."""
-    expected = {name: widths for widths, name in AS_PUBLISHED.items()}.get(dataset.features)
-    if expected is None:
-        return
-    found = (*(array.shape[1] for array in module.data.vectors.values()), module.class_embedding.shape[1])
-    if found != expected:
-        raise DataError(
-            f"{module.data.origin}: image, text and class embedding have {found} numbers; {dataset.features} have "
-            f"{expected}. Put other features into one .npz file, and check with `python -m datamodules check "
-            f"{dataset.dataset}`."
-        )
-
-
-def _require_different(datasets: list[DataSet]) -> None:
-    names = [dataset.name for dataset in datasets]
-    for dataset in datasets:
-        if names.count(dataset.name) > 1:
-            said = f"holds features called {dataset.features!r} twice, in two layouts; keep one of them."
-            raise DataError(f"{dataset.dataset}/ {said}")
-
-
-def model_absent(dataset: DataSet) -> str:
-    """Why the pretrained model of an encoder cannot be had; "" where all can."""
-    for settings in dataset.model.get("encoders", {}).values():
-        try:
-            if settings["name"] in FOLDER_ENCODERS and "model" in settings:
-                model_folder(settings["model"])
-        except DataError as error:
-            return str(error)
-    return ""
+def _failed(what: str, runs: Iterable[Run]) -> str:
+    return f"{what} failed: {next(run.error for run in runs if run.error)}"

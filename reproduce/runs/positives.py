@@ -1,7 +1,5 @@
 """Which pairs the gradient of a loss goes to along a training: true positives, false ones and negatives."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

@@ -1,17 +1,17 @@
 """Whether the data of a table's row are under the data root: a form of which nothing is there is a row not run."""
 
-from __future__ import annotations
-
 import inspect
 from collections.abc import Mapping
 from typing import Any
 
-from datamodules import DataMissing, data_root, root_is_named
+from datamodules import DataError, DataMissing, data_root, root_is_named
 from datamodules.datasets import DATASETS
 from datamodules.declaration import Form
+from datamodules.features.texts import model_folder
 from datamodules.items import listed
 from reproduce.runs.config import data_class
 from reproduce.runs.spec import DataSet
+from reproduce.runs.store import FOLDER_ENCODERS
 
 
 def require_present(dataset: DataSet, named: str | None) -> None:
@@ -61,3 +61,14 @@ def form_of(dataset: DataSet) -> Form | None:
 
     alike = [form for form in forms if deciding(form.init_args) == deciding(dataset.init_args)]
     return next(iter([*alike, *forms]), None)
+
+
+def model_absent(dataset: DataSet) -> str:
+    """Why the pretrained model of an encoder cannot be had; "" where all can."""
+    for settings in dataset.model.get("encoders", {}).values():
+        try:
+            if settings["name"] in FOLDER_ENCODERS and "model" in settings:
+                model_folder(settings["model"])
+        except DataError as error:
+            return str(error)
+    return ""

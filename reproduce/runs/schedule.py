@@ -1,7 +1,5 @@
 """How long a model is trained on a data set: chosen on validation data, by one method for all that share the model."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -25,20 +23,20 @@ class Schedule:
         min_steps: the floor; 0 where the table has none.
         tried: what came of each floor, as written into the table's YAML.
         curve: of the chosen one.
+        error: why none could be chosen.
     """
 
     method: str = ""
     min_steps: int = 0
-    tried: tuple[dict[str, Any], ...] = ()
+    tried: Sequence[dict[str, Any]] = ()
     curve: Curve = ()
+    error: str = ""
 
 
 def reference(table: Table, dataset: DataSet, model: str) -> Method | None:
     """The method that chooses the schedule: the first honest one of the model; None where it takes no steps."""
-    if model_class(model).closed_form:
-        return None
-    honest = [m for m in table.methods_on(dataset) if m.model == model and m.protocol == "honest"]
-    return honest[0] if honest else None
+    honest = (m for m in table.methods_on(dataset) if m.model == model and m.protocol == "honest")
+    return None if model_class(model).closed_form else next(honest, None)
 
 
 def epochs(scale: Scale, steps_per_epoch: int, min_steps: int) -> int:
@@ -53,30 +51,19 @@ def choose(method: str, curves: Mapping[int, Curve]) -> Schedule:
         method: name of the reference.
         curves: floor -> curve of its training, shortest first.
     """
-    tried = tuple(_summary(floor, curve) for floor, curve in curves.items())
+    tried = []
+    for floor, curve in curves.items():
+        (steps, score), (best_steps, best_score) = curve[-1], max(curve, key=lambda point: point[1])
+        entry = {"min_steps": floor, "steps": steps, "validation MAP": round(score, 6)}
+        tried.append({**entry, "best validation MAP": round(best_score, 6), "at step": best_steps})
     best = max(entry["validation MAP"] for entry in tried)
     floor = next(entry["min_steps"] for entry in tried if entry["validation MAP"] >= best - WORTH)
     return Schedule(method, floor, tried, curves[floor])
 
 
-def _summary(floor: int, curve: Curve) -> dict[str, Any]:
-    best = max(curve, key=lambda point: point[1])
-    steps, score = curve[-1]
-    return {
-        "min_steps": floor,
-        "steps": steps,
-        "validation MAP": round(score, 6),
-        "best validation MAP": round(best[1], 6),
-        "at step": best[0],
-    }
-
-
 def remark(curve: Curve) -> str:
     """What a row says of a training that was best at its end; "" where it was best before its last tenth."""
-    if len(curve) < 2:  # of one validation nothing can be said
-        return ""
-    step = max(curve, key=lambda point: point[1])[0]
-    steps = curve[-1][0]
-    if step <= 0.9 * steps:
+    steps = curve[-1][0] if curve else 0
+    if len(curve) < 2 or max(curve, key=lambda point: point[1])[0] <= 0.9 * steps:  # of one nothing can be said
         return ""
     return f"validation MAP was best in the last tenth of {steps} training steps: longer training may score higher"

@@ -4,8 +4,6 @@ Arguments of data modules and models stand in it as in a configuration of `csd f
 arguments are given twice, for a scale, a data set, a method and a trial, the later ones win, mapping by mapping.
 """
 
-from __future__ import annotations
-
 import fnmatch
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace

@@ -1,7 +1,5 @@
 """What a run returns, as values, and where it is kept: under a key over everything that its numbers depend on."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import math

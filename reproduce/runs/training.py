@@ -1,7 +1,5 @@
 """One run: a training, what is recorded along it, and its evaluation."""
 
-from __future__ import annotations
-
 import math
 import time
 from collections.abc import Mapping, Sequence

@@ -4,7 +4,6 @@ import argparse
 import fnmatch
 import tempfile
 from pathlib import Path
-from typing import Any
 
 from datamodules import OwnData
 from datamodules.files.sources import user_path
@@ -69,22 +68,20 @@ def table_of(data: OwnData, name: str, patterns: list[str]) -> Table:
     if wrong := [pattern for pattern in patterns if not fnmatch.filter(methods, pattern)]:
         raise SpecError(f"--methods {wrong[0]!r} is no method; {nearest(wrong[0], methods)}")
     named = [method for method in methods if any(fnmatch.fnmatchcase(method, pattern) for pattern in patterns)]
-    allowed = [method for method in said["methods"] if method["method"] in named and not _reason(method["model"], data)]
+    asked = {one["method"]: one for one in said["methods"] if one["method"] in named}
+    reasons = {method: _reason(one["model"], data) for method, one in asked.items()}
+    allowed = [one for method, one in asked.items() if not reasons[method]]
     if not allowed:
         raise SpecError(f"{name} allows none of {', '.join(named)}: {data.describe()}")
-    for method in said["methods"]:
-        if method["method"] in named and (reason := _reason(method["model"], data)):
-            print(f"{method['method']} is not run: {reason}")
-    kept = [method["method"] for method in allowed]
-    dataset: dict[str, Any] = {**said["datasets"][0], "dataset": name}
-    dataset["init_args"] = {"modalities": list(data.modalities)}
-    said |= {
-        "datasets": [dataset],
-        "methods": allowed,
-        "comparisons": [pair for pair in said["comparisons"] if set(pair) <= set(kept)],
-    }
+    for method, reason in reasons.items():
+        if reason:
+            print(f"{method} is not run: {reason}")
+    kept, models = {one["method"] for one in allowed}, {one["model"] for one in allowed}
+    said["methods"] = allowed
+    said["datasets"] = [{**said["datasets"][0], "dataset": name, "init_args": {"modalities": list(data.modalities)}}]
+    said["comparisons"] = [pair for pair in said["comparisons"] if kept.issuperset(pair)]
     for scale in said["scales"].values():
-        scale["models"] = {k: v for k, v in scale["models"].items() if k in {method["model"] for method in allowed}}
+        scale["models"] = {model: given for model, given in scale["models"].items() if model in models}
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "own.yaml").write_text(dump_yaml(said), encoding="utf-8")
         return load_table("own", Path(folder))

@@ -1,13 +1,11 @@
 """Tiny tables, their data, and the command line run on them: what the tests of regenerating a table share."""
 
-from __future__ import annotations
-
 import csv
 import fnmatch
 import io
 import logging
 from collections.abc import Iterator, Sequence
-from contextlib import redirect_stderr, redirect_stdout
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -70,21 +68,27 @@ class Outcome:
     err: str
 
 
-# A test file takes the fixtures by assignment: imported, they would count as unused names.
-@pytest.fixture(scope="module", autouse=True)
-def undo_quiet() -> Iterator[None]:
+@contextmanager
+def as_before() -> Iterator[None]:
     """The command prepares its own process; here that is the one of all tests."""
     threads = torch.get_num_threads()
-    names = ("lightning", "lightning.pytorch", "lightning.fabric")
-    levels = {name: logging.getLogger(name).level for name in names}
+    loggers = [logging.getLogger(name) for name in ("lightning", "lightning.pytorch", "lightning.fabric")]
+    levels = [logger.level for logger in loggers]
     yield
     torch.set_num_threads(threads)
-    for name, level in levels.items():
-        logging.getLogger(name).setLevel(level)
+    for logger, level in zip(loggers, levels, strict=True):
+        logger.setLevel(level)
+
+
+# A test file takes the fixtures by assignment: imported, they would count as unused names.
+@pytest.fixture(scope="module", autouse=True)
+def undo_quiet():
+    with as_before():
+        yield
 
 
 @pytest.fixture(scope="module")
-def tables(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def tables(tmp_path_factory):
     folder = tmp_path_factory.mktemp("tables")
     (folder / "table2.yaml").write_text(TINY, encoding="utf-8")
     base = yaml.safe_load(TINY)
@@ -94,7 +98,7 @@ def tables(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def root(tmp_path_factory):
     folder = tmp_path_factory.mktemp("data")
     write_pairs(folder / "tiny")
     return folder
@@ -125,7 +129,7 @@ def train_here(runs: Sequence[Run], root: str | None, store: RunStore) -> Ended:
 def command(tables: Path, *argv: str | Path, workers: bool = False) -> Outcome:
     """The command line, in this process, on the tables of a folder; runs in worker processes where it is said so."""
     out, err = io.StringIO(), io.StringIO()
-    with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err), as_before():
         patch.setattr(regenerate, "load_table", partial(load_table, folder=tables))
         if not workers:
             patch.setattr(regenerate, "executor_of", lambda arguments: train_here)

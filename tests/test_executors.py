@@ -1,13 +1,10 @@
 """Training runs in jobs, on a stand-in for Slurm: which are kept, lost and reported, and what is refused."""
 
-from __future__ import annotations
-
 import os
 import re
 import signal
 import stat
 import sys
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
@@ -22,7 +19,7 @@ from reproduce.runs.executors import Jobs, Run, train
 from reproduce.runs.plan import Plan
 from reproduce.runs.store import RunStore
 
-tables, root, undo_quiet = runner_cases.tables, runner_cases.root, runner_cases.undo_quiet
+tables, root = runner_cases.tables, runner_cases.root
 command = partial(runner_cases.command, workers=True)  # with the executor that the words name
 
 # Slurm's commands, which number jobs by their own process. The file "mode" says what becomes of a job: it runs, from
@@ -70,7 +67,7 @@ echo CANCELLED > "$here/$1.state"
 
 
 @pytest.fixture
-def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def slurm(tmp_path, monkeypatch):
     """The folder of the stand-in's commands, jobs and their states."""
     folder = tmp_path / "slurm"
     folder.mkdir()
@@ -96,7 +93,7 @@ def _runs(tables: Path, root: Path, folder: Path) -> tuple[list[Run], RunStore]:
 # What a job does -----------------------------------------------------------------------------------------------------
 
 
-def test_a_job_keeps_its_run_and_trains_none_that_is_there(tables: Path, root: Path, tmp_path: Path) -> None:
+def test_a_job_keeps_its_run_and_trains_none_that_is_there(tables, root, tmp_path):
     [run, *_], store = _runs(tables, root, tmp_path)
     arguments = (run.key, run.config, str(root), store.folder, True)
     assert train(*arguments) == ""
@@ -107,8 +104,8 @@ def test_a_job_keeps_its_run_and_trains_none_that_is_there(tables: Path, root: P
 
 
 def test_a_job_refuses_other_data_or_code_than_it_was_submitted_with_and_says_what_went_wrong(
-    tables: Path, root: Path, tmp_path: Path, capsys: pytest.CaptureFixture
-) -> None:
+    tables, root, tmp_path, capsys
+):
     [run, *_], store = _runs(tables, root, tmp_path)
     assert "code or data changed" in train("0" * 16, run.config, str(root), store.folder, True)
     broken = {**run.config, "data": {"class_path": "OwnData", "init_args": {"dataset": "absent"}}}
@@ -118,9 +115,7 @@ def test_a_job_refuses_other_data_or_code_than_it_was_submitted_with_and_says_wh
 
 
 @pytest.mark.slow
-def test_jobs_make_what_the_pool_makes_and_one_that_is_killed_is_reported(
-    tables: Path, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_jobs_make_what_the_pool_makes_and_one_that_is_killed_is_reported(tables, root, tmp_path, monkeypatch):
     monkeypatch.setattr(submitit.Job, "_results_timeout_s", 1)  # how long a result of a job that ended is waited for
     runs, store = _runs(tables, root, tmp_path)
     jobs = Jobs(tmp_path / "runs" / "jobs", 1, cluster="local")
@@ -145,8 +140,8 @@ def test_jobs_make_what_the_pool_makes_and_one_that_is_killed_is_reported(
 
 @pytest.mark.slow
 def test_a_lost_job_fails_its_row_and_the_same_command_trains_it_from_another_folder(
-    tables: Path, root: Path, tmp_path: Path, slurm: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    tables, root, tmp_path, slurm, monkeypatch
+):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(submitit.Job, "_results_timeout_s", 1)
     (slurm / "mode").write_text("lose")
@@ -165,7 +160,7 @@ def test_a_lost_job_fails_its_row_and_the_same_command_trains_it_from_another_fo
     assert len(mtimes(tmp_path / "out")) == 1
 
 
-def test_an_interrupt_cancels_every_job_on_slurm(tables: Path, root: Path, tmp_path: Path, slurm: Path) -> None:
+def test_an_interrupt_cancels_every_job_on_slurm(tables, root, tmp_path, slurm):
     (slurm / "mode").write_text("hold")
     argv = ("table2", "--data-root", root, "--out", tmp_path / "out", "--only", "method=JFSE", "--executor", "slurm")
     outcome = command(tables, *argv)
@@ -174,7 +169,7 @@ def test_an_interrupt_cancels_every_job_on_slurm(tables: Path, root: Path, tmp_p
     assert _states(slurm) == ["CANCELLED"] * 2
 
 
-def test_a_job_that_slurm_refuses_cancels_the_others(tables: Path, root: Path, tmp_path: Path, slurm: Path) -> None:
+def test_a_job_that_slurm_refuses_cancels_the_others(tables, root, tmp_path, slurm):
     (slurm / "mode").write_text("refuse")
     outcome = command(tables, "table2", "--data-root", root, "--out", tmp_path / "out", "--executor", "slurm")
     assert outcome.status == 2
@@ -183,17 +178,13 @@ def test_a_job_that_slurm_refuses_cancels_the_others(tables: Path, root: Path, t
 
 
 @pytest.mark.parametrize(("word", "named"), [("colour=red", "colour"), ("partition", "key=value")])
-def test_wrong_parameters_of_slurm_are_refused(
-    tables: Path, root: Path, tmp_path: Path, slurm: Path, word: str, named: str
-) -> None:
+def test_wrong_parameters_of_slurm_are_refused(tables, root, tmp_path, slurm, word, named):
     argv = ("table2", "--data-root", root, "--out", tmp_path / "out", "--executor", "slurm", "--slurm", word)
     outcome = command(tables, *argv)
     assert (outcome.status, named in outcome.err) == (2, True)
 
 
-def test_without_submitit_the_extra_to_install_is_named(
-    tables: Path, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_submitit_the_extra_to_install_is_named(tables, root, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "submitit", None)
     outcome = command(tables, "table2", "--data-root", root, "--out", tmp_path / "out", "--executor", "slurm")
     assert (outcome.status, "csd-retrieval[cluster]" in outcome.err) == (2, True)

@@ -1,27 +1,27 @@
 """The experiments: what the shipped files ask for, a small sweep from training to picture, and recorded gradients."""
 
-from __future__ import annotations
-
 import json
+from collections.abc import Callable
 from itertools import combinations
-from pathlib import Path
 
 import lightning as L
+import numpy as np
 import pytest
 import torch
 from matplotlib.image import imread
-from runner_cases import command, rows_of, undo_quiet
+from runner_cases import command, rows_of
 
+from losses import build_loss
 from losses.gcs import edge_sets
 from reproduce.names import EXPERIMENTS
 from reproduce.report.figures import draw_sweeps
 from reproduce.results.schema import read_table
 from reproduce.runs.checks import load_table
 from reproduce.runs.config import prepare, resolve
+from reproduce.runs.positives import POSITIVE_METRICS, shares_of_positives
 from reproduce.runs.spec import read_file
 from reproduce.runs.training import Gradients, run
 
-undo_quiet = undo_quiet
 NAMES = sorted(path.stem for path in EXPERIMENTS.glob("*.yaml"))
 
 
@@ -37,7 +37,7 @@ def _config(name: str, method: str, setting: dict, seed: int | None = 2) -> dict
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_every_model_of_an_experiment_can_be_built_on_generated_items(name: str) -> None:
+def test_every_model_of_an_experiment_can_be_built_on_generated_items(name):
     table = read_file(name)
     dataset, scale = table.synthetic, table.scales["quick"]
     seen = set()
@@ -64,11 +64,11 @@ def test_every_model_of_an_experiment_can_be_built_on_generated_items(name: str)
         ("sigma-sweep", "JFSE + MMD, 19 kernels", "table2", "JFSE + MMD", {"alignment_weight": 0.1}),
     ],
 )
-def test_trainings_of_a_table_are_used_again(experiment: str, swept: str, table: str, row: str, setting: dict) -> None:
+def test_trainings_of_a_table_are_used_again(experiment, swept, table, row, setting):
     assert _config(experiment, swept, {}) == _config(table, row, setting)
 
 
-def test_every_pair_is_a_diagonal_of_one_ring() -> None:
+def test_every_pair_is_a_diagonal_of_one_ring():
     diagonals = []
     for dataset in read_file("dependency").datasets:
         ring = dataset.init_args["modalities"]
@@ -78,7 +78,7 @@ def test_every_pair_is_a_diagonal_of_one_ring() -> None:
     assert sorted(diagonals) == sorted(combinations(sorted(ring), 2))
 
 
-def test_gradients_and_gap_are_measured_only_where_a_table_asks_for_it() -> None:
+def test_gradients_and_gap_are_measured_only_where_a_table_asks_for_it():
     assert _config("stability", "GCS mixed, temperature 0.1", {})["evaluate"]["gradients"]
     assert _config("foundation", "CS", {})["evaluate"]["modality_gap"]
     assert "modality_gap" not in _config("foundation", "CS", {}, seed=None)["evaluate"]
@@ -113,7 +113,7 @@ SWEPT |= {"KL in other widths, dim 8": (None, 8)}
 
 
 @pytest.fixture(scope="module")
-def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def results(tmp_path_factory):
     folder = tmp_path_factory.mktemp("experiments")
     (folder / "temperature.yaml").write_text(SWEEP, encoding="utf-8")
     with pytest.MonkeyPatch.context() as patch:
@@ -123,7 +123,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
-def test_a_sweep_has_a_row_per_value_whose_numbers_are_those_of_its_runs(results: Path) -> None:
+def test_a_sweep_has_a_row_per_value_whose_numbers_are_those_of_its_runs(results):
     table = read_table(results / "temperature.csv")
     assert list(table["method"].unique()) == list(SWEPT)
     for method, expected in SWEPT.items():
@@ -139,7 +139,7 @@ def test_a_sweep_has_a_row_per_value_whose_numbers_are_those_of_its_runs(results
 
 
 @pytest.mark.slow
-def test_the_picture_of_a_sweep_shows_map_against_the_swept_value(results: Path) -> None:
+def test_the_picture_of_a_sweep_shows_map_against_the_swept_value(results):
     assert imread(results / "temperature.png")[..., :3].std() > 0.01
     table = read_table(results / "temperature.csv")
     figure = draw_sweeps(table[table["metric"] == "MAP"], load_table("temperature", results.parent))
@@ -181,12 +181,12 @@ def fit(gradients: list[list[float]]) -> tuple[Linear, Gradients]:
     return model, recorder
 
 
-def test_the_norm_over_all_parameters_is_recorded_at_every_step() -> None:
+def test_the_norm_over_all_parameters_is_recorded_at_every_step():
     _, recorder = fit([[3.0, 4.0], [0.0, 1.0], [2.0, 0.0]])
     assert recorder.summary() == {"gradient norm": 2.0, "finite gradients": 1.0}
 
 
-def test_steps_without_a_finite_gradient_are_counted_and_left_out() -> None:
+def test_steps_without_a_finite_gradient_are_counted_and_left_out():
     model, recorder = fit([[3.0, 4.0], [float("inf"), 1.0], [0.0, 1.0], [float("nan"), 0.0]])
     assert recorder.summary() == {"gradient norm": 3.0, "finite gradients": 0.5}
     assert [weight.item() for weight in model.parameters()] == [-3.0, -5.0]
@@ -194,7 +194,7 @@ def test_steps_without_a_finite_gradient_are_counted_and_left_out() -> None:
         fit([[float("inf"), 0.0]])[1].summary()
 
 
-def test_recording_gradients_changes_no_score() -> None:
+def test_recording_gradients_changes_no_score():
     loss = {"class_path": "losses.GCSLoss", "init_args": {"temperature": 0.4}}
     config = {
         "seed_everything": 0,
@@ -210,3 +210,121 @@ def test_recording_gradients_changes_no_score() -> None:
     found = {score.metric: score.value for score in recorded.scores if score.metric in of_training}
     assert found["gradient norm"] > 0
     assert found["finite gradients"] == 1
+
+
+# Which pairs gradients go to ------------------------------------------------------------------------------------------
+
+
+ITEMS, TAU = 7, 0.5
+LABELS = np.array([0, 0, 1, 1, 2, 2, 2])  # that are trained on
+CLASSES = np.array([0, 0, 1, 0, 2, 1, 2])
+
+
+def _softmax(s: np.ndarray) -> np.ndarray:
+    e = np.exp(s / TAU - (s / TAU).max(axis=1, keepdims=True))
+    return e / e.sum(axis=1, keepdims=True)
+
+
+def _target() -> np.ndarray:
+    match = LABELS[:, None] == LABELS
+    return match / match.sum(axis=1, keepdims=True)
+
+
+def _two_ways(term: Callable[[np.ndarray], np.ndarray]) -> Callable[[list[np.ndarray]], float]:
+    """A loss over all pairs of modalities, both ways."""
+    return lambda cosines: sum(term(_softmax(s)).mean() + term(_softmax(s.T)).mean() for s in cosines)
+
+
+def _kl(p: np.ndarray) -> np.ndarray:
+    q = _target()
+    return (q * (np.log(np.where(q > 0, q, 1)) - np.log(p))).sum(axis=1)
+
+
+def _cs(p: np.ndarray) -> np.ndarray:
+    q = _target()
+    return -np.log((p * q).sum(1)) + np.log((p * p).sum(1)) / 2 + np.log((q * q).sum(1)) / 2
+
+
+def _mil_nce(p: np.ndarray) -> np.ndarray:
+    return -np.log((p * (_target() > 0)).sum(axis=1))
+
+
+def _ring(normed: bool) -> Callable[[list[np.ndarray]], float]:
+    """The mixed scheme over three modalities, from the cosines of the pairs 01, 12 and 02."""
+
+    def of(cosines: list[np.ndarray]) -> float:
+        total, q = 0.0, _target()
+        for ways in (lambda s: s, lambda s: s.T):
+            ps = [*(_softmax(ways(s)) for s in cosines), q]
+            value = -np.log(np.prod(ps, axis=0).sum(1))
+            total += (value + sum(np.log((p**4).sum(1)) for p in ps) / 4 if normed else value).mean()
+        return total
+
+    return of
+
+
+CASES = {
+    "kl": (build_loss("pairwise", divergence="kl", temperature=TAU), _two_ways(_kl)),
+    "cs": (build_loss("pairwise", divergence="cs", temperature=TAU), _two_ways(_cs)),
+    "mil_nce": (build_loss("pairwise", divergence="mil_nce", temperature=TAU), _two_ways(_mil_nce)),
+    "infonce": (
+        build_loss("pairwise", divergence="infonce", temperature=TAU),
+        _two_ways(lambda p: -np.log(np.diagonal(p))),
+    ),
+    "gcs": (build_loss("gcs", scheme="mixed", temperature=TAU), _ring(normed=True)),
+    "gcs_product": (build_loss("gcs_product", scheme="mixed", temperature=TAU), _ring(normed=False)),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_shares_are_those_of_finite_differences(name):
+    loss, plain = CASES[name]
+    generator = torch.Generator().manual_seed(1)
+    rows = {key: torch.randn(ITEMS, 4, generator=generator, dtype=torch.float64) for key in ("a", "b", "c")}
+    unit = [(x / x.norm(dim=1, keepdim=True)).numpy() for x in rows.values()]
+    cosines = [unit[0] @ unit[1].T, unit[1] @ unit[2].T, unit[0] @ unit[2].T]
+    assert float(loss(rows, torch.from_numpy(LABELS)).total) == pytest.approx(plain(cosines), abs=1e-9)
+    gradient = np.zeros((ITEMS, ITEMS))
+    for s in cosines:
+        for place in np.ndindex(s.shape):
+            kept, values = s[place], []
+            for step in (1e-5, -1e-5):
+                s[place] = kept + step
+                values.append(plain(cosines))
+            s[place] = kept
+            gradient[place] += max(values[1] - values[0], 0)
+    alike = CLASSES[:, None] == CLASSES
+    positive = (LABELS[:, None] == LABELS) & ~np.eye(ITEMS, dtype=bool)
+    found = shares_of_positives(loss, rows, torch.from_numpy(LABELS), torch.from_numpy(CLASSES))
+    assert found["true-positive gradient"] == pytest.approx(gradient[positive & alike].sum() / gradient.sum(), abs=1e-7)
+    assert found["false-positive gradient"] == pytest.approx(
+        gradient[positive & ~alike].sum() / gradient.sum(), abs=1e-7
+    )
+    assert found["false positives"] == pytest.approx(6 / 10)  # items 2 and 3, 4 and 5, 5 and 6 of the five pairs
+
+
+def test_a_loss_that_is_not_made_of_cosines_is_refused():
+    rows = {key: torch.randn(4, 3) for key in ("a", "b", "c")}
+    with pytest.raises(ValueError, match="GRAMLoss"):
+        shares_of_positives(build_loss("gram"), rows, torch.arange(4), torch.arange(4))
+
+
+@pytest.mark.parametrize(("labels", "some"), [("class", False), ("flips-40", True)])
+def test_a_run_records_them_and_trains_as_without(labels, some):
+    config = {
+        "seed_everything": 0,
+        "model": {
+            "class_path": "LAVIMO",
+            "init_args": {"dim": 8, "alignment": {"class_path": "losses.GCSLoss", "init_args": {"temperature": 0.4}}},
+        },
+        "data": {"class_path": "SyntheticItems", "init_args": {"names": ["a", "b", "c"], "labels": labels}},
+        "trainer": {"max_epochs": 2},
+        "evaluate": {"on": "test", "galleries": []},
+    }
+    plain = run(config)
+    found = run({**config, "evaluate": {**config["evaluate"], "positives": True}})
+    values = {score.metric: score.value for score in found.scores if score.metric in POSITIVE_METRICS}
+    assert set(values) == set(POSITIVE_METRICS)
+    assert (values["false positives"] > 0.1) == some == (values["false-positive gradient"] > 0)
+    assert 0 < values["true-positive gradient"] < 1
+    assert found.mean_average_precision() == plain.mean_average_precision()

@@ -1,7 +1,5 @@
 """Faults while a table is made or a model is scored: kills, full disks, damaged files."""
 
-from __future__ import annotations
-
 import multiprocessing
 import os
 import pickle
@@ -34,7 +32,7 @@ from lightning_modules.jfse import JFSE
 from lightning_modules.serving.export import DESCRIPTION, description, export
 from reproduce.runs.store import RunStore
 
-tables, root, undo_quiet = runner_cases.tables, runner_cases.root, runner_cases.undo_quiet
+tables, root = runner_cases.tables, runner_cases.root
 fitted = cli_cases.fitted
 FORK = multiprocessing.get_context("fork")  # a process that has imported everything already
 
@@ -89,7 +87,7 @@ def _stop(process: subprocess.Popen, kind: signal.Signals) -> tuple[int, str]:
 
 
 @pytest.fixture(scope="module")
-def whole(tables: Path, root: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, float]:
+def whole(tables, root, tmp_path_factory):
     """The folder of a table that nothing disturbed, and the seconds that it took."""
     out, start = tmp_path_factory.mktemp("whole"), time.monotonic()
     process = _table(tables, root, out)
@@ -120,9 +118,7 @@ def _assert_ends_as(whole: Path, out: Path, tables: Path, root: Path) -> str:
 
 
 @pytest.mark.parametrize("seed", [0, 1, *(pytest.param(n, marks=pytest.mark.slow) for n in range(2, 30))])
-def test_a_table_killed_at_a_random_moment_loses_and_repeats_no_finished_run(
-    seed: int, whole: tuple[Path, float], tables: Path, root: Path, tmp_path: Path
-) -> None:
+def test_a_table_killed_at_a_random_moment_loses_and_repeats_no_finished_run(seed, whole, tables, root, tmp_path):
     process = _table(tables, root, tmp_path)
     process.join(whole[1] * random.Random(seed).random())
     process.kill()
@@ -132,9 +128,7 @@ def test_a_table_killed_at_a_random_moment_loses_and_repeats_no_finished_run(
     _assert_ends_as(whole[0], tmp_path, tables, root)
 
 
-def test_two_runs_of_one_table_at_once_both_make_it(
-    whole: tuple[Path, float], tables: Path, root: Path, tmp_path: Path
-) -> None:
+def test_two_runs_of_one_table_at_once_both_make_it(whole, tables, root, tmp_path):
     both = [_table(tables, root, tmp_path) for _ in range(2)]
     for process in both:
         process.join()
@@ -145,9 +139,7 @@ def test_two_runs_of_one_table_at_once_both_make_it(
 
 
 @pytest.mark.slow
-def test_a_killed_run_goes_on_where_it_was_and_ends_with_the_same_table(
-    tables: Path, root: Path, tmp_path: Path
-) -> None:
+def test_a_killed_run_goes_on_where_it_was_and_ends_with_the_same_table(tables, root, tmp_path):
     argv = ("table2", "--data-root", root, "--scale", "paper", "--out")
     killed, whole = tmp_path / "killed", tmp_path / "whole"
     finished: dict[str, int] = {}
@@ -171,7 +163,7 @@ def test_a_killed_run_goes_on_where_it_was_and_ends_with_the_same_table(
 
 
 @pytest.mark.slow
-def test_an_interrupt_does_not_wait_for_runs_that_run_or_queue(tables: Path, root: Path, tmp_path: Path) -> None:
+def test_an_interrupt_does_not_wait_for_runs_that_run_or_queue(tables, root, tmp_path):
     long = yaml.safe_load(TINY)
     long["scales"]["quick"] |= {"max_epochs": 10**6, "seeds": list(range(8))}
     long |= {"methods": [{"method": "JFSE", "model": "JFSE"}], "comparisons": []}
@@ -206,8 +198,8 @@ def _no_file_above(size: int) -> Iterator[None]:
 
 @pytest.mark.parametrize("share", [0.0, 0.2, 0.5, 0.8, 1.0])
 def test_a_disk_that_is_full_at_any_file_of_a_table_is_said_and_leaves_no_half_file(
-    share: float, whole: tuple[Path, float], tables: Path, root: Path, tmp_path: Path
-) -> None:
+    share, whole, tables, root, tmp_path
+):
     shutil.copytree(whole[0] / "runs", tmp_path / "runs")
     sizes = sorted(path.stat().st_size for path in whole[0].glob("**/*") if path.is_file() and "runs" not in path.parts)
     with _no_file_above(sizes[round(share * (len(sizes) - 1))] - 1):
@@ -218,9 +210,7 @@ def test_a_disk_that_is_full_at_any_file_of_a_table_is_said_and_leaves_no_half_f
     assert "to train" not in _assert_ends_as(whole[0], tmp_path, tables, root)
 
 
-def test_a_disk_that_is_full_at_a_finished_run_is_said(
-    whole: tuple[Path, float], tables: Path, root: Path, tmp_path: Path
-) -> None:
+def test_a_disk_that_is_full_at_a_finished_run_is_said(whole, tables, root, tmp_path):
     with _no_file_above(300), pytest.warns(UserWarning, match="File too large"):
         outcome = command(tables, "table2", "--data-root", root, "--out", tmp_path)
     assert outcome.status == 2
@@ -228,7 +218,7 @@ def test_a_disk_that_is_full_at_a_finished_run_is_said(
     _assert_ends_as(whole[0], tmp_path, tables, root)
 
 
-def test_a_full_disk_keeps_the_run_that_was_there(tmp_path: Path) -> None:
+def test_a_full_disk_keeps_the_run_that_was_there(tmp_path):
     store = RunStore(tmp_path)
     store.save("key", {}, RESULT)
     for arrays in ({}, {"AP/standard/image->text": np.array([0.5])}):
@@ -238,10 +228,8 @@ def test_a_full_disk_keeps_the_run_that_was_there(tmp_path: Path) -> None:
         assert [path.name for path in tmp_path.iterdir()] == ["key.json"]
 
 
-@pytest.mark.parametrize("place", [".", "runs/kept", "table2.csv", "configs", "read-only"])
-def test_a_place_that_cannot_be_written_is_named(
-    place: str, whole: tuple[Path, float], tables: Path, root: Path, tmp_path: Path
-) -> None:
+@pytest.mark.parametrize("place", [".", "runs", "runs/kept", "table2.csv", "configs", "read-only"])
+def test_a_place_that_cannot_be_written_is_named(place, whole, tables, root, tmp_path):
     out = Path("/proc/results") if place == "read-only" else tmp_path / "out"
     if place == "table2.csv":
         (out / place / "something").mkdir(parents=True)
@@ -306,9 +294,7 @@ def test_a_full_disk_is_said_and_spoils_nothing_written_before(tmp_path):
 
 @pytest.mark.parametrize("kind", ["json", "npz"])
 @pytest.mark.parametrize("share", [None, 0.0, 0.5, 0.99], ids=["missing", "empty", "half", "nearly whole"])
-def test_a_kept_run_that_is_not_whole_is_trained_again_alone(
-    kind: str, share: float | None, whole: tuple[Path, float], tables: Path, root: Path, tmp_path: Path
-) -> None:
+def test_a_kept_run_that_is_not_whole_is_trained_again_alone(kind, share, whole, tables, root, tmp_path):
     shutil.copytree(whole[0] / "runs", tmp_path / "runs")
     file = sorted((tmp_path / "runs" / "kept").glob(f"*.{kind}"))[3]
     content = file.read_bytes()
@@ -320,9 +306,7 @@ def test_a_kept_run_that_is_not_whole_is_trained_again_alone(
     assert dict(mtimes(tmp_path).items() ^ before.items()).keys() == {f"{file.stem}.json"}
 
 
-def test_a_kept_run_whose_arrays_are_damaged_is_named(
-    whole: tuple[Path, float], tables: Path, root: Path, tmp_path: Path
-) -> None:
+def test_a_kept_run_whose_arrays_are_damaged_is_named(whole, tables, root, tmp_path):
     shutil.copytree(whole[0] / "runs", tmp_path / "runs")
     files = sorted((tmp_path / "runs" / "kept").glob("*.npz"))
     for file in files:
@@ -335,7 +319,7 @@ def test_a_kept_run_whose_arrays_are_damaged_is_named(
 
 
 @pytest.mark.parametrize("damage", [b"[1]", b"{}", b"\xff\xfe{}", b"[" * 10**5])
-def test_a_kept_run_of_something_else_counts_as_missing(tmp_path: Path, damage: bytes) -> None:
+def test_a_kept_run_of_something_else_counts_as_missing(tmp_path, damage):
     (tmp_path / "key.json").write_bytes(damage)
     assert RunStore(tmp_path).load("key") is None
 

@@ -1,9 +1,7 @@
 """Table 1 and the scaling experiment: what their numbers mean, their files, and that a second call gives the same."""
 
 import math
-from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pandas as pd
@@ -24,7 +22,7 @@ from reproduce.results.schema import read_table
 
 
 @pytest.fixture(scope="module")
-def of() -> Callable[[str, str, int], pd.DataFrame]:
+def of():
     """The outcomes of a method in a precision at a magnitude."""
     outcomes = run_grid(range(1), {**GRID, "batches": [8]})
     return lambda *key: outcomes[(outcomes[["method", "precision", "magnitude"]] == key).all(axis=1)]
@@ -231,7 +229,7 @@ MODULES = {"table1": numerics, "scaling": scaling}
 
 
 @pytest.fixture
-def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
+def tiny(monkeypatch):
     """A few inputs, so that a command takes a second."""
     monkeypatch.setitem(numerics.GRID, "batches", [8])
     monkeypatch.setitem(numerics.GRID, "magnitudes", [1, 1_000])
@@ -284,7 +282,7 @@ def _check_scaling(rows: pd.DataFrame) -> None:
 
 
 @pytest.mark.parametrize("module", [numerics, scaling])
-def test_a_file_in_place_of_the_folder_is_refused_before_the_work(module: ModuleType, tmp_path, capsys):
+def test_a_file_in_place_of_the_folder_is_refused_before_the_work(module, tmp_path, capsys):
     (tmp_path / "results").write_text("a file")
     assert module.main(["--out", str(tmp_path / "results")]) == 2
     assert "is not a folder" in capsys.readouterr().err

@@ -1,15 +1,11 @@
-"""`python -m reproduce own`: linear methods, generalised CCA among them, and losses on one's own data as a table."""
-
-from __future__ import annotations
+"""`python -m reproduce own`: linear methods and losses on one's own data as a table."""
 
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-from runner_cases import command, undo_quiet  # noqa: F401
-
-from reproduce.runs.baselines import CCA, GeneralisedCCA
+from runner_cases import command
 
 N = 80
 LABEL = np.arange(N) % 4
@@ -65,52 +61,3 @@ def test_an_unknown_method_and_data_that_cannot_be_read_are_refused(tmp_path):
     outcome = command(tmp_path, "own", "--data", tmp_path / "absent.npz")
     assert outcome.status == 2
     assert "absent.npz: does not exist" in outcome.err
-
-
-# Generalised CCA ----------------------------------------------------------------------------------------------------
-
-
-def views(count: int, width: int, seed: int = 0) -> dict[str, np.ndarray]:
-    """Views of two common directions among noise."""
-    rng = np.random.default_rng(seed)
-    common = rng.standard_normal((60, 2))
-    noise = {f"v{m}": rng.standard_normal((60, width + m)) for m in range(count)}
-    return {name: common @ rng.standard_normal((2, x.shape[1])) * 2 + x for name, x in noise.items()}
-
-
-def cosines(embedded: dict[str, np.ndarray]) -> np.ndarray:
-    x, z = (e / np.linalg.norm(e, axis=1, keepdims=True) for e in list(embedded.values())[:2])
-    return x @ z.T
-
-
-def test_of_two_views_with_a_small_ridge_it_is_cca():
-    features = views(2, 5)
-    one, other = (
-        kind({name: x.shape[1] for name, x in features.items()}, ridge=1e-8).fit(features, LABEL)
-        for kind in (GeneralisedCCA, CCA)
-    )
-    np.testing.assert_allclose(
-        cosines(one.embed_features(features)), cosines(other.embed_features(features)), atol=1e-5
-    )
-
-
-@pytest.mark.parametrize("width", [6, 40], ids=["more items", "more dimensions"])
-def test_common_directions_are_those_of_the_sum_of_projections(width):
-    features = views(3, width)
-    method = GeneralisedCCA({name: x.shape[1] for name, x in features.items()}, ridge=0.5).fit(features, LABEL)
-    projectors = []
-    for x in features.values():
-        z = (x - x.mean(axis=0)) / x.std(axis=0)
-        projectors.append(z @ np.linalg.solve(z.T @ z + 60 * 0.5 * np.eye(z.shape[1]), z.T))
-    value, vector = np.linalg.eigh(sum(projectors))
-    embedded = method.embed_features(features)
-    for (name, projector), m in zip(zip(features, projectors, strict=True), range(3), strict=True):
-        expected = projector @ vector[:, -1]
-        found = embedded[name][:, 0]
-        assert abs(np.corrcoef(expected, found)[0, 1]) > 1 - 1e-8, m
-    assert embedded["v0"].shape[1] == (value > 1).sum()
-
-
-def test_a_ridge_of_zero_is_refused():
-    with pytest.raises(ValueError, match="ridge is 0"):
-        GeneralisedCCA({"a": 2, "b": 2}, ridge=0)

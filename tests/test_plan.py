@@ -1,33 +1,36 @@
-"""What a table would train and how long it takes, and deleting what was trained."""
-
-from __future__ import annotations
+"""Which rows of a table are run on the data that are there, how long they take, and deleting what was trained."""
 
 import math
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import runner_cases
 from runner_cases import command
+from tiny_trees import write_wikipedia
 
 import reproduce.__main__ as command_line
+from datamodules import DataError, DataMissing
+from datamodules.datasets import DATASETS
 from reproduce.runs.checks import load_table
 from reproduce.runs.estimate import run_seconds
 from reproduce.runs.plan import Plan
+from reproduce.runs.presence import require_present
 from reproduce.runs.store import RunStore
 
 tables, root = runner_cases.tables, runner_cases.root
-undo_quiet = runner_cases.undo_quiet
 
 
 @pytest.fixture(scope="module")
-def out(tables: Path, root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def out(tables, root, tmp_path_factory):
     folder = tmp_path_factory.mktemp("results")
     assert command(tables, "table2", "--data-root", root, "--out", folder).status == 0
     return folder
 
 
-def test_every_run_has_a_time_measured_on_its_model(tables: Path, root: Path, tmp_path: Path) -> None:
+def test_every_run_has_a_time_measured_on_its_model(tables, root, tmp_path):
     plan = Plan(load_table("table2", tables), "paper", str(root), [0, 1], RunStore(tmp_path))
     runs = plan.execute(plan.available(), dry=True)
     seconds = run_seconds(runs, str(root))
@@ -39,21 +42,14 @@ def test_every_run_has_a_time_measured_on_its_model(tables: Path, root: Path, tm
     assert not list(tmp_path.iterdir())
 
 
-def test_rows_as_published_alone_can_be_estimated(tables: Path, root: Path, tmp_path: Path) -> None:
+def test_rows_as_published_alone_can_be_estimated(tables, root, tmp_path):
     table = load_table("table2", tables)
     method = replace(next(m for m in table.methods if m.method == "JFSE"), protocol="as_published")
     plan = Plan(replace(table, methods=[method]), "paper", str(root), [0], RunStore(tmp_path))
     assert 0 < sum(run_seconds(plan.execute(plan.available(), dry=True), str(root)).values()) < math.inf
 
 
-def test_the_runs_planned_are_those_that_are_trained(tables: Path, root: Path, out: Path) -> None:
-    plan = Plan(load_table("table2", tables), "quick", str(root), [0, 1], RunStore(out / "runs" / "kept"))
-    runs = plan.execute(plan.available(), dry=True)
-    assert {run.key for run in runs} == {path.stem for path in plan.store.folder.glob("*.json")}
-    assert all(run.result for run in runs)
-
-
-def test_a_dry_run_lists_the_runs_and_trains_none(tables: Path, root: Path, out: Path, tmp_path: Path) -> None:
+def test_a_dry_run_lists_the_runs_and_trains_none(tables, root, out, tmp_path):
     call = ("table2", "--data-root", root, "--dry-run", "--out")
     fresh = command(tables, *call, tmp_path / "new")
     assert fresh.status == 0
@@ -66,7 +62,7 @@ def test_a_dry_run_lists_the_runs_and_trains_none(tables: Path, root: Path, out:
     assert finished.out.count(": finished") == 14
 
 
-def test_runs_are_deleted_only_where_told_to(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_runs_are_deleted_only_where_told_to(out, capsys):
     runs = out / "runs" / "kept"
     before = sorted(runs.iterdir())
     assert command_line.main(["clean-runs", "--out", str(out)]) == 0
@@ -79,3 +75,83 @@ def test_runs_are_deleted_only_where_told_to(out: Path, capsys: pytest.CaptureFi
         *("would delete 14 finished runs", "deleted 14 finished runs", "nothing to delete")
     ]
     assert (out / "table2.csv").exists()
+
+
+# What is there --------------------------------------------------------------------------------------------------------
+
+
+def _run(root: Path, **only: str) -> Plan:
+    return Plan(load_table("table2"), "quick", str(root), [0], RunStore(root / "kept"), offline=True, only=only)
+
+
+@pytest.fixture
+def wikipedia(tmp_path):
+    """Texts and images, and beside them a file of features of one's own."""
+    folder = write_wikipedia(tmp_path)
+    draw = np.random.default_rng(0)
+    image, text = draw.normal(size=(40, 5)), draw.normal(size=(40, 4))
+    split = np.where(np.arange(40) < 30, "train", "test")
+    embedding = draw.normal(size=(4, 3))
+    label = np.arange(40) % 4
+    np.savez(folder / "own.npz", image=image, text=text, label=label, split=split, class_embedding=embedding)
+    return folder
+
+
+@pytest.mark.parametrize("only", [{}, {"features": "own"}, {"method": "CCA"}])
+def test_texts_and_images_do_not_stand_in_the_way_of_features_beside_them(wikipedia, only):
+    plan = _run(wikipedia.parent, **only)
+    present = plan.available()
+    assert [(dataset.dataset, dataset.features) for dataset in present] == [("wikipedia", "own")]
+    reasons = {dataset.features: reason for dataset, reason in plan.absent.items() if dataset.dataset == "wikipedia"}
+    named = {"roph": "wikipedia lacks wiki_roph.mat. ", "sift-lda": "wikipedia lacks raw_features.mat. "}
+    assert set(reasons) == (set() if "features" in only else set(named))
+    assert all(reasons[features].startswith(named[features]) for features in reasons)
+
+
+def test_features_without_the_lists_are_incomplete(wikipedia):
+    (wikipedia / "wiki_roph.mat").touch()
+    gone = wikipedia / "testset_txt_img_cat.list"
+    gone.unlink()
+    with pytest.raises(DataError, match=gone.name) as refusal:
+        _run(wikipedia.parent).available()
+    assert not isinstance(refusal.value, DataMissing)
+
+
+@pytest.mark.parametrize(
+    ("table", "there", "rows"),
+    [
+        ("table2", ("wikipedia", "roph"), {"roph": True, "sift-lda": False}),
+        ("table2", ("wikipedia", "sift-lda"), {"roph": False, "sift-lda": True}),
+        ("table2", ("wikipedia", "raw"), {"roph": False, "sift-lda": False}),
+        ("table2", ("nus_wide", "pairs"), {"low-level": False}),
+        ("table2", ("nus_wide", "low-level"), {"low-level": True}),
+        ("table7", ("utd_mhad", "raw"), {"16f": False}),
+        ("table7", ("utd_mhad", "16f"), {"16f": True}),
+        ("table5", ("flickr30k", "karpathy"), {"raw": False}),
+    ],
+)
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_form_is_there_where_a_file_of_its_own_is(tmp_path, table, there, rows, whole):
+    facts = DATASETS[there[0]]
+    others = {path for name, form in facts.forms.items() if name != there[1] for path in sum(form.variants, ())}
+    for path in facts.forms[there[1]].variants[0]:
+        if whole or path not in others:  # in part: without the files that it shares with other forms
+            file = tmp_path / facts.folder / path.replace("*", "a")
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.touch()
+    asked = [one for one in load_table(table).datasets if one.dataset == there[0] and one.features in rows]
+    assert len(asked) == len(rows)
+    for dataset in asked:
+        with nullcontext() if rows[dataset.features] else pytest.raises(DataMissing, match=f"{facts.folder} lacks "):
+            require_present(dataset, str(tmp_path))
+
+
+def test_nothing_is_missing_that_can_be_fetched(tmp_path, monkeypatch, wikipedia):
+    monkeypatch.delenv("CSD_DATA", raising=False)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data").mkdir()
+    wikipedia.rename(tmp_path / "data" / "wikipedia")
+    run = Plan(load_table("table2"), "quick", None, [0], RunStore(tmp_path), offline=True)
+    assert [dataset.features for dataset in run.available()] == ["own"]
+    reason = next(reason for dataset, reason in run.absent.items() if dataset.features == "roph")
+    assert "offline=True forbids fetching it" in reason

@@ -1,6 +1,4 @@
-"""Regenerating a table, end to end on tiny data: what is trained, what is kept, and what the files say."""
-
-from __future__ import annotations
+"""Regenerating a table, end to end on tiny data: what is trained and kept, what the files say, and what is refused."""
 
 import json
 import math
@@ -12,24 +10,24 @@ import pytest
 import runner_cases
 import torch
 import yaml
-from runner_cases import Outcome, command, mtimes, rows_of, timeless
+from runner_cases import TINY, Outcome, command, mtimes, rows_of, timeless
+from test_training import write_pairs
 
 from reproduce.results.schema import COLUMNS, IDENTITY, read_table
 
-tables, root, undo_quiet = runner_cases.tables, runner_cases.root, runner_cases.undo_quiet
-
+tables, root = runner_cases.tables, runner_cases.root
 SHARING = "extends: table2.yaml\ntitle: The same trainings\n"
 
 
 @pytest.fixture(scope="module")
-def finished(tables: Path, root: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Outcome]:
+def finished(tables, root, tmp_path_factory):
     """The results folder of one whole run; tests that change it take a copy."""
     folder = tmp_path_factory.mktemp("results")
     return folder, command(tables, "table2", "--data-root", root, "--out", folder, workers=True)
 
 
 @pytest.fixture
-def out(finished: tuple[Path, Outcome], tmp_path: Path) -> Path:
+def out(finished, tmp_path):
     shutil.copytree(finished[0], tmp_path / "results")
     return tmp_path / "results"
 
@@ -42,7 +40,7 @@ def _kept(folder: Path) -> dict[str, dict]:
 # A whole run ---------------------------------------------------------------------------------------------------------
 
 
-def test_a_run_trains_trials_then_seeds_and_writes_its_files(finished: tuple[Path, Outcome]) -> None:
+def test_a_run_trains_trials_then_seeds_and_writes_its_files(finished):
     folder, outcome = finished
     assert outcome.status == 0, outcome.err
     assert "6 runs to train for validation, 0 finished before" in outcome.out
@@ -54,7 +52,7 @@ def test_a_run_trains_trials_then_seeds_and_writes_its_files(finished: tuple[Pat
     assert "tiny" in (folder / "table2.md").read_text(encoding="utf-8")
 
 
-def test_rows_hold_means_deviations_and_sizes_of_the_runs(finished: tuple[Path, Outcome], root: Path) -> None:
+def test_rows_hold_means_deviations_and_sizes_of_the_runs(finished, root):
     folder, _ = finished
     rows = rows_of(read_table(folder / "table2.csv"), status="ok")
     assert len(rows) == 4 * 3 * 2  # methods, directions with their average, metrics
@@ -81,7 +79,7 @@ def test_rows_hold_means_deviations_and_sizes_of_the_runs(finished: tuple[Path, 
     assert tuple(timeless(folder / "table2.csv")[0]) == tuple(name for name in COLUMNS if name != "train_seconds")
 
 
-def test_an_absent_data_set_gives_rows_with_the_reason(finished: tuple[Path, Outcome]) -> None:
+def test_an_absent_data_set_gives_rows_with_the_reason(finished):
     folder, outcome = finished
     rows = rows_of(read_table(folder / "table2.csv"), dataset="absent")
     assert [row.method for row in rows] == ["CCA", "semantic matching", "JFSE", "JFSE + CS"]
@@ -91,9 +89,7 @@ def test_an_absent_data_set_gives_rows_with_the_reason(finished: tuple[Path, Out
     assert "no folder absent/" in said
 
 
-def test_the_setting_is_the_best_on_validation_and_the_final_runs_hold_nothing_out(
-    finished: tuple[Path, Outcome],
-) -> None:
+def test_the_setting_is_the_best_on_validation_and_the_final_runs_hold_nothing_out(finished):
     folder, _ = finished
     chosen = yaml.safe_load((folder / "table2.yaml").read_text())["chosen_on_validation"]["tiny/own"]
     assert set(chosen) == {"CCA", "semantic matching", "JFSE + CS"}
@@ -126,7 +122,7 @@ def test_the_setting_is_the_best_on_validation_and_the_final_runs_hold_nothing_o
 # What a second run does ----------------------------------------------------------------------------------------------
 
 
-def test_a_second_run_trains_nothing(tables: Path, root: Path, out: Path) -> None:
+def test_a_second_run_trains_nothing(tables, root, out):
     before, files = mtimes(out), {p.name: p.read_bytes() for p in out.glob("table2.[cm]*")}
     outcome = command(tables, "table2", "--data-root", root, "--out", out)
     assert outcome.status == 0
@@ -135,7 +131,7 @@ def test_a_second_run_trains_nothing(tables: Path, root: Path, out: Path) -> Non
     assert {p.name: p.read_bytes() for p in out.glob("table2.[cm]*")} == files
 
 
-def test_tables_share_their_runs(tables: Path, root: Path, out: Path, tmp_path: Path) -> None:
+def test_tables_share_their_runs(tables, root, out, tmp_path):
     shutil.copytree(tables, tmp_path / "tables")
     (tmp_path / "tables" / "table3.yaml").write_text(SHARING)
     outcome = command(tmp_path / "tables", "table3", "--data-root", root, "--out", out)
@@ -145,7 +141,7 @@ def test_tables_share_their_runs(tables: Path, root: Path, out: Path, tmp_path: 
     assert [{**row, "table": "table3"} for row in one] == two
 
 
-def test_only_replaces_its_rows_and_keeps_the_others(tables: Path, root: Path, out: Path) -> None:
+def test_only_replaces_its_rows_and_keeps_the_others(tables, root, out):
     before, yaml_before = read_table(out / "table2.csv"), yaml.safe_load((out / "table2.yaml").read_text())
     only = ("--only", "method=CCA", "--seeds", "1")
     outcome = command(tables, "table2", "--data-root", root, "--out", out, *only)
@@ -165,7 +161,7 @@ def test_only_replaces_its_rows_and_keeps_the_others(tables: Path, root: Path, o
     assert "--only method=CCA --seeds 1" in second
 
 
-def test_only_replaces_what_the_yaml_says_of_its_rows(tables: Path, root: Path, out: Path) -> None:
+def test_only_replaces_what_the_yaml_says_of_its_rows(tables, root, out):
     content = yaml.safe_load((out / "table2.yaml").read_text())
     chosen = content["chosen_on_validation"]["tiny/own"]
     right = chosen["CCA"]
@@ -179,7 +175,7 @@ def test_only_replaces_what_the_yaml_says_of_its_rows(tables: Path, root: Path, 
     assert (outcome.status, "table2.yaml" in outcome.err) == (2, True)
 
 
-def test_only_on_an_empty_folder_writes_only_those_rows(tables: Path, root: Path, out: Path) -> None:
+def test_only_on_an_empty_folder_writes_only_those_rows(tables, root, out):
     for file in out.glob("table2.*"):
         file.unlink()
     outcome = command(tables, "table2", "--data-root", root, "--out", out, "--only", "method=JFSE")
@@ -195,7 +191,7 @@ def _said_written(outcome: Outcome) -> set[Path]:
     return {Path(name) for name in line.removeprefix("wrote ").split(", ")}
 
 
-def test_a_metric_with_a_cut_off_and_a_denominator_is_shown(root: Path, tmp_path: Path) -> None:
+def test_a_metric_with_a_cut_off_and_a_denominator_is_shown(root, tmp_path):
     table = yaml.safe_load(runner_cases.TINY) | {"comparisons": [], "metrics": ["R@1", "MAP@10[min(R,k)]"]}
     table["methods"] = [{"method": "CCA", "model": "CCA", "init_args": {"components": 1}}]
     (tmp_path / "table2.yaml").write_text(yaml.safe_dump(table), encoding="utf-8")
@@ -216,12 +212,12 @@ def test_a_metric_with_a_cut_off_and_a_denominator_is_shown(root: Path, tmp_path
 
 
 @pytest.fixture(scope="module")
-def broken(tables: Path, root: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Outcome]:
+def broken(tables, root, tmp_path_factory):
     folder = tmp_path_factory.mktemp("broken")
     return folder, command(tables, "table3", "--data-root", root, "--out", folder)
 
 
-def test_a_failing_run_is_reported_and_the_others_go_on(broken: tuple[Path, Outcome]) -> None:
+def test_a_failing_run_is_reported_and_the_others_go_on(broken):
     folder, outcome = broken
     assert outcome.status == 1
     table = read_table(folder / "table3.csv")
@@ -236,7 +232,7 @@ def test_a_failing_run_is_reported_and_the_others_go_on(broken: tuple[Path, Outc
     assert "Failed" in (folder / "table3.md").read_text(encoding="utf-8")
 
 
-def test_the_unseen_classes_follow_the_seed(broken: tuple[Path, Outcome]) -> None:
+def test_the_unseen_classes_follow_the_seed(broken):
     folder, _ = broken
     finals = [c for c in _kept(folder).values() if c["config"]["evaluate"]["on"] == "test"]
     assert {c["config"]["data"]["init_args"]["class_seed"] for c in finals} == {0, 1}
@@ -247,3 +243,86 @@ def test_the_unseen_classes_follow_the_seed(broken: tuple[Path, Outcome]) -> Non
     rows = rows_of(read_table(folder / "table3.csv"), status="ok", split="generalised")
     directed = [row for row in rows if row.direction != "average"]
     assert {(row.n_queries, row.n_gallery) for row in directed} == {(8, 16)}
+
+
+# Arguments, data roots and results folders ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["table7"], "table7"),
+        (["tabel3"], "nearest: table3"),
+        (["clams"], "nearest: claims"),
+        (["nothing"], "there are: "),
+        (["table2", "--scale", "huge"], "no scale 'huge'; there are quick, paper"),
+        (["table2", "--only", "method"], "expected KEY=VALUE"),
+        (["table2", "--only", "colour=red"], "KEY one of dataset, features, condition, method, protocol"),
+        (["table2", "--only", "method="], "expected KEY=VALUE"),
+        (["table2", "--only", "method=JSFE"], "JSFE: no row of table2 has it; there are: CCA; semantic matching;"),
+        (["table2", "--only", "dataset=tyni"], "dataset=tyni: no row of table2 has it; there are: tiny; absent"),
+        (["table2", "--only", "features=roph"], "features=roph: no row of table2 has it; there are: own"),
+        (["table2", "--only", "protocol=honst"], "protocol=honst: no row of table2 has it; there are: honest"),
+        (["table2", "--seeds", "0", "0"], "expected different integers"),
+        (["table2", "--seeds", "-1"], "none negative"),
+        (["table2", "--seeds", "one"], "--seeds"),
+        (["table2", "--executor", "slurm"], '"srun"'),
+        (["table2", "--slurm", "partition=debug"], "--executor slurm"),
+        (["table2", "--jobs", "0"], "--jobs 0"),
+        (["table2", "--executor", "elsewhere"], "elsewhere"),
+    ],
+)
+def test_bad_arguments_are_refused(tables, root, tmp_path, argv, message, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))  # with no command of Slurm
+    outcome = command(tables, *argv, "--data-root", root, "--out", tmp_path, workers="--executor" in argv)
+    assert outcome.status == 2
+    assert message in outcome.err
+    assert "to train" not in outcome.out
+    assert not list(tmp_path.glob("table*"))
+
+
+@pytest.mark.parametrize(("name", "said"), [("nowhere", "does not exist"), ("file", "is not a folder")])
+def test_a_named_data_root_that_is_no_folder_is_refused(tables, tmp_path, name, said):
+    (tmp_path / "file").touch()
+    outcome = command(tables, "table2", "--data-root", tmp_path / name, "--out", tmp_path / "out")
+    assert (outcome.status, name in outcome.err, said in outcome.err) == (2, True, True)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("by", ["argument", "environment"])
+def test_a_named_data_root_without_any_of_the_data_sets_is_refused(tables, tmp_path, by, monkeypatch):
+    (tmp_path / "data").mkdir()
+    monkeypatch.setenv("CSD_DATA", str(tmp_path / "data"))
+    named = ["--data-root", tmp_path / "data"] if by == "argument" else []
+    outcome = command(tables, "table2", *named, "--out", tmp_path / "out")
+    assert outcome.status == 2
+    assert "holds none of the data sets of table2: tiny/, absent/" in outcome.err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_broken_data_set_is_an_error_and_not_a_missing_one(tables, tmp_path):
+    write_pairs(tmp_path / "data" / "tiny")
+    file = tmp_path / "data" / "tiny" / "pairs.npz"
+    file.write_bytes(file.read_bytes()[:500])
+    outcome = command(tables, "table2", "--data-root", tmp_path / "data", "--out", tmp_path / "out")
+    assert outcome.status == 2
+    assert "pairs.npz" in outcome.err
+
+
+def test_without_data_the_table_is_synthetic_and_says_so(tmp_path, monkeypatch):
+    monkeypatch.delenv("CSD_DATA", raising=False)
+    monkeypatch.chdir(tmp_path)
+    short = yaml.safe_load(TINY) | {"methods": [{"method": "JFSE", "model": "JFSE"}], "comparisons": []}
+    (tmp_path / "table2.yaml").write_text(yaml.safe_dump(short))
+    outcome = command(tmp_path, "table2", "--offline", "--seeds", "0")
+    assert outcome.status == 0, outcome.err
+    said = [number for number, line in enumerate(outcome.out.splitlines()) if "SYNTHETIC" in line]
+    assert len(said) == 2
+    assert said[1] == len(outcome.out.splitlines()) - 1
+    assert not list((tmp_path / "results").glob("table*"))
+    folder = tmp_path / "results" / "synthetic"
+    assert "SYNTHETIC DATA" in (folder / "table2.md").read_text(encoding="utf-8")
+    rows = read_table(folder / "table2.csv")
+    assert len(rows_of(rows, status="ok", dataset="synthetic")) == 3 * 2
+    assert set(rows["data_kind"]) == {"synthetic"}
+    assert rows[["published", "delta"]].isna().all(axis=None)

@@ -1,7 +1,5 @@
 """The language of tables: what files may say, how they extend each other, and what is checked before any training."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from string import Template
 
@@ -11,7 +9,7 @@ from reproduce.names import TABLES, table_files
 from reproduce.runs.arguments import SpecError, matched, merged
 from reproduce.runs.checks import check_modalities, load_table
 from reproduce.runs.config import parsed, resolve
-from reproduce.runs.spec import Table, modalities_of, read_file, read_yaml
+from reproduce.runs.spec import Table, read_file, read_yaml
 
 TABLE = """
 title: A table
@@ -48,7 +46,7 @@ def _load(folder: Path, **changes: str) -> Table:
 
 
 @pytest.mark.parametrize("name", table_files())
-def test_every_shipped_table_is_sound_and_says_what_it_asks(name: str) -> None:
+def test_every_shipped_table_is_sound_and_says_what_it_asks(name):
     table = load_table(name)
     assert set(table.scales) == {"quick", "paper"}
     for method in table.methods:
@@ -61,9 +59,9 @@ def test_every_shipped_table_is_sound_and_says_what_it_asks(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["table5", "table6", "table7", "table9", "temperature", "temperature-jfse"])
-def test_losses_are_compared_at_one_effective_temperature(name: str) -> None:
+def test_losses_are_compared_at_one_effective_temperature(name):
     table = read_file(name)
-    factors = {"CS": 2, "KL": 1, "GCS": modalities_of(table.datasets[0]) + 1}
+    factors = {"CS": 2, "KL": 1, "GCS": table.datasets[0].count + 1}
     configs = {}
     for method in table.methods:
         if method.init_args.get("alignment") and method.protocol == "honest" and not method.trials:
@@ -81,7 +79,7 @@ def test_losses_are_compared_at_one_effective_temperature(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["table8", "foundation"])
-def test_a_method_of_the_divergence_alone_has_no_alignment(name: str) -> None:
+def test_a_method_of_the_divergence_alone_has_no_alignment(name):
     table = load_table(name)
     found = {m.method: m.init_args.get("alignment", "by default") for m in table.methods if m.model == "CSAligner"}
     assert found["kernel CS"] is None
@@ -92,7 +90,7 @@ def test_a_method_of_the_divergence_alone_has_no_alignment(name: str) -> None:
 # Reading -------------------------------------------------------------------------------------------------------------
 
 
-def test_a_table_without_a_fault_is_read(tmp_path: Path) -> None:
+def test_a_table_without_a_fault_is_read(tmp_path):
     table = _load(tmp_path)
     assert [method.method for method in table.methods] == ["GCS", "KL"]
     assert table.methods[1].init_args["alignment"] == {"class_path": "losses.KLLoss"}
@@ -100,12 +98,12 @@ def test_a_table_without_a_fault_is_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("number", ["1e-3", "1.0e-3", "1E-3", "0.001"])
-def test_a_number_may_be_written_in_any_form(tmp_path: Path, number: str) -> None:
+def test_a_number_may_be_written_in_any_form(tmp_path, number):
     table = _load(tmp_path, ALL=f"learning_rate: {number}", INIT=f"weight_decay: {number}")
     assert table.scales["quick"].model["learning_rate"] == table.methods[0].init_args["weight_decay"] == 0.001
 
 
-def test_the_later_arguments_win_mapping_by_mapping() -> None:
+def test_the_later_arguments_win_mapping_by_mapping():
     base = {"width": 8, "alignment": {"class_path": "losses.CSLoss", "init_args": {"temperature": 1}}, "ks": [1]}
     over = {"alignment": {"temperature": 2}, "ks": [5]}
     expected = {"class_path": "losses.CSLoss", "init_args": {"temperature": 2}}
@@ -122,14 +120,14 @@ def test_the_later_arguments_win_mapping_by_mapping() -> None:
         ({"class_path": "losses.InfoNCELoss"}, 2, 1),
     ],
 )
-def test_a_matched_temperature_is_temperature_and_weight(alignment: dict, modalities: int, factor: int) -> None:
+def test_a_matched_temperature_is_temperature_and_weight(alignment, modalities, factor):
     found = matched({"alignment": alignment, "matched_temperature": 0.1, "dim": 8}, modalities, weighted=True)
     assert (found["alignment_weight"], found["dim"]) == (factor, 8)
     assert found["alignment"]["init_args"]["temperature"] == round(0.1 * factor, 12)
     assert "alignment_weight" not in matched({"alignment": alignment, "matched_temperature": 0.1}, 2, weighted=False)
 
 
-def test_a_sweep_is_a_method_per_value_and_two_are_compared_value_by_value(tmp_path: Path) -> None:
+def test_a_sweep_is_a_method_per_value_and_two_are_compared_value_by_value(tmp_path):
     loss = "init_args: {alignment: {class_path: GCSLoss, init_args: {scheme: mixed}}}"
     gcs = f"{{method: G, model: LAVIMO, {loss}, sweep: {{matched_temperature: [0.1, 0.2]}}}}"
     kl = "{method: K, model: CMPM, init_args: {alignment: kl}, sweep: {alignment.temperature: [0.1, 0.2]}}"
@@ -149,7 +147,7 @@ def test_a_sweep_is_a_method_per_value_and_two_are_compared_value_by_value(tmp_p
     ]
 
 
-def test_a_row_is_a_configuration_of_csd_fit(tmp_path: Path) -> None:
+def test_a_row_is_a_configuration_of_csd_fit(tmp_path):
     table = _load(tmp_path, ALL="dim: 8", OWN="dim: 16", INIT="matched_temperature: 0.1")
     [dataset], method = table.datasets, table.methods[0]
     config = resolve(table, table.scales["quick"], dataset, method, method.trials[0], 3, 5, 2)
@@ -230,7 +228,7 @@ def test_a_row_is_a_configuration_of_csd_fit(tmp_path: Path) -> None:
     ],
     ids=str,
 )
-def test_a_fault_is_refused_before_training(tmp_path: Path, changes: dict[str, str], named: list[str]) -> None:
+def test_a_fault_is_refused_before_training(tmp_path, changes, named):
     with pytest.raises(SpecError) as refusal:
         _load(tmp_path, **changes)
     said = str(refusal.value)
@@ -257,7 +255,7 @@ def test_a_fault_is_refused_before_training(tmp_path: Path, changes: dict[str, s
         ("title: A table", "extends: nothing.yaml", ["nothing.yaml", "cannot be read", "extends"]),
     ],
 )
-def test_a_broken_entry_is_named(tmp_path: Path, old: str, new: str, named: list[str]) -> None:
+def test_a_broken_entry_is_named(tmp_path, old, new, named):
     text = Template(TABLE).substitute(EMPTY | PLAIN)
     assert old in text
     (tmp_path / "table9.yaml").write_text(text.replace(old, new, 1))
@@ -266,7 +264,7 @@ def test_a_broken_entry_is_named(tmp_path: Path, old: str, new: str, named: list
     assert [word for word in named if word not in str(refusal.value)] == [], refusal.value
 
 
-def test_an_unknown_table_is_told_which_there_are(tmp_path: Path) -> None:
+def test_an_unknown_table_is_told_which_there_are(tmp_path):
     _load(tmp_path)
     with pytest.raises(SpecError, match="there is no table5; there are table9"):
         load_table("table5", tmp_path)
@@ -275,7 +273,7 @@ def test_an_unknown_table_is_told_which_there_are(tmp_path: Path) -> None:
         load_table("table9", tmp_path)
 
 
-def test_modalities_are_compared_with_the_data_before_training(tmp_path: Path) -> None:
+def test_modalities_are_compared_with_the_data_before_training(tmp_path):
     [dataset] = _load(tmp_path).datasets
     check_modalities(dataset, ["text", "motion"], "table9.yaml")
     with pytest.raises(SpecError, match=r"table9\.yaml: moves/own: model names 'motion'.*text, video"):
@@ -290,7 +288,7 @@ def _files(folder: Path, **texts: str) -> None:
         (folder / f"{name}.yaml").write_text(text, encoding="utf-8")
 
 
-def test_files_extend_each_other_over_several_levels_and_several_at_once(tmp_path: Path) -> None:
+def test_files_extend_each_other_over_several_levels_and_several_at_once(tmp_path):
     _files(
         tmp_path,
         one="extends: [two.yaml, three.yaml]\ntitle: One\nmethods: [a]\ncomparisons: [[a, b]]",
@@ -314,7 +312,7 @@ def test_files_extend_each_other_over_several_levels_and_several_at_once(tmp_pat
         ({"one": "x: &x {a: 1, a: 2}\ny: *x"}, "line 1: 'a' stands twice"),
     ],
 )
-def test_files_that_cannot_be_extended_are_named(tmp_path: Path, texts: dict[str, str], named: str) -> None:
+def test_files_that_cannot_be_extended_are_named(tmp_path, texts, named):
     _files(tmp_path, **texts)
     with pytest.raises(SpecError, match=named):
         read_yaml(tmp_path / "one.yaml")

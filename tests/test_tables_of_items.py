@@ -1,7 +1,5 @@
 """The command on tables of three modalities, from training to CSV and pictures, on generated items."""
 
-from __future__ import annotations
-
 import math
 from pathlib import Path
 from typing import Any
@@ -41,7 +39,7 @@ DIRECTIONS = [f"{a}->{b}" for a in ("text", "video", "motion") for b in ("text",
 
 
 @pytest.fixture(scope="module")
-def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def results(tmp_path_factory):
     folder = tmp_path_factory.mktemp("tables")
     (folder / "table6.yaml").write_text(TABLE, encoding="utf-8")
     with pytest.MonkeyPatch.context() as patch:

@@ -1,12 +1,9 @@
 """One run: what its key depends on, what it trains and evaluates on, and how it is kept."""
 
-from __future__ import annotations
-
 import copy
 import json
 import math
 import shutil
-from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -61,14 +58,14 @@ RESULT = RunResult([Score("standard", "full", "average", "MAP", "all", 0.1 + 0.2
 
 
 @pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def root(tmp_path_factory):
     folder = tmp_path_factory.mktemp("data")
     write_pairs(folder / "tiny")
     return folder
 
 
 @pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
+def _one_thread():
     """Sums in another order round otherwise."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -99,7 +96,7 @@ def _value(result: RunResult, direction: str, split: str | None = None) -> float
         ("data", "init_args", "batch_size"),
     ],
 )
-def test_the_key_changes_with_every_setting(path: tuple[str, ...]) -> None:
+def test_the_key_changes_with_every_setting(path):
     other = copy.deepcopy(CS)
     *way, last = path
     entry = other
@@ -109,16 +106,14 @@ def test_the_key_changes_with_every_setting(path: tuple[str, ...]) -> None:
     assert run_key(other, "") != run_key(CS, "")
 
 
-def test_the_key_changes_with_the_contents_of_the_data_and_not_with_their_place(root: Path, tmp_path: Path) -> None:
+def test_the_key_changes_with_the_contents_of_the_data_and_not_with_their_place(root, tmp_path):
     shutil.copytree(root / "tiny", tmp_path / "moved" / "tiny")
     assert _key(CS, root) == _key(CS, tmp_path / "moved")
     write_pairs(tmp_path / "other" / "tiny", test_shift=1e-3)
     assert _key(CS, root) != _key(CS, tmp_path / "other")
 
 
-def test_the_key_changes_with_the_version_of_a_package_and_not_with_the_order_of_settings(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_the_key_changes_with_the_version_of_a_package_and_not_with_the_order_of_settings(monkeypatch):
     before = run_key(CS, "")
     backwards = json.loads(json.dumps(CS), object_pairs_hook=lambda pairs: dict(reversed(pairs)))
     assert list(backwards) != list(CS)
@@ -127,7 +122,7 @@ def test_the_key_changes_with_the_version_of_a_package_and_not_with_the_order_of
     assert run_key(CS, "") != before
 
 
-def test_the_key_changes_with_the_weights_that_an_encoder_names(tmp_path: Path) -> None:
+def test_the_key_changes_with_the_weights_that_an_encoder_names(tmp_path):
     def keys(seed: int) -> list[str]:
         text_features._folder_hash.cache_clear()
         folder, weights = write_clip(tmp_path / "clip", seed), tmp_path / "weights.pt"
@@ -144,7 +139,7 @@ def test_the_key_changes_with_the_weights_that_an_encoder_names(tmp_path: Path) 
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_a_run_gives_scores_sizes_and_the_average_precision_of_every_query(name: str, root: Path) -> None:
+def test_a_run_gives_scores_sizes_and_the_average_precision_of_every_query(name, root):
     result = run(CONFIGS[name], str(root))
     assert result.splits == ["standard"]
     found = {s.direction: s for s in result.scores if s.metric == "MAP"}
@@ -160,16 +155,14 @@ def test_a_run_gives_scores_sizes_and_the_average_precision_of_every_query(name:
 
 
 @pytest.mark.parametrize("name", ["SemanticMatching", "CS"])
-def test_a_run_gives_the_same_numbers_again(name: str, root: Path) -> None:
+def test_a_run_gives_the_same_numbers_again(name, root):
     first = run(CONFIGS[name], str(root))
     torch.rand(7)  # whatever ran between
     assert _value(run(CONFIGS[name], str(root)), "average") == _value(first, "average")
 
 
 @pytest.mark.parametrize("name", ["CCA", "JFSE"])
-def test_a_trial_never_sees_test_items_and_holds_its_validation_items_out(
-    name: str, root: Path, tmp_path: Path
-) -> None:
+def test_a_trial_never_sees_test_items_and_holds_its_validation_items_out(name, root, tmp_path):
     write_pairs(tmp_path / "tiny", test_shift=5.0)
     trial, final = config_of(name, evaluate="validation"), config_of(name)
     here, there = (run(trial, str(place)) for place in (root, tmp_path))
@@ -180,7 +173,7 @@ def test_a_trial_never_sees_test_items_and_holds_its_validation_items_out(
     assert [len(part) for part in parts] == [48, 64]
 
 
-def test_the_zero_shot_classes_follow_the_seed(root: Path) -> None:
+def test_the_zero_shot_classes_follow_the_seed(root):
     results = [run(config_of("CCA", class_split="zero-shot", class_seed=seed), str(root)) for seed in (0, 1, 2, 3, 0)]
     for result in results:
         assert result.splits == ["seen", "unseen", "generalised"]
@@ -192,7 +185,7 @@ def test_the_zero_shot_classes_follow_the_seed(root: Path) -> None:
 
 
 @pytest.mark.parametrize("epochs", [1, 2])
-def test_as_published_chooses_its_epoch_on_the_test_items(epochs: int, root: Path) -> None:
+def test_as_published_chooses_its_epoch_on_the_test_items(epochs, root):
     config = config_of(protocol="as_published")
     config["model"]["init_args"]["protocol"] = "as_published"
     config["trainer"] = {"max_epochs": epochs, "check_val_every_n_epoch": epochs}
@@ -203,7 +196,7 @@ def test_as_published_chooses_its_epoch_on_the_test_items(epochs: int, root: Pat
     assert _value(result, "average") == pytest.approx(np.mean(means), abs=1e-12)
 
 
-def test_the_gap_between_modalities_is_measured_where_it_is_asked_for(root: Path) -> None:
+def test_the_gap_between_modalities_is_measured_where_it_is_asked_for(root):
     plain, measured = (
         run({**CS, "evaluate": {**CS["evaluate"], **more}}, str(root)) for more in ({}, {"modality_gap": True})
     )
@@ -214,7 +207,7 @@ def test_the_gap_between_modalities_is_measured_where_it_is_asked_for(root: Path
     assert gap == modality_gap(rows, {name: measured.arrays[f"item/{name}"] for name in rows})
 
 
-def test_equal_texts_have_equal_vectors_in_whatever_batch_they_are_embedded() -> None:
+def test_equal_texts_have_equal_vectors_in_whatever_batch_they_are_embedded():
     texts = [f"{'a person ' * (place % 7)}waves {place % 27}" for place in range(430)]
     vectors = text_vectors(texts)
     assert len(torch.unique(vectors, dim=0)) == len(set(texts))
@@ -225,7 +218,7 @@ def test_equal_texts_have_equal_vectors_in_whatever_batch_they_are_embedded() ->
 # The store ----------------------------------------------------------------------------------------------------------
 
 
-def test_a_store_gives_back_what_it_was_given_and_misses_a_run_without_its_arrays(tmp_path: Path) -> None:
+def test_a_store_gives_back_what_it_was_given_and_misses_a_run_without_its_arrays(tmp_path):
     store = RunStore(tmp_path / "new")
     assert store.load("key") is None
     result = replace(RESULT, arrays={"AP/standard/image->text": np.array([0.25, 1.0])}, curve=[(5, 0.5)])

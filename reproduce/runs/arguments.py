@@ -74,6 +74,14 @@ def matched(arguments: Mapping[str, Any], modalities: int, weighted: bool) -> di
     return merged({**weight, **arguments}, {"alignment": {"temperature": temperature}})
 
 
+@cache
+def signature(kind: type, skip: frozenset[str] = frozenset()) -> tuple[ArgumentParser, dict[str, Any]]:
+    """A parser of the arguments of a class and of its bases, and their defaults, None where there is none."""
+    parser = ArgumentParser(exit_on_error=False)
+    names = parser.add_class_arguments(kind, skip=set(skip), fail_untyped=False)
+    return parser, {name: parser.get_default(name) for name in names}
+
+
 def check_arguments(kind: type, given: Mapping[str, Any], place: str, skip: Iterable[str] = ()) -> None:
     """Check what a class is given by its signature.
 
@@ -86,18 +94,11 @@ def check_arguments(kind: type, given: Mapping[str, Any], place: str, skip: Iter
     Raises:
         SpecError: an unknown argument, with the nearest; a missing one, or a value of another type.
     """
-    parser, known = _signature(kind, frozenset(skip))
-    for name in given:
-        if name not in known:
-            raise SpecError(f"{place} has no argument {name!r}; {nearest(name, known)}")
+    parser, known = signature(kind, frozenset(skip))
+    if unknown := [name for name in given if name not in known]:
+        raise SpecError(f"{place} has no argument {unknown[0]!r}; {nearest(unknown[0], known)}")
     try:
         parser.parse_object(deepcopy(dict(given)))
     except ArgumentError as error:
         lines = (line.strip(" -") for line in str(error).splitlines())
         raise SpecError(f"{place}: {' '.join(filter(None, lines))}") from error
-
-
-@cache
-def _signature(kind: type, skip: frozenset[str]) -> tuple[ArgumentParser, list[str]]:
-    parser = ArgumentParser(exit_on_error=False)
-    return parser, parser.add_class_arguments(kind, skip=set(skip), fail_untyped=False)

@@ -1,8 +1,9 @@
 """A table, checked whole before anything is trained: names, metrics, and every configuration that it asks for."""
 
+import fnmatch
 import json
 import pkgutil
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from itertools import product
 from pathlib import Path
@@ -19,10 +20,10 @@ from lightning_modules.networks.adapters import ADAPTERS
 from lightning_modules.networks.encoders import ENCODERS
 from losses.registry import nearest
 from reproduce.results.schema import SCALES
-from reproduce.runs.arguments import SpecError, check_arguments, said_of
-from reproduce.runs.config import GRADIENT_METRICS, Config, data_class, located, model_class, parsed, resolve, takes
+from reproduce.runs.arguments import SpecError, check_arguments, said_of, signature
+from reproduce.runs.config import GRADIENT_METRICS, Config, data_class, located, model_class, parsed, resolve
 from reproduce.runs.positives import POSITIVE_METRICS
-from reproduce.runs.spec import DataSet, Method, Scale, Table, matching, modalities_of, read_file
+from reproduce.runs.spec import DataSet, Method, Scale, Table, read_file
 
 # Metrics of a training, or of its joint space, rather than of its retrieval.
 OF_TRAINING = ("seconds/epoch", *GRADIENT_METRICS, *POSITIVE_METRICS, *GAP_METRICS, *BY_CHANCE)
@@ -46,9 +47,7 @@ def load_table(name: str, folder: Path | None = None) -> Table:
         _check_names(table)
     for key, scale in table.scales.items():
         with said_of(f"{table.file}: scales.{key}"):
-            _check_scale(key, scale, {method.model for method in table.methods})
-            if table.select == "joint" and len(scale.min_steps or ()) > 1:
-                raise SpecError("min_steps are chosen by single directions, and select is joint; name one floor")
+            _check_scale(table, key, scale)
     seen: set[str] = set()
     for dataset in (*table.datasets, table.synthetic):
         with said_of(f"{table.file}: {dataset.name}"):
@@ -57,8 +56,7 @@ def load_table(name: str, folder: Path | None = None) -> Table:
             with said_of(f"{table.file}: {method.method} on {dataset.name}"):
                 _check_method(dataset, method)
                 for setting in method.trials or [{}]:
-                    epochs, modalities = scale.max_epochs, modalities_of(dataset)
-                    config = resolve(table, scale, dataset, method, setting, 0, epochs, modalities)
+                    config = resolve(table, scale, dataset, method, setting, 0, scale.max_epochs, dataset.count)
                     _check_config(config, [*table.metrics, *method.metrics], seen)
     return table
 
@@ -71,6 +69,7 @@ def _check_once(values: Sequence[Any], place: str) -> None:
 
 def _check_names(table: Table) -> None:
     """Names stand once, and what is named is there."""
+    names = [method.method for method in table.methods]
     _check_once([f"{method.method}, {method.protocol}" for method in table.methods], "methods")
     _check_once([dataset.name for dataset in table.datasets], "datasets")
     _check_once(table.metrics, "metrics")
@@ -80,36 +79,38 @@ def _check_names(table: Table) -> None:
         if lacking := [name for name in table.galleries if name not in dataset.galleries]:
             raise SpecError(f"galleries name {lacking[0]!r}, which {dataset.dataset} does not have")
     for key, pattern in patterns:
-        if not matching(pattern, table.methods):
-            near = nearest(pattern, [method.method for method in table.methods])
-            raise SpecError(f"{key} names {pattern!r}, no method; {near}")
+        if not fnmatch.filter(names, pattern):
+            raise SpecError(f"{key} names {pattern!r}, no method; {nearest(pattern, names)}")
     if set(table.metrics) & set(BY_CHANCE) and not set(table.metrics) & set(GAP_METRICS):
         raise SpecError(f"metrics by chance stand beside one of {', '.join(GAP_METRICS)}; add one of them")
 
 
-def _check_scale(name: str, scale: Scale, models: set[str]) -> None:
+def _check_scale(table: Table, name: str, scale: Scale) -> None:
     if name not in SCALES:
         raise SpecError(f"unknown scale {name!r}; {nearest(name, SCALES)}")
     _check_once(scale.seeds, "seeds")
     if scale.min_steps:
         _check_once(scale.min_steps, "min_steps")
-    _check_models(scale.models, models)
+    if table.select == "joint" and len(scale.min_steps or ()) > 1:
+        raise SpecError("min_steps are chosen by single directions, and select is joint; name one floor")
+    _check_models(table, scale)
 
 
-def _check_models(named: Collection[str], models: set[str]) -> None:
-    for model in named:
-        if model not in models:
-            raise SpecError(f"models names {model!r}, no model of the table; {nearest(model, models)}")
+def _check_models(table: Table, of: Scale | DataSet) -> None:
+    models = {method.model for method in table.methods}
+    if unknown := [model for model in of.models if model not in models]:
+        raise SpecError(f"models names {unknown[0]!r}, no model of the table; {nearest(unknown[0], models)}")
 
 
 def _check_dataset(table: Table, dataset: DataSet) -> None:
     kind = data_class(dataset.class_path)
-    _check_models(dataset.models, {method.model for method in table.methods})
+    _check_models(table, dataset)
     if table.select == "joint" and not dataset.model.get("joint_queries"):
         raise SpecError("it has no joint_queries in its model, by which the table selects; name some")
-    for name in (name for given in (dataset.init_args, *(m.data for m in table.methods)) for name in given):
-        if name in OF_THE_RUN and not (name == "path" and dataset.class_path == "OwnData"):
-            raise SpecError(f"{name!r} is not given here; the table or its command sets it")
+    of_the_run = [name for name in OF_THE_RUN if name != "path" or dataset.class_path != "OwnData"]
+    for given in (dataset.init_args, *(method.data for method in table.methods)):
+        if named := [name for name in given if name in of_the_run]:
+            raise SpecError(f"{named[0]!r} is not given here; the table or its command sets it")
     if dataset.settings_of:
         _check_settings_of(table, dataset)
     if dataset.seeds:
@@ -145,7 +146,7 @@ def _check_method(dataset: DataSet, method: Method) -> None:
         )
     if method.model in NEED_ALIGNMENT and not method.init_args.get("alignment"):
         raise SpecError(f"it has no alignment; {method.model} is trained by one")
-    if method.protocol == "as_published" and not {"protocol", "statistics"} & set(takes(kind)):
+    if method.protocol == "as_published" and not {"protocol", "statistics"} & set(signature(kind)[1]):
         raise SpecError(f"it is as_published, which {method.model} has no settings for")
 
 
@@ -159,8 +160,9 @@ def _check_config(config: Config, metrics: Sequence[str], seen: set[str]) -> Non
         return
     kind, given = model_class(config["model"]["class_path"]), config["model"]["init_args"]
     arguments = parsed(config, "model").as_dict()["model"].get("init_args", {})
-    for name, value in given.items():
-        if value is None and takes(kind)[name] is not None and not _may_be_none(kind, name):  # the parser lets it pass
+    types, (_, defaults) = get_type_hints(kind.__init__), signature(kind)
+    for name in (name for name, value in given.items() if value is None):  # which the parser lets pass
+        if defaults[name] is not None and type(None) not in get_args(types.get(name)):
             raise SpecError(f"model.{name} is empty; give a value, or leave it out")
     if kind.closed_form:
         kind({"image": 1, "text": 1}, **given)
@@ -175,15 +177,10 @@ def _check_config(config: Config, metrics: Sequence[str], seen: set[str]) -> Non
     _check_metrics(metrics, kind, arguments)
 
 
-def _may_be_none(kind: type, name: str) -> bool:
-    return type(None) in get_args(get_type_hints(kind.__init__).get(name))
-
-
 def _is_new(part: Any, seen: set[str]) -> bool:
-    text = json.dumps(part, sort_keys=True)
-    known = text in seen
-    seen.add(text)
-    return not known
+    before = len(seen)
+    seen.add(json.dumps(part, sort_keys=True))
+    return len(seen) > before
 
 
 def _check_named(kinds: Mapping[str, type], settings: Any, place: str, skip: Sequence[str]) -> None:
@@ -207,7 +204,7 @@ def _check_metrics(metrics: Sequence[str], kind: type, arguments: Mapping[str, A
     if kind.closed_form and set(metrics) <= set(OF_TRAINING):
         raise SpecError("metrics holds none of a model that is not trained by steps; add MAP")
     with said_of("ks"):
-        known = [*computed(tuple(arguments.get("ks") or takes(CrossModalRetrieval)["ks"])), *OF_TRAINING]
+        known = [*computed(tuple(arguments.get("ks") or signature(CrossModalRetrieval)[1]["ks"])), *OF_TRAINING]
     for metric in metrics:
         if metric not in known:
             near, every = nearest(metric, known), f"there are: {', '.join(known)}"

@@ -20,7 +20,7 @@ from losses.registry import nearest
 from reproduce.results.companion import dump_yaml
 from reproduce.results.metrics import RANKED
 from reproduce.runs import baselines, multiview
-from reproduce.runs.arguments import matched, merged
+from reproduce.runs.arguments import matched, merged, signature
 from reproduce.runs.machine import SILENT
 from reproduce.runs.positives import POSITIVE_METRICS
 from reproduce.runs.spec import DataSet, Method, Scale, Table
@@ -86,14 +86,6 @@ def data_class(name: str) -> type[Data]:
     return found
 
 
-@cache
-def takes(kind: type) -> dict[str, Any]:
-    """Arguments of a class and of its bases -> their defaults, None where there is none."""
-    parser = LightningArgumentParser()
-    names = parser.add_class_arguments(kind, fail_untyped=False)
-    return {name: parser.get_default(name) for name in names}
-
-
 def data_source(
     table: Table, dataset: DataSet, method: Method | None = None, seed: int | None = None
 ) -> dict[str, Any]:
@@ -152,7 +144,7 @@ def resolve(
         ValueError: a matched temperature that cannot be resolved.
     """
     kind = model_class(method.model)
-    known = takes(kind)
+    _, known = signature(kind)
     data = data_source(table, dataset, method, seed)
     scored_by_all = seed is None and table.select == "joint"
     if scored_by_all:  # so that trials which differ in nothing else are one training
@@ -169,25 +161,22 @@ def resolve(
     # The public code looks at its test items after every second epoch.
     if data["init_args"].get("protocol") == "as_published":
         trainer["check_val_every_n_epoch"] = min(2, max_epochs)
-    evaluate: dict[str, Any] = {"on": "validation" if seed is None else "test"}
-    evaluate["galleries"] = [] if seed is None else dataset.galleries
-    if {*table.metrics, *method.metrics} & set(RANKED[1:]):
-        evaluate["eleven_point"] = True
-    if not kind.closed_form and set(table.metrics) & set(GRADIENT_METRICS):
-        evaluate["gradients"] = True
-    if not kind.closed_form and seed is not None and set(table.metrics) & set(POSITIVE_METRICS):
-        evaluate["positives"] = True
-    if scored_by_all:
-        evaluate["joint_scores"] = True
-    if seed is not None and set(table.metrics) & set(GAP_METRICS):
-        evaluate["modality_gap"] = True
+    trial, trained, metrics = seed is None, not kind.closed_form, set(table.metrics)
+    wanted = {
+        "eleven_point": metrics.union(method.metrics).intersection(RANKED[1:]),
+        "gradients": trained and metrics.intersection(GRADIENT_METRICS),
+        "positives": trained and not trial and metrics.intersection(POSITIVE_METRICS),
+        "joint_scores": scored_by_all,
+        "modality_gap": not trial and metrics.intersection(GAP_METRICS),
+    }
+    evaluate = {"on": "validation" if trial else "test", "galleries": [] if trial else dataset.galleries}
     path = f"{kind.__module__}.{kind.__name__}" if kind.closed_form else method.model
     return {
         "seed_everything": seed or 0,
         "model": {"class_path": path, "init_args": matched(arguments, modalities, "alignment_weight" in known)},
         "data": data,
         "trainer": trainer,
-        "evaluate": evaluate,
+        "evaluate": evaluate | {name: True for name, asked in wanted.items() if asked},
     }
 
 
@@ -218,13 +207,13 @@ def located(config: Config, data_root: str | None, offline: bool = False) -> dic
         data_root: folder of the data sets; None: as the data module finds it.
         offline: never fetch data.
     """
-    arguments = dict(config["data"]["init_args"])
-    known = inspect.signature(data_class(config["data"]["class_path"])).parameters
-    arguments |= {"data_root": data_root} if "data_root" in known else {}
-    arguments |= {"offline": offline} if "offline" in known else {}
-    if config["data"]["class_path"] == "OwnData":
+    name, arguments = config["data"]["class_path"], config["data"]["init_args"]
+    known = inspect.signature(data_class(name)).parameters
+    of_machine = {"data_root": data_root, "offline": offline}
+    arguments = arguments | {key: value for key, value in of_machine.items() if key in known}
+    if name == "OwnData":
         arguments["path"] = str(datamodules.data_root(data_root) / arguments["dataset"] / arguments.get("path", ""))
-    return {"class_path": config["data"]["class_path"], "init_args": arguments}
+    return {"class_path": name, "init_args": arguments}
 
 
 def build_data(config: Config, data_root: str | None, offline: bool = False) -> Data:

@@ -99,6 +99,11 @@ class DataSet:
     settings_of: str = ""
 
     @property
+    def count(self) -> int:
+        """M, the number of its modalities, as its entry says it: two of paired features."""
+        return len(self.init_args.get("modalities") or self.init_args.get("names") or ("image", "text"))
+
+    @property
     def named_by_files(self) -> bool:
         """Whether the data say how their features are called: those that users bring, in no file that is known."""
         return self.class_path == "OwnData" and "path" not in self.init_args
@@ -163,18 +168,11 @@ class Table:
 
     def methods_on(self, dataset: DataSet) -> list[Method]:
         """The methods that are run on a data set."""
-        excluded = {name for pattern in dataset.exclude for name in matching(pattern, self.methods)}
-        return [method for method in self.methods if method.method not in excluded]
-
-
-def matching(pattern: str, methods: Sequence[Method]) -> list[str]:
-    """Names of methods that a pattern with * means."""
-    return [method.method for method in methods if fnmatch.fnmatchcase(method.method, pattern)]
-
-
-def modalities_of(dataset: DataSet) -> int:
-    """M, as the data set's entry says it: two of paired features."""
-    return len(dataset.init_args.get("modalities") or dataset.init_args.get("names") or ("image", "text"))
+        return [
+            method
+            for method in self.methods
+            if not any(fnmatch.fnmatchcase(method.method, pattern) for pattern in dataset.exclude)
+        ]
 
 
 def read_file(name: str, folder: Path | None = None) -> Table:
@@ -237,8 +235,7 @@ def _rows(method: Method, datasets: Sequence[DataSet]) -> Iterator[Method]:
         alignment = {**alignment, "class_path": f"losses.{path}"}
     method = replace(method, init_args=method.init_args | ({"alignment": alignment} if alignment else {}))
     if method.sweep is None:
-        named = TEMPERATURE in method.method
-        shown = f"{_temperature(method, datasets):g}" if named else ""
+        shown = f"{_temperature(method, datasets):g}" if TEMPERATURE in method.method else ""
         yield replace(method, method=method.method.replace(TEMPERATURE, shown))
         return
     if len(method.sweep) != 1 or method.trials:
@@ -259,7 +256,7 @@ def _rows(method: Method, datasets: Sequence[DataSet]) -> Iterator[Method]:
 
 def _temperature(method: Method, datasets: Sequence[DataSet]) -> float:
     """The temperature that follows from a matched one; the data sets of the table have as many modalities each."""
-    counts = {modalities_of(dataset) for dataset in datasets}
+    counts = {dataset.count for dataset in datasets}
     if len(counts) > 1:
         raise SpecError(f"the temperature is in its name, and differs between data sets of {counts} modalities")
     alignment = matched(method.init_args, counts.pop(), weighted=False).get("alignment") or {}

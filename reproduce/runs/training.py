@@ -136,8 +136,7 @@ def run(config: Config, data_root: str | None = None) -> RunResult:
         scores, arrays, undefined = _test(config, trainer, model, data)
     if not model.closed_form:
         # Their median, which a busy moment of the machine and the epochs with a validation leave as it is.
-        epoch = float(np.median(validated.seconds))
-        recorded = {"seconds/epoch": epoch}
+        recorded = {"seconds/epoch": float(np.median(validated.seconds))}
         for recorder in recorders:
             recorded |= recorder.summary()
         for name, split in product(recorded, dict.fromkeys(score.split for score in scores)):
@@ -167,9 +166,8 @@ def _test(
     for split in data.test_splits:
         scores += scores_of(split, "full", model.scores[split], model.sizes[split])
         arrays |= _per_query(split, model.average_precisions[split], data)
-    of_items = not isinstance(data, datamodules.FeatureDataModule)
     measure_gap = config["evaluate"].get("modality_gap")
-    if not of_items and not measure_gap:
+    if isinstance(data, datamodules.FeatureDataModule) and not measure_gap:
         return scores, arrays, undefined
     predicted = flat_predictions(trainer.predict(model, data))
     split = data.test_splits[-1]  # whose items are predicted

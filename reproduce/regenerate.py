@@ -43,7 +43,7 @@ def regenerate(arguments: argparse.Namespace, argv: list[str], table: Table | No
     table = table or load_table(arguments.table)
     if arguments.scale not in table.scales:
         raise SpecError(f"{table.name} has no scale {arguments.scale!r}; there are {', '.join(table.scales)}")
-    methods = {"method": [m.method for m in table.methods], "protocol": [m.protocol for m in table.methods]}
+    methods = {"method": table.names, "protocol": [method.protocol for method in table.methods]}
     _check_only(arguments.only, {"dataset": [dataset.dataset for dataset in table.datasets], **methods}, table)
     quiet(threads=1)
     plan = Plan(

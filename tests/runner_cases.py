@@ -3,6 +3,7 @@
 import csv
 import fnmatch
 import io
+import json
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
@@ -138,6 +139,13 @@ def command(tables: Path, *argv: str | Path, workers: bool = False) -> Outcome:
         except SystemExit as stop:
             status = stop.code
     return Outcome(status, out.getvalue(), err.getvalue())
+
+
+def kept(folder: Path, on: str = "") -> dict[str, dict]:
+    """Key -> content of the runs that are kept; only those scored on "validation" or "test" where it is said."""
+    files = sorted((folder / "runs" / "kept").glob("*.json"))
+    runs = {file.stem: json.loads(file.read_text(encoding="utf-8")) for file in files}
+    return {key: run for key, run in runs.items() if run["config"]["evaluate"]["on"].startswith(on)}
 
 
 def mtimes(folder: Path) -> dict[str, int]:

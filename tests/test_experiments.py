@@ -1,8 +1,11 @@
-"""The experiments: what the shipped files ask for, a small sweep from training to picture, and recorded gradients."""
+"""The experiments, and tables on generated items: what is trained, from the shipped files to rows and pictures."""
 
 import json
+import math
 from collections.abc import Callable
 from itertools import combinations
+from pathlib import Path
+from typing import Any
 
 import lightning as L
 import numpy as np
@@ -17,7 +20,7 @@ from reproduce.names import EXPERIMENTS
 from reproduce.report.figures import draw_sweeps
 from reproduce.results.schema import read_table
 from reproduce.runs.checks import load_table
-from reproduce.runs.config import prepare, resolve
+from reproduce.runs.config import GRADIENT_METRICS, prepare, resolve
 from reproduce.runs.positives import POSITIVE_METRICS, shares_of_positives
 from reproduce.runs.spec import read_file
 from reproduce.runs.training import Gradients, run
@@ -29,8 +32,7 @@ def _config(name: str, method: str, setting: dict, seed: int | None = 2) -> dict
     table = read_file(name)
     found = next(m for m in table.methods if m.method == method and m.protocol == "honest")
     dataset, scale = table.datasets[0], table.scales["quick"]
-    modalities = len(dataset.init_args.get("modalities", "12"))
-    return resolve(table, scale, dataset, found, setting, seed, scale.max_epochs, modalities)
+    return resolve(table, scale, dataset, found, setting, seed, scale.max_epochs, dataset.count)
 
 
 # What the files ask for ----------------------------------------------------------------------------------------------
@@ -44,9 +46,8 @@ def test_every_model_of_an_experiment_can_be_built_on_generated_items(name):
     for method in table.methods_on(dataset):
         kind = (method.model, str((method.init_args.get("alignment") or {}).get("class_path")))
         if kind not in seen:
-            modalities = len(dataset.init_args.get("names", "12"))
             trial = method.trials[0] if method.trials else {}
-            config = resolve(table, scale, dataset, method, trial, 0, 1, modalities)
+            config = resolve(table, scale, dataset, method, trial, 0, 1, dataset.count)
             data, model, _ = prepare(config, None, [])
             assert tuple(model.modalities) == tuple(data.modalities)
         seen.add(kind)
@@ -194,24 +195,6 @@ def test_steps_without_a_finite_gradient_are_counted_and_left_out():
         fit([[float("inf"), 0.0]])[1].summary()
 
 
-def test_recording_gradients_changes_no_score():
-    loss = {"class_path": "losses.GCSLoss", "init_args": {"temperature": 0.4}}
-    config = {
-        "seed_everything": 0,
-        "model": {"class_path": "LAVIMO", "init_args": {"dim": 8, "alignment": loss}},
-        "data": {"class_path": "SyntheticItems", "init_args": {"batch_size": 60, "validation_fraction": 0.0}},
-        "trainer": {"max_epochs": 2},
-        "evaluate": {"on": "test", "galleries": []},
-    }
-    plain, recorded = run(config), run({**config, "evaluate": {**config["evaluate"], "gradients": True}})
-    of_training = ("gradient norm", "finite gradients", "seconds/epoch")
-    kept = [[score for score in each.scores if score.metric not in of_training] for each in (plain, recorded)]
-    assert kept[0] == kept[1]
-    found = {score.metric: score.value for score in recorded.scores if score.metric in of_training}
-    assert found["gradient norm"] > 0
-    assert found["finite gradients"] == 1
-
-
 # Which pairs gradients go to ------------------------------------------------------------------------------------------
 
 
@@ -263,14 +246,12 @@ def _ring(normed: bool) -> Callable[[list[np.ndarray]], float]:
     return of
 
 
+PAIRWISE = {"kl": _kl, "cs": _cs, "mil_nce": _mil_nce, "infonce": lambda p: -np.log(np.diagonal(p))}
 CASES = {
-    "kl": (build_loss("pairwise", divergence="kl", temperature=TAU), _two_ways(_kl)),
-    "cs": (build_loss("pairwise", divergence="cs", temperature=TAU), _two_ways(_cs)),
-    "mil_nce": (build_loss("pairwise", divergence="mil_nce", temperature=TAU), _two_ways(_mil_nce)),
-    "infonce": (
-        build_loss("pairwise", divergence="infonce", temperature=TAU),
-        _two_ways(lambda p: -np.log(np.diagonal(p))),
-    ),
+    **{
+        name: (build_loss("pairwise", divergence=name, temperature=TAU), _two_ways(term))
+        for name, term in PAIRWISE.items()
+    },
     "gcs": (build_loss("gcs", scheme="mixed", temperature=TAU), _ring(normed=True)),
     "gcs_product": (build_loss("gcs_product", scheme="mixed", temperature=TAU), _ring(normed=False)),
 }
@@ -310,21 +291,108 @@ def test_a_loss_that_is_not_made_of_cosines_is_refused():
 
 
 @pytest.mark.parametrize(("labels", "some"), [("class", False), ("flips-40", True)])
-def test_a_run_records_them_and_trains_as_without(labels, some):
+def test_recording_gradients_changes_no_score(labels, some):
+    loss = {"class_path": "losses.GCSLoss", "init_args": {"temperature": 0.4}}
     config = {
         "seed_everything": 0,
-        "model": {
-            "class_path": "LAVIMO",
-            "init_args": {"dim": 8, "alignment": {"class_path": "losses.GCSLoss", "init_args": {"temperature": 0.4}}},
-        },
+        "model": {"class_path": "LAVIMO", "init_args": {"dim": 8, "alignment": loss}},
         "data": {"class_path": "SyntheticItems", "init_args": {"names": ["a", "b", "c"], "labels": labels}},
         "trainer": {"max_epochs": 2},
         "evaluate": {"on": "test", "galleries": []},
     }
     plain = run(config)
-    found = run({**config, "evaluate": {**config["evaluate"], "positives": True}})
-    values = {score.metric: score.value for score in found.scores if score.metric in POSITIVE_METRICS}
-    assert set(values) == set(POSITIVE_METRICS)
-    assert (values["false positives"] > 0.1) == some == (values["false-positive gradient"] > 0)
-    assert 0 < values["true-positive gradient"] < 1
-    assert found.mean_average_precision() == plain.mean_average_precision()
+    recorded = run({**config, "evaluate": {**config["evaluate"], "gradients": True, "positives": True}})
+    of_training = (*GRADIENT_METRICS, *POSITIVE_METRICS, "seconds/epoch")
+    kept = [[score for score in each.scores if score.metric not in of_training] for each in (plain, recorded)]
+    assert kept[0] == kept[1]
+    found = {score.metric: score.value for score in recorded.scores if score.metric in of_training}
+    assert set(found) == set(of_training)
+    assert found["gradient norm"] > 0
+    assert found["finite gradients"] == 1
+    assert (found["false positives"] > 0.1) == some == (found["false-positive gradient"] > 0)
+    assert 0 < found["true-positive gradient"] < 1
+
+
+# A table of three modalities ------------------------------------------------------------------------------------------
+
+
+THREE = """
+title: Three modalities
+metrics: [MAP, MAP 11-point, R@3, MedR, seconds/epoch]
+galleries: [batches-32, batches-500, threshold-0.95]
+projection: [GCS]
+datasets:
+  - dataset: synthetic
+    features: synthetic
+    class_path: SyntheticItems
+    init_args: {names: [text, video, motion], batch_size: 60, validation_fraction: 0.25}
+    model: {reconstruct: motion, joint_queries: [text+video->motion]}
+    galleries: &galleries [batches-32, batches-500, threshold-0.95]
+synthetic: {dataset: synthetic, features: synthetic, class_path: SyntheticItems, galleries: *galleries}
+methods:
+  - method: GCS
+    model: LAVIMO
+    init_args: {alignment: {class_path: GCSLoss, init_args: {scheme: mixed}}}
+    trials: [{matched_temperature: 0.05}, {matched_temperature: 0.1}]
+  - method: KL
+    model: LAVIMO
+    init_args: &kl {alignment: {class_path: PairwiseLoss, init_args: {divergence: kl, temperature: 0.1}}}
+  - {method: KL, model: LAVIMO, protocol: as_published, init_args: *kl}
+scales:
+  quick: {seeds: [0, 1], max_epochs: 2, model: {dim: 16, learning_rate: 0.01}}
+"""
+DIRECTIONS = [f"{a}->{b}" for a in ("text", "video", "motion") for b in ("text", "video", "motion") if a != b]
+
+
+@pytest.fixture(scope="module")
+def three(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tables")
+    (folder / "table6.yaml").write_text(THREE, encoding="utf-8")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("CSD_DATA", raising=False)
+        assert command(folder, "table6", "--out", folder / "results").status == 0
+    return folder / "results"
+
+
+def rows(three: Path, **columns: object) -> list[Any]:
+    return rows_of(read_table(three / "table6.csv"), **columns)
+
+
+@pytest.mark.slow
+def test_every_direction_metric_and_gallery_has_its_rows(three):
+    for method, protocol in (("GCS", "honest"), ("KL", "honest"), ("KL", "as_published")):
+        whole = rows(three, method=method, protocol=protocol, gallery="full")
+        expected = {(d, m) for d in (*DIRECTIONS, "average") for m in ("MAP", "R@k", "MedR")}
+        joint = {("text+video->motion", metric) for metric in ("MAP", "R@k", "MedR")}
+        eleven_point = {(direction, "MAP 11-point") for direction, _ in expected | joint}
+        beside = joint | eleven_point | {("average", "seconds/epoch")}
+        assert {(row.direction, row.metric) for row in whole} == expected | beside
+        assert {(row.n_queries, row.n_gallery) for row in whole if row.direction in DIRECTIONS} == {(120, 120)}
+        batches = rows(three, method=method, protocol=protocol, gallery="batches-32")
+        assert {(row.direction, row.metric) for row in batches} == expected
+        assert {(row.n_queries, row.n_gallery) for row in batches if row.direction in DIRECTIONS} == {(32, 32)}
+    assert all(row.data_kind == "synthetic" and math.isnan(row.published) for row in rows(three))
+
+
+@pytest.mark.slow
+def test_a_gallery_that_the_data_do_not_have_says_why(three):
+    (large,) = rows(three, method="GCS", gallery="batches-500")
+    assert (large.status, large.note) == ("not_run", "the test set has 120 items, fewer than 500")
+    (texts,) = rows(three, method="GCS", gallery="threshold-0.95")
+    assert texts.status == "not_run"
+    assert "none or several per item" in texts.note
+
+
+@pytest.mark.slow
+def test_embeddings_that_saw_their_pair_score_higher(three):
+    (honest,) = rows(three, method="KL", protocol="honest", gallery="full", direction="average", metric="MAP")
+    (leaking,) = rows(three, method="KL", protocol="as_published", gallery="full", direction="average", metric="MAP")
+    assert leaking.value > honest.value
+
+
+@pytest.mark.slow
+def test_the_picture_of_the_joint_space_is_drawn_once_for_all_modalities(three):
+    (picture,) = three.glob("table6_projection_*.png")
+    image = imread(picture)
+    assert image.shape[0] > 400
+    assert image[..., :3].std() > 0.01

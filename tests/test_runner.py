@@ -1,6 +1,5 @@
 """Regenerating a table, end to end on tiny data: what is trained and kept, what the files say, and what is refused."""
 
-import json
 import math
 import shutil
 import statistics
@@ -10,7 +9,7 @@ import pytest
 import runner_cases
 import torch
 import yaml
-from runner_cases import TINY, Outcome, command, mtimes, rows_of, timeless
+from runner_cases import TINY, Outcome, command, kept, mtimes, rows_of, timeless
 from test_training import write_pairs
 
 from reproduce.results.schema import COLUMNS, IDENTITY, read_table
@@ -32,11 +31,6 @@ def out(finished, tmp_path):
     return tmp_path / "results"
 
 
-def _kept(folder: Path) -> dict[str, dict]:
-    files = sorted((folder / "runs" / "kept").glob("*.json"))
-    return {file.stem: json.loads(file.read_text(encoding="utf-8")) for file in files}
-
-
 # A whole run ---------------------------------------------------------------------------------------------------------
 
 
@@ -46,7 +40,7 @@ def test_a_run_trains_trials_then_seeds_and_writes_its_files(finished):
     assert "6 runs to train for validation, 0 finished before" in outcome.out
     assert "8 runs to train for test, 0 finished before" in outcome.out
     assert outcome.out.index("for validation") < outcome.out.index("for test")
-    assert len(_kept(folder)) == 14
+    assert len(kept(folder)) == 14
     assert {"table2.csv", "table2.md", "table2.yaml", "configs"} <= {path.name for path in folder.iterdir()}
     assert not [path.name for path in folder.rglob(".*")]
     assert "tiny" in (folder / "table2.md").read_text(encoding="utf-8")
@@ -56,9 +50,9 @@ def test_rows_hold_means_deviations_and_sizes_of_the_runs(finished, root):
     folder, _ = finished
     rows = rows_of(read_table(folder / "table2.csv"), status="ok")
     assert len(rows) == 4 * 3 * 2  # methods, directions with their average, metrics
-    runs = [one for one in _kept(folder).values() if one["config"]["evaluate"]["on"] == "test"]
+    runs = kept(folder, "test").values()
     for row in rows:
-        config = _kept(folder)[row.config_hash]["config"]
+        config = kept(folder)[row.config_hash]["config"]
         same = [c["result"] for c in runs if c["config"]["model"] == config["model"]]
         one = ["standard", "full", row.direction, row.metric, row.k]
         values = [score[5] for result in same for score in result["scores"] if score[:5] == one]
@@ -93,9 +87,9 @@ def test_the_setting_is_the_best_on_validation_and_the_final_runs_hold_nothing_o
     folder, _ = finished
     chosen = yaml.safe_load((folder / "table2.yaml").read_text())["chosen_on_validation"]["tiny/own"]
     assert set(chosen) == {"CCA", "semantic matching", "JFSE + CS"}
-    configs = [one["config"] for one in _kept(folder).values()]
+    configs = [one["config"] for one in kept(folder).values()]
     average = ["validation", "full", "average", "MAP"]
-    of_runs = [s[5] for one in _kept(folder).values() for s in one["result"]["scores"] if s[:4] == average]
+    of_runs = [s[5] for one in kept(folder).values() for s in one["result"]["scores"] if s[:4] == average]
     shown = [trial["validation MAP"] for entry in chosen.values() for trial in entry["trials"]]
     assert sorted(shown) == sorted(round(score, 6) for score in of_runs)
     for method, entry in chosen.items():
@@ -113,7 +107,7 @@ def test_the_setting_is_the_best_on_validation_and_the_final_runs_hold_nothing_o
         for arguments in finals:
             assert entry["chosen"].items() <= arguments.items()
             assert loss.items() <= arguments.get("alignment", {}).get("init_args", {}).items()
-    for one in _kept(folder).values():
+    for one in kept(folder).values():
         trial = one["config"]["evaluate"]["on"] == "validation"
         assert {score[0] for score in one["result"]["scores"]} == {"validation" if trial else "standard"}
         assert bool(one["config"]["data"]["init_args"]["validation_fraction"]) == trial
@@ -197,7 +191,7 @@ def test_a_metric_with_a_cut_off_and_a_denominator_is_shown(root, tmp_path):
     (tmp_path / "table2.yaml").write_text(yaml.safe_dump(table), encoding="utf-8")
     outcome = command(tmp_path, "table2", "--data-root", root, "--out", tmp_path / "out", "--seeds", "0")
     assert outcome.status == 0, outcome.err
-    ((_, one),) = _kept(tmp_path / "out").items()
+    ((_, one),) = kept(tmp_path / "out").items()
     found = {tuple(s[2:5]): s[5] for s in one["result"]["scores"]}
     rows = rows_of(read_table(tmp_path / "out" / "table2.csv"), metric="MAP@k[min(R,k)]", k="10")
     assert [row.direction for row in rows] == ["image->text", "text->image", "average"]
@@ -234,7 +228,7 @@ def test_a_failing_run_is_reported_and_the_others_go_on(broken):
 
 def test_the_unseen_classes_follow_the_seed(broken):
     folder, _ = broken
-    finals = [c for c in _kept(folder).values() if c["config"]["evaluate"]["on"] == "test"]
+    finals = kept(folder, "test").values()
     assert {c["config"]["data"]["init_args"]["class_seed"] for c in finals} == {0, 1}
     assert all(c["config"]["data"]["init_args"]["class_seed"] == c["config"]["seed_everything"] for c in finals)
     recorded = yaml.safe_load((folder / "table3.yaml").read_text())["class_split_by_seed"]["tiny"]

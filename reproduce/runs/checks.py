@@ -69,7 +69,6 @@ def _check_once(values: Sequence[Any], place: str) -> None:
 
 def _check_names(table: Table) -> None:
     """Names stand once, and what is named is there."""
-    names = [method.method for method in table.methods]
     _check_once([f"{method.method}, {method.protocol}" for method in table.methods], "methods")
     _check_once([dataset.name for dataset in table.datasets], "datasets")
     _check_once(table.metrics, "metrics")
@@ -79,8 +78,8 @@ def _check_names(table: Table) -> None:
         if lacking := [name for name in table.galleries if name not in dataset.galleries]:
             raise SpecError(f"galleries name {lacking[0]!r}, which {dataset.dataset} does not have")
     for key, pattern in patterns:
-        if not fnmatch.filter(names, pattern):
-            raise SpecError(f"{key} names {pattern!r}, no method; {nearest(pattern, names)}")
+        if not fnmatch.filter(table.names, pattern):
+            raise SpecError(f"{key} names {pattern!r}, no method; {nearest(pattern, table.names)}")
     if set(table.metrics) & set(BY_CHANCE) and not set(table.metrics) & set(GAP_METRICS):
         raise SpecError(f"metrics by chance stand beside one of {', '.join(GAP_METRICS)}; add one of them")
 

@@ -4,6 +4,7 @@ First the trainings that choose a schedule, then the trials, both scored on vali
 one run per seed on the test items.
 """
 
+import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
@@ -20,7 +21,7 @@ from reproduce.runs.config import JOINT_SCORE, Data, build_data, data_source, mo
 from reproduce.runs.executors import Executor, Run, Workers
 from reproduce.runs.machine import duration, workers
 from reproduce.runs.presence import is_generated, model_absent, require_present
-from reproduce.runs.schedule import Curve, Schedule, choose, epochs, reference, remark
+from reproduce.runs.schedule import Curve, Schedule, choose, remark
 from reproduce.runs.spec import DataSet, Method, Table
 from reproduce.runs.store import RunStore, run_key
 
@@ -222,9 +223,14 @@ class Plan:
         chosen = "settings chosen on validation items of one split, some of which other splits test"
         return "; ".join(filter(None, [chosen * row.dataset.split_by_seed, said]))
 
+    def _reference(self, dataset: DataSet, model: str) -> Method | None:
+        """The method that chooses the schedule: the first honest one of the model; None where it takes no steps."""
+        honest = (m for m in self.table.methods_on(dataset) if m.model == model and m.protocol == "honest")
+        return None if model_class(model).closed_form else next(honest, None)
+
     def _floors(self, dataset: DataSet, model: str) -> dict[int, Run]:
         """Floor in steps -> the training on it that may choose the schedule; floors of equal epochs once."""
-        method, floors = reference(self.table, dataset, model), self.table.scales[self.scale].min_steps
+        method, floors = self._reference(dataset, model), self.table.scales[self.scale].min_steps
         if method is None:
             return {}
         row, setting = Row(dataset, method), method.trials[0] if method.trials else {}
@@ -240,7 +246,7 @@ class Plan:
             error = "" if dry else _failed("the training that chooses the schedule", tried.values())
             return Schedule(min_steps=max(tried), error=error)
         curves = {floor: run.result.curve for floor, run in tried.items()}
-        return choose(reference(self.table, dataset, model).method, curves)
+        return choose(self._reference(dataset, model).method, curves)
 
     def _schedule_of(self, row: Row) -> Schedule:
         """What was chosen for its model on its data set."""
@@ -285,7 +291,7 @@ class Plan:
             min_steps = 0 if published else self._schedule_of(row).min_steps
         data = self._data(data_source(self.table, dataset, method, seed))
         per_epoch = max(len(data.indices("train")) // data.batch_size, 1)
-        count = epochs(scale, per_epoch, min_steps)
+        count = max(scale.max_epochs, math.ceil(min_steps / per_epoch))
         config = resolve(self.table, scale, dataset, method, setting, seed, count, self._modalities(dataset))
         steps = CLOSED_FORM_STEPS if model_class(method.model).closed_form else count * per_epoch
         what = f"schedule of {steps} steps" if what == "schedule" else what

@@ -1,12 +1,8 @@
 """How long a model is trained on a data set: chosen on validation data, by one method for all that share the model."""
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
-
-from reproduce.runs.config import model_class
-from reproduce.runs.spec import DataSet, Method, Scale, Table
 
 # A longer training is worth its time where it gains more than this in MAP on the validation part.
 WORTH = 0.01
@@ -31,17 +27,6 @@ class Schedule:
     tried: Sequence[dict[str, Any]] = ()
     curve: Curve = ()
     error: str = ""
-
-
-def reference(table: Table, dataset: DataSet, model: str) -> Method | None:
-    """The method that chooses the schedule: the first honest one of the model; None where it takes no steps."""
-    honest = (m for m in table.methods_on(dataset) if m.model == model and m.protocol == "honest")
-    return None if model_class(model).closed_form else next(honest, None)
-
-
-def epochs(scale: Scale, steps_per_epoch: int, min_steps: int) -> int:
-    """Epochs of a scale, or as many as the floor in steps needs."""
-    return max(scale.max_epochs, math.ceil(min_steps / steps_per_epoch))
 
 
 def choose(method: str, curves: Mapping[int, Curve]) -> Schedule:

@@ -166,13 +166,15 @@ class Table:
         """Name of its file."""
         return f"{self.name}.yaml"
 
+    @property
+    def names(self) -> list[str]:
+        """Names of its methods."""
+        return [method.method for method in self.methods]
+
     def methods_on(self, dataset: DataSet) -> list[Method]:
         """The methods that are run on a data set."""
-        return [
-            method
-            for method in self.methods
-            if not any(fnmatch.fnmatchcase(method.method, pattern) for pattern in dataset.exclude)
-        ]
+        excluded = {name for pattern in dataset.exclude for name in fnmatch.filter(self.names, pattern)}
+        return [method for method in self.methods if method.method not in excluded]
 
 
 def read_file(name: str, folder: Path | None = None) -> Table:

@@ -32,11 +32,11 @@ def main(argv: list[str] | None = None) -> int:
         0; 1 where a run failed; 2 where data, arguments, folders or the scheduler do not allow it.
     """
     argv = sys.argv[1:] if argv is None else argv
-    if argv and argv[0] in COMMANDS:
+    if argv and argv[0] in COMMANDS and argv[0] != "own":
         name, call = COMMANDS[argv[0]], lambda module: module.main(argv[1:])
     else:
         arguments = _parse(argv)
-        name, call = "regenerate", lambda module: module.regenerate(arguments, argv)
+        name, call = COMMANDS.get(arguments.table, "regenerate"), lambda module: module.regenerate(arguments, argv)
     try:
         return call(import_module(f"reproduce.{name}"))
     except KeyboardInterrupt:
@@ -52,35 +52,44 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _parse(argv: list[str]) -> argparse.Namespace:
+    own = argv[:1] == ["own"]
     parser = argparse.ArgumentParser(
-        prog="python -m reproduce",
-        description="Regenerate a table or an experiment into CSV, Markdown, YAML and PNG. Other commands, each with a "
+        prog="python -m reproduce" + " own" * own,
+        description="Linear methods and losses on data of one's own, as a table."
+        if own
+        else "Regenerate a table or an experiment into CSV, Markdown, YAML and PNG. Other commands, each with a "
         f"--help of its own: {', '.join(COMMANDS)}.",
     )
     names, add = list(table_files()), parser.add_argument
-    add("table", help=", ".join(names))
+    if own:
+        add("--data", type=user_path, required=True, metavar="PATH", help="file or folder, as OwnData reads")
+        add("--methods", nargs="+", default=["*"], help="names of methods, with * for any text")
+        add("--modalities", nargs="+", help="those to use (default: all)")
+        parser.set_defaults(table="own", only=[], offline=True, executor="local", slurm=[])
+    else:
+        add("table", help=", ".join(names))
+        add("--data-root", help="folder of the data sets; by default CSD_DATA, else data/")
+        only = f"only rows with this value, the others stay as they are; KEY is one of {', '.join(ONLY)}"
+        add("--only", action="append", default=[], metavar="KEY=VALUE", help=only)
+        add("--offline", action="store_true", help="never fetch data")
+        executor = (
+            "where runs are trained: in worker processes, which end with this command (default), or each in a job of "
+            "its own on a Slurm cluster, where data and results are on a shared file system"
+        )
+        add("--executor", choices=("local", "slurm"), default="local", help=executor)
+        slurm = (
+            "what a job asks of Slurm, by submitit's names, such as partition=gpu gpus_per_node=1 timeout_min=90; "
+            "timeout_min is a day by default"
+        )
+        add("--slurm", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help=slurm)
     add("--scale", default="quick", help="quick (default, for a CPU) or paper (for a GPU)")
-    add("--data-root", help="folder of the data sets; by default CSD_DATA, else data/")
     add("--out", default="results", type=user_path, help="folder for the results (default: results)")
     add("--seeds", type=int, nargs="+", help="seeds to average over (default: those of the scale)")
-    only = f"only rows with this value, the others stay as they are; KEY is one of {', '.join(ONLY)}"
-    add("--only", action="append", default=[], metavar="KEY=VALUE", help=only)
-    add("--offline", action="store_true", help="never fetch data")
-    add("--dry-run", action="store_true", help="only list the runs, with an estimate of their time")
     at_once = "runs at once (default: one per core, or one on a GPU; with slurm all)"
     add("--jobs", type=int, metavar="N", help=at_once)
-    executor = (
-        "where runs are trained: in worker processes, which end with this command (default), or each in a job of its "
-        "own on a Slurm cluster, where data and results are on a shared file system"
-    )
-    add("--executor", choices=("local", "slurm"), default="local", help=executor)
-    slurm = (
-        "what a job asks of Slurm, by submitit's names, such as partition=gpu gpus_per_node=1 timeout_min=90; "
-        "timeout_min is a day by default"
-    )
-    add("--slurm", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help=slurm)
-    arguments = parser.parse_args(argv)
-    if arguments.table not in names:
+    add("--dry-run", action="store_true", help="only list the runs, with an estimate of their time")
+    arguments = parser.parse_args(argv[1:] if own else argv)
+    if not own and arguments.table not in names:
         from losses.registry import nearest  # takes seconds, as all that needs torch
 
         parser.error(f"there is no {arguments.table!r}; {nearest(arguments.table, [*names, *COMMANDS])}")

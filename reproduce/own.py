@@ -6,50 +6,31 @@ import tempfile
 from pathlib import Path
 
 from datamodules import OwnData
-from datamodules.files.sources import user_path
 from losses.registry import nearest
 from reproduce.names import TABLES
-from reproduce.regenerate import regenerate
+from reproduce.regenerate import regenerate as regenerate_table
 from reproduce.results.companion import dump_yaml
 from reproduce.runs.arguments import SpecError
 from reproduce.runs.checks import load_table
 from reproduce.runs.spec import Table, read_yaml
 
 
-def main(argv: list[str] | None = None) -> int:
+def regenerate(arguments: argparse.Namespace, argv: list[str]) -> int:
     """Run the table on the data; return 1 where a run failed.
 
     Args:
-        argv: words after ``python -m reproduce own``.
+        arguments: of the command line.
+        argv: the words they came from, for the record.
 
     Raises:
         DataError: the data cannot be read.
         SpecError: no method of that name, or none that the data allow.
     """
-    arguments = _parse(argv)
-    data = OwnData(arguments.data, modalities=arguments.modalities)
+    path = arguments.data.resolve()
+    data = OwnData(path, modalities=arguments.modalities)
     data.prepare_data()
-    table = table_of(data, arguments.data.name, arguments.methods)
-    arguments.data_root = str(arguments.data.parent)
-    return regenerate(arguments, ["own", *(argv or [])], table)
-
-
-def _parse(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m reproduce own", description=__doc__)
-    parser.add_argument(
-        "--data", type=user_path, required=True, metavar="PATH", help="file or folder, as OwnData reads"
-    )
-    parser.add_argument("--methods", nargs="+", default=["*"], help="names of methods, with * for any text")
-    parser.add_argument("--modalities", nargs="+", help="those to use (default: all)")
-    parser.add_argument("--scale", default="quick", help="quick (default, for a CPU) or paper (for a GPU)")
-    parser.add_argument("--seeds", type=int, nargs="+", help="seeds to average over (default: those of the scale)")
-    parser.add_argument("--out", default="results", type=user_path, help="folder for own.csv (default: results)")
-    parser.add_argument("--jobs", type=int, metavar="N", help="runs at once (default: one per core, or one on a GPU)")
-    parser.add_argument("--dry-run", action="store_true", help="only list the runs, with an estimate of their time")
-    fixed = {"table": "own", "only": {}, "offline": True, "executor": "local", "slurm": []}
-    arguments = parser.parse_args(argv, argparse.Namespace(**fixed))
-    arguments.data = arguments.data.resolve()
-    return arguments
+    arguments.data_root = str(path.parent)
+    return regenerate_table(arguments, argv, table_of(data, path.name, arguments.methods))
 
 
 def table_of(data: OwnData, name: str, patterns: list[str]) -> Table:

@@ -1,4 +1,4 @@
-"""Which rows of a table are run on the data that are there, how long they take, and deleting what was trained."""
+"""Which rows of a table are run on the data that are there, and how long they take."""
 
 import math
 from contextlib import nullcontext
@@ -8,10 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import runner_cases
-from runner_cases import command
 from tiny_trees import write_wikipedia
 
-import reproduce.__main__ as command_line
 from datamodules import DataError, DataMissing
 from datamodules.datasets import DATASETS
 from reproduce.runs.checks import load_table
@@ -21,13 +19,6 @@ from reproduce.runs.presence import require_present
 from reproduce.runs.store import RunStore
 
 tables, root = runner_cases.tables, runner_cases.root
-
-
-@pytest.fixture(scope="module")
-def out(tables, root, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("results")
-    assert command(tables, "table2", "--data-root", root, "--out", folder).status == 0
-    return folder
 
 
 def test_every_run_has_a_time_measured_on_its_model(tables, root, tmp_path):
@@ -47,34 +38,6 @@ def test_rows_as_published_alone_can_be_estimated(tables, root, tmp_path):
     method = replace(next(m for m in table.methods if m.method == "JFSE"), protocol="as_published")
     plan = Plan(replace(table, methods=[method]), "paper", str(root), [0], RunStore(tmp_path))
     assert 0 < sum(run_seconds(plan.execute(plan.available(), dry=True), str(root)).values()) < math.inf
-
-
-def test_a_dry_run_lists_the_runs_and_trains_none(tables, root, out, tmp_path):
-    call = ("table2", "--data-root", root, "--dry-run", "--out")
-    fresh = command(tables, *call, tmp_path / "new")
-    assert fresh.status == 0
-    # Two trials each of CCA, semantic matching and JFSE + CS, and two seeds of all four.
-    assert "table2: 14 runs to train, 0 finished; about" in fresh.out
-    assert "tiny/own JFSE + CS, trial 2: " in fresh.out
-    assert not (tmp_path / "new").exists()
-    finished = command(tables, *call, out)
-    assert "table2: 0 runs to train, 14 finished; about 0 s" in finished.out
-    assert finished.out.count(": finished") == 14
-
-
-def test_runs_are_deleted_only_where_told_to(out, capsys):
-    runs = out / "runs" / "kept"
-    before = sorted(runs.iterdir())
-    assert command_line.main(["clean-runs", "--out", str(out)]) == 0
-    assert sorted(runs.iterdir()) == before
-    assert command_line.main(["clean-runs", "--out", str(out), "--yes"]) == 0
-    assert list(runs.iterdir()) == []
-    assert command_line.main(["clean-runs", "--out", str(out)]) == 0
-    told = capsys.readouterr().out.splitlines()
-    assert [line.partition(" in ")[0].partition(" (")[0] for line in told] == [
-        *("would delete 14 finished runs", "deleted 14 finished runs", "nothing to delete")
-    ]
-    assert (out / "table2.csv").exists()
 
 
 # What is there --------------------------------------------------------------------------------------------------------

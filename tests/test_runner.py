@@ -12,6 +12,7 @@ import yaml
 from runner_cases import TINY, Outcome, command, kept, mtimes, rows_of, timeless
 from test_training import write_pairs
 
+import reproduce.__main__ as command_line
 from reproduce.results.schema import COLUMNS, IDENTITY, read_table
 
 tables, root = runner_cases.tables, runner_cases.root
@@ -123,6 +124,34 @@ def test_a_second_run_trains_nothing(tables, root, out):
     assert "to train" not in outcome.out
     assert mtimes(out) == before
     assert {p.name: p.read_bytes() for p in out.glob("table2.[cm]*")} == files
+
+
+def test_a_dry_run_lists_the_runs_and_trains_none(tables, root, finished, tmp_path):
+    call = ("table2", "--data-root", root, "--dry-run", "--out")
+    fresh = command(tables, *call, tmp_path / "new")
+    assert fresh.status == 0
+    # Two trials each of CCA, semantic matching and JFSE + CS, and two seeds of all four.
+    assert "table2: 14 runs to train, 0 finished; about" in fresh.out
+    assert "tiny/own JFSE + CS, trial 2: " in fresh.out
+    assert not (tmp_path / "new").exists()
+    again = command(tables, *call, finished[0])
+    assert "table2: 0 runs to train, 14 finished; about 0 s" in again.out
+    assert again.out.count(": finished") == 14
+
+
+def test_runs_are_deleted_only_where_told_to(out, capsys):
+    runs = out / "runs" / "kept"
+    before = sorted(runs.iterdir())
+    assert command_line.main(["clean-runs", "--out", str(out)]) == 0
+    assert sorted(runs.iterdir()) == before
+    assert command_line.main(["clean-runs", "--out", str(out), "--yes"]) == 0
+    assert list(runs.iterdir()) == []
+    assert command_line.main(["clean-runs", "--out", str(out)]) == 0
+    told = capsys.readouterr().out.splitlines()
+    assert [line.partition(" in ")[0].partition(" (")[0] for line in told] == [
+        *("would delete 14 finished runs", "deleted 14 finished runs", "nothing to delete")
+    ]
+    assert (out / "table2.csv").exists()
 
 
 def test_tables_share_their_runs(tables, root, out, tmp_path):

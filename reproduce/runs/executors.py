@@ -26,6 +26,9 @@ from reproduce.runs.machine import quiet
 from reproduce.runs.store import RunResult, RunStore, run_key
 from reproduce.runs.training import run
 
+with suppress(ImportError):  # of an extra, which Jobs asks for
+    from submitit.core.utils import FailedJobError, FailedSubmissionError, UncompletedJobError
+
 POLL_SECONDS = 0.5
 DEFAULTS = {"slurm_name": "csd-retrieval", "slurm_timeout_min": 24 * 60}  # by default submitit gives five minutes
 
@@ -230,8 +233,6 @@ class Jobs:
                 print(f"jobs cancelled: {len(running)}", file=sys.stderr, flush=True)
 
     def _submit(self, *arguments: Any) -> Any:
-        from submitit.core.utils import FailedJobError, FailedSubmissionError
-
         self.folder.mkdir(parents=True, exist_ok=True)
         try:
             return self.executor.submit(train, *arguments)
@@ -242,8 +243,6 @@ class Jobs:
             ) from error
 
     def _error(self, job: Any, one: Run, store: RunStore) -> str:
-        from submitit.core.utils import FailedJobError, UncompletedJobError
-
         with suppress(OSError):  # a file system shared with other machines then shows what they have written
             os.utime(store.folder)
         if store.load(one.key) is not None:

@@ -49,6 +49,7 @@ class MultiviewMethod(LinearMethod):
     """
 
     balanced: ClassVar[bool] = False  # gamma = tr(B_1) / tr(B_2), by which both views weigh the same; else 1
+    ridged: ClassVar[bool] = False  # whether B_i may be singular, so that the ridge has to be above 0
     stacked: ClassVar[bool] = False  # whether there are more directions than the narrower view is wide
 
     def __init__(
@@ -66,6 +67,8 @@ class MultiviewMethod(LinearMethod):
             raise ValueError(f"dimensions is {dimensions}; expected 1 or more")
         if not 0 < alpha < float("inf"):
             raise ValueError(f"alpha is {alpha}; expected a number above 0")
+        if self.ridged and not 0 < ridge < float("inf"):
+            raise ValueError(f"ridge is {ridge}; expected a number above 0")
         if pca is not None and not 0 < pca < 1:
             raise ValueError(f"pca is {pca}; expected a share of the variance between 0 and 1, or None")
         self.dimensions, self.alpha, self.ridge, self.pca = dimensions, alpha, ridge, pca
@@ -161,16 +164,7 @@ class BLM(MultiviewMethod):
         return x.T @ x / len(x), np.eye(x.shape[1]), x / np.sqrt(len(x))
 
 
-class RidgedMethod(MultiviewMethod):
-    """One whose B_i may be singular, and which has a ridge above 0 therefore."""
-
-    def __init__(self, dims: Mapping[str, int], ridge: float, **kwargs: Any):
-        if not 0 < ridge < float("inf"):
-            raise ValueError(f"ridge is {ridge}; expected a number above 0")
-        super().__init__(dims, ridge=ridge, **kwargs)
-
-
-class MultiviewCCA(RidgedMethod):
+class MultiviewCCA(MultiviewMethod):
     """Canonical correlation analysis: A_i = B_i = X_i^T X_i / N, Z_i = X_i / sqrt(N).
 
     Without a ridge A_i = 0 gives the same directions, with eigenvalues less by 1. Unlike `baselines.CCA` directions are
@@ -180,15 +174,17 @@ class MultiviewCCA(RidgedMethod):
         **kwargs: dimensions, pca and statistics of MultiviewMethod.
     """
 
+    ridged = True
+
     def __init__(self, dims: Mapping[str, int], ridge: float, dimensions: int = 10, **kwargs: Any):
-        super().__init__(dims, ridge, dimensions=dimensions, alpha=1.0, **kwargs)
+        super().__init__(dims, dimensions, alpha=1.0, ridge=ridge, **kwargs)
 
     def matrices(self, x: np.ndarray, classes: sparse.csr_array) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         covariance = x.T @ x / len(x)
         return covariance, covariance, x / np.sqrt(len(x))
 
 
-class GMLDA(RidgedMethod):
+class GMLDA(MultiviewMethod):
     """Generalised multiview linear discriminant analysis.
 
     A_i = X_i^T W X_i / N and B_i = X_i^T (D - W) X_i / N, with W_kl the sum of 1 / N_c over the classes c of both k and
@@ -198,7 +194,7 @@ class GMLDA(RidgedMethod):
         **kwargs: those of MultiviewMethod.
     """
 
-    balanced = True
+    balanced = ridged = True
 
     def matrices(self, x: np.ndarray, classes: sparse.csr_array) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         counts = classes.sum(axis=0)
@@ -208,7 +204,7 @@ class GMLDA(RidgedMethod):
         return between, (x * degree).T @ x / len(x) - between, means / np.sqrt(len(means))
 
 
-class GMMFA(RidgedMethod):
+class GMMFA(MultiviewMethod):
     """Generalised multiview marginal Fisher analysis.
 
     A_i = X_i^T (S_b - W_b) X_i / N and B_i = X_i^T (S_w - W_w) X_i / N, Z_i = the C class means / sqrt(C). W_w joins an
@@ -223,7 +219,7 @@ class GMMFA(RidgedMethod):
     Source: S. Yan et al., IEEE TPAMI 29(1), 2007, for one view.
     """
 
-    balanced = True
+    balanced = ridged = True
 
     def __init__(
         self,
@@ -234,7 +230,7 @@ class GMMFA(RidgedMethod):
         own_classes: bool = False,
         **kwargs: Any,
     ):
-        super().__init__(dims, ridge, **kwargs)
+        super().__init__(dims, ridge=ridge, **kwargs)
         if within < 1 or between < 2:
             raise ValueError(f"within is {within} and between {between}; expected 1 or more, and 2 or more")
         self.within, self.between, self.own_classes = within, between, own_classes

@@ -53,13 +53,12 @@ def main(argv: list[str] | None = None) -> int:
 
 def _parse(argv: list[str]) -> argparse.Namespace:
     own = argv[:1] == ["own"]
-    parser = argparse.ArgumentParser(
-        prog="python -m reproduce" + " own" * own,
-        description="Linear methods and losses on data of one's own, as a table."
-        if own
-        else "Regenerate a table or an experiment into CSV, Markdown, YAML and PNG. Other commands, each with a "
-        f"--help of its own: {', '.join(COMMANDS)}.",
+    whole = (
+        "Regenerate a table or an experiment into CSV, Markdown, YAML and PNG. Other commands, each with a --help of its "
+        f"own: {', '.join(COMMANDS)}."
     )
+    said = "Linear methods and losses on data of one's own, as a table." if own else whole
+    parser = argparse.ArgumentParser(prog="python -m reproduce" + " own" * own, description=said)
     names, add = list(table_files()), parser.add_argument
     if own:
         add("--data", type=user_path, required=True, metavar="PATH", help="file or folder, as OwnData reads")

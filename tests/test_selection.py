@@ -114,8 +114,10 @@ scales: {quick: {seeds: [0], max_epochs: 1}}
 
 
 def _regenerate(folder: Path, table: str, *words: str | Path) -> Outcome:
-    (folder / "table2.yaml").write_text(table, encoding="utf-8")
-    return command(folder, "table2", "--out", folder, *words)
+    """A table's results in a folder; its file in another below."""
+    (folder / "tables").mkdir(exist_ok=True)
+    (folder / "tables" / "table2.yaml").write_text(table, encoding="utf-8")
+    return command(folder / "tables", "table2", "--out", folder, *words)
 
 
 def _chosen(folder: Path, data: str, by: str = "chosen_on_validation") -> dict:
@@ -176,8 +178,8 @@ def test_one_schedule_holds_for_all_methods_of_the_model(scheduled, root):
         assert [score[5] for score in one["result"]["scores"] if score[:4] == average] == [curve[-1][1]]
         assert curve[-1][0] in {entry["steps"] for entry in schedule["tried"]}
         assert 2 <= len(curve) <= 10
-    plan = command(folder, "table2", "--out", folder, "--data-root", root, "--dry-run")
-    assert "0 runs to train" in plan.out
+    again = _regenerate(folder, SCHEDULED.replace("RATE", "0.01"), "--data-root", root, "--dry-run")
+    assert "0 runs to train" in again.out
 
 
 def test_notes_are_those_of_the_chosen_trainings(scheduled):

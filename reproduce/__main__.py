@@ -54,8 +54,8 @@ def main(argv: list[str] | None = None) -> int:
 def _parse(argv: list[str]) -> argparse.Namespace:
     own = argv[:1] == ["own"]
     whole = (
-        "Regenerate a table or an experiment into CSV, Markdown, YAML and PNG. Other commands, each with a --help of its "
-        f"own: {', '.join(COMMANDS)}."
+        "Regenerate a table or an experiment into CSV, Markdown, YAML and PNG. Other commands, each with a --help of "
+        f"its own: {', '.join(COMMANDS)}."
     )
     said = "Linear methods and losses on data of one's own, as a table." if own else whole
     parser = argparse.ArgumentParser(prog="python -m reproduce" + " own" * own, description=said)

@@ -15,10 +15,10 @@ from typing import NamedTuple
 import numpy as np
 
 from datamodules.datasets import DATASETS
-from datamodules.datasets.lists import names_in
 from datamodules.declaration import Declaration, Form
 from datamodules.errors import DataError
 from datamodules.files.sources import data_root, sha256_of
+from datamodules.files.text import names_in
 from datamodules.items import SPLITS, Files, ItemSet, Modality, listed
 
 TROUBLES = ("OTHER", "MISSING", "BROKEN", "REPEATED", "WIDTH")

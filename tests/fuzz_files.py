@@ -15,7 +15,7 @@ import yaml
 from PIL import Image
 
 from datamodules.files.extracted_features import write_features, write_safetensors
-from datamodules.files.media import read_image, read_resampled
+from datamodules.files.media import read_image, read_sound
 from datamodules.files.text import read_lines
 from datamodules.files.text_matrix import Part, read_parts
 from lightning_modules.checkpoints import read_checkpoint
@@ -114,7 +114,7 @@ def _sound(ending: str) -> Callable[[Path], Whole]:
 
         wave = np.sin(np.arange(2000) / 5)[:, None] * [0.5, 0.3]
         soundfile.write(path := folder / f"sound{ending}", wave, 22_050)
-        return path, lambda: read_resampled(path, RATE)
+        return path, lambda: read_sound(path, RATE, resample=True)
 
     return write
 

@@ -71,7 +71,7 @@ def test_recordings_have_the_rate_of_most_and_the_others_are_resampled(tree):
     folder = tree(SPOKEN)
     wave = np.sin(np.arange(800) / 20).astype(np.float32)
     soundfile.write(recording(folder, "11"), wave, 16_000, format="WAV", subtype="FLOAT")
-    with pytest.warns(UserWarning, match=r"1 of 16 recordings have another rate than 8000 Hz"):
+    with pytest.warns(UserWarning, match=r"1 of 16 sounds have another rate than 8000 Hz"):
         audio = Flickr30kNarratives(folder.parent).data.modalities["audio"]
     assert audio.rate == SPOKEN_RATE
     expected = torchaudio.functional.resample(torch.from_numpy(wave), 16_000, SPOKEN_RATE).numpy()

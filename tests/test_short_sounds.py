@@ -14,7 +14,7 @@ from tiny_items import Tiny, with_modality
 from datamodules import DataError
 from datamodules.features.networks import SoundNetwork
 from datamodules.features.precompute import precompute
-from datamodules.files.media import read_resampled, read_sound
+from datamodules.files.media import read_sound
 from datamodules.items import Files, Modality
 from lightning_modules.networks.encoders import build_encoder
 from lightning_modules.networks.encoders.sound import LogMelSpectrogram
@@ -114,7 +114,7 @@ def test_a_sound_that_is_not_finite_is_refused_by_name(tmp_path, value):
 def test_a_rate_from_which_resampling_would_take_gigabytes_is_refused(rate, tmp_path):
     soundfile.write(tmp_path / "sound.wav", sound(100), rate)
     with pytest.raises(DataError, match=rf"sound.wav: has {rate} samples per second, .*16000"):
-        read_resampled(tmp_path / "sound.wav", 16_000)
+        read_sound(tmp_path / "sound.wav", 16_000, resample=True)
 
 
 def test_a_truncated_wav_file_is_refused_and_one_of_a_pipe_is_read(tmp_path):

@@ -7,13 +7,10 @@ from typing import Any
 import numpy as np
 
 from datamodules.datasets import DATASETS
-from datamodules.datasets.lists import Captioned, read_captioned, warn_of_others
 from datamodules.files.media import image_of_each
-from datamodules.files.text import broken, read_json, require
+from datamodules.files.text import Captioned, broken, read_captioned, read_json
 from datamodules.items import ItemSet, Modality
 from datamodules.on_disk import OnDisk
-
-ENDINGS = (".jpg", ".png", ".bmp")
 
 
 class CUHKPEDES(OnDisk):
@@ -34,11 +31,10 @@ class CUHKPEDES(OnDisk):
         folder = self.folder
         photographs = read_photographs(folder / "reid_raw.json")
         names = [photograph.path for photograph in photographs]
-        warn_of_others(require(folder / "imgs"), names, ENDINGS, "reid_raw.json")
         persons = [photograph.fields["id"] for photograph in photographs]
         return self.items(
             {
-                "image": lambda: image_of_each(folder / "imgs", names),
+                "image": lambda: image_of_each(folder / "imgs", names, "reid_raw.json"),
                 "text": lambda: Modality.of_each([photograph.captions for photograph in photographs]),
             },
             names,
@@ -57,10 +53,10 @@ def read_photographs(path: Path) -> list[Captioned]:
     """
     expected = "file_path and captions as text and id as the number of a person, 1 or more"
     photographs = read_captioned(path, read_json(path), _described, expected)
-    splits: dict[int, Captioned] = {}
+    first_of: dict[int, Captioned] = {}
     for photograph in photographs:
         person = photograph.fields["id"]
-        first = splits.setdefault(person, photograph)
+        first = first_of.setdefault(person, photograph)
         if first.split != photograph.split:
             what = f"person {person} is {first.split} in {first.path} and {photograph.split} in {photograph.path}"
             raise broken(path, f"{what}; expected each person in one split")

@@ -3,18 +3,15 @@
 import json
 import re
 from collections.abc import Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from lightning.pytorch.utilities import rank_zero_warn
 
 from datamodules.datasets import DATASETS
-from datamodules.datasets.lists import SPLITS, parse_lines, read_captioned, text
-from datamodules.files.media import image_of_each, most_common_rate, read_resampled
-from datamodules.files.text import broken, read_json, require
-from datamodules.items import Files, ItemSet, Modality
+from datamodules.files.media import files_of_items, image_of_each
+from datamodules.files.text import SPLITS, broken, parse_lines, read_captioned, read_json, require, text
+from datamodules.items import ItemSet, Modality
 from datamodules.on_disk import OnDisk
 
 # Captions, in the split of Karpathy and Fei-Fei (CVPR 2015) ---------------------------------------------------------
@@ -35,11 +32,9 @@ class Flickr30kCaptions(OnDisk):
         folder = self.folder
         self.wanted(("image", "text"))  # what is asked for in vain is said before the files are read
         path = folder / "dataset_flickr30k.json"
-        content = read_json(path)
+        content, expected = read_json(path), 'a "filename" <name>.jpg and "sentences" with a "raw" text'
         entries = content.get("images") if isinstance(content, dict) else None
-        captioned = read_captioned(
-            path, entries, _karpathy, 'a "filename" <name>.jpg and "sentences" with a "raw" text'
-        )
+        captioned = read_captioned(path, entries, _karpathy, expected)
         return self.items(
             {
                 "image": lambda: image_of_each(folder / "flickr30k-images", [image.path for image in captioned]),
@@ -144,32 +139,20 @@ def read_narratives(path: Path) -> list[Narrative]:
 
 
 def _narrative(line: str) -> Narrative:
+    """A line with the possible names of its recording, the authors' before that of the field."""
     fields = json.loads(line)
-    return Narrative(text(fields["image_id"]), text(fields["caption"]), _names(fields))
-
-
-def _names(fields: Mapping[str, Any]) -> tuple[str, ...]:
-    """Names of a recording, the authors' before that of the field."""
     voice, annotator = fields.get("voice_recording"), fields.get("annotator_id")
     names = [text(voice)] if voice else []
     found = re.search(r"(\w+)/\w+_([0-9]+)_[0-9]+\.", voice or "")
     if found and isinstance(annotator, int):
         names.insert(0, f"{found[1]}/{found[1]}_{found[2].zfill(16)}_{annotator}.ogg")
-    return tuple(dict.fromkeys(name for given in names for name in (given, str(Path(given).with_suffix(".wav")))))
+    either = dict.fromkeys(name for given in names for name in (given, str(Path(given).with_suffix(".wav"))))
+    return Narrative(text(fields["image_id"]), text(fields["caption"]), tuple(either))
 
 
 def _recordings(folder: Path, narratives: list[Narrative], owner: np.ndarray) -> Modality:
-    """Recordings that are there, at the rate that most of them have."""
     there = []
     for item, narrative in zip(owner.tolist(), narratives, strict=True):
-        named = (folder / name for name in narrative.recordings)
-        path = next((path for path in named if path.is_file()), None)
-        if path is not None:
-            there.append((item, path))
-    paths = tuple(path for _, path in there)
-    rate, other = most_common_rate(paths)
-    if other:
-        what = f"{len(other)} of {len(paths)} recordings have another rate than {rate} Hz and are resampled to it"
-        rank_zero_warn(f"{folder}: {what}, first {other[0]}")
-    decode = partial(read_resampled, rate=rate)
-    return Modality(Files(paths, decode), np.array([item for item, _ in there], dtype=np.int64), rate)
+        paths = [folder / name for name in narrative.recordings if (folder / name).is_file()]
+        there += [(item, path) for path in paths[:1]]
+    return files_of_items("sound", there)

@@ -1,7 +1,7 @@
 """Flickr8k (Hodosh et al., JAIR 2013) in its official split; and a thousand of its images with a spoken caption."""
 
 import csv
-from collections.abc import Callable
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -9,10 +9,9 @@ from typing import Any, Literal
 import numpy as np
 
 from datamodules.datasets import DATASETS
-from datamodules.datasets.lists import parse_lines, parsed, read_split, text, warn_of_others
 from datamodules.errors import check_choice
-from datamodules.files.media import image_of_each, read_image, read_sound
-from datamodules.files.text import broken, read_lines, require
+from datamodules.files.media import file_of_each, image_of_each, read_sound
+from datamodules.files.text import broken, parse_lines, parsed, read_lines, read_split, text
 from datamodules.items import ItemSet, Modality
 from datamodules.on_disk import OnDisk
 
@@ -38,10 +37,7 @@ class Flickr8k(OnDisk):
         folder = self.folder
         split = read_split({part: folder / f"Flickr_8k.{name}.txt" for part, name in LISTS.items()}, "the image ")
         captions = read_tokens(folder / "Flickr8k.token.txt")
-        for name in split:
-            if len(captions.get(name, ())) != CAPTIONS:
-                found = len(captions.get(name, ()))
-                raise broken(folder / "Flickr8k.token.txt", f"has {found} captions of {name}; expected {CAPTIONS}")
+        _require_five(folder / "Flickr8k.token.txt", {name: captions.get(name, []) for name in split})
         images = next((folder / name for name in ("Flicker8k_Dataset", "Images") if (folder / name).is_dir()), None)
         return self.items(
             {
@@ -51,6 +47,12 @@ class Flickr8k(OnDisk):
             names=[Path(name).stem for name in split],
             split=list(split.values()),
         )
+
+
+def _require_five(path: Path, captions: Mapping[str, Sequence[str]]) -> None:
+    for name, found in captions.items():
+        if len(found) != CAPTIONS:
+            raise broken(path, f"has {len(found)} captions of {name}; expected {CAPTIONS}")
 
 
 def read_tokens(path: Path) -> dict[str, list[str]]:
@@ -81,9 +83,8 @@ class Flickr8kTriples(OnDisk):
     """Images, captions and synthetic speech; an item is an image, and matches only itself.
 
     They are the alphabetically first images of Flickr8k, of all parts of its official split; whoever made the triples
-    gives no split. The 200 test items are the first of
-    `numpy.random.default_rng(0).permutation` of all names in sorted order: they stay the same for every seed. The
-    sounds are named .wav and hold MP3; they are read by content.
+    gives no split. The 200 test items are the first of `numpy.random.default_rng(0).permutation` of all names in sorted
+    order: they stay the same for every seed. The sounds are named .wav and hold MP3; they are read by content.
 
     Args:
         data_root: see OnDisk.
@@ -115,9 +116,15 @@ class Flickr8kTriples(OnDisk):
         kept = 1 if self.captions == "spoken" else CAPTIONS
         return self.items(
             {
-                "image": lambda: _files(folder / "images", ".jpg", names, read_image),
+                "image": lambda: image_of_each(folder / "images", [f"{name}.jpg" for name in names], "captions.txt"),
                 "text": lambda: Modality.of_each([captions[name][:kept] for name in names]),
-                "audio": lambda: _files(folder / "audio", ".wav", names, partial(read_sound, rate=RATE), RATE),
+                "audio": lambda: file_of_each(
+                    folder / "audio",
+                    [f"{name}.wav" for name in names],
+                    partial(read_sound, rate=RATE),
+                    RATE,
+                    "captions.txt",
+                ),
             },
             names,
             split=held_out(len(names)),
@@ -149,22 +156,12 @@ def read_captions(path: Path) -> dict[str, list[str]]:
         if row:  # no blank line
             name, caption = parsed(path, f"entry {number}", row, _captioned, "<name>.jpg,<caption>")
             captions.setdefault(name, []).append(caption)
-    for name, found in captions.items():
-        if len(found) != CAPTIONS:
-            raise broken(path, f"has {len(found)} captions of {name}.jpg; expected {CAPTIONS}")
-    return captions
+    _require_five(path, captions)
+    return {name.removesuffix(".jpg"): found for name, found in captions.items()}
 
 
 def _captioned(row: list[str]) -> tuple[str, str]:
     name, caption = row
     if not name.endswith(".jpg"):
         raise ValueError("no image")
-    return name.removesuffix(".jpg"), text(caption)
-
-
-def _files(
-    folder: Path, ending: str, names: list[str], decode: Callable[[Path], np.ndarray], rate: int | None = None
-) -> Modality:
-    files = [f"{name}{ending}" for name in names]
-    warn_of_others(require(folder), files, (ending,), "captions.txt")
-    return Modality.of_files([folder / file for file in files], decode, rate)
+    return name, text(caption)

@@ -1,15 +1,15 @@
 """HumanML3D (Guo et al., CVPR 2022) and KIT-ML in its layout: motions of people with captions."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
 from datamodules.datasets import DATASETS
-from datamodules.datasets.arrays import load_numpy, numbers
-from datamodules.datasets.lists import parse_lines, parsed, read_split, text
 from datamodules.errors import check_choice
-from datamodules.files.text import broken, read_json, require
+from datamodules.files.array_files import load_numpy, numbers
+from datamodules.files.text import broken, parse_lines, parsed, read_json, read_split, require, text
 from datamodules.items import ItemSet, Modality
 from datamodules.on_disk import OnDisk
 
@@ -39,7 +39,7 @@ class Described(NamedTuple):
 
     motion: Path
     source: Path
-    captions: list[Caption]
+    captions: Sequence[Caption] = ()
     whole: tuple[float, float] = (0.0, 0.0)
 
 
@@ -90,7 +90,7 @@ class HumanML3D(OnDisk):
         if self.annotations == "tmr":
             source = folder / "annotations.json"
             annotated, splits = read_annotations(source, motions), read_splits(folder / "splits")
-            found = {name: annotated.get(name, Described(motions / f"{name}.npy", source, [])) for name in splits}
+            found = {name: annotated.get(name, Described(motions / f"{name}.npy", source)) for name in splits}
         else:
             texts, splits = require(folder / "texts"), read_splits(folder)
             found = {name: self._official(name, motions, texts) for name in splits}
@@ -103,7 +103,7 @@ class HumanML3D(OnDisk):
     def _official(self, name: str, motions: Path, texts: Path) -> Described:
         source = texts / f"{name}.txt"
         captions = self.attempt(name, read_captions, source) if source.is_file() else None
-        return Described(motions / f"{name}.npy", source, captions or [])
+        return Described(motions / f"{name}.npy", source, captions or ())
 
     def _items(self, name: str, part: str, described: Described) -> list[tuple[str, list[str], list[np.ndarray]]]:
         """The items that captions of a motion make: name, texts and frames, none where those are missing or broken."""
@@ -120,7 +120,8 @@ class HumanML3D(OnDisk):
         return items
 
     def _frames(self, described: Described, start: float, end: float) -> np.ndarray:
-        frames = read_motion(described.motion, self.width)
+        found = load_numpy(described.motion)
+        frames = numbers(described.motion, "the motion", found, (None, self.width), "f").astype(np.float32, copy=False)
         if (start, end) == (0, 0):
             return frames
         part = frames[int(start * self.rate) : int(end * self.rate)]
@@ -185,12 +186,3 @@ def _caption(line: str) -> Caption:
     if not (0 <= start < np.inf and 0 <= end < np.inf):
         raise ValueError("no time")
     return Caption(text(caption), start, end)
-
-
-def read_motion(path: Path, width: int) -> np.ndarray:
-    """Frames of one motion, (T, width) float32.
-
-    Raises:
-        DataError: the file is not a .npy file of finite numbers of that shape, at least a frame long.
-    """
-    return numbers(path, "the motion", load_numpy(path), (None, width), kinds="f").astype(np.float32, copy=False)

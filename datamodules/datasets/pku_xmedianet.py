@@ -6,8 +6,7 @@ from typing import Any
 import numpy as np
 
 from datamodules.datasets import DATASETS
-from datamodules.datasets.lists import names_in, parse_lines, refuse_repeated
-from datamodules.files.text import broken
+from datamodules.files.text import broken, names_in, parse_lines, refuse_repeated
 from datamodules.files.text_matrix import Part, read_parts
 from datamodules.items import ItemSet
 from datamodules.on_disk import OnDisk

@@ -9,10 +9,9 @@ from typing import Any, Literal
 import numpy as np
 
 from datamodules.datasets import DATASETS
-from datamodules.datasets.arrays import load_matlab, load_numpy, numbers
-from datamodules.datasets.lists import names_in
 from datamodules.errors import check_choice
-from datamodules.files.text import broken, require
+from datamodules.files.array_files import load_matlab, load_numpy, numbers
+from datamodules.files.text import broken, names_in, require
 from datamodules.items import ItemSet, Modality
 from datamodules.on_disk import OnDisk
 
@@ -74,11 +73,11 @@ class UTDMHAD(OnDisk):
         wanted = MODALITIES if self.chosen is None else self.wanted((*MODALITIES, *PARTS))
         phrases = read_classes(folder / "class_names.txt")
         origin = folder / REDUCED if self.features == "16f" else folder
-        sources = dict.fromkeys(PARTS[name][0] if name in PARTS else name for name in wanted)
+        sources = [PARTS[name][0] if name in PARTS else name for name in wanted]
         names, modalities = read_reduced(origin) if self.features == "16f" else self._read_raw(folder, sources)
         action, subject = np.array([_clip(name, origin) for name in names]).reshape(-1, 2).T
         modalities["text"] = Modality([phrases[a - 1] for a in action])
-        modalities |= {name: _part(modalities[PARTS[name][0]], PARTS[name][1]) for name in wanted if name in PARTS}
+        modalities |= {name: _part(modalities, *PARTS[name]) for name in wanted if name in PARTS}
         return self.items(
             {name: partial(modalities.get, name) for name in (*MODALITIES, *PARTS) if name in modalities},
             names,
@@ -90,7 +89,14 @@ class UTDMHAD(OnDisk):
         )
 
     def _read_raw(self, folder: Path, wanted: Iterable[str]) -> tuple[list[str], dict[str, Modality]]:
-        files = {name: _clip_files(folder, name) for name in wanted if name in RAW}
+        files = {}
+        for name in RAW:
+            if name in wanted:
+                where, ending, *_ = RAW[name]
+                found = require(folder / where).glob(f"*{ending}")
+                files[name] = {path.name.removesuffix(ending): path for path in found}
+                if not files[name]:
+                    raise broken(folder / where, f"holds no file *{ending}")
         names = sorted(set().union(*files.values()))
         modalities = {}
         for name, paths in files.items():
@@ -99,11 +105,12 @@ class UTDMHAD(OnDisk):
         return names, modalities
 
 
-def _part(modality: Modality, columns: tuple[int, ...]) -> Modality:
+def _part(modalities: dict[str, Modality], source: str, columns: tuple[int, ...]) -> Modality:
     """Some joints or channels of every step."""
-    taken = [entry[:, columns] for entry in modality.entries]
-    same = isinstance(modality.entries, np.ndarray)
-    return Modality(np.stack(taken) if same else taken, modality.owner, modality.rate)
+    whole = modalities[source]
+    taken = [entry[:, columns] for entry in whole.entries]
+    same = isinstance(whole.entries, np.ndarray)
+    return Modality(np.stack(taken) if same else taken, whole.owner, whole.rate)
 
 
 def _clip(name: str, origin: Path) -> tuple[int, int]:
@@ -182,19 +189,6 @@ RAW: dict[str, tuple[str, str, str, tuple[int | None, ...], Callable[[np.ndarray
     "motion": ("Skeleton", "_skeleton.mat", "d_skel", (20, 3, None), centre_skeleton),
     "inertial": ("Inertial", "_inertial.mat", "d_iner", (None, 6), np.asarray),
 }
-
-
-def _clip_files(folder: Path, modality: str) -> dict[str, Path]:
-    """Clip name -> file of a modality.
-
-    Raises:
-        DataError: the folder is missing, or holds no such file.
-    """
-    where, ending, *_ = RAW[modality]
-    files = {path.name.removesuffix(ending): path for path in require(folder / where).glob(f"*{ending}")}
-    if not files:
-        raise broken(folder / where, f"holds no file *{ending}")
-    return files
 
 
 def read_clip(path: Path, modality: str) -> np.ndarray:

@@ -9,11 +9,11 @@ from typing import Any, Literal
 import numpy as np
 
 from datamodules.datasets import DATASETS
-from datamodules.datasets.arrays import load_matlab, numbers
-from datamodules.datasets.lists import parse_lines, refuse_repeated
 from datamodules.errors import check_choice
+from datamodules.files.array_files import load_matlab, numbers
 from datamodules.files.media import image_of_each
-from datamodules.files.text import broken, require, require_parts
+from datamodules.files.rows import decoding
+from datamodules.files.text import broken, parse_lines, refuse_repeated, require, require_parts
 from datamodules.items import ItemSet, Modality
 from datamodules.on_disk import OnDisk
 from datamodules.paired_features import FeatureDataModule
@@ -56,15 +56,16 @@ class Wikipedia(OnDisk, FeatureDataModule):
         """Read the lists and one feature file; both must describe the same rows."""
         file, counts = FEATURE_FILES[self.features], self.declaration.items
         folder = self.declaration.find(self.data_root, (file, *LISTS.values()), self.offline)
-        pairs = {part: read_list(folder / name) for part, name in LISTS.items()}
+        label = []
         for part, name in LISTS.items():
-            if len(pairs[part]) != counts[part]:
-                raise broken(folder / name, f"has {len(pairs[part])} lines instead of {counts[part]}")
-        label = np.array([category for part in LISTS for _, _, category in pairs[part]])
-        image, text = (_roph if self.features == "roph" else _sift_lda)(folder / file, label)
+            pairs = read_list(folder / name)
+            if len(pairs) != counts[part]:
+                raise broken(folder / name, f"has {len(pairs)} lines instead of {counts[part]}")
+            label += [category for _, _, category in pairs]
+        image, text = (_roph if self.features == "roph" else _sift_lda)(folder / file, np.array(label))
         return ItemSet.of_features(
             features={"image": image.astype(np.float64), "text": text.astype(np.float64)},
-            label=label,
+            label=np.array(label),
             split=np.repeat(list(LISTS), [counts[part] for part in LISTS]),
             class_names=CLASS_NAMES,
             origin=str(folder / file),
@@ -86,10 +87,11 @@ def _pair(line: str) -> tuple[str, str, int]:
 
 
 def _sift_lda(path: Path, label: np.ndarray) -> list[np.ndarray]:
-    values = load_matlab(path, simplify_cells=True)
-    counts = {"tr": Wikipedia.declaration.items["train"], "te": Wikipedia.declaration.items["test"]}
+    values, items = load_matlab(path), Wikipedia.declaration.items
     return [
-        np.concatenate([numbers(path, f"{m}_{s}", values.get(f"{m}_{s}"), (n, width)) for s, n in counts.items()])
+        np.concatenate(
+            [numbers(path, f"{m}_{s[:2]}", values.get(f"{m}_{s[:2]}"), (items[s], width)) for s in ("train", "test")]
+        )
         for m, width in (("I", 128), ("T", 10))
     ]
 
@@ -106,11 +108,9 @@ def _roph(path: Path, label: np.ndarray) -> list[np.ndarray]:
     classes = numbers(path, "Y", classes, expected.shape, kinds="fiub")
     other = np.flatnonzero((classes.astype(bool) != expected).any(axis=0))
     if other.size:
-        raise broken(
-            path,
-            f"Y gives {other.size} item(s) another class than {' and '.join(LISTS.values())} do, first row {other[0]}: "
-            "its rows do not follow the lists",
-        )
+        lists = " and ".join(LISTS.values())
+        what = f"Y gives {other.size} item(s) another class than {lists} do, first row {other[0]}"
+        raise broken(path, f"{what}: its rows do not follow the lists")
     return [np.ascontiguousarray(array.T) for array in features]
 
 
@@ -155,14 +155,13 @@ def read_lists(folder: Path) -> tuple[list[tuple[str, str, int]], list[str]]:
     Raises:
         DataError: a list is missing or is not what it should be, a text is listed twice, or an image in both lists.
     """
-    lists = {part: folder / name for part, name in LISTS.items()}
-    entries = {path: read_list(path) for path in lists.values()}
+    entries = {folder / name: read_list(folder / name) for name in LISTS.values()}
     refuse_repeated({path: [text for text, _, _ in pairs] for path, pairs in entries.items()}, "the text ")
     # An image may have several texts, but in one list.
     refuse_repeated({path: sorted({image for _, image, _ in pairs}) for path, pairs in entries.items()}, "the image ")
-    split = [part for part, path in lists.items() for _ in entries[path]]
+    split = np.repeat(list(LISTS), [len(pairs) for pairs in entries.values()]).tolist()
     require_parts(split, folder)
-    return [pair for path in lists.values() for pair in entries[path]], split
+    return [pair for pairs in entries.values() for pair in pairs], split
 
 
 def read_section(path: Path) -> str:
@@ -171,10 +170,8 @@ def read_section(path: Path) -> str:
     Raises:
         DataError: the file is not text, or has nothing between <text> and </text>.
     """
-    try:
+    with decoding(path, "text"):
         content = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise broken(path, f"cannot be read as text ({error})") from error
     text = " ".join(html.unescape(" ".join(TEXT.findall(content))).split())
     if not text:
         raise broken(path, "has no words between <text> and </text>")

@@ -2,16 +2,17 @@
 
 import re
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
+import scipy.io
 
 from datamodules.errors import DataError
 from datamodules.files.labels import PARTS
 from datamodules.files.matlab import read_hdf5, read_mat
 from datamodules.files.pickles import load_pickle, unpickled_array
 from datamodules.files.rows import converted, decoding, plain
-from datamodules.files.text import read_lines
+from datamodules.files.text import broken, read_lines, require
 
 # What files call the labels.
 LABELS = ("label", "labels", "y", "gt", "truth", "truelabel")
@@ -119,3 +120,56 @@ def _read_torch(file: Path) -> dict[str, np.ndarray] | object:
             return found
         floating = {name: x.float() if torch.is_tensor(x) and x.is_floating_point() else x for name, x in found.items()}
         return {str(name): plain(np.asarray(x), f"{file}, {name}") for name, x in floating.items()}
+
+
+# Files of data sets, whose arrays are known ---------------------------------------------------------------------------
+
+
+def load_matlab(path: Path, **options: Any) -> dict[str, Any]:
+    """Variables of a MATLAB file, by name.
+
+    Args:
+        path: the file.
+        **options: of `scipy.io.loadmat`.
+
+    Raises:
+        DataError: the file is missing or damaged.
+    """
+    with decoding(require(path), "a MATLAB file"):
+        return scipy.io.loadmat(path, **options)
+
+
+def load_numpy(path: Path) -> Any:
+    """The array of a .npy file, or the arrays of an .npz file by name.
+
+    Raises:
+        DataError: the file is missing or damaged.
+    """
+    with decoding(require(path), f"an {path.suffix} file"):
+        found = np.load(path, allow_pickle=False)
+        return found if isinstance(found, np.ndarray) else dict(found)
+
+
+def numbers(path: Path, name: str, array: Any, shape: tuple[int | None, ...], kinds: str = "fiu") -> np.ndarray:
+    """An array of finite numbers.
+
+    Args:
+        path: its file.
+        name: of the array.
+        array: what was found under that name, or None.
+        shape: that it should have; None is any length of 1 or more.
+        kinds: of NumPy's types that are accepted.
+
+    Raises:
+        DataError: it is something else.
+    """
+    fits = isinstance(array, np.ndarray) and array.dtype.kind in kinds and array.ndim == len(shape) and array.size
+    if not fits or any(n not in (None, m) for n, m in zip(shape, array.shape, strict=True)):
+        what = f"has shape {np.shape(array)} and type {getattr(array, 'dtype', type(array).__name__)}"
+        expected = " x ".join("T" if n is None else str(n) for n in shape)
+        kind = "floating" if kinds == "f" else "numbers of shape"
+        expected += ", T at least 1" * (None in shape)
+        raise broken(path, f"{name} {'is missing' if array is None else what}; expected {kind} {expected}")
+    if not np.isfinite(array).all():
+        raise broken(path, f"{name} is NaN or infinite somewhere")
+    return array

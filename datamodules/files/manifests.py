@@ -4,7 +4,6 @@ import csv
 import json
 import re
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +14,10 @@ from datamodules.errors import DataError
 from datamodules.files.array_files import standard_name
 from datamodules.files.feature_files import Own, entries_of, per_item
 from datamodules.files.labels import PARTS
-from datamodules.files.media import most_common_rate, read_image, read_resampled
+from datamodules.files.media import files_of_items
 from datamodules.files.rows import decoding, row_names
 from datamodules.files.text import broken, read_json, read_lines
-from datamodules.items import Files, Modality
+from datamodules.items import Modality
 
 IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff")
 SOUNDS = (".wav", ".mp3", ".flac", ".ogg")
@@ -213,11 +212,7 @@ def _modality(name: str, cells: Any, kind: str, owner: np.ndarray, path: Path, n
     if kind == "text":
         return Modality([text for _, text in pairs], np.array([item for item, _ in pairs], dtype=np.int64))
     there = [(item, file) for item, text in pairs if (file := path.parent / Path(text).expanduser()).is_file()]
-    files, owners = tuple(file for _, file in there), np.array([item for item, _ in there], dtype=np.int64)
-    if kind == "image":
-        return Modality(Files(files, read_image), owners)
-    rate, _ = most_common_rate(files)
-    return Modality(Files(files, partial(read_resampled, rate=rate)), owners, rate or 0)
+    return files_of_items(kind, there)
 
 
 def _multi_hot(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -1,13 +1,13 @@
 """Images and sounds in files of their own, decoded by content and not by the name's ending."""
 
-from __future__ import annotations
-
 import math
 import os
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -52,30 +52,32 @@ def read_image(path: Path) -> np.ndarray:
         raise broken(path, f"is not a readable image ({type(error).__name__}: {error})") from error
 
 
-def image_of_each(folder: Path, names: Sequence[str]) -> Modality:
-    """The image files of items in a folder that must be there; an item whose name is no file has no entry."""
-    return Modality.of_files([require(folder) / name for name in names], read_image)
-
-
-def read_sound(path: Path, rate: int) -> np.ndarray:
+def read_sound(path: Path, rate: int, resample: bool = False) -> np.ndarray:
     """A sound file as its mono waveform, (T,) float32 in -1..1; several channels are averaged.
 
     Args:
         path: WAV, FLAC, OGG or MP3.
-        rate: samples per second that the file must have.
+        rate: samples per second that the waveform is to have.
+        resample: whether a file of another rate is resampled, and not refused.
 
     Raises:
-        DataError: the file is missing, truncated, without samples, not finite, not a sound, or of another rate.
+        DataError: the file is missing, truncated, without samples, not finite, not a sound, or of another rate; or
+            resampling it would take gigabytes: its rate is far lower, or has too small a common divisor with the wanted
+            one.
     """
     import soundfile  # here: it loads a C library that nothing but sound needs
 
     try:
         with soundfile.SoundFile(path) as file:
             wave, found, said = file.read(dtype="float32", always_2d=True), file.samplerate, file.extra_info
+    except UnicodeEncodeError as error:
+        raise broken(path, "has a name that is not valid in this machine's encoding; rename it") from error
     except (OSError, RuntimeError, MemoryError, ValueError) as error:  # LibsndfileError is a RuntimeError
         raise broken(path, f"is not a readable sound ({type(error).__name__}: {error})") from error
-    if found != rate:
+    if found != rate and not resample:
         raise broken(path, f"has {found} samples per second; expected {rate}")
+    if found * rate // math.gcd(found, rate) ** 2 > FILTER or found * UPWARDS < rate:
+        raise broken(path, f"has {found} samples per second, which cannot be resampled to {rate}; save it at {rate}")
     # libsndfile reads a WAV file that was cut off as far as it goes, and says so in its log alone.
     cut = re.search(r"^data : (\d+) \(should be (\d+)\)", said, re.MULTILINE)
     if cut and int(cut[1]) < STREAMED:
@@ -84,62 +86,74 @@ def read_sound(path: Path, rate: int) -> np.ndarray:
         raise broken(path, "has no samples; expected at least one")
     if not np.isfinite(wave).all():
         raise broken(path, "has samples that are NaN or infinite")
-    return wave.mean(axis=1)
-
-
-def read_resampled(path: Path, rate: int) -> np.ndarray:
-    """A sound file as `read_sound` reads it, resampled where it has another rate.
-
-    Args:
-        path: WAV, FLAC, OGG or MP3.
-        rate: samples per second that the waveform is to have.
-
-    Raises:
-        DataError: the file is missing, truncated, without samples, not finite or not a sound, or resampling it would
-            take gigabytes: its rate is far lower, or has too small a common divisor with the wanted one.
-    """
-    found = sound_rate(path)
-    if found * rate // math.gcd(found, rate) ** 2 > FILTER or found * UPWARDS < rate:
-        raise broken(path, f"has {found} samples per second, which cannot be resampled to {rate}; save it at {rate}")
-    wave = read_sound(path, found)
+    mono = wave.mean(axis=1)
     if found == rate:
-        return wave
+        return mono
     import torch  # here: as above
     import torchaudio
 
-    return torchaudio.functional.resample(torch.from_numpy(wave), found, rate).numpy()
+    return torchaudio.functional.resample(torch.from_numpy(mono), found, rate).numpy()
 
 
-def sound_rate(path: Path) -> int:
-    """Samples per second of a sound file.
+# Files of items -----------------------------------------------------------------------------------------------------
+
+
+def image_of_each(folder: Path, names: Sequence[str], source: str | None = None) -> Modality:
+    """The image files of items in a folder; see `file_of_each`."""
+    return file_of_each(folder, names, read_image, source=source)
+
+
+def file_of_each(
+    folder: Path, names: Sequence[str], decode: Callable, rate: int | None = None, source: str | None = None
+) -> Modality:
+    """The files of items in a folder that must be there; an item whose name is no file has no entry.
+
+    Args:
+        folder: of the files.
+        names: paths below it, one for each item.
+        decode: path -> array.
+        rate: samples per second, of sounds.
+        source: the file that names them all: others in the folder with the endings of these are warned of.
 
     Raises:
-        DataError: the file is missing or not a sound.
+        FileMissing: there is no such folder.
     """
+    require(folder)
+    if source is not None:
+        endings = tuple({Path(name).suffix.lower() for name in names})
+        there = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+        other = sorted(name for name in there - set(names) if name.lower().endswith(endings))
+        if other:
+            rank_zero_warn(f"{folder}: {len(other)} file(s) are not in {source} and are not used, first {other[0]}")
+    return Modality.of_files([folder / name for name in names], decode, rate)
+
+
+def files_of_items(kind: str, files: Sequence[tuple[int, Path]]) -> Modality:
+    """The images or sounds of items; sounds have the rate of most, to which the others are resampled with a warning.
+
+    Args:
+        kind: "image" or "sound".
+        files: the item of each file, ascending, and the file, which is there. Sounds that cannot be read have no say in
+            the rate; of two rates that are as frequent the higher is taken.
+    """
+    items, paths = np.array([item for item, _ in files], dtype=np.int64), tuple(path for _, path in files)
+    if kind == "image":
+        return Modality(Files(paths, read_image), items)
     import soundfile  # here: as above
 
-    try:
-        return soundfile.info(path).samplerate
-    except (OSError, RuntimeError) as error:
-        raise broken(path, f"is not a readable sound ({type(error).__name__}: {error})") from error
-
-
-def most_common_rate(paths: Sequence[Path]) -> tuple[int | None, list[Path]]:
-    """Samples per second that most of the sound files have, the higher of two, and the files that have others.
-
-    Files that cannot be read are in neither; without one that can, the rate is None.
-    """
-
     def rate_of(path: Path) -> int | None:
-        try:
-            return sound_rate(path)
-        except DataError:
-            return None  # found again, and named, when every file is checked
+        with suppress(OSError, RuntimeError, ValueError):  # found again, and named, when every file is checked
+            return soundfile.info(path).samplerate
+        return None
 
     rates = _in_threads(rate_of, paths)
     counts = Counter(rate for rate in rates if rate is not None)
-    most = max(counts, key=lambda rate: (counts[rate], rate), default=None)
-    return most, [path for path, rate in zip(paths, rates, strict=True) if rate not in (most, None)]
+    rate = max(counts, key=lambda rate: (counts[rate], rate), default=0)
+    other = [path for path, found in zip(paths, rates, strict=True) if found not in (rate, None)]
+    if other:
+        what = f"{len(other)} of {len(paths)} sounds have another rate than {rate} Hz and are resampled to it"
+        rank_zero_warn(f"{what}, first {other[0]}")
+    return Modality(Files(paths, partial(read_sound, rate=rate, resample=True)), items, rate)
 
 
 def broken_files(data: ItemSet) -> dict[str, str]:
@@ -150,25 +164,17 @@ def broken_files(data: ItemSet) -> dict[str, str]:
     """
     broken_items: dict[str, str] = {}
     for modality in data.modalities.values():
-        if not isinstance(modality.entries, Files):
-            continue
-        owners = modality.owners()
-        for entry, reason in _broken(modality).items():
-            broken_items[data.names[owners[entry]]] = reason
-            rank_zero_warn(reason)
+        if isinstance(modality.entries, Files):
+            known = kept_arrays(f"checked-{modality.digest()}", partial(_checked, modality.entries))["broken"]
+            # The reasons anew: they name files, and copies in two folders have one digest.
+            for entry, reason in faults(modality.entries, known.tolist()).items():
+                broken_items[data.names[modality.owners()[entry]]] = reason
+                rank_zero_warn(reason)
     return broken_items
 
 
-def _broken(modality: Modality) -> dict[int, str]:
-    found: dict[int, str] = {}
-
-    def compute() -> dict[str, np.ndarray]:
-        found.update(faults(modality.entries, range(len(modality.entries))))
-        return {"broken": np.array(list(found), dtype=np.int64)}
-
-    known = kept_arrays(f"checked-{modality.digest()}", compute)["broken"]
-    # Anew: the reasons name files, and copies in two folders have one digest.
-    return found or faults(modality.entries, known.tolist())
+def _checked(files: Files) -> dict[str, np.ndarray]:
+    return {"broken": np.array(list(faults(files, range(len(files)))), dtype=np.int64)}
 
 
 def faults(files: Files, rows: Sequence[int]) -> dict[int, str]:

@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 
 from datamodules.errors import DataError
-from datamodules.files.media import read_image, read_resampled
+from datamodules.files.media import read_image, read_sound
 from datamodules.items import Files
 
 Content = Literal["text", "image", "sound"]
@@ -55,10 +55,7 @@ def read_folder(where: Path, content: Content, rate: int | None) -> tuple[list[s
 
 def decode(path: Path, rate: int | None) -> np.ndarray:
     """An image (``rate`` is None), or a sound at ``rate`` samples per second; a DataError if it cannot be read."""
-    try:
-        return read_image(path) if rate is None else read_resampled(path, rate)
-    except UnicodeEncodeError as error:  # which the library of sounds cannot pass on
-        raise DataError(f"{path}: the name is not valid in this machine's encoding; rename it.") from error
+    return read_image(path) if rate is None else read_sound(path, rate, resample=True)
 
 
 def _below(where: Path, endings: Sequence[str]) -> list[Path]:

@@ -1,7 +1,6 @@
 """CUHK-PEDES (Li et al., CVPR 2017): photographs of pedestrians, each described in a few sentences."""
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -28,39 +27,26 @@ class CUHKPEDES(OnDisk):
 
     def read(self) -> ItemSet:
         """Read the descriptions and look which photographs there are."""
-        folder = self.folder
-        photographs = read_photographs(folder / "reid_raw.json")
-        names = [photograph.path for photograph in photographs]
-        persons = [photograph.fields["id"] for photograph in photographs]
+        path = self.folder / "reid_raw.json"
+        expected = "file_path and captions as text and id as the number of a person, 1 or more"
+        photographs = read_captioned(path, read_json(path), _described, expected)
+        names, persons = [one.path for one in photographs], [one.fields["id"] for one in photographs]
+        first_of: dict[int, Captioned] = {}
+        for person, one in zip(persons, photographs, strict=True):
+            first = first_of.setdefault(person, one)
+            if first.split != one.split:
+                what = f"person {person} is {first.split} in {first.path} and {one.split} in {one.path}"
+                raise broken(path, f"{what}; expected each person in one split")
         return self.items(
             {
-                "image": lambda: image_of_each(folder / "imgs", names, "reid_raw.json"),
-                "text": lambda: Modality.of_each([photograph.captions for photograph in photographs]),
+                "image": lambda: image_of_each(path.with_name("imgs"), names, path.name),
+                "text": lambda: Modality.of_each([one.captions for one in photographs]),
             },
             names,
-            split=[photograph.split for photograph in photographs],
+            split=[one.split for one in photographs],
             label=persons,
             group=np.array(persons),
         )
-
-
-def read_photographs(path: Path) -> list[Captioned]:
-    """Photographs with their descriptions, in the order of reid_raw.json.
-
-    Raises:
-        DataError: the file is not a JSON list, an entry is not what it should be, a photograph is listed twice, or a
-            person is in two splits.
-    """
-    expected = "file_path and captions as text and id as the number of a person, 1 or more"
-    photographs = read_captioned(path, read_json(path), _described, expected)
-    first_of: dict[int, Captioned] = {}
-    for photograph in photographs:
-        person = photograph.fields["id"]
-        first = first_of.setdefault(person, photograph)
-        if first.split != photograph.split:
-            what = f"person {person} is {first.split} in {first.path} and {photograph.split} in {photograph.path}"
-            raise broken(path, f"{what}; expected each person in one split")
-    return photographs
 
 
 def _described(entry: Mapping[str, Any]) -> tuple[str, list[Any]]:

@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -55,8 +56,9 @@ def _karpathy(entry: Mapping[str, Any]) -> tuple[str, list[Any]]:
 
 
 class Narrative(NamedTuple):
-    """A description of an image: transcript and, if there is a recording, its possible paths in `voice-recordings/`."""
+    """A description of an image: its file, transcript and the possible paths of its recording, if there is one."""
 
+    source: Path
     image_id: str
     caption: str
     recordings: tuple[str, ...]
@@ -82,63 +84,53 @@ class Flickr30kNarratives(OnDisk):
 
     def read(self) -> ItemSet:
         """Read the narratives of every split there is, and look which images and recordings there are."""
-        folder = self.folder
-        narratives, split = read_splits(folder, voice="audio" in self.wanted(("image", "text", "audio")))
+        folder, voice = self.folder, "audio" in self.wanted(("image", "text", "audio"))
+        narratives: list[Narrative] = []
+        split: dict[str, str] = {}
+        for word, part in SPLITS.items():
+            for narrative in _read_part(folder, word, voice):
+                other = split.setdefault(narrative.image_id, part)
+                if other != part:
+                    raise broken(narrative.source, f"image {narrative.image_id} is in the {other} part too")
+                narratives.append(narrative)
         item = {name: number for number, name in enumerate(split)}
         narratives.sort(key=lambda narrative: item[narrative.image_id])  # stable: in the order of the files
         owner = np.array([item[narrative.image_id] for narrative in narratives])
+
+        def recordings(folder: Path) -> Modality:
+            there = []
+            for number, narrative in zip(owner.tolist(), narratives, strict=True):
+                paths = [folder / name for name in narrative.recordings if (folder / name).is_file()]
+                there += [(number, path) for path in paths[:1]]
+            return files_of_items("sound", there)
+
         return self.items(
             {
                 "image": lambda: image_of_each(folder / "flickr30k-images", [f"{name}.jpg" for name in split]),
                 "text": lambda: Modality([narrative.caption for narrative in narratives], owner),
-                "audio": lambda: _recordings(require(folder / "voice-recordings"), narratives, owner),
+                "audio": lambda: recordings(require(folder / "voice-recordings")),
             },
             names=list(split),
             split=list(split.values()),
         )
 
 
-def read_splits(folder: Path, voice: bool) -> tuple[list[Narrative], dict[str, str]]:
-    """Narratives of all splits, and image id -> split.
-
-    Args:
-        folder: with the .jsonl files.
-        voice: whether voice recordings are needed; where not, the far smaller captions files are preferred.
-
-    Raises:
-        DataError: a split has no file or no narrative, a file lacks voice recordings where they are needed, or an
-            image is in two splits.
-    """
-    narratives: list[Narrative] = []
-    split: dict[str, str] = {}
-    contents = ("localized_narratives", "captions") if voice else ("captions", "localized_narratives")
-    for word, part in SPLITS.items():
-        paths = [folder / f"flickr30k_{word}_{content}.jsonl" for content in contents]
-        path = next((path for path in paths if path.is_file()), folder / f"flickr30k_{word}_localized_narratives.jsonl")
-        found = read_narratives(path) if path.is_file() else []
-        if not found:
-            raise broken(path, f"is missing or empty; expected the narratives of the {part} part")
-        if voice and not any(narrative.recordings for narrative in found):
-            what = "has no voice_recording; expected flickr30k_<split>_localized_narratives.jsonl, or modalities"
-            raise broken(path, f"{what} without audio")
-        for narrative in found:
-            other = split.setdefault(narrative.image_id, part)
-            if other != part:
-                raise broken(path, f"image {narrative.image_id} is in the {other} part too")
-        narratives += found
-    return narratives, split
+def _read_part(folder: Path, word: str, voice: bool) -> list[Narrative]:
+    """Narratives of a split; without a need of recordings the far smaller file of captions alone is preferred."""
+    full = folder / f"flickr30k_{word}_localized_narratives.jsonl"
+    alone = full.with_name(f"flickr30k_{word}_captions.jsonl")
+    path = next((path for path in ((full, alone) if voice else (alone, full)) if path.is_file()), full)
+    expected = "a JSON object with image_id and caption, both text"
+    found = parse_lines(path, partial(_narrative, path), expected, skip_blank=True) if path.is_file() else []
+    if not found:
+        raise broken(path, f"is missing or empty; expected the narratives of the {SPLITS[word]} part")
+    if voice and not any(narrative.recordings for narrative in found):
+        what = "has no voice_recording; expected flickr30k_<split>_localized_narratives.jsonl, or modalities"
+        raise broken(path, f"{what} without audio")
+    return found
 
 
-def read_narratives(path: Path) -> list[Narrative]:
-    """Narratives of one .jsonl file.
-
-    Raises:
-        DataError: a line that is not a JSON object with image_id and caption.
-    """
-    return parse_lines(path, _narrative, "a JSON object with image_id and caption, both text", skip_blank=True)
-
-
-def _narrative(line: str) -> Narrative:
+def _narrative(source: Path, line: str) -> Narrative:
     """A line with the possible names of its recording, the authors' before that of the field."""
     fields = json.loads(line)
     voice, annotator = fields.get("voice_recording"), fields.get("annotator_id")
@@ -147,12 +139,4 @@ def _narrative(line: str) -> Narrative:
     if found and isinstance(annotator, int):
         names.insert(0, f"{found[1]}/{found[1]}_{found[2].zfill(16)}_{annotator}.ogg")
     either = dict.fromkeys(name for given in names for name in (given, str(Path(given).with_suffix(".wav"))))
-    return Narrative(text(fields["image_id"]), text(fields["caption"]), tuple(either))
-
-
-def _recordings(folder: Path, narratives: list[Narrative], owner: np.ndarray) -> Modality:
-    there = []
-    for item, narrative in zip(owner.tolist(), narratives, strict=True):
-        paths = [folder / name for name in narrative.recordings if (folder / name).is_file()]
-        there += [(item, path) for path in paths[:1]]
-    return files_of_items("sound", there)
+    return Narrative(source, text(fields["image_id"]), text(fields["caption"]), tuple(either))

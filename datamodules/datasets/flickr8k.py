@@ -21,9 +21,6 @@ RATE = 24_000
 HELD_OUT = 200
 
 
-# The official split -------------------------------------------------------------------------------------------------
-
-
 class Flickr8k(OnDisk):
     """Images with five captions each, in the split of the authors; an item is an image and matches itself alone.
 
@@ -34,40 +31,26 @@ class Flickr8k(OnDisk):
 
     def read(self) -> ItemSet:
         """Read the lists and captions and look which images there are."""
-        folder = self.folder
+        folder, path = self.folder, self.folder / "Flickr8k.token.txt"
         split = read_split({part: folder / f"Flickr_8k.{name}.txt" for part, name in LISTS.items()}, "the image ")
-        captions = read_tokens(folder / "Flickr8k.token.txt")
-        _require_five(folder / "Flickr8k.token.txt", {name: captions.get(name, []) for name in split})
-        images = next((folder / name for name in ("Flicker8k_Dataset", "Images") if (folder / name).is_dir()), None)
+        numbered: dict[str, dict[int, str]] = {}
+        tokens = parse_lines(path, _token, "<name>.jpg#<number>, a tab and a caption")
+        for line, (name, number, caption) in enumerate(tokens, start=1):
+            if number in numbered.setdefault(name, {}):
+                raise broken(path, f"line {line} is caption {number} of {name}, which a line before is already")
+            numbered[name][number] = caption
+        captions = {name: [caption for _, caption in sorted(numbered.get(name, {}).items())] for name in split}
+        _require_five(path, captions)
+        folders = [folder / "Flicker8k_Dataset", folder / "Images"]
+        images = next((path for path in folders if path.is_dir()), folders[0])
         return self.items(
             {
-                "image": lambda: image_of_each(images or folder / "Flicker8k_Dataset", list(split)),
-                "text": lambda: Modality.of_each([captions[name] for name in split]),
+                "image": lambda: image_of_each(images, list(split)),
+                "text": lambda: Modality.of_each(list(captions.values())),
             },
             names=[Path(name).stem for name in split],
             split=list(split.values()),
         )
-
-
-def _require_five(path: Path, captions: Mapping[str, Sequence[str]]) -> None:
-    for name, found in captions.items():
-        if len(found) != CAPTIONS:
-            raise broken(path, f"has {len(found)} captions of {name}; expected {CAPTIONS}")
-
-
-def read_tokens(path: Path) -> dict[str, list[str]]:
-    """File name of an image -> its captions, in the order of their numbers.
-
-    Raises:
-        DataError: not text, a line without "<name>#<number>", a tab and a caption, or a number that stands twice.
-    """
-    captions: dict[str, dict[int, str]] = {}
-    tokens = parse_lines(path, _token, "<name>.jpg#<number>, a tab and a caption")
-    for line, (name, number, caption) in enumerate(tokens, start=1):
-        if number in captions.setdefault(name, {}):
-            raise broken(path, f"line {line} is caption {number} of {name}, which a line before is already")
-        captions[name][number] = caption
-    return {name: [caption for _, caption in sorted(found.items())] for name, found in captions.items()}
 
 
 def _token(line: str) -> tuple[str, int, str]:
@@ -76,7 +59,10 @@ def _token(line: str) -> tuple[str, int, str]:
     return text(name), int(number), text(caption)
 
 
-# A thousand images with a spoken caption ----------------------------------------------------------------------------
+def _require_five(path: Path, captions: Mapping[str, Sequence[str]]) -> None:
+    for name, found in captions.items():
+        if len(found) != CAPTIONS:
+            raise broken(path, f"has {len(found)} captions of {name}; expected {CAPTIONS}")
 
 
 class Flickr8kTriples(OnDisk):
@@ -107,43 +93,29 @@ class Flickr8kTriples(OnDisk):
 
     def read(self) -> ItemSet:
         """Read the captions and look which images and sounds there are."""
-        folder = self.folder
-        captions = read_captions(folder / "captions.txt")
+        folder, source = self.folder, "captions.txt"
+        captions = _read_captions(folder / source)
         names = sorted(captions)
         if len(names) <= HELD_OUT:
             what = f"names {len(names)} images; expected more than the {HELD_OUT} that are held out"
-            raise broken(folder / "captions.txt", what)
-        kept = 1 if self.captions == "spoken" else CAPTIONS
+            raise broken(folder / source, what)
+        split = np.full(len(names), "train", dtype="U5")
+        split[np.random.default_rng(0).permutation(len(names))[:HELD_OUT]] = "test"
+        images, sounds = ([f"{name}{ending}" for name in names] for ending in (".jpg", ".wav"))
+        kept, decode = 1 if self.captions == "spoken" else CAPTIONS, partial(read_sound, rate=RATE)
         return self.items(
             {
-                "image": lambda: image_of_each(folder / "images", [f"{name}.jpg" for name in names], "captions.txt"),
+                "image": lambda: image_of_each(folder / "images", images, source),
                 "text": lambda: Modality.of_each([captions[name][:kept] for name in names]),
-                "audio": lambda: file_of_each(
-                    folder / "audio",
-                    [f"{name}.wav" for name in names],
-                    partial(read_sound, rate=RATE),
-                    RATE,
-                    "captions.txt",
-                ),
+                "audio": lambda: file_of_each(folder / "audio", sounds, decode, RATE, source),
             },
             names,
-            split=held_out(len(names)),
+            split,
         )
 
 
-def held_out(count: int) -> np.ndarray:
-    """(count,) "train" or "test": the fixed draw of the test items."""
-    split = np.full(count, "train", dtype="U5")
-    split[np.random.default_rng(0).permutation(count)[:HELD_OUT]] = "test"
-    return split
-
-
-def read_captions(path: Path) -> dict[str, list[str]]:
-    """Image name without its ending -> its five captions, in the order of the file.
-
-    Raises:
-        DataError: not CSV text, another header, a row without two fields, or another number of captions of an image.
-    """
+def _read_captions(path: Path) -> dict[str, list[str]]:
+    """Image name without its ending -> its five captions, in the order of the file."""
     try:
         lines = (f"{line}\n" for line in read_lines(path))  # a caption in quotes may have several
         header, *rows = list(csv.reader(lines, strict=True)) or [[]]

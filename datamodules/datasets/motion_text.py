@@ -9,11 +9,10 @@ import numpy as np
 from datamodules.datasets import DATASETS
 from datamodules.errors import check_choice
 from datamodules.files.array_files import load_numpy, numbers
-from datamodules.files.text import broken, parse_lines, parsed, read_json, read_split, require, text
+from datamodules.files.text import SPLITS, broken, parse_lines, parsed, read_json, read_split, require, text
 from datamodules.items import ItemSet, Modality
 from datamodules.on_disk import OnDisk
 
-SPLIT_FILES = {"train": "train.txt", "validation": "val.txt", "test": "test.txt"}
 # What the id of a mirrored motion begins with.
 MIRRORED = "M"
 # Data set -> numbers per frame, and frames per second of the caption times.
@@ -109,13 +108,13 @@ class HumanML3D(OnDisk):
         """The items that captions of a motion make: name, texts and frames, none where those are missing or broken."""
         last = 1 if self.test_captions == "first" and part != "train" else None
         spans: dict[tuple[float, float], list[str]] = {}
-        for caption in described.captions[:last]:
-            spans.setdefault((caption.start, caption.end), []).append(caption.text)
+        for caption, *span in described.captions[:last]:
+            spans.setdefault(tuple(span), []).append(caption)
         items = []
-        for (start, end), texts in spans.items() or [(described.whole, [])]:
-            item = name if (start, end) == described.whole else f"{name}_{start:g}_{end:g}"
+        for span, texts in spans.items() or [(described.whole, [])]:
+            item = name if span == described.whole else f"{name}_{span[0]:g}_{span[1]:g}"
             there = described.motion.is_file()
-            frames = self.attempt(item, self._frames, described, start, end) if there else None
+            frames = self.attempt(item, self._frames, described, *span) if there else None
             items.append((item, texts, [] if frames is None else [frames]))
         return items
 
@@ -132,12 +131,8 @@ class HumanML3D(OnDisk):
 
 
 def read_splits(folder: Path) -> dict[str, str]:
-    """Motion id -> split, in the order of the split files.
-
-    Raises:
-        DataError: a split file is missing, an id is listed twice, or a motion and its mirror image are in two splits.
-    """
-    lists = {part: folder / file for part, file in SPLIT_FILES.items()}
+    """Motion id -> split, in the order of the split files; a motion and its mirror image must be in one."""
+    lists = {part: folder / f"{word}.txt" for word, part in SPLITS.items()}
     split = read_split(lists)
     for name, part in split.items():
         other = MIRRORED + name
@@ -148,15 +143,7 @@ def read_splits(folder: Path) -> dict[str, str]:
 
 
 def read_annotations(path: Path, motions: Path) -> dict[str, Described]:
-    """Motion id -> its file and captions, of TMR's annotations.json.
-
-    Args:
-        path: the file.
-        motions: the folder below which the paths of the motions are.
-
-    Raises:
-        DataError: the file is not JSON, or an entry is not what it should be.
-    """
+    """Motion id -> its file and captions, of TMR's annotations.json; paths in it are below the folder of motions."""
     content = read_json(path)
     if not isinstance(content, dict) or not content:
         raise broken(path, "holds no JSON object with an entry")
@@ -172,11 +159,7 @@ def read_annotations(path: Path, motions: Path) -> dict[str, Described]:
 
 
 def read_captions(path: Path) -> list[Caption]:
-    """Captions of one motion.
-
-    Raises:
-        DataError: the file is not text, or a line is not caption#tokens#start#end.
-    """
+    """Captions of one motion, a line each."""
     return parse_lines(path, _caption, "caption#tokens#start#end", skip_blank=True)
 
 

@@ -86,12 +86,7 @@ class NUSWIDE(OnDisk, FeatureDataModule):
 def largest_concepts(folder: Path, counts: Mapping[str, int]) -> tuple[list[str], dict[str, np.ndarray]]:
     """The ten concepts with the most training images, largest first, and split -> (N, 10) bool, which images have them.
 
-    Args:
-        folder: of the data set.
-        counts: split -> number of its images.
-
-    Raises:
-        DataError: a file is missing or is not what it should be, or has another number of images.
+    Every file of labels must be of as many images as ``counts`` says of its split.
     """
     path = folder / "ConceptsList" / "Concepts81.txt"
     concepts = names_in(path)

@@ -14,9 +14,10 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from datamodules.errors import DataError
 from datamodules.features.texts import BUNDLED, ONE_HOT
+from datamodules.files.array_files import CLASS_EMBEDDING_FILE
 from datamodules.files.extracted_features import networks_of, read_extracted
 from datamodules.files.feature_files import TABLES, Own, class_embedding_of, find_source, read_features
-from datamodules.files.labels import class_labels, require_one_kind, split_of, text_list
+from datamodules.files.labels import class_labels, require_one_kind, require_trained, split_of, text_list
 from datamodules.files.manifests import parallel_texts, read_manifest
 from datamodules.files.rows import decoding
 from datamodules.items import ItemSet, Modality
@@ -145,12 +146,9 @@ class OwnData(FeatureDataModule):
     @property
     def has_class_embedding(self) -> bool:
         """Whether batches bring the embedding of the class."""
-        if not super().has_class_embedding:
-            return False
-        if self._class_encoder is not None or self.data.class_embedding is not None:
-            return True
-        vectors = all(modality.kind == "vector" for modality in self.data.modalities.values())
-        return vectors and len(self.data.modalities) == 2 and self.labelled
+        given = self._class_encoder is not None or self.data.class_embedding is not None
+        two_vectors = len(self.data.vectors) == len(self.data.modalities) == 2
+        return super().has_class_embedding and (given or (two_vectors and self.labelled))
 
     @cached_property
     def digest(self) -> str:
@@ -165,18 +163,19 @@ class OwnData(FeatureDataModule):
         alone = len(self.class_names) == len(self.data)
         if self.data.class_embedding is not None and (alone or self.source.suffix != ".safetensors"):
             return "from-data"
-        return ONE_HOT if self._numbered() and len(self.class_names) <= MANY else BUNDLED
+        return ONE_HOT if self._numbered and len(self.class_names) <= MANY else BUNDLED
 
     @class_encoder.setter
     def class_encoder(self, encoder: str | None) -> None:
         self._class_encoder = encoder
 
+    @property
     def _numbered(self) -> bool:
         return all(re.fullmatch(r"class -?\d+", name) for name in self.class_names)
 
     @cached_property
     def class_embedding(self) -> torch.Tensor:
-        if self.class_encoder not in (ONE_HOT, "from-data") and self._numbered():
+        if self.class_encoder not in (ONE_HOT, "from-data") and self._numbered:
             rank_zero_warn(
                 f"{self.data.origin}: class names are unknown, and {self.class_encoder} embeds "
                 f"{self.class_names[0]!r} to {self.class_names[-1]!r}; add an array class_names, or choose "
@@ -194,55 +193,47 @@ class OwnData(FeatureDataModule):
         source = self.source
         try:
             with decoding(source, "data of one's own"):  # what a damaged file holds may look whole to its parser
-                return self._read(source)
+                if source.suffix == ".safetensors":
+                    self._drawn = FROM_FILE
+                    return read_extracted(source)
+                read = read_manifest if source.suffix in TABLES or _of_texts(source) else read_features
+                return self._items(read(source, self.chosen, None if self.split == RANDOM else self.split), str(source))
         except DataError as error:
             if str(source) in str(error):
                 raise
             raise DataError(f"{source}: {error}") from error
 
-    def _read(self, source: Path) -> ItemSet:
-        self._drawn = FROM_FILE
-        if source.suffix == ".safetensors":
-            return read_extracted(source)
-        read = read_manifest if source.suffix in TABLES or _of_texts(source) else read_features
-        named = None if self.split == RANDOM else self.split
-        own = read(source, self.chosen, named)
-        self._notes = own.notes
-        data = self._numbered_items(own, str(source))
+    def _items(self, own: Own, origin: str) -> ItemSet:
+        """The items with numbered labels and their split."""
+        self._notes, self._drawn = own.notes, FROM_FILE if self.split is None else f"split from {self.split!r}"
         if own.split is None or self.split == RANDOM:
             shares = " / ".join(f"{100 * share:g}" for share in self.fractions)
-            self._drawn = f"split drawn by seed {self.split_seed} as {shares} %"
-        elif self.split is not None:
-            self._drawn = f"split from {self.split!r}"
-        return data
-
-    def _numbered_items(self, own: Own, origin: str) -> ItemSet:
-        """The items with numbered labels and their split."""
-        count, names = len(own.names), own.class_names
-        embedding = None if own.of_train_rows else own.class_embedding
-        given = None if own.split is None or self.split == RANDOM else split_of(own.split, f"{origin}, split")
+            split, self._drawn = None, f"split drawn by seed {self.split_seed} as {shares} %"
+        else:
+            split = split_of(own.split, f"{origin}, split")
+        names, embedding = own.class_names, own.class_embedding
         names = None if names is None else text_list(np.asarray(names), f"{origin}, class_names")
         if own.label is None:
-            label, class_names, places = np.arange(count), None, None
+            label, class_names, places = np.arange(len(own.names)), None, None
         else:
-            if given is not None:
-                require_one_kind(own.label, given, origin)
+            if split is not None:
+                require_one_kind(own.label, split, origin)
             known = None if embedding is None else len(embedding)
             label, class_names, places = class_labels(own.label, f"{origin}, label", names, known)
+            if split is not None and label.ndim == 1:
+                require_trained(label, split, class_names, origin)
         if embedding is not None and places is not None:
             embedding = embedding[places]
-        split = self._draw(own, label, origin) if given is None else given
-        if given is not None and own.label is not None:
-            _require_trained(label, given, class_names, origin)
-        if own.of_train_rows:
-            embedding = class_embedding_of(own.class_embedding, label[split == "train"], len(class_names), origin)
+        split = self._draw(own, label, origin) if split is None else split
+        if own.embedding_of_each is not None:
+            train, file = label[split == "train"], f"{origin}/{CLASS_EMBEDDING_FILE}"
+            embedding = class_embedding_of(own.embedding_of_each, train, len(class_names), file)
         return ItemSet(own.modalities, label, split, own.names, origin, None, class_names, embedding, own.unpaired)
 
     def _draw(self, own: Own, label: np.ndarray, origin: str) -> np.ndarray:
         """Test items, class by class; of an image with several captions, all rows or none."""
-        sample = samples_of_rows(
-            _aligned(own.modalities), label, np.arange(len(label)), f"{origin}: the {len(label)} rows"
-        )
+        rows, said = np.arange(len(label)), f"{origin}: the {len(label)} rows"
+        sample = samples_of_rows(_aligned(own.modalities), label, rows, said)
         samples = np.unique(sample)
         alone = label.ndim == 1 and len(np.unique(label[samples])) == len(samples)
         _, test = (carve_groups if alone else carve_validation)(label, samples, self.fractions[2], self.split_seed)
@@ -260,10 +251,8 @@ class OwnData(FeatureDataModule):
     def _classes_are_samples(self) -> bool:
         """Whether an item matches itself alone, or in data with repeated rows no test item matches one of training."""
         label, test = self.data.label, self.data.split == "test"
-        if label.ndim == 2:
-            return False
-        alone = len(np.unique(label)) == len(label)
-        return alone or bool(self.repeated and not np.isin(label[test], label[~test]).any())
+        alone = label.ndim == 1 and len(np.unique(label)) == len(label)
+        return alone or bool(label.ndim == 1 and self.repeated and not np.isin(label[test], label[~test]).any())
 
     @cached_property
     def repeated(self) -> tuple[str, ...]:
@@ -287,20 +276,3 @@ def _described(modality: Modality, items: int) -> str:
     if modality.kind == "vector":
         return f"{modality.shape[0]}-d" + f" ({count:,})" * (count != items)
     return f"({count:,} {modality.kind}s)"
-
-
-def _require_trained(label: np.ndarray, split: np.ndarray, names: Sequence[str], origin: str) -> None:
-    """Refuse a split that trains on some classes of the test items and not on others; one between classes may be meant.
-
-    Raises:
-        DataError: it is such.
-    """
-    if label.ndim == 2:
-        return
-    trained, tested = (np.unique(label[chosen]) for chosen in (split != "test", split == "test"))
-    untrained_on = np.setdiff1d(tested, trained)
-    if untrained_on.size and untrained_on.size < tested.size:
-        raise DataError(
-            f"{origin}: the split leaves {untrained_on.size} of {tested.size} test classes without a training item, "
-            f"first {names[untrained_on[0]]!r}; move items of them, leave them out, or train on no test class."
-        )

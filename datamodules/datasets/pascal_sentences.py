@@ -40,7 +40,7 @@ class PascalSentences(OnDisk):
             {
                 "image": lambda: image_of_each(images, [f"{name}.jpg" for name in names]),
                 "text": lambda: Modality.of_each(
-                    [self.attempt(n, read_sentences, described[n]) if n in described else None for n in names]
+                    [self.attempt(n, _sentences, described[n]) if n in described else None for n in names]
                 ),
             },
             names,
@@ -56,12 +56,7 @@ def _below(folder: Path, ending: str) -> dict[str, Path]:
     return {path.relative_to(folder).as_posix().removesuffix(ending).removesuffix("."): path for path in paths}
 
 
-def read_sentences(path: Path) -> list[str]:
-    """Sentences of one image.
-
-    Raises:
-        DataError: the file is not text or has no sentence.
-    """
+def _sentences(path: Path) -> list[str]:
     sentences = names_in(path)
     if not sentences:
         raise broken(path, "has no sentence; expected five, one per line")

@@ -71,11 +71,7 @@ def _check_pairs(path: Path, label: np.ndarray, other: str, expected: np.ndarray
 
 
 def read_labels(folder: Path, word: str, classes: int) -> dict[str, np.ndarray]:
-    """Part -> class 0..C-1 of each line of its list, of one modality; blank lines at its end count for nothing.
-
-    Raises:
-        DataError: a list is missing or empty, a line is not <file> <class 1..C>, or a file is listed twice.
-    """
+    """Part -> class 0..C-1 of each line of its list, of one modality; blank lines at its end count for nothing."""
     number = {str(c + 1): c for c in range(classes)}
 
     def entry(line: str) -> tuple[str, int]:

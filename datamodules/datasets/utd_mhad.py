@@ -33,6 +33,33 @@ ORIGIN_JOINT = 2
 BLOCK, DEPTH_UNIT = 8, 4000.0
 
 
+def reduce_depth(depth: np.ndarray) -> np.ndarray:
+    """(240, 320, T) millimetres to (T, 30, 40): means over blocks of pixels, in units of four metres."""
+    rows, columns, steps = depth.shape
+    blocks = np.moveaxis(depth, 2, 0).reshape(steps, rows // BLOCK, BLOCK, columns // BLOCK, BLOCK)
+    return blocks.mean(axis=(2, 4), dtype=np.float64) / DEPTH_UNIT
+
+
+def centre_skeleton(skeleton: np.ndarray) -> np.ndarray:
+    """(20, 3, T) metres to (T, 20, 3), relative to the spine joint of each frame."""
+    frames = np.moveaxis(skeleton, 2, 0)
+    return frames - frames[:, ORIGIN_JOINT : ORIGIN_JOINT + 1]
+
+
+# Modality -> its array in the reduced file, and the shape of a clip in it.
+REDUCED_ARRAYS = {
+    "video": ("depth30x40", (16, 30, 40)),
+    "motion": ("skeleton", (16, 20, 3)),
+    "inertial": ("inertial", (32, 6)),
+}
+# Modality -> folder, ending of the file name, variable, its shape (None: any length), and what is made of it.
+RAW: dict[str, tuple[str, str, str, tuple[int | None, ...], Callable[[np.ndarray], np.ndarray]]] = {
+    "video": ("Depth", "_depth.mat", "d_depth", (240, 320, None), reduce_depth),
+    "motion": ("Skeleton", "_skeleton.mat", "d_skel", (20, 3, None), centre_skeleton),
+    "inertial": ("Inertial", "_inertial.mat", "d_iner", (None, 6), np.asarray),
+}
+
+
 class UTDMHAD(OnDisk):
     """UTD-MHAD: 861 clips of 27 actions; odd subjects train and validate (431 clips), even subjects test (430).
 
@@ -71,13 +98,20 @@ class UTDMHAD(OnDisk):
         """Read the class names and either the reduced file or the published ones."""
         folder = self.folder
         wanted = MODALITIES if self.chosen is None else self.wanted((*MODALITIES, *PARTS))
-        phrases = read_classes(folder / "class_names.txt")
+        phrases = names_in(folder / "class_names.txt")
+        if len(phrases) != CLASSES:
+            raise broken(folder / "class_names.txt", f"has {len(phrases)} phrases; expected {CLASSES}, one per line")
         origin = folder / REDUCED if self.features == "16f" else folder
         sources = [PARTS[name][0] if name in PARTS else name for name in wanted]
         names, modalities = read_reduced(origin) if self.features == "16f" else self._read_raw(folder, sources)
         action, subject = np.array([_clip(name, origin) for name in names]).reshape(-1, 2).T
         modalities["text"] = Modality([phrases[a - 1] for a in action])
-        modalities |= {name: _part(modalities, *PARTS[name]) for name in wanted if name in PARTS}
+        for name in set(wanted) & set(PARTS):
+            source, columns = PARTS[name]
+            whole = modalities[source]
+            taken = [entry[:, columns] for entry in whole.entries]
+            stacked = isinstance(whole.entries, np.ndarray)
+            modalities[name] = Modality(np.stack(taken) if stacked else taken, whole.owner, whole.rate)
         return self.items(
             {name: partial(modalities.get, name) for name in (*MODALITIES, *PARTS) if name in modalities},
             names,
@@ -90,9 +124,8 @@ class UTDMHAD(OnDisk):
 
     def _read_raw(self, folder: Path, wanted: Iterable[str]) -> tuple[list[str], dict[str, Modality]]:
         files = {}
-        for name in RAW:
+        for name, (where, ending, *_) in RAW.items():
             if name in wanted:
-                where, ending, *_ = RAW[name]
                 found = require(folder / where).glob(f"*{ending}")
                 files[name] = {path.name.removesuffix(ending): path for path in found}
                 if not files[name]:
@@ -105,14 +138,6 @@ class UTDMHAD(OnDisk):
         return names, modalities
 
 
-def _part(modalities: dict[str, Modality], source: str, columns: tuple[int, ...]) -> Modality:
-    """Some joints or channels of every step."""
-    whole = modalities[source]
-    taken = [entry[:, columns] for entry in whole.entries]
-    same = isinstance(whole.entries, np.ndarray)
-    return Modality(np.stack(taken) if same else taken, whole.owner, whole.rate)
-
-
 def _clip(name: str, origin: Path) -> tuple[int, int]:
     """Action 1..27 and subject 1..8 that a clip's name says."""
     match = CLIP.fullmatch(name)
@@ -122,35 +147,8 @@ def _clip(name: str, origin: Path) -> tuple[int, int]:
     return action, subject
 
 
-def read_classes(path: Path) -> list[str]:
-    """The 27 action phrases, in the order of the labels.
-
-    Raises:
-        DataError: the file is missing, not text, or has another number of phrases.
-    """
-    phrases = names_in(path)
-    if len(phrases) != CLASSES:
-        raise broken(path, f"has {len(phrases)} phrases; expected {CLASSES}, one per line")
-    return phrases
-
-
-# The reduced file ---------------------------------------------------------------------------------------------------
-
-
-# Modality -> its array, and the shape of a clip in it.
-REDUCED_ARRAYS = {
-    "video": ("depth30x40", (16, 30, 40)),
-    "motion": ("skeleton", (16, 20, 3)),
-    "inertial": ("inertial", (32, 6)),
-}
-
-
 def read_reduced(path: Path) -> tuple[list[str], dict[str, Modality]]:
-    """Clip names and the three recorded modalities of the reduced file.
-
-    Raises:
-        DataError: the file is missing, truncated, lacks an array, or its labels are not those its names say.
-    """
+    """Clip names and the three recorded modalities of the reduced file, whose labels must be those its names say."""
     arrays = load_numpy(path)
     named = arrays.get("name", np.arange(0))
     if named.ndim != 1 or named.dtype.kind != "U":
@@ -167,36 +165,8 @@ def read_reduced(path: Path) -> tuple[list[str], dict[str, Modality]]:
     return names, modalities
 
 
-# The published files ------------------------------------------------------------------------------------------------
-
-
-def reduce_depth(depth: np.ndarray) -> np.ndarray:
-    """(240, 320, T) millimetres to (T, 30, 40): means over blocks of pixels, in units of four metres."""
-    rows, columns, steps = depth.shape
-    blocks = np.moveaxis(depth, 2, 0).reshape(steps, rows // BLOCK, BLOCK, columns // BLOCK, BLOCK)
-    return blocks.mean(axis=(2, 4), dtype=np.float64) / DEPTH_UNIT
-
-
-def centre_skeleton(skeleton: np.ndarray) -> np.ndarray:
-    """(20, 3, T) metres to (T, 20, 3), relative to the spine joint of each frame."""
-    frames = np.moveaxis(skeleton, 2, 0)
-    return frames - frames[:, ORIGIN_JOINT : ORIGIN_JOINT + 1]
-
-
-# Modality -> folder, ending of the file name, variable, its shape (None: any length), and what is made of it.
-RAW: dict[str, tuple[str, str, str, tuple[int | None, ...], Callable[[np.ndarray], np.ndarray]]] = {
-    "video": ("Depth", "_depth.mat", "d_depth", (240, 320, None), reduce_depth),
-    "motion": ("Skeleton", "_skeleton.mat", "d_skel", (20, 3, None), centre_skeleton),
-    "inertial": ("Inertial", "_inertial.mat", "d_iner", (None, 6), np.asarray),
-}
-
-
 def read_clip(path: Path, modality: str) -> np.ndarray:
-    """One published file as a sequence of float32.
-
-    Raises:
-        DataError: the file is not a MATLAB file, or holds no finite array of the expected shape, at least a step long.
-    """
+    """One published file as a sequence of float32, at least a step long."""
     *_, variable, shape, convert = RAW[modality]
     found = load_matlab(path, variable_names=[variable]).get(variable)
     if np.ndim(found) == 2 and len(shape) == 3:

@@ -73,11 +73,7 @@ class Wikipedia(OnDisk, FeatureDataModule):
 
 
 def read_list(path: Path) -> list[tuple[str, str, int]]:
-    """Text id, image id and class 0..9 of each line of a list; blank lines at its end count for nothing.
-
-    Raises:
-        DataError: not text, a line without three fields, or a class outside 1..10.
-    """
+    """Text id, image id and class 0..9 of each line of a list; blank lines at its end count for nothing."""
     return parse_lines(path, _pair, "a text id, an image id and a class 1..10")
 
 
@@ -150,14 +146,10 @@ class WikipediaRaw(OnDisk):
 
 
 def read_lists(folder: Path) -> tuple[list[tuple[str, str, int]], list[str]]:
-    """Text id, image id and class 0..9 of every pair, and its split.
-
-    Raises:
-        DataError: a list is missing or is not what it should be, a text is listed twice, or an image in both lists.
-    """
+    """Text id, image id and class 0..9 of every pair, and its split; a text stands once, an image in one list."""
     entries = {folder / name: read_list(folder / name) for name in LISTS.values()}
     refuse_repeated({path: [text for text, _, _ in pairs] for path, pairs in entries.items()}, "the text ")
-    # An image may have several texts, but in one list.
+    # An image may have several texts.
     refuse_repeated({path: sorted({image for _, image, _ in pairs}) for path, pairs in entries.items()}, "the image ")
     split = np.repeat(list(LISTS), [len(pairs) for pairs in entries.values()]).tolist()
     require_parts(split, folder)
@@ -165,11 +157,7 @@ def read_lists(folder: Path) -> tuple[list[tuple[str, str, int]], list[str]]:
 
 
 def read_section(path: Path) -> str:
-    """The section in one file, its character references resolved and its white space made single blanks.
-
-    Raises:
-        DataError: the file is not text, or has nothing between <text> and </text>.
-    """
+    """The section in one file, its character references resolved and its white space made single blanks."""
     with decoding(path, "text"):
         content = path.read_text(encoding="utf-8-sig")
     text = " ".join(html.unescape(" ".join(TEXT.findall(content))).split())

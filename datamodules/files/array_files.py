@@ -9,9 +9,10 @@ import scipy.io
 
 from datamodules.errors import DataError
 from datamodules.files.labels import PARTS
+from datamodules.files.layouts import Layout
 from datamodules.files.matlab import read_hdf5, read_mat
 from datamodules.files.pickles import load_pickle, unpickled_array
-from datamodules.files.rows import converted, decoding, plain
+from datamodules.files.rows import as_matrix, converted, decoding, plain
 from datamodules.files.text import broken, read_lines, require
 
 # What files call the labels.
@@ -20,6 +21,7 @@ _WORDS = "|".join(PARTS)
 _PART = re.compile(rf"(?:({_WORDS})[_./-])?(.+?)(?:[_./-]({_WORDS}))?", re.IGNORECASE)
 OF_ITEMS = ("label", "split", "id", "class_names")
 ARRAY_FILES = (".npz", ".npy", ".mat", ".h5", ".hdf5", ".pt", ".pth", ".pkl", ".pickle")
+CLASS_EMBEDDING_FILE = "train_attribute.pkl"
 LISTS = ("label.txt", "labels.txt", "split.txt", "id.txt", "class_names.txt")  # beside .npy files
 
 
@@ -71,6 +73,26 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
     if not isinstance(found, dict):
         raise DataError(f"{path}: holds one {type(found).__name__}; expected a dictionary of arrays by name.")
     return found
+
+
+def read_layout(folder: Path, layout: Layout) -> tuple[dict[str, np.ndarray], np.ndarray | None]:
+    """The arrays of a folder of other authors, and for each training item the embedding of its class, if it is there.
+
+    Raises:
+        DataError: a file is damaged, or is not one array.
+    """
+    found = {}
+    for role, name in {"image": layout.image, "text": layout.text, "label": layout.label}.items():
+        for part in ("train", "test"):
+            file = folder / name.format(part)
+            held = read_mat(file, of_items) if file.suffix == ".mat" else {file.stem: load_pickle(file)}
+            if file.stem not in held or isinstance(held[file.stem], dict):
+                names = ", ".join(held) or "no variable"
+                raise DataError(f"{file}: holds {names}; expected the variable {file.stem}. Rename it and save again.")
+            array = held[file.stem]
+            found[f"{role}_{part}"] = array if role == "label" else as_matrix(array, file)
+    file = folder / CLASS_EMBEDDING_FILE
+    return found, as_matrix(load_pickle(file), file) if file.is_file() else None
 
 
 def read_npy(file: Path) -> np.ndarray:

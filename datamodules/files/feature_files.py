@@ -11,17 +11,14 @@ import pandas as pd
 from lightning.pytorch.utilities import rank_zero_warn
 
 from datamodules.errors import DataError, DataMissing
-from datamodules.files.array_files import ARRAY_FILES, of_items, part_of, read_arrays, standard_name
+from datamodules.files.array_files import ARRAY_FILES, of_items, part_of, read_arrays, read_layout, standard_name
 from datamodules.files.layouts import LAYOUTS, Layout
-from datamodules.files.matlab import read_mat
-from datamodules.files.pickles import load_pickle
 from datamodules.files.rows import as_matrix, row_names
-from datamodules.items import Modality
+from datamodules.items import SPLITS, Modality
 from datamodules.repeats import first_of_equal
 
 UNPAIRED = "unpaired_"
-EMBEDDING = "class_embedding"
-CLASS_EMBEDDING_FILE = "train_attribute.pkl"
+WHOLE = ("class_names", "class_embedding")  # arrays that are not of items
 TABLES = (".csv", ".tsv", ".parquet", ".jsonl", ".json")
 ACCEPTED = (
     f"Accepted: a file of arrays ({', '.join(ARRAY_FILES)}), a table or list ({', '.join(TABLES)}), a .safetensors "
@@ -41,8 +38,8 @@ class Own:
         label: (N, ...) labels in any form; None where there are none.
         split: (N,) words; None where there is none.
         class_names: of all classes, where there are such.
-        class_embedding: (K, E) of all classes, or, of one for each training item, that of its class.
-        of_train_rows: whether it is the latter.
+        class_embedding: (K, E) of all classes.
+        embedding_of_each: (n, E) for each training item that of its class, where a layout has this in its place.
         unpaired: modality -> samples that belong to no item.
         notes: what was understood that the reader should know.
     """
@@ -53,7 +50,7 @@ class Own:
     split: np.ndarray | None = None
     class_names: np.ndarray | None = None
     class_embedding: np.ndarray | None = None
-    of_train_rows: bool = False
+    embedding_of_each: np.ndarray | None = None
     unpaired: Mapping[str, np.ndarray] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
@@ -66,11 +63,11 @@ def find_source(path: str | Path) -> Path:
         DataError: nothing is there, or another kind of file, several data sets or a part of one.
     """
     path = Path(path).expanduser()
+    if not path.exists():
+        raise DataError(f"{path}: does not exist. {ACCEPTED}.")
     if path.is_dir():
         source = _in_folder(path)
         return path if isinstance(source, Layout) else source
-    if not path.is_file():
-        raise DataError(f"{path}: does not exist. {ACCEPTED}.")
     if path.suffix not in (*ARRAY_FILES, *TABLES, ".safetensors"):
         raise DataError(f"{path}: is of no known form. {ACCEPTED}.")
     return path
@@ -78,22 +75,22 @@ def find_source(path: str | Path) -> Path:
 
 def _in_folder(folder: Path) -> Layout | Path:
     present = {file.name for file in folder.iterdir()}
-    complete = {layout.label: layout for layout in reversed(LAYOUTS) if present.issuperset(layout.files())}
+    lacks = {layout: [name for name in layout.files() if name not in present] for layout in LAYOUTS}
+    complete = {layout.label: layout for layout in reversed(LAYOUTS) if not lacks[layout]}
     sources = [*complete.values(), *sorted(folder.glob("*.npz")), *sorted(folder.glob("*.safetensors"))]
-    if len(sources) == 1:
-        return sources[0]
-    if sources:
+    if len(sources) > 1:
         names = ", ".join(source.name for source in sources)
         raise DataError(f"{folder}: holds several data sets ({names}); name one file or keep one layout.")
+    if sources:
+        return sources[0]
     if any(name.endswith(".npy") for name in present):
         return folder
     if len(present) == 1 and Path(*present).suffix in ARRAY_FILES:
         return folder / Path(*present)
-    nearest = max(LAYOUTS, key=lambda layout: len(present.intersection(layout.files())))
-    missing = [name for name in nearest.files() if name not in present]
-    if len(missing) == len(nearest.files()):
+    nearest = min(LAYOUTS, key=lambda layout: len(lacks[layout]))
+    if len(lacks[nearest]) == len(nearest.files()):
         raise DataMissing(f"{folder}: holds no features in a known layout. {ACCEPTED}.")
-    raise DataError(f"{folder}: looks like {nearest.name} but lacks {', '.join(missing)}; add them. {ACCEPTED}.")
+    raise DataError(f"{folder}: looks like {nearest.name} but lacks {', '.join(lacks[nearest])}; add them. {ACCEPTED}.")
 
 
 def read_features(source: Path, chosen: Sequence[str] | None = None, split: str | None = None) -> Own:
@@ -111,75 +108,43 @@ def read_features(source: Path, chosen: Sequence[str] | None = None, split: str 
     Raises:
         DataError: a damaged file, arrays whose rows differ, or of which either axis may be that of the items.
     """
+    origin, notes = str(source), []
     layout = _in_folder(source) if source.is_dir() else None
-    arrays = _read_layout(source, layout) if isinstance(layout, Layout) else read_arrays(source)
+    arrays, of_each = read_layout(source, layout) if isinstance(layout, Layout) else (read_arrays(source), None)
     if split is not None:
         if split not in arrays:
-            raise DataError(f"{source}: has no array {split!r} that split names; it has {', '.join(arrays)}.")
+            raise DataError(f"{origin}: has no array {split!r} that split names; it has {', '.join(arrays)}.")
         arrays["split"] = arrays.pop(split)
-    common, parts = _in_parts(arrays, chosen, str(source))
-    del arrays
-    notes: list[str] = []
-    axis = _axis_of_items(list(parts.values()), str(source))
-    places = [f"{source}, {part} part" if part else str(source) for part in parts]
-    rows = [_oriented(group, axis, place, notes) for group, place in zip(parts.values(), places, strict=True)]
-    one = _joined(rows, list(parts), str(source)) if len(rows) > 1 else rows[0]
-    if "split" in common and "split" not in one:
-        one["split"] = common.pop("split")
-    own = _items(one, str(source), notes)
-    own.class_names, own.class_embedding = common.get("class_names"), common.get(EMBEDDING)
-    own.unpaired = {
-        name.removeprefix(UNPAIRED): as_matrix(x, f"{source}, {name}")
-        for name, x in common.items()
-        if name.startswith(UNPAIRED)
-    }
-    if own.class_embedding is not None:
-        own.class_embedding = as_matrix(own.class_embedding, f"{source}, {EMBEDDING}")
-    if isinstance(layout, Layout) and (source / CLASS_EMBEDDING_FILE).is_file():
-        file = source / CLASS_EMBEDDING_FILE
-        own.class_embedding, own.of_train_rows = as_matrix(load_pickle(file), file), True
+    common, parts = _in_parts(arrays, chosen, origin)
+    del arrays  # of which one at a time is joined
+    axis = _axis_of_items(list(parts.values()), origin)
+    rows = [_oriented(of, axis, f"{origin}, {part} part" if part else origin, notes) for part, of in parts.items()]
+    own = _items(_joined(rows, list(parts), origin) if len(rows) > 1 else rows[0], origin, notes)
+    own.class_names, own.embedding_of_each = common.pop("class_names", None), of_each
+    matrices = {name: as_matrix(x, f"{origin}, {name}") for name, x in common.items()}
+    own.class_embedding = matrices.pop("class_embedding", None)
+    own.unpaired = {name.removeprefix(UNPAIRED): x for name, x in matrices.items()}
     return own
-
-
-def _read_layout(folder: Path, layout: Layout) -> Arrays:
-    def load(file: Path) -> np.ndarray:
-        found = read_mat(file, of_items) if file.suffix == ".mat" else {file.stem: load_pickle(file)}
-        if file.stem not in found or isinstance(found[file.stem], dict):
-            held = ", ".join(found) or "no variable"
-            raise DataError(f"{file}: holds {held}; expected the variable {file.stem}. Rename it and save again.")
-        return found[file.stem]
-
-    found = {}
-    for role, name in {"image": layout.image, "text": layout.text, "label": layout.label}.items():
-        for part in ("train", "test"):
-            file = folder / name.format(part)
-            found[f"{role}_{part}"] = load(file) if role == "label" else as_matrix(load(file), file)
-    return found
 
 
 def _in_parts(arrays: Arrays, chosen: Sequence[str] | None, origin: str) -> tuple[Arrays, dict[str, Arrays]]:
     """Arrays of the data set as a whole, and part -> name -> array of its items; part "" where none is kept apart."""
     named = {name: part_of(name) for name in arrays}
     both = set.intersection(*({base for base, part in named.values() if part == p} for p in ("train", "test")))
-    if not any(
-        base in both and arrays[name].ndim == 2 and 1 not in arrays[name].shape for name, (base, _) in named.items()
-    ):
+    if not any(named[name][0] in both and x.ndim == 2 and 1 not in x.shape for name, x in arrays.items()):
         both = set()  # lists of numbers in two parts are no features
-    common, parts = {}, {part: {} for part in ("train", "validation", "test")} if both else {"": {}}
+    common, parts = {}, {part: {} for part in (SPLITS if both else ("",))}
     for name, array in arrays.items():
         base, part = named[name] if named[name][0] in both else (standard_name(name), None)
-        whole = base.startswith(UNPAIRED) or base in ("class_names", EMBEDDING)
-        if chosen is not None and not of_items(base) and not whole and base not in chosen:
-            continue
-        if whole or (both and part is None):
+        if base.startswith(UNPAIRED) or base in WHOLE:
             common[base] = array
-        else:
+        elif chosen is None or of_items(base) or base in chosen:
+            if both and part is None:
+                raise DataError(
+                    f"{origin}: {base} is not divided into training and test, as {min(both)} is; divide it or remove "
+                    "it."
+                )
             parts[part or ""][base] = array
-    strays = [name for name in common if both and not (name.startswith(UNPAIRED) or name in ("class_names", EMBEDDING))]
-    if strays:
-        raise DataError(
-            f"{origin}: {strays[0]} is not divided into training and test, as {min(both)} is; divide it or remove it."
-        )
     return common, {part: group for part, group in parts.items() if group}
 
 
@@ -189,13 +154,12 @@ def _axis_of_items(parts: Sequence[Arrays], origin: str) -> int:
     Raises:
         DataError: as many classes as items, and not the same in rows as in columns.
     """
-    labels = [(arrays["label"], arrays) for arrays in parts if "label" in arrays and arrays["label"].ndim == 2]
-    for label, arrays in labels:
-        shapes = [x.shape for name, x in arrays.items() if not of_items(name)]
+    labelled = [(arrays["label"], arrays) for arrays in parts if "label" in arrays and arrays["label"].ndim == 2]
+    for label, arrays in labelled:
         if label.shape[0] != label.shape[1]:
-            items = max(label.shape, key=lambda count: sum(count in shape for shape in shapes))
-            return label.shape.index(items)
-    if any((label != label.T).any() for label, _ in labels):
+            shapes = [x.shape for name, x in arrays.items() if not of_items(name)]
+            return int(np.argmax([sum(count in shape for shape in shapes) for count in label.shape]))
+    if any((label != label.T).any() for label, _ in labelled):
         raise DataError(
             f"{origin}: the label matrix has as many classes as items, so that its rows may be either; give a class "
             "number or name per item, of shape (N,)."
@@ -205,16 +169,14 @@ def _axis_of_items(parts: Sequence[Arrays], origin: str) -> int:
 
 def _oriented(arrays: Arrays, axis: int, origin: str, notes: list[str]) -> Arrays:
     """The arrays with a row per item, or per entry of the modality; labels too, where they are vectors in one row."""
-    arrays = {
-        name: x.reshape(-1) if x.ndim == 2 and 1 in x.shape and of_items(name) else x for name, x in arrays.items()
-    }
+    items = {name: x.reshape(-1) if x.ndim == 2 and 1 in x.shape else x for name, x in arrays.items() if of_items(name)}
     matrices = {name: as_matrix(x, f"{origin}, {name}") for name, x in arrays.items() if not of_items(name)}
     if not matrices:
         raise DataError(f"{origin}: holds {', '.join(arrays) or 'no array'}; expected two modalities or more.")
-    counts = {name: len(x) for name, x in arrays.items() if of_items(name) and x.ndim == 1}
-    if "label" in arrays and arrays["label"].ndim == 2:
-        arrays["label"] = arrays["label"].T if axis else arrays["label"]
-        counts["label"] = len(arrays["label"])
+    counts = {name: len(x) for name, x in items.items() if x.ndim == 1}
+    if "label" in items and items["label"].ndim == 2:
+        items["label"] = items["label"].T if axis else items["label"]
+        counts["label"] = len(items["label"])
     turned, square = {}, []
     by_ids = any(key.endswith(("_item", "_id")) for key in counts)
     for name, x in matrices.items():
@@ -224,13 +186,9 @@ def _oriented(arrays: Arrays, axis: int, origin: str, notes: list[str]) -> Array
             continue
         reference, rows = next(iter(own.items())) if own else _reference(matrices, origin)
         allowed = set(own.values()) or {rows}
-        if x.shape[0] not in allowed and x.shape[1] not in allowed:
-            sizes = {name: x.shape[0], reference: rows}
-            if len({len(other) for other in matrices.values()}) == 1:  # then it is the reference that differs
-                sizes = dict(reversed(sizes.items()))
-            (one, one_rows), (other, other_rows) = sizes.items()
+        if allowed.isdisjoint(x.shape):
             raise DataError(
-                f"{origin}: {one} has {one_rows} rows but {other} has {other_rows}; row i of both must be the same "
+                f"{origin}: {name} has {x.shape[0]} rows but {reference} has {rows}; row i of both must be the same "
                 f"item: leave others out with modalities; samples without a partner go into {UNPAIRED}{name}."
             )
         if own and x.shape[0] == x.shape[1]:
@@ -245,35 +203,31 @@ def _oriented(arrays: Arrays, axis: int, origin: str, notes: list[str]) -> Array
     turned |= {name: next(iter(turned.values())) for name in square}
     if any(turned.values()):
         notes.append(f"{', '.join(name for name in matrices if turned[name])} transposed: items stood in columns")
-    features = {name: np.ascontiguousarray(x.T) if turned[name] else x for name, x in matrices.items()}
-    return features | {name: x for name, x in arrays.items() if of_items(name)}
+    return {name: np.ascontiguousarray(x.T) if turned[name] else x for name, x in matrices.items()} | items
 
 
 def _reference(matrices: Arrays, origin: str) -> tuple[str, int]:
     """The first modality and its rows, where nothing but the features says how many items there are."""
-    (name, first), *others = matrices.items()
-    rows, columns = ({len(x.T if axis else x) for x in matrices.values()} for axis in (0, 1))
-    if others and len(rows) > 1 and len(columns) == 1:
-        shapes = ", ".join(f"{n} {x.shape}" for n, x in matrices.items())
+    rows, columns = ({x.shape[axis] for x in matrices.values()} for axis in (0, 1))
+    if len(rows) > 1 and len(columns) == 1:
+        shapes = ", ".join(f"{name} {x.shape}" for name, x in matrices.items())
         raise DataError(
             f"{origin}: rows differ and columns agree ({shapes}); expected a row per item: transpose the arrays, or "
             "add a label per item, by which they are turned."
         )
-    return name, len(first)
+    return next((name, len(x)) for name, x in matrices.items())
 
 
 def _joined(groups: Sequence[Arrays], parts: Sequence[str], origin: str) -> Arrays:
     """The rows of the parts, one below the other, with the part of each."""
-    first, one = groups[0], {}
     for part, group in zip(parts, groups, strict=True):
-        if set(group) != set(first):
-            raise DataError(f"{origin}: {part} has {', '.join(group)} but {parts[0]} has {', '.join(first)}.")
+        if set(group) != set(groups[0]):
+            raise DataError(f"{origin}: {part} has {', '.join(group)} but {parts[0]} has {', '.join(groups[0])}.")
     sizes = [len(next(x for name, x in group.items() if not of_items(name))) for group in groups]
-    for name in list(first):
+    one = {}
+    for name in list(groups[0]):
         arrays = [group.pop(name) for group in groups]
-        shapes = {x.shape[1:] for x in arrays}
-        texts = {x.dtype.kind in "SU" for x in arrays}
-        if len(shapes) > 1 or len(texts) > 1:
+        if len({(x.shape[1:], x.dtype.kind in "SU") for x in arrays}) > 1:
             described = ", ".join(f"{x.dtype} of shape {x.shape} in {p}" for p, x in zip(parts, arrays, strict=True))
             raise DataError(f"{origin}: {name} is {described}; only the number of rows may differ.")
         one[name] = np.concatenate(arrays) if of_items(name) else _below(arrays)
@@ -283,11 +237,10 @@ def _joined(groups: Sequence[Arrays], parts: Sequence[str], origin: str) -> Arra
 
 def _below(arrays: list[np.ndarray]) -> np.ndarray:
     """One matrix below the other; the memory of the first is grown in place, for it may be gigabytes."""
-    first, rows = np.require(arrays[0], requirements="O"), [len(x) for x in arrays]
-    arrays[0] = None
-    first.resize((sum(rows), first.shape[1]), refcheck=False)
-    start = rows[0]
-    for x in arrays[1:]:
+    first, rows = np.require(arrays.pop(0), requirements="O"), sum(map(len, arrays))
+    start = len(first)
+    first.resize((start + rows, first.shape[1]), refcheck=False)
+    for x in arrays:
         first[start : start + len(x)] = x
         start += len(x)
     return first
@@ -297,13 +250,12 @@ def _items(arrays: Arrays, origin: str, notes: list[str]) -> Own:
     """Entries with the items that they belong to, where ids say so; else a row of every modality per item."""
     features = {name: x for name, x in arrays.items() if not of_items(name)}
     ids = {name: next((arrays[k] for k in (f"{name}_item", f"{name}_id") if k in arrays), None) for name in features}
-    labels = {name: arrays[f"{name}_label"] for name in features if f"{name}_label" in arrays}
     shared = arrays.get("id")
     if all(x is None for x in ids.values()) and (shared is None or len(np.unique(shared)) == len(shared)):
-        name, count = next((name, len(x)) for name, x in features.items())
+        first, count = next((name, len(x)) for name, x in features.items())
         for key in ("label", "split"):
             if key in arrays and len(arrays[key]) != count:
-                rows = f"{key} has {len(arrays[key])} rows but {name} has {count}"
+                rows = f"{key} has {len(arrays[key])} rows but {first} has {count}"
                 raise DataError(f"{origin}: {rows}; row i of both must be the same item.")
         names = row_names(count) if shared is None else [str(x) for x in shared.tolist()]
         modalities = {name: Modality(x) for name, x in features.items()}
@@ -311,28 +263,28 @@ def _items(arrays: Arrays, origin: str, notes: list[str]) -> Own:
     for name, x in features.items():
         if ids[name] is None:
             ids[name] = shared if shared is not None and len(shared) == len(x) else np.arange(len(x))
-    kinds = {name: x.dtype.kind in "SU" for name, x in ids.items()}
-    if len(set(kinds.values())) > 1:
-        lacking = next(name for name, text in kinds.items() if not text)
+    numbered = [name for name, x in ids.items() if x.dtype.kind not in "SU"]
+    if 0 < len(numbered) < len(ids):
+        lacking = numbered[0]
         raise DataError(f"{origin}: ids are texts for some modalities and numbers for {lacking}; add {lacking}_id.")
     codes, known = pd.factorize(np.concatenate(list(ids.values())))
     owners = dict(zip(ids, np.split(codes, np.cumsum([len(x) for x in ids.values()])[:-1]), strict=True))
-    names, by_rows = [str(x) for x in known.tolist()], {len(known): np.arange(len(known))}
-    for name in reversed(owners):
-        by_rows[len(owners[name])] = owners[name]
-    modalities = {name: entries_of(features[name], owners[name], name, notes) for name in features}
-    found = {}
+    own = Own({name: entries_of(x, owners[name], name, notes) for name, x in features.items()}, [*map(str, known)])
+    own.notes = notes
+    by_rows = {len(owner): owner for owner in (np.arange(len(known)), *reversed(owners.values()))}
     for key in ("label", "split"):
-        values, owner = arrays.get(key), None
-        if key == "label" and values is None and labels:
-            name, values = next(iter(labels.items()))
-            owner = owners[name]
-        if values is not None:
-            owner = by_rows.get(len(values)) if owner is None else owner
-            if owner is None:
-                raise DataError(f"{origin}: {key} has {len(values)} rows; expected one for each of {len(names)} items.")
-            found[key] = per_item(values, owner, key, names, origin)
-    return Own(modalities, names, **found, notes=notes)
+        of_modality = [name for name in features if key == "label" and f"{name}_label" in arrays]
+        if key in arrays:
+            values, owner = arrays[key], by_rows.get(len(arrays[key]))
+        elif of_modality:
+            values, owner = arrays[f"{of_modality[0]}_label"], owners[of_modality[0]]
+        else:
+            continue
+        if owner is None:
+            count = len(own.names)
+            raise DataError(f"{origin}: {key} has {len(values)} rows; expected one for each of {count} items.")
+        setattr(own, key, per_item(values, owner, key, own.names, origin))
+    return own
 
 
 def entries_of(rows: np.ndarray, owner: np.ndarray, name: str, notes: list[str]) -> Modality:
@@ -364,7 +316,7 @@ def per_item(values: np.ndarray, owner: np.ndarray, what: str, names: Sequence[s
 
 
 def class_embedding_of(rows: np.ndarray, label: np.ndarray, classes: int, origin: str) -> np.ndarray | None:
-    """(C, E) one embedding per class, of one per training item; None where a class has none.
+    """(C, E) one embedding per class, of one per training item; None, with a warning, where a class has none.
 
     Args:
         rows: (n, E).
@@ -375,19 +327,16 @@ def class_embedding_of(rows: np.ndarray, label: np.ndarray, classes: int, origin
     Raises:
         DataError: items of one class differ, or there is another number of rows.
     """
-    file = f"{origin}/{CLASS_EMBEDDING_FILE}"
     if len(rows) != len(label):
-        raise DataError(f"{file}: has {len(rows)} rows but the training labels have {len(label)}.")
-    if label.ndim == 2:
-        rank_zero_warn(f"{file}: items have several classes, so it gives no class embedding.")
-        return None
+        raise DataError(f"{origin}: has {len(rows)} rows but the training labels have {len(label)}.")
     present, first = np.unique(label, return_index=True)
-    if len(present) < classes:
-        rank_zero_warn(f"{file}: covers {len(present)} of {classes} classes, so it gives no class embedding.")
+    if label.ndim == 2 or len(present) < classes:
+        several = "items have several classes" if label.ndim == 2 else f"covers {len(present)} of {classes} classes"
+        rank_zero_warn(f"{origin}: {several}, so it gives no class embedding.")
         return None
     bad = np.flatnonzero(~np.isclose(rows, rows[first][label]).all(axis=1))
     if bad.size:
         raise DataError(
-            f"{file}: row {bad[0]} differs from an earlier row of the same class; expected one embedding per class."
+            f"{origin}: row {bad[0]} differs from an earlier row of the same class; expected one embedding per class."
         )
     return rows[first]

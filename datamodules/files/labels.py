@@ -1,13 +1,15 @@
 """Class labels and splits in the forms in which files hold them."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from datamodules.errors import DataError
 from datamodules.items import SPLITS
 
 # The words of files -> our splits.
-PARTS = {"train": "train", "tr": "train", "validation": "validation", "valid": "validation", "val": "validation"}
-PARTS |= {"dev": "validation", "test": "test", "te": "test"}
+WORDS = {"train": ("train", "tr"), "validation": ("validation", "valid", "val", "dev"), "test": ("test", "te")}
+PARTS = {word: part for part, words in WORDS.items() for word in words}
 
 
 def text_list(array: np.ndarray, subject: str) -> np.ndarray:
@@ -66,34 +68,32 @@ def class_labels(
     """
     if raw.ndim == 2 and raw.shape[1] == 1:
         raw = raw[:, 0]
-    if raw.ndim not in (1, 2) or 0 in raw.shape or raw.dtype.kind not in "biufSU":
-        raise _bad_labels(raw, origin)
+    texts, numbers = raw.dtype.kind in "SU", raw.dtype.kind in "biuf"
+    if numbers and raw.ndim == 1:
+        numbers = np.isfinite(raw).all() and (raw == np.round(raw)).all()
+    if raw.ndim not in (1, 2) or 0 in raw.shape or not (texts or numbers):
+        raise DataError(
+            f"{origin}: labels are {raw.dtype} of shape {raw.shape}; expected class numbers or names of shape (N,), or "
+            "zeros and ones of shape (N, C). Write them in one of these forms."
+        )
     known = known if names is None else len(names)
     if raw.ndim == 2:
         if not np.isin(raw, (0, 1)).all() or known not in (None, raw.shape[1]):
             classes = "one column per class" if known is None else f"one column for each of {known} classes"
             raise DataError(f"{origin}: the matrix of shape {raw.shape} may hold zeros and ones only, {classes}.")
-        member = raw.astype(bool)
-        places = np.flatnonzero(member.any(axis=0))
-        label = member[:, places]
+        places = np.flatnonzero(raw.any(axis=0))
+        label = raw[:, places].astype(bool)
         found = [f"class {place}" for place in places]
         label = label.argmax(axis=1) if (label.sum(axis=1) == 1).all() else label
-    elif raw.dtype.kind in "SU":
-        values, label = np.unique(text_list(raw, origin), return_inverse=True)
-        found, places = values.tolist(), None
-        if names is not None:
-            order = {name: place for place, name in enumerate(names.tolist())}
-            unknown = [value for value in found if value not in order]
-            if unknown:
-                raise DataError(
-                    f"{origin}: label {unknown[0]!r} is not among class_names; add it there or correct the label."
-                )
-            places = np.array([order[value] for value in found])
-            rank = places.argsort()
-            label, places = rank.argsort()[label], places[rank]
+    elif texts:
+        raw = text_list(raw, origin)
+        found = np.unique(raw).tolist() if names is None else names.tolist()
+        place_of = {name: place for place, name in enumerate(found)}
+        if unknown := sorted(set(raw.tolist()) - set(found)):
+            raise DataError(f"{origin}: label {unknown[0]!r} is not among class_names; add it or correct the label.")
+        places, label = np.unique([place_of[name] for name in raw.tolist()], return_inverse=True)
+        places = None if names is None else places
     else:
-        if not np.isfinite(raw).all() or (raw != np.round(raw)).any():
-            raise _bad_labels(raw, origin)
         values, label = np.unique(raw.astype(np.int64), return_inverse=True)
         found, places = [f"class {value}" for value in values], _places(values, known, origin)
     return label, tuple(found if names is None else names[places].tolist()), places
@@ -112,19 +112,8 @@ def _places(values: np.ndarray, known: int | None, origin: str) -> np.ndarray | 
     raise DataError(f"{origin}: labels run from {low} to {high}, and there are {known} classes; number them 0..C-1.")
 
 
-def _bad_labels(raw: np.ndarray, origin: str) -> DataError:
-    return DataError(
-        f"{origin}: labels are {raw.dtype} of shape {raw.shape}; expected class numbers or names of shape (N,), or "
-        "zeros and ones of shape (N, C). Write them in one of these forms."
-    )
-
-
 def require_one_kind(label: np.ndarray, split: np.ndarray, origin: str) -> None:
-    """Refuse class names in one part and numbers in another.
-
-    Raises:
-        DataError: they are.
-    """
+    """Refuse with a DataError class names in one part and numbers in another."""
     if label.ndim != 1 or label.dtype.kind != "U":
         return
     number = np.char.isdecimal(np.char.lstrip(label, "-"))
@@ -135,3 +124,17 @@ def require_one_kind(label: np.ndarray, split: np.ndarray, origin: str) -> None:
                 f"{origin}: label holds numbers in the {part} part ({label[here][0]}) and texts in the {other} part "
                 f"({label[there][0]}); expected one form: write the same labels in both."
             )
+
+
+def require_trained(label: np.ndarray, split: np.ndarray, names: Sequence[str], origin: str) -> None:
+    """Refuse with a DataError a split that trains on some classes of the test items and not on others.
+
+    One between classes may be meant.
+    """
+    tested = np.unique(label[split == "test"])
+    untrained_on = np.setdiff1d(tested, label[split != "test"])
+    if 0 < untrained_on.size < tested.size:
+        raise DataError(
+            f"{origin}: the split leaves {untrained_on.size} of {tested.size} test classes without a training item, "
+            f"first {names[untrained_on[0]]!r}; move items of them, leave them out, or train on no test class."
+        )

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from datamodules.files.cache import kept_arrays
+from datamodules.files.rows import decoding
 from datamodules.files.sources import sha256_of
 from datamodules.files.text import broken, require
 
@@ -47,70 +48,46 @@ def read_parts(parts: Sequence[Part]) -> np.ndarray:
     files = [require(path) for part in parts for path in part.files]
     if sum(path.stat().st_size for path in files) <= LARGE:
         return _parsed(parts)
-    return kept_arrays(f"text-matrix-{_key(parts)}", lambda: {"matrix": _parsed(parts)})["matrix"]
-
-
-def _key(parts: Sequence[Part]) -> str:
-    """sha256 over the contents of the files and the wanted rows."""
     sha = hashlib.sha256()
     for part in parts:
         sha.update(f"{part.count} {len(part.files)} {len(part.rows)}\0".encode() + part.rows.astype("<i8").tobytes())
         for path in part.files:
             sha.update(sha256_of(path).encode())
-    return sha.hexdigest()
+    return kept_arrays(f"text-matrix-{sha.hexdigest()}", lambda: {"matrix": _parsed(parts)})["matrix"]
 
 
 def _parsed(parts: Sequence[Part]) -> np.ndarray:
     widths = [_width(path) for path in parts[0].files]
-    matrix = np.empty((sum(len(part.rows) for part in parts), sum(widths)), dtype=np.float32)
-    below = 0
-    for part in parts:
-        beside = 0
-        for path, width in zip(part.files, widths, strict=True):
-            into = matrix[below : below + len(part.rows), beside : beside + width]
-            _fill(into, path, part)
-            beside += width
-        below += len(part.rows)
+    heights = [len(part.rows) for part in parts]
+    matrix = np.empty((sum(heights), sum(widths)), dtype=np.float32)
+    for part, rows in zip(parts, np.split(matrix, np.cumsum(heights)[:-1]), strict=True):
+        for path, block in zip(part.files, np.split(rows, np.cumsum(widths)[:-1], axis=1), strict=True):
+            _fill(block, path, part)
     return matrix
 
 
 def _width(path: Path) -> int:
-    try:
-        with require(path).open("rb") as file:
-            return len(next((line for line in file if not line.isspace()), b"").split())
-    except OSError as error:
-        raise broken(path, f"cannot be read ({error})") from error
+    with decoding(path, "rows of numbers"), path.open("rb") as file:
+        return len(next((line for line in file if not line.isspace()), b"").split())
 
 
-def _fill(into: np.ndarray, path: Path, part: Part) -> None:
-    wanted = np.zeros(part.count, dtype=bool)
-    wanted[part.rows] = True
-    row, filled = 0, 0
-    try:
-        # numpy warns of text that is no number, and goes on with what stands before it.
-        with require(path).open("rb") as file, warnings.catch_warnings(action="error"):
-            for line in file:
-                if line.isspace():
-                    continue
-                if row < part.count and wanted[row]:
-                    numbers = _numbers(line, path, row)
-                    if len(numbers) != into.shape[1]:
-                        what = f"row {row + 1} has {len(numbers)} numbers; expected {into.shape[1]}"
-                        raise broken(path, what)
-                    into[filled] = numbers
-                    filled += 1
-                row += 1
-    except OSError as error:
-        raise broken(path, f"cannot be read ({error})") from error
-    if row != part.count:
-        raise broken(path, f"has {row} rows; expected {part.count}, one for each item of its part")
-
-
-def _numbers(line: bytes, path: Path, row: int) -> np.ndarray:
-    try:
-        return np.fromstring(line, dtype=np.float32, sep=" ")
-    except (ValueError, DeprecationWarning) as error:
-        raise broken(path, f"row {row + 1} is {line[:60]!r}; expected numbers") from error
+def _fill(block: np.ndarray, path: Path, part: Part) -> None:
+    place_of = {row: place for place, row in enumerate(part.rows.tolist())}
+    row = -1
+    # numpy warns of text that is no number, and goes on with what stands before it.
+    with decoding(path, "rows of numbers"), path.open("rb") as file, warnings.catch_warnings(action="error"):
+        for row, line in enumerate(line for line in file if not line.isspace()):
+            if row not in place_of:
+                continue
+            try:
+                numbers = np.fromstring(line, dtype=np.float32, sep=" ")
+            except (ValueError, DeprecationWarning) as error:
+                raise broken(path, f"row {row + 1} is {line[:60]!r}; expected numbers") from error
+            if len(numbers) != block.shape[1]:
+                raise broken(path, f"row {row + 1} has {len(numbers)} numbers; expected {block.shape[1]}")
+            block[place_of[row]] = numbers
+    if row + 1 != part.count:
+        raise broken(path, f"has {row + 1} rows; expected {part.count}, one for each item of its part")
 
 
 def read_bits(path: Path) -> np.ndarray:
@@ -119,10 +96,8 @@ def read_bits(path: Path) -> np.ndarray:
     Raises:
         DataError: the file is missing or has a line that is neither.
     """
-    try:
-        lines = np.array(require(path).read_bytes().split())
-    except OSError as error:
-        raise broken(path, f"cannot be read ({error})") from error
+    with decoding(require(path), "zeros and ones"):
+        lines = np.array(path.read_bytes().split())
     bad = np.flatnonzero((lines != b"0") & (lines != b"1"))
     if bad.size:
         what = f"line {bad[0] + 1} is {lines[bad[0]][:40].decode(errors='replace')!r}; expected 0 or 1"

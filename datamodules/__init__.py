@@ -20,7 +20,7 @@ _WHERE = {
     "UTDMHAD": "datasets.utd_mhad",
     "Wikipedia": "datasets.wikipedia",
     "WikipediaRaw": "datasets.wikipedia",
-    "XOR": "datasets.xor",
+    "XOR": "datasets.synthetic",
     "DataError": "errors",
     "DataMissing": "errors",
     "data_root": "files.sources",

@@ -42,23 +42,21 @@ def dump(folder: Path, name: str, value: object, protocol: int = 2) -> Path:
     return file
 
 
-def write_pickles(folder: Path, parts: dict, image: str, text: str, label=lambda x: x) -> Path:
+def write_jfse(folder: Path, parts: dict) -> Path:
     for split, part in parts.items():
-        dump(folder, f"{split}_{image}.pkl", part["image"])
-        dump(folder, f"{split}_{text}.pkl", list(part["text"]))
-        dump(folder, f"{split}_labels.pkl", label(part["label"]))
+        values = {"img_files": part["image"], "txt_files": list(part["text"]), "labels": np.eye(CLASSES)[part["label"]]}
+        for name, value in values.items():
+            dump(folder, f"{split}_{name}.pkl", value)
     return folder
 
 
-def write_jfse(folder: Path, parts: dict) -> Path:
-    return write_pickles(folder, parts, "img_files", "txt_files", lambda label: np.eye(CLASSES)[label])
-
-
 def write_acmr(folder: Path, parts: dict) -> Path:
-    write_pickles(folder, parts, "img_feats", "txt_vecs", lambda label: (label + 1).tolist())
-    for split, part in parts.items():  # the authors' folder holds lists of file names under the names of JFSE
-        for modality in ("img", "txt"):
-            dump(folder, f"{split}_{modality}_files.pkl", [f"{i}.jpg" for i in range(len(part["label"]))])
+    for split, part in parts.items():
+        values = {"img_feats": part["image"], "txt_vecs": list(part["text"]), "labels": (part["label"] + 1).tolist()}
+        # The authors' folder holds lists of file names under the names of JFSE.
+        names = [f"{i}.jpg" for i in range(len(part["label"]))]
+        for name, value in (values | {"img_files": names, "txt_files": names}).items():
+            dump(folder, f"{split}_{name}.pkl", value)
     return folder
 
 
@@ -90,10 +88,6 @@ def write_views(folder: Path, parts: dict) -> Path:
     return folder / "views.mat"
 
 
-def write_new_mat(folder: Path, parts: dict) -> Path:
-    return matlab73(folder / "new.mat", joined(parts))
-
-
 def write_h5(folder: Path, parts: dict) -> Path:
     h5py = pytest.importorskip("h5py")
     with h5py.File(folder / "features.h5", "w") as file:
@@ -113,33 +107,23 @@ def write_pickle(folder: Path, parts: dict) -> Path:
     return dump(folder, "features.pkl", {n: x if x.dtype.kind != "U" else x.tolist() for n, x in joined(parts).items()})
 
 
-def _columns(parts: dict) -> dict[str, object]:
+def write_table(file: Path, parts: dict) -> Path:
+    """A column of vectors per modality; in a .csv these are texts, or columns of numbers in features.csv."""
     arrays = joined(parts)
-    return {n: list(x.astype(np.float64)) if x.ndim == 2 else x for n, x in arrays.items()}
-
-
-def write_parquet(folder: Path, parts: dict) -> Path:
-    pytest.importorskip("pyarrow")
-    pd.DataFrame(_columns(parts)).to_parquet(folder / "features.parquet")
-    return folder / "features.parquet"
-
-
-def write_csv(folder: Path, parts: dict) -> Path:
-    arrays = joined(parts)
-    table = {f"{n}_{d}": arrays[n][:, d] for n in ("image", "text") for d in range(arrays[n].shape[1])}
-    pd.DataFrame(table | {n: arrays[n] for n in ("label", "split")}).to_csv(folder / "features.csv", index=False)
-    return folder / "features.csv"
-
-
-def write_csv_of_lists(folder: Path, parts: dict) -> Path:
-    columns = {n: [json.dumps(list(v)) for v in x] if n in ("image", "text") else x for n, x in _columns(parts).items()}
-    pd.DataFrame(columns).to_csv(folder / "lists.csv", index=False)
-    return folder / "lists.csv"
-
-
-def write_jsonl(folder: Path, parts: dict) -> Path:
-    pd.DataFrame(_columns(parts)).to_json(folder / "features.jsonl", orient="records", lines=True, double_precision=15)
-    return folder / "features.jsonl"
+    frame = pd.DataFrame({n: list(x.astype(np.float64)) if x.ndim == 2 else x for n, x in arrays.items()})
+    if file.suffix == ".parquet":
+        pytest.importorskip("pyarrow")
+        frame.to_parquet(file)
+    elif file.suffix == ".jsonl":
+        frame.to_json(file, orient="records", lines=True, double_precision=15)
+    elif file.name == "lists.csv":
+        frame.map(lambda cell: json.dumps(list(cell)) if isinstance(cell, np.ndarray) else cell).to_csv(
+            file, index=False
+        )
+    else:
+        columns = {f"{n}_{d}": x for n in ("image", "text") for d, x in enumerate(arrays[n].T)}
+        pd.DataFrame(columns | {n: arrays[n] for n in ("label", "split")}).to_csv(file, index=False)
+    return file
 
 
 def matlab73(file: Path, variables: Mapping[str, np.ndarray | list]) -> Path:
@@ -185,12 +169,12 @@ WRITERS = LAYOUTS | {
     "npz": write_npz,
     "npy": write_npy,
     "mat": write_views,
-    "mat 7.3": write_new_mat,
+    "mat 7.3": lambda folder, parts: matlab73(folder / "new.mat", joined(parts)),
     "h5": write_h5,
     "pt": write_torch,
     "pkl": write_pickle,
-    "parquet": write_parquet,
-    "csv": write_csv,
-    "csv of lists": write_csv_of_lists,
-    "jsonl": write_jsonl,
+    "parquet": lambda folder, parts: write_table(folder / "features.parquet", parts),
+    "csv": lambda folder, parts: write_table(folder / "features.csv", parts),
+    "csv of lists": lambda folder, parts: write_table(folder / "lists.csv", parts),
+    "jsonl": lambda folder, parts: write_table(folder / "features.jsonl", parts),
 }

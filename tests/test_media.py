@@ -1,13 +1,32 @@
-"""Images from files: as they were held, of more than eight bits, and with transparent parts."""
+"""Images and sounds from files: turned, deep and transparent pixels; sounds of few samples, cut off or not finite."""
+
+import struct
+from functools import partial
 
 import numpy as np
 import pytest
+import soundfile
+import torch
+import torchaudio
+from extract_cases import TINY, tiny_bundle, write_weights
 from PIL import Image
+from tiny_items import Tiny, with_modality
 
 from datamodules import DataError
-from datamodules.files.media import read_image
+from datamodules.features.networks import SoundNetwork
+from datamodules.features.precompute import precompute
+from datamodules.files.media import read_image, read_sound
+from datamodules.items import Files, Modality
+from lightning_modules.networks.encoders import build_encoder
+from lightning_modules.networks.encoders.sound import LogMelSpectrogram
+
+# Images -------------------------------------------------------------------------------------------------------------
 
 ORIENTATION = 0x0112  # EXIF
+
+
+def in_colour(grey: np.ndarray) -> np.ndarray:
+    return np.repeat(grey.astype(np.uint8)[..., None], 3, axis=2)
 
 
 def test_a_photograph_is_turned_as_its_camera_was_held(tmp_path):
@@ -26,8 +45,7 @@ def test_greys_of_sixteen_bits_are_scaled_and_not_clipped(tmp_path, ending):
     ramp = np.arange(256, dtype=np.uint16).reshape(16, 16) * 257
     path = tmp_path / f"ramp.{ending}"
     Image.fromarray(ramp).save(path)
-    expected = np.repeat(np.arange(256, dtype=np.uint8).reshape(16, 16, 1), 3, axis=2)
-    np.testing.assert_array_equal(read_image(path), expected)
+    np.testing.assert_array_equal(read_image(path), in_colour(ramp // 257))
 
 
 def test_pixels_of_no_known_range_are_refused(tmp_path):
@@ -65,8 +83,7 @@ def black_on_transparent(mode: str) -> Image.Image:
 def test_what_is_transparent_is_white(tmp_path, mode, ending):
     path = tmp_path / f"drawing.{ending}"
     black_on_transparent(mode).save(path, **({"lossless": True, "exact": True} if ending == "webp" else {}))
-    expected = np.repeat(np.where(SHAPE, 0, 255).astype(np.uint8)[..., None], 3, axis=2)
-    np.testing.assert_array_equal(read_image(path), expected)
+    np.testing.assert_array_equal(read_image(path), in_colour(np.where(SHAPE, 0, 255)))
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
@@ -76,7 +93,7 @@ def test_a_grey_that_a_png_calls_transparent_is_white(tmp_path, dtype):
     Image.fromarray(ramp).save(path, transparency=int(ramp[1, 2]))
     expected = (ramp // (np.iinfo(dtype).max // 255)).astype(np.uint8)
     expected[1, 2] = 255
-    np.testing.assert_array_equal(read_image(path), np.repeat(expected[..., None], 3, axis=2))
+    np.testing.assert_array_equal(read_image(path), in_colour(expected))
 
 
 def test_half_transparent_pixels_are_mixed_with_white(tmp_path):
@@ -110,3 +127,110 @@ def test_inks_are_read_without_an_alpha_channel(tmp_path):
     inks = Image.fromarray(np.random.default_rng(0).integers(0, 256, (8, 8, 4), dtype=np.uint8), "CMYK")
     inks.save(path)
     np.testing.assert_array_equal(read_image(path), np.asarray(inks.convert("RGB")))
+
+
+RATE = 16_000
+SOUND = {"kind": "sound", "shape": (), "rate": RATE}
+
+
+def sound(samples: int) -> np.ndarray:
+    return np.random.default_rng(samples).normal(0, 0.1, samples).astype(np.float32)
+
+
+def with_silence(wave: np.ndarray, samples: int) -> np.ndarray:
+    return np.concatenate([wave, np.zeros(samples - len(wave), dtype=np.float32)])
+
+
+def wav(folder, wave: np.ndarray, rate: int = RATE):
+    path = folder / f"{len(wave)}.wav"
+    soundfile.write(path, wave, rate, subtype="FLOAT")
+    return path
+
+
+# Sounds: what the networks make of short ones -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("samples", [1, 100, 200])
+def test_a_spectrogram_of_a_short_sound_is_that_with_silence_after_it(samples):
+    short, padded = LogMelSpectrogram(20)([sound(samples), with_silence(sound(samples), 201)], RATE)
+    assert short.shape == (1, 20)
+    np.testing.assert_array_equal(short, padded)
+
+
+def test_silence_is_the_floor_of_the_spectrogram():
+    (found,) = LogMelSpectrogram(20)([np.zeros(3000, dtype=np.float32)], RATE)
+    np.testing.assert_array_equal(found, np.full((10, 20), np.log(1e-6), dtype=np.float16))
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_a_short_sound_is_encoded_as_it_is_alone_in_a_batch_with_a_long_one(training):
+    module = build_encoder("log_mel", SOUND, mels=20, width=16, dropout=0.0).double().train(training)
+    rows = [torch.from_numpy(row.astype(np.float64)) for row in module.front_end([sound(5), sound(5000)], RATE)]
+    mask = torch.arange(len(rows[1])) < torch.tensor([[len(row)] for row in rows])
+    found = module(torch.nn.utils.rnn.pad_sequence(rows, batch_first=True), mask)
+    assert found.isfinite().all()
+    if not training:  # where nothing is masked at random
+        torch.testing.assert_close(found[:1], module(rows[0][None], None), rtol=1e-9, atol=1e-10)
+
+
+@pytest.mark.parametrize("samples", [1, 399])
+def test_a_bundle_embeds_a_short_sound_with_silence_after_it(samples, tmp_path, monkeypatch):
+    monkeypatch.setattr(torchaudio.pipelines, "TINY", tiny_bundle(), raising=False)
+    weights = str(write_weights(tmp_path)["sound"])
+    short, padded = SoundNetwork("tiny", weights)([sound(samples), with_silence(sound(samples), 400)], RATE)
+    assert short.shape == (TINY["encoder_embed_dim"],)
+    np.testing.assert_array_equal(short, padded)
+
+
+def test_every_published_bundle_takes_a_window_of_silence():
+    bundles = [
+        one for one in vars(torchaudio.pipelines).values() if isinstance(one, torchaudio.pipelines.Wav2Vec2Bundle)
+    ]
+    assert bundles
+    for bundle in bundles:
+        least = 1
+        for _, kernel, stride in reversed(bundle._params["extractor_conv_layer_config"]):
+            least = (least - 1) * stride + kernel
+        assert (least, bundle.sample_rate) == (400, RATE)
+
+
+# Sounds: what is broken ---------------------------------------------------------------------------------------------
+
+
+def test_a_short_sound_is_whole_and_one_without_samples_is_broken(tmp_path):
+    paths = tuple(wav(tmp_path, sound(samples)) for samples in (1, 0, 290, 3000))
+    files = Files(paths, partial(read_sound, rate=RATE))
+    module = Tiny(with_modality("audio", Modality(files, np.arange(4), RATE)), on_missing="drop", on_broken="drop")
+    with pytest.warns(UserWarning, match=r"0.wav: has no samples"):
+        _, broken = module.inspect()
+    assert list(broken) == ["item-1"]
+    assert module.data.names == ["item-0", "item-2", "item-3"]
+    kept = precompute(module.data.modalities["audio"], LogMelSpectrogram(20))
+    assert [len(entry) for entry in kept.entries] == [1, 1, 10]
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_a_sound_that_is_not_finite_is_refused_by_name(tmp_path, value):
+    wave = sound(300)
+    wave[7] = value
+    with pytest.raises(DataError, match=r"300.wav: has samples that are NaN or infinite"):
+        read_sound(wav(tmp_path, wave), RATE)
+
+
+@pytest.mark.parametrize("rate", [44_101, 200])
+def test_a_rate_from_which_resampling_would_take_gigabytes_is_refused(rate, tmp_path):
+    soundfile.write(tmp_path / "sound.wav", sound(100), rate)
+    with pytest.raises(DataError, match=rf"sound.wav: has {rate} samples per second, .*16000"):
+        read_sound(tmp_path / "sound.wav", 16_000, resample=True)
+
+
+def test_a_truncated_wav_file_is_refused_and_one_of_a_pipe_is_read(tmp_path):
+    path = tmp_path / "sound.wav"
+    soundfile.write(path, sound(100), RATE)
+    whole, expected = path.read_bytes(), read_sound(path, RATE)
+    path.write_bytes(whole[:-60])
+    with pytest.raises(DataError, match=r"sound.wav: is truncated: it has 140 of its 200 bytes of sound"):
+        read_sound(path, RATE)
+    for claimed in (2**32 - 1, 2**31 - 1):  # as ffmpeg and others write it who do not know the length yet
+        path.write_bytes(whole[:40] + struct.pack("<I", claimed) + whole[44:])
+        np.testing.assert_array_equal(read_sound(path, RATE), expected)

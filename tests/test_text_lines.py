@@ -1,33 +1,18 @@
 """Where readers of texts cut lines: at line ends, and not at other characters that stand within a text."""
 
 import json
+from pathlib import Path
 
 import pytest
+from check_cases import MODULES
 
 from datamodules import DataError
-from datamodules.datasets.flickr8k import read_captions
-from datamodules.datasets.flickr30k import read_narratives
-from datamodules.datasets.motion_text import read_captions as read_motion_captions
-from datamodules.datasets.pascal_sentences import read_sentences
-from datamodules.datasets.utd_mhad import CLASSES, read_classes
 from datamodules.files.text import read_lines
 from lightning_modules.serving.folders import read_folder
 
-# Those at which str.splitlines cuts and files do not.
-WITHIN = ["\u2028", "\u2029", "\x85", "\x0b", "\x0c", "\x1c", "\x1d", "\x1e"]
-within = pytest.mark.parametrize("mark", WITHIN, ids=ascii)
-
-
-@pytest.fixture
-def written(tmp_path):
-    """Writes bytes to a file and returns its path."""
-
-    def write(content: str | bytes, name: str = "texts.txt"):
-        path = tmp_path / name
-        path.write_bytes(content.encode() if isinstance(content, str) else content)
-        return path
-
-    return write
+# With characters at which str.splitlines cuts and files do not.
+TEXT = "a dog\u2028\u2029\x85\x0b\x0c\x1c\x1d\x1eruns"
+IN_JSON = json.dumps(TEXT, ensure_ascii=False)[1:-1]  # where control characters are escaped, and no others
 
 
 @pytest.mark.parametrize(
@@ -39,36 +24,46 @@ def written(tmp_path):
         (b"\xef\xbb\xbfa\nb", ["a", "b"]),  # a byte order mark, and no end of the last line
         (b"\na\n\nb\n \n\n", ["", "a", "", "b"]),
         (b"", []),
+        (f"{TEXT}\n{TEXT}".encode(), [TEXT, TEXT]),
     ],
 )
-def test_lines_end_where_those_of_files_do(written, content, expected):
-    assert read_lines(written(content)) == expected
-
-
-def test_a_text_in_another_encoding_is_refused_by_name(written):
+def test_lines_end_where_those_of_files_do(tmp_path, content, expected):
+    (tmp_path / "texts.txt").write_bytes(content)
+    assert read_lines(tmp_path / "texts.txt") == expected
+    (tmp_path / "texts.txt").write_bytes("a dog".encode("utf-16"))
     with pytest.raises(DataError, match=r"texts.txt: cannot be read as text"):
-        read_lines(written("a dog".encode("utf-16")))
+        read_lines(tmp_path / "texts.txt")
 
 
-@within
-def test_no_reader_cuts_within_a_text(written, mark):
-    text = f"a dog{mark}runs"
-    rows = "".join(f'a.jpg,"{text}"\n' for _ in range(5))
-    assert read_captions(written(f"image,caption\n{rows}")) == {"a": [text] * 5}
-    # JSON allows no control character to stand for itself, but all of the others.
-    narrative = json.dumps({"image_id": "1", "caption": text}, ensure_ascii=mark < " ")
-    assert [found.caption for found in read_narratives(written(narrative))] == [text]
-    (caption,) = read_motion_captions(written(f"{text}#a/DET#0.0#0.0\n"))
-    assert caption.text == text
-    assert read_sentences(written(f"{text}\n" * 5)) == [text] * 5
-    assert read_classes(written(f"{text}\n" * CLASSES)) == [text] * CLASSES
-    assert read_folder(written(f"{text}\n{text} 2\n"), "text", None)[0] == [text, f"{text} 2"]
-    assert read_folder(written(f"text\n{text}\n", "texts.csv"), "text", None)[0] == [text]
+@pytest.mark.parametrize(
+    ("name", "other", "file", "old", "new"),
+    [
+        ("flickr8k_tri", "image", "captions.txt", "Caption 0 of name000", TEXT),
+        ("flickr8k_tri", "image", "captions.txt", "Caption 0 of name000", 'a dog\nruns, ""fast""'),  # in quotes
+        ("flickr30k, narratives", "image", "flickr30k_train_captions.jsonl", "Words 0", IN_JSON),
+        ("humanml3d", "motion", "texts/000001.txt", "a man waits", TEXT),
+        ("pascal_sentences", "image", "sentence/bicycle/2008_001002.txt", "Sentence 0", TEXT),
+        ("utd_mhad", "motion", "class_names.txt", "phrase 1\n", f"{TEXT}\n"),
+    ],
+)
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"], ids=ascii)
+def test_no_reader_of_a_data_set_cuts_within_a_text(tree, name, other, file, old, new, end):
+    path = tree(name) / file
+    content = path.read_text(encoding="utf-8")
+    assert old in content
+    path.write_bytes(content.replace(old, new).replace("\n", end).encode())
+    expected = new.replace('""', '"') if '""' in new else TEXT
+    texts = MODULES[name](path.parents[len(Path(file).parts)], modalities=["text", other]).data.modalities["text"]
+    assert any(text.startswith(expected) for text in texts.entries)
 
 
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"], ids=ascii)
-def test_a_caption_in_quotes_keeps_its_line_breaks(written, end):
-    rows = f'a.jpg,"a dog{end}runs, ""fast"""{end}' * 5
-    expected = 'a dog\nruns, "fast"'
-    assert read_captions(written(f"image,caption{end}{rows}{end}")) == {"a": [expected] * 5}
-    assert read_folder(written(f"image,caption{end}{rows}", "texts.csv"), "text", None)[0] == [expected] * 5
+def test_searched_texts_are_cut_at_the_ends_of_lines_and_rows(tmp_path, end):
+    def read(name: str, content: str) -> list[str]:
+        (tmp_path / name).write_bytes(content.encode())
+        return read_folder(tmp_path / name, "text", None)[0]
+
+    assert read("texts.txt", f"{TEXT}{end}{TEXT} 2{end}") == [TEXT, f"{TEXT} 2"]
+    assert read("texts.csv", f"text{end}{TEXT}{end}") == [TEXT]
+    row = f'a.jpg,"a dog{end}runs, ""fast"""{end}'
+    assert read("captions.csv", f"image,caption{end}{row}") == ['a dog\nruns, "fast"']

@@ -37,16 +37,11 @@ class CUHKPEDES(OnDisk):
             if first.split != one.split:
                 what = f"person {person} is {first.split} in {first.path} and {one.split} in {one.path}"
                 raise broken(path, f"{what}; expected each person in one split")
-        return self.items(
-            {
-                "image": lambda: image_of_each(path.with_name("imgs"), names, path.name),
-                "text": lambda: Modality.of_each([one.captions for one in photographs]),
-            },
-            names,
-            split=[one.split for one in photographs],
-            label=persons,
-            group=np.array(persons),
-        )
+        readers = {
+            "image": lambda: image_of_each(path.with_name("imgs"), names, path.name),
+            "text": lambda: Modality.of_each([one.captions for one in photographs]),
+        }
+        return self.items(readers, names, [one.split for one in photographs], persons, group=np.array(persons))
 
 
 def _described(entry: Mapping[str, Any]) -> tuple[str, list[Any]]:

@@ -36,14 +36,12 @@ class Flickr30kCaptions(OnDisk):
         content, expected = read_json(path), 'a "filename" <name>.jpg and "sentences" with a "raw" text'
         entries = content.get("images") if isinstance(content, dict) else None
         captioned = read_captioned(path, entries, _karpathy, expected)
-        return self.items(
-            {
-                "image": lambda: image_of_each(folder / "flickr30k-images", [image.path for image in captioned]),
-                "text": lambda: Modality.of_each([image.captions for image in captioned]),
-            },
-            names=[Path(image.path).stem for image in captioned],
-            split=[image.split for image in captioned],
-        )
+        readers = {
+            "image": lambda: image_of_each(folder / "flickr30k-images", [image.path for image in captioned]),
+            "text": lambda: Modality.of_each([image.captions for image in captioned]),
+        }
+        names = [Path(image.path).stem for image in captioned]
+        return self.items(readers, names, [image.split for image in captioned])
 
 
 def _karpathy(entry: Mapping[str, Any]) -> tuple[str, list[Any]]:
@@ -104,15 +102,12 @@ class Flickr30kNarratives(OnDisk):
                 there += [(number, path) for path in paths[:1]]
             return files_of_items("sound", there)
 
-        return self.items(
-            {
-                "image": lambda: image_of_each(folder / "flickr30k-images", [f"{name}.jpg" for name in split]),
-                "text": lambda: Modality([narrative.caption for narrative in narratives], owner),
-                "audio": lambda: recordings(require(folder / "voice-recordings")),
-            },
-            names=list(split),
-            split=list(split.values()),
-        )
+        readers = {
+            "image": lambda: image_of_each(folder / "flickr30k-images", [f"{name}.jpg" for name in split]),
+            "text": lambda: Modality([narrative.caption for narrative in narratives], owner),
+            "audio": lambda: recordings(require(folder / "voice-recordings")),
+        }
+        return self.items(readers, list(split), list(split.values()))
 
 
 def _read_part(folder: Path, word: str, voice: bool) -> list[Narrative]:

@@ -43,14 +43,11 @@ class Flickr8k(OnDisk):
         _require_five(path, captions)
         folders = [folder / "Flicker8k_Dataset", folder / "Images"]
         images = next((path for path in folders if path.is_dir()), folders[0])
-        return self.items(
-            {
-                "image": lambda: image_of_each(images, list(split)),
-                "text": lambda: Modality.of_each(list(captions.values())),
-            },
-            names=[Path(name).stem for name in split],
-            split=list(split.values()),
-        )
+        readers = {
+            "image": lambda: image_of_each(images, list(split)),
+            "text": lambda: Modality.of_each(list(captions.values())),
+        }
+        return self.items(readers, [Path(name).stem for name in split], list(split.values()))
 
 
 def _token(line: str) -> tuple[str, int, str]:
@@ -103,15 +100,12 @@ class Flickr8kTriples(OnDisk):
         split[np.random.default_rng(0).permutation(len(names))[:HELD_OUT]] = "test"
         images, sounds = ([f"{name}{ending}" for name in names] for ending in (".jpg", ".wav"))
         kept, decode = 1 if self.captions == "spoken" else CAPTIONS, partial(read_sound, rate=RATE)
-        return self.items(
-            {
-                "image": lambda: image_of_each(folder / "images", images, source),
-                "text": lambda: Modality.of_each([captions[name][:kept] for name in names]),
-                "audio": lambda: file_of_each(folder / "audio", sounds, decode, RATE, source),
-            },
-            names,
-            split,
-        )
+        readers = {
+            "image": lambda: image_of_each(folder / "images", images, source),
+            "text": lambda: Modality.of_each([captions[name][:kept] for name in names]),
+            "audio": lambda: file_of_each(folder / "audio", sounds, decode, RATE, source),
+        }
+        return self.items(readers, names, split)
 
 
 def _read_captions(path: Path) -> dict[str, list[str]]:

@@ -95,9 +95,8 @@ class HumanML3D(OnDisk):
             found = {name: self._official(name, motions, texts) for name in splits}
         items = [(*item, part) for name, part in splits.items() for item in self._items(name, part, found[name])]
         names, captions, frames, split = zip(*items, strict=True)
-        return self.items(
-            {"text": lambda: Modality.of_each(captions), "motion": lambda: Modality.of_each(frames)}, names, split
-        )
+        readers = {"text": lambda: Modality.of_each(captions), "motion": lambda: Modality.of_each(frames)}
+        return self.items(readers, names, split)
 
     def _official(self, name: str, motions: Path, texts: Path) -> Described:
         source = texts / f"{name}.txt"

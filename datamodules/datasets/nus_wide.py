@@ -66,13 +66,10 @@ class NUSWIDE(OnDisk, FeatureDataModule):
             paths = {part: [folder / file.format(PARTS[part]) for file in files] for part in chosen}
             return read_parts([Part(paths[part], rows, counts[part]) for part, rows in chosen.items()])
 
-        return ItemSet.of_features(
-            features={"image": matrix(*IMAGE_FILES), "text": matrix(TEXT_FILE)},
-            label=np.vstack([label[part][rows] for part, rows in chosen.items()]),
-            split=np.repeat(list(chosen), [len(rows) for rows in chosen.values()]),
-            class_names=tuple(concepts),
-            origin=str(folder),
-        )
+        features = {"image": matrix(*IMAGE_FILES), "text": matrix(TEXT_FILE)}
+        labels = np.vstack([label[part][rows] for part, rows in chosen.items()])
+        split = np.repeat(list(chosen), [len(rows) for rows in chosen.values()])
+        return ItemSet.of_features(features, labels, split, tuple(concepts), str(folder))
 
     def _choose(self, label: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Rows of each part that have one of the concepts and are drawn, ascending."""

@@ -241,18 +241,16 @@ class OwnData(FeatureDataModule):
 
     def carve(self, train: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Validation items drawn class by class, an image with all of its captions; or whole classes of one image."""
-        if self._classes_are_samples():
-            return carve_groups(self.data.label, train, self.validation_fraction, self.split_seed)
-        sample = samples_of_rows(_aligned(self.data.modalities), self.data.label, train)
-        _, drawn = carve_validation(self.data.label, np.unique(sample), self.validation_fraction, self.split_seed)
+        label, test = self.data.label, self.data.split == "test"
+        # An item matches itself alone; or in data with repeated rows no test item matches one of training.
+        if label.ndim == 1 and (
+            len(np.unique(label)) == len(label) or (self.repeated and not np.isin(label[test], label[~test]).any())
+        ):
+            return carve_groups(label, train, self.validation_fraction, self.split_seed)
+        sample = samples_of_rows(_aligned(self.data.modalities), label, train)
+        _, drawn = carve_validation(label, np.unique(sample), self.validation_fraction, self.split_seed)
         held_out = np.isin(sample, drawn)
         return train[~held_out], train[held_out]
-
-    def _classes_are_samples(self) -> bool:
-        """Whether an item matches itself alone, or in data with repeated rows no test item matches one of training."""
-        label, test = self.data.label, self.data.split == "test"
-        alone = label.ndim == 1 and len(np.unique(label)) == len(label)
-        return alone or bool(label.ndim == 1 and self.repeated and not np.isin(label[test], label[~test]).any())
 
     @cached_property
     def repeated(self) -> tuple[str, ...]:

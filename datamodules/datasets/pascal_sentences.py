@@ -36,18 +36,13 @@ class PascalSentences(OnDisk):
         if not names:
             raise broken(folder, "has no dataset/<class>/<image>.jpg")
         classes, label = np.unique([name.split("/")[0] for name in names], return_inverse=True)
-        return self.items(
-            {
-                "image": lambda: image_of_each(images, [f"{name}.jpg" for name in names]),
-                "text": lambda: Modality.of_each(
-                    [self.attempt(n, _sentences, described[n]) if n in described else None for n in names]
-                ),
-            },
-            names,
-            split=draw_split(label, self.split_seed),
-            label=label,
-            class_names=classes.tolist(),
-        )
+
+        def text() -> Modality:
+            of_each = [self.attempt(n, _sentences, described[n]) if n in described else None for n in names]
+            return Modality.of_each(of_each)
+
+        readers = {"image": lambda: image_of_each(images, [f"{name}.jpg" for name in names]), "text": text}
+        return self.items(readers, names, draw_split(label, self.split_seed), label, class_names=classes.tolist())
 
 
 def _below(folder: Path, ending: str) -> dict[str, Path]:

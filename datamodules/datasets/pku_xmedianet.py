@@ -47,17 +47,14 @@ class PKUXMediaNet(OnDisk, FeatureDataModule):
         def matrix(counts: dict[str, int]) -> np.ndarray:
             return read_parts([Part([folder / file], np.arange(count), count) for file, count in counts.items()])
 
-        return ItemSet.of_features(
-            features={
-                name: matrix({f"{word}_{part}_fea.txt": len(image[part]) for part in PARTS})
-                for name, word in WORDS.items()
-            },
-            label=np.concatenate([image[part] for part in PARTS]),
-            split=np.repeat(PARTS, [len(image[part]) for part in PARTS]),
-            class_names=tuple(f"class {number}" for number in range(1, classes + 1)),
-            origin=str(folder),
-            class_embedding=matrix({"cate_fea.txt": classes}),
-        )
+        counts = {part: len(label) for part, label in image.items()}
+        features = {
+            name: matrix({f"{word}_{part}_fea.txt": count for part, count in counts.items()})
+            for name, word in WORDS.items()
+        }
+        label, split = np.concatenate(list(image.values())), np.repeat(PARTS, list(counts.values()))
+        names = tuple(f"class {number}" for number in range(1, classes + 1))
+        return ItemSet.of_features(features, label, split, names, str(folder), matrix({"cate_fea.txt": classes}))
 
 
 def _check_pairs(path: Path, label: np.ndarray, other: str, expected: np.ndarray) -> None:
@@ -65,7 +62,7 @@ def _check_pairs(path: Path, label: np.ndarray, other: str, expected: np.ndarray
     if len(label) != len(expected):
         what = f"has {len(label)} lines, and {other} has {len(expected)}; line i of both must be one pair"
         raise broken(path, what)
-    for i in np.flatnonzero(label != expected)[:1]:
+    for i in np.flatnonzero(label != expected):
         what = f"line {i + 1} has the class {label[i] + 1}, and {other} {expected[i] + 1}; they must be one pair"
         raise broken(path, what)
 

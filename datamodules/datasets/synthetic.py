@@ -1,4 +1,4 @@
-"""Paired features drawn from a known model, for tests and for machines without data."""
+"""Data drawn from a known model, for tests and for machines without data; and bits that no pair of modalities tells."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -22,6 +22,12 @@ CLASS_NAMES = (
     "cathedral", "necklace", "horse", "lighthouse", "newspaper", "tomato", "satellite", "blanket", "dentist",
     "crocodile", "bridge", "chess", "thunderstorm",
 )  # fmt: skip
+
+
+def _require_in_range(**ranges: tuple[float, float, float]) -> None:
+    for name, (value, least, most) in ranges.items():
+        if not least <= value <= most:
+            raise ValueError(f"{name} is {value}; expected {least} to {most}.")
 
 
 class Synthetic(FeatureDataModule):
@@ -59,17 +65,14 @@ class Synthetic(FeatureDataModule):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        ranges = {
-            "classes": (classes, 2, np.inf),
-            "items": (items, ITEMS_PER_TEST_ITEM * classes, np.inf),
-            "image_dim": (image_dim, 1, np.inf),
-            "text_dim": (text_dim, 1, np.inf),
-            "difficulty": (difficulty, 0, 1),
-            "seed": (seed, 0, np.inf),
-        }
-        for name, (value, least, most) in ranges.items():
-            if not least <= value <= most:
-                raise ValueError(f"{name} is {value}; expected {least} to {most}.")
+        _require_in_range(
+            classes=(classes, 2, np.inf),
+            items=(items, ITEMS_PER_TEST_ITEM * classes, np.inf),
+            image_dim=(image_dim, 1, np.inf),
+            text_dim=(text_dim, 1, np.inf),
+            difficulty=(difficulty, 0, 1),
+            seed=(seed, 0, np.inf),
+        )
         self.classes, self.items, self.widths = classes, items, {"image": image_dim, "text": text_dim}
         self.difficulty, self.seed = difficulty, seed
 
@@ -92,13 +95,8 @@ class Synthetic(FeatureDataModule):
             features[name] = view.astype(np.float32)
         last = order // self.classes % ITEMS_PER_TEST_ITEM == ITEMS_PER_TEST_ITEM - 1
         names = CLASS_NAMES + tuple(f"class {c}" for c in range(len(CLASS_NAMES), self.classes))
-        return ItemSet.of_features(
-            features=features,
-            label=label,
-            split=np.where(last, "test", "train"),
-            class_names=names[: self.classes],
-            origin=f"synthetic data of seed {self.seed}",
-        )
+        split, origin = np.where(last, "test", "train"), f"synthetic data of seed {self.seed}"
+        return ItemSet.of_features(features, label, split, names[: self.classes], origin)
 
 
 # Several modalities -------------------------------------------------------------------------------------------------
@@ -134,3 +132,54 @@ class SyntheticItems(RetrievalData):
         number = np.arange(len(label)) % PER_CLASS
         names = [f"class {c}, item {n}" for c, n in zip(label, number, strict=True)]
         return ItemSet(modalities, label, np.where(number % TEST_SHARE, "train", "test"), names, "generated data")
+
+
+# Structure that no pair of modalities has ---------------------------------------------------------------------------
+
+
+class XOR(RetrievalData):
+    """Vectors of B bits, written -1 and 1; the last modality is the exclusive or of the others, bit by bit.
+
+    Any M - 1 of the M modalities are independent, so that every pair of them tells nothing, and all but one tell the
+    other. An item's class is the value of its last modality, one of 2^B. Training, validation and test items are drawn
+    alike.
+
+    Args:
+        names: names of the modalities, three or more.
+        bits: B.
+        items: training items; and test items, half as many.
+        seed: draws the data.
+        **kwargs: see RetrievalData.
+
+    Raises:
+        ValueError: fewer than three names, or a number below 1.
+
+    Source: Saporta et al., NeurIPS 2024 (Symile), the example of section 3.
+    """
+
+    dataset = features = "xor"
+    data_kind = "synthetic"
+
+    def __init__(
+        self, names: Sequence[str] = ("a", "b", "c"), bits: int = 5, items: int = 4000, seed: int = 0, **kwargs: Any
+    ) -> None:
+        super().__init__(**kwargs)
+        if len(names) < 3:
+            raise ValueError(f"names is {list(names)}; expected three modalities or more.")
+        _require_in_range(bits=(bits, 1, np.inf), items=(items, 1, np.inf))
+        self.names, self.bits, self.items, self.seed = tuple(names), bits, items, seed
+
+    def read(self) -> ItemSet:
+        """Draw the items."""
+        count = self.items + self.items // 2
+        drawn = np.random.default_rng(self.seed).integers(2, size=(len(self.names) - 1, count, self.bits))
+        bits = [*drawn, drawn.sum(axis=0) % 2]
+        modalities = {
+            name: Modality((2 * rows - 1).astype(np.float32)) for name, rows in zip(self.names, bits, strict=True)
+        }
+        label, split = (
+            bits[-1] @ (1 << np.arange(self.bits)),
+            np.repeat(["train", "test"], [self.items, count - self.items]),
+        )
+        names = [f"item {number}" for number in range(count)]
+        return ItemSet(modalities, label, split, names, f"generated bits of seed {self.seed}")

@@ -112,15 +112,9 @@ class UTDMHAD(OnDisk):
             taken = [entry[:, columns] for entry in whole.entries]
             stacked = isinstance(whole.entries, np.ndarray)
             modalities[name] = Modality(np.stack(taken) if stacked else taken, whole.owner, whole.rate)
-        return self.items(
-            {name: partial(modalities.get, name) for name in (*MODALITIES, *PARTS) if name in modalities},
-            names,
-            split=np.where(subject % 2 == 1, "train", "test"),
-            label=action - 1,
-            origin=str(origin),
-            group=subject,
-            class_names=phrases,
-        )
+        readers = {name: partial(modalities.get, name) for name in (*MODALITIES, *PARTS) if name in modalities}
+        split, others = np.where(subject % 2 == 1, "train", "test"), {"group": subject, "class_names": phrases}
+        return self.items(readers, names, split, action - 1, origin=str(origin), **others)
 
     def _read_raw(self, folder: Path, wanted: Iterable[str]) -> tuple[list[str], dict[str, Modality]]:
         files = {}

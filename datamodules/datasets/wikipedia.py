@@ -2,7 +2,6 @@
 
 import html
 import re
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -62,14 +61,10 @@ class Wikipedia(OnDisk, FeatureDataModule):
             if len(pairs) != counts[part]:
                 raise broken(folder / name, f"has {len(pairs)} lines instead of {counts[part]}")
             label += [category for _, _, category in pairs]
-        image, text = (_roph if self.features == "roph" else _sift_lda)(folder / file, np.array(label))
-        return ItemSet.of_features(
-            features={"image": image.astype(np.float64), "text": text.astype(np.float64)},
-            label=np.array(label),
-            split=np.repeat(list(LISTS), [counts[part] for part in LISTS]),
-            class_names=CLASS_NAMES,
-            origin=str(folder / file),
-        )
+        read, label = _roph if self.features == "roph" else _sift_lda, np.array(label)
+        features = {name: array.astype(np.float64) for name, array in read(folder / file, label).items()}
+        split = np.repeat(list(LISTS), [counts[part] for part in LISTS])
+        return ItemSet.of_features(features, label, split, CLASS_NAMES, str(folder / file))
 
 
 def read_list(path: Path) -> list[tuple[str, str, int]]:
@@ -82,22 +77,22 @@ def _pair(line: str) -> tuple[str, str, int]:
     return text, image, [str(c + 1) for c in range(len(CLASS_NAMES))].index(category)
 
 
-def _sift_lda(path: Path, label: np.ndarray) -> list[np.ndarray]:
+def _sift_lda(path: Path, label: np.ndarray) -> dict[str, np.ndarray]:
     values, items = load_matlab(path), Wikipedia.declaration.items
-    return [
-        np.concatenate(
-            [numbers(path, f"{m}_{s[:2]}", values.get(f"{m}_{s[:2]}"), (items[s], width)) for s in ("train", "test")]
-        )
-        for m, width in (("I", 128), ("T", 10))
-    ]
+
+    def stacked(letter: str, width: int) -> np.ndarray:
+        shapes = {f"{letter}_{part[:2]}": (items[part], width) for part in LISTS}
+        return np.concatenate([numbers(path, name, values.get(name), shape) for name, shape in shapes.items()])
+
+    return {"image": stacked("I", 128), "text": stacked("T", 10)}
 
 
-def _roph(path: Path, label: np.ndarray) -> list[np.ndarray]:
+def _roph(path: Path, label: np.ndarray) -> dict[str, np.ndarray]:
     """The file holds items as columns; its own split is of another protocol and is not used."""
     values = load_matlab(path, simplify_cells=True).get("data")
     if not isinstance(values, dict):
         raise broken(path, "holds no structure named data")
-    features = [numbers(path, name, values.get(name), (d, len(label))) for name, d in (("X1", 128), ("X2", 100))]
+    image, text = (numbers(path, x, values.get(x), (d, len(label))) for x, d in (("X1", 128), ("X2", 100)))
     classes = values.get("Y")
     classes = classes.toarray() if hasattr(classes, "toarray") else classes
     expected = np.eye(len(CLASS_NAMES), dtype=bool)[label].T
@@ -107,7 +102,7 @@ def _roph(path: Path, label: np.ndarray) -> list[np.ndarray]:
         lists = " and ".join(LISTS.values())
         what = f"Y gives {other.size} item(s) another class than {lists} do, first row {other[0]}"
         raise broken(path, f"{what}: its rows do not follow the lists")
-    return [np.ascontiguousarray(array.T) for array in features]
+    return {"image": np.ascontiguousarray(image.T), "text": np.ascontiguousarray(text.T)}
 
 
 # The images and texts themselves ------------------------------------------------------------------------------------
@@ -128,21 +123,14 @@ class WikipediaRaw(OnDisk):
         pairs, split = read_lists(folder)
         names, ids, label = zip(*pairs, strict=True)
         images = [f"{CLASS_NAMES[category]}/{image}.jpg" for image, category in zip(ids, label, strict=True)]
-        return self.items(
-            {
-                "image": lambda: image_of_each(folder / "images", images),
-                "text": lambda: self._texts(require(folder / "texts"), names),
-            },
-            names,
-            split,
-            label,
-            class_names=CLASS_NAMES,
-        )
 
-    def _texts(self, folder: Path, names: Sequence[str]) -> Modality:
-        paths = {name: folder / f"{name}.xml" for name in names}
-        texts = [self.attempt(name, read_section, path) if path.is_file() else None for name, path in paths.items()]
-        return Modality.of_each([None if text is None else [text] for text in texts])
+        def text() -> Modality:
+            paths = {name: require(folder / "texts") / f"{name}.xml" for name in names}
+            texts = [self.attempt(name, read_section, path) if path.is_file() else None for name, path in paths.items()]
+            return Modality.of_each([None if text is None else [text] for text in texts])
+
+        readers = {"image": lambda: image_of_each(folder / "images", images), "text": text}
+        return self.items(readers, names, split, label, class_names=CLASS_NAMES)
 
 
 def read_lists(folder: Path) -> tuple[list[tuple[str, str, int]], list[str]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import BinaryIO
 
@@ -11,9 +11,11 @@ import numpy as np
 from safetensors import safe_open
 
 from datamodules.errors import DataError
+from datamodules.files.rows import decoding
 from datamodules.items import SPLITS, ItemSet, Modality, mean_of_each
 
 FORMAT = "extracted features, version 1"
+WHOLE = f"a whole file of {FORMAT!r}: write it with `python -m datamodules extract`"
 # Element type -> safetensors' name of it.
 TYPES = {"int64": "I64", "float32": "F32", "uint8": "U8"}
 
@@ -34,12 +36,18 @@ def write_features(
         features: modality -> the vectors of its entries.
         metadata: what made them; "encoders" is JSON, modality -> {"model", "weights", "sha256", "versions"}.
     """
-    label, class_names = _classes(data)
+    values, first, label = np.unique(data.label, return_index=True, return_inverse=True)
+    if data.class_names is not None:
+        class_names = [data.class_names[value] for value in values.tolist()]
+    else:
+        alone = len(values) == len(data)
+        class_names = [data.names[item] for item in first] if alone else [f"class {value}" for value in values]
     tensors = {f"owner/{name}": data.modalities[name].owners() for name in features}
     tensors["label"] = label
     tensors |= {f"features/{name}": rows.astype(np.float32, copy=False) for name, rows in features.items()}
     tensors["split"] = np.array([SPLITS.index(name) for name in data.split.tolist()], dtype=np.uint8)
-    tensors |= {"item_names": _as_bytes(data.names), "class_names": _as_bytes(class_names)}
+    for name, texts in {"item_names": data.names, "class_names": class_names}.items():
+        tensors[name] = np.frombuffer(json.dumps(list(texts)).encode(), dtype=np.uint8)
     write_safetensors(file, tensors, {"format": FORMAT, **metadata})
 
 
@@ -61,53 +69,17 @@ def write_safetensors(file: BinaryIO, tensors: Mapping[str, np.ndarray], metadat
         file.write(np.ascontiguousarray(array).data)
 
 
-def _as_bytes(texts: Iterable[str]) -> np.ndarray:
-    return np.frombuffer(json.dumps(list(texts)).encode(), dtype=np.uint8)
-
-
-def _classes(data: ItemSet) -> tuple[np.ndarray, list[str]]:
-    """Labels numbered from 0, and a name for each."""
-    values, first, label = np.unique(data.label, return_index=True, return_inverse=True)
-    if data.class_names is not None:
-        return label, [data.class_names[value] for value in values.tolist()]
-    if len(values) == len(data):
-        return label, [data.names[item] for item in first]
-    return label, [f"class {value}" for value in values]
-
-
 def read_metadata(path: Path) -> dict[str, str]:
     """What made the features of a file.
 
     Raises:
         DataError: it is not a file that `extract` wrote.
     """
-    try:
-        with safe_open(path, framework="np") as file:
-            metadata = file.metadata() or {}
-    except Exception as error:  # safetensors and the file system each refuse in their own way
-        raise _other(path, f"cannot be read ({type(error).__name__}: {error})") from error
+    with decoding(path, WHOLE), safe_open(path, framework="np") as file:
+        metadata = file.metadata() or {}
     if metadata.get("format") != FORMAT:
-        raise _other(path, f"says {metadata.get('format', 'no')!r} as its format")
+        raise DataError(f"{path}: says {metadata.get('format', 'no')!r} as its format; expected {WHOLE}.")
     return metadata
-
-
-def _other(path: Path, what: str) -> DataError:
-    return DataError(
-        f"{path}: {what}; expected a whole file of {FORMAT!r}: write it with `python -m datamodules extract`."
-    )
-
-
-def _encoders(path: Path) -> dict[str, dict[str, str]]:
-    """Modality -> what its metadata say of the network that made its features."""
-    metadata = read_metadata(path)
-    try:
-        said = json.loads(metadata["encoders"])
-        encoders = {name: {what: str(one[what]) for what in ("model", "weights")} for name, one in said.items()}
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise _other(path, f"does not say what made it ({type(error).__name__}: {error})") from error
-    if any(one["weights"].startswith("untrained") for one in encoders.values()):  # as version 0.1 could write them
-        raise _other(path, "holds features of untrained networks")
-    return encoders
 
 
 def networks_of(path: Path) -> dict[str, str]:
@@ -116,9 +88,13 @@ def networks_of(path: Path) -> dict[str, str]:
     Raises:
         DataError: it is not a file that `extract` wrote.
     """
-    encoders = _encoders(path)
-    own = {name: said["weights"].removeprefix("file ") for name, said in encoders.items()}
-    return {name: said["model"] + f" ({own[name]})" * (own[name] != said["weights"]) for name, said in encoders.items()}
+    with decoding(path, WHOLE):
+        said = json.loads(read_metadata(path)["encoders"])
+        made = {name: (str(one["model"]), str(one["weights"])) for name, one in said.items()}
+    if any(weights.startswith("untrained") for _, weights in made.values()):  # as version 0.1 could write them
+        raise DataError(f"{path}: holds features of untrained networks; expected {WHOLE}.")
+    own = {name: f" ({weights[5:]})" * weights.startswith("file ") for name, (_, weights) in made.items()}
+    return {name: model + own[name] for name, (model, _) in made.items()}
 
 
 def read_extracted(path: Path) -> ItemSet:
@@ -130,20 +106,16 @@ def read_extracted(path: Path) -> ItemSet:
     Raises:
         DataError: it is not a file that `extract` wrote, or is damaged.
     """
-    encoders = _encoders(path)
-    try:
-        with safe_open(path, framework="np") as file:
-            read = file.get_tensor
-            label, split = read("label"), np.array(SPLITS)[read("split")]
-            if not 0 <= label.min() <= label.max() < len(label):
-                raise ValueError(f"labels run from {label.min()} to {label.max()}, of {len(label)} items")
-            class_names, names = (tuple(json.loads(read(f"{x}_names").tobytes())) for x in ("class", "item"))
-            modalities = {
-                name: _modality(read(f"features/{name}"), read(f"owner/{name}"), len(label))
-                for name in encoders  # in the order of the modalities
-            }
-    except Exception as error:  # safetensors, JSON and NumPy each refuse in their own way
-        raise _other(path, f"is damaged ({type(error).__name__}: {error})") from error
+    names_of_modalities = networks_of(path)  # in their order
+    with decoding(path, WHOLE), safe_open(path, framework="np") as file:
+        read = file.get_tensor
+        label, split = read("label"), np.array(SPLITS)[read("split")]
+        if not 0 <= label.min() <= label.max() < len(label):
+            raise ValueError(f"labels run from {label.min()} to {label.max()}, of {len(label)} items")
+        class_names, names = (tuple(json.loads(read(f"{x}_names").tobytes())) for x in ("class", "item"))
+        modalities = {
+            name: _modality(read(f"features/{name}"), read(f"owner/{name}"), len(label)) for name in names_of_modalities
+        }
     embedding = None
     if "text" in modalities:
         embedding = _class_means(mean_of_each(modalities["text"]), label, split == "train")

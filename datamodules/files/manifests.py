@@ -43,19 +43,17 @@ def read_manifest(path: Path, chosen: Sequence[str] | None = None, split: str | 
         DataError: it cannot be read, or entries of one item differ in label or split.
     """
     table = _read_table(path, chosen)
-    table = table.rename(columns={name: standard_name(str(name)) for name in table.columns if name != split})
     if split is not None:
         if split not in table:
             raise broken(path, f"has no column {split!r} that split names; it has {', '.join(map(str, table.columns))}")
-        other = [] if split == "split" else ["split"]
-        table = table.drop(columns=other, errors="ignore").rename(columns={split: "split"})
+        table["split"] = table.pop(split)
+    table = table.rename(columns=lambda name: standard_name(str(name)))
     if not len(table):
         raise broken(path, "has no row")
     notes: list[str] = []
     columns = {name: x for name, x in _columns(table).items() if chosen is None or name in chosen}
-    kinds = {name: _kind(cells, path.parent) for name, cells in columns.items()}
-    numbers = [name for name, kind in kinds.items() if kind == "number"]
-    if numbers:
+    kinds = {name: _kind(cells) for name, cells in columns.items()}
+    if numbers := [name for name, kind in kinds.items() if kind == "number"]:
         notes.append(f"{', '.join(numbers)} left out: one number per item is no modality")
     owner, names = _owners(table, {n: c for n, c in columns.items() if kinds[n] in ("image", "sound")})
     modalities = {
@@ -65,16 +63,17 @@ def read_manifest(path: Path, chosen: Sequence[str] | None = None, split: str | 
     }
     if len(names) < len(table):
         notes.append(f"{len(table):,} rows are {len(names):,} items")
-    found = {}
-    for key in ("label", "split"):
-        if key in table:
-            values = table[key].to_numpy()
-            if isinstance(values[0], list | np.ndarray):
-                values, found["class_names"] = _multi_hot(values)
-            else:
-                values = _plain(values, f"{path}, {key}")
-            found[key] = per_item(values, owner, key, names, str(path))
-    return Own(modalities, names, **found, notes=notes)
+    own = Own(modalities, names, notes=notes)
+    for key in table.columns.intersection(["label", "split"]):
+        values = table[key].to_numpy()
+        if isinstance(values[0], list | np.ndarray):  # several labels of an item
+            cells = [set(map(str, cell)) for cell in values]
+            own.class_names = np.array(sorted(set().union(*cells)))
+            values = np.array([[name in cell for name in own.class_names] for cell in cells])
+        else:
+            values = _plain(values, f"{path}, {key}")
+        setattr(own, key, per_item(values, owner, key, names, str(path)))
+    return own
 
 
 def parallel_texts(folder: Path) -> dict[str, dict[str, Path]]:
@@ -147,9 +146,7 @@ def _is_number(text: str) -> bool:
 def _columns(table: pd.DataFrame) -> dict[str, Any]:
     """Name of a modality -> its cells; of columns that are numbered, a matrix of numbers or a list of texts per row."""
     groups: dict[str, list[str]] = {}
-    for name in table.columns:
-        if name in ("label", "split", "id"):
-            continue
+    for name in table.columns.difference(["label", "split", "id"], sort=False):
         numbered = NUMBERED.fullmatch(name)
         groups.setdefault(numbered[1] if numbered else name, []).append(name)
     found: dict[str, Any] = {}
@@ -163,7 +160,7 @@ def _columns(table: pd.DataFrame) -> dict[str, Any]:
     return found
 
 
-def _kind(cells: Any, folder: Path) -> str:
+def _kind(cells: Any) -> str:
     """What the cells of a column are: "vector", "text", "image", "sound" or "number"."""
     if isinstance(cells, np.ndarray):
         return "vector"
@@ -211,14 +208,8 @@ def _modality(name: str, cells: Any, kind: str, owner: np.ndarray, path: Path, n
     pairs = sorted(pairs, key=lambda pair: pair[0])
     if kind == "text":
         return Modality([text for _, text in pairs], np.array([item for item, _ in pairs], dtype=np.int64))
-    there = [(item, file) for item, text in pairs if (file := path.parent / Path(text).expanduser()).is_file()]
-    return files_of_items(kind, there)
-
-
-def _multi_hot(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(rows, C) of which of the labels a row has, and the labels."""
-    names = sorted({str(x) for cell in values for x in cell})
-    return np.array([[name in set(map(str, cell)) for name in names] for cell in values]), np.array(names)
+    files = [(item, path.parent / Path(text).expanduser()) for item, text in pairs]
+    return files_of_items(kind, [(item, file) for item, file in files if file.is_file()])
 
 
 def _plain(values: np.ndarray, subject: str) -> np.ndarray:

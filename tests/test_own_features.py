@@ -6,18 +6,7 @@ import numpy as np
 import pytest
 import scipy.io
 import scipy.sparse
-from own_cases import (
-    CLASSES,
-    TEST,
-    TRAIN,
-    WRITERS,
-    joined,
-    make_parts,
-    matlab73,
-    read,
-    save,
-    write_jfse,
-)
+from own_cases import CLASSES, TEST, TRAIN, WRITERS, joined, make_parts, matlab73, read, save, write_jfse
 
 from datamodules import DataError, OwnData
 
@@ -253,12 +242,8 @@ def test_several_entries_of_an_item_by_ids(tmp_path, form):
         "one id for rows": {"id": ids[owner], "image": image[owner], "label": label[owner]},
         "csd predict": {
             **{f"id/{name}": np.arange(n) for name, n in (("image", 10), ("text", 30))},
-            **{
-                "item/image": np.arange(10) + 5,
-                "item/text": owner + 5,
-                "label/image": label,
-                "label/text": label[owner],
-            },
+            **{"item/image": np.arange(10) + 5, "item/text": owner + 5},
+            **{"label/image": label, "label/text": label[owner]},
         },
     }[form]
     np.savez(tmp_path / "captions.npz", **({"image": image, "text": CAPTIONS} | arrays))

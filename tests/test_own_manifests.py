@@ -79,15 +79,9 @@ def test_several_captions_of_an_image_are_one_item(folder, form):
         columns = {f"text_{k}": [c[k] for c in captions] for k in range(3)}
         write(pd.DataFrame({"image": paths, "split": split} | columns), file := folder / "captions.csv")
     else:
-        entries = [
-            {
-                "filename": f"{i}.png",
-                "imgid": i,
-                "split": split[i],
-                "sentences": [{"raw": text} for text in captions[i]],
-            }
-            for i in range(IMAGES)
-        ]
+        entries = [{"filename": f"{i}.png", "split": split[i], "imgid": i} for i in range(IMAGES)]
+        for entry, texts in zip(entries, captions, strict=True):
+            entry["sentences"] = [{"raw": text} for text in texts]
         file.write_text(json.dumps({"images": entries, "dataset": "own"}))
     module = OwnData(file)
     assert "image (20 images), text (60 texts); 20 items, no labels" in module.describe()

@@ -41,44 +41,32 @@ def test_the_centroids_of_the_modalities_lie_one_apart(dims, seed):
     assert np.linalg.norm(image - text) == pytest.approx(1, rel=1e-5)
 
 
-def test_seed_decides_the_data():
-    assert synthetic_features(seed=3).digest() == synthetic_features(seed=3).digest()
-    assert synthetic_features(seed=3).digest() != synthetic_features(seed=4).digest()
-
-
 @settings(max_examples=20, deadline=None)
-@given(classes=st.integers(2, 60), extra=st.integers(0, 100))
-def test_split_holds_out_a_quarter_of_every_class(classes, extra):
-    data = synthetic_features(classes=classes, items=4 * classes + extra, image_dim=3, text_dim=2)
+@given(classes=st.integers(2, 60), extra=st.integers(0, 100), seed=st.integers(0, 9))
+def test_split_holds_out_a_quarter_of_every_class_and_the_seed_decides_the_data(classes, extra, seed):
+    settings = {"classes": classes, "items": 4 * classes + extra, "image_dim": 3, "text_dim": 2}
+    data, again, other = (synthetic_features(**settings, seed=s) for s in (seed, seed, seed + 1))
+    assert data.digest() == again.digest() != other.digest()
     assert {name: x.shape[1] for name, x in data.vectors.items()} == {"image": 3, "text": 2}
     for c in range(classes):
         part = data.split[data.label == c]
         assert (part == "test").sum() == len(part) // 4
-
-
-def test_class_names_are_distinct_nouns():
-    assert synthetic_features(classes=3).class_names == CLASS_NAMES[:3]
-    names = synthetic_features(classes=len(CLASS_NAMES) + 2).class_names
-    assert len(set(names)) == len(names) == len(CLASS_NAMES) + 2
-    assert names[-1] == f"class {len(CLASS_NAMES) + 1}"
+    names = [*CLASS_NAMES, *(f"class {c}" for c in range(len(CLASS_NAMES), 60))]  # distinct nouns first
+    assert list(data.class_names) == names[:classes]
+    assert len(set(names)) == len(names)
 
 
 @pytest.mark.parametrize(
-    ("name", "value"),
+    ("kind", "name", "value"),
     [
-        ("classes", 1),
-        ("items", 39),
-        ("image_dim", 0),
-        ("text_dim", 0),
-        ("difficulty", -0.1),
-        ("difficulty", 1.1),
-        ("difficulty", float("nan")),
-        ("seed", -1),
+        *((Synthetic, name, value) for name, value in (("classes", 1), ("items", 39), ("image_dim", 0), ("seed", -1))),
+        *((Synthetic, "difficulty", value) for value in (-0.1, 1.1, float("nan"))),
+        *((XOR, name, value) for name, value in (("names", ("a", "b")), ("bits", 0), ("items", 0))),
     ],
 )
-def test_arguments_outside_their_range(name, value):
+def test_arguments_outside_their_range(kind, name, value):
     with pytest.raises(ValueError, match=f"^{name} is "):
-        Synthetic(**{name: value})
+        kind(**{name: value})
 
 
 # Bits whose last modality is the exclusive or of the others ----------------------------------------------------------
@@ -96,9 +84,3 @@ def test_all_but_one_modality_tell_the_other_and_fewer_tell_nothing(names):
     assert np.abs(together / together.mean() - 1).max() < 0.4  # independent: every combination as often
     np.testing.assert_array_equal(module.data.label, code[-1])
     assert (module.data.split == "test").sum() == 2000
-
-
-@pytest.mark.parametrize("arguments", [{"names": ("a", "b")}, {"bits": 0}, {"items": 0}])
-def test_arguments_outside_their_range_are_named(arguments):
-    with pytest.raises(ValueError, match=next(iter(arguments))):
-        XOR(**arguments)

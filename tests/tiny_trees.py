@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,10 @@ def write_text(path: Path, text: str) -> None:
     path.write_text(text, encoding="utf-8")
 
 
+def write_lines(path: Path, lines: Iterable[object]) -> None:
+    write_text(path, "".join(f"{line}\n" for line in lines))
+
+
 # Wikipedia ----------------------------------------------------------------------------------------------------------
 
 # Text id, image id, class 1..10.
@@ -39,8 +44,7 @@ CATEGORY = {1: "art", 2: "biology", 10: "warfare"}
 def write_wikipedia(root: Path) -> Path:
     folder = root / "wikipedia"
     for part, pairs in WIKIPEDIA.items():
-        lines = [f"{text}\t{image}\t{category}\n" for text, image, category in pairs]
-        write_text(folder / f"{part}set_txt_img_cat.list", "".join(lines))
+        write_lines(folder / f"{part}set_txt_img_cat.list", ["\t".join(map(str, pair)) for pair in pairs])
         for text, image, category in pairs:
             write_image(folder / "images" / CATEGORY[category] / f"{image}.jpg", hash_of(image))
             content = (
@@ -66,8 +70,8 @@ def write_pascal(root: Path) -> Path:
         for i in range(PASCAL_IMAGES):
             name = f"2008_{1000 * c + i:06d}"
             write_image(folder / "dataset" / category / f"{name}.jpg", 1000 * c + i)
-            sentences = [f"Sentence {k} of {name}, a {category}.\n" for k in range(5)]
-            write_text(folder / "sentence" / category / f"{name}.txt", "".join(sentences))
+            sentences = [f"Sentence {k} of {name}, a {category}." for k in range(5)]
+            write_lines(folder / "sentence" / category / f"{name}.txt", sentences)
     return folder
 
 
@@ -92,21 +96,18 @@ def nus_wide(part: str) -> dict[str, np.ndarray]:
 
 def write_nus_wide(root: Path) -> Path:
     folder = root / "nus_wide"
-    write_text(folder / "ConceptsList" / "Concepts81.txt", "".join(f"{name}\n" for name in NUS_CONCEPTS))
+    write_lines(folder / "ConceptsList" / "Concepts81.txt", NUS_CONCEPTS)
     for part, count in NUS_COUNTS.items():
         found = nus_wide(part)
-        write_text(
-            folder / "ImageList" / f"{part}Imagelist.txt", "".join(f"zoo\\{part}_{i}.jpg\n" for i in range(count))
-        )
-        for c, name in enumerate(NUS_CONCEPTS):
-            path = folder / "Groundtruth" / "TrainTestLabels" / f"Labels_{name}_{part}.txt"
-            write_text(path, "".join(f"{int(bit)}\n" for bit in found["label"][:, c]))
+        write_lines(folder / "ImageList" / f"{part}Imagelist.txt", [f"zoo\\{part}_{i}.jpg" for i in range(count)])
+        for name, bits in zip(NUS_CONCEPTS, found["label"].T, strict=True):
+            write_lines(folder / "Groundtruth" / "TrainTestLabels" / f"Labels_{name}_{part}.txt", bits.astype(int))
         for name in NUS_WIDTHS:
             path = folder / "Low_Level_Features" / f"{part}_Normalized_{name}.dat"
             # Every number is followed by a blank, the last of a line too.
-            write_text(path, "".join("".join(f"{v:.7f} " for v in row) + "\n" for row in found[name]))
+            write_lines(path, ["".join(f"{v:.7f} " for v in row) for row in found[name]])
         path = folder / "NUS_WID_Tags" / f"{part}_Tags1k.dat"
-        write_text(path, "".join("".join(f"{int(v)}\t" for v in row) + "\n" for row in found["tags"]))
+        write_lines(path, ["".join(f"{int(v)}\t" for v in row) for row in found["tags"]])
     return folder
 
 
@@ -128,11 +129,11 @@ def xmedianet() -> dict[str, np.ndarray]:
 def write_xmedianet(root: Path) -> Path:
     folder = root / "pku_xmedianet"
     for name, rows in xmedianet().items():
-        write_text(folder / f"{name}.txt", "".join("".join(f"{v:.8f} " for v in row) + "\n" for row in rows))
+        write_lines(folder / f"{name}.txt", ["".join(f"{v:.8f} " for v in row) for row in rows])
     for modality, ending in (("img", "jpg"), ("txt", "txt")):
         for part, count in XMEDIANET.items():
-            lines = [f"{part}/{i}.{ending} {i % XMEDIANET_CLASSES + 1}\n" for i in range(count)]
-            write_text(folder / f"{modality}_{part}_list.txt", "".join(lines))
+            lines = [f"{part}/{i}.{ending} {i % XMEDIANET_CLASSES + 1}" for i in range(count)]
+            write_lines(folder / f"{modality}_{part}_list.txt", lines)
     return folder
 
 
@@ -143,20 +144,11 @@ FLICKR30K = {"train": (100, 200, 300), "val": (400,), "test": (500, 600)}
 
 def flickr30k() -> list[dict]:
     """Entries of Karpathy's file, the splits mixed as they are there."""
-    entries = [
-        {
-            "sentids": [5 * number + k for k in range(5)],
-            "imgid": number,
-            "sentences": [
-                {"tokens": ["a"], "raw": f"Caption {k} of {number}.", "imgid": number, "sentid": 5 * number + k}
-                for k in range(5)
-            ],
-            "split": word,
-            "filename": f"{number}.jpg",
-        }
-        for word, numbers in FLICKR30K.items()
-        for number in numbers
-    ]
+    entries = []
+    for word, numbers in FLICKR30K.items():
+        for number in numbers:
+            sentences = [{"tokens": ["a"], "raw": f"Caption {k} of {number}.", "imgid": number} for k in range(5)]
+            entries.append({"imgid": number, "sentences": sentences, "split": word, "filename": f"{number}.jpg"})
     return entries[::2] + entries[1::2]
 
 
@@ -198,7 +190,7 @@ def tmr_annotations() -> dict[str, dict]:
 
 def write_tmr(folder: Path) -> Path:
     for word, names in TMR_SPLITS.items():
-        write_text(folder / "splits" / f"{word}.txt", "\n".join(names) + "\n")
+        write_lines(folder / "splits" / f"{word}.txt", names)
     write_text(folder / "annotations.json", json.dumps(tmr_annotations()))
     for name, entry in tmr_annotations().items():
         path = folder / "guoh3dfeats" / f"{entry['path']}.npy"
@@ -224,7 +216,7 @@ def write_motions(root: Path, dataset: str = "humanml3d") -> Path:
     folder = root / ("KIT-ML" if dataset == "kit_ml" else "HumanML3D")
     (folder / "new_joint_vecs").mkdir(parents=True)
     for word, names in MOTIONS.items():
-        write_text(folder / f"{word}.txt", "\n".join(names) + "\n")
+        write_lines(folder / f"{word}.txt", names)
         for name in names:
             np.save(folder / "new_joint_vecs" / f"{name}.npy", motion(name, MOTION_WIDTH[dataset]))
             write_text(folder / "texts" / f"{name}.txt", f"{WHOLE}\nhe stands still#he/PRON#nan#nan\n")
@@ -250,11 +242,11 @@ def write_flickr8k(root: Path) -> Path:
     names = [f"image{number}.jpg" for number in range(9)]
     lists = {"train": names[4:8], "dev": names[2:4], "test": names[:2]}
     for part, listed in lists.items():
-        write_text(folder / f"Flickr_8k.{part}Images.txt", "".join(f"{name}\n" for name in listed))
+        write_lines(folder / f"Flickr_8k.{part}Images.txt", listed)
         for name in listed:
             write_image(folder / "Images" / name, names.index(name))
-    lines = [f"{name}#{k}\tCaption {k} of {name} .\n" for name in names for k in range(5)]
-    write_text(folder / "Flickr8k.token.txt", "".join(lines))
+    lines = [f"{name}#{k}\tCaption {k} of {name} ." for name in names for k in range(5)]
+    write_lines(folder / "Flickr8k.token.txt", lines)
     return folder
 
 
@@ -269,7 +261,7 @@ def write_flickr8k_tri(root: Path) -> Path:
         lines += [f'{name}.jpg,"Caption {k} of {name} , with a comma ."' for k in range(5)]
         Image.fromarray(np.full((6, 8, 3), number, dtype=np.uint8)).save(folder / "images" / f"{name}.jpg")
         shutil.copy(root / "sound", folder / "audio" / f"{name}.wav")
-    write_text(folder / "captions.txt", "\n".join(lines) + "\n")
+    write_lines(folder / "captions.txt", lines)
     return folder
 
 
@@ -315,7 +307,7 @@ def reduced_clips() -> dict[str, np.ndarray]:
 
 def write_utd_mhad(root: Path, raw: bool = False) -> Path:
     folder = root / "utd_mhad"
-    write_text(folder / "class_names.txt", "\n".join(PHRASES) + "\n")
+    write_lines(folder / "class_names.txt", PHRASES)
     if not raw:
         np.savez(folder / REDUCED, **reduced_clips())
         return folder
@@ -357,8 +349,8 @@ def write_narratives(root: Path, content: str = "captions") -> Path:
     for word, images in NARRATED.items():
         narratives = [narrative(word, i, turn) for turn in range(3) for i, count in images.items() if turn < count]
         kept = list(narratives[0])[: 3 if content == "captions" else 4]  # those have no voice
-        lines = "".join(json.dumps({key: fields[key] for key in kept}) + "\n" for fields in narratives)
-        write_text(folder / f"flickr30k_{word}_{content}.jsonl", lines)
+        lines = [json.dumps({key: fields[key] for key in kept}) for fields in narratives]
+        write_lines(folder / f"flickr30k_{word}_{content}.jsonl", lines)
         for image in images:
             write_image(folder / "flickr30k-images" / f"{image}.jpg", int(image))
     return folder

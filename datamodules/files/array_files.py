@@ -1,6 +1,5 @@
 """Files of arrays as name -> array: .npz, .npy, .mat, HDF5, PyTorch, pickles, and folders of .npy files."""
 
-import re
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -8,42 +7,15 @@ import numpy as np
 import scipy.io
 
 from datamodules.errors import DataError
-from datamodules.files.labels import PARTS
+from datamodules.files.labels import of_items
 from datamodules.files.layouts import Layout
 from datamodules.files.matlab import read_hdf5, read_mat
 from datamodules.files.pickles import load_pickle, unpickled_array
 from datamodules.files.rows import as_matrix, converted, decoding, plain
 from datamodules.files.text import broken, read_lines, require
 
-# What files call the labels.
-LABELS = ("label", "labels", "y", "gt", "truth", "truelabel")
-_WORDS = "|".join(PARTS)
-_PART = re.compile(rf"(?:({_WORDS})[_./-])?(.+?)(?:[_./-]({_WORDS}))?", re.IGNORECASE)
-OF_ITEMS = ("label", "split", "id", "class_names")
-ARRAY_FILES = (".npz", ".npy", ".mat", ".h5", ".hdf5", ".pt", ".pth", ".pkl", ".pickle")
 CLASS_EMBEDDING_FILE = "train_attribute.pkl"
 LISTS = ("label.txt", "labels.txt", "split.txt", "id.txt", "class_names.txt")  # beside .npy files
-
-
-def part_of(name: str) -> tuple[str, str | None]:
-    """What an array is called without the part that its name ends or begins with, and that part: gt_train is label."""
-    before, base, after = _PART.fullmatch(name).groups()
-    part = before or after
-    return standard_name(base), PARTS[part.lower()] if part and not (before and after) else None
-
-
-def standard_name(name: str) -> str:
-    """One name for what files name differently: "label" for y and gt, "image_id" for the id/image of `csd predict`."""
-    kind, slash, modality = name.partition("/")
-    if slash and kind in ("id", "item", "label"):
-        return f"{modality}_{kind}"
-    return "label" if name.lower() in LABELS else name
-
-
-def of_items(name: str) -> bool:
-    """Whether an array describes the items, and is no features."""
-    base = part_of(name)[0]
-    return base in OF_ITEMS or base.endswith(("_id", "_item", "_label"))
 
 
 def read_arrays(path: Path) -> dict[str, np.ndarray]:
@@ -53,23 +25,9 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
         DataError: a damaged file, or one that holds something other than numbers and texts.
     """
     if path.is_dir():
-        named = {file.stem: read_npy(file) for file in sorted(path.glob("*.npy"))}
+        named = {file.stem: _read_npy(file) for file in sorted(path.glob("*.npy"))}
         return named | {Path(name).stem: np.array(read_lines(path / name)) for name in LISTS if (path / name).is_file()}
-    if path.suffix == ".npz":
-        return _read_npz(path)
-    if path.suffix == ".npy":
-        array = read_npy(path)
-        if array.ndim != 3:
-            raise DataError(
-                f"{path}: is one array of shape {array.shape}; expected one for each modality: name the folder of "
-                "several .npy files, or stack them as (modalities, items, dimension)."
-            )
-        return {f"x{number}": rows for number, rows in enumerate(array, start=1)}
-    if path.suffix == ".mat":
-        return read_mat(path, of_items)
-    if path.suffix in (".h5", ".hdf5"):
-        return read_hdf5(path, of_items)
-    found = load_pickle(path) if path.suffix in (".pkl", ".pickle") else _read_torch(path)
+    found = READERS[path.suffix](path)
     if not isinstance(found, dict):
         raise DataError(f"{path}: holds one {type(found).__name__}; expected a dictionary of arrays by name.")
     return found
@@ -85,7 +43,7 @@ def read_layout(folder: Path, layout: Layout) -> tuple[dict[str, np.ndarray], np
     for role, name in {"image": layout.image, "text": layout.text, "label": layout.label}.items():
         for part in ("train", "test"):
             file = folder / name.format(part)
-            held = read_mat(file, of_items) if file.suffix == ".mat" else {file.stem: load_pickle(file)}
+            held = read_mat(file) if file.suffix == ".mat" else {file.stem: load_pickle(file)}
             if file.stem not in held or isinstance(held[file.stem], dict):
                 names = ", ".join(held) or "no variable"
                 raise DataError(f"{file}: holds {names}; expected the variable {file.stem}. Rename it and save again.")
@@ -95,12 +53,7 @@ def read_layout(folder: Path, layout: Layout) -> tuple[dict[str, np.ndarray], np
     return found, as_matrix(load_pickle(file), file) if file.is_file() else None
 
 
-def read_npy(file: Path) -> np.ndarray:
-    """The array of a .npy file.
-
-    Raises:
-        DataError: a damaged file, or Python objects that are neither texts nor numbers.
-    """
+def _read_npy(file: Path) -> np.ndarray:
     with decoding(file, "a .npy file"), file.open("rb") as stream:
         return _read_array(stream, file.stem, str(file))
 
@@ -144,29 +97,31 @@ def _read_torch(file: Path) -> dict[str, np.ndarray] | object:
         return {str(name): plain(np.asarray(x), f"{file}, {name}") for name, x in floating.items()}
 
 
+def _read_views(file: Path) -> dict[str, np.ndarray]:
+    array = _read_npy(file)
+    if array.ndim != 3:
+        raise DataError(
+            f"{file}: is one array of shape {array.shape}; expected one for each modality: name the folder of "
+            "several .npy files, or stack them as (modalities, items, dimension)."
+        )
+    return {f"x{number}": rows for number, rows in enumerate(array, start=1)}
+
+
+READERS = {".npz": _read_npz, ".npy": _read_views, ".mat": read_mat, ".h5": read_hdf5, ".hdf5": read_hdf5}
+READERS |= {".pt": _read_torch, ".pth": _read_torch, ".pkl": load_pickle, ".pickle": load_pickle}
+
+
 # Files of data sets, whose arrays are known ---------------------------------------------------------------------------
 
 
 def load_matlab(path: Path, **options: Any) -> dict[str, Any]:
-    """Variables of a MATLAB file, by name.
-
-    Args:
-        path: the file.
-        **options: of `scipy.io.loadmat`.
-
-    Raises:
-        DataError: the file is missing or damaged.
-    """
+    """Variables of a MATLAB file by name, with options of `scipy.io.loadmat`; a DataError where it is damaged."""
     with decoding(require(path), "a MATLAB file"):
         return scipy.io.loadmat(path, **options)
 
 
 def load_numpy(path: Path) -> Any:
-    """The array of a .npy file, or the arrays of an .npz file by name.
-
-    Raises:
-        DataError: the file is missing or damaged.
-    """
+    """The array of a .npy file, or the arrays of an .npz file by name; a DataError where it is damaged."""
     with decoding(require(path), f"an {path.suffix} file"):
         found = np.load(path, allow_pickle=False)
         return found if isinstance(found, np.ndarray) else dict(found)

@@ -70,11 +70,7 @@ def write_safetensors(file: BinaryIO, tensors: Mapping[str, np.ndarray], metadat
 
 
 def read_metadata(path: Path) -> dict[str, str]:
-    """What made the features of a file.
-
-    Raises:
-        DataError: it is not a file that `extract` wrote.
-    """
+    """What made the features of a file; a DataError where it is none that `extract` wrote."""
     with decoding(path, WHOLE), safe_open(path, framework="np") as file:
         metadata = file.metadata() or {}
     if metadata.get("format") != FORMAT:
@@ -83,11 +79,7 @@ def read_metadata(path: Path) -> dict[str, str]:
 
 
 def networks_of(path: Path) -> dict[str, str]:
-    """Modality -> the model that made its features, with the file of its weights where they were the user's.
-
-    Raises:
-        DataError: it is not a file that `extract` wrote.
-    """
+    """Modality -> the model that made its features, with the file of its weights where they were the user's."""
     with decoding(path, WHOLE):
         said = json.loads(read_metadata(path)["encoders"])
         made = {name: (str(one["model"]), str(one["weights"])) for name, one in said.items()}

@@ -11,7 +11,8 @@ import pandas as pd
 from lightning.pytorch.utilities import rank_zero_warn
 
 from datamodules.errors import DataError, DataMissing
-from datamodules.files.array_files import ARRAY_FILES, of_items, part_of, read_arrays, read_layout, standard_name
+from datamodules.files.array_files import READERS, read_arrays, read_layout
+from datamodules.files.labels import of_items, part_of, standard_name
 from datamodules.files.layouts import LAYOUTS, Layout
 from datamodules.files.rows import as_matrix, row_names
 from datamodules.items import SPLITS, Modality
@@ -21,7 +22,7 @@ UNPAIRED = "unpaired_"
 WHOLE = ("class_names", "class_embedding")  # arrays that are not of items
 TABLES = (".csv", ".tsv", ".parquet", ".jsonl", ".json")
 ACCEPTED = (
-    f"Accepted: a file of arrays ({', '.join(ARRAY_FILES)}), a table or list ({', '.join(TABLES)}), a .safetensors "
+    f"Accepted: a file of arrays ({', '.join(READERS)}), a table or list ({', '.join(TABLES)}), a .safetensors "
     "file of `extract`; a folder of .npy files or with one .npz or .safetensors file; folders: "
     + "; ".join(f"{layout.name} ({', '.join(layout.files())})" for layout in LAYOUTS)
 )
@@ -68,7 +69,7 @@ def find_source(path: str | Path) -> Path:
     if path.is_dir():
         source = _in_folder(path)
         return path if isinstance(source, Layout) else source
-    if path.suffix not in (*ARRAY_FILES, *TABLES, ".safetensors"):
+    if path.suffix not in (*READERS, *TABLES, ".safetensors"):
         raise DataError(f"{path}: is of no known form. {ACCEPTED}.")
     return path
 
@@ -85,7 +86,7 @@ def _in_folder(folder: Path) -> Layout | Path:
         return sources[0]
     if any(name.endswith(".npy") for name in present):
         return folder
-    if len(present) == 1 and Path(*present).suffix in ARRAY_FILES:
+    if len(present) == 1 and Path(*present).suffix in READERS:
         return folder / Path(*present)
     nearest = min(LAYOUTS, key=lambda layout: len(lacks[layout]))
     if len(lacks[nearest]) == len(nearest.files()):
@@ -149,11 +150,7 @@ def _in_parts(arrays: Arrays, chosen: Sequence[str] | None, origin: str) -> tupl
 
 
 def _axis_of_items(parts: Sequence[Arrays], origin: str) -> int:
-    """The axis of the items in a matrix of labels, which has one for the classes too; of all parts the same.
-
-    Raises:
-        DataError: as many classes as items, and not the same in rows as in columns.
-    """
+    """The axis of the items in a matrix of labels, which has one for the classes too; of all parts the same."""
     labelled = [(arrays["label"], arrays) for arrays in parts if "label" in arrays and arrays["label"].ndim == 2]
     for label, arrays in labelled:
         if label.shape[0] != label.shape[1]:
@@ -299,11 +296,7 @@ def entries_of(rows: np.ndarray, owner: np.ndarray, name: str, notes: list[str])
 
 
 def per_item(values: np.ndarray, owner: np.ndarray, what: str, names: Sequence[str], origin: str) -> np.ndarray:
-    """The value of each item, of which every entry says the same.
-
-    Raises:
-        DataError: entries of one item differ, or an item has none.
-    """
+    """The value of each item, of which every entry says the same; a DataError where some differ or an item has none."""
     items, first = np.unique(owner, return_index=True)
     if len(items) < len(names):
         lacking = np.setdiff1d(np.arange(len(names)), items)
@@ -319,13 +312,10 @@ def class_embedding_of(rows: np.ndarray, label: np.ndarray, classes: int, origin
     """(C, E) one embedding per class, of one per training item; None, with a warning, where a class has none.
 
     Args:
-        rows: (n, E).
+        rows: (n, E); those of one class must be the same.
         label: (n,) or (n, C) of the training items.
         classes: C.
         origin: for messages.
-
-    Raises:
-        DataError: items of one class differ, or there is another number of rows.
     """
     if len(rows) != len(label):
         raise DataError(f"{origin}: has {len(rows)} rows but the training labels have {len(label)}.")

@@ -1,5 +1,6 @@
-"""Class labels and splits in the forms in which files hold them."""
+"""Class labels and splits in the forms in which files hold them, and what files call them."""
 
+import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -11,13 +12,36 @@ from datamodules.items import SPLITS
 WORDS = {"train": ("train", "tr"), "validation": ("validation", "valid", "val", "dev"), "test": ("test", "te")}
 PARTS = {word: part for part, words in WORDS.items() for word in words}
 
+# What files call the labels.
+LABELS = ("label", "labels", "y", "gt", "truth", "truelabel")
+_WORDS = "|".join(PARTS)
+_PART = re.compile(rf"(?:({_WORDS})[_./-])?(.+?)(?:[_./-]({_WORDS}))?", re.IGNORECASE)
+OF_ITEMS = ("label", "split", "id", "class_names")
+
+
+def part_of(name: str) -> tuple[str, str | None]:
+    """What an array is called without the part that its name ends or begins with, and that part: gt_train is label."""
+    before, base, after = _PART.fullmatch(name).groups()
+    part = before or after
+    return standard_name(base), PARTS[part.lower()] if part and not (before and after) else None
+
+
+def standard_name(name: str) -> str:
+    """One name for what files name differently: "label" for y and gt, "image_id" for the id/image of `csd predict`."""
+    kind, slash, modality = name.partition("/")
+    if slash and kind in ("id", "item", "label"):
+        return f"{modality}_{kind}"
+    return "label" if name.lower() in LABELS else name
+
+
+def of_items(name: str) -> bool:
+    """Whether an array describes the items, and is no features."""
+    base = part_of(name)[0]
+    return base in OF_ITEMS or base.endswith(("_id", "_item", "_label"))
+
 
 def text_list(array: np.ndarray, subject: str) -> np.ndarray:
-    """(n,) texts, decoded where they are bytes.
-
-    Raises:
-        DataError: anything else.
-    """
+    """(n,) texts, decoded where they are bytes; a DataError where it is anything else."""
     if array.ndim != 1 or array.dtype.kind not in "SU":
         raise DataError(f"{subject}: holds {array.dtype} of shape {array.shape}; expected a list of texts.")
     return np.char.decode(array, "utf-8") if array.dtype.kind == "S" else array

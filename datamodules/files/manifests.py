@@ -11,9 +11,8 @@ import numpy as np
 import pandas as pd
 
 from datamodules.errors import DataError
-from datamodules.files.array_files import standard_name
 from datamodules.files.feature_files import Own, entries_of, per_item
-from datamodules.files.labels import PARTS
+from datamodules.files.labels import PARTS, standard_name
 from datamodules.files.media import files_of_items
 from datamodules.files.rows import decoding, row_names
 from datamodules.files.text import broken, read_json, read_lines

@@ -1,6 +1,6 @@
 """MATLAB files of any version, and other HDF5 files, as name -> array."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,22 +9,18 @@ import scipy.io
 import scipy.sparse
 
 from datamodules.errors import DataError
+from datamodules.files.labels import of_items
 from datamodules.files.rows import converted, decoding, plain
 
 HDF5 = b"\x89HDF\r\n\x1a\n"  # how a file of HDF5 begins that is none of MATLAB
-Named = Iterator[tuple[str, np.ndarray]]
 
 
-def read_mat(file: Path, of_items: Callable[[str], bool]) -> dict[str, np.ndarray]:
+def read_mat(file: Path) -> dict[str, np.ndarray]:
     """Variables of a MATLAB file of any version, in its order.
 
     The matrices in a cell array X are called X1, X2, ...; a struct stands for its fields. Texts lose the blanks at
-    their ends, with which MATLAB makes the rows of a char matrix equally long. Scalars are left out.
-
-    Args:
-        file: of version 4 to 7, or of version 7.3, which is HDF5.
-        of_items: whether a variable of some name describes the items, such as labels; all others are features, of
-            which the matrices are read as float32.
+    their ends, with which MATLAB makes the rows of a char matrix equally long. Scalars are left out. Of version 7.3,
+    which is HDF5, the matrices of features are read as float32.
 
     Raises:
         DataError: the file is damaged, HDF5 that MATLAB did not write, or holds something other than numbers and texts.
@@ -38,10 +34,13 @@ def read_mat(file: Path, of_items: Callable[[str], bool]) -> dict[str, np.ndarra
                 f"{file.stem}.h5 if the first axis of its matrices is that of the items, or write an .npz file."
             )
         if start == b"MATLAB 7.3":
-            return _read_new(file, of_items)
-        found = scipy.io.loadmat(file)
-        named = (pair for name, x in found.items() if name[:2] != "__" for pair in _flat(name, _old(x), file, of_items))
-        return {name: x for name, x in named if x.size > 1}
+            with _h5py().File(file) as opened:
+                named = [name for name in opened if not name.startswith("#")]
+                values = {name: _new(opened, opened[name], f"{file}, {name}", not of_items(name)) for name in named}
+        else:
+            values = {name: _old(x) for name, x in scipy.io.loadmat(file).items() if not name.startswith("__")}
+        flat = (pair for name, value in values.items() for pair in _flat(name, value, file))
+        return {name: x for name, x in flat if x.size > 1}
 
 
 def _old(value: Any) -> Any:
@@ -54,11 +53,11 @@ def _old(value: Any) -> Any:
     return [_old(x) for x in value.ravel(order="F")] if cells else value
 
 
-def _flat(name: str, value: Any, file: Path, of_items: Callable[[str], bool]) -> Named:
+def _flat(name: str, value: Any, file: Path) -> Iterator[tuple[str, np.ndarray]]:
     """The arrays in a value; a cell array of matrices holds one for each modality, any other a text or number a row."""
     if isinstance(value, dict):
         for field, x in value.items():
-            yield from _flat(field, x, file, of_items)
+            yield from _flat(field, x, file)
     elif not isinstance(value, list):
         array = plain(np.asarray(value), f"{file}, {name}")
         yield name, np.char.rstrip(array) if array.dtype.kind == "U" else array
@@ -68,10 +67,10 @@ def _flat(name: str, value: Any, file: Path, of_items: Callable[[str], bool]) ->
             value = first  # the same labels, once for each modality
         objects = np.empty(len(value), dtype=object)
         objects[:] = [x.item() if isinstance(x, np.ndarray) and x.size == 1 else x for x in value]
-        yield from _flat(name, plain(objects, f"{file}, {name}"), file, of_items)
+        yield from _flat(name, plain(objects, f"{file}, {name}"), file)
     else:
         for number, x in enumerate(value, start=1):
-            yield from _flat(f"{name}{number}", x, file, of_items)
+            yield from _flat(f"{name}{number}", x, file)
 
 
 def _h5py() -> Any:
@@ -82,18 +81,6 @@ def _h5py() -> Any:
             "HDF5 and MATLAB files of version 7.3 are read by h5py: install it (pip install h5py)."
         ) from error
     return h5py
-
-
-def _read_new(file: Path, of_items: Callable[[str], bool]) -> dict[str, np.ndarray]:
-    """A MATLAB file of version 7.3: HDF5, in which every matrix stands transposed."""
-    with _h5py().File(file) as opened:
-        named = (
-            pair
-            for name in opened
-            if not name.startswith("#")
-            for pair in _flat(name, _new(opened, opened[name], f"{file}, {name}", not of_items(name)), file, of_items)
-        )
-        return {name: x for name, x in named if x.size > 1}
 
 
 def _new(opened: Any, node: Any, subject: str, features: bool) -> Any:
@@ -120,12 +107,8 @@ def _new(opened: Any, node: Any, subject: str, features: bool) -> Any:
     return converted(node.shape, lambda start, stop: node[start:stop], True) if features else node[()].T
 
 
-def read_hdf5(file: Path, of_items: Callable[[str], bool]) -> dict[str, np.ndarray]:
-    """Data sets of an HDF5 file, that of a group as "group/name".
-
-    Args:
-        file: as h5py, PyTables or others write it; the first axis is that of the items.
-        of_items: see `read_mat`.
+def read_hdf5(file: Path) -> dict[str, np.ndarray]:
+    """Data sets of an HDF5 file, that of a group as "group/name"; the first axis is that of the items.
 
     Raises:
         DataError: the file is damaged, or holds something other than numbers and texts.

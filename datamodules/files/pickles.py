@@ -48,18 +48,12 @@ def _from_bytes(raw: str | bytes | bytearray | list, dtype: _PickledDtype) -> np
     return np.frombuffer(raw.encode("latin1") if isinstance(raw, str) else bytes(raw), dtype.dtype)
 
 
-def _scalar(dtype: _PickledDtype, raw: str | bytes) -> np.generic:
-    return _from_bytes(raw, dtype)[0]
-
-
-def _from_buffer(raw: bytes | bytearray, dtype: _PickledDtype, shape: tuple[int, ...], order: str) -> np.ndarray:
-    return _from_bytes(raw, dtype).reshape(shape, order=order)
-
-
 PICKLE_GLOBALS: dict[str, Callable] = {
     "numpy.core.multiarray._reconstruct": _PickledArray,
-    "numpy.core.multiarray.scalar": _scalar,
-    "numpy.core.numeric._frombuffer": _from_buffer,
+    "numpy.core.multiarray.scalar": lambda dtype, raw: _from_bytes(raw, dtype)[0],
+    "numpy.core.numeric._frombuffer": lambda raw, dtype, shape, order: _from_bytes(raw, dtype).reshape(
+        shape, order=order
+    ),
     "numpy.ndarray": _PickledArray,
     "numpy.dtype": _PickledDtype,
     "_codecs.encode": str.encode,
@@ -75,13 +69,13 @@ class _ArrayUnpickler(pickle.Unpickler):
 
     def find_class(self, module: str, name: str) -> Callable:
         key = f"{module}.{name}"
-        try:
-            return PICKLE_GLOBALS[key.replace("numpy._core.", "numpy.core.")]
-        except KeyError:
+        known = PICKLE_GLOBALS.get(key.replace("numpy._core.", "numpy.core."))
+        if known is None:
             raise DataError(
                 f"{self.subject}: refused, because the pickle asks for {key} and only numpy arrays and lists of them "
                 f"are read. If you trust the file, open it yourself and save its arrays by numpy.savez, {PLAIN_TYPES}."
-            ) from None
+            )
+        return known
 
 
 def load_pickle(file: Path) -> np.ndarray | dict[str, np.ndarray]:
@@ -98,11 +92,7 @@ def load_pickle(file: Path) -> np.ndarray | dict[str, np.ndarray]:
 
 
 def unpickled_array(raw: bytes, subject: object) -> np.ndarray:
-    """The array in a pickle that stands in another file.
-
-    Raises:
-        DataError: see `load_pickle`.
-    """
+    """The array in a pickle that stands in another file; see `load_pickle`."""
     return plain(np.asarray(_unpickled(io.BytesIO(raw), subject)), subject)
 
 

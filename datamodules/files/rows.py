@@ -55,11 +55,7 @@ def plain(array: np.ndarray, subject: object) -> np.ndarray:
 
 
 def as_matrix(array: np.ndarray, subject: object) -> np.ndarray:
-    """The array as float32 in C order, which may be the same one.
-
-    Raises:
-        DataError: no matrix of numbers.
-    """
+    """The array as float32 in C order, which may be the same one; a DataError where it is no matrix of numbers."""
     if array.ndim != 2 or array.dtype.kind not in "biuf":
         raise DataError(
             f"{subject}: holds {array.dtype} of shape {array.shape}; expected numbers of shape (rows, dimension)."

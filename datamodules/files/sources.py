@@ -61,11 +61,7 @@ def written_whole(path: Path) -> Iterator[BinaryIO]:
 
 
 def sha256_of(path: Path | str) -> str:
-    """sha256 of a file's bytes.
-
-    Raises:
-        DataError: the file cannot be read.
-    """
+    """sha256 of a file's bytes; a DataError where it cannot be read."""
     try:
         stat = os.stat(path)
         return _sha256(str(path), stat.st_size, stat.st_mtime_ns, stat.st_ino)

@@ -15,11 +15,7 @@ SPLITS = {"train": "train", "val": "validation", "test": "test"}
 
 
 def require(path: Path) -> Path:
-    """The path, if there is a file or folder.
-
-    Raises:
-        FileMissing: there is none.
-    """
+    """The path, if there is a file or folder; FileMissing is raised where there is none."""
     if not path.exists():
         raise FileMissing(f"{path} is missing.")
     return path
@@ -31,11 +27,7 @@ def broken(path: Path, what: str) -> DataError:
 
 
 def read_json(path: Path) -> Any:
-    """What a UTF-8 file of JSON holds.
-
-    Raises:
-        DataError: it is missing or not JSON.
-    """
+    """What a UTF-8 file of JSON holds; a DataError where it is missing or not JSON."""
     with decoding(require(path), "JSON text"):
         return json.loads(path.read_text(encoding="utf-8-sig"))
 
@@ -43,8 +35,7 @@ def read_json(path: Path) -> Any:
 def read_lines(path: Path) -> list[str]:
     r"""Lines of a UTF-8 text file, also of .gz, which end in \n, \r\n or \r; blank lines at its end are left out.
 
-    Raises:
-        DataError: it is missing or not text.
+    A DataError where it is missing or not text.
     """
     # By the file itself: str.splitlines also cuts at characters that stand within a text, such as U+2028.
     opened = gzip.open if path.suffix == ".gz" else open
@@ -112,14 +103,11 @@ def read_split(lists: Mapping[str, Path], what: str = "") -> dict[str, str]:
 
 
 def refuse_repeated(lists: Mapping[Path, Iterable[Hashable]], what: str = "") -> None:
-    """Refuse a name that is in two lists, or twice in one.
+    """Refuse with a DataError a name that is in two lists, or twice in one.
 
     Args:
         lists: file -> the names that it lists.
         what: the names are of, for messages, such as "the text ".
-
-    Raises:
-        DataError: there is such a name.
     """
     seen: dict[Hashable, str] = {}
     for path, names in lists.items():
@@ -130,11 +118,7 @@ def refuse_repeated(lists: Mapping[Path, Iterable[Hashable]], what: str = "") ->
 
 
 def require_parts(split: Collection[str], path: Path) -> None:
-    """Refuse a split, which a file says of each item, without items to train on or to test on.
-
-    Raises:
-        DataError: there is no "train" or no "test".
-    """
+    """Refuse with a DataError a split, which a file says of each item, without items to train on or to test on."""
     for part in ("train", "test"):
         if part not in split:
             raise broken(path, f"has no entry of the {part} part; expected some of train and some of test")

@@ -91,11 +91,7 @@ def _fill(block: np.ndarray, path: Path, part: Part) -> None:
 
 
 def read_bits(path: Path) -> np.ndarray:
-    """A column of zeros and ones, one per line, (n,) bool.
-
-    Raises:
-        DataError: the file is missing or has a line that is neither.
-    """
+    """A column of zeros and ones, one per line, (n,) bool; a DataError where a line is neither."""
     with decoding(require(path), "zeros and ones"):
         lines = np.array(path.read_bytes().split())
     bad = np.flatnonzero((lines != b"0") & (lines != b"1"))

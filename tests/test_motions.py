@@ -251,13 +251,3 @@ def test_real_reduced_file_is_the_published_files_at_evenly_spaced_frames():
             frames = np.linspace(0, len(whole) - 1, steps).round().astype(int)
             expected = data.modalities[modality].entries[list(data.names).index(name)]
             np.testing.assert_allclose(whole[frames], expected, rtol=0, atol=tolerance)
-
-
-@real
-@pytest.mark.slow
-def test_real_published_files():
-    data = UTDMHAD(REAL.parent, features="raw", modalities=["text", "motion", "inertial"]).data
-    assert len(data) == 861
-    assert list(data.names) == list(UTDMHAD(REAL.parent).data.names)
-    with pytest.warns(UserWarning, match="834 of 861 items are left out"):
-        assert len(UTDMHAD(REAL.parent, features="raw", on_missing="drop").data) == 27

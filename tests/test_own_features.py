@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import scipy.io
 import scipy.sparse
-from own_cases import CLASSES, TEST, TRAIN, WRITERS, joined, make_parts, matlab73, read, save, write_jfse
+from own_cases import CLASSES, WRITERS, joined, make_parts, matlab73, read, save
 
 from datamodules import DataError, OwnData
 
@@ -57,17 +57,6 @@ def test_one_line_says_what_was_understood(tmp_path, monkeypatch):
         "split drawn by seed 0 as 70 / 10 / 20 % (10 train, 2 validation, 3 test)"
     )
     assert OwnData(file, modalities=["audio", "text"]).modalities == ("audio", "text")
-
-
-def test_a_data_module_of_features_hands_them_out(tmp_path):
-    module = OwnData(write_jfse(tmp_path, make_parts()), dataset="mine", batch_size=4, validation_fraction=0.34)
-    assert (module.dataset, module.features, module.data_kind) == ("mine", "own", "real")
-    assert module.dims == {"image": 5, "text": 4, "class_embedding": CLASSES}
-    parts = [module.indices(name) for name in ("train", "validation", "standard")]
-    np.testing.assert_array_equal(np.sort(np.concatenate(parts)), np.arange(TRAIN + TEST))
-    (batch,) = list(module.test_dataloader()[0])
-    np.testing.assert_array_equal(batch["image"], make_parts()["test"]["image"])
-    np.testing.assert_array_equal(batch["label"]["image"], make_parts()["test"]["label"])
 
 
 def test_matrices_in_a_cell_array_are_modalities_in_both_versions_of_matlab(tmp_path):

@@ -2,7 +2,6 @@
 
 import csv
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,7 +9,7 @@ import numpy as np
 
 from datamodules.datasets import DATASETS
 from datamodules.errors import check_choice
-from datamodules.files.media import file_of_each, image_of_each, read_sound
+from datamodules.files.media import files_of_items, image_of_each, in_folder
 from datamodules.files.text import broken, parse_lines, parsed, read_lines, read_split, text
 from datamodules.items import ItemSet, Modality
 from datamodules.on_disk import OnDisk
@@ -99,11 +98,11 @@ class Flickr8kTriples(OnDisk):
         split = np.full(len(names), "train", dtype="U5")
         split[np.random.default_rng(0).permutation(len(names))[:HELD_OUT]] = "test"
         images, sounds = ([f"{name}{ending}" for name in names] for ending in (".jpg", ".wav"))
-        kept, decode = 1 if self.captions == "spoken" else CAPTIONS, partial(read_sound, rate=RATE)
+        kept = 1 if self.captions == "spoken" else CAPTIONS
         readers = {
             "image": lambda: image_of_each(folder / "images", images, source),
             "text": lambda: Modality.of_each([captions[name][:kept] for name in names]),
-            "audio": lambda: file_of_each(folder / "audio", sounds, decode, RATE, source),
+            "audio": lambda: files_of_items("sound", in_folder(folder / "audio", sounds, source), RATE),
         }
         return self.items(readers, names, split)
 

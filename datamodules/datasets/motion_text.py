@@ -100,7 +100,9 @@ class HumanML3D(OnDisk):
 
     def _official(self, name: str, motions: Path, texts: Path) -> Described:
         source = texts / f"{name}.txt"
-        captions = self.attempt(name, read_captions, source) if source.is_file() else None
+        captions = None
+        if source.is_file():
+            captions = self.attempt(name, parse_lines, source, _caption, "caption#tokens#start#end", True)
         return Described(motions / f"{name}.npy", source, captions or ())
 
     def _items(self, name: str, part: str, described: Described) -> list[tuple[str, list[str], list[np.ndarray]]]:
@@ -155,11 +157,6 @@ def read_annotations(path: Path, motions: Path) -> dict[str, Described]:
 
     expected = "path, duration and annotations with text, start and end in seconds"
     return {name: parsed(path, f"entry {name}", entry, described, expected) for name, entry in content.items()}
-
-
-def read_captions(path: Path) -> list[Caption]:
-    """Captions of one motion, a line each."""
-    return parse_lines(path, _caption, "caption#tokens#start#end", skip_blank=True)
 
 
 def _caption(line: str) -> Caption:

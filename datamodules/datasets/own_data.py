@@ -121,8 +121,8 @@ class OwnData(FeatureDataModule):
     @cached_property
     def source(self) -> Path:
         """The file, or the folder in a layout of separate ones."""
-        folder = Path(self.path).expanduser()
-        return folder if _of_texts(folder) else find_source(self.path)
+        path = Path(self.path).expanduser()
+        return path if parallel_texts(path) else find_source(path)
 
     @property
     def features(self) -> str:
@@ -196,7 +196,7 @@ class OwnData(FeatureDataModule):
                 if source.suffix == ".safetensors":
                     self._drawn = FROM_FILE
                     return read_extracted(source)
-                read = read_manifest if source.suffix in TABLES or _of_texts(source) else read_features
+                read = read_manifest if source.suffix in TABLES or parallel_texts(source) else read_features
                 return self._items(read(source, self.chosen, None if self.split == RANDOM else self.split), str(source))
         except DataError as error:
             if str(source) in str(error):
@@ -256,10 +256,6 @@ class OwnData(FeatureDataModule):
     def repeated(self) -> tuple[str, ...]:
         """As of all features; none where the data say by ids which entries belong together."""
         return super().repeated if _aligned(self.data.modalities) else ()
-
-
-def _of_texts(folder: Path) -> bool:
-    return folder.is_dir() and bool(parallel_texts(folder))
 
 
 def _aligned(modalities: dict[str, Modality]) -> dict[str, np.ndarray]:

@@ -54,7 +54,9 @@ class PKUXMediaNet(OnDisk, FeatureDataModule):
         }
         label, split = np.concatenate(list(image.values())), np.repeat(PARTS, list(counts.values()))
         names = tuple(f"class {number}" for number in range(1, classes + 1))
-        return ItemSet.of_features(features, label, split, names, str(folder), matrix({"cate_fea.txt": classes}))
+        return ItemSet.of_features(
+            features, label, split, names, str(folder), class_embedding=matrix({"cate_fea.txt": classes})
+        )
 
 
 def _check_pairs(path: Path, label: np.ndarray, other: str, expected: np.ndarray) -> None:

@@ -56,14 +56,13 @@ class Own:
     notes: list[str] = field(default_factory=list)
 
 
-def find_source(path: str | Path) -> Path:
+def find_source(path: Path) -> Path:
     """The one file that lies at a path, or the folder itself where it has a layout of separate files.
 
     Raises:
         DataMissing: a folder without features.
         DataError: nothing is there, or another kind of file, several data sets or a part of one.
     """
-    path = Path(path).expanduser()
     if not path.exists():
         raise DataError(f"{path}: does not exist. {ACCEPTED}.")
     if path.is_dir():

@@ -78,7 +78,7 @@ def read_manifest(path: Path, chosen: Sequence[str] | None = None, split: str | 
 def parallel_texts(folder: Path) -> dict[str, dict[str, Path]]:
     """Name of a part, as train or test_2016 -> language or other modality -> file of its texts, one per line."""
     found: dict[str, dict[str, Path]] = {}
-    for file in sorted(folder.iterdir()):
+    for file in sorted(folder.iterdir() if folder.is_dir() else ()):
         if match := PARALLEL.fullmatch(file.name):
             found.setdefault(match[1], {})[match[2]] = file
     return found if any(PARTS[PART.match(part)[0]] == "train" and len(of) > 1 for part, of in found.items()) else {}
@@ -207,8 +207,7 @@ def _modality(name: str, cells: Any, kind: str, owner: np.ndarray, path: Path, n
     pairs = sorted(pairs, key=lambda pair: pair[0])
     if kind == "text":
         return Modality([text for _, text in pairs], np.array([item for item, _ in pairs], dtype=np.int64))
-    files = [(item, path.parent / Path(text).expanduser()) for item, text in pairs]
-    return files_of_items(kind, [(item, file) for item, file in files if file.is_file()])
+    return files_of_items(kind, [(item, path.parent / Path(text).expanduser()) for item, text in pairs])
 
 
 def _plain(values: np.ndarray, subject: str) -> np.ndarray:

@@ -4,7 +4,7 @@ import math
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
@@ -99,24 +99,14 @@ def read_sound(path: Path, rate: int, resample: bool = False) -> np.ndarray:
 
 
 def image_of_each(folder: Path, names: Sequence[str], source: str | None = None) -> Modality:
-    """The image files of items in a folder; see `file_of_each`."""
-    return file_of_each(folder, names, read_image, source=source)
+    """The images of items in a folder, by the name of each; see `in_folder`."""
+    return files_of_items("image", in_folder(folder, names, source))
 
 
-def file_of_each(
-    folder: Path, names: Sequence[str], decode: Callable, rate: int | None = None, source: str | None = None
-) -> Modality:
-    """The files of items in a folder that must be there; an item whose name is no file has no entry.
+def in_folder(folder: Path, names: Sequence[str], source: str | None = None) -> list[tuple[int, Path]]:
+    """The file of each item, by its name in a folder; FileMissing is raised where there is no such folder.
 
-    Args:
-        folder: of the files.
-        names: paths below it, one for each item.
-        decode: path -> array.
-        rate: samples per second, of sounds.
-        source: the file that names them all: others in the folder with the endings of these are warned of.
-
-    Raises:
-        FileMissing: there is no such folder.
+    Where ``source``, the file that names them all, is given, others of their endings in the folder are warned of.
     """
     require(folder)
     if source is not None:
@@ -125,20 +115,24 @@ def file_of_each(
         other = sorted(name for name in there - set(names) if name.lower().endswith(endings))
         if other:
             rank_zero_warn(f"{folder}: {len(other)} file(s) are not in {source} and are not used, first {other[0]}")
-    return Modality.of_files([folder / name for name in names], decode, rate)
+    return [(item, folder / name) for item, name in enumerate(names)]
 
 
-def files_of_items(kind: str, files: Sequence[tuple[int, Path]]) -> Modality:
-    """The images or sounds of items; sounds have the rate of most, to which the others are resampled with a warning.
+def files_of_items(kind: str, files: Iterable[tuple[int, Path]], rate: int | None = None) -> Modality:
+    """The images or sounds of items; a file that is not there is no entry.
 
     Args:
         kind: "image" or "sound".
-        files: the item of each file, ascending, and the file, which is there. Sounds that cannot be read have no say in
-            the rate; of two rates that are as frequent the higher is taken.
+        files: the item of each file, ascending, and the file.
+        rate: samples per second that sounds must have. None: the rate of most, of two that are as frequent the higher;
+            the others are resampled to it, with a warning.
     """
-    items, paths = np.array([item for item, _ in files], dtype=np.int64), tuple(path for _, path in files)
+    there = [(item, path) for item, path in files if path.is_file()]
+    items, paths = np.array([item for item, _ in there], dtype=np.int64), tuple(path for _, path in there)
     if kind == "image":
         return Modality(Files(paths, read_image), items)
+    if rate is not None:
+        return Modality(Files(paths, partial(read_sound, rate=rate)), items, rate)
     import soundfile  # here: as above
 
     def rate_of(path: Path) -> int | None:

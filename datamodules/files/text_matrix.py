@@ -57,18 +57,16 @@ def read_parts(parts: Sequence[Part]) -> np.ndarray:
 
 
 def _parsed(parts: Sequence[Part]) -> np.ndarray:
-    widths = [_width(path) for path in parts[0].files]
+    widths = []
+    for path in parts[0].files:
+        with decoding(path, "rows of numbers"), path.open("rb") as file:
+            widths.append(len(next((line for line in file if not line.isspace()), b"").split()))
     heights = [len(part.rows) for part in parts]
     matrix = np.empty((sum(heights), sum(widths)), dtype=np.float32)
     for part, rows in zip(parts, np.split(matrix, np.cumsum(heights)[:-1]), strict=True):
         for path, block in zip(part.files, np.split(rows, np.cumsum(widths)[:-1], axis=1), strict=True):
             _fill(block, path, part)
     return matrix
-
-
-def _width(path: Path) -> int:
-    with decoding(path, "rows of numbers"), path.open("rb") as file:
-        return len(next((line for line in file if not line.isspace()), b"").split())
 
 
 def _fill(block: np.ndarray, path: Path, part: Part) -> None:

@@ -3,8 +3,8 @@
 import fcntl
 import os
 import zlib
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import BinaryIO
 from zipfile import BadZipFile
@@ -43,7 +43,12 @@ def kept_arrays(name: str, compute: Callable[[], Mapping[str, np.ndarray]]) -> d
         compute: the arrays by name.
     """
     path = cache_folder() / f"{name}.npz"
-    with _one_at_a_time(path):
+    lock = path.with_suffix(".lock")
+    with ExitStack() as held:
+        with suppress(OSError):  # where the folder cannot be written, nobody waits
+            path.parent.mkdir(parents=True, exist_ok=True)
+            fcntl.flock(held.enter_context(lock.open("w")), fcntl.LOCK_EX)
+            held.callback(lock.unlink, missing_ok=True)
         if path.exists():
             try:
                 with np.load(path, allow_pickle=False) as kept:
@@ -53,19 +58,3 @@ def kept_arrays(name: str, compute: Callable[[], Mapping[str, np.ndarray]]) -> d
         arrays = dict(compute())
         keep(path, lambda file: np.savez(file, **arrays))
         return arrays
-
-
-@contextmanager
-def _one_at_a_time(path: Path) -> Iterator[None]:
-    """Of processes that would compute what is kept in a file, one does, and the others wait for it.
-
-    Where the folder cannot be written, nobody waits.
-    """
-    lock = path.with_suffix(".lock")
-    with ExitStack() as held:
-        with suppress(OSError):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            file = held.enter_context(lock.open("w"))
-            fcntl.flock(file, fcntl.LOCK_EX)
-            held.callback(lock.unlink, missing_ok=True)
-        yield

@@ -31,29 +31,17 @@ Arrays = dict[str, np.ndarray]
 
 @dataclass
 class Own:
-    """What a file of one's own says, before labels are numbered and items are split.
-
-    Args:
-        modalities: name -> Modality.
-        names: (N,) what the items are called.
-        label: (N, ...) labels in any form; None where there are none.
-        split: (N,) words; None where there is none.
-        class_names: of all classes, where there are such.
-        class_embedding: (K, E) of all classes.
-        embedding_of_each: (n, E) for each training item that of its class, where a layout has this in its place.
-        unpaired: modality -> samples that belong to no item.
-        notes: what was understood that the reader should know.
-    """
+    """What a file of one's own says, of N items, before labels are numbered and items are split."""
 
     modalities: dict[str, Modality]
-    names: Sequence[str]
-    label: np.ndarray | None = None
-    split: np.ndarray | None = None
-    class_names: np.ndarray | None = None
-    class_embedding: np.ndarray | None = None
-    embedding_of_each: np.ndarray | None = None
-    unpaired: Mapping[str, np.ndarray] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
+    names: Sequence[str]  # what the items are called
+    label: np.ndarray | None = None  # (N, ...) labels in any form
+    split: np.ndarray | None = None  # (N,) words
+    class_names: np.ndarray | None = None  # of all classes
+    class_embedding: np.ndarray | None = None  # (K, E) of all classes
+    embedding_of_each: np.ndarray | None = None  # (n, E) for each training item that of its class, as a layout has it
+    unpaired: Mapping[str, np.ndarray] = field(default_factory=dict)  # modality -> samples that belong to no item
+    notes: list[str] = field(default_factory=list)  # what was understood that the reader should know
 
 
 def find_source(path: Path) -> Path:

@@ -116,10 +116,8 @@ def _read_table(path: Path, chosen: Sequence[str] | None) -> pd.DataFrame:
                 return pd.read_parquet(path)
             except ImportError as error:
                 raise DataError(f"{path}: Parquet is read by pyarrow: install it (pip install pyarrow).") from error
-        separator = "\t" if path.suffix == ".tsv" else ","
-        settings = {"sep": separator, "encoding": "utf-8-sig", "keep_default_na": False}
-        if separator == "\t":
-            settings["quoting"] = csv.QUOTE_NONE
+        form = {"sep": "\t", "quoting": csv.QUOTE_NONE} if path.suffix == ".tsv" else {}
+        settings = {"encoding": "utf-8-sig", "keep_default_na": False, **form}
         first = pd.read_csv(path, nrows=1, dtype=str, **settings)
         numeric = {n for n in first if NUMBERED.fullmatch(n) and len(first) and _is_number(first[n].iloc[0])}
         return pd.read_csv(path, dtype={n: np.float32 if n in numeric else str for n in first}, **settings)

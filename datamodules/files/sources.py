@@ -31,10 +31,9 @@ def data_root(named: str | Path | None = None) -> Path:
     else:
         root, by = Path("data"), "the default data root"
     root = root.expanduser()
-    if root.exists() and not root.is_dir():
-        raise DataError(f"{root}, {by}, is not a folder; expected a folder with one folder per data set in it.")
-    if root_is_named(named) and not root.exists():
-        raise DataError(f"{root}, {by}, does not exist; expected a folder with one folder per data set in it.")
+    if not root.is_dir() and (root.exists() or root_is_named(named)):
+        what = "is not a folder" if root.exists() else "does not exist"
+        raise DataError(f"{root}, {by}, {what}; expected a folder with one folder per data set in it.")
     return root
 
 

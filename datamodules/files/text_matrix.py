@@ -18,17 +18,11 @@ LARGE = 2**26
 
 @dataclass(frozen=True)
 class Part:
-    """Some rows of files whose columns belong side by side.
+    """Some rows of files whose columns belong side by side."""
 
-    Args:
-        files: row i of each describes the same item.
-        rows: numbers of the wanted rows, ascending, at least one.
-        count: rows that every file must have.
-    """
-
-    files: Sequence[Path]
-    rows: np.ndarray
-    count: int
+    files: Sequence[Path]  # row i of each describes the same item
+    rows: np.ndarray  # numbers of the wanted rows, ascending, at least one
+    count: int  # rows that every file must have
 
 
 def read_parts(parts: Sequence[Part]) -> np.ndarray:

@@ -7,7 +7,7 @@ import numpy as np
 
 from datamodules.datasets import DATASETS
 from datamodules.files.media import image_of_each
-from datamodules.files.text import Captioned, broken, read_captioned, read_json
+from datamodules.files.text import Captioned, broken, read_captioned
 from datamodules.items import ItemSet, Modality
 from datamodules.on_disk import OnDisk
 
@@ -29,7 +29,7 @@ class CUHKPEDES(OnDisk):
         """Read the descriptions and look which photographs there are."""
         path = self.folder / "reid_raw.json"
         expected = "file_path and captions as text and id as the number of a person, 1 or more"
-        photographs = read_captioned(path, read_json(path), _described, expected)
+        photographs = read_captioned(path, _described, expected)
         names, persons = [one.path for one in photographs], [one.fields["id"] for one in photographs]
         first_of: dict[int, Captioned] = {}
         for person, one in zip(persons, photographs, strict=True):

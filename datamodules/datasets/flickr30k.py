@@ -11,7 +11,7 @@ import numpy as np
 
 from datamodules.datasets import DATASETS
 from datamodules.files.media import files_of_items, image_of_each
-from datamodules.files.text import SPLITS, broken, parse_lines, read_captioned, read_json, require, text
+from datamodules.files.text import SPLITS, broken, parse_lines, read_captioned, require, text
 from datamodules.items import ItemSet, Modality
 from datamodules.on_disk import OnDisk
 
@@ -33,9 +33,7 @@ class Flickr30kCaptions(OnDisk):
         folder = self.folder
         self.wanted(("image", "text"))  # what is asked for in vain is said before the files are read
         path = folder / "dataset_flickr30k.json"
-        content, expected = read_json(path), 'a "filename" <name>.jpg and "sentences" with a "raw" text'
-        entries = content.get("images") if isinstance(content, dict) else None
-        captioned = read_captioned(path, entries, _karpathy, expected)
+        captioned = read_captioned(path, _karpathy, 'a "filename" <name>.jpg and "sentences" with a "raw" text')
         readers = {
             "image": lambda: image_of_each(folder / "flickr30k-images", [image.path for image in captioned]),
             "text": lambda: Modality.of_each([image.captions for image in captioned]),

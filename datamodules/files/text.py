@@ -134,13 +134,12 @@ class Captioned(NamedTuple):
 
 
 def read_captioned(
-    path: Path, entries: Any, parse: Callable[[Mapping[str, Any]], tuple[str, list[Any]]], expected: str
+    path: Path, parse: Callable[[Mapping[str, Any]], tuple[str, list[Any]]], expected: str
 ) -> list[Captioned]:
     """Images with their captions and splits, in the order of a JSON file.
 
     Args:
-        path: the file.
-        entries: what should be the list in it; every entry has a "split", train, val or test.
+        path: the file: a list, or an object with one as "images", of entries with a "split", train, val or test.
         parse: entry -> path of an image and its captions; see `parsed`.
         expected: what an entry should have, for messages.
 
@@ -155,6 +154,8 @@ def read_captioned(
             raise ValueError("no list of captions")
         return Captioned(name, [*map(text, captions)], SPLITS[entry["split"]], entry)
 
+    content = read_json(path)
+    entries = content.get("images") if isinstance(content, dict) else content
     if not isinstance(entries, list) or not entries:
         raise broken(path, "holds no JSON list with an entry")
     expected += f', and a "split" of {", ".join(SPLITS)}'

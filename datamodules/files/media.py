@@ -159,16 +159,22 @@ def broken_files(data: ItemSet) -> dict[str, str]:
     broken_items: dict[str, str] = {}
     for modality in data.modalities.values():
         if isinstance(modality.entries, Files):
-            known = kept_arrays(f"checked-{modality.digest()}", partial(_checked, modality.entries))["broken"]
-            # The reasons anew: they name files, and copies in two folders have one digest.
-            for entry, reason in faults(modality.entries, known.tolist()).items():
+            for entry, reason in _broken(modality).items():
                 broken_items[data.names[modality.owners()[entry]]] = reason
                 rank_zero_warn(reason)
     return broken_items
 
 
-def _checked(files: Files) -> dict[str, np.ndarray]:
-    return {"broken": np.array(list(faults(files, range(len(files)))), dtype=np.int64)}
+def _broken(modality: Modality) -> dict[int, str]:
+    found: dict[int, str] = {}
+
+    def compute() -> dict[str, np.ndarray]:
+        found.update(faults(modality.entries, range(len(modality.entries))))
+        return {"broken": np.array(list(found), dtype=np.int64)}
+
+    known = kept_arrays(f"checked-{modality.digest()}", compute)["broken"]
+    # Anew: the reasons name files, and copies in two folders have one digest.
+    return found or faults(modality.entries, known.tolist())
 
 
 def faults(files: Files, rows: Sequence[int]) -> dict[int, str]:

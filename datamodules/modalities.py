@@ -59,12 +59,6 @@ class Modality:
         flat = [entry for of_item in entries for entry in of_item or ()]
         return cls(flat, np.repeat(np.arange(len(entries)), counts))
 
-    @classmethod
-    def of_files(cls, paths: Sequence[Path], decode: Callable[[Path], np.ndarray], rate: int | None = None) -> Modality:
-        """Item by item its file; an item whose file is not there has no entry."""
-        owner = np.array([item for item, path in enumerate(paths) if path.is_file()], dtype=np.int64)
-        return cls(Files(tuple(paths[item] for item in owner), decode), owner, rate)
-
     def owners(self) -> np.ndarray:
         """(n,) item of each entry."""
         return np.arange(len(self.entries)) if self.owner is None else self.owner

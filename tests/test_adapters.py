@@ -175,6 +175,6 @@ def test_lora_of_a_frozen_model_or_of_no_rank_is_refused(settings):
 
 
 def test_lora_of_a_model_with_other_names_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr("lightning_modules.networks.pretrained.PROJECTIONS", ("queries",))
+    monkeypatch.setattr("lightning_modules.networks.encoders.pretrained.PROJECTIONS", ("queries",))
     with pytest.raises(ValueError, match=r"no linear layers named queries for LoRA to adapt; they are dense, key"):
         build_encoder("tokens", TEXT, model=text_model(tmp_path, "bert"), frozen=False, lora_rank=2)

@@ -65,7 +65,7 @@ def seen(module: torch.nn.Module) -> torch.Tensor:
 @pytest.mark.parametrize(("model", "size"), [("test_vit", 160), ("test_resnet", 224), ("vit_tiny_patch16_384", 384)])
 def test_the_size_is_that_of_the_model_where_it_is_made_for_one(model, size):
     module = build_encoder("timm", IMAGE, model=model)
-    assert module.size == size
+    assert module.sides == (size, size)
     assert module.front_end.size == size * 8 // 7
 
 

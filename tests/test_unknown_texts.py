@@ -16,7 +16,7 @@ from datamodules.features.texts import SentenceEmbedding
 from datamodules.items import Modality
 from lightning_modules import CMPM
 from lightning_modules.networks.encoders import build_encoder
-from lightning_modules.networks.encoders.text import TokenIds
+from lightning_modules.networks.encoders.pretrained import TokenIds
 
 TEXT = {"kind": "text", "shape": (), "rate": None}
 CHARACTERS = {"name": "characters", "width": 8}

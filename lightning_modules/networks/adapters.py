@@ -4,7 +4,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from lightning_modules.networks.building import build
+from lightning_modules.networks import build
 from lightning_modules.networks.encoders.base import TemporalTransformer, mean_over_steps
 
 

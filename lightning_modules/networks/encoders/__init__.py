@@ -3,16 +3,14 @@
 from collections.abc import Mapping
 from typing import Any
 
-from lightning_modules.networks.building import build
+from lightning_modules.networks import build
 from lightning_modules.networks.encoders.base import Encoder
-from lightning_modules.networks.encoders.clip import Clip
-from lightning_modules.networks.encoders.convolutions import DepthConv, PoseConv, SignalConv
+from lightning_modules.networks.encoders.clips import DepthConv, PoseConv, PoseTransformer, SignalConv
 from lightning_modules.networks.encoders.features import MLP, Features
 from lightning_modules.networks.encoders.image import TimmImage
+from lightning_modules.networks.encoders.pretrained import Clip, Sentence, Tokens
 from lightning_modules.networks.encoders.sound import LogMel
-from lightning_modules.networks.encoders.text import Characters, Sentence, Tokens
-from lightning_modules.networks.encoders.transformers import PoseTransformer
-from lightning_modules.networks.encoders.words import Words
+from lightning_modules.networks.encoders.words import Characters, Words
 
 ENCODERS: dict[str, type[Encoder]] = {
     "features": Features,

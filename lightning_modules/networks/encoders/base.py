@@ -76,6 +76,11 @@ class Standardise(nn.Module):
         return (x - self.mean) / self.scale
 
 
+def whole(x: Tensor, mask: Tensor | None) -> Tensor:
+    """The mask of entries (B, T, ...), where there is none one of all steps."""
+    return torch.ones(x.shape[:2], dtype=torch.bool, device=x.device) if mask is None else mask
+
+
 def mean_over_steps(x: Tensor, mask: Tensor | None) -> Tensor:
     """Mean over the valid steps: (B, T, d) -> (B, d)."""
     if mask is None:
@@ -115,16 +120,13 @@ class TemporalTransformer(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
         """What becomes of the class token, and of the steps."""
-        x = torch.cat([self.class_token.expand(len(x), -1, -1), x + _positions(x.shape[1], x.shape[2]).to(x)], dim=1)
+        frequency = 10000.0 ** (-torch.arange(0, x.shape[2], 2) / x.shape[2])
+        angle = torch.arange(x.shape[1])[:, None] * frequency
+        positions = torch.stack([angle.sin(), angle.cos()], dim=2).flatten(1)[:, : x.shape[2]]
+        x = torch.cat([self.class_token.expand(len(x), -1, -1), x + positions.to(x)], dim=1)
         padding = None if mask is None else nn.functional.pad(~mask, (1, 0), value=False)
         x = self.layers(x, src_key_padding_mask=padding)
         return x[:, 0], x[:, 1:]
-
-
-def _positions(length: int, dim: int) -> Tensor:
-    frequency = 10000.0 ** (-torch.arange(0, dim, 2) / dim)
-    angle = torch.arange(length)[:, None] * frequency
-    return torch.stack([angle.sin(), angle.cos()], dim=2).flatten(1)[:, :dim]
 
 
 class Convolutions(nn.Module):
@@ -154,7 +156,7 @@ class Convolutions(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
         """The sequence and its mask (B, T')."""
-        mask = torch.ones(x.shape[:2], dtype=torch.bool, device=x.device) if mask is None else mask
+        mask = whole(x, mask)
         x = (x * mask[..., None]).transpose(1, 2)
         for convolution, norm in zip(self.convolutions, self.norms, strict=True):
             mask = mask[:, :: convolution.stride[0]]

@@ -27,20 +27,18 @@ class Features(Encoder):
             raise ValueError(f"Features reads vectors, and the steps have shape {tuple(source['shape'])}")
         (width,) = source["shape"]
         self.dim, self.token_dim = (width, None) if source["kind"] == "vector" else (2 * width, width)
-        self.standardise = Standardise(width) if standardise else None
+        self.standardise = Standardise(width) if standardise else nn.Identity()
 
     def fit(self, rows: Tensor, mask: Tensor | None) -> None:
-        if self.standardise is not None:
+        if isinstance(self.standardise, Standardise):
             self.standardise.fit(rows, mask)
 
     def with_tokens(self, x: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor | None]:
-        x = x if self.standardise is None else self.standardise(x)
+        x = self.standardise(x)
         return pool(x, mask), x, mask
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        if self.token_dim is not None:
-            return self.with_tokens(x, mask)[0]
-        return x if self.standardise is None else self.standardise(x)
+        return self.standardise(x) if self.token_dim is None else self.with_tokens(x, mask)[0]
 
 
 class MLP(Encoder):

@@ -24,7 +24,7 @@ class Resize:
     """
 
     def __init__(self, size: int | tuple[int, int]):
-        self.size = size
+        self.size, (self.height, self.width) = size, _sides(size)
         self.key = f"resize {size}"
 
     def __call__(self, entries: Sequence[np.ndarray], rate: int | None) -> list[np.ndarray]:
@@ -33,12 +33,11 @@ class Resize:
     def resized(self, pixels: np.ndarray) -> np.ndarray:
         """One image."""
         image = Image.fromarray(pixels)
-        height, width = _sides(self.size)
-        scale = max(width / image.width, height / image.height)
-        covering = max(round(image.width * scale), width), max(round(image.height * scale), height)
+        scale = max(self.width / image.width, self.height / image.height)
+        covering = max(round(image.width * scale), self.width), max(round(image.height * scale), self.height)
         image = image.resize(covering, Image.Resampling.BICUBIC)
-        left, top = (image.width - width) // 2, (image.height - height) // 2
-        image = image.crop((left, top, left + width, top + height))
+        left, top = (image.width - self.width) // 2, (image.height - self.height) // 2
+        image = image.crop((left, top, left + self.width, top + self.height))
         return np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1))
 
 
@@ -87,28 +86,20 @@ class TimmImage(Encoder):
         if cells and not frozen:
             raise ValueError("cells are kept of a frozen network alone; leave the setting out, or set frozen to true")
         model = timm_name(model)
-        size = (own_size(model) or 224) if size is None else size
-        sides = _sides(size)
-        size = sides[0] if sides[0] == sides[1] else sides
-        network = timm_model(model, weights, sides)
-        self.dim = network.num_features if cells else timm_width(network)
-        self.frozen, self.size = frozen, size
+        self.frozen, self.sides = frozen, _sides((own_size(model) or 224) if size is None else size)
+        network = timm_model(model, weights, self.sides)
         config = timm.data.resolve_model_data_config(network)
         mean, std = (torch.tensor(config[key]).view(3, 1, 1) for key in ("mean", "std"))
         if frozen:
-            key = f"timm {model} {sha256_of(weights_file(model, weights))} {size}"
-            resize = Resize(size)
+            resize = Resize(_short(self.sides))
+            key = f"timm {model} {sha256_of(weights_file(model, weights))} {resize.size}" + " cells" * cells
             self.front_end = FrozenImages(
-                network,
-                lambda entry: (torch.from_numpy(resize.resized(entry)) / 255 - mean) / std,
-                key + " cells" * cells,
-                cells,
+                network, lambda entry: (torch.from_numpy(resize.resized(entry)) / 255 - mean) / std, key, cells
             )
-            self.token_dim = network.num_features if cells else None
+            self.dim, self.token_dim = (network.num_features,) * 2 if cells else (timm_width(network), None)
             return
-        margin = tuple(side * 8 // 7 for side in sides)  # room for random crops
-        self.front_end = Resize(margin[0] if isinstance(size, int) else margin)
-        self.network, self.token_dim = network, network.num_features
+        self.front_end = Resize(_short([side * 8 // 7 for side in self.sides]))  # room for random crops
+        self.network, self.dim, self.token_dim = network, timm_width(network), network.num_features
         self.register_buffer("mean", mean)
         self.register_buffer("std", std)
 
@@ -131,18 +122,22 @@ class TimmImage(Encoder):
         return (self._crop(x) / 255 - self.mean) / self.std
 
     def _crop(self, x: Tensor) -> Tensor:
-        sides = _sides(self.size)
-        rooms = [have - side for have, side in zip(x.shape[-2:], sides, strict=True)]
+        rooms = [have - side for have, side in zip(x.shape[-2:], self.sides, strict=True)]
         if not self.training:
             top, left = (room // 2 for room in rooms)
-            return x[..., top : top + sides[0], left : left + sides[1]]
+            return x[..., top : top + self.sides[0], left : left + self.sides[1]]
         # One draw serves both sides: of a common multiple of their numbers of places, each remainder is as likely.
         draw = torch.randint(0, math.lcm(*(room + 1 for room in rooms)), (2, len(x), 1), device=x.device)
         row, column = (
             one % (room + 1) + torch.arange(side, device=x.device)
-            for one, room, side in zip(draw, rooms, sides, strict=True)
+            for one, room, side in zip(draw, rooms, self.sides, strict=True)
         )
         mirrored = torch.rand(len(x), 1, device=x.device) < 0.5
         column = torch.where(mirrored, column.flip(1), column)
         item, channel = torch.arange(len(x), device=x.device), torch.arange(3, device=x.device)
         return x[item.view(-1, 1, 1, 1), channel.view(-1, 1, 1), row[:, None, :, None], column[:, None, None, :]]
+
+
+def _short(sides: Sequence[int]) -> int | tuple[int, int]:
+    """Height and width, as one number where they are the same."""
+    return sides[0] if sides[0] == sides[1] else tuple(sides)

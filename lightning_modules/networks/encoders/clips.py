@@ -1,4 +1,4 @@
-"""Small convolutional encoders of short clips: poses, signals and depth video."""
+"""Small encoders of short clips: poses, by convolutions or a transformer, signals and depth video."""
 
 import math
 from collections.abc import Mapping
@@ -8,13 +8,50 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lightning_modules.networks.encoders.base import Convolutions, Encoder, Standardise, pool
+from lightning_modules.networks.encoders.base import (
+    Convolutions,
+    Encoder,
+    Standardise,
+    TemporalTransformer,
+    pool,
+    whole,
+)
 
 # Steps between frames are small beside the values themselves.
 STEP_SCALE = 5.0
 SEGMENTS = 4  # windows in time of the motion maps of depth clips
 # Most by which training changes an entry: the angle of poses in radians, samples of signals, pixels and share of depth.
 TURN, SIGNAL_SHIFT, DEPTH_SHIFT, DEPTH_STRETCH = 0.5, 4, 1, 0.1
+
+
+class PoseTransformer(Encoder):
+    """A transformer over poses: every step, flattened and standardised, is projected to a token.
+
+    Args:
+        source: of kind "sequence" of poses, (joints, 3) or pose vectors.
+        dim: width.
+        depth: layers.
+        heads: attention heads.
+        dropout: share of units dropped in training.
+
+    Source: Yin et al., CVPR 2024 (LAVIMO), six layers.
+    """
+
+    kinds = ("sequence",)
+
+    def __init__(self, source: Mapping[str, Any], dim: int = 256, depth: int = 6, heads: int = 8, dropout: float = 0.1):
+        super().__init__(source)
+        width = math.prod(source["shape"])
+        self.dim = self.token_dim = dim
+        self.standardise = Standardise(width)
+        self.project = nn.Linear(width, dim)
+        self.transformer = TemporalTransformer(dim, depth, heads, dropout)
+
+    def fit(self, rows: Tensor, mask: Tensor | None) -> None:
+        self.standardise.fit(rows.flatten(2), mask)
+
+    def with_tokens(self, x: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor | None]:
+        return *self.transformer(self.project(self.standardise(x.flatten(2))), mask), mask
 
 
 class PoseConv(Encoder):
@@ -40,7 +77,7 @@ class PoseConv(Encoder):
         self.dim, self.token_dim = 2 * width, width
 
     def with_tokens(self, x: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor | None]:
-        mask = _whole(x, mask)
+        mask = whole(x, mask)
         if self.training:
             x = warp_time(self._moved(x), mask, 0.1)
         step = STEP_SCALE * F.pad(x[:, 1:] - x[:, :-1], (0, 0, 0, 0, 1, 0))
@@ -82,7 +119,7 @@ class SignalConv(Encoder):
         self.standardise.fit(rows, mask)
 
     def with_tokens(self, x: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor | None]:
-        x, mask = self.standardise(x), _whole(x, mask)
+        x, mask = self.standardise(x), whole(x, mask)
         steps, mask = self.convolutions(self._moved(x, mask) if self.training else x, mask)
         return pool(steps, mask), steps, mask
 
@@ -113,13 +150,7 @@ class DepthConv(Encoder):
 
     kinds = ("sequence",)
 
-    def __init__(
-        self,
-        source: Mapping[str, Any],
-        window: int = 0,
-        width: int = 32,
-        dropout: float = 0.3,
-    ):
+    def __init__(self, source: Mapping[str, Any], window: int = 0, width: int = 32, dropout: float = 0.3):
         super().__init__(source)
         if len(source["shape"]) != 2:
             raise ValueError(f"DepthConv reads frames of shape (H, W), and the modality holds {tuple(source['shape'])}")
@@ -133,7 +164,7 @@ class DepthConv(Encoder):
         self.dim = 2 * width * math.ceil(height / 8) * math.ceil(self.window / 8)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        mask = _whole(x, mask)
+        mask = whole(x, mask)
         # The cut is the same in all frames, so that the maps, which are fewer, can be cut instead of them.
         return self.layers(self._cut(x, mask, self._maps(x, mask)))
 
@@ -167,10 +198,6 @@ class DepthConv(Encoder):
         step = STEP_SCALE * (x[:, 1:] - x[:, :-1])
         maps = torch.cat([weight @ step.abs().flatten(2), weight @ step.flatten(2)], dim=1)
         return maps.unflatten(2, x.shape[2:])
-
-
-def _whole(x: Tensor, mask: Tensor | None) -> Tensor:
-    return torch.ones(x.shape[:2], dtype=torch.bool, device=x.device) if mask is None else mask
 
 
 def warp_time(x: Tensor, mask: Tensor, strength: float) -> Tensor:

@@ -10,7 +10,6 @@ from typing import Any
 import torch
 import yaml
 from lightning.pytorch.utilities import rank_zero_warn
-from torch import nn
 
 from datamodules import RetrievalData
 from datamodules.errors import DataError
@@ -94,15 +93,6 @@ def read_checkpoint(path: Path, needed: Sequence[str] = ("state_dict",)) -> dict
     if reason:
         raise DataError(f"{path} is no checkpoint of a model ({reason}); name a .ckpt that csd fit wrote")
     return content
-
-
-def require_trained(model: nn.Module, command: str) -> None:
-    """Refuse a model of random weights with a DataError, for a command that was given no checkpoint."""
-    if any(parameter.requires_grad for parameter in model.parameters()):
-        raise DataError(
-            f"{command} without --ckpt_path would take an untrained model, of random weights; name a .ckpt that csd "
-            "fit wrote, or --ckpt_path last (or best) for that of the last run in the trainer's default_root_dir"
-        )
 
 
 def trained_on(data: RetrievalData) -> dict[str, Any]:

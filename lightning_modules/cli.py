@@ -20,11 +20,12 @@ from datamodules import DataError, RetrievalData
 from lightning_modules import checkpoints, runs
 from lightning_modules.__main__ import TRAINER_COMMANDS
 from lightning_modules.base import RetrievalModule
-from lightning_modules.cli_errors import ConfigError, Parser, check_configurations, leave, reason, refusal
+from lightning_modules.cli_errors import ConfigError, Parser, leave, reason, refusal
 from lightning_modules.predictions import EmbeddingWriter
 from lightning_modules.preparation import prepare
 from lightning_modules.score_table import score_tables
-from lightning_modules.serving.commands import run_export, run_search
+from lightning_modules.serving.export import run_export
+from lightning_modules.serving.search import run_search
 from losses.registry import nearest
 
 # Commands of a trained model, which need no data module and no trainer.
@@ -87,8 +88,13 @@ class RetrievalCLI(LightningCLI):
         except (ValueError, TypeError) as error:
             leave(reason(error))
         self.model.allow_other_data = self._get(self.config_init, "allow_other_data")
-        if self.subcommand != "fit" and not self._get(self.config, "ckpt_path"):
-            checkpoints.require_trained(self.model, self.subcommand)
+        untrained = self.subcommand != "fit" and not self._get(self.config, "ckpt_path")
+        if untrained and any(parameter.requires_grad for parameter in self.model.parameters()):
+            raise DataError(
+                f"{self.subcommand} without --ckpt_path would take an untrained model, of random weights; name a .ckpt "
+                "that csd fit wrote, or --ckpt_path last (or best) for that of the last run in the trainer's "
+                "default_root_dir"
+            )
         prepare(self.model, self.datamodule, fit=self.subcommand == "fit")
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
@@ -193,7 +199,6 @@ def main(args: list[str] | None = None) -> None:
 
 def _train(args: list[str] | None) -> None:
     """Run a command of the trainer."""
-    check_configurations(sys.argv[1:] if args is None else args)
     # Said by Lightning about its own calls; a user can do nothing about it.
     warnings.filterwarnings("ignore", message=".*isinstance.treespec.*")
     descriptions = {name: {"description": text} for name, text in TRAINER_COMMANDS.items()}

@@ -6,8 +6,7 @@ import pkgutil
 import re
 import sys
 import traceback
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NoReturn
 
 import yaml
@@ -20,6 +19,7 @@ from lightning.pytorch.utilities import rank_zero_only
 import datamodules
 import lightning_modules
 from datamodules import RetrievalData
+from datamodules.files.sources import user_path
 from lightning_modules.base import RetrievalModule
 from losses import AlignmentLoss, available_losses, build_loss
 from losses.registry import nearest
@@ -65,7 +65,8 @@ class Parser(LightningArgumentParser):
     """A parser that answers a wrong word with what was wrong and the nearest right words, not with all its options."""
 
     def parse_args(self, args: Sequence[str] | None = None, *others: Any, **settings: Any) -> Namespace:
-        return super().parse_args(with_loss_class(sys.argv[1:] if args is None else args), *others, **settings)
+        words = sys.argv[1:] if args is None else args
+        return super().parse_args(with_loss_class(words, configurations(words)), *others, **settings)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         if not self.exit_on_error:  # parsing the arguments of a class, for the parser of the command
@@ -80,54 +81,45 @@ def leave(message: str) -> NoReturn:
     raise SystemExit(2)
 
 
-def configurations(words: Sequence[str]) -> Iterator[tuple[int, Path]]:
-    """The files given with --config, and the place of each among the words."""
+def configurations(words: Sequence[str]) -> dict[int, dict[str, Any]]:
+    """Place among the words -> content of a file given with --config; leaves where one is no YAML mapping."""
+    found = {}
     for place, (option, word) in enumerate(zip(("", *words), words, strict=False)):
-        path = Path(word.removeprefix("--config="))
-        if (option in ("-c", "--config") or word.startswith("--config=")) and path.is_file():
-            yield place, path
-
-
-def with_loss_class(words: Sequence[str]) -> list[str]:
-    """The words, in which a loss that is named, and given arguments on the command line, is named by its class.
-
-    A name alone stays: the model builds the loss by it, and a checkpoint remembers it.
-    """
-    words = list(words)
-    options = [ALIGNMENT.fullmatch(word.partition("=")[0]) for word in words]
-    if not any(option and option[1] for option in options):
-        return words
-    named = [place for place, option in enumerate(options) if option and not option[1]]
-    for place in named:
-        option, equals, name = words[place].partition("=")
-        if equals:
-            words[place] = f"{option}={_loss_class(name)}"
-        elif place + 1 < len(words):
-            words[place + 1] = _loss_class(words[place + 1])
-    for place, path in () if named else reversed(list(configurations(words))):
-        model = yaml.safe_load(path.read_bytes()).get("model")
-        arguments = model.get("init_args") if isinstance(model, dict) else None
-        name = arguments.get("alignment") if isinstance(arguments, dict) else None
-        if isinstance(name, str) and name in available_losses():
-            return [*words[: place + 1], f"--model.init_args.alignment={_loss_class(name)}", *words[place + 1 :]]
-    return words
-
-
-def _loss_class(name: str) -> str:
-    return f"losses.{type(build_loss(name)).__name__}" if name in available_losses() else name
-
-
-def check_configurations(words: Sequence[str]) -> None:
-    """Leave where a file given with --config is no YAML mapping, which the parser would not name."""
-    for _, path in configurations(words):
+        path = user_path(word.removeprefix("--config="))
+        if not (option in ("-c", "--config") or word.startswith("--config=")) or not path.is_file():
+            continue
         try:
-            content = yaml.safe_load(path.read_bytes())
+            found[place] = yaml.safe_load(path.read_bytes())
         except yaml.YAMLError as error:
             mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None) or error
             where = f"{path}, line {mark.line + 1}, column {mark.column + 1}" if mark else path
             leave(f"{where}: {problem}; expected YAML, which is indented by spaces, never by tabs")
-        if not isinstance(content, dict):
-            leave(f"{path} holds no settings: expected a YAML mapping with model: and data:, got {content!r:.60}")
+        if not isinstance(found[place], dict):
+            leave(f"{path} holds no settings: expected a YAML mapping with model: and data:, got {found[place]!r:.60}")
+    return found
+
+
+def with_loss_class(words: Sequence[str], files: Mapping[int, Mapping[str, Any]]) -> list[str]:
+    """The words, and after a loss that is named its class, where arguments on the command line need one.
+
+    A name alone stays: the model builds the loss by it, and a checkpoint remembers it.
+    """
+    named, has_arguments = {}, False  # place -> name
+    for place, content in files.items():
+        match content:
+            case {"model": {"init_args": {"alignment": str(name)}}}:
+                named[place] = name
+    for place, word in enumerate(words):
+        option, equals, name = word.partition("=")
+        if found := ALIGNMENT.fullmatch(option):
+            has_arguments = has_arguments or bool(found[1])
+            if not found[1]:
+                named |= {place: name} if equals else dict(enumerate(words[place + 1 : place + 2], place + 1))
+    changed = list(words)
+    for place, name in sorted(named.items(), reverse=True) if has_arguments else ():
+        if name in available_losses():
+            changed.insert(place + 1, f"--model.init_args.alignment=losses.{type(build_loss(name)).__name__}")
+    return changed
 
 
 def explained(message: str, parser: ArgumentParser | None = None) -> str:

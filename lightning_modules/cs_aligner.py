@@ -81,7 +81,17 @@ class CSAligner(EncodedModule):
         weight_decay: float = 0.01,
         ks: Sequence[int] = (1, 5, 10),
     ):
-        _check_terms(alignment, divergence_weight, token_weight, unpaired)
+        given = {"divergence_weight": divergence_weight, "token_weight": token_weight or 0, "unpaired": unpaired}
+        for name, value in given.items():
+            if value < 0:
+                raise ValueError(f"{name} is {value}; expected 0 or more")
+        if alignment is None and not divergence_weight and not token_weight:
+            raise ValueError("nothing to train by: alignment is None, and divergence_weight and token_weight are 0")
+        if unpaired and not divergence_weight:
+            raise ValueError(
+                f"unpaired is {unpaired} and divergence_weight is 0: unpaired samples enter the divergence alone; give "
+                "it a weight, or set unpaired to 0"
+            )
         fixed = {} if target is None else {target: {"name": "features", "standardise": False}}
         super().__init__(dims, fixed | dict(encoders or {}), "honest", learning_rate, weight_decay, ks)
         self.set_alignment(alignment)
@@ -95,11 +105,9 @@ class CSAligner(EncodedModule):
     def _build(self, dim: int | None, adapter: dict[str, Any]) -> None:
         kind = adapter.pop("name", "")
         with_tokens = {name for name, encoder in self.encoders.items() if encoder.token_dim is not None}
-        if self.token_weight is not None:
-            _check_tokens(self.encoders, with_tokens)
         self._reads_tokens = with_tokens if self.token_weight is not None or kind == "transformer" else set()
+        self._check_encoders(dim)
         if self.target is not None:
-            _check_target(self.target, self.encoders[self.target], dim, bool(self.token_weight))
             dim = self.encoders[self.target].dim
             self.register_buffer("target_length", torch.ones(()))
         self.adapters = nn.ModuleDict()
@@ -107,6 +115,33 @@ class CSAligner(EncodedModule):
             if name != self.target:
                 width = encoder.token_dim if name in self._reads_tokens else encoder.dim
                 self.adapters[name] = build_adapter(kind, width, dim or 128, **adapter)
+
+    def _check_encoders(self, dim: int | None) -> None:
+        """Refuse a token term over encoders without tokens, and a target that trains or whose space has no tokens."""
+        for name, encoder in self.encoders.items() if self.token_weight is not None else ():
+            if name not in self._reads_tokens:
+                others = ", ".join(key for key, kind in ENCODERS.items() if kind.with_tokens is not Encoder.with_tokens)
+                raise ValueError(
+                    f"token_weight compares tokens, and the encoder of {name!r}, {type(encoder).__name__}, has none as "
+                    f"it is set; those that can have them are {others} (features of sequences; timm and clip if not "
+                    "frozen)"
+                )
+        if self.target is None:
+            return
+        if dim is not None:
+            raise ValueError(f"dim is {dim}, and the joint space is that of the target {self.target!r}: leave dim out")
+        encoder = self.encoders[self.target]
+        if any(parameter.requires_grad for parameter in encoder.parameters()):
+            raise ValueError(
+                f"the target {self.target!r} stays as it is, and its encoder, {type(encoder).__name__}, trains: take "
+                "features, a frozen encoder, or no target"
+            )
+        if self.token_weight and encoder.token_dim != encoder.dim:
+            raise ValueError(
+                f"token_weight with the target {self.target!r} compares tokens in the target's space, and those of its "
+                f"encoder, {type(encoder).__name__}, are {encoder.token_dim} wide, its vectors {encoder.dim}; take "
+                "frozen tokens, or no target"
+            )
 
     def prepare_training(self, data: RetrievalData) -> None:
         """As every encoded model; and take the target's mean length and the unpaired samples."""
@@ -124,10 +159,10 @@ class CSAligner(EncodedModule):
 
     def _mean_length(self, rows: Tensor, mask: Tensor | None) -> Tensor:
         """Mean Euclidean length of what the target's encoder makes of entries."""
-        parts = rows.split(ENTRIES_AT_ONCE)
-        masks = [None] * len(parts) if mask is None else mask.split(ENTRIES_AT_ONCE)
+        vectors = []
         with torch.no_grad():
-            vectors = [self._encoded(self.target, *self._here(x, m))[0] for x, m in zip(parts, masks, strict=True)]
+            for part in torch.arange(len(rows)).split(ENTRIES_AT_ONCE):
+                vectors.append(self._encoded(self.target, *self._here(rows, mask, part))[0])
         return torch.cat(vectors).norm(dim=1).mean()
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
@@ -169,71 +204,29 @@ class CSAligner(EncodedModule):
         for name, rows in embeddings.items():
             if name in self._unpaired_entries:
                 rows = torch.cat([rows, self._adapted(name, *self._drawn(name))[0]])
-            samples.append(gather(unit(_at_least_float32(rows))))
+            samples.append(gather(_directions(rows)))
         if len(samples) == 2:
             return kernel_cs_divergence(*samples, self.sigma)
         return kernel_gcs_divergence(samples, self.sigma)
 
     def _drawn(self, name: str) -> tuple[Tensor, Tensor | None]:
         rows, mask = self._unpaired_entries[name]
-        index = torch.randint(len(rows), (self.unpaired,))
-        return self._here(rows[index], None if mask is None else mask[index])
+        return self._here(rows, mask, torch.randint(len(rows), (self.unpaired,)))
 
-    def _here(self, rows: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """Entries that no loader brought, on the model's device and in its precision."""
-        rows = rows.to(self.device, self.dtype) if rows.is_floating_point() else rows.to(self.device)
-        return rows, None if mask is None else mask.to(self.device)
+    def _here(self, rows: Tensor, mask: Tensor | None, index: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Some of the entries that no loader brought, on the model's device and in its precision."""
+        dtype = self.dtype if rows.is_floating_point() else None
+        return rows[index].to(self.device, dtype), None if mask is None else mask[index].to(self.device)
 
     def _token_divergence(self, adapted: Sequence[tuple[Tensor, Tensor, Tensor | None]]) -> Tensor:
         """Mean over this process's items of the kernel divergence between the tokens of two modalities, all pairs."""
-        tokens = [(unit(_at_least_float32(rows)), mask) for _, rows, mask in adapted]
+        tokens = [(_directions(rows), mask) for _, rows, mask in adapted]
         return sum(
             kernel_cs_divergence(x, y, self.sigma, x_mask, y_mask).mean()
             for (x, x_mask), (y, y_mask) in combinations(tokens, 2)
         )
 
 
-def _at_least_float32(x: Tensor) -> Tensor:
-    return x.to(torch.promote_types(x.dtype, torch.float32))
-
-
-def _check_terms(
-    alignment: str | AlignmentLoss | None, divergence_weight: float, token_weight: float | None, unpaired: int
-) -> None:
-    given = {"divergence_weight": divergence_weight, "token_weight": token_weight or 0, "unpaired": unpaired}
-    for name, value in given.items():
-        if value < 0:
-            raise ValueError(f"{name} is {value}; expected 0 or more")
-    if alignment is None and not divergence_weight and not token_weight:
-        raise ValueError("nothing to train by: alignment is None, and divergence_weight and token_weight are 0")
-    if unpaired and not divergence_weight:
-        raise ValueError(
-            f"unpaired is {unpaired} and divergence_weight is 0: unpaired samples enter the divergence alone; give it "
-            "a weight, or set unpaired to 0"
-        )
-
-
-def _check_tokens(encoders: Mapping[str, Encoder], with_tokens: set[str]) -> None:
-    for name, encoder in encoders.items():
-        if name not in with_tokens:
-            others = ", ".join(key for key, kind in ENCODERS.items() if kind.with_tokens is not Encoder.with_tokens)
-            raise ValueError(
-                f"token_weight compares tokens, and the encoder of {name!r}, {type(encoder).__name__}, has none as it "
-                f"is set; those that can have them are {others} (features of sequences; timm and clip if not frozen)"
-            )
-
-
-def _check_target(target: str, encoder: Encoder, dim: int | None, compares_tokens: bool) -> None:
-    if dim is not None:
-        raise ValueError(f"dim is {dim}, and the joint space is that of the target {target!r}: leave dim out")
-    if any(parameter.requires_grad for parameter in encoder.parameters()):
-        raise ValueError(
-            f"the target {target!r} stays as it is, and its encoder, {type(encoder).__name__}, trains: take features, "
-            "a frozen encoder, or no target"
-        )
-    if compares_tokens and encoder.token_dim != encoder.dim:
-        raise ValueError(
-            f"token_weight with the target {target!r} compares tokens in the target's space, and those of its encoder, "
-            f"{type(encoder).__name__}, are {encoder.token_dim} wide, its vectors {encoder.dim}; take frozen tokens, "
-            "or no target"
-        )
+def _directions(x: Tensor) -> Tensor:
+    """Rows of length one, in float32 or wider."""
+    return unit(x.to(torch.promote_types(x.dtype, torch.float32)))

@@ -46,16 +46,13 @@ class EmbeddingWriter(BasePredictionWriter):
         arrays = _joined(flat_predictions(predictions), module.modalities)
         if trainer.datamodule.data.class_names is not None:
             arrays["class_names"] = np.array(trainer.datamodule.data.class_names)
-        path = Path(self.output) if self.output else _unused(Path(trainer.default_root_dir))
+        names = chain(["embeddings.npz"], (f"embeddings_{number}.npz" for number in count(1)))
+        unused = (path for name in names if not (path := Path(trainer.default_root_dir, name)).exists())
+        path = Path(self.output) if self.output else next(unused)
         with written_whole(path) as file:
             np.savez(file, **arrays)
         counted = ", ".join(f"{len(arrays[name])} {name}" for name in module.modalities)
         print(f"wrote embeddings to {path}: {counted}")
-
-
-def _unused(folder: Path) -> Path:
-    names = chain(["embeddings.npz"], (f"embeddings_{number}.npz" for number in count(1)))
-    return next(path for name in names if not (path := folder / name).exists())
 
 
 def flat_predictions(predictions: Sequence[Any]) -> dict[str, np.ndarray]:
@@ -64,10 +61,14 @@ def flat_predictions(predictions: Sequence[Any]) -> dict[str, np.ndarray]:
     Args:
         predictions: a list of batches, or one such list per loader.
     """
-    batches = [batch for loader in predictions for batch in (loader if isinstance(loader, list) else [loader])]
-    batches = [_flat(batch) for batch in batches]
-    rows = {name: torch.cat([batch[name].cpu() for batch in batches]) for name in batches[0]}
-    return {name: (x.float() if x.is_floating_point() else x.long()).numpy() for name, x in rows.items()}
+    rows: dict[str, list[torch.Tensor]] = {}
+    for batch in [batch for loader in predictions for batch in (loader if isinstance(loader, list) else [loader])]:
+        for name, value in batch.items():
+            parts = {f"{name}/{key}": x for key, x in value.items()} if isinstance(value, Mapping) else {name: value}
+            for key, x in parts.items():
+                rows.setdefault(key, []).append(x.cpu())
+    joined = {name: torch.cat(parts) for name, parts in rows.items()}
+    return {name: (x.float() if x.is_floating_point() else x.long()).numpy() for name, x in joined.items()}
 
 
 def _joined(arrays: dict[str, np.ndarray], modalities: Sequence[str]) -> dict[str, np.ndarray]:
@@ -80,10 +81,3 @@ def _joined(arrays: dict[str, np.ndarray], modalities: Sequence[str]) -> dict[st
     ):
         return arrays
     return {name: arrays[name] for name in modalities} | {name: arrays[f"{name}/{first}"] for name in ("label", "id")}
-
-
-def _flat(batch: Mapping[str, Any]) -> dict[str, torch.Tensor]:
-    flat = {}
-    for name, value in batch.items():
-        flat |= {f"{name}/{key}": x for key, x in value.items()} if isinstance(value, Mapping) else {name: value}
-    return flat

@@ -1,5 +1,6 @@
 """A small configuration, ``csd`` run on it, and the files of a run: what the tests of the command line share."""
 
+import shutil
 from pathlib import Path
 
 import pandas as pd
@@ -64,3 +65,10 @@ def fitted(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("fitted")
     csd("fit", folder)
     return folder
+
+
+@pytest.fixture
+def copied(fitted, tmp_path) -> Path:
+    """The finished run, moved to another folder."""
+    shutil.copytree(fitted / "run", tmp_path / "run")
+    return tmp_path

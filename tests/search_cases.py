@@ -1,5 +1,6 @@
-"""A tiny data set of images, narratives and voices, and a model trained on it: what the tests of search share."""
+"""Exports of small models, and a model trained on images, texts and voices: what the tests of serving share."""
 
+import hashlib
 import json
 import shutil
 from dataclasses import dataclass, field
@@ -8,9 +9,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+import torch
 import yaml
+from cli_cases import CONFIG as SMALL
 from PIL import Image
+from safetensors.torch import load_file, save_file
+from small_models import ENCODERS, TEXT_AND_MOTION, few, jfse
+from tiny_items import Tiny
+from training import trainer
 
+import lightning_modules
 from lightning_modules.cli import main
 
 RATE = 8000
@@ -31,14 +39,62 @@ CONFIG = {
             },
         },
     },
-    "trainer": {
-        "max_epochs": 2,
-        "accelerator": "cpu",
-        "devices": 1,
-        "enable_progress_bar": False,
-        "enable_model_summary": False,
-    },
+    "trainer": SMALL["trainer"],
 }
+
+
+# Exports of small models ---------------------------------------------------------------------------------------------
+
+
+def data_of(name: str):
+    return few() if name == "JFSE" else Tiny(**TEXT_AND_MOTION)
+
+
+def trained(folder: Path, name: str, data, **settings) -> Path:
+    """A checkpoint of one epoch of a model."""
+    if name == "JFSE":
+        module = jfse(data, **settings)
+    else:
+        torch.manual_seed(0)
+        encoders = {key: value for key, value in ENCODERS.items() if key in data.dims}
+        module = getattr(lightning_modules, name)(data.dims, **{"encoders": encoders, "dim": 16} | settings)
+    run = trainer(folder)
+    run.fit(module, data)
+    run.save_checkpoint(folder / f"{name}.ckpt")
+    return folder / f"{name}.ckpt"
+
+
+def about(folder: Path) -> dict:
+    return yaml.safe_load((folder / "model.yaml").read_text(encoding="utf-8"))
+
+
+def changed_checkpoint(source: Path, out: Path, change) -> Path:
+    saved = torch.load(source, weights_only=True)
+    change(saved)
+    torch.save(saved, out)
+    return out
+
+
+def described(folder: Path, **changes) -> None:
+    (folder / "model.yaml").write_text(yaml.safe_dump(about(folder) | changes))
+
+
+def rewritten(folder: Path, change) -> None:
+    """Other weights, with a description that says they are the right ones."""
+    weights = load_file(folder / "model.safetensors")
+    change(weights)
+    save_file(weights, folder / "model.safetensors")
+    described(folder, weights_sha256=hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest())
+
+
+def another(source: Path, folder: Path) -> Path:
+    """A copy of an export with other weights."""
+    shutil.copytree(source, folder)
+    rewritten(folder, lambda weights: weights["projections.text.1.bias"].add_(1))
+    return folder
+
+
+# Search --------------------------------------------------------------------------------------------------------------
 
 
 def sound(number: int, rate: int = RATE) -> np.ndarray:

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 import torch
-from test_encoders import CASES, IMAGE, TEXT, entries, fitted
+from small_models import text_model
+from test_encoders import IMAGE, TEXT, entries
 from test_lavimo import gelu, normalised
-from tiny_models import text_model
 from torch import nn
 
 from lightning_modules.networks.adapters import ADAPTERS, build_adapter
@@ -81,20 +81,6 @@ def test_what_there_is_not_is_refused():
 
 
 # Tokens of encoders --------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("case", [case for case in CASES if case != "depth_conv"])
-def test_the_vector_with_tokens_is_the_vector_and_tokens_do_not_depend_on_the_batch(case):
-    lengths = [9, 4, 1, 6]
-    module, x, mask = fitted(case, lengths)
-    with torch.no_grad():
-        vectors, tokens, token_mask = module.eval().with_tokens(x, mask)
-        torch.testing.assert_close(vectors, module(x, mask))
-        assert tokens.shape == (*token_mask.shape, module.token_dim)
-        assert token_mask.any(dim=1).all()
-        for row, length in enumerate(lengths):
-            _, alone, mask_alone = module.with_tokens(x[row : row + 1, :length], mask[row : row + 1, :length])
-            torch.testing.assert_close(alone[mask_alone], tokens[row][token_mask[row]], rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(

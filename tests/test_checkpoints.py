@@ -14,14 +14,7 @@ from datamodules import DataError, OwnData, Synthetic, SyntheticItems
 from lightning_modules.base import RetrievalModule
 from lightning_modules.checkpoints import checkpoint_file, require_same_items, trained_on
 
-fitted = cli_cases.fitted
-
-
-@pytest.fixture
-def copied(fitted, tmp_path) -> Path:
-    """The finished run, moved to another folder."""
-    shutil.copytree(fitted / "run", tmp_path / "run")
-    return tmp_path
+fitted, copied = cli_cases.fitted, cli_cases.copied
 
 
 def written(folder: Path) -> list[Path]:
@@ -75,13 +68,18 @@ def test_a_model_with_nothing_to_train_is_scored(tmp_path):
 # The last and the best ------------------------------------------------------------------------------------------
 
 
-def test_last_resumes_the_run_where_it_ended(copied):
-    csd("fit", copied, "--ckpt_path", "last", "--trainer.max_epochs", "3")
-    assert metrics(copied, 1)["epoch"].unique().tolist() == [2]
-    last = checkpoints(copied, 0)["last"]
-    assert torch.load(last, weights_only=True)["epoch"] == 2
-    os.utime(last, (1e9, 1e9))  # as where the resumed run is stopped in its first epoch
-    assert checkpoint_file("last", copied / "run") == last
+def test_last_resumes_the_run_where_it_ended_and_keeps_the_earlier_rows_and_the_best_epoch(copied):
+    path = copied / "run" / "csv" / "version_0" / "metrics.csv"
+    before, best = path.read_bytes(), metrics(copied, 0)["val/average/MAP"].max()
+    csd("fit", copied, "--ckpt_path", "last", "--trainer.max_epochs", "4")
+    assert path.read_bytes() == before
+    assert sorted(metrics(copied, 1)["epoch"].unique()) == [2, 3]
+    best, kept = max(best, metrics(copied, 1)["val/average/MAP"].max()), checkpoints(copied, 0)
+    states = torch.load(kept["best"], weights_only=True)["callbacks"].values()
+    assert max(float(state.get("best_model_score") or 0) for state in states) == pytest.approx(best)
+    assert torch.load(kept["last"], weights_only=True)["epoch"] == 3
+    os.utime(kept["last"], (1e9, 1e9))  # as where the resumed run is stopped in its first epoch
+    assert checkpoint_file("last", copied / "run") == kept["last"]
 
 
 def test_hpc_resumes_what_slurm_interrupted(copied):
@@ -90,10 +88,6 @@ def test_hpc_resumes_what_slurm_interrupted(copied):
     csd("fit", copied, "--ckpt_path", "hpc", "--trainer.max_epochs", "3")
     assert metrics(copied, 1)["epoch"].unique().tolist() == [2]
     assert torch.load(checkpoints(copied, 1)["last"], weights_only=True)["epoch"] == 2
-
-
-def test_hpc_is_refused_where_slurm_interrupted_nothing(tmp_path, capsys):
-    assert "no HPC checkpoint was found" in refused(capsys, "fit", tmp_path, "--ckpt_path", "hpc")
 
 
 def test_last_and_best_are_scored_as_their_files_are(copied):
@@ -143,12 +137,11 @@ def test_the_last_of_an_earlier_run_is_not_taken_for_that_of_the_newest(case, co
             assert str(named) in str(error.value)
 
 
-@pytest.mark.parametrize("word", ["last", "best"])
-@pytest.mark.parametrize("command", ["fit", "test"])
-def test_without_a_run_neither_is_taken(command, word, tmp_path, capsys):
+@pytest.mark.parametrize(("command", "word"), [("fit", "last"), ("test", "last"), ("test", "best"), ("fit", "hpc")])
+def test_without_a_run_none_is_taken(command, word, tmp_path, capsys):
     message = refused(capsys, command, tmp_path, "--ckpt_path", word)
-    assert f"--ckpt_path {word}" in message
-    assert str(tmp_path / "run") in message
+    named = ["no HPC checkpoint was found"] if word == "hpc" else [f"--ckpt_path {word}", str(tmp_path / "run")]
+    assert [part for part in named if part not in message] == []
 
 
 def test_a_best_checkpoint_that_is_not_there_or_damaged_is_refused(copied, capsys):

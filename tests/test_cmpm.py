@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 import reference
 import torch
-from cmpm_cases import PERSONS, WORDS, model, pairs, persons
+from small_models import PERSONS, WORDS, first_step, pairs, persons
+from small_models import cmpm as model
 from tiny_items import Tiny, item_set
 from tiny_pedes import write_pedes
 from torch.autograd import gradcheck
-from training import Recorder, assert_same_weights, scores, trainer
+from training import assert_same_weights, scores, trainer
 
 from datamodules import CUHKPEDES, Synthetic, SyntheticItems
 from lightning_modules import CMPM
@@ -79,21 +80,12 @@ def test_the_class_weights_start_from_their_seed_alone():
 # The training step -------------------------------------------------------------------------------------------------
 
 
-def first_step(folder, data, **settings) -> tuple[CMPM, Recorder]:
-    """A model before its first step, in float64, and what that step saw."""
-    module, recorder = model(data, **settings), Recorder()
-    trainer(folder, callbacks=[recorder], limit_train_batches=1, limit_val_batches=0, precision="64-true").fit(
-        module, data
-    )
-    module.load_state_dict(recorder.initial)
-    return module.double(), recorder
-
-
 @pytest.mark.parametrize("weights", [(1.0, 0.0), (0.7, 0.3), (0.0, 2.0)])
 @pytest.mark.parametrize("kind", [persons, pairs])
 def test_the_loss_of_a_step_is_that_of_the_formulas(tmp_path, kind, weights):
     data = kind(batch_size=12)
-    module, seen = first_step(tmp_path, data, alignment_weight=weights[0], classification_weight=weights[1])
+    settings = {"alignment_weight": weights[0], "classification_weight": weights[1]}
+    module, seen = first_step(tmp_path, model, data, **settings)
     (batch,) = seen.batches
     w = {name: x.numpy() for name, x in module.state_dict().items()}
     with torch.no_grad():
@@ -118,19 +110,6 @@ def test_it_trains_on_the_labels_that_the_training_batches_bring(tmp_path):
     module = model(data, classification_weight=1.0)
     trainer(tmp_path, limit_val_batches=0).fit(module, data)
     assert module.classification.identities.tolist() == data.indices("train").tolist()
-
-
-def test_without_weight_decay_the_optimiser_is_adam(tmp_path):
-    data = persons()
-    module = model(data, classification_weight=1.0)
-    fitted = trainer(tmp_path, limit_val_batches=0)
-    fitted.fit(module, data)
-    (optimiser,) = fitted.optimizers
-    assert optimiser.defaults["weight_decay"] == 0
-    held = {id(p) for group in optimiser.param_groups for p in group["params"]}
-    assert held == {id(p) for p in module.parameters()}
-    assert id(module.classification.weight) in held
-    assert [name for name, p in module.named_parameters() if p.grad is None] == []
 
 
 # What is refused ----------------------------------------------------------------------------------------------------
@@ -167,20 +146,14 @@ class ManyHot(Synthetic):
         return data
 
 
-def test_labels_of_several_classes_are_refused_for_classification_alone(tmp_path):
+def test_labels_of_several_classes_or_of_one_are_refused_for_classification_alone(tmp_path):
     data = ManyHot(class_encoder="one-hot")
     with pytest.raises(ValueError, match="one identity per item, and the labels of synthetic are multi-hot"):
         trainer(tmp_path).fit(model(data, classification_weight=1.0), data)
     trainer(tmp_path, limit_val_batches=0, max_steps=2).fit(model(data), data)
-
-
-def test_a_single_identity_is_refused_for_classification(tmp_path):
-    data = Tiny(item_set(label=np.zeros(24, int)), modalities=["code", "text"])
+    alone = Tiny(item_set(label=np.zeros(24, int)), modalities=["code", "text"])
     with pytest.raises(ValueError, match="classification needs two identities at least"):
-        trainer(tmp_path).fit(model(data, classification_weight=1.0), data)
-
-
-# Training ------------------------------------------------------------------------------------------------------------
+        trainer(tmp_path).fit(model(alone, classification_weight=1.0), alone)
 
 
 # Pedestrians --------------------------------------------------------------------------------------------------------
@@ -270,6 +243,3 @@ def test_a_run_resumed_on_other_training_items_keeps_the_vocabulary_of_its_weigh
     anew = model(persons())
     trainer(tmp_path, max_epochs=1, limit_val_batches=0).fit(anew, other)
     assert not torch.equal(anew.encoders["text"].known, first.encoders["text"].known)
-
-
-# Real photographs ---------------------------------------------------------------------------------------------------

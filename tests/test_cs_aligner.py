@@ -1,30 +1,21 @@
 """CS-Aligner: its objective against plain NumPy, what settings change, targets, refusals, and training."""
 
 import itertools
-import os
-from pathlib import Path
 
 import numpy as np
 import pytest
 import reference
 import torch
-from cs_aligner_cases import (
-    PAIR,
-    TEXT_AND_MOTION,
-    TRANSFORMER,
-    Drawn,
-    first_step,
-    model,
-    predictions,
-    synthetic,
-)
-from lavimo_cases import ENCODERS
 from lightning.pytorch.callbacks import Callback
+from small_models import ENCODERS, PAIR, TEXT_AND_MOTION, TRANSFORMER, Drawn, first_step
+from small_models import cs_aligner as model
+from small_models import easy as synthetic
 from test_adapters import reference as adapted_by
-from tiny_items import Tiny
-from training import Recorder, scores, trainer
+from tiny_items import N, Tiny, with_modality
+from training import Recorder, predicted, scores, trainer
 
-from datamodules import Synthetic, SyntheticItems, Wikipedia
+from datamodules import SyntheticItems
+from datamodules.items import Modality
 from lightning_modules import CSAligner
 from losses import build_loss
 from losses.common.matching import unit
@@ -44,7 +35,7 @@ def embedded(module: CSAligner, name: str, rows: torch.Tensor) -> np.ndarray:
 @pytest.mark.parametrize("sigma", [0.5, 1.0])
 def test_the_loss_of_two_modalities_is_that_of_the_formula(tmp_path, unpaired, sigma):
     settings = {"divergence_weight": 0.7, "sigma": sigma, "unpaired": unpaired}
-    module, seen = first_step(tmp_path, synthetic(batch_size=16, paired_fraction=0.5), **settings)
+    module, seen = first_step(tmp_path, model, synthetic(batch_size=16, paired_fraction=0.5), **settings)
     (batch,) = seen.batches
     paired = {name: embedded(module, name, batch[name]) for name in PAIR}
     drawn = {name: embedded(module, name, rows) for name, rows in seen.unpaired}
@@ -60,7 +51,7 @@ def test_the_loss_of_two_modalities_is_that_of_the_formula(tmp_path, unpaired, s
 @pytest.mark.parametrize("count", [3, 4])
 def test_of_more_modalities_it_is_pairwise_infonce_and_the_generalised_divergence(tmp_path, count):
     names = ("text", "video", "motion", "audio")[:count]
-    module, seen = first_step(tmp_path, SyntheticItems(names, batch_size=16))
+    module, seen = first_step(tmp_path, model, SyntheticItems(names, batch_size=16))
     (batch,) = seen.batches
     rows = {name: embedded(module, name, batch[name]) for name in names}
     pairs = sum(reference.pairwise_parts(rows, None, "infonce").values())
@@ -69,10 +60,14 @@ def test_of_more_modalities_it_is_pairwise_infonce_and_the_generalised_divergenc
 
 
 @pytest.mark.parametrize("adapter", [{"name": "mlp"}, TRANSFORMER])
-def test_the_token_term_is_that_of_a_plain_loop_over_items(tmp_path, adapter):
-    data = Tiny(batch_size=8, **TEXT_AND_MOTION)
+@pytest.mark.parametrize("count", [2, 3])
+def test_the_token_term_is_that_of_a_plain_loop_over_items(tmp_path, adapter, count):
+    """Over the pairs of modalities; of three, the code is a second text."""
+    codes = with_modality("code", Modality([f"code {i}" for i in range(N)]))
+    data = Tiny(codes, batch_size=8, modalities=("text", "motion", "code")[:count])
     settings = {"alignment": None, "divergence_weight": 0.0, "token_weight": 0.3, "sigma": 0.8}
-    module, seen = first_step(tmp_path, data, adapter=adapter, **settings)
+    encoders = {name: {**ENCODERS, "code": ENCODERS["text"]}[name] for name in data.modalities}
+    module, seen = first_step(tmp_path, model, data, adapter=adapter, encoders=encoders, **settings)
     (batch,) = seen.batches
     values = []
     with torch.no_grad():
@@ -83,50 +78,24 @@ def test_the_token_term_is_that_of_a_plain_loop_over_items(tmp_path, adapter):
                 _, tokens, mask = module.encoders[name].with_tokens(batch[name][item][keep][None], keep[keep][None])
                 _, tokens = module.adapters[name](tokens, mask)
                 samples.append(reference.unit_rows(tokens[mask].numpy()))
-            values.append(reference.kernel_cs(*samples, 0.8))
+            values.append(sum(reference.kernel_cs(x, y, 0.8) for x, y in itertools.combinations(samples, 2)))
     # Positions in a sequence are of the default precision, which in a step of a trainer is that of the trainer.
     assert seen.losses == [pytest.approx(0.3 * np.mean(values), rel=1e-6)]
     assert seen.logged["train/tokens"] == pytest.approx(np.mean(values), rel=1e-6)
     assert np.std(values) > 1e-3
 
 
-def test_the_token_term_of_three_modalities_is_that_of_their_pairs(tmp_path):
-    encoders = {**ENCODERS, "code": {"name": "characters", "width": 16, "dropout": 0.0}}
-
-    class Three(Tiny):
-        """Tiny items with a second text in place of the code."""
-
-        def read(self):
-            content = super().read()
-            texts = [f"code {i}" for i in range(len(content))]
-            return type(content)(
-                content.modalities | {"code": type(content.modalities["text"])(texts)},
-                content.label, content.split, content.names, content.origin, content.group,
-            )  # fmt: skip
-
-    settings = {"alignment": None, "divergence_weight": 0.0, "token_weight": 1.0, "encoders": encoders}
-    module, seen = first_step(tmp_path, Three(batch_size=8), **settings)
-    (batch,) = seen.batches
-    with torch.no_grad():
-        found = [module._adapted(name, batch[name], batch["masks"][name])[1:] for name in module.modalities]
-        expected = sum(
-            kernel_cs_divergence(unit(x), unit(y), 1.0, x_mask, y_mask).mean()
-            for (x, x_mask), (y, y_mask) in itertools.combinations(found, 2)
-        )
-    assert seen.losses == [pytest.approx(float(expected), rel=1e-6)]
-
-
 # What each setting changes -------------------------------------------------------------------------------------------
 
 
 def loss_of(folder, **settings) -> float:
-    _, seen = first_step(folder, synthetic(batch_size=16), **settings)
+    _, seen = first_step(folder, model, synthetic(batch_size=16), **settings)
     return seen.losses[0]
 
 
 def test_the_weights_weigh_and_without_divergence_it_is_exactly_the_alignment(tmp_path):
     data = synthetic(batch_size=16)
-    module, seen = first_step(tmp_path, data, divergence_weight=0.0)
+    module, seen = first_step(tmp_path, model, data, divergence_weight=0.0)
     with torch.no_grad():
         rows = module.train().embed(seen.batches[0])
         assert seen.losses == [float(build_loss("infonce")(rows).total)]
@@ -158,9 +127,9 @@ def test_the_target_stays_as_it_is_and_the_others_move_into_its_space(tmp_path, 
     module = model(data, target="image", adapter={"name": adapter})
     features = data.arrays("standard")[0]["image"]
     before = scores(tmp_path, module, data)["average/MAP"]
-    np.testing.assert_array_equal(predictions(tmp_path, module, data)["image"], features)
+    np.testing.assert_array_equal(predicted(tmp_path, module, data)["image"], features)
     trainer(tmp_path, max_epochs=8, limit_val_batches=0).fit(module, data)
-    found = predictions(tmp_path, module, data)
+    found = predicted(tmp_path, module, data)
     np.testing.assert_array_equal(found["image"], features)
     assert found["text"].shape == features.shape
     length = np.linalg.norm(data.arrays("train")[0]["image"], axis=1).mean()
@@ -175,14 +144,14 @@ def test_a_target_that_is_standardised_where_that_is_asked_for(tmp_path):
     trainer(tmp_path, limit_val_batches=0).fit(module, data)
     train, test = (data.arrays(split)[0]["image"].astype(np.float64) for split in ("train", "standard"))
     expected = (test - train.mean(0)) / train.std(0, ddof=1)
-    np.testing.assert_allclose(predictions(tmp_path, module, data)["image"], expected, rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(predicted(tmp_path, module, data)["image"], expected, rtol=1e-3, atol=1e-4)
 
 
 def test_tokens_are_compared_in_the_space_of_a_frozen_target(tmp_path):
     """Words of a frozen text model, and steps of a motion adapted to them."""
     data = Tiny(batch_size=8, **TEXT_AND_MOTION)
     encoders = {"text": {"name": "tokens"}, "motion": ENCODERS["motion"]}
-    module, seen = first_step(tmp_path, data, target="text", token_weight=0.5, encoders=encoders)
+    module, seen = first_step(tmp_path, model, data, target="text", token_weight=0.5, encoders=encoders)
     (batch,) = seen.batches
     with torch.no_grad():
         _, words, _ = module._adapted("text", batch["text"], batch["masks"]["text"])
@@ -236,7 +205,7 @@ def test_pairs_do_not_depend_on_unpaired_samples(tmp_path):
     """Nor do the numbers that dropout draws for the pairs."""
     settings = {"adapter": {"name": "mlp", "dropout": 0.3}}
     with_them, without = (
-        first_step(tmp_path, synthetic(batch_size=16, paired_fraction=0.5), unpaired=n, **settings)[1].logged
+        first_step(tmp_path, model, synthetic(batch_size=16, paired_fraction=0.5), unpaired=n, **settings)[1].logged
         for n in (9, 0)
     )
     assert with_them["train/alignment"] == without["train/alignment"]
@@ -278,17 +247,6 @@ def test_unpaired_samples_are_those_of_the_data_drawn_anew_and_per_modality(tmp_
         assert len(seen_at_all) > 0.6 * len(pools[name])
 
 
-def test_samples_of_one_modality_alone_may_be_unpaired(tmp_path):
-    class TextsAlone(Synthetic):
-        def unpaired_entries(self, name):
-            rows, mask = super().unpaired_entries(name)
-            return rows[: len(rows) * (name == "text")], mask
-
-    data = TextsAlone(classes=4, items=160, class_encoder="one-hot", paired_fraction=0.5, batch_size=16)
-    _, seen = first_step(tmp_path, data, unpaired=5)
-    assert [(name, len(rows)) for name, rows in seen.unpaired] == [("text", 5)]
-
-
 def test_every_caption_enters_the_divergence(tmp_path):
     """Drawn from all captions of the training items, though every item is paired."""
     data, seen = Tiny(**TEXT_AND_MOTION), Drawn()
@@ -306,19 +264,6 @@ def test_data_without_unpaired_samples_are_refused_with_what_to_do(tmp_path, bui
     data = build()
     with pytest.raises(ValueError, match="unpaired is 4, and the data have no unpaired samples: set paired_fraction"):
         trainer(tmp_path).fit(model(data, unpaired=4), data)
-
-
-REAL = Path(os.environ.get("CSD_DATA") or "nowhere") / "wikipedia"
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(not (REAL / "wiki_roph.mat").is_file(), reason="CSD_DATA is unset or has no wikipedia/")
-def test_on_wikipedia_it_retrieves_far_above_chance_without_labels(tmp_path):
-    """Chance is .11; canonical correlation analysis of the same features, which uses no labels either, has .27."""
-    data = Wikipedia(class_encoder="one-hot", batch_size=128, paired_fraction=0.9)
-    module = model(data, target="image", unpaired=64, learning_rate=1e-3)
-    trainer(tmp_path, max_epochs=8, limit_val_batches=0).fit(module, data)
-    assert scores(tmp_path, module, data)["average/MAP"] > 0.24
 
 
 # Training ------------------------------------------------------------------------------------------------------------
@@ -351,6 +296,6 @@ def test_the_divergence_brings_the_distributions_together(tmp_path):
         data = synthetic(batch_size=16)
         module = model(data, divergence_weight=weight)
         trainer(tmp_path, max_epochs=8, limit_val_batches=0).fit(module, data)
-        rows = predictions(tmp_path, module, data)
+        rows = predicted(tmp_path, module, data)
         left[weight] = float(kernel_cs_divergence(*(unit(torch.from_numpy(rows[name])) for name in PAIR), 1.0))
     assert left[3.0] < 0.3 * left[0.0]

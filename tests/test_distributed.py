@@ -5,16 +5,12 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
-import cmpm_cases
-import cs_aligner_cases as cs_aligner
-import jfse_cases as jfse
-import lavimo_cases as lavimo
 import numpy as np
 import pytest
 import torch
 from processes import Gradients, assert_same_steps, assert_same_weights, on_processes
+from small_models import ENCODERS, TEXT_AND_MOTION, Drawn, cmpm, cs_aligner, easy, few, jfse, lavimo, pairs, text_model
 from tiny_items import N, Tiny, with_modality
-from tiny_models import text_model
 from training import Recorder, scores, trainer
 
 from datamodules import SyntheticItems
@@ -30,7 +26,7 @@ def one_caption(**settings) -> Tiny:
 
 
 def text_and_motion(**settings) -> Tiny:
-    return one_caption(**cs_aligner.TEXT_AND_MOTION, **settings)
+    return one_caption(**TEXT_AND_MOTION, **settings)
 
 
 RECONSTRUCT = {"reconstruct": "motion"}
@@ -41,25 +37,22 @@ PUBLISHED = {**EXACT, "protocol": "as_published"}
 ADAPTED = {"name": "tokens", "frozen": False, "lora_rank": 2}
 # model, data for a batch size, global batch, settings of the model
 STEPS = {
-    "lavimo, gcs": (lavimo.model, SyntheticItems, 48, {"alignment": "gcs"}),
-    "lavimo, reconstruction": (lavimo.model, SyntheticItems, 48, {"alignment": "gcs", **RECONSTRUCT}),
-    "lavimo, as published": (lavimo.model, SyntheticItems, 48, {"alignment": "gcs", "protocol": "as_published"}),
-    "lavimo, symile": (lavimo.model, SyntheticItems, 48, {"alignment": "symile"}),
-    "lavimo, gram": (lavimo.model, SyntheticItems, 48, {"alignment": "gram"}),
-    "lavimo, pairwise kl": (lavimo.model, SyntheticItems, 48, {"alignment": "pairwise"}),
-    "lavimo, pairwise kl, tiny": (lavimo.model, one_caption, 12, {"alignment": "pairwise", **RECONSTRUCT}),
-    "cs-aligner, two modalities": (cs_aligner.model, cs_aligner.synthetic, 32, {}),
-    "cs-aligner, divergence alone": (cs_aligner.model, cs_aligner.synthetic, 32, {"alignment": None}),
-    "cs-aligner, a target": (cs_aligner.model, cs_aligner.synthetic, 32, {"target": "image"}),
-    "cs-aligner, three modalities": (cs_aligner.model, SyntheticItems, 48, {}),
-    "cs-aligner, tokens": (cs_aligner.model, text_and_motion, 12, {"token_weight": 0.5}),
-    "cs-aligner, low-rank adapters": (cs_aligner.model, text_and_motion, 12, {"encoders": {"text": ADAPTED}}),
-    **{
-        f"jfse, {loss}": (jfse.model, jfse.data, 16, {**EXACT, "alignment": loss})
-        for loss in (None, "cs", "mmd", "symile")
-    },
-    "jfse, as published": (jfse.model, partial(jfse.data, protocol="as_published"), 16, PUBLISHED),
-    "cmpm, classification": (cmpm_cases.model, cmpm_cases.pairs, 48, {"classification_weight": 0.7}),
+    "lavimo, gcs": (lavimo, SyntheticItems, 48, {"alignment": "gcs"}),
+    "lavimo, reconstruction": (lavimo, SyntheticItems, 48, {"alignment": "gcs", **RECONSTRUCT}),
+    "lavimo, as published": (lavimo, SyntheticItems, 48, {"alignment": "gcs", "protocol": "as_published"}),
+    "lavimo, symile": (lavimo, SyntheticItems, 48, {"alignment": "symile"}),
+    "lavimo, gram": (lavimo, SyntheticItems, 48, {"alignment": "gram"}),
+    "lavimo, pairwise kl": (lavimo, SyntheticItems, 48, {"alignment": "pairwise"}),
+    "lavimo, pairwise kl, tiny": (lavimo, one_caption, 12, {"alignment": "pairwise", **RECONSTRUCT}),
+    "cs-aligner, two modalities": (cs_aligner, easy, 32, {}),
+    "cs-aligner, divergence alone": (cs_aligner, easy, 32, {"alignment": None}),
+    "cs-aligner, a target": (cs_aligner, easy, 32, {"target": "image"}),
+    "cs-aligner, three modalities": (cs_aligner, SyntheticItems, 48, {}),
+    "cs-aligner, tokens": (cs_aligner, text_and_motion, 12, {"token_weight": 0.5}),
+    "cs-aligner, low-rank adapters": (cs_aligner, text_and_motion, 12, {"encoders": {"text": ADAPTED}}),
+    **{f"jfse, {loss}": (jfse, few, 16, {**EXACT, "alignment": loss}) for loss in (None, "cs", "mmd", "symile")},
+    "jfse, as published": (jfse, partial(few, protocol="as_published"), 16, PUBLISHED),
+    "cmpm, classification": (cmpm, pairs, 48, {"classification_weight": 0.7}),
 }
 EPOCHS = [(protocol, reconstruct) for protocol in ("honest", "as_published") for reconstruct in (None, "motion")]
 EVALUATIONS = [(protocol, kind) for protocol in ("honest", "as_published") for kind in (SyntheticItems, Tiny)]
@@ -70,7 +63,7 @@ def two_steps(folder: Path, case: str, processes: int, **settings) -> dict:
     model, kind, batch, arguments = STEPS[case]
     if "encoders" in arguments:
         text = {**ADAPTED, "model": str(folder / "text_model")}
-        arguments = {"encoders": {"text": text, "motion": lavimo.ENCODERS["motion"]}}
+        arguments = {"encoders": {"text": text, "motion": ENCODERS["motion"]}}
     data, seen = kind(batch_size=batch // processes), Gradients()
     module = model(data, **arguments)
     start = {name: x.clone() for name, x in module.state_dict().items()}
@@ -82,7 +75,7 @@ def two_steps(folder: Path, case: str, processes: int, **settings) -> dict:
 def evaluation(folder: Path, protocol: str, kind, processes: int, **settings) -> tuple[dict, dict, dict]:
     """Scores and sizes of a LAVIMO that did not train, and what validation logs after an epoch without learning."""
     data = kind(batch_size=(48 if kind is SyntheticItems else 12) // processes)
-    module = lavimo.model(kind(), protocol=protocol, learning_rate=1e-12)
+    module = lavimo(kind(), protocol=protocol, learning_rate=1e-12)
     fitted = trainer(folder, limit_train_batches=1, **settings)
     fitted.fit(module, data)
     validated = {name: float(x) for name, x in fitted.callback_metrics.items() if name.startswith("val/")}
@@ -91,8 +84,8 @@ def evaluation(folder: Path, protocol: str, kind, processes: int, **settings) ->
 
 def epoch(folder: Path, protocol: str, reconstruct: str | None, **settings) -> dict[str, torch.Tensor]:
     """An epoch of several steps: DistributedDataParallel stops at the second where a parameter has no gradient."""
-    encoders = {**lavimo.ENCODERS, "motion": {**lavimo.ENCODERS["motion"], "dropout": 0.2}}
-    recorder, module = Recorder(), lavimo.model(Tiny(), encoders=encoders, protocol=protocol, reconstruct=reconstruct)
+    encoders = {**ENCODERS, "motion": {**ENCODERS["motion"], "dropout": 0.2}}
+    recorder, module = Recorder(), lavimo(Tiny(), encoders=encoders, protocol=protocol, reconstruct=reconstruct)
     trainer(folder, max_epochs=2, callbacks=[recorder], **settings).fit(module, Tiny(batch_size=3))
     assert len(recorder.losses) >= 4
     assert np.isfinite(recorder.losses).all()
@@ -101,8 +94,8 @@ def epoch(folder: Path, protocol: str, reconstruct: str | None, **settings) -> d
 
 def with_unpaired(folder: Path, **settings) -> tuple[list[np.ndarray], dict[str, torch.Tensor]]:
     """The unpaired samples that a CS-Aligner drew, and its weights."""
-    data, seen = cs_aligner.synthetic(batch_size=8, paired_fraction=0.5), cs_aligner.Drawn()
-    module = cs_aligner.model(data, unpaired=6)
+    data, seen = easy(batch_size=8, paired_fraction=0.5), Drawn()
+    module = cs_aligner(data, unpaired=6)
     trainer(folder, limit_val_batches=0, callbacks=[seen], **settings).fit(module, data)
     return [rows.numpy() for _, rows in seen.unpaired], dict(module.state_dict())
 

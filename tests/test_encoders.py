@@ -73,14 +73,21 @@ def test_one_vector_of_the_declared_width_per_entry(case, lengths):
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_an_entry_does_not_depend_on_the_batch_it_is_padded_in(case):
+def test_an_entry_and_its_tokens_do_not_depend_on_the_batch_they_are_padded_in(case):
     lengths = [9, 4, 1, 6, 7]
     module, x, mask = fitted(case, lengths)
-    module.eval()
-    together = module(x, mask)
-    for row, length in enumerate(lengths):
-        alone = module(x[row : row + 1, :length], mask[row : row + 1, :length])
-        torch.testing.assert_close(alone[0], together[row], rtol=1e-4, atol=1e-5)
+    together = module.eval()(x, mask)
+    rows = [(x[row : row + 1, :length], mask[row : row + 1, :length]) for row, length in enumerate(lengths)]
+    for alone, vector in zip(rows, together, strict=True):
+        torch.testing.assert_close(module(*alone)[0], vector, rtol=1e-4, atol=1e-5)
+    if module.token_dim is not None:
+        vectors, tokens, token_mask = module.with_tokens(x, mask)
+        torch.testing.assert_close(vectors, together)
+        assert tokens.shape == (*token_mask.shape, module.token_dim)
+        for alone, whole, held in zip(rows, tokens, token_mask, strict=True):
+            _, (token,), (kept,) = module.with_tokens(*alone)
+            torch.testing.assert_close(token[kept], whole[held], rtol=1e-4, atol=1e-5)
+            assert kept.any()
     longer = torch.cat([x, x], dim=1), torch.cat([mask, torch.zeros_like(mask)], dim=1)
     torch.testing.assert_close(module(*longer), together, rtol=1e-4, atol=1e-5)
 
@@ -140,15 +147,6 @@ def test_standardise_leaves_padding_out(shape):
     np.testing.assert_allclose(standardise.scale, scale, rtol=1e-5)
     expected = (x - valid.mean(axis=0)) / scale
     np.testing.assert_allclose(standardise(torch.from_numpy(x).float()), expected, rtol=1e-4, atol=1e-5)
-
-
-def test_standardise_of_rows_without_a_mask():
-    x = np.random.default_rng(0).normal(2, 3, (20, 6))
-    module = build_encoder("features", VECTOR)
-    module.fit(torch.from_numpy(x).float(), None)
-    expected = (x - x.mean(axis=0)) / x.std(axis=0, ddof=1)
-    np.testing.assert_allclose(module(torch.from_numpy(x).float()), expected, rtol=1e-4, atol=1e-5)
-    assert module.dim == 6
 
 
 def test_features_of_a_sequence_are_mean_and_maximum():

@@ -5,19 +5,17 @@ import os
 import shutil
 from pathlib import Path
 
-import lavimo_cases
 import numpy as np
 import pytest
 import timm
 import tiny_clip
 import torch
 from cli_cases import refused
-from export_cases import about, changed_checkpoint, data_of, described, rewritten, trained
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from search_cases import csd
+from search_cases import about, changed_checkpoint, csd, data_of, described, rewritten, trained
+from small_models import ENCODERS, text_model
 from tiny_items import Tiny, with_modality
-from tiny_models import text_model
 
 import lightning_modules
 from datamodules import DataError
@@ -94,7 +92,7 @@ def test_the_description_says_what_the_model_is_and_how_it_was_trained(checkpoin
     found = about(exported)
     saved = torch.load(checkpoints["LAVIMO"], weights_only=True)
     assert found["class"] == "lightning_modules.lavimo.LAVIMO"
-    assert found["init_args"]["encoders"].items() <= lavimo_cases.ENCODERS.items()
+    assert found["init_args"]["encoders"].items() <= ENCODERS.items()
     assert "alignment" not in found["init_args"]
     assert found["alignment"].startswith("GCSLoss(")
     assert found["validation"] == saved["validation"]

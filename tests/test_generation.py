@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 import torch
-import training
 from safetensors.torch import load_file, save_file
+from small_models import cs_aligner, few
+from training import predicted, trainer
 
-from datamodules import DataError, Synthetic
-from lightning_modules import CSAligner
+from datamodules import DataError
 from lightning_modules.serving.generation import generate_images
 
 pytest.importorskip("diffusers", reason="needs the extra `generation`")
@@ -106,16 +106,10 @@ def test_features_stand_for_what_the_image_encoder_makes_of_an_image(pipeline):
 
 
 def test_texts_adapted_to_image_features_become_images(pipeline, tmp_path):
-    import lightning as L
-
-    data = Synthetic(classes=4, items=80, image_dim=WIDTH, text_dim=6, class_encoder="one-hot")
-    L.seed_everything(0, verbose=False)
-    quiet = {"logger": False, "enable_progress_bar": False, "enable_checkpointing": False, "accelerator": "cpu"}
-    trainer = training.Trainer(max_epochs=1, default_root_dir=tmp_path, enable_model_summary=False, devices=1, **quiet)
-    module = CSAligner(data.dims, target="image")
-    trainer.fit(module, data)
-    (batch,) = trainer.predict(module, data)
-    images = generate_images(batch["text"][:2], pipeline, steps=2)
+    data = few(image_dim=WIDTH)
+    module = cs_aligner(data, target="image")
+    trainer(tmp_path).fit(module, data)
+    images = generate_images(predicted(tmp_path, module, data)["text"][:2], pipeline, steps=2)
     assert (pixels(images)[0] != pixels(images)[1]).any()
 
 

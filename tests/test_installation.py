@@ -9,7 +9,7 @@ import types
 import pytest
 
 import losses
-from lightning_modules.installation import check_installation
+from lightning_modules import check_installation
 
 
 def test_a_folder_without_init_is_refused_by_name(monkeypatch):

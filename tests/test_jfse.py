@@ -1,21 +1,21 @@
-"""JFSE: its training step against plain PyTorch, its optimisers and schedule, and what it refuses."""
+"""JFSE: its training step from the formulas, its schedule and protocols, resumption, and what it refuses."""
+
+from __future__ import annotations
 
 import math
 
 import numpy as np
 import pytest
 import torch
-from jfse_cases import MODALITIES, data, fit, min_max, prepared
-from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from small_models import PAIR, few, fit_jfse, jfse, min_max, prepared
 from torch.autograd import grad
-from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
+from training import assert_same_weights, trainer
 
-from datamodules import SyntheticItems
-from lightning_modules.jfse import JFSE
-
-DIMS = {"image": 8, "text": 6, "class_embedding": 5}
-
+from datamodules import ItemSet, SyntheticItems
+from lightning_modules import JFSE
+from losses import CSLoss, available_losses, build_loss
 
 # The training step, from the formulas ---------------------------------------------------------------------------
 
@@ -55,120 +55,62 @@ class Recorder(Callback):
         self.gradients = zeros | {n: p.grad.clone() for n, p in module.named_parameters() if p.grad is not None}
 
 
-class Reverse(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, x, strength):
-        ctx.strength = strength
-        return x.clone()
-
-    @staticmethod
-    def backward(ctx, gradient):
-        return -ctx.strength * gradient, None
-
-
-def cs_alignment(image, text, labels, temperature: float = 0.1) -> torch.Tensor:
-    """Cauchy-Schwarz divergence of matching and true distributions, both directions, written without log space."""
-    similarity = F.normalize(image, dim=1) @ F.normalize(text, dim=1).T / temperature
-    match = (labels[:, None] == labels).to(image)
-    q = match / match.sum(1, keepdim=True)
-    total = 0.0
-    for scores in (similarity, similarity.T):
-        p = scores.softmax(dim=1)
-        total = total - ((p * q).sum(1) / (p.norm(dim=1) * q.norm(dim=1))).log().mean()
-    return total
-
-
 class PlainJFSE:
-    """JFSE on bare tensors, from its losses: no module, hook or optimiser of the suite.
+    """The steps of JFSE from its losses, by its networks alone: no hook, schedule or optimiser of the suite.
 
     Args:
-        state: weights to start from.
+        module: with the weights to start from.
         weight: of the alignment loss.
-        rectified: whether generator and regressor outputs pass a ReLU.
-        rate: learning rate.
     """
 
-    def __init__(self, state, weight: float, rectified: bool, rate: float) -> None:
-        self.w = {name: x.clone().requires_grad_(x.is_floating_point()) for name, x in state.items()}
-        self.weight, self.output = weight, F.relu if rectified else lambda x: x
-        groups = ("critics", "generators", "regressors", "modality_classifier")
-        self.names = {group: [n for n in self.w if n.startswith(f"{group}.")] for group in groups}
-        self.adam = {
-            group: torch.optim.Adam([self.w[n] for n in names], lr=rate, betas=(0.5, 0.999))
-            for group, names in self.names.items()
-        }
+    def __init__(self, module: JFSE, weight: float) -> None:
+        self.module, self.weight = module, weight
+        names = ("critics", "generators", "regressors", "modality_classifier")
+        self.parameters = {name: list(getattr(module, name).parameters()) for name in names}
+        self.adam = {name: torch.optim.Adam(p, lr=1e-3, betas=(0.5, 0.999)) for name, p in self.parameters.items()}
 
-    def dense(self, prefix: str, x):
-        """hidden layer with ReLU, then the output layer."""
-        layers = sorted({name.rsplit(".", 1)[0] for name in self.w if name.startswith(f"{prefix}.")})
-        first, second = ((self.w[f"{layer}.weight"], self.w[f"{layer}.bias"]) for layer in layers)
-        return self.output(F.linear(F.relu(F.linear(x, *first)), *second))
+    def update(self, losses: dict[str, torch.Tensor]) -> None:
+        """A step by each loss, all gradients before the first step."""
+        for name, loss in losses.items():
+            found = grad(loss, self.parameters[name], retain_graph=True, allow_unused=True)
+            for parameter, gradient in zip(self.parameters[name], found, strict=True):
+                parameter.grad = torch.zeros_like(parameter) if gradient is None else gradient
+        for name in losses:
+            self.adam[name].step()
 
-    def critic(self, m: str, feature, a):
-        w = {key: self.w[f"critics.{m}.{key}"] for key in ("feature.weight", "feature.bias", "condition.weight")}
-        hidden = F.linear(feature, w["feature.weight"], w["feature.bias"]) + F.linear(a, w["condition.weight"])
-        score = F.linear(F.leaky_relu(hidden, 0.2), *(self.w[f"critics.{m}.score.{k}"] for k in ("weight", "bias")))
-        return score[:, 0]
-
-    def adversarial(self, pair, strength: float):
-        total = 0.0
-        for k, x in enumerate(pair):
-            x = Reverse.apply(x, strength)
-            for layer in range(3):
-                x = F.linear(x, *(self.w[f"modality_classifier.layers.{layer}.{p}"] for p in ("weight", "bias")))
-            total = total - x.log_softmax(dim=1)[:, k].mean()
-        return total
-
-    def critic_loss(self, x, fake, a, mixes):
-        total = 0.0
-        for m, mix in zip(MODALITIES, mixes, strict=True):
-            between = (mix * x[m] + (1 - mix) * fake[m]).detach().requires_grad_()
-            (slope,) = grad(self.critic(m, between, a).sum(), between, create_graph=True)
-            penalty = ((slope.norm(dim=1) - 1) ** 2).mean()
-            total = total + self.critic(m, fake[m].detach(), a).mean() - self.critic(m, x[m], a).mean() + 10 * penalty
-        return total
-
-    def update(self, group: str, gradients) -> None:
-        for name, gradient in zip(self.names[group], gradients, strict=True):
-            self.w[name].grad = torch.zeros_like(self.w[name]) if gradient is None else gradient
-        self.adam[group].step()
-
-    def gradients(self, group: str, loss):
-        return grad(loss, [self.w[n] for n in self.names[group]], retain_graph=True, allow_unused=True)
+    def align(self, pair: list[torch.Tensor], labels: torch.Tensor) -> torch.Tensor:
+        return self.weight * build_loss("cs")(dict(zip(PAIR, pair, strict=True)), labels).total
 
     def step(self, x, labels, noise, mixes, strength: float) -> dict[str, float]:
-        a = x["class_embedding"]
-        fake = {m: self.dense(f"generators.{m}", torch.cat([a, z], 1)) for m, z in zip(MODALITIES, noise, strict=True)}
+        a, m = x["class_embedding"], self.module
+        fake = {n: m.generators[n](torch.cat([a, z], 1)) for n, z in zip(PAIR, noise, strict=True)}
         for k in range(5):
-            critic_loss = self.critic_loss(x, fake, a, mixes[2 * k : 2 * k + 2])
-            self.update("critics", self.gradients("critics", critic_loss))
-        real = [self.dense(f"regressors.{m}", x[m]) for m in MODALITIES]
-        cycled = [self.dense(f"regressors.{m}", fake[m]) for m in MODALITIES]
-        original = sum(((a - r) ** 2).mean() for r in real)
-        cycle = sum(((a - r) ** 2).mean() for r in cycled)
-        adv_real, adv_syn = self.adversarial(real, strength), self.adversarial(cycled, strength)
-        align_real, align_syn = (
-            self.weight * cs_alignment(*pair, labels) if self.weight else torch.zeros(()) for pair in (real, cycled)
-        )
-        realism = sum(self.critic(m, fake[m], a).mean() for m in MODALITIES)
+            critic_loss = sum(
+                m.critics[n].loss(x[n], fake[n].detach(), a, mix)
+                for n, mix in zip(PAIR, mixes[2 * k : 2 * k + 2], strict=True)
+            )
+            self.update({"critics": critic_loss})
+        real, cycled = ([m.regressors[n](rows[n]) for n in PAIR] for rows in (x, fake))
+        original, cycle = (sum(((a - r) ** 2).mean() for r in pair) for pair in (real, cycled))
+        adv_real, adv_syn = (m.modality_classifier.loss(*pair, strength) for pair in (real, cycled))
+        align_real, align_syn = (self.align(pair, labels) for pair in (real, cycled))
+        realism = sum(m.critics[n](fake[n], a).mean() for n in PAIR)
         losses = {
             "generators": -realism + 0.1 * (cycle + 0.01 * adv_syn),
             "regressors": original + align_real + 0.01 * adv_real + 0.01 * (cycle + 0.01 * adv_syn + align_syn),
             "modality_classifier": adv_syn + adv_real,
         }
-        found = {group: self.gradients(group, loss) for group, loss in losses.items()}
-        for group, gradients in found.items():
-            self.update(group, gradients)
+        self.update(losses)
         return {"critic": critic_loss.item(), **{group: loss.item() for group, loss in losses.items()}}
 
 
 def standardised(module: JFSE, batch):
-    names = (*MODALITIES, "class_embedding")
+    names = (*PAIR, "class_embedding")
     return {n: (batch[n] - getattr(module, f"{n}_mean")) / getattr(module, f"{n}_scale") for n in names}
 
 
 def scaled_by_batch(module: JFSE, batch):
-    return {n: torch.from_numpy(min_max(batch[n].numpy())) for n in (*MODALITIES, "class_embedding")}
+    return {n: torch.from_numpy(min_max(batch[n].numpy())) for n in (*PAIR, "class_embedding")}
 
 
 CASES = {
@@ -185,14 +127,16 @@ def test_training_is_that_of_the_formulas(case, tmp_path):
     """Every weight and gradient after four steps over two epochs, the second with a reversal strength above 0."""
     arguments, weight, prepare = CASES[case]
     recorder, dm = Recorder(), prepared()
-    module = fit(
+    module = fit_jfse(
         tmp_path,
         dm,
         epochs=2,
         trainer_arguments={"precision": "64-true", "limit_train_batches": 2, "callbacks": [recorder]},
         **arguments,
     )
-    plain = PlainJFSE(recorder.initial, weight, "protocol" in arguments, 1e-3)
+    start = jfse(dm, **arguments).double()
+    start.load_state_dict(recorder.initial)
+    plain = PlainJFSE(start, weight)
     losses = []
     for epoch, batch, draws in recorder.steps:
         assert [tuple(x.shape) for x in draws.normal] == [(16, 300)] * 2  # noise: one draw per modality and batch
@@ -201,7 +145,8 @@ def test_training_is_that_of_the_formulas(case, tmp_path):
         losses.append(plain.step(prepare(module, batch), batch["label"], draws.normal, draws.uniform, strength))
     assert [epoch for epoch, _, _ in recorder.steps] == [0, 0, 1, 1]
     for name, parameter in module.named_parameters():
-        for found, wanted in ((recorder.gradients[name], plain.w[name].grad), (parameter, plain.w[name])):
+        ours = start.get_parameter(name)
+        for found, wanted in ((recorder.gradients[name], ours.grad), (parameter, ours)):
             torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-6, msg=lambda m, n=name: f"{n}: {m}")
         # A critic's last bias adds the same to real and fake.
         moved = (parameter - recorder.initial[name]).abs().max() > 1e-4
@@ -211,24 +156,182 @@ def test_training_is_that_of_the_formulas(case, tmp_path):
         assert float(logged[f"train/{key}"]) == pytest.approx(np.mean([step[name] for step in losses[2:]]), rel=1e-5)
 
 
-def test_reversal_follows_the_schedule_over_the_epochs(tmp_path):
-    found = []
+@pytest.mark.parametrize("name", [*available_losses(), None])
+def test_every_registered_loss_trains(name, tmp_path):
+    module = fit_jfse(tmp_path, few(), name, trainer_arguments={"limit_train_batches": 2, "limit_val_batches": 0})
+    logged = module.trainer.callback_metrics
+    assert all(tensor.isfinite().all() for tensor in module.state_dict().values())
+    assert all(value.isfinite() for value in logged.values())
+    assert bool(logged["train/align_real"] != 0) == (name is not None)
 
-    class Watch(Callback):
-        def on_train_epoch_start(self, trainer, module) -> None:
-            """The gradient of a regressor's output on the way back tells the strength: compare with a plain one."""
-            x = torch.randn(2, 3, 4, requires_grad=True)
-            module.modality_classifier.loss(*x, module._reversal_strength()).backward()
-            reversed_, x.grad = x.grad, None
-            scores = module.modality_classifier.layers(x.flatten(0, 1))
-            (2 * F.cross_entropy(scores, torch.tensor([0, 0, 0, 1, 1, 1]))).backward()
-            found.append(float(-(reversed_ / x.grad).median()))
 
-    fit(tmp_path, data(), None, epochs=5, trainer_arguments={"limit_train_batches": 1, "callbacks": [Watch()]})
-    expected = [2 / (1 + math.exp(-10 * epoch / 5)) - 1 for epoch in range(5)]
-    assert found == pytest.approx(expected, abs=1e-5)
-    assert found[0] == 0
-    assert found[-1] > 0.99
+def test_multi_hot_labels_train_and_are_evaluated(tmp_path):
+    label = np.eye(4, dtype=bool)[np.arange(128) % 4] | np.eye(4, dtype=bool)[np.arange(128) // 3 % 4]
+    dm = prepared(label)
+    module = fit_jfse(tmp_path, dm, epochs=2)
+    assert all(value.isfinite() for value in module.trainer.callback_metrics.values())
+    (logged,) = trainer(tmp_path).test(module, dm, verbose=False)
+    assert 0 < logged["test/standard/average/MAP"] <= 1
+
+
+@pytest.mark.parametrize(
+    ("alignment", "least"),
+    [(None, 0.85), pytest.param("cs", 0.6, marks=pytest.mark.slow)],
+)
+def test_validation_map_rises_far_above_chance_on_easy_data(alignment, least, tmp_path):
+    module = fit_jfse(tmp_path, few(items=320, difficulty=0.1), alignment, epochs=6, width=32, learning_rate=5e-3)
+    assert float(module.trainer.callback_metrics["val/average/MAP"]) > least  # chance: 0.25
+
+
+@pytest.mark.filterwarnings("ignore:Using ModelCheckpoint with manual optimization")
+@pytest.mark.filterwarnings("ignore:You're resuming from a checkpoint that ended before the epoch")
+def test_a_run_resumes_from_the_middle_of_an_epoch(tmp_path):
+    """Eight optimiser steps a batch: a checkpoint after the second batch of five."""
+    keep = ModelCheckpoint(tmp_path, "{epoch}-{step}", every_n_train_steps=16, save_top_k=-1)
+    fit_jfse(tmp_path, few(), epochs=1, trainer_arguments={"callbacks": [keep], "enable_checkpointing": True})
+    resumed = jfse(few(), seed=99)
+    trainer(tmp_path, max_epochs=2).fit(resumed, few(), ckpt_path=tmp_path / "epoch=0-step=16.ckpt")
+    assert resumed.trainer.current_epoch == 2
+    assert all(value.isfinite() for value in resumed.trainer.callback_metrics.values())
+
+
+def test_a_checkpoint_loaded_with_another_loss_says_so(tmp_path):
+    path = tmp_path / "trained.ckpt"
+    module = jfse(few(), CSLoss(0.2))
+    run = trainer(tmp_path)
+    run.fit(module, few())
+    run.save_checkpoint(path)
+    for other in ({}, {"alignment": CSLoss(0.3)}, {"alignment": "kl"}):
+        with pytest.warns(UserWarning, match=r"CSLoss\(temperature=0\.2\)"):
+            JFSE.load_from_checkpoint(path, **other)
+
+
+# Protocols --------------------------------------------------------------------------------------------------------
+
+
+def test_standardisation_takes_its_statistics_from_training_rows_only(tmp_path):
+    def shift(drawn: ItemSet) -> None:
+        for x in drawn.vectors.values():
+            x[drawn.split == "test"] += 1000
+
+    trained = [fit_jfse(tmp_path, dm, dropout=0.0) for dm in (prepared(), prepared(change=shift))]
+    assert_same_weights(*trained)
+    dm = prepared()
+    rows = dm.indices("train")
+    for name in PAIR:
+        x = dm.data.vectors[name][rows]
+        z = (x - getattr(trained[0], f"{name}_mean").numpy()) / getattr(trained[0], f"{name}_scale").numpy()
+        np.testing.assert_allclose(z.mean(axis=0), 0, atol=1e-5)
+        np.testing.assert_allclose(z.std(axis=0), 1, atol=0.02)
+    assert len(rows) < (dm.data.split == "train").sum()  # validation rows are not training rows
+
+
+def test_class_embeddings_are_centred_with_mean_square_one(tmp_path):
+    dm = prepared()
+    module = fit_jfse(tmp_path, dm)
+    rows = dm.data.class_embedding[dm.data.label[dm.indices("train")]]
+    z = (rows - module.class_embedding_mean.numpy()) / module.class_embedding_scale.numpy()
+    np.testing.assert_allclose(z.mean(axis=0), 0, atol=1e-5)
+    assert (z**2).mean() == pytest.approx(1, abs=1e-5)
+    assert z.std(axis=0)[4] / z.std(axis=0)[0] == pytest.approx(rows.std(axis=0)[4] / rows.std(axis=0)[0], rel=1e-4)
+
+
+PROTOCOLS = {"honest": (1.0, [0.2, 0.5]), "as_published": (1e-4, [0.0, 0.0])}
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_a_protocol_decides_about_scales_outputs_weight_and_dropout(protocol, tmp_path):
+    weight, dropout = PROTOCOLS[protocol]
+    dm = prepared()
+    module = fit_jfse(tmp_path, dm, protocol=protocol)
+    honest = protocol == "honest"
+    for name in (*PAIR, "class_embedding"):
+        assert bool(getattr(module, f"{name}_mean").any()) == honest
+        assert bool((getattr(module, f"{name}_scale") != 1).any()) == honest
+    synthetic = [generate(torch.randn(50, 305)) for generate in module.generators.values()]
+    for x in (*module.embed(next(iter(dm.train_dataloader()))).values(), *synthetic):
+        assert bool((x < 0).any()) == honest
+        assert bool((x == 0).any()) != honest
+    assert module.alignment_weight == weight
+    for network in module.regressors.values():
+        assert [layer.p for layer in network if isinstance(layer, torch.nn.Dropout)] == pytest.approx(dropout)
+
+
+# Evaluation -----------------------------------------------------------------------------------------------------
+
+
+def mean_average_precision(query: np.ndarray, gallery: np.ndarray, label: np.ndarray) -> float:
+    """MAP by cosine over the whole gallery, of items that all have relevant ones."""
+    unit = [x / np.linalg.norm(x, axis=1, keepdims=True) for x in (query, gallery)]
+    relevant = (label[:, None] == label)[np.arange(len(label))[:, None], np.argsort(-(unit[0] @ unit[1].T), axis=1)]
+    precision = relevant.cumsum(axis=1) / np.arange(1, len(label) + 1)
+    return float(((precision * relevant).sum(axis=1) / relevant.sum(axis=1)).mean())
+
+
+def average_map(embeddings: dict[str, np.ndarray], label: np.ndarray, z_score: bool) -> float:
+    x, z = embeddings.values()
+    if z_score:
+        x, z = ((e - e.mean(0)) / np.where(e.std(0) > 0, e.std(0), 1) for e in (x, z))
+    return (mean_average_precision(x, z, label) + mean_average_precision(z, x, label)) / 2
+
+
+def embeddings_of(module: JFSE, features: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    module.eval()
+    with torch.no_grad():
+        return {n: r(torch.from_numpy(features[n])).double().numpy() for n, r in module.regressors.items()}
+
+
+def test_as_published_reports_the_best_of_four_post_processings(tmp_path):
+    dm = prepared(width=24, protocol="as_published")  # wide enough that no two rectified outputs are equal
+    module = jfse(dm, "kl", protocol="as_published")
+    run = trainer(tmp_path, max_epochs=2)
+    run.fit(module, dm)
+    (logged,) = run.test(module, dm, verbose=False)
+    features, label = dm.arrays("standard")
+    scores = []
+    for x in (features, {name: min_max(x).astype(np.float32) for name, x in features.items()}):
+        plain = embeddings_of(module, x)
+        softmax = {n: np.exp(e) / np.exp(e).sum(1, keepdims=True) for n, e in plain.items()}
+        scores += [average_map(plain, label, z_score=True), average_map(softmax, label, z_score=True)]
+    assert len({round(score, 4) for score in scores}) == 4
+    assert logged["test/standard/average/MAP"] == pytest.approx(max(scores), abs=1e-6)
+    assert float(run.callback_metrics["test/standard/average/MAP"]) == pytest.approx(max(scores), abs=1e-6)
+
+
+def test_honest_reports_plain_cosine_retrieval(tmp_path):
+    dm = few()
+    module = fit_jfse(tmp_path, dm, epochs=2)
+    (logged,) = trainer(tmp_path).test(module, dm, verbose=False)
+    features, label = dm.arrays("standard")
+    z = {
+        name: (x - getattr(module, f"{name}_mean").numpy()) / getattr(module, f"{name}_scale").numpy()
+        for name, x in features.items()
+    }
+    embeddings = embeddings_of(module, z)
+    assert logged["test/standard/average/MAP"] == pytest.approx(average_map(embeddings, label, False), abs=1e-6)
+    one_way = mean_average_precision(embeddings["image"], embeddings["text"], label)
+    assert logged["test/standard/image->text/MAP"] == pytest.approx(one_way, abs=1e-6)
+    assert module.sizes["standard"] == {"image->text": (len(label),) * 2, "text->image": (len(label),) * 2}
+
+
+def test_zero_shot_reports_seen_unseen_and_generalised(tmp_path):
+    dm = few(classes=5, items=200, class_split="zero-shot", class_seed=1)
+    module = jfse(dm)
+    run = trainer(tmp_path)
+    run.fit(module, dm)
+    logged = {}
+    for result in run.test(module, dm, verbose=False):
+        logged |= result
+    seen = [dm.class_names.index(name) for name in dm.seen_classes]
+    test = dm.data.label[dm.data.split == "test"]
+    counts = (np.isin(test, seen).sum(), (~np.isin(test, seen)).sum())
+    expected = {"seen": (counts[0],) * 2, "unseen": (counts[1],) * 2, "generalised": (counts[1], sum(counts))}
+    assert len(seen) == 3
+    for split, sizes in expected.items():
+        assert module.sizes[split] == {"image->text": sizes, "text->image": sizes}
+        assert 0 < logged[f"test/{split}/average/MAP"] <= 1
+    assert logged["test/generalised/average/MAP"] < logged["test/unseen/average/MAP"]
+    assert {key.split("/")[1] for key in logged} == set(expected)
 
 
 # Refusals -------------------------------------------------------------------------------------------------------
@@ -244,6 +347,6 @@ def test_items_and_unknown_words_are_refused_with_what_there_is():
     with pytest.raises(ValueError, match=r"vectors.*OwnData.*text, video, motion.*LAVIMO"):
         JFSE(SyntheticItems().dims)
     with pytest.raises(ValueError, match=r"'published'.*honest.*as_published"):
-        JFSE(DIMS, protocol="published", width=16)
+        jfse(few(), protocol="published")
     with pytest.raises(ValueError, match=r"'cmpm_k'.*cmpm_kl"):
-        JFSE(DIMS, "cmpm_k", width=16)
+        jfse(few(), "cmpm_k")

@@ -5,12 +5,8 @@ from __future__ import annotations
 import lightning as L
 import pytest
 import torch
-from cmpm_cases import model as cmpm
-from cmpm_cases import pairs
-from jfse_cases import data as jfse_data
-from jfse_cases import model as jfse
-from lavimo_cases import model as lavimo
 from loss_cases import make_embeddings
+from small_models import cmpm, few, jfse, lavimo, pairs
 from torch import Tensor, nn
 from torch.nn import functional as F
 from training import trainer
@@ -146,7 +142,7 @@ def test_all_negatives_are_for_three_modalities_and_the_refusal_names_the_others
 
 @pytest.mark.parametrize(
     ("data", "model"),
-    [(SyntheticItems(batch_size=48), lavimo), (jfse_data(), jfse), (pairs(batch_size=48), cmpm)],
+    [(SyntheticItems(batch_size=48), lavimo), (few(), jfse), (pairs(batch_size=48), cmpm)],
     ids=["LAVIMO", "JFSE", "CMPM"],
 )
 def test_a_learned_scale_trains_with_the_model_and_a_fixed_one_is_no_parameter(tmp_path, data, model):

@@ -9,19 +9,18 @@ import numpy as np
 import pytest
 import reference
 import torch
-from lavimo_cases import ENCODERS, first_step, model
 from scipy.io import loadmat
-from tiny_items import CAPTION_OWNER, Tiny, item_set, with_modality
+from small_models import cmpm, first_step
+from small_models import lavimo as model
+from tiny_items import CAPTION_OWNER, Tiny, item_set
 from torch.autograd import grad
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
-from training import Rates, Recorder, scores, trainer
+from training import Rates, Recorder, predicted, scores, trainer
 
 from datamodules import OwnData, RetrievalData, Synthetic, SyntheticItems
-from datamodules.items import Modality
 from lightning_modules import LAVIMO
 from lightning_modules.metrics import retrieval_scores
-from lightning_modules.networks.fusion import CrossAttention
 from losses import build_loss
 from losses.gcs import SCHEMES
 
@@ -77,9 +76,8 @@ def reconstructed(tokens: dict[str, np.ndarray], w) -> np.ndarray:
 @pytest.mark.parametrize("alignment", ["gcs", "pairwise"])
 def test_the_loss_of_a_step_is_that_of_the_formulas(tmp_path, protocol, reconstruct, alignment):
     settings = {"protocol": protocol, "reconstruct": reconstruct, "alignment": alignment}
-    module, seen = first_step(
-        tmp_path, SyntheticItems(batch_size=24), alignment_weight=0.7, reconstruction_weight=0.3, **settings
-    )
+    settings |= {"alignment_weight": 0.7, "reconstruction_weight": 0.3}
+    module, seen = first_step(tmp_path, model, SyntheticItems(batch_size=24), **settings)
     w = {name: x.numpy() for name, x in module.state_dict().items()}
     (batch,) = seen.batches
     encoded = {}
@@ -104,7 +102,7 @@ def test_the_loss_of_a_step_is_that_of_the_formulas(tmp_path, protocol, reconstr
 
 def test_the_target_of_the_reconstruction_does_not_train_along(tmp_path):
     """The encoder learns from what it gives to the fusion; that it is the target too adds nothing to its gradient."""
-    module, seen = first_step(tmp_path, Tiny(), alignment_weight=0.0, reconstruct="motion")
+    module, seen = first_step(tmp_path, model, Tiny(), alignment_weight=0.0, reconstruct="motion")
     (batch,) = seen.batches
     weights = dict(module.encoders["motion"].named_parameters())
     found = [seen.gradients[f"encoders.motion.{name}"] for name in weights]
@@ -152,23 +150,6 @@ def test_only_the_published_evaluation_knows_an_items_other_modalities(trained):
         assert paired == repaired
     else:
         assert paired["average/MAP"] > repaired["average/MAP"] + 0.05
-
-
-@pytest.mark.parametrize("trained", ["honest"], indirect=True)
-def test_an_honest_embedding_needs_its_own_modality_alone(trained):
-    module, _ = trained
-    (batch,) = SyntheticItems().test_dataloader()[0]
-    with torch.no_grad():
-        whole = module.eval().embed(batch)
-        for name in NAMES:
-            (alone,) = module.embed({name: batch[name], "masks": {}}).values()
-            assert torch.equal(alone, whole[name])
-
-
-def predicted(folder, module, data) -> dict[str, np.ndarray]:
-    from lightning_modules.predictions import flat_predictions
-
-    return flat_predictions(trainer(folder).predict(module, data))
 
 
 @pytest.mark.parametrize("protocol", ["honest", "as_published"])
@@ -224,17 +205,6 @@ def test_joint_queries_ask_by_the_embeddings_of_an_item(tmp_path, score):
     )
 
 
-def test_cross_attention_stays_within_an_item():
-    torch.manual_seed(0)
-    fusion = CrossAttention(NAMES, 16, 8)
-    rows = {name: torch.randn(5, 16) for name in NAMES}
-    other = {name: torch.cat([x[:1], torch.randn(4, 16)]) for name, x in rows.items()}
-    for name in NAMES:
-        torch.testing.assert_close(fusion(rows)[name][0], fusion(other)[name][0])
-        changed = {**rows, name: rows[name] + 1}
-        assert all((fusion(changed)[n] != fusion(rows)[n]).all() for n in NAMES)
-
-
 # What is refused -----------------------------------------------------------------------------------------------------
 
 
@@ -250,27 +220,13 @@ def test_cross_attention_stays_within_an_item():
         ({"dim": 20}, "dim is 20; expected a multiple of 8"),
         ({"encoders": {"text": {"width": 16}}}, "encoder of 'text': unknown encoder ''; there are: characters"),
         ({"encoders": {"text": {"name": "charcters"}}}, "encoder of 'text': unknown encoder .*; nearest: characters"),
+        ({"reconstruct": "class_embedding"}, "no modality 'class_embedding'; they have text, motion, code"),
+        ({"encoders": {"text": {"name": "characters", "widht": 3}}}, "encoder of 'text': .*'characters' .* 'widht'"),
     ],
 )
 def test_settings_that_do_not_fit_are_refused(settings, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((ValueError, TypeError), match=message):
         model(Tiny(), **settings)
-
-
-def test_other_things_that_do_not_fit_are_refused():
-    with pytest.raises(ValueError, match="no modality 'class_embedding'; they have image, text"):
-        LAVIMO({"image": 8, "text": 6, "class_embedding": 3}, reconstruct="class_embedding")
-    with pytest.raises(TypeError, match="encoder of 'text': encoder 'characters' has no setting 'widht'"):
-        model(Tiny(), encoders=ENCODERS | {"text": {"name": "characters", "widht": 3}})
-    poses = with_modality("motion", Modality([np.zeros((3, 5, 3)) for _ in range(24)]))
-    with pytest.raises(ValueError, match=r"encoder of 'motion': Features reads vectors, and the steps have shape"):
-        model(Tiny(poses), encoders={"text": ENCODERS["text"]})
-
-
-def test_a_loss_of_two_modalities_is_refused_for_three(tmp_path):
-    data = SyntheticItems()
-    with pytest.raises(ValueError, match=r"CSLoss takes two modalities, got 3 .*`pairwise` applies it to all pairs"):
-        trainer(tmp_path).fit(model(data, alignment=build_loss("cs")), data)
 
 
 def test_the_ring_is_the_order_of_the_data():
@@ -308,13 +264,19 @@ def test_the_learning_rate_warms_up_for_a_tenth_of_the_steps_and_falls_as_a_cosi
     np.testing.assert_allclose(seen.rates, 3e-3 * expected, atol=1e-7)
 
 
-def test_only_what_trains_is_in_the_optimiser(tmp_path):
-    data = Tiny()
-    module = model(data, reconstruct="motion")
+@pytest.mark.parametrize(
+    ("build", "settings"),
+    [(model, {"reconstruct": "motion", "weight_decay": 0.1}), (cmpm, {"classification_weight": 1.0})],
+)
+def test_all_that_trains_is_in_the_optimiser_and_has_a_gradient(tmp_path, build, settings):
+    """AdamW is Adam where the decay is 0, as it is by default for CMPM."""
+    data = Tiny(modalities=("code", "text") if build is cmpm else None)
+    module = build(data, **settings)
     fitted = trainer(tmp_path, limit_val_batches=0)
     fitted.fit(module, data)
     (optimiser,) = fitted.optimizers
     assert isinstance(optimiser, torch.optim.AdamW)
+    assert optimiser.defaults["weight_decay"] == settings.get("weight_decay", 0)
     held = [id(p) for group in optimiser.param_groups for p in group["params"]]
     assert sorted(held) == sorted(id(p) for p in module.parameters() if p.requires_grad)
     assert [name for name, p in module.named_parameters() if p.grad is None] == []

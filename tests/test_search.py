@@ -6,19 +6,16 @@ import shutil
 from pathlib import Path
 
 import cli_cases
-import jfse_cases
-import lavimo_cases
 import numpy as np
 import pytest
 import reference
 import search_cases
 import torch
-import training
-from export_cases import about, another, described, trained
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
-from search_cases import Searched, csd
+from search_cases import Searched, about, another, csd, described, trained
+from small_models import ENCODERS, few
 from tiny_items import Tiny, item_set, modalities
 
 from datamodules import DataError
@@ -268,20 +265,11 @@ def test_a_file_that_is_no_index_is_refused(searched, tmp_path, capsys):
         assert str(tmp_path / name) in refused(capsys, "query", searched.export, tmp_path / name, "a text")
 
 
-def saved(folder: Path, module, data) -> Path:
-    trainer = training.trainer(folder)
-    trainer.fit(module, data)
-    trainer.save_checkpoint(folder / "model.ckpt")
-    return export(folder / "model.ckpt")
-
-
 def test_modalities_that_are_not_raw_are_refused_and_those_beside_them_are_not(tmp_path, searched, capsys):
-    data = jfse_cases.data()
-    features = saved(tmp_path / "features", jfse_cases.model(data), data)
+    features = export(trained(tmp_path, "JFSE", few()))
     message = refused(capsys, "query", features, searched.indexes["image"], "a text")
     assert "JFSE reads features (image, text)" in message
-    data = Tiny()
-    folder = saved(tmp_path, lavimo_cases.model(data), data)
+    folder = export(trained(tmp_path, "LAVIMO", Tiny()))
     words = ("index", folder, searched.folders["text"], "--out", tmp_path / "index", "--modality")
     for wrong in ("motion", "video"):
         message = refused(capsys, *words, wrong)
@@ -295,8 +283,7 @@ def test_modalities_that_are_not_raw_are_refused_and_those_beside_them_are_not(t
 def test_a_text_query_of_a_model_with_two_modalities_of_texts_is_refused(tmp_path, searched, capsys):
     texts = modalities()["text"]
     data = Tiny(item_set(modalities={"caption": texts, "title": texts}))
-    encoder = lavimo_cases.ENCODERS["text"]
-    folder = export(trained(tmp_path, "LAVIMO", data, encoders={"caption": encoder, "title": encoder}))
+    folder = export(trained(tmp_path, "LAVIMO", data, encoders=dict.fromkeys(("caption", "title"), ENCODERS["text"])))
     csd("search", "index", folder, searched.folders["text"], "--out", tmp_path / "index", "--modality", "title")
     message = refused(capsys, "query", folder, tmp_path / "index", "a text")
     assert "caption" in message

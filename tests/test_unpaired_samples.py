@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 import torch
-from cs_aligner_cases import Drawn, model
 from hypothesis import given
 from hypothesis import strategies as st
 from own_cases import make_parts, save
+from small_models import Drawn, cs_aligner
 from tiny_items import N, Tiny, with_modality
 from training import trainer
 
@@ -26,7 +26,7 @@ def pairs(folder, changes: dict[str, np.ndarray] | None = None, **settings) -> O
 
 
 def one_epoch(folder, data: OwnData, unpaired: int) -> tuple[CSAligner, Drawn]:
-    seen, module = Drawn(), model(data, unpaired=unpaired)
+    seen, module = Drawn(), cs_aligner(data, unpaired=unpaired)
     trainer(folder, callbacks=[seen], max_epochs=1, limit_val_batches=0).fit(module, data)
     return module, seen
 

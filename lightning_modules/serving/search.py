@@ -1,7 +1,8 @@
-"""Search in a folder of images, texts or sounds by a trained model."""
+"""Search in a folder of images, texts or sounds by a trained model, and the command ``csd search``."""
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
 from collections.abc import Mapping, Sequence
@@ -19,11 +20,12 @@ from datamodules.errors import DataError
 from datamodules.features.precompute import rows_of
 from datamodules.files.media import faults
 from datamodules.files.rows import decoding
-from datamodules.files.sources import written_whole
+from datamodules.files.sources import user_path, written_whole
 from datamodules.items import Files, Modality
+from lightning_modules.__main__ import FURTHER_COMMANDS
 from lightning_modules.encoded import EncodedModule
 from lightning_modules.serving.export import export_identity, load_export
-from lightning_modules.serving.folders import Content, decode, read_folder
+from lightning_modules.serving.folders import ENDINGS, Content, decode, printable, read_folder
 
 FORMAT = "1"
 # Entries that pass an encoder together: a frozen one may load its network each time it is called.
@@ -142,11 +144,6 @@ def nearest(gallery: Tensor, query: Tensor, k: int) -> tuple[Tensor, Tensor]:
     return cosine[:k], row[:k]
 
 
-def printable(name: object) -> str:
-    """A name with line breaks, and whatever else a terminal would act on or cannot show, as escapes."""
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(name))
-
-
 def _load(export: Path) -> tuple[EncodedModule, dict[str, Content]]:
     """The model, and what its modalities hold that it reads raw."""
     model = load_export(export).to("cuda" if torch.cuda.is_available() else "cpu")
@@ -193,3 +190,32 @@ def read_index(path: Path, identity: str) -> tuple[list[str], Tensor]:
 
 def _say(message: str) -> None:
     print(f"csd: {message}", file=sys.stderr)
+
+
+def run_search(words: Sequence[str]) -> None:
+    """Run ``csd search`` with the words after it."""
+    parser = argparse.ArgumentParser(prog="csd search", description=FURTHER_COMMANDS["search"], allow_abbrev=False)
+    commands = parser.add_subparsers(dest="command", required=True)
+    make = commands.add_parser("index", help="embed a folder", allow_abbrev=False)
+    make.add_argument("export", type=user_path, help="folder that csd export wrote")
+    make.add_argument("folder", type=user_path, help="of images, sounds or texts; or one .txt or .csv file of texts")
+    make.add_argument("--modality", required=True, help="the model's modality that they are of, e.g. image")
+    make.add_argument("--out", type=user_path, help="the index; by default FOLDER.MODALITY.index.safetensors")
+    ask = commands.add_parser("query", help="find the nearest entries", allow_abbrev=False)
+    ask.add_argument("export", type=user_path, help="folder that csd export wrote")
+    ask.add_argument("index", type=user_path, help="file that csd search index wrote")
+    ask.add_argument("text", nargs="?", help="the query: a text,")
+    ask.add_argument("--image", type=user_path, metavar="FILE", help="an image,")
+    ask.add_argument("--sound", type=user_path, metavar="FILE", help="or a sound; or several of them, asked at once")
+    ask.add_argument("--k", type=int, default=10, help="how many entries, by default 10")
+    ask.add_argument("--json", action="store_true", help="print a JSON list")
+    given = parser.parse_args(words)
+    if given.command == "index":
+        index_folder(given.export, given.folder, given.modality, given.out)
+        return
+    query = {name: value for name, value in vars(given).items() if name in ENDINGS and value is not None}
+    if not query:
+        parser.error("there is no query; give a text, --image FILE or --sound FILE, or several of them")
+    hits = find(given.export, given.index, query, given.k)
+    lines = [f"{hit.rank:>4}  {hit.cosine:7.4f}  {printable(hit.name)}" for hit in hits]
+    print(json.dumps([hit._asdict() for hit in hits]) if given.json else "\n".join(lines))

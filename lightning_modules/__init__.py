@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 # Imported when they are asked for: a help text needs no torch.
-_WHERE = {"CMPM": "cmpm", "JFSE": "jfse", "LAVIMO": "lavimo", "CSAligner": "cs_aligner", "prepare": "preparation"}
+_WHERE = {"CMPM": "cmpm", "JFSE": "jfse", "LAVIMO": "lavimo", "CSAligner": "cs_aligner", "prepare": "base"}
 __all__ = list(_WHERE)
 
 

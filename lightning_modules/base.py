@@ -17,7 +17,7 @@ from torch import Tensor
 from datamodules import RetrievalData
 from datamodules.batches import Batch
 from datamodules.features.precompute import FrozenNetwork
-from lightning_modules.checkpoints import require_same_items
+from lightning_modules.checkpoints import require_same_items, trained_on
 from lightning_modules.metrics import PROTOCOLS, CrossModalRetrieval
 from lightning_modules.metrics.directions import Direction, is_joint, query_of
 from losses import AlignmentLoss, build_loss
@@ -65,6 +65,7 @@ class RetrievalModule(L.LightningModule):
     prepared_for_training = False
     closed_form = False  # whether it is fitted at once when a training starts, and not by steps
     remark = ""  # what the note of every row of it says
+    ignored_dims: ClassVar[tuple[str, ...]] = ("class_embedding",)  # of the data, which no weight depends on
     # Parts that no embedding needs; `csd export` leaves them out.
     training_only: ClassVar[tuple[str, ...]] = ("alignment",)
 
@@ -81,7 +82,6 @@ class RetrievalModule(L.LightningModule):
         self.scores: dict[str, dict[str, float]] = {}
         self.sizes: dict[str, dict[str, tuple[int, int]]] = {}
         self.average_precisions: dict[str, dict[str, tuple[Tensor, Tensor]]] = {}
-        self._loading: dict[str, Any] | None = None  # what the checkpoint that is being loaded says of its data
         # A buffer, so that a resumed run keeps the seed it was started with.
         self.register_buffer("run_seed", torch.tensor(torch.initial_seed() % 2**31))
 
@@ -139,35 +139,32 @@ class RetrievalModule(L.LightningModule):
         checkpoint.setdefault(self.CHECKPOINT_HYPER_PARAMS_KEY, {}).setdefault("_class_path", path)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse a checkpoint of other modalities or widths, and on other data one of other training items.
+
+        Raises:
+            RuntimeError: the checkpoint's model takes other modalities, or other widths of them.
+            DataError: it was trained on, or chosen by, other items than those of the trainer's data.
+        """
         trained_with = checkpoint.get("alignment")
         if trained_with != repr(self.alignment):
             rank_zero_warn(f"the checkpoint was trained with alignment {trained_with}, this model has {self.alignment}")
-        dims = checkpoint.get(self.CHECKPOINT_HYPER_PARAMS_KEY, {}).get("dims", {})
-        self._loading = {"dims": dims, "trained_on": checkpoint.get("trained_on")}
-
-    def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
-        """As every module's; a checkpoint of other modalities, widths or training items is refused by a sentence.
-
-        Raises:
-            RuntimeError: the weights are not those of this model.
-            DataError: the checkpoint was trained on, or chosen by, other items than those of the trainer's data.
-        """
-        loading, self._loading = self._loading, None
-        try:
-            loaded = super().load_state_dict(*args, **kwargs)
-        except RuntimeError as error:
-            trained_on, here = (loading or {}).get("dims", {}), dict(self.hparams.get("dims", {}))
-            differing = [name for name in {**trained_on, **here} if trained_on.get(name) != here.get(name)]
-            if not trained_on or not differing:
-                raise
+        dims = [given.get("dims", {}) for given in (checkpoint.get(self.CHECKPOINT_HYPER_PARAMS_KEY, {}), self.hparams)]
+        told, here = (
+            {name: f"{name} ({_described(dim)})" for name, dim in of.items() if name not in self.ignored_dims}
+            for of in dims
+        )
+        if told and here and told != here:
+            (before, after) = (
+                ", ".join(said for name, said in one.items() if said != other.get(name))
+                or f"no {', '.join(name for name in other if name not in one)}"
+                for one, other in ((told, here), (here, told))
+            )
             raise RuntimeError(
-                f"the checkpoint was trained on {_described(trained_on, differing)}, and the data have "
-                f"{_described(here, differing)}; give the data that it was trained on, with the same settings, or "
-                "train on these"
-            ) from error
-        if loading and self.data_here is not None:  # and not loaded in Python or for an export, where there are no data
-            require_same_items(loading["trained_on"], self.data_here, self.allow_other_data)
-        return loaded
+                f"the checkpoint was trained on {before}, and the data have {after}; give the data that it was trained "
+                "on, with the same settings, or train on these"
+            )
+        if self.data_here is not None:  # and not loaded in Python or for an export, where there are no data
+            require_same_items(checkpoint.get("trained_on"), self.data_here, self.allow_other_data)
 
     def evaluated(self, batch: Batch) -> Batch:
         """The part of an evaluation batch that is evaluated."""
@@ -249,10 +246,31 @@ class RetrievalModule(L.LightningModule):
         self.log(f"{prefix}/average/MAP", scores["average/MAP"], prog_bar=True)
 
 
-def _described(dims: Mapping[str, Any], names: Sequence[str]) -> str:
-    """Those of the names that are modalities, with the width of features, or the kind and shape of entries."""
-    told = {name: dims[name] for name in names if name in dims}
-    widths = {
-        name: f"{d} wide" if isinstance(d, int) else f"{d['kind']} {tuple(d['shape'])}" for name, d in told.items()
-    }
-    return ", ".join(f"{name} ({width})" for name, width in widths.items()) or f"no {', '.join(names)}"
+def _described(dim: int | Mapping[str, Any]) -> str:
+    """The width of features, or the kind and shape of entries."""
+    return f"{dim} wide" if isinstance(dim, int) else f"{dim['kind']} {tuple(dim['shape'])}"
+
+
+def prepare(model: RetrievalModule, data: RetrievalData, fit: bool = True) -> None:
+    """Make a model and its data ready for a Trainer; the one place in which a model sees more of the data than batches.
+
+    1. What the frozen parts of the model's encoders return is computed, or read from disk, and put into the batches.
+    2. The model takes what it needs of the data that it is evaluated on, and says where an encoder cannot read them.
+    3. Before training it takes statistics, vocabularies and the like from the training items. A checkpoint that the
+       Trainer then loads overwrites them.
+
+    Args:
+        model: of any of the classes.
+        data: as the Trainer is given it.
+        fit: whether training follows.
+
+    Raises:
+        ValueError: the data do not allow the training that the model is set to.
+        DataError: a frozen network returns something that is not finite.
+    """
+    data.precompute(model.frozen_networks())
+    model.prepare_evaluation(data)
+    if fit:
+        model.prepare_training(data)
+    model.data_here = trained_on(data)
+    model.prepared_for_training = fit

@@ -19,10 +19,9 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from datamodules import DataError, RetrievalData
 from lightning_modules import checkpoints, runs
 from lightning_modules.__main__ import TRAINER_COMMANDS
-from lightning_modules.base import RetrievalModule
+from lightning_modules.base import RetrievalModule, prepare
 from lightning_modules.cli_errors import ConfigError, Parser, leave, reason, refusal
 from lightning_modules.predictions import EmbeddingWriter
-from lightning_modules.preparation import prepare
 from lightning_modules.score_table import score_tables
 from lightning_modules.serving.export import run_export
 from lightning_modules.serving.search import run_search

@@ -62,7 +62,11 @@ class EncodedModule(RetrievalModule):
         ks: Sequence[int],
     ):
         encoders = encoders or {}
-        sources = {name: _source(dim) for name, dim in dims.items() if name != "class_embedding"}
+        sources = {
+            name: {"kind": "vector", "shape": (dim,), "rate": None} if isinstance(dim, int) else dim
+            for name, dim in dims.items()
+            if name != "class_embedding"
+        }
         for name in encoders:
             if name not in sources:
                 raise ValueError(f"the data have no modality {name!r}; they have {', '.join(sources)}")
@@ -121,7 +125,12 @@ class EncodedModule(RetrievalModule):
         trained = [p for p in self.parameters() if p.requires_grad]
         optimizer = torch.optim.AdamW(trained, lr=self.learning_rate, weight_decay=self.weight_decay, fused=True)
         steps = self.trainer.estimated_stepping_batches
-        warmup = self._steps_per_epoch() if math.isinf(steps) else max(steps // 10, 1)
+        if math.isinf(steps):
+            self.trainer.fit_loop.setup_data()
+            warmup = math.ceil(self.trainer.num_training_batches / self.trainer.accumulate_grad_batches)
+        else:
+            warmup = steps // 10
+        warmup = max(warmup, 1)
 
         def share(step: int) -> float:
             progress = min(max(step - warmup, 0) / max(steps - warmup, 1), 1)
@@ -129,10 +138,6 @@ class EncodedModule(RetrievalModule):
 
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, share)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
-
-    def _steps_per_epoch(self) -> int:
-        self.trainer.fit_loop.setup_data()
-        return max(math.ceil(self.trainer.num_training_batches / self.trainer.accumulate_grad_batches), 1)
 
     def total(self, batch: Batch, **terms: tuple[float, Tensor]) -> Tensor:
         """The sum of weighted terms of a batch's loss, each of which is logged as train/<name>, without its weight."""
@@ -143,7 +148,3 @@ class EncodedModule(RetrievalModule):
         """Modality -> (n, d) outputs of the encoders, for the modalities in the batch."""
         masks = batch.get("masks", {})
         return {name: self.encoders[name](batch[name], masks.get(name)) for name in self.modalities if name in batch}
-
-
-def _source(dim: int | Mapping[str, Any]) -> Mapping[str, Any]:
-    return {"kind": "vector", "shape": (dim,), "rate": None} if isinstance(dim, int) else dim

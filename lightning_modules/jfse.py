@@ -82,6 +82,7 @@ class JFSE(RetrievalModule):
     """
 
     training_only = ("alignment", "critics", "generators", "modality_classifier")
+    ignored_dims = ()
 
     def __init__(
         self,

@@ -118,17 +118,14 @@ class LAVIMO(EncodedModule):
         """The batch itself; as_published, the first entry of every item in every modality."""
         if self.protocol == "honest":
             return batch
-        chosen: dict[str, Any] = {"label": {}, "id": {}, "item": {}, "masks": {}, "split": batch["split"]}
+        chosen: dict[str, Any] = {"masks": {}, "split": batch["split"]}
         for name in self.modalities:
             item = batch["item"][name]
             first = torch.cat([torch.ones_like(item[:1], dtype=torch.bool), item[1:] != item[:-1]])
             chosen[name] = batch[name][first]
-            for key in ("label", "id", "item"):
-                chosen[key][name] = batch[key][name][first]
-            if "query" in batch:
-                chosen.setdefault("query", {})[name] = batch["query"][name][first]
-            if name in batch["masks"]:
-                chosen["masks"][name] = batch["masks"][name][first]
+            for key in ("label", "id", "item", "query", "masks"):
+                if name in batch.get(key, {}):
+                    chosen.setdefault(key, {})[name] = batch[key][name][first]
         return chosen
 
     def _project(self, encoded: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -208,20 +208,6 @@ def test_a_checkpoint_brings_vocabulary_and_identities_and_encodes_new_texts_wit
     assert torch.equal(found["text"], expected["text"])
 
 
-def test_only_words_of_training_texts_have_a_vector(trained):
-    module, _ = trained
-    data = persons()
-    text = data.data.modalities["text"]
-    train = set(data.indices("train").tolist())
-    numbers = module.encoders["text"].front_end(text.entries, None)
-    seen, unseen = set(), set()
-    for row, owner in zip(numbers, text.owners(), strict=True):
-        (seen if owner in train else unseen).update(row.tolist())
-    known = {number for number in module.encoders["text"].known.tolist() if number != torch.iinfo(torch.int64).max}
-    assert known == seen
-    assert unseen - seen
-
-
 def test_training_on_other_identities_is_refused(trained, tmp_path):
     module = CMPM.load_from_checkpoint(trained[1], weights_only=True)
     data = Tiny(item_set(label=PERSONS + 1), modalities=["code", "text"])

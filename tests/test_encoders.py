@@ -244,15 +244,3 @@ def test_characters_are_numbered():
 def test_a_modality_or_value_that_does_not_fit_is_refused(name, source, settings, message):
     with pytest.raises(ValueError, match=message):
         build_encoder(name, source, **settings)
-
-
-@pytest.mark.parametrize(
-    ("name", "source", "setting", "message"),
-    [
-        ("log_mel", SOUND, "widht", "encoder 'log_mel' has no setting 'widht'; nearest: width"),
-        ("features", VECTOR, "dim", "encoder 'features' has no setting 'dim'; there are: standardise"),
-    ],
-)
-def test_an_unknown_setting_is_refused_with_the_nearest(name, source, setting, message):
-    with pytest.raises(TypeError, match=message):
-        build_encoder(name, source, **{setting: 1})

@@ -36,36 +36,27 @@ def random_pipeline():
     vision = CLIPVisionConfig(**size, projection_dim=WIDTH, image_size=SIDE, patch_size=16)
     blocks = {"block_out_channels": (16, 32), "layers_per_block": 1, "norm_num_groups": 8}
     plain = {"down_block_types": ("ResnetDownsampleBlock2D",) * 2, "up_block_types": ("ResnetUpsampleBlock2D",) * 2}
+    crossed = {
+        "down_block_types": ("ResnetDownsampleBlock2D", "SimpleCrossAttnDownBlock2D"),
+        "up_block_types": ("SimpleCrossAttnUpBlock2D", "ResnetUpsampleBlock2D"),
+        "mid_block_type": "UNetMidBlock2DSimpleCrossAttn",
+    }
+    attention = {"cross_attention_dim": 12, "attention_head_dim": 4, "resnet_time_scale_shift": "scale_shift"}
+    context = {"clip_extra_context_tokens": 2, "time_embed_dim": 64, "cross_attention_dim": 12}
+    small = {"sample_size": SIDE // 2, "in_channels": 3, "out_channels": 6, "class_embed_type": "identity"}
     larger = {"sample_size": SIDE, "in_channels": 6, "out_channels": 3, **blocks, **plain}
+    steps = {"prediction_type": "epsilon", "num_train_timesteps": 100}
     return UnCLIPImageVariationPipeline(
-        decoder=UNet2DConditionModel(
-            sample_size=SIDE // 2,
-            in_channels=3,
-            out_channels=6,
-            down_block_types=("ResnetDownsampleBlock2D", "SimpleCrossAttnDownBlock2D"),
-            up_block_types=("SimpleCrossAttnUpBlock2D", "ResnetUpsampleBlock2D"),
-            mid_block_type="UNetMidBlock2DSimpleCrossAttn",
-            cross_attention_dim=12,
-            attention_head_dim=4,
-            resnet_time_scale_shift="scale_shift",
-            class_embed_type="identity",
-            **blocks,
-        ),
+        decoder=UNet2DConditionModel(**small, **blocks, **crossed, **attention),
         text_encoder=CLIPTextModelWithProjection(text).eval(),
         tokenizer=CLIPTokenizer(vocab=words, merges=[], model_max_length=8),
-        text_proj=UnCLIPTextProjModel(
-            clip_extra_context_tokens=2, clip_embeddings_dim=WIDTH, time_embed_dim=64, cross_attention_dim=12
-        ),
+        text_proj=UnCLIPTextProjModel(clip_embeddings_dim=WIDTH, **context),
         feature_extractor=CLIPImageProcessor(crop_size=SIDE, size=SIDE),
         image_encoder=CLIPVisionModelWithProjection(vision).eval(),
         super_res_first=UNet2DModel(**larger),
         super_res_last=UNet2DModel(**larger),
-        decoder_scheduler=UnCLIPScheduler(
-            variance_type="learned_range", prediction_type="epsilon", num_train_timesteps=100
-        ),
-        super_res_scheduler=UnCLIPScheduler(
-            variance_type="fixed_small_log", prediction_type="epsilon", num_train_timesteps=100
-        ),
+        decoder_scheduler=UnCLIPScheduler(variance_type="learned_range", **steps),
+        super_res_scheduler=UnCLIPScheduler(variance_type="fixed_small_log", **steps),
     )
 
 
@@ -136,14 +127,7 @@ def test_a_pipeline_that_lacks_weights_is_refused(pipeline, tmp_path, part):
         generate_images(features(1), tmp_path, steps=2)
 
 
-@pytest.mark.parametrize(
-    "rows",
-    [
-        torch.zeros(2, WIDTH + 1),
-        torch.zeros(WIDTH),
-        torch.full((1, WIDTH), float("nan")),
-    ],
-)
+@pytest.mark.parametrize("rows", [torch.zeros(2, WIDTH + 1), torch.zeros(WIDTH), torch.full((1, WIDTH), torch.nan)])
 def test_features_that_do_not_fit_are_refused(pipeline, rows):
     with pytest.raises(ValueError, match=rf"expected finite ones of shape \(n, {WIDTH}\)"):
         generate_images(rows, pipeline)

@@ -147,7 +147,11 @@ class CSAligner(EncodedModule):
         """As every encoded model; and take the target's mean length and the unpaired samples."""
         super().prepare_training(data)
         if self.target is not None:
-            self.target_length.copy_(self._mean_length(*data.train_entries(self.target)))
+            rows, mask = data.train_entries(self.target)
+            parts = torch.arange(len(rows)).split(ENTRIES_AT_ONCE)
+            with torch.no_grad():
+                vectors = [self._encoded(self.target, *self._here(rows, mask, part))[0] for part in parts]
+            self.target_length.copy_(torch.cat(vectors).norm(dim=1).mean())
         if self.unpaired:
             entries = {name: data.unpaired_entries(name) for name in self.modalities}
             self._unpaired_entries = {name: (rows, mask) for name, (rows, mask) in entries.items() if len(rows)}
@@ -156,14 +160,6 @@ class CSAligner(EncodedModule):
                     f"unpaired is {self.unpaired}, and the data have no unpaired samples: set paired_fraction of the "
                     "data module below 1, bring samples without a partner (OwnData), or set unpaired to 0"
                 )
-
-    def _mean_length(self, rows: Tensor, mask: Tensor | None) -> Tensor:
-        """Mean Euclidean length of what the target's encoder makes of entries."""
-        vectors = []
-        with torch.no_grad():
-            for part in torch.arange(len(rows)).split(ENTRIES_AT_ONCE):
-                vectors.append(self._encoded(self.target, *self._here(rows, mask, part))[0])
-        return torch.cat(vectors).norm(dim=1).mean()
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         masks = batch.get("masks", {})

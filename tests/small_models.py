@@ -71,30 +71,29 @@ WORDS = {"name": "words", "vocabulary": 60, "min_count": 1, "width": 8, "hidden"
 TRANSFORMER = {"name": "transformer", "width": 16, "depth": 1, "heads": 2}
 
 
-def _encoded(kind, data, seed: int, encoders: dict, **settings):
+def _encoded(kind, data, seed: int, defaults: dict, settings: dict):
     L.seed_everything(seed, verbose=False)
-    known = {name: encoder for name, encoder in encoders.items() if name in data.dims}
-    return kind(data.dims, **{"encoders": known, "learning_rate": 3e-3, **settings})
+    encoders = {name: encoder for name, encoder in defaults.pop("encoders").items() if name in data.dims}
+    return kind(data.dims, **{"encoders": encoders, "learning_rate": 3e-3} | defaults | settings)
 
 
 def lavimo(data, seed: int = 0, **settings) -> LAVIMO:
     """A model of width 16, without dropout; for the tiny items with the encoders above."""
-    encoders = {name: {"name": "mlp", "dropout": 0.0} for name in data.dims}
-    return _encoded(
-        LAVIMO, data, seed, encoders | (ENCODERS if isinstance(data, Tiny) else {}), **{"dim": 16} | settings
-    )
+    mlps = {name: {"name": "mlp", "dropout": 0.0} for name in data.dims}
+    encoders = ENCODERS if isinstance(data, Tiny) else mlps
+    return _encoded(LAVIMO, data, seed, {"encoders": encoders, "dim": 16}, settings)
 
 
 def cmpm(data, seed: int = 0, **settings) -> CMPM:
     """A model of width 8 that reads the texts of tiny items by their words."""
     encoders = {"text": WORDS} if isinstance(data, Tiny) else {}
-    return _encoded(CMPM, data, seed, encoders, **{"dim": 8, "ks": (1, 5)} | settings)
+    return _encoded(CMPM, data, seed, {"encoders": encoders, "dim": 8, "ks": (1, 5)}, settings)
 
 
 def cs_aligner(data, seed: int = 0, **settings) -> CSAligner:
     """A model of width 8, or of its target's; for the tiny items with the encoders above."""
-    dim = None if settings.get("target") else 8
-    return _encoded(CSAligner, data, seed, ENCODERS if isinstance(data, Tiny) else {}, **{"dim": dim} | settings)
+    defaults = {"encoders": ENCODERS if isinstance(data, Tiny) else {}, "dim": None if settings.get("target") else 8}
+    return _encoded(CSAligner, data, seed, defaults, settings)
 
 
 def jfse(data, alignment="cs", seed: int = 0, **settings) -> JFSE:

@@ -1,7 +1,9 @@
 """The command line ``csd``: runs, the files they leave and where, short names, trainings without a known end."""
 
 import re
+import subprocess
 import sys
+import types
 from pathlib import Path
 
 import cli_cases
@@ -15,9 +17,10 @@ from small_models import cmpm, cs_aligner, fit_jfse, lavimo, pairs
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from training import Rates, trainer
 
+import losses
 from datamodules import Synthetic, SyntheticItems
 from datamodules.__main__ import main as datamodules
-from lightning_modules import JFSE
+from lightning_modules import JFSE, check_installation
 from lightning_modules.__main__ import main as start
 from lightning_modules.cli import main
 from reproduce.results.claims import main as claims
@@ -329,3 +332,26 @@ def test_jfse_without_a_known_end_reverses_fully_after_the_first_epoch(tmp_path)
     module = fit_jfse(tmp_path, pairs(items=200), epochs=-1, trainer_arguments={"callbacks": [Strengths()]})
     assert strengths == pytest.approx([0, 1, 1], abs=1e-4)
     assert all(torch.isfinite(parameter).all() for parameter in module.parameters())
+
+
+# The packages themselves --------------------------------------------------------------------------------------------
+
+
+def test_a_folder_without_init_is_refused_by_name(monkeypatch):
+    stray = types.ModuleType("losses")
+    stray.__file__ = None
+    monkeypatch.setitem(sys.modules, "losses", stray)
+    with pytest.raises(ImportError, match=r"'losses' .* a folder without __init__\.py"):
+        check_installation()
+    monkeypatch.undo()
+    assert sys.modules["losses"] is losses
+
+
+@pytest.mark.parametrize(("stray", "module"), [("losses.py", "reproduce"), ("reproduce.py", "lightning_modules")])
+def test_a_stray_file_in_the_working_directory_is_refused(stray, module, tmp_path):
+    (tmp_path / stray).write_text("")
+    words = [sys.executable, "-m", module, "--help"]
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert done.returncode != 0
+    assert str(tmp_path / stray) in done.stderr
+    assert "rename what shadows it" in done.stderr

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from functools import partial
 from pathlib import Path
 
 import cli_cases
@@ -9,8 +10,9 @@ import numpy as np
 import pytest
 import torch
 from cli_cases import checkpoints, csd, metrics
+from small_models import pairs
 
-from datamodules import DataError, OwnData, Synthetic, SyntheticItems
+from datamodules import DataError, OwnData, SyntheticItems
 from lightning_modules.base import RetrievalModule
 from lightning_modules.checkpoints import checkpoint_file, require_same_items, trained_on
 
@@ -215,40 +217,28 @@ def test_a_checkpoint_of_an_earlier_version_is_loaded_with_a_warning(copied):
         csd("test", copied, "--ckpt_path", str(last))
 
 
-def own_features(path: Path) -> Path:
+def own(folder: Path, name: str = "a", **settings) -> OwnData:
     """Features without a split, so that the split_seed draws the test items."""
     rng = np.random.default_rng(0)
     label = np.arange(60) % 3
-    np.savez(path, image=rng.normal(size=(60, 4)), text=rng.normal(size=(60, 3)), label=label)
-    return path
+    np.savez(folder / f"{name}.npz", image=rng.normal(size=(60, 4)), text=rng.normal(size=(60, 3)), label=label)
+    return OwnData(folder / f"{name}.npz", class_encoder="one-hot", **settings)
 
 
 SAME_ITEMS = {
-    "moved file": lambda folder: (
-        OwnData(own_features(folder / "a.npz"), class_encoder="one-hot"),
-        OwnData(own_features(folder / "b.npz"), class_encoder="one-hot", batch_size=3),
-    ),
-    "batches and their order": lambda _: (
-        Synthetic(class_encoder="one-hot"),
-        Synthetic(class_encoder="one-hot", batch_size=7, shuffle_seed=3, class_seed=4),
-    ),
-    "all train, one split or another": lambda _: (
-        Synthetic(validation_fraction=0, split_seed=0, class_encoder="one-hot"),
-        Synthetic(validation_fraction=0, split_seed=1, class_encoder="one-hot"),
-    ),
+    "moved file": lambda folder: (own(folder), own(folder, "b", batch_size=3)),
+    "batches and their order": lambda _: (pairs(), pairs(batch_size=7, shuffle_seed=3, class_seed=4)),
+    "all train, one split or another": lambda _: [pairs(validation_fraction=0, split_seed=seed) for seed in (0, 1)],
     "labels of items": lambda _: (SyntheticItems(), SyntheticItems(labels="instance", class_seed=5)),
 }
 OTHER_ITEMS = {
-    "drawn test items": (
-        lambda folder, **changed: OwnData(own_features(folder / "a.npz"), class_encoder="one-hot", **changed),
-        {"seed": 1},
-    ),
-    "split of items": (lambda _, **changed: SyntheticItems(**changed), {"split_seed": 1}),
-    "validation items": (lambda _, **changed: SyntheticItems(**changed), {"validation_fraction": 0.3}),
-    "class split": (lambda _, **changed: SyntheticItems(**changed), {"class_split": "zero-shot"}),
-    "pairs of items": (lambda _, **changed: SyntheticItems(**changed), {"paired_fraction": 0.5}),
-    "classes of items": (lambda _, **changed: SyntheticItems(class_split="zero-shot", **changed), {"class_seed": 1}),
-    "modalities": (lambda _, **changed: SyntheticItems(**changed), {"modalities": ["text", "video"]}),
+    "drawn test items": (own, {"seed": 1}),
+    "split of items": (SyntheticItems, {"split_seed": 1}),
+    "validation items": (SyntheticItems, {"validation_fraction": 0.3}),
+    "class split": (SyntheticItems, {"class_split": "zero-shot"}),
+    "pairs of items": (SyntheticItems, {"paired_fraction": 0.5}),
+    "classes of items": (partial(SyntheticItems, class_split="zero-shot"), {"class_seed": 1}),
+    "modalities": (SyntheticItems, {"modalities": ["text", "video"]}),
 }
 
 
@@ -261,5 +251,6 @@ def test_the_same_items_are_recognised(case, tmp_path):
 @pytest.mark.parametrize("case", OTHER_ITEMS)
 def test_other_items_are_recognised_in_every_kind_of_data(case, tmp_path):
     build, changed = OTHER_ITEMS[case]
+    build = partial(own, tmp_path) if build is own else build
     with pytest.raises(DataError, match=next(iter(changed))):
-        require_same_items(trained_on(build(tmp_path)), trained_on(build(tmp_path, **changed)), other=False)
+        require_same_items(trained_on(build()), trained_on(build(**changed)), other=False)

@@ -154,7 +154,7 @@ class RetrievalModule(L.LightningModule):
             for of in dims
         )
         if told and here and told != here:
-            (before, after) = (
+            before, after = (
                 ", ".join(said for name, said in one.items() if said != other.get(name))
                 or f"no {', '.join(name for name in other if name not in one)}"
                 for one, other in ((told, here), (here, told))

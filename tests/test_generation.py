@@ -107,8 +107,8 @@ def test_texts_adapted_to_image_features_become_images(pipeline, tmp_path):
 def test_a_pipeline_in_a_folder_is_the_same_pipeline_in_single_precision(pipeline, tmp_path):
     pipeline.save_pretrained(tmp_path / "pipeline")
     rows = features(1)
-    found = pixels(generate_images(rows, tmp_path / "pipeline", steps=2))
-    np.testing.assert_array_equal(found, pixels(generate_images(rows, pipeline, steps=2)))
+    read, held = (pixels(generate_images(rows, one, steps=2)) for one in (tmp_path / "pipeline", pipeline))
+    assert np.abs(read.astype(int) - held).max() <= 1  # sums of another order
     saved = random_pipeline()
     saved.text_encoder.half()
     saved.decoder.half()

@@ -1,4 +1,4 @@
-"""What the benchmarks share: rows, targets, contestants that take turns and may fail, and fresh processes."""
+"""What the benchmarks share: rows, what is asked of them, contestants that take turns and may fail, processes."""
 
 from __future__ import annotations
 
@@ -6,96 +6,131 @@ import multiprocessing
 import resource
 import statistics
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
+import numpy as np
 import torch
+from torch import Tensor
 
-from datamodules import RetrievalData
-from lightning_modules.base import RetrievalModule
-from reproduce.measurements.measures import epoch_seconds, measured
+from reproduce.measurements.measures import measured, timer
 from reproduce.results.schema import Row
 
 STATUS, FORGET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 T = TypeVar("T")
-
-
-class Target(NamedTuple):
-    """Something asked of a number: in words, the number (None where it was not measured), and the bound."""
-
-    asked: str
-    value: float | None
-    bound: float
-    at_least: bool = True
-
-    def cells(self) -> list[str]:
-        """What is asked, the number, and whether it is met."""
-        asked = f"{self.asked}: {'at least' if self.at_least else 'at most'} {self.bound:g}"
-        if self.value is None:
-            return [asked, "–", "not measured"]
-        met = self.value >= self.bound if self.at_least else self.value <= self.bound
-        return [asked, f"{self.value:.3g}", "met" if met else "missed"]
+Numbers = Sequence[float | Tensor]
 
 
 class Benchmark(NamedTuple):
-    """A benchmark: its name, what is compared (Markdown), its settings, what measures it, and what is asked of it."""
+    """A benchmark: its name, what is compared (Markdown), its settings, what measures it, and columns of its rows."""
 
     name: str
     about: str
     settings: Mapping[str, Any]
     measure: Callable[[Record], None]
-    targets: Callable[[Record], list[Target]] = lambda record: []
+    columns: Mapping[str, str] = {}
 
 
 class Record:
-    """The rows of the table, as they are measured.
+    """The rows of a benchmark as they are measured, what is asked of its numbers, and what differs from ours.
 
     A row's method is the contestant, its split the benchmark, its condition the size.
 
     Args:
-        shared: the columns that all rows have alike.
+        benchmark: its name.
+        columns: those that all rows have alike.
     """
 
-    def __init__(self, shared: Mapping[str, Any]):
-        self.shared = dict(shared)
+    def __init__(self, benchmark: str, columns: Mapping[str, Any]):
+        self.benchmark, self.columns = benchmark, columns
         self.rows: list[Row] = []
+        self.asked: list[list[str]] = []
+        self.faults: list[str] = []
 
-    def add(self, benchmark: str, contestant: str, size: str, metric: str, value: float | None, **columns: Any) -> None:
-        """Add a number; where there is None, the contestant failed, and ``note`` says why."""
-        columns = {"dataset": "random embeddings", "features": "generated", **columns, **self.shared}
-        self.rows.append(measured(metric, value, method=contestant, condition=size, split=benchmark, **columns))
+    def add(self, contestant: str, size: str, metric: str, value: float | None, note: str = "") -> None:
+        """Add a number; where there is None, the contestant failed, and the note says why."""
+        columns = {"dataset": "random embeddings", "features": "generated", "split": self.benchmark, **self.columns}
+        self.rows.append(measured(metric, value, method=contestant, condition=size, note=note, **columns))
 
-    def value(self, benchmark: str, contestant: str, size: str, metric: str) -> float | None:
+    def value(self, contestant: str, size: str, metric: str) -> float | None:
         """A number measured before; None where there is none."""
-        sought = (benchmark, contestant, size, metric)
-        found = (row.value for row in self.rows if (row.split, row.method, row.condition, row.metric) == sought)
-        return next(found, None)
+        sought = (contestant, size, metric)
+        return next((row.value for row in self.rows if (row.method, row.condition, row.metric) == sought), None)
 
-    def ratio(self, benchmark: str, peer: str, ours: str, size: str, metric: str, **columns: Any) -> None:
-        """Add what a peer's number is as a multiple of ours, where both were measured."""
-        theirs, own = (self.value(benchmark, who, size, metric) for who in (peer, ours))
-        if theirs and own:
-            name = "memory ratio" if metric == "peak MiB" else "time ratio"
-            self.add(benchmark, peer, size, name, theirs / own, note=f"its {metric} over those of {ours}", **columns)
+    def take_turns(
+        self, size: str, runs: Mapping[str, Callable[[], T]], rounds: int, metrics: Collection[str]
+    ) -> list[T | None]:
+        """Run contestants in turn; add the medians of what they return, or why one of their runs returned nothing.
 
-    def disagreements(self) -> list[str]:
-        """Every contestant that computed something else than ours, in words."""
-        wrong = [row for row in self.rows if row.status == "failed" and row.note.startswith(Disagreement.__name__)]
-        return list(dict.fromkeys(f"{row.split}, {row.method}, {row.condition}: {row.note}" for row in wrong))
+        Args:
+            size: of the problem.
+            runs: contestant -> returns metric -> a number, or several.
+            rounds: how often each runs.
+            metrics: those that are added.
+
+        Returns:
+            What each contestant returned first; None where all its runs failed.
+        """
+        outcomes = [(who, *attempt(run)) for _ in range(rounds) for who, run in runs.items()]
+        firsts = []
+        for who in runs:
+            found = [result for name, result, _ in outcomes if name == who and result is not None]
+            reason = next((reason for name, _, reason in outcomes if name == who and reason), "")
+            for metric in metrics:
+                value = None if reason else statistics.median(np.ravel([result[metric] for result in found]).tolist())
+                self.add(who, size, metric, value, reason)
+            firsts.append(next(iter(found), None))
+        return firsts
+
+    def ratio(self, peer: str, ours: str, size: str, metric: str) -> float | None:
+        """Add, and return, what a peer's number is as a multiple of ours; None where one was not measured."""
+        theirs, own = (self.value(who, size, metric) for who in (peer, ours))
+        if not (theirs and own):
+            return None
+        name = "memory ratio" if metric == "peak MiB" else "time ratio"
+        self.add(peer, size, name, theirs / own, f"its {metric} over those of {ours}")
+        return theirs / own
+
+    def ask(self, what: str, value: float | None, bound: float, at_least: bool = True) -> None:
+        """Ask something of a number, which is None where it was not measured."""
+        met = value is not None and (value >= bound if at_least else value <= bound)
+        said = ["–", "not measured"] if value is None else [f"{value:.3g}", "met" if met else "missed"]
+        self.asked.append([self.benchmark, f"{what}: {'at least' if at_least else 'at most'} {bound:g}", *said])
+
+    def ask_memory(self, what: str, contestant: str, size: str, gigabytes: float) -> None:
+        """Ask that a peak of memory is at most so many GB."""
+        peak = self.value(contestant, size, "peak MiB")
+        self.ask(f"{what}: peak above imports in GB", peak and peak * 2**20 / 1e9, gigabytes, at_least=False)
+
+    def compare(
+        self, contestant: str, size: str, numbers: Callable[[], tuple[Numbers, Numbers]], tolerance: float
+    ) -> str:
+        """Add the largest relative error of a contestant's numbers; one beyond the tolerance is a fault of the run.
+
+        Args:
+            contestant: that is compared.
+            size: of the problem.
+            numbers: returns ours and those of the contestant.
+            tolerance: of the error.
+
+        Returns:
+            Why there is no error; empty where there is one.
+        """
+        error, reason = attempt(lambda: _largest_relative_error(*numbers()))
+        if error is not None and not error <= tolerance:
+            error, reason = None, f"its numbers differ by {error:.3g} from ours, more than {tolerance:g}"
+            self.faults.append(f"{self.benchmark}, {contestant}, {size}: {reason}")
+        self.add(contestant, size, "largest relative error", error, reason)
+        print(f"  {contestant}, {size}: {reason or f'{error:.1e}'}", flush=True)
+        return reason
 
 
-class Disagreement(RuntimeError):
-    """A contestant computes something else than the one that it is measured against."""
-
-
-def agree(what: str, error: float, tolerance: float) -> float:
-    """Return how far two contestants are apart; a Disagreement where that is above the tolerance, or not a number."""
-    if not error <= tolerance:
-        raise Disagreement(f"{what} differ by {error:.3g}, more than {tolerance:g}")
-    return error
+def _largest_relative_error(ours: Numbers, theirs: Numbers) -> float:
+    pairs = [[torch.as_tensor(x).detach().cpu().double() for x in pair] for pair in zip(ours, theirs, strict=True)]
+    tiny = torch.finfo(torch.float32).tiny
+    return float(torch.stack([(b - a).norm() / a.norm().clamp_min(tiny) for a, b in pairs]).max())
 
 
 def attempt(work: Callable[[], T]) -> tuple[T | None, str]:
@@ -106,44 +141,11 @@ def attempt(work: Callable[[], T]) -> tuple[T | None, str]:
         return None, f"{type(error).__name__}: {(str(error).strip().splitlines() or ['no message'])[0]}"
 
 
-def take_turns(runs: Mapping[str, Callable[[], T]], rounds: int) -> dict[str, tuple[list[T], str]]:
-    """Run contestants in turn, ``rounds`` times; what each returned, and why one run returned nothing."""
-    outcomes = [(who, *attempt(run)) for _ in range(rounds) for who, run in runs.items()]
-    found = {who: [result for name, result, why in outcomes if name == who and not why] for who in runs}
-    return {who: (found[who], next((why for name, _, why in outcomes if name == who and why), "")) for who in runs}
-
-
-def train_in_turns(
-    record: Record,
-    benchmark: str,
-    size: str,
-    runs: Mapping[str, Callable[[], list[float]]],
-    rounds: int,
-    rate: str,
-    batch: int = 1,
-    **columns: Any,
-) -> None:
-    """Train ours and a peer in turn; record median seconds of a step, their rates and the ratio.
-
-    Args:
-        record: takes the rows; benchmark, size and ``columns`` are columns of theirs.
-        runs: ours, then the peer -> trains it, and returns seconds per step, one number an epoch.
-        rounds: how often each is trained.
-        rate: "steps/s", or "items/s", in which a step counts ``batch``.
-    """
-    for who, (found, reason) in take_turns(runs, rounds).items():
-        value = None if reason else statistics.median(chain(*found))
-        record.add(benchmark, who, size, "seconds/step", value, note=reason, **columns)
-        if value:
-            record.add(benchmark, who, size, rate, batch / value, **columns)
-    ours, peer = runs
-    record.ratio(benchmark, peer, ours, size, "seconds/step", **columns)
-
-
-def seconds_per_step(model: RetrievalModule, data: RetrievalData, epochs: int, batches: int) -> list[float]:
-    """Train on some batches an epoch; seconds per step of ``epochs`` epochs after one not counted."""
-    seconds, steps = epoch_seconds(model, data, epochs, limit_train_batches=batches)
-    return [found / steps for found in seconds]
+def timed(step: Callable[[], Any]) -> dict[str, float]:
+    """How long a step takes, as a run that takes turns returns it."""
+    start = timer()  # which waits for the GPU where there is one
+    step()
+    return {"seconds/step": timer() - start}
 
 
 def fresh(work: Callable[..., Mapping[str, Any]], **arguments: Any) -> dict[str, Any]:
@@ -165,9 +167,8 @@ def _with_peak(work: Callable[..., Mapping[str, Any]], arguments: Mapping[str, A
         FORGET.write_text("5")  # the peak, which importing has reached, starts again from what is resident now
     before = _kilobytes("VmRSS")
     found = work(**arguments)
-    peak = (_kilobytes("VmHWM") - before) / 2**10
-    if torch.cuda.is_available():
-        peak = torch.cuda.max_memory_allocated() / 2**20
+    on_gpu = torch.cuda.is_available()
+    peak = torch.cuda.max_memory_allocated() / 2**20 if on_gpu else (_kilobytes("VmHWM") - before) / 2**10
     return {**found, "peak MiB": peak}
 
 

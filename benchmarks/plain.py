@@ -25,17 +25,12 @@ def gcs(embeddings: Batch, labels: Tensor, temperature: float) -> Tensor:
     """
     names = list(embeddings)
     ring = zip(names, names[1:] + names[:1], strict=True)
-    similarities = [_similarity(embeddings[a], embeddings[b], temperature) for a, b in ring]
-    log_q = target(labels).log()
-    clockwise = [F.log_softmax(s, dim=1) for s in similarities]
-    counterclockwise = [F.log_softmax(s.T, dim=1) for s in similarities]
-    return _divergence([*clockwise, log_q]) + _divergence([*counterclockwise, log_q])
+    return _both_ways([_similarity(embeddings[a], embeddings[b], temperature) for a, b in ring], labels)
 
 
 def cs(embeddings: Batch, labels: Tensor, temperature: float) -> Tensor:
     """Cauchy-Schwarz divergence of two modalities' matching distributions from their target, both directions added."""
-    similarity, log_q = _similarity(*embeddings.values(), temperature), target(labels).log()
-    return sum(_divergence([F.log_softmax(s, dim=1), log_q]) for s in (similarity, similarity.T))
+    return _both_ways([_similarity(*embeddings.values(), temperature)], labels)
 
 
 def pairwise_kl(embeddings: Batch, labels: Tensor, temperature: float) -> Tensor:
@@ -43,11 +38,10 @@ def pairwise_kl(embeddings: Batch, labels: Tensor, temperature: float) -> Tensor
 
     Source: Yin et al., CVPR 2024 (LAVIMO).
     """
-    q, total = target(labels), 0.0
-    for a, b in combinations(embeddings.values(), 2):
-        for s in (similarity := _similarity(a, b, temperature), similarity.T):
-            total = total + F.kl_div(F.log_softmax(s, dim=1), q, reduction="batchmean")
-    return total
+    q = _target(labels)
+    similarities = [_similarity(a, b, temperature) for a, b in combinations(embeddings.values(), 2)]
+    both = [each for s in similarities for each in (s, s.T)]
+    return sum(F.kl_div(F.log_softmax(s, dim=1), q, reduction="batchmean") for s in both)
 
 
 def gram(embeddings: Batch, labels: Tensor, temperature: float) -> Tensor:
@@ -66,7 +60,7 @@ def gram(embeddings: Batch, labels: Tensor, temperature: float) -> Tensor:
     return sum(F.cross_entropy(s, own, label_smoothing=0.1) for s in (logits, logits.T)) / 2
 
 
-def target(labels: Tensor) -> Tensor:
+def _target(labels: Tensor) -> Tensor:
     """(B, B) true matching distribution: equal labels match, every row sums to one."""
     match = (labels[:, None] == labels).float()
     return match / match.sum(dim=1, keepdim=True)
@@ -76,10 +70,14 @@ def _similarity(a: Tensor, b: Tensor, temperature: float) -> Tensor:
     return F.normalize(a, dim=1) @ F.normalize(b, dim=1).T / temperature
 
 
-def _divergence(log_ps: list[Tensor]) -> Tensor:
-    order = len(log_ps)
-    norms = sum(torch.logsumexp(order * log_p, dim=1) for log_p in log_ps) / order
-    return (norms - torch.logsumexp(sum(log_ps), dim=1)).mean()
+def _both_ways(similarities: list[Tensor], labels: Tensor) -> Tensor:
+    """Divergence of the distributions of the rows and their target, and that of the columns."""
+    total, order, log_q = 0.0, len(similarities) + 1, _target(labels).log()
+    for way in (similarities, [s.T for s in similarities]):
+        log_ps = [*(F.log_softmax(s, dim=1) for s in way), log_q]
+        norms = sum(torch.logsumexp(order * log_p, dim=1) for log_p in log_ps) / order
+        total = total + (norms - torch.logsumexp(sum(log_ps), dim=1)).mean()
+    return total
 
 
 PLAIN = {"GCS": gcs, "CS": cs, "pairwise KL": pairwise_kl, "GRAM": gram}
@@ -118,11 +116,19 @@ class PlainJFSE:
     def step(self, batch: Batch, noise: Batch, mixes: Sequence[Batch], strength: float) -> None:
         """One batch: a step of the critics for each of ``mixes``, modality -> (B, 1), then one of each other part."""
         x = {name: _min_max(batch[name]) for name in (*self.names, "class_embedding")}
+        a = x["class_embedding"]
         for mix in mixes:
             self._descend(0, self._critic_loss(x, noise, mix))
-        self._descend(1, self._generator_loss(x, noise, strength))
-        self._descend(2, self._regressor_loss(x, noise, batch["label"], strength))
-        self._descend(3, sum(self._adversarial(embeddings, strength) for embeddings in self._embed(x, noise)))
+        synthetic = self._synthesise(a, noise)
+        realism = sum(critic(synthetic[name], a).mean() for name, critic in self.critics.items())
+        self._descend(1, 0.1 * self._misfit(self._embed(synthetic), a, strength) - realism)
+        misfits = [
+            self._misfit(embeddings, a, strength) + ALIGNMENT_WEIGHT * cs(embeddings, batch["label"], 0.1)
+            for embeddings in (self._embed(x), self._embed(self._synthesise(a, noise)))
+        ]
+        self._descend(2, misfits[0] + 0.01 * misfits[1])
+        both = self._embed(x), self._embed(self._synthesise(a, noise))
+        self._descend(3, sum(self._adversarial(embeddings, strength) for embeddings in both))
 
     def _descend(self, part: int, loss: Tensor) -> None:
         self.optimizers[part].zero_grad()
@@ -131,43 +137,24 @@ class PlainJFSE:
 
     def _critic_loss(self, x: Batch, noise: Batch, mix: Batch) -> Tensor:
         """E D(fake) - E D(real) + 10 E( |grad D| - 1 )^2 with respect to the interpolated feature, both modalities."""
-        total = 0.0
+        total, a = 0.0, x["class_embedding"]
         with torch.no_grad():
-            synthetic = self._synthesise(x, noise)
-        for name in self.names:
+            synthetic = self._synthesise(a, noise)
+        for name, critic in self.critics.items():
             between = (mix[name] * x[name] + (1 - mix[name]) * synthetic[name]).requires_grad_()
-            (gradient,) = torch.autograd.grad(self._score(name, between, x).sum(), between, create_graph=True)
+            (gradient,) = torch.autograd.grad(critic(between, a).sum(), between, create_graph=True)
             penalty = (gradient.norm(dim=1) - 1).square().mean()
-            realism = self._score(name, x[name], x).mean() - self._score(name, synthetic[name], x).mean()
-            total = total - realism + GRADIENT_PENALTY * penalty
+            total = total + critic(synthetic[name], a).mean() - critic(x[name], a).mean() + GRADIENT_PENALTY * penalty
         return total
 
-    def _generator_loss(self, x: Batch, noise: Batch, strength: float) -> Tensor:
-        synthetic = self._synthesise(x, noise)
-        cycled = {name: self.regressors[name](synthetic[name]) for name in self.names}
-        realism = sum(self._score(name, synthetic[name], x).mean() for name in self.names)
-        return -realism + 0.1 * (self._distance(cycled, x) + 0.01 * self._adversarial(cycled, strength))
+    def _synthesise(self, a: Tensor, noise: Batch) -> dict[str, Tensor]:
+        return {name: make(torch.cat([a, noise[name]], dim=1)) for name, make in self.generators.items()}
 
-    def _regressor_loss(self, x: Batch, noise: Batch, labels: Tensor, strength: float) -> Tensor:
-        real, cycled = self._embed(x, noise)
-        cycle = self._distance(cycled, x) + 0.01 * self._adversarial(cycled, strength)
-        align_real, align_cycled = (ALIGNMENT_WEIGHT * cs(e, labels, 0.1) for e in (real, cycled))
-        original = self._distance(real, x) + align_real + 0.01 * self._adversarial(real, strength)
-        return original + 0.01 * (cycle + align_cycled)
+    def _embed(self, x: Batch) -> dict[str, Tensor]:
+        return {name: regress(x[name]) for name, regress in self.regressors.items()}
 
-    def _embed(self, x: Batch, noise: Batch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        synthetic = self._synthesise(x, noise)
-        real = {name: self.regressors[name](x[name]) for name in self.names}
-        return real, {name: self.regressors[name](synthetic[name]) for name in self.names}
-
-    def _synthesise(self, x: Batch, noise: Batch) -> dict[str, Tensor]:
-        return {n: self.generators[n](torch.cat([x["class_embedding"], noise[n]], dim=1)) for n in self.names}
-
-    def _score(self, name: str, feature: Tensor, x: Batch) -> Tensor:
-        return self.critics[name](feature, x["class_embedding"])
-
-    def _distance(self, embeddings: Batch, x: Batch) -> Tensor:
-        return sum(F.mse_loss(embeddings[name], x["class_embedding"]) for name in self.names)
+    def _misfit(self, embeddings: Batch, a: Tensor, strength: float) -> Tensor:
+        return sum(F.mse_loss(e, a) for e in embeddings.values()) + 0.01 * self._adversarial(embeddings, strength)
 
     def _adversarial(self, embeddings: Batch, strength: float) -> Tensor:
         total = 0.0

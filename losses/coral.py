@@ -27,12 +27,16 @@ class CORALLoss(AlignmentLoss):
 
     def terms(self, batch: GatheredBatch) -> dict[str, Tensor]:
         a, b = batch.modalities
-        difference = covariance(batch.columns[a]) - covariance(batch.columns[b])
+        difference = self.matrix(batch, a) - self.matrix(batch, b)
         return {f"{a}<->{b}": difference.square().mean()}
+
+    def matrix(self, batch: GatheredBatch, name: str) -> Tensor:
+        """(D, D) matrix of a modality that is compared with that of the other one."""
+        return covariance(batch.columns[name])
 
 
 @register_loss("log_coral")
-class LogCORALLoss(AlignmentLoss):
+class LogCORALLoss(CORALLoss):
     """Mean squared difference of the matrix logarithms of the covariances of the raw embeddings.
 
     (1/D^2) |log(C_x + ridge I) - log(C_z + ridge I)|_F^2, C as in :class:`CORALLoss`. Labels are not used.
@@ -57,12 +61,7 @@ class LogCORALLoss(AlignmentLoss):
             raise ValueError(f"ridge must be finite and not negative, got {ridge}")
         self.ridge = ridge
 
-    def terms(self, batch: GatheredBatch) -> dict[str, Tensor]:
-        a, b = batch.modalities
-        difference = self._log_covariance(batch, a) - self._log_covariance(batch, b)
-        return {f"{a}<->{b}": difference.square().mean()}
-
-    def _log_covariance(self, batch: GatheredBatch, name: str) -> Tensor:
+    def matrix(self, batch: GatheredBatch, name: str) -> Tensor:
         x = batch.columns[name]
         if self.ridge == 0 and len(x) <= x.shape[1]:
             raise ValueError(

@@ -5,13 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from losses.common.base import AlignmentLoss, GatheredBatch, check_temperature
+from losses.common.base import GatheredBatch, MatchingLoss
 from losses.divergence import clamped_divergence, cs_divergence
 from losses.registry import register_loss
 
 
 @register_loss("cs")
-class CSLoss(AlignmentLoss):
+class CSLoss(MatchingLoss):
     """Cauchy-Schwarz divergence between matching and target distributions, both directions.
 
     sum over directions of mean_i D_CS(p_i, q_i), with p_i = softmax_j( cos(x_i, z_j) / temperature ). With one-hot
@@ -28,18 +28,9 @@ class CSLoss(AlignmentLoss):
     Source: Zhang, Yin and Yu, ACM MM 2025.
     """
 
-    over_rows = True
-
-    def __init__(self, temperature: float = 0.1):
-        super().__init__()
-        self.temperature = check_temperature(temperature)
-
-    def terms(self, batch: GatheredBatch) -> dict[str, Tensor]:
+    def of_items(self, batch: GatheredBatch, x: str, z: str, reverse: bool) -> Tensor:
         # The divergence does not depend on the scale of p: no softmax is needed.
-        return {
-            f"{x}->{z}": self.divergence(batch.logits(x, z, self.temperature), batch.log_target(reverse)).mean()
-            for x, z, reverse in batch.directions()
-        }
+        return self.divergence(batch.logits(x, z, self.temperature), batch.log_target(reverse))
 
     def divergence(self, logits: Tensor, log_target: Tensor) -> Tensor:
         """(B,) D_CS(p_i, q_i), from logits and the log target (B, B_global)."""

@@ -51,11 +51,11 @@ class _ByBlocks(torch.autograd.Function):
         names, rows, dense = batch.modalities, batch.stop - batch.start, 2 * len(batch.modalities)
         leaves = [x.detach().requires_grad_(with_gradient) for x in inputs[:dense]] + list(inputs[dense:])
         columns, units = (dict(zip(names, leaves[k:], strict=False)) for k in (0, len(names)))
-        batch, wanted = batch.of(columns, units), [leaf for leaf in leaves if leaf.requires_grad]
+        wanted = [leaf for leaf in leaves if leaf.requires_grad]
         slopes: list[Tensor | None] = [None] * len(wanted)
         for start, stop in row_blocks(rows, loss.width(batch), leaves[0].device):
             with torch.set_grad_enabled(with_gradient):
-                terms = loss.terms(batch.block(batch.start + start, batch.start + stop))
+                terms = loss.terms(batch.block(batch.start + start, batch.start + stop, columns, units))
                 terms = {name: term * ((stop - start) / rows) for name, term in terms.items()}
                 if with_gradient:
                     found = torch.autograd.grad(sum(terms.values()), wanted, allow_unused=True)

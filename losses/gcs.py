@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -13,7 +13,8 @@ from losses.cs import check_epsilon, unshifted_softmax
 from losses.divergence import clamped_divergence, gcs_divergence
 from losses.registry import register_loss
 
-SCHEMES = ("clockwise", "counterclockwise", "bidirectional", "mixed")
+Scheme = Literal["clockwise", "counterclockwise", "bidirectional", "mixed"]
+SCHEMES = get_args(Scheme)
 REVERSED = ("counterclockwise", "reversed")  # sets whose target is that of the other direction
 
 Edge = tuple[str, str]
@@ -46,12 +47,7 @@ class GCSLoss(AlignmentLoss):
     takes_two = False
     over_rows = True
 
-    def __init__(
-        self,
-        temperature: float = 0.1,
-        scheme: Literal["clockwise", "counterclockwise", "bidirectional", "mixed"] = "bidirectional",
-        use_target: bool = True,
-    ):
+    def __init__(self, temperature: float = 0.1, scheme: Scheme = "bidirectional", use_target: bool = True):
         super().__init__()
         edge_sets(("a", "b"), scheme)  # an unknown scheme is refused here, not at the first batch
         self.temperature = check_temperature(temperature)
@@ -99,7 +95,7 @@ class GCSClampedLoss(GCSLoss):
     def __init__(
         self,
         temperature: float = 0.1,
-        scheme: Literal["clockwise", "counterclockwise", "bidirectional", "mixed"] = "bidirectional",
+        scheme: Scheme = "bidirectional",
         use_target: bool = True,
         epsilon: float = 1e-8,
     ):
@@ -160,17 +156,13 @@ def edge_sets(modalities: Sequence[str], scheme: str) -> dict[str, list[Edge]]:
     if len(modalities) < 2:
         raise ValueError(f"a ring needs at least two modalities, got {list(modalities)}")
     clockwise = list(zip(modalities, [*modalities[1:], modalities[0]], strict=True))
-    mixed = [*clockwise[:-1], _reverse(clockwise[-1])]
+    mixed = [*clockwise[:-1], clockwise[-1][::-1]]
     sets = {
         "clockwise": {"clockwise": clockwise},
-        "counterclockwise": {"counterclockwise": [_reverse(edge) for edge in clockwise]},
-        "mixed": {"forward": mixed, "reversed": [_reverse(edge) for edge in mixed]},
+        "counterclockwise": {"counterclockwise": [edge[::-1] for edge in clockwise]},
+        "mixed": {"forward": mixed, "reversed": [edge[::-1] for edge in mixed]},
     }
     sets["bidirectional"] = sets["clockwise"] | sets["counterclockwise"]
     if scheme not in sets:
         raise ValueError(f"unknown scheme {scheme!r}; choose one of {', '.join(SCHEMES)}")
     return sets[scheme]
-
-
-def _reverse(edge: Edge) -> Edge:
-    return edge[1], edge[0]

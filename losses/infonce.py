@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from losses.common.base import AlignmentLoss, GatheredBatch, check_temperature
+from losses.common.base import GatheredBatch, MatchingLoss
 from losses.registry import register_loss
 
 
 @register_loss("infonce")
-class InfoNCELoss(AlignmentLoss):
+class InfoNCELoss(MatchingLoss):
     """Cross-entropy of every item against its own pair among the batch, both directions added.
 
     sum over directions of mean_i -log softmax_j( cos(x_i, z_j) / temperature )_i. Labels are not used: items of the
@@ -26,17 +26,5 @@ class InfoNCELoss(AlignmentLoss):
     Source: van den Oord, Li and Vinyals, 2018; the two-directional form of Radford et al., ICML 2021, as a sum.
     """
 
-    over_rows = True
-
-    def __init__(self, temperature: float = 0.1):
-        super().__init__()
-        self.temperature = check_temperature(temperature)
-
-    def terms(self, batch: GatheredBatch) -> dict[str, Tensor]:
-        return {
-            f"{x}->{z}": -batch.own_pair(batch.log_matching(x, z, self.temperature)).mean()
-            for x, z, _ in batch.directions()
-        }
-
-    def effective_factor(self, modalities: int) -> int:
-        return 1
+    def of_items(self, batch: GatheredBatch, x: str, z: str, reverse: bool) -> Tensor:
+        return -batch.own_pair(batch.log_matching(x, z, self.temperature))

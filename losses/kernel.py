@@ -38,12 +38,16 @@ class KernelCSLoss(AlignmentLoss):
         self.sigma = check_sigma(sigma)
 
     def terms(self, batch: GatheredBatch) -> dict[str, Tensor]:
-        a, b = batch.modalities
-        return {f"{a}<->{b}": kernel_cs_divergence(batch.unit_columns(a), batch.unit_columns(b), self.sigma)}
+        samples = [batch.unit_columns(name) for name in batch.modalities]
+        return {"<->".join(batch.modalities): self.divergence(samples)}
+
+    def divergence(self, samples: Sequence[Tensor]) -> Tensor:
+        """Scalar, of the unit vectors (n, D) of every modality."""
+        return kernel_cs_divergence(*samples, self.sigma)
 
 
 @register_loss("kernel_gcs")
-class KernelGCSLoss(AlignmentLoss):
+class KernelGCSLoss(KernelCSLoss):
     """Generalised Cauchy-Schwarz divergence among the kernel density estimates of two modalities or more.
 
     :func:`kernel_gcs_divergence` of the L2-normalised embeddings (a zero vector stays zero); of two
@@ -62,13 +66,8 @@ class KernelGCSLoss(AlignmentLoss):
 
     takes_two = False
 
-    def __init__(self, sigma: float = 1.0):
-        super().__init__()
-        self.sigma = check_sigma(sigma)
-
-    def terms(self, batch: GatheredBatch) -> dict[str, Tensor]:
-        samples = [batch.unit_columns(name) for name in batch.modalities]
-        return {"<->".join(batch.modalities): kernel_gcs_divergence(samples, self.sigma)}
+    def divergence(self, samples: Sequence[Tensor]) -> Tensor:
+        return kernel_gcs_divergence(samples, self.sigma)
 
 
 def kernel_cs_divergence(

@@ -7,14 +7,14 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from losses.common.base import AlignmentLoss, GatheredBatch, check_temperature
+from losses.common.base import AlignmentLoss, GatheredBatch, MatchingLoss
 from losses.common.matching import product
 from losses.divergence import kl_divergence
 from losses.registry import register_loss
 
 
 @register_loss("kl")
-class KLLoss(AlignmentLoss):
+class KLLoss(MatchingLoss):
     """Kullback-Leibler divergence between matching and target distributions, both directions.
 
     sum over directions of mean_i KL(q_i || p_i) (forward, a soft cross-entropy less the target's entropy) or
@@ -35,34 +35,23 @@ class KLLoss(AlignmentLoss):
     Source: Yin et al., CVPR 2024 (LAVIMO); the forward direction as in InfoNCE with several positives.
     """
 
-    over_rows = True
-
     def __init__(self, temperature: float = 0.1, direction: Literal["forward", "reverse"] = "forward"):
-        super().__init__()
+        super().__init__(temperature)
         if direction not in ("forward", "reverse"):
             raise ValueError(f"direction must be 'forward' or 'reverse', got {direction!r}")
-        self.temperature = check_temperature(temperature)
         self.direction = direction
 
-    def terms(self, batch: GatheredBatch) -> dict[str, Tensor]:
-        terms = {}
-        for x, z, reverse in batch.directions():
-            log_p = batch.log_matching(x, z, self.temperature)
-            if self.direction == "forward":
-                # KL(q || p) = -sum_j q_j log p_j - H(q)
-                divergence = -(batch.target(reverse) * log_p).sum(dim=1) - batch.target_entropy(reverse)
-            elif bool(batch.matches(reverse).all()):
-                divergence = kl_divergence(log_p, batch.log_target(reverse))
-            else:
-                raise ValueError(
-                    "reverse KL is infinite where the target is zero; give strictly positive target weights, use the "
-                    "forward direction, or `cmpm_kl`, whose 1e-8 bounds it"
-                )
-            terms[f"{x}->{z}"] = divergence.mean()
-        return terms
-
-    def effective_factor(self, modalities: int) -> int:
-        return 1
+    def of_items(self, batch: GatheredBatch, x: str, z: str, reverse: bool) -> Tensor:
+        log_p = batch.log_matching(x, z, self.temperature)
+        if self.direction == "forward":
+            # KL(q || p) = -sum_j q_j log p_j - H(q)
+            return -(batch.target(reverse) * log_p).sum(dim=1) - batch.target_entropy(reverse)
+        if not batch.matches(reverse).all():
+            raise ValueError(
+                "reverse KL is infinite where the target is zero; give strictly positive target weights, use the "
+                "forward direction, or `cmpm_kl`, whose 1e-8 bounds it"
+            )
+        return kl_divergence(log_p, batch.log_target(reverse))
 
 
 @register_loss("cmpm_kl")

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from losses.common.base import AlignmentLoss, GatheredBatch, check_temperature
+from losses.common.base import GatheredBatch, MatchingLoss
 from losses.registry import register_loss
 
 
 @register_loss("mil_nce")
-class MILNCELoss(AlignmentLoss):
+class MILNCELoss(MatchingLoss):
     """Cross-entropy of every item against the sum of its positives, both directions added.
 
     sum over directions of mean_i -log sum_{j in S_i} p_ij, with p_i = softmax_j( cos(x_i, z_j) / temperature ) and S_i
@@ -23,18 +23,6 @@ class MILNCELoss(AlignmentLoss):
     Source: Miech et al., "End-to-End Learning of Visual Representations from Uncurated Videos", CVPR 2020.
     """
 
-    over_rows = True
-
-    def __init__(self, temperature: float = 0.1):
-        super().__init__()
-        self.temperature = check_temperature(temperature)
-
-    def terms(self, batch: GatheredBatch) -> dict[str, Tensor]:
-        terms = {}
-        for x, z, reverse in batch.directions():
-            log_p = batch.log_matching(x, z, self.temperature).masked_fill(~batch.matches(reverse), float("-inf"))
-            terms[f"{x}->{z}"] = -log_p.logsumexp(dim=1).mean()
-        return terms
-
-    def effective_factor(self, modalities: int) -> int:
-        return 1
+    def of_items(self, batch: GatheredBatch, x: str, z: str, reverse: bool) -> Tensor:
+        log_p = batch.log_matching(x, z, self.temperature)
+        return -log_p.masked_fill(~batch.matches(reverse), float("-inf")).logsumexp(dim=1)

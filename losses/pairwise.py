@@ -41,12 +41,10 @@ class PairwiseLoss(AlignmentLoss):
 
     @property
     def over_rows(self) -> bool:
-        """As the summed loss."""
         return self.divergence.over_rows
 
     @property
     def power(self) -> int:
-        """As the summed loss."""
         return self.divergence.power
 
     def terms(self, batch: GatheredBatch) -> dict[str, Tensor]:

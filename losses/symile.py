@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from functools import reduce
 from typing import Literal
 
@@ -96,13 +95,14 @@ class SymileLoss(AlignmentLoss):
 
     def _shuffled(self, batch: GatheredBatch) -> dict[str, Tensor]:
         """Anchor -> (R, N) products with the shuffled others, and in column i those of row i with its own item."""
-        columns = {name: batch.unit_columns(name) for name in batch.modalities}
-        shuffled = {name: x[_permutation(len(x), seed).to(x.device)] for seed, (name, x) in enumerate(columns.items())}
-        found = {}
+        columns, shuffled, found = {name: batch.unit_columns(name) for name in batch.modalities}, {}, {}
+        for seed, (name, x) in enumerate(columns.items()):
+            order = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))
+            shuffled[name] = x[order.to(x.device)]
         for name in batch.modalities:
             rows = batch.unit_rows(name)
-            met = product(rows, _hadamard(x for other, x in shuffled.items() if other != name))
-            own = _hadamard(x for other, x in columns.items() if other != name)[batch.start : batch.stop]
+            met = product(rows, reduce(torch.mul, (x for other, x in shuffled.items() if other != name)))
+            own = reduce(torch.mul, (x for other, x in columns.items() if other != name))[batch.start : batch.stop]
             found[name] = torch.diagonal_scatter(met, (rows * own).sum(dim=1), offset=batch.start)
         return found
 
@@ -113,11 +113,3 @@ def _products(rows: Tensor, *others: Tensor) -> Tensor:
     for other in first:
         rows = rows[..., None, :] * other
     return product(rows.flatten(0, -2), last).unflatten(0, rows.shape[:-1])
-
-
-def _hadamard(factors: Iterable[Tensor]) -> Tensor:
-    return reduce(torch.mul, factors)
-
-
-def _permutation(count: int, seed: int) -> Tensor:
-    return torch.randperm(count, generator=torch.Generator().manual_seed(seed))

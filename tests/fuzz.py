@@ -14,7 +14,6 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from importlib.metadata import version
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -34,34 +33,25 @@ FORK = multiprocessing.get_context("fork")
 
 def guarded(work: Callable[[int], Any], numbers: Iterable[int]) -> Iterator[Any]:
     """``work`` of each number in a process of its own, which another replaces where it crashes or hangs."""
-    left = list(numbers)
-    while left:
-        ours, theirs = FORK.Pipe(duplex=False)
-        child = FORK.Process(target=_serve, args=(work, tuple(left), theirs))
-        child.start()
-        theirs.close()
-        while left:
-            left.pop(0)
+    pool = None
+    try:
+        for number in numbers:
+            pool = pool or FORK.Pool(1, _silence)
             try:
-                if ours.poll(HANGS):
-                    yield ours.recv()
-                    continue
-                said = f"hangs for {HANGS} s"
-            except EOFError:
-                said = "the process crashed"
-            yield said
-            break
-        child.kill()
-        child.join()
+                yield pool.apply_async(work, (number,)).get(HANGS)
+            except multiprocessing.TimeoutError:
+                pool.terminate()
+                pool = None
+                yield f"crashes, or hangs for {HANGS} s"
+    finally:
+        if pool:
+            pool.terminate()
 
 
-def _serve(work: Callable[[int], Any], numbers: Iterable[int], connection: Connection) -> None:
+def _silence() -> None:
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)  # a forked process waits for ever for the threads of the one that it is forked from
-    silent = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(silent, 2)  # libraries of images and sounds speak of what is broken
-    for number in numbers:
-        connection.send(work(number))
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # libraries of images and sounds speak of what is broken
 
 
 def of_losses(numbers: Iterable[int], seed: int = SEED) -> Iterator[tuple[int, str, str]]:
@@ -74,9 +64,8 @@ def of_files(form: str, numbers: Iterable[int], seed: int = SEED) -> Iterator[tu
     """Number, form and outcome of broken files."""
     numbers = list(numbers)
     with tempfile.TemporaryDirectory() as folder:
-        for number, said in zip(
-            numbers, guarded(partial(fuzz_files.outcome, Path(folder), form, seed), numbers), strict=True
-        ):
+        outcomes = guarded(partial(fuzz_files.outcome, Path(folder), form, seed), numbers)
+        for number, said in zip(numbers, outcomes, strict=True):
             shutil.rmtree(Path(folder, str(number)), ignore_errors=True)
             yield number, form, said
 

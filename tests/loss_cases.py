@@ -54,6 +54,12 @@ LABELS = {
 }
 
 
+def assert_close(found, expected, rtol: float = 1e-9, atol: float = 1e-12) -> None:
+    """Of numbers, arrays and tensors."""
+    found, expected = (x.detach().numpy() if isinstance(x, Tensor) else x for x in (found, expected))
+    np.testing.assert_allclose(found, expected, rtol=rtol, atol=atol)
+
+
 def assert_matches(output: LossOutput, parts: dict[str, float]) -> None:
     assert isinstance(output, LossOutput)
     assert list(output.parts) == list(parts)

@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -13,9 +12,11 @@ from pathlib import Path
 
 import numpy as np
 import yaml
+from cli_cases import CONFIG
 from lightning.pytorch.callbacks import Callback
+from processes import free_port
+from tiny_items import Tiny
 
-from datamodules import RetrievalData
 from datamodules.items import ItemSet, Modality
 from lightning_modules.cli import main
 
@@ -41,24 +42,14 @@ class Dies(Callback):
             os.kill(os.getpid(), signal.SIGKILL)
 
 
-class FewItems(RetrievalData):
+class FewItems(Tiny):
     """Two training, two validation and two test items."""
 
-    dataset = "few"
-    features = "noise"
-    data_kind = "synthetic"
-    test_split = "standard"
-
-    def read(self) -> ItemSet:
-        draw = np.random.default_rng(0)
-        number = np.arange(3 * FEW)
-        return ItemSet(
-            {name: Modality(draw.normal(size=(len(number), 4)).astype(np.float32)) for name in ("image", "text")},
-            number % FEW,
-            np.repeat(["train", "validation", "test"], FEW),
-            [f"item {i}" for i in number],
-            "few items",
-        )
+    def __init__(self, batch_size: int = 16):
+        draw, number = np.random.default_rng(0), np.arange(3 * FEW)
+        vectors = {name: Modality(draw.normal(size=(3 * FEW, 4)).astype(np.float32)) for name in ("image", "text")}
+        split, names = np.repeat(["train", "validation", "test"], FEW), [f"item {i}" for i in number]
+        super().__init__(ItemSet(vectors, number % FEW, split, names, "few items"), batch_size=batch_size)
 
 
 def write_config(folder: Path, data: str = "SyntheticItems", batch_size: int = 16) -> Path:
@@ -70,15 +61,7 @@ def write_config(folder: Path, data: str = "SyntheticItems", batch_size: int = 1
         "seed_everything": 7,
         "model": {"class_path": "LAVIMO", "init_args": model},
         "data": {"class_path": data, "init_args": {"batch_size": batch_size}},
-        "trainer": {
-            "max_epochs": 1,
-            "accelerator": "cpu",
-            "devices": 1,
-            "precision": "64-true",
-            "num_sanity_val_steps": 0,
-            "enable_progress_bar": False,
-            "enable_model_summary": False,
-        },
+        "trainer": CONFIG["trainer"] | {"max_epochs": 1, "precision": "64-true", "num_sanity_val_steps": 0},
     }
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "config.yaml"
@@ -90,12 +73,6 @@ def words(command: str, folder: Path, *more: object, **config) -> list[str]:
     """Words of the command line for the small configuration, with its results in a folder."""
     root = ("--trainer.default_root_dir", folder / "run")
     return [str(word) for word in (command, "--config", write_config(folder, **config), *root, *more)]
-
-
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
 
 
 def torchrun(folder: Path, *program: str, nodes: int = 2, per_node: int = 1) -> list[tuple[int, str]]:
@@ -127,18 +104,11 @@ def run(folder: Path, starts: list[tuple]) -> list[tuple[int, str]]:
     """Exit status and output of Python processes started together; they and those they start must end by themselves."""
     given = {name: value for name, value in os.environ.items() if not name.startswith(("SLURM_", "MASTER_", "PL_"))}
     given |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": f"{TESTS}:{TESTS.parent}"}
-    processes = [
-        subprocess.Popen(
-            [sys.executable, *map(str, program)],
-            cwd=folder,
-            env=given | {name: str(value) for name, value in variables.items()},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            start_new_session=True,
-        )
-        for program, variables in starts
-    ]
+    piped = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "start_new_session": True}
+    processes = []
+    for program, variables in starts:
+        env = given | {name: str(value) for name, value in variables.items()}
+        processes.append(subprocess.Popen([sys.executable, *map(str, program)], cwd=folder, env=env, **piped))
     try:
         # A pipe is at its end when no process holds it any more.
         with ThreadPoolExecutor() as pool:

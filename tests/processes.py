@@ -1,13 +1,16 @@
-"""Training on several gloo processes of this machine: what the tests of distributed training share."""
+"""Several gloo processes of this machine: what the tests of distributed losses, metrics and training share."""
 
 import os
 import socket
 import warnings
 from collections.abc import Callable
+from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 import torch.multiprocessing as mp
 from lightning.pytorch.callbacks import Callback
 
@@ -35,10 +38,7 @@ def on_processes(work: Callable[..., Any], folder: Path, processes: int) -> list
         folder: for its files, shared by the processes, and their cache.
         processes: how many.
     """
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    mp.spawn(_start, args=(work, folder, port, processes), nprocs=processes)
+    mp.spawn(_start, args=(work, folder, free_port(), processes), nprocs=processes)
     return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(processes)]
 
 
@@ -48,6 +48,27 @@ def _start(rank: int, work: Callable[..., Any], folder: Path, port: int, process
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "LOCAL_RANK": str(rank), "NODE_RANK": "0"}
     os.environ["CSD_CACHE"] = str(folder)
     torch.save(work(folder, processes, strategy="ddp", devices=processes), folder / f"{rank}.pt")
+
+
+def free_port() -> int:
+    """A port of this machine that nothing listens on."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
+def in_group(work: Callable[[int, int], Any], folder: Path, processes: int) -> list[Any]:
+    """What ``work(rank, processes)`` returns in each of several processes of one group, without a Trainer."""
+    return on_processes(partial(_in_group, work), folder, processes)
+
+
+def _in_group(work: Callable[[int, int], Any], folder: Path, processes: int, **settings: Any) -> Any:
+    rank = int(os.environ["LOCAL_RANK"])
+    dist.init_process_group("gloo", rank=rank, world_size=processes, timeout=timedelta(seconds=60))
+    try:
+        return work(rank, processes)
+    finally:
+        dist.destroy_process_group()
 
 
 def assert_same_steps(found: list[list[torch.Tensor]], expected: list[list[torch.Tensor]]) -> None:

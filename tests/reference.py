@@ -64,57 +64,50 @@ def true_matching(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return match / match.sum(1, keepdims=True), match.T / match.T.sum(1, keepdims=True)
 
 
-def both_directions(embeddings: Embeddings) -> list[tuple[str, np.ndarray, np.ndarray]]:
-    """(part name, query, gallery) of the two directions of two modalities."""
+Values = Callable[[np.ndarray, np.ndarray, np.ndarray | None], np.ndarray]  # query, gallery, target -> one per row
+
+
+def of_directions(embeddings: Embeddings, labels: np.ndarray | None, values: Values) -> dict[str, float]:
+    """Means over the rows of both directions of two modalities, by name."""
     (a, x), (b, z) = embeddings.items()
-    return [(f"{a}->{b}", x, z), (f"{b}->{a}", z, x)]
+    there, back = (None, None) if labels is None else true_matching(labels)
+    return {f"{a}->{b}": values(x, z, there).mean(), f"{b}->{a}": values(z, x, back).mean()}
 
 
 def cmpm_kl_parts(embeddings: Embeddings, labels: np.ndarray) -> dict[str, float]:
     """sum_j p_ij log( p_ij / (q_ij + 1e-8) ), p_ij = softmax_j( x_i . z_j/|z_j| )."""
-    parts = {}
-    for (name, x, z), q in zip(both_directions(embeddings), true_matching(labels), strict=True):
-        p = softmax(x @ unit_rows(z).T)
-        parts[name] = (p * np.log(p / (q + 1e-8))).sum(1).mean()
-    return parts
+    return of_directions(embeddings, labels, lambda x, z, q: kl(softmax(x @ unit_rows(z).T), q + 1e-8))
 
 
 def kl_parts(
     embeddings: Embeddings, labels: np.ndarray, temperature: float = 0.1, direction: str = "forward"
 ) -> dict[str, float]:
     """Forward: KL(q || p); reverse: KL(p || q)."""
-    parts = {}
-    for (name, x, z), q in zip(both_directions(embeddings), true_matching(labels), strict=True):
+
+    def values(x: np.ndarray, z: np.ndarray, q: np.ndarray) -> np.ndarray:
         p = cosine_matching(x, z, temperature)
-        parts[name] = (kl(q, p) if direction == "forward" else kl(p, q)).mean()
-    return parts
+        return kl(q, p) if direction == "forward" else kl(p, q)
+
+    return of_directions(embeddings, labels, values)
 
 
 def cs_parts(embeddings: Embeddings, labels: np.ndarray, temperature: float = 0.1) -> dict[str, float]:
     """Cauchy-Schwarz divergence of the two directions from their targets."""
-    targets = true_matching(labels)
-    return {
-        name: cs(cosine_matching(x, z, temperature), q).mean()
-        for (name, x, z), q in zip(both_directions(embeddings), targets, strict=True)
-    }
+    return of_directions(embeddings, labels, lambda x, z, q: cs(cosine_matching(x, z, temperature), q))
 
 
 def infonce_parts(
     embeddings: Embeddings, labels: np.ndarray | None = None, temperature: float = 0.1
 ) -> dict[str, float]:
     """Cross-entropy of the matching distribution with the pair as the only positive."""
-    return {
-        name: -np.log(np.diag(cosine_matching(x, z, temperature))).mean() for name, x, z in both_directions(embeddings)
-    }
+    return of_directions(embeddings, labels, lambda x, z, _: -np.log(np.diag(cosine_matching(x, z, temperature))))
 
 
 def mil_nce_parts(embeddings: Embeddings, labels: np.ndarray, temperature: float = 0.1) -> dict[str, float]:
     """-log sum_{j in S_i} p_ij over the items S_i that match i."""
-    targets = true_matching(labels)
-    return {
-        name: -np.log((cosine_matching(x, z, temperature) * (q > 0)).sum(1)).mean()
-        for (name, x, z), q in zip(both_directions(embeddings), targets, strict=True)
-    }
+    return of_directions(
+        embeddings, labels, lambda x, z, q: -np.log((cosine_matching(x, z, temperature) * (q > 0)).sum(1))
+    )
 
 
 def mmd_parts(
@@ -279,11 +272,7 @@ def cs_clamped_parts(
     embeddings: Embeddings, labels: np.ndarray, temperature: float = 0.1, epsilon: float = 1e-8
 ) -> dict[str, float]:
     """As `cs`, clamped."""
-    targets = true_matching(labels)
-    return {
-        name: clamped([cosine_matching(x, z, temperature), q], epsilon).mean()
-        for (name, x, z), q in zip(both_directions(embeddings), targets, strict=True)
-    }
+    return of_directions(embeddings, labels, lambda x, z, q: clamped([cosine_matching(x, z, temperature), q], epsilon))
 
 
 def gcs_clamped_parts(
@@ -308,22 +297,4 @@ def pairwise_parts(
     return parts
 
 
-LOSSES = {
-    "cs_clamped": cs_clamped_parts,
-    "gcs_clamped": gcs_clamped_parts,
-    "gcs_product": gcs_product_parts,
-    "pairwise": pairwise_parts,
-    "gram": gram_parts,
-    "symile": symile_parts,
-    "cmpm_kl": cmpm_kl_parts,
-    "kl": kl_parts,
-    "cs": cs_parts,
-    "infonce": infonce_parts,
-    "mil_nce": mil_nce_parts,
-    "mmd": mmd_parts,
-    "coral": coral_parts,
-    "log_coral": log_coral_parts,
-    "gcs": gcs_parts,
-    "kernel_cs": kernel_cs_parts,
-    "kernel_gcs": kernel_gcs_parts,
-}
+LOSSES = {name.removesuffix("_parts"): value for name, value in globals().items() if name.endswith("_parts")}

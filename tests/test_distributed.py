@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
 from processes import Gradients, assert_same_steps, assert_same_weights, on_processes
 from small_models import ENCODERS, TEXT_AND_MOTION, Drawn, cmpm, cs_aligner, easy, few, jfse, lavimo, pairs, text_model
 from tiny_items import N, Tiny, with_modality
@@ -54,8 +55,9 @@ STEPS = {
     "jfse, as published": (jfse, partial(few, protocol="as_published"), 16, PUBLISHED),
     "cmpm, classification": (cmpm, pairs, 48, {"classification_weight": 0.7}),
 }
-EPOCHS = [(protocol, reconstruct) for protocol in ("honest", "as_published") for reconstruct in (None, "motion")]
-EVALUATIONS = [(protocol, kind) for protocol in ("honest", "as_published") for kind in (SyntheticItems, Tiny)]
+PROTOCOLS = ("honest", "as_published")
+EPOCHS = [(protocol, reconstruct) for protocol in PROTOCOLS for reconstruct in (None, "motion")]
+EVALUATIONS = [(protocol, kind) for protocol in PROTOCOLS for kind in (SyntheticItems, Tiny)]
 
 
 def two_steps(folder: Path, case: str, processes: int, **settings) -> dict:
@@ -100,11 +102,28 @@ def with_unpaired(folder: Path, **settings) -> tuple[list[np.ndarray], dict[str,
     return [rows.numpy() for _, rows in seen.unpaired], dict(module.state_dict())
 
 
+def with_dropout(folder: Path, protocol: str, **settings) -> dict:
+    """Weights of three epochs, at a stretch and resumed after the first, and the units dropped in the first batch."""
+    # Training items that fill two global batches (honest) or three, and some that are left over.
+    dm, dropped, weights = jfse.data(items=69, batch_size=8, protocol=protocol), [], {}
+    keep = ModelCheckpoint(folder / protocol, "{epoch}", save_top_k=-1)
+    for name, seed, path in (("whole", 0, None), ("resumed", 99, folder / protocol / "epoch=0.ckpt")):
+        module = jfse.model(dm, "cs", seed, protocol=protocol, dropout=0.5)
+        module.regressors["image"][0].register_forward_hook(
+            lambda layer, x, output: dropped.append((output == 0) & (x[0] != 0)) if layer.training else None
+        )
+        callbacks = {"callbacks": [keep], "enable_checkpointing": True} if path is None else {}
+        trainer(folder, max_epochs=3, **callbacks, **settings).fit(module, dm, ckpt_path=path)
+        weights[name] = dict(module.state_dict())
+    return {"dropped": dropped[0], "steps": module.global_step, **weights}
+
+
 def work(folder: Path, processes: int, **settings) -> dict:
     found = {"steps": {case: two_steps(folder, case, processes, **settings) for case in STEPS}}
     if processes == 2:
         found["epochs"] = {case: epoch(folder, *case, **settings) for case in EPOCHS}
         found["unpaired"] = with_unpaired(folder, **settings)
+        found["dropout"] = {protocol: with_dropout(folder, protocol, **settings) for protocol in PROTOCOLS}
     evaluations = {(protocol, kind.__name__): (protocol, kind) for protocol, kind in EVALUATIONS}
     return found | {name: evaluation(folder, *case, processes, **settings) for name, case in evaluations.items()}
 
@@ -151,15 +170,37 @@ def test_several_processes_evaluate_like_one(worlds, protocol, kind, processes):
         assert its_sizes == sizes
 
 
+def assert_equal(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> None:
+    """Bit for bit."""
+    assert list(first) == list(second)
+    assert [name for name in first if not torch.equal(first[name], second[name])] == []
+
+
 @pytest.mark.parametrize("case", EPOCHS)
 def test_every_parameter_takes_part_in_distributed_training(worlds, case):
     """The processes end with the same weights."""
-    first, second = (process["epochs"][case] for process in worlds[2])
-    assert [name for name in first if not torch.equal(first[name], second[name])] == []
+    assert_equal(*(process["epochs"][case] for process in worlds[2]))
 
 
 def test_processes_draw_unpaired_samples_of_their_own_and_end_with_the_same_weights(worlds):
     (first, weights), (second, others) = (process["unpaired"] for process in worlds[2])
     assert len(first) == len(second) > 0
     assert not any(np.array_equal(a, b) for a, b in zip(first, second, strict=True))
-    assert [name for name in weights if not torch.equal(weights[name], others[name])] == []
+    assert_equal(weights, others)
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_processes_that_drop_units_keep_the_same_weights_and_resume_with_them(worlds, protocol):
+    """Over three epochs; a last incomplete batch goes to no process."""
+    first, second = (process["dropout"][protocol] for process in worlds[2])
+    assert first["steps"] == {"honest": 2, "as_published": 3}[protocol] * 3 * 8  # five critic steps, three others
+    assert all(value.isfinite().all() for value in first["whole"].values())
+    for other in (first["resumed"], second["whole"], second["resumed"]):
+        assert_equal(first["whole"], other)
+
+
+def test_processes_drop_different_units(worlds):
+    first, second = (process["dropout"]["honest"]["dropped"] for process in worlds[2])
+    assert first.shape == second.shape
+    assert 0.1 < first.double().mean() < 0.3  # two fifths of the hidden layer's 0.5
+    assert not torch.equal(first, second)

@@ -108,17 +108,6 @@ def test_a_weight_may_be_as_small_as_its_type_allows(request, name, large):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["gcs", "pairwise"])
-def test_a_large_batch_in_float32_is_the_whole_to_rounding(monkeypatch, name):
-    embeddings = {key: x.float() for key, x in make_embeddings(3, batch=2048, width=16).items()}
-    labels = torch.arange(2048) % 50
-    expected = value_and_gradients(build_loss(name), embeddings, labels)
-    monkeypatch.setattr(fused, "LIMIT_BYTES", 0)
-    for one, other in zip(value_and_gradients(build_loss(name), embeddings, labels), expected, strict=True):
-        assert (one - other).norm() < 1e-5 * other.norm()
-
-
-@pytest.mark.slow
 @pytest.mark.skipif(not STATUS.exists(), reason="the peak of a process is read from Linux's /proc")
 def test_the_peak_of_a_process_is_a_fifth_of_its_similarity_matrices():
     """Of those that one block after the other is: without blocks the peak is several times all of them."""

@@ -16,13 +16,6 @@ from losses import build_loss
 from losses.gram import gram_volume
 
 
-def public_volume(anchor: Tensor, others: list[Tensor]) -> Tensor:
-    """sqrt|det| of stacked Gram matrices, (R, N, M, M)."""
-    vectors = [anchor[:, None].expand(-1, len(others[0]), -1), *(x[None].expand(len(anchor), -1, -1) for x in others)]
-    stacked = torch.stack(vectors, dim=2)
-    return torch.linalg.det(stacked @ stacked.mT).abs().sqrt()
-
-
 def unit_vectors(modalities: int, dtype: torch.dtype = torch.float64, rows: int = 40, width: int = 6) -> list[Tensor]:
     generator = torch.Generator().manual_seed(modalities)
     drawn = torch.randn(modalities, rows, width, generator=generator, dtype=torch.float64)
@@ -35,7 +28,9 @@ def unit_vectors(modalities: int, dtype: torch.dtype = torch.float64, rows: int 
 @pytest.mark.parametrize("modalities", [2, 3, 4, 5])
 def test_a_volume_is_the_root_of_the_determinant_of_stacked_gram_matrices(modalities):
     anchor, *others = unit_vectors(modalities)
-    expected = public_volume(anchor, others)
+    vectors = [anchor[:, None].expand(-1, len(anchor), -1), *(x.expand(len(anchor), -1, -1) for x in others)]
+    stacked = torch.stack(vectors, dim=2)  # (R, N, M, D)
+    expected = torch.linalg.det(stacked @ stacked.mT).abs().sqrt()
     torch.testing.assert_close(gram_volume(anchor, others), expected, rtol=1e-10, atol=1e-10)
     volumes = gram_volume(anchor.float(), [x.float() for x in others])
     large = expected > 0.05

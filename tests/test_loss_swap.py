@@ -4,15 +4,14 @@ import pytest
 import torch
 import yaml
 from cli_cases import CONFIG, csd
+from loss_cases import OPTIONS
 
 from losses import available_losses, build_loss, registry
-
-SETTINGS = {"temperature": 0.2, "sigma": 2.0, "ridge": 0.01, "logit_scale": 5.0}  # by keyword, none of them a default
 
 
 def setting(name: str) -> dict[str, float]:
     """A keyword of a loss, and a value; none for a loss without any."""
-    return {key: SETTINGS[key] for key in registry.keywords(name)[:2] if key in SETTINGS}
+    return {key: OPTIONS[key] for key in registry.keywords(name)[:2] if key in OPTIONS}
 
 
 def words(name: str) -> list[str]:

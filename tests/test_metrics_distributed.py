@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
+from processes import in_group
 
 from lightning_modules.metrics import CrossModalRetrieval
 
@@ -72,23 +71,16 @@ def mismatched(rank: int) -> str:
     return str(caught.value)
 
 
-def work(rank: int, folder: str, processes: int) -> None:
-    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=processes)
+def work(rank: int, processes: int) -> dict:
     torch.set_num_threads(1 + rank % 2)
     scored = {case: sharded(rank, *case) for case in CASES if case[0] == processes}
-    torch.save({"scored": scored, "error": mismatched(rank)}, f"{folder}/{rank}.pt")
-    dist.destroy_process_group()
+    return {"scored": scored, "error": mismatched(rank)}
 
 
 @pytest.fixture(scope="module")
 def worlds(tmp_path_factory: pytest.TempPathFactory) -> dict[int, list[dict]]:
     """Number of processes -> what each of them found, from one start."""
-    found = {}
-    for processes in (2, 4):
-        folder = tmp_path_factory.mktemp("gloo")
-        mp.spawn(work, args=(str(folder), processes), nprocs=processes)
-        found[processes] = [torch.load(folder / f"{rank}.pt") for rank in range(processes)]
-    return found
+    return {processes: in_group(work, tmp_path_factory.mktemp("gloo"), processes) for processes in (2, 4)}
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -144,6 +144,3 @@ def test_a_text_is_the_maximum_over_the_states_of_both_directions():
     torch.testing.assert_close(vectors, found)
     assert tokens.shape == (*mask.shape, module.token_dim)
     np.testing.assert_allclose(tokens[-1][mask[-1]].detach(), states, rtol=1e-9)
-
-
-# What is refused --------------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from losses import fused
-from losses.common.gather import gather, require_equal_batches, world
+from losses.common.gather import gather, refuse_together, world
 from losses.common.matching import Target, product, unit
 
 
@@ -70,14 +70,15 @@ class AlignmentLoss(nn.Module, ABC):
                 first; the batch is empty; labels are missing or do not fit; the number of modalities does not suit the
                 loss.
         """
-        refusal = _refusal(embeddings, self.power)
-        require_equal_batches(refusal, embeddings)
+        tensors = embeddings.values() if isinstance(embeddings, Mapping) else ()
+        first = next((x for x in tensors if isinstance(x, Tensor)), None)
+        refuse_together(_refusal(embeddings, self.power), "embeddings", first)
         if self.takes_two and len(embeddings) > 2:
             raise ValueError(
                 f"{type(self).__name__} takes two modalities, got {len(embeddings)} ({', '.join(embeddings)}); "
                 "`pairwise` applies it to all pairs, and `gcs` and `kernel_gcs` take three and more"
             )
-        with torch.autocast(next(iter(embeddings.values())).device.type, enabled=False):
+        with torch.autocast(first.device.type, enabled=False):
             batch = GatheredBatch(embeddings, labels)
             if self.over_rows and fused.is_large(self, batch):
                 return LossOutput(*fused.by_blocks(self, batch))
@@ -108,6 +109,30 @@ class AlignmentLoss(nn.Module, ABC):
         return None
 
 
+class MatchingLoss(AlignmentLoss):
+    """A mean over items of what their matching distributions say, both directions of two modalities added.
+
+    Args:
+        temperature: tau > 0 of p_i = softmax_j( cos(x_i, z_j) / tau ).
+    """
+
+    over_rows = True
+
+    def __init__(self, temperature: float = 0.1):
+        super().__init__()
+        self.temperature = check_temperature(temperature)
+
+    def terms(self, batch: GatheredBatch) -> dict[str, Tensor]:
+        return {f"{x}->{z}": self.of_items(batch, x, z, reverse).mean() for x, z, reverse in batch.directions()}
+
+    @abstractmethod
+    def of_items(self, batch: GatheredBatch, x: str, z: str, reverse: bool) -> Tensor:
+        """(B,) values of the items of ``x`` against those of ``z``; ``reverse``: by the other direction's target."""
+
+    def effective_factor(self, modalities: int) -> int:
+        return 1
+
+
 class GatheredBatch:
     """One batch with the rows of this process and, as columns, the rows of all processes.
 
@@ -123,12 +148,11 @@ class GatheredBatch:
         dtype = reduce(torch.promote_types, (x.dtype for x in embeddings.values()), torch.float32)
         self.modalities = tuple(embeddings)
         self.columns = {name: gather(tensor.to(dtype)) for name, tensor in embeddings.items()}
-        self.count = len(embeddings[self.modalities[0]])
-        self.start = self.offset = world()[0] * self.count
-        self.stop = self.start + self.count
-        self.labels = labels
+        rows, columns = (len(x[self.modalities[0]]) for x in (embeddings, self.columns))
+        self.start = world()[0] * rows
+        self.stop = self.start + rows
+        self._target = Target(labels, self.start, rows, columns, dtype)
         self._units: dict[str, Tensor] = {}
-        self._target: list[Target] = []
         self._logits: dict[tuple[str, str, float], Tensor] = {}
         self._targets: dict[tuple[str, bool], Tensor] = {}
 
@@ -138,16 +162,10 @@ class GatheredBatch:
         chosen.modalities = tuple(names)
         return chosen
 
-    def of(self, columns: dict[str, Tensor], units: dict[str, Tensor]) -> GatheredBatch:
-        """The same items with these embeddings and unit vectors of all processes."""
+    def block(self, start: int, stop: int, columns: dict[str, Tensor], units: dict[str, Tensor]) -> GatheredBatch:
+        """The rows ``start`` to ``stop`` alone, with these embeddings and unit vectors of all processes."""
         chosen = copy.copy(self)
-        chosen.columns, chosen._units = columns, units
-        return chosen
-
-    def block(self, start: int, stop: int) -> GatheredBatch:
-        """The same batch with the rows ``start`` to ``stop`` of the columns alone."""
-        chosen = copy.copy(self)
-        chosen.start, chosen.stop = start, stop
+        chosen.start, chosen.stop, chosen.columns, chosen._units = start, stop, columns, units
         chosen._logits, chosen._targets = {}, {}
         return chosen
 
@@ -211,26 +229,18 @@ class GatheredBatch:
 
     def target_entropy(self, reverse: bool = False) -> Tensor:
         """(B,) entropies -sum_j q_j log q_j of the target."""
-        key = "entropy", reverse and not self._labels_target.is_symmetric
+        key = "entropy", reverse and not self._target.is_symmetric
         if key not in self._targets:
             q = self.target(key[1])
             self._targets[key] = -torch.xlogy(q, q).sum(dim=1)
         return self._targets[key]
 
-    @property
-    def _labels_target(self) -> Target:
-        if not self._target:
-            columns = self.columns[self.modalities[0]]
-            self._target.append(Target(self.labels, self.offset, len(columns), self.count, columns.dtype))
-        return self._target[0]
-
     def _of_target(self, what: str, reverse: bool) -> Tensor:
         if (what, reverse) not in self._targets:
-            target = self._labels_target
-            if reverse and target.is_symmetric:
+            if reverse and self._target.is_symmetric:
                 found = self._of_target(what, False)
             else:
-                found = getattr(target, what)(self.start, self.stop, reverse)
+                found = getattr(self._target, what)(self.start, self.stop, reverse)
             # Logits of a reversed direction lie in memory by columns, and go faster with a target that does too.
             self._targets[what, reverse] = found.T.contiguous().T if reverse else found
         return self._targets[what, reverse]
@@ -246,7 +256,7 @@ class GatheredBatch:
 
 def check_temperature(temperature: float) -> float:
     """Return ``temperature``, refusing what is not positive and finite with a ValueError."""
-    if not 0 < temperature < float("inf"):
+    if not 0 < temperature < math.inf:
         raise ValueError(f"temperature must be positive and finite, got {temperature}")
     return temperature
 
@@ -256,30 +266,29 @@ def _refusal(embeddings: Mapping[str, Tensor], power: int) -> str | None:
     if not isinstance(embeddings, Mapping) or len(embeddings) < 2:
         names = list(embeddings) if isinstance(embeddings, Mapping) else type(embeddings).__name__
         return f"embeddings must map at least two modalities to (B, D) tensors, got {names}"
-    shape = None
+    first, x = next(iter(embeddings.items()))
     for name, tensor in embeddings.items():
         if not isinstance(tensor, Tensor) or tensor.ndim != 2 or not tensor.is_floating_point():
             got = f"{tuple(tensor.shape)} {tensor.dtype}" if isinstance(tensor, Tensor) else type(tensor).__name__
             return f"embeddings of {name!r} must be a (B, D) floating tensor, got {got}"
+        shape = tuple(tensor.shape)
         if tensor.numel() == 0:
-            return f"embeddings of {name!r} are empty: shape {tuple(tensor.shape)}"
-        shape = shape or tensor.shape
-        if tensor.shape != shape:
+            return f"embeddings of {name!r} are empty: shape {shape}"
+        if tensor.shape != x.shape:
             return (
-                f"embeddings of {name!r} have shape {tuple(tensor.shape)}, but {next(iter(embeddings))!r} has "
-                f"{tuple(shape)}; all modalities need the same rows and dimension"
+                f"embeddings of {name!r} have shape {shape}, but {first!r} has {tuple(x.shape)}; all modalities need "
+                "the same rows and dimension"
             )
         # The sum is not finite where an entry is not, and far faster than a look at each; where it overflows, look.
         if not math.isfinite(tensor.detach().sum()) and not tensor.isfinite().all():
             return f"embeddings of {name!r} contain NaN or infinity; check the features, or lower the learning rate"
-        if power and (found := _too_large(tensor, power)):
-            return f"embeddings of {name!r} are too large, {found}; scale them, or lower the learning rate"
+        # A power of the largest number, summed over rows and columns, must not overflow.
+        if power:
+            numbers = torch.finfo(torch.promote_types(tensor.dtype, torch.float32)).max / max(2**20, max(shape) ** 2)
+            limit, largest = numbers ** (1 / power), float(tensor.detach().abs().max())
+            if largest > limit:
+                return (
+                    f"embeddings of {name!r} are too large, up to {largest:.2g}: this loss overflows above "
+                    f"{limit:.2g}; scale them, or lower the learning rate"
+                )
     return None
-
-
-def _too_large(tensor: Tensor, power: int) -> str | None:
-    """What to say where a power of the largest number, summed over rows and columns, could overflow."""
-    terms = max(2**20, max(tensor.shape) ** 2)
-    limit = (torch.finfo(torch.promote_types(tensor.dtype, torch.float32)).max / terms) ** (1 / power)
-    largest = float(tensor.detach().abs().max())
-    return f"up to {largest:.2g}: this loss overflows above {limit:.2g}" if largest > limit else None

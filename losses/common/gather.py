@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -16,57 +14,35 @@ def world() -> tuple[int, int]:
     return 0, 1
 
 
-def require_equal_batches(refusal: str | None, embeddings: Mapping[str, Tensor]) -> None:
-    """Refuse the batch on every process where one refuses its own, or where they have different sizes.
+def refuse_together(refusal: str | None, what: str, tensor: Tensor | None) -> None:
+    """Refuse a batch on every process where one refuses its own, or where they have different sizes.
 
-    Of batches of different sizes the average over processes is not the average over rows; and a process that raised
-    alone would leave the others waiting for it.
+    A process that raised alone would leave the others waiting for it; and of batches of different sizes the average
+    over processes is not the average over rows.
 
     Args:
-        refusal: what is wrong with the embeddings of this process; None where nothing is.
-        embeddings: modality -> (B, D).
+        refusal: what is wrong on this process; None where nothing is.
+        what: may be refused, for the message of the other processes.
+        tensor: with the items of this process as its rows; None where it has none to show.
 
     Raises:
-        ValueError: on every process, naming the sizes or the process that refused.
+        ValueError: on every process, with its own refusal, the number of the process that has one, or the sizes.
     """
-    tensors = [x for x in embeddings.values() if isinstance(x, Tensor)] if isinstance(embeddings, Mapping) else []
-    device = tensors[0].device if tensors else torch.device("cpu")
-    sizes = _exchanged(-1 if refusal else len(tensors[0]), device)
+    sizes = [-1 if refusal else len(tensor)]
+    if world()[1] > 1:
+        device = torch.device("cpu") if tensor is None else tensor.device
+        found = [torch.zeros(1, dtype=torch.int64, device=device) for _ in range(world()[1])]
+        dist.all_gather(found, torch.tensor(sizes, device=device))
+        sizes = [int(each) for each in found]
     if refusal:
         raise ValueError(refusal)
     if -1 in sizes:
-        raise ValueError(f"process {sizes.index(-1)} refused its embeddings; its own message says why")
+        raise ValueError(f"process {sizes.index(-1)} refused its {what}; its own message says why")
     if len(set(sizes)) > 1:
         raise ValueError(
             f"processes hold batches of different sizes {sizes}; use a sampler that gives every process the same "
             "number of items, or drop_last=True"
         )
-
-
-def refuse_together(refusal: str | None, device: torch.device) -> None:
-    """Raise on every process where one has a refusal, so that none waits for it.
-
-    Args:
-        refusal: what is wrong on this process; None where nothing is.
-        device: of what is exchanged.
-
-    Raises:
-        ValueError: on every process, with its own refusal or the number of the process that has one.
-    """
-    refused = _exchanged(int(bool(refusal)), device)
-    if refusal:
-        raise ValueError(refusal)
-    if any(refused):
-        raise ValueError(f"process {refused.index(1)} refused its labels; its own message says why")
-
-
-def _exchanged(number: int, device: torch.device) -> list[int]:
-    """The number that each process holds, in rank order."""
-    if world()[1] == 1:
-        return [number]
-    found = [torch.zeros(1, dtype=torch.int64, device=device) for _ in range(world()[1])]
-    dist.all_gather(found, torch.tensor([number], device=device))
-    return [int(each) for each in found]
 
 
 def gather(tensor: Tensor) -> Tensor:

@@ -97,27 +97,36 @@ class Target:
     Args:
         labels: (B,) integers; (B, C) integers or bool, multi-hot; (B, B_global) floating weights.
         offset: number of this process's first item among those of all.
+        local: how many items this process has.
         total: how many items all processes have.
         dtype: of the distributions.
 
     Raises:
-        ValueError: labels are missing or do not fit, on every process where on one.
+        ValueError: on use, labels are missing or do not fit, on every process where on one.
     """
 
-    def __init__(self, labels: Tensor | None, offset: int, total: int, local: int, dtype: torch.dtype):
+    def __init__(self, labels: Tensor | None, offset: int, local: int, total: int, dtype: torch.dtype):
+        self.given, self.offset, self.local, self.total, self.dtype = labels, offset, local, total, dtype
+
+    @cached_property
+    def labels(self) -> Tensor:
+        """Labels of the items of all processes, or the weights of this one."""
+        labels = self.given
         if not isinstance(labels, Tensor):
             raise ValueError(
                 "this loss needs labels, a tensor: (B,) integers, (B, C) multi-hot or (B, B) floating weights; "
                 f"got {type(labels).__name__}"
             )
-        refuse_together(_label_refusal(labels, local, total), labels.device)
-        self.offset, self.local, self.dtype = offset, local, dtype
-        self.is_symmetric = not labels.is_floating_point()
-        if self.is_symmetric:
-            # Collectives of bool tensors are not supported by every backend.
-            self.labels = gather(labels.to(torch.uint8) if labels.dtype == torch.bool else labels)
-        else:
-            self.labels = labels.detach().to(dtype)
+        refuse_together(_label_refusal(labels, self.local, self.total), "labels", labels)
+        if labels.is_floating_point():
+            return labels.detach().to(self.dtype)
+        # Collectives of bool tensors are not supported by every backend.
+        return gather(labels.to(torch.uint8) if labels.dtype == torch.bool else labels)
+
+    @property
+    def is_symmetric(self) -> bool:
+        """Whether both directions have the same target."""
+        return not self.labels.is_floating_point()
 
     def share(self, start: int, stop: int, reverse: bool = False) -> Tensor:
         """Target of some items: rows sum to one.
@@ -146,9 +155,13 @@ class Target:
         return weights.log() - weights.sum(dim=1, keepdim=True).log()
 
     def _match(self, start: int, stop: int) -> Tensor:
-        match = label_match(self.labels[start:stop], self.labels)
-        if self.labels.ndim > 1:
-            match.diagonal(offset=start).fill_(True)  # an item without any class too matches its own pair
+        """Whether items share a class: equal integers, or at least one common entry of multi-hot rows."""
+        if self.labels.ndim == 1:
+            return self.labels[start:stop, None] == self.labels[None, :]
+        # Counts of shared classes are small integers, exact in float32 and far faster there than in integers.
+        hot = (self.labels != 0).float()
+        match = hot[start:stop] @ hot.T > 0
+        match.diagonal(offset=start).fill_(True)  # an item without any class too matches its own pair
         return match
 
     @cached_property
@@ -160,24 +173,8 @@ class Target:
         return self._checked(gather(self.labels)[:, self.offset : self.offset + self.local].T, "column")
 
     def _checked(self, weights: Tensor, row: str) -> Tensor:
-        refuse_together(_weight_refusal(weights, row), weights.device)
+        refuse_together(_weight_refusal(weights, row), "labels", weights)
         return weights
-
-
-def label_match(row_labels: Tensor, column_labels: Tensor) -> Tensor:
-    """Whether two items share a class: equal integers, or at least one common entry of multi-hot rows.
-
-    Args:
-        row_labels: (R,) integers, or (R, C) multi-hot integers or bool.
-        column_labels: (N,) or (N, C), of the same kind.
-
-    Returns:
-        (R, N) bool.
-    """
-    if row_labels.ndim == 1:
-        return row_labels[:, None] == column_labels[None, :]
-    # Counts of shared classes are small integers, exact in float32 and far faster there than in integers.
-    return (row_labels != 0).float() @ (column_labels != 0).float().T > 0
 
 
 def _label_refusal(labels: Tensor, local: int, total: int) -> str | None:

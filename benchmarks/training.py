@@ -98,8 +98,10 @@ class Shape(NamedTuple):
         return {"seconds/step": seconds[1:]}
 
 
-SHAPES = [Shape("2,173 pairs", 128, 10, 256, batches=33, rounds=3, epochs=4)]
-SHAPES.append(Shape("authors' sizes", 4096, 300, 4096, batches=4, rounds=1, epochs=2))
+SHAPES = [
+    Shape("2,173 pairs", 128, 10, 256, batches=33, rounds=3, epochs=4),
+    Shape("authors' sizes", 4096, 300, 4096, batches=4, rounds=1, epochs=2),
+]
 
 
 def measure_jfse(record: Record) -> None:

@@ -28,9 +28,9 @@ class CSLoss(MatchingLoss):
     Source: Zhang, Yin and Yu, ACM MM 2025.
     """
 
-    def of_items(self, batch: GatheredBatch, x: str, z: str, reverse: bool) -> Tensor:
+    def of_direction(self, batch: GatheredBatch, x: str, z: str, reverse: bool) -> Tensor:
         # The divergence does not depend on the scale of p: no softmax is needed.
-        return self.divergence(batch.logits(x, z, self.temperature), batch.log_target(reverse))
+        return self.divergence(batch.logits(x, z, self.temperature), batch.log_target(reverse)).mean()
 
     def divergence(self, logits: Tensor, log_target: Tensor) -> Tensor:
         """(B,) D_CS(p_i, q_i), from logits and the log target (B, B_global)."""

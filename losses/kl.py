@@ -41,17 +41,17 @@ class KLLoss(MatchingLoss):
             raise ValueError(f"direction must be 'forward' or 'reverse', got {direction!r}")
         self.direction = direction
 
-    def of_items(self, batch: GatheredBatch, x: str, z: str, reverse: bool) -> Tensor:
+    def of_direction(self, batch: GatheredBatch, x: str, z: str, reverse: bool) -> Tensor:
         log_p = batch.log_matching(x, z, self.temperature)
         if self.direction == "forward":
             # KL(q || p) = -sum_j q_j log p_j - H(q)
-            return -(batch.target(reverse) * log_p).sum(dim=1) - batch.target_entropy(reverse)
+            return (-(batch.target(reverse) * log_p).sum(dim=1) - batch.target_entropy(reverse)).mean()
         if not batch.matches(reverse).all():
             raise ValueError(
                 "reverse KL is infinite where the target is zero; give strictly positive target weights, use the "
                 "forward direction, or `cmpm_kl`, whose 1e-8 bounds it"
             )
-        return kl_divergence(log_p, batch.log_target(reverse))
+        return kl_divergence(log_p, batch.log_target(reverse)).mean()
 
 
 @register_loss("cmpm_kl")

@@ -23,6 +23,6 @@ class MILNCELoss(MatchingLoss):
     Source: Miech et al., "End-to-End Learning of Visual Representations from Uncurated Videos", CVPR 2020.
     """
 
-    def of_items(self, batch: GatheredBatch, x: str, z: str, reverse: bool) -> Tensor:
-        log_p = batch.log_matching(x, z, self.temperature)
-        return -log_p.masked_fill(~batch.matches(reverse), float("-inf")).logsumexp(dim=1)
+    def of_direction(self, batch: GatheredBatch, x: str, z: str, reverse: bool) -> Tensor:
+        log_p = batch.log_matching(x, z, self.temperature).masked_fill(~batch.matches(reverse), float("-inf"))
+        return -log_p.logsumexp(dim=1).mean()

@@ -123,11 +123,11 @@ class MatchingLoss(AlignmentLoss):
         self.temperature = check_temperature(temperature)
 
     def terms(self, batch: GatheredBatch) -> dict[str, Tensor]:
-        return {f"{x}->{z}": self.of_items(batch, x, z, reverse).mean() for x, z, reverse in batch.directions()}
+        return {f"{x}->{z}": self.of_direction(batch, x, z, reverse) for x, z, reverse in batch.directions()}
 
     @abstractmethod
-    def of_items(self, batch: GatheredBatch, x: str, z: str, reverse: bool) -> Tensor:
-        """(B,) values of the items of ``x`` against those of ``z``; ``reverse``: by the other direction's target."""
+    def of_direction(self, batch: GatheredBatch, x: str, z: str, reverse: bool) -> Tensor:
+        """Mean over the items of ``x`` against those of ``z``; ``reverse``: by the other direction's target."""
 
     def effective_factor(self, modalities: int) -> int:
         return 1

@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 
 from datamodules.datasets import DATASETS
+from datamodules.datasets.on_disk import OnDisk
 from datamodules.files.media import image_of_each
 from datamodules.files.text import Captioned, broken, read_captioned
 from datamodules.items import ItemSet, Modality
-from datamodules.on_disk import OnDisk
 
 
 class CUHKPEDES(OnDisk):

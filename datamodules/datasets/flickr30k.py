@@ -10,10 +10,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from datamodules.datasets import DATASETS
+from datamodules.datasets.on_disk import OnDisk
 from datamodules.files.media import files_of_items, image_of_each
 from datamodules.files.text import SPLITS, broken, parse_lines, read_captioned, require, text
 from datamodules.items import ItemSet, Modality
-from datamodules.on_disk import OnDisk
 
 # Captions, in the split of Karpathy and Fei-Fei (CVPR 2015) ---------------------------------------------------------
 

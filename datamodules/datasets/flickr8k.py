@@ -8,11 +8,11 @@ from typing import Any, Literal
 import numpy as np
 
 from datamodules.datasets import DATASETS
+from datamodules.datasets.on_disk import OnDisk
 from datamodules.errors import check_choice
 from datamodules.files.media import files_of_items, image_of_each, in_folder
 from datamodules.files.text import broken, parse_lines, parsed, read_lines, read_split, text
 from datamodules.items import ItemSet, Modality
-from datamodules.on_disk import OnDisk
 
 CAPTIONS = 5
 LISTS = {"train": "trainImages", "validation": "devImages", "test": "testImages"}

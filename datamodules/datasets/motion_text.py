@@ -7,11 +7,11 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from datamodules.datasets import DATASETS
+from datamodules.datasets.on_disk import OnDisk
 from datamodules.errors import check_choice
 from datamodules.files.array_files import load_numpy, numbers
 from datamodules.files.text import SPLITS, broken, parse_lines, parsed, read_json, read_split, require, text
 from datamodules.items import ItemSet, Modality
-from datamodules.on_disk import OnDisk
 
 # What the id of a mirrored motion begins with.
 MIRRORED = "M"

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 
 from datamodules.datasets import DATASETS
+from datamodules.datasets.on_disk import OnDisk
 from datamodules.files.text import broken, names_in, read_split
 from datamodules.files.text_matrix import Part, read_bits, read_parts
 from datamodules.items import ItemSet
-from datamodules.on_disk import OnDisk
 from datamodules.paired_features import FeatureDataModule
 
 # Split -> the word in the file names.

@@ -5,10 +5,10 @@ from pathlib import Path
 import numpy as np
 
 from datamodules.datasets import DATASETS
+from datamodules.datasets.on_disk import OnDisk
 from datamodules.files.media import image_of_each
 from datamodules.files.text import broken, names_in, require
 from datamodules.items import ItemSet, Modality
-from datamodules.on_disk import OnDisk
 from datamodules.splits import carve_validation
 
 

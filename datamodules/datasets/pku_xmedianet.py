@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 
 from datamodules.datasets import DATASETS
+from datamodules.datasets.on_disk import OnDisk
 from datamodules.files.text import broken, names_in, parse_lines, refuse_repeated
 from datamodules.files.text_matrix import Part, read_parts
 from datamodules.items import ItemSet
-from datamodules.on_disk import OnDisk
 from datamodules.paired_features import FeatureDataModule
 
 # Modality -> the word in the file names.

@@ -9,11 +9,11 @@ from typing import Any, Literal
 import numpy as np
 
 from datamodules.datasets import DATASETS
+from datamodules.datasets.on_disk import OnDisk
 from datamodules.errors import check_choice
 from datamodules.files.array_files import load_matlab, load_numpy, numbers
 from datamodules.files.text import broken, names_in, require
 from datamodules.items import ItemSet, Modality
-from datamodules.on_disk import OnDisk
 
 MODALITIES = ("text", "video", "motion", "inertial")
 # Further modalities that are parts of one of these: the modality, and which of its joints or channels. Of the joints

@@ -8,13 +8,13 @@ from typing import Any, Literal
 import numpy as np
 
 from datamodules.datasets import DATASETS
+from datamodules.datasets.on_disk import OnDisk
 from datamodules.errors import check_choice
 from datamodules.files.array_files import load_matlab, numbers
 from datamodules.files.media import image_of_each
 from datamodules.files.rows import decoding
 from datamodules.files.text import broken, parse_lines, refuse_repeated, require, require_parts
 from datamodules.items import ItemSet, Modality
-from datamodules.on_disk import OnDisk
 from datamodules.paired_features import FeatureDataModule
 
 # Class numbers 1..10 of the lists, in order.

@@ -193,7 +193,7 @@ ONE_HOT = torch.eye(4)[[1, 0, 2, 3, 0, 1]].log()
 @pytest.mark.parametrize("count", [2, 3, 4])
 def test_saturated_distributions_stay_finite_and_exact(dtype, count):
     """Saturated, uniform and one-hot rows, met in different combinations by every argument."""
-    last = ONE_HOT.to(dtype) if count % 2 == 0 else torch.zeros(6, 4, dtype=dtype)
+    last = ONE_HOT.to(dtype, copy=True) if count % 2 == 0 else torch.zeros(6, 4, dtype=dtype)
     logits = [EXTREMES.roll(shift, 0) for shift in range(count - 2)] + [EXTREMES.flip(0)]
     leaves = [x.requires_grad_() for x in [*(x.to(dtype).log_softmax(-1) for x in logits), last]]
     expected = gcs_of(*(x.detach().double() for x in leaves))

@@ -179,7 +179,8 @@ def test_multi_hot_labels_train_and_are_evaluated(tmp_path):
     [(None, 0.85), pytest.param("cs", 0.6, marks=pytest.mark.slow)],
 )
 def test_validation_map_rises_far_above_chance_on_easy_data(alignment, least, tmp_path):
-    module = fit_jfse(tmp_path, few(items=320, difficulty=0.1), alignment, epochs=6, width=32, learning_rate=5e-3)
+    data = few(items=320, image_dim=16, text_dim=12, difficulty=0.1)
+    module = fit_jfse(tmp_path, data, alignment, epochs=6, width=32, learning_rate=5e-3)
     assert float(module.trainer.callback_metrics["val/average/MAP"]) > least  # chance: 0.25
 
 

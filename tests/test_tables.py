@@ -350,7 +350,7 @@ def test_large_files_of_text_are_parsed_once(tmp_path, monkeypatch, cache):
     kept = sorted(cache.iterdir())
     assert len(kept) == 3
     with monkeypatch.context() as patch:
-        patch.setattr(text_matrix, "_numbers", None)  # nothing is parsed
+        patch.setattr(text_matrix, "_parsed", None)  # nothing is parsed
         assert PKUXMediaNet(tmp_path).data.digest() == first.digest()
     kept[0].write_bytes(kept[0].read_bytes()[:100])
     assert PKUXMediaNet(tmp_path).data.digest() == first.digest()

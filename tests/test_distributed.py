@@ -105,10 +105,10 @@ def with_unpaired(folder: Path, **settings) -> tuple[list[np.ndarray], dict[str,
 def with_dropout(folder: Path, protocol: str, **settings) -> dict:
     """Weights of three epochs, at a stretch and resumed after the first, and the units dropped in the first batch."""
     # Training items that fill two global batches (honest) or three, and some that are left over.
-    dm, dropped, weights = jfse.data(items=69, batch_size=8, protocol=protocol), [], {}
+    dm, dropped, weights = few(items=69, batch_size=8, protocol=protocol), [], {}
     keep = ModelCheckpoint(folder / protocol, "{epoch}", save_top_k=-1)
     for name, seed, path in (("whole", 0, None), ("resumed", 99, folder / protocol / "epoch=0.ckpt")):
-        module = jfse.model(dm, "cs", seed, protocol=protocol, dropout=0.5)
+        module = jfse(dm, "cs", seed, protocol=protocol, dropout=0.5)
         module.regressors["image"][0].register_forward_hook(
             lambda layer, x, output: dropped.append((output == 0) & (x[0] != 0)) if layer.training else None
         )

@@ -76,6 +76,7 @@ def run(chosen: Collection[Benchmark], columns: Mapping[str, Any], faults: list[
         if reason:
             faults.append(f"{benchmark.name}: {reason}")
             record.add("benchmark", "all sizes", "seconds", None, reason)
+            asked.append([benchmark.name, "what it had not asked before it broke down", "not measured", ""])
         faults.extend(record.faults)
         rows += record.rows
         asked += record.asked

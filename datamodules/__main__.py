@@ -8,8 +8,8 @@ from importlib import import_module
 from datamodules.datasets import DATASETS
 from datamodules.files.sources import user_path
 
-# Command -> its module, and what it does. The module of the chosen command alone is imported, and its first words are
-# the help text: `list` and `get` need no torch, which takes seconds.
+# Command -> its module, and what it does. The module of the chosen command alone is imported: `list` and `get` need no
+# torch, which takes seconds.
 COMMANDS = {
     "list": ("listing", "say which data sets are there, what they hold and how to get them"),
     "check": ("check", "verify a data set's files and print what they hold"),

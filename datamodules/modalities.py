@@ -42,8 +42,8 @@ class Modality:
     """Entries of one modality.
 
     Args:
-        entries: texts (strings), vectors (n, d), sequences (T_i, ...) of floating arrays that may differ in length, or
-            files.
+        entries: texts (strings), vectors (n, d), sequences (T_i, ...) of floating arrays that may differ in length, one
+            array (n, T, ...) where they do not, or files.
         owner: (n,) item that each entry belongs to, ascending; by default entry i is item i's only one.
         rate: samples per second, for sound.
     """
@@ -101,7 +101,7 @@ class Modality:
             owners = np.searchsorted(items, owners[rows])
         sha = hashlib.sha256(f"{self.kind}{self.rate}".encode())
         sha.update(np.ascontiguousarray(owners).tobytes())
-        if isinstance(self.entries, np.ndarray):
+        if self.kind == "vector":
             hash_rows(sha, self.entries, rows)
             return sha.hexdigest()
         for entry in map(self.stored.__getitem__, rows.tolist()):
@@ -128,8 +128,8 @@ class Modality:
 
     @cached_property
     def tensors(self) -> Any:
-        """The entries as tensors, one where they are of one length; others as they are: nothing made one of them."""
-        if self.kind == "vector":
+        """Vectors and sequences as tensors, as one where they are of one length; texts and files stay as they are."""
+        if isinstance(self.entries, np.ndarray):
             return _tensor(self.entries)
         if self.kind != "sequence":
             return self.entries

@@ -82,6 +82,8 @@ class RetrievalModule(L.LightningModule):
         self.scores: dict[str, dict[str, float]] = {}
         self.sizes: dict[str, dict[str, tuple[int, int]]] = {}
         self.average_precisions: dict[str, dict[str, tuple[Tensor, Tensor]]] = {}
+        self._terms: dict[str, Tensor | float] = {}  # of the training's loss, their sums over the epoch so far
+        self._recorded = 0  # sizes of the batches in them
         # A buffer, so that a resumed run keeps the seed it was started with.
         self.register_buffer("run_seed", torch.tensor(torch.initial_seed() % 2**31))
 
@@ -114,8 +116,7 @@ class RetrievalModule(L.LightningModule):
 
     def on_fit_start(self) -> None:
         self._require_prepared(self.prepared_for_training, "prepare(model, data)", "fit")
-        self._terms: dict[str, Tensor | float] = {}  # sums over the epoch so far
-        self._recorded = 0  # sizes of the batches in them
+        self._terms, self._recorded = {}, 0  # those of a training that was broken off do not count
 
     def on_test_start(self) -> None:
         command = self.trainer.state.fn.value

@@ -85,8 +85,10 @@ def configurations(words: Sequence[str]) -> dict[int, dict[str, Any]]:
     """Place among the words -> content of a file given with --config; leaves where one is no YAML mapping."""
     found = {}
     for place, (option, word) in enumerate(zip(("", *words), words, strict=False)):
+        if not (option in ("-c", "--config") or word.startswith("--config=")):
+            continue
         path = user_path(word.removeprefix("--config="))
-        if not (option in ("-c", "--config") or word.startswith("--config=")) or not path.is_file():
+        if not path.is_file():
             continue
         try:
             found[place] = yaml.safe_load(path.read_bytes())

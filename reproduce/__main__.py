@@ -84,7 +84,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     add("--scale", default="quick", help="quick (default, for a CPU) or paper (for a GPU)")
     add("--out", default="results", type=user_path, help="folder for the results (default: results)")
     add("--seeds", type=int, nargs="+", help="seeds to average over (default: those of the scale)")
-    at_once = "runs at once (default: one per core, or one on a GPU; with slurm all)"
+    at_once = f"runs at once (default: one per core, or one on a GPU{'; with slurm all' * (not own)})"
     add("--jobs", type=int, metavar="N", help=at_once)
     add("--dry-run", action="store_true", help="only list the runs, with an estimate of their time")
     arguments = parser.parse_args(argv[1:] if own else argv)

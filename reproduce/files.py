@@ -76,15 +76,16 @@ def _write_configs(plan: Plan, folder: Path) -> list[Path]:
 
 def _draw_projections(plan: Plan, folder: Path) -> Iterator[Path]:
     """Pictures of the embeddings of the first seed, a data set each."""
-    panels: dict[DataSet, dict[str, Any]] = defaultdict(dict)
+    panels: dict[DataSet, dict[str, str]] = defaultdict(dict)  # title -> key of its run
     for (dataset, method), (run, *_) in plan.finals.items():
         if method.method in plan.table.projection and method.protocol == "honest" and run.result is not None:
             title = f"{method.method}, seed {run.config['seed_everything']}"
-            panels[dataset][title] = plan.store.load(run.key, arrays=True).arrays
-    for dataset, arrays in panels.items():
+            panels[dataset][title] = run.key
+    for dataset, keys in panels.items():
         same = [other for other in plan.table.datasets if other.dataset == dataset.dataset]
         name = dataset.dataset if len(same) < 2 else "-".join(dataset.parts).replace(" ", "-")
         path = folder / f"{plan.table.name}_projection_{re.sub(r'[^A-Za-z0-9_.-]', '', name)}.png"
+        arrays = {title: plan.store.load(key, arrays=True).arrays for title, key in keys.items()}
         yield draw_projection(arrays, path, ", ".join(dataset.parts))
 
 

@@ -85,7 +85,7 @@ def test_a_folder_with_the_file_alone_is_read_as_the_file(written, tmp_path):
 
 def test_files_of_another_kind_or_damaged_are_refused(written, tmp_path):
     path = tmp_path / "broken.safetensors"
-    expected = r"broken.safetensors: .*write it with `python -m datamodules extract`"
+    expected = r"broken.safetensors: .*`python -m datamodules extract` writes it"
     whole = written.read_bytes()
     held, metadata = tensors_of(written), read_metadata(written)
     save_file({"label": np.zeros(3)}, path)

@@ -209,6 +209,22 @@ def test_the_metric_names_joint_directions_and_averages_the_others(score):
     assert found["average/MAP"].item() == pytest.approx(mean.item(), abs=1e-12)
 
 
+@pytest.mark.parametrize("name", ["gallery", "similarity"])
+def test_a_modality_may_have_any_name(name):
+    """Alone, in a joint query and as what is found, with the numbers of the same modality under another name."""
+    rows, labels, ids = drawn()
+
+    def found(called: str) -> list[torch.Tensor]:
+        directions = [(called, "motion"), ("motion", called), ((called, "text"), "motion")]
+        given = {called: rows["video"], "text": rows["text"], "motion": rows["motion"]}
+        return list(evaluate(given, labels, ids, directions=directions).compute().values())
+
+    assert found(name) == found("video")
+    infinite = {name: rows["video"] * torch.inf, "text": rows["text"]}
+    with pytest.raises(ValueError, match="not finite"):
+        retrieval_scores(infinite, rows["motion"], labels, labels)
+
+
 def test_items_that_lack_a_modality_do_not_ask_and_are_counted():
     rows, labels, ids = drawn()
     metric = CrossModalRetrieval([JOINT])
@@ -301,11 +317,11 @@ GOOD = {"embeddings": {"image": torch.ones(3, 4)}, "labels": torch.arange(3), "i
         ({"embeddings": {"image": torch.full((3, 4), torch.inf)}}, "image: an embedding is not finite"),
         ({"embeddings": {"image": torch.full((3, 4), 1e60, dtype=torch.float64)}}, "image: .* not finite in float32"),
         ({"embeddings": {"image": torch.ones(3, 4), "text": torch.ones(2, 4)}}, "text: expected integer or bool"),
-        ({"embeddings": {"image": torch.ones(3, 5)}}, "image: embeddings of shape .* in earlier"),
+        ({"embeddings": {"image": torch.ones(3, 5)}}, "image: embeddings with rows of shape .* in earlier"),
         ({"labels": torch.ones(3)}, "image: expected integer or bool labels"),
         ({"labels": {"text": torch.arange(3)}}, "image: labels has no entry"),
         ({"labels": torch.tensor([[0], [1], [7]])}, "image: labels of two dimensions are multi-hot"),
-        ({"labels": torch.eye(3, dtype=torch.bool)}, "image: labels of shape"),
+        ({"labels": torch.eye(3, dtype=torch.bool)}, "image: labels with rows of shape"),
         ({"ids": torch.arange(2)}, "image: expected integer ids"),
         ({"ids": torch.ones(3)}, "image: expected integer ids"),
         ({"is_query": torch.ones(3)}, "image: expected bool is_query"),

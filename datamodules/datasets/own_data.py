@@ -146,9 +146,11 @@ class OwnData(FeatureDataModule):
     @property
     def has_class_embedding(self) -> bool:
         """Whether batches bring the embedding of the class."""
+        if not super().has_class_embedding:
+            return False
         given = self._class_encoder is not None or self.data.class_embedding is not None
         two_vectors = len(self.data.vectors) == len(self.data.modalities) == 2
-        return super().has_class_embedding and (given or (two_vectors and self.labelled))
+        return given or (two_vectors and self.labelled)
 
     @cached_property
     def digest(self) -> str:

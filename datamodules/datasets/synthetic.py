@@ -27,7 +27,7 @@ CLASS_NAMES = (
 def _require_in_range(**ranges: tuple[float, float, float]) -> None:
     for name, (value, least, most) in ranges.items():
         if not least <= value <= most:
-            raise ValueError(f"{name} is {value}; expected {least} to {most}.")
+            raise ValueError(f"{name} is {value}; expected {least} {'or more' if most == np.inf else f'to {most}'}.")
 
 
 class Synthetic(FeatureDataModule):
@@ -177,9 +177,7 @@ class XOR(RetrievalData):
         modalities = {
             name: Modality((2 * rows - 1).astype(np.float32)) for name, rows in zip(self.names, bits, strict=True)
         }
-        label, split = (
-            bits[-1] @ (1 << np.arange(self.bits)),
-            np.repeat(["train", "test"], [self.items, count - self.items]),
-        )
+        label = bits[-1] @ (1 << np.arange(self.bits))
+        split = np.repeat(["train", "test"], [self.items, count - self.items])
         names = [f"item {number}" for number in range(count)]
         return ItemSet(modalities, label, split, names, f"generated bits of seed {self.seed}")

@@ -91,8 +91,13 @@ def precompute(modality: Modality, network: FrozenNetwork) -> Modality:
     kept = kept_arrays(f"precomputed-{name}", run_all)
     for piece in cache_folder().glob(f"precomputed-{name}-*.npz"):
         piece.unlink(missing_ok=True)
-    values = kept["values"]
-    entries = np.split(values, np.cumsum(kept["lengths"])[:-1]) if "lengths" in kept else values
+    values, lengths = kept["values"], kept.get("lengths")
+    if lengths is None:
+        entries = values
+    elif values.ndim > 1 and len(set(lengths.tolist())) == 1:  # one array, which tensors need not copy
+        entries = values.reshape(len(lengths), -1, *values.shape[1:])
+    else:
+        entries = np.split(values, np.cumsum(lengths)[:-1])
     return Modality(entries, modality.owner, modality.rate)
 
 

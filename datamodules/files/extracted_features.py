@@ -15,7 +15,7 @@ from datamodules.files.rows import decoding
 from datamodules.items import SPLITS, ItemSet, Modality, mean_of_each
 
 FORMAT = "extracted features, version 1"
-WHOLE = f"a whole file of {FORMAT!r}: write it with `python -m datamodules extract`"
+WHOLE = f"a whole file of {FORMAT!r}, as `python -m datamodules extract` writes it"
 # Element type -> safetensors' name of it.
 TYPES = {"int64": "I64", "float32": "F32", "uint8": "U8"}
 

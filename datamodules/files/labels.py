@@ -114,7 +114,8 @@ def class_labels(
         found = np.unique(raw).tolist() if names is None else names.tolist()
         place_of = {name: place for place, name in enumerate(found)}
         if unknown := sorted(set(raw.tolist()) - set(found)):
-            raise DataError(f"{origin}: label {unknown[0]!r} is not among class_names; add it or correct the label.")
+            lacking = f"label {unknown[0]!r} is not among class_names"
+            raise DataError(f"{origin}: {lacking}; add it there or correct the label.")
         places, label = np.unique([place_of[name] for name in raw.tolist()], return_inverse=True)
         places = None if names is None else places
     else:

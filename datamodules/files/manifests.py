@@ -13,13 +13,11 @@ import pandas as pd
 from datamodules.errors import DataError
 from datamodules.files.feature_files import Own, entries_of, per_item
 from datamodules.files.labels import PARTS, standard_name
-from datamodules.files.media import files_of_items
+from datamodules.files.media import IMAGES, SOUNDS, files_of_items
 from datamodules.files.rows import decoding, row_names
 from datamodules.files.text import broken, read_json, read_lines
 from datamodules.items import Modality
 
-IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff")
-SOUNDS = (".wav", ".mp3", ".flac", ".ogg")
 NUMBERED = re.compile(r"(.+?)[_.]?(\d+)")
 PART = re.compile("|".join(sorted(PARTS, key=len, reverse=True)))
 PARALLEL = re.compile(rf"((?:{PART.pattern})(?:[_-][^.]*)?)\.([A-Za-z_-]+?)(?:\.txt)?(?:\.gz)?")
@@ -42,11 +40,12 @@ def read_manifest(path: Path, chosen: Sequence[str] | None = None, split: str | 
         DataError: it cannot be read, or entries of one item differ in label or split.
     """
     table = _read_table(path, chosen)
+    there = list(map(str, table.columns))
+    table = table.rename(columns=lambda name: name if name == split else standard_name(str(name)))
     if split is not None:
         if split not in table:
-            raise broken(path, f"has no column {split!r} that split names; it has {', '.join(map(str, table.columns))}")
+            raise broken(path, f"has no column {split!r} that split names; it has {', '.join(there)}")
         table["split"] = table.pop(split)
-    table = table.rename(columns=lambda name: standard_name(str(name)))
     if not len(table):
         raise broken(path, "has no row")
     notes: list[str] = []

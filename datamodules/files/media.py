@@ -19,6 +19,8 @@ from datamodules.files.cache import kept_arrays
 from datamodules.files.text import broken, require
 from datamodules.items import Files, ItemSet, Modality
 
+IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff")  # endings of their names
+SOUNDS = (".wav", ".mp3", ".flac", ".ogg")
 # Bytes that the header of a WAV file claims where a program wrote it to a pipe, without knowing how many would come.
 STREAMED = 2**31 - 2**16
 # Numbers in a filter that resamples: rate times rate over their common divisor squared, gigabytes from 44,101 to
@@ -106,13 +108,12 @@ def image_of_each(folder: Path, names: Sequence[str], source: str | None = None)
 def in_folder(folder: Path, names: Sequence[str], source: str | None = None) -> list[tuple[int, Path]]:
     """The file of each item, by its name in a folder; FileMissing is raised where there is no such folder.
 
-    Where ``source``, the file that names them all, is given, others of their endings in the folder are warned of.
+    Where ``source``, the file that names them all, is given, other images in the folder are warned of.
     """
     require(folder)
     if source is not None:
-        endings = tuple({Path(name).suffix.lower() for name in names})
         there = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
-        other = sorted(name for name in there - set(names) if name.lower().endswith(endings))
+        other = sorted(name for name in there - set(names) if name.lower().endswith(IMAGES))
         if other:
             rank_zero_warn(f"{folder}: {len(other)} file(s) are not in {source} and are not used, first {other[0]}")
     return [(item, folder / name) for item, name in enumerate(names)]

@@ -68,6 +68,8 @@ def parsed(path: Path, where: str, entry: Any, parse: Callable[[Any], T], expect
     """
     try:
         return parse(entry)
+    except DataError:
+        raise
     except (AttributeError, LookupError, TypeError, ValueError):
         shown = repr(entry[:80]) if isinstance(entry, str) else json.dumps(entry)[:160]
         raise broken(path, f"{where} is {shown}; expected {expected}") from None

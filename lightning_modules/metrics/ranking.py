@@ -81,9 +81,11 @@ def retrieval_scores(
     sides = query if isinstance(query, Mapping) else {"query": query}
     if not sides:
         raise ValueError("query: a joint query has embeddings of one modality or more, got none")
-    given = {**sides, "gallery": gallery} if embedded else {"similarity": similarity}
-    blocks = {side: _checked_blocks(side, rows) for side, rows in given.items()}
-    items = blocks.pop("gallery", [])
+    if embedded:  # a modality may have any name, "gallery" too
+        blocks = {side: _checked_blocks(side, rows) for side, rows in sides.items()}
+        items = _checked_blocks("gallery", gallery)
+    else:
+        blocks, items = {"similarity": _checked_blocks("similarity", similarity, embedded=False)}, []
     n_gallery = sum(map(len, items)) if embedded else len(gallery_labels)
     _check_widths(blocks, items, n_gallery)
     _check_labels(blocks, query_labels, gallery_labels, n_gallery)
@@ -131,9 +133,8 @@ class Relevance:
         self.query, self.gallery = hot[: len(query)], hot[len(query) :].T.tocsr()
 
     def mean_count(self) -> float:
-        """Relevant items of a query, on average over some 64 queries."""
-        some = self.query[:: max(1, self.query.shape[0] // 64)]
-        return (some @ self.gallery).nnz / some.shape[0]
+        """Relevant items of a query, on average; one that shares several labels counts for each."""
+        return float((self.query @ self.gallery.sum(axis=1)).mean())
 
     def pairs(self, rows: slice) -> tuple[np.ndarray, np.ndarray]:
         """(P,) numbers of queries, from the first of these, and (P,) of the items that are relevant to them."""
@@ -265,12 +266,12 @@ def check_labels(side: str, labels: Tensor, rows: int) -> None:
         )
 
 
-def _checked_blocks(side: str, rows: Rows) -> list[Tensor]:
+def _checked_blocks(side: str, rows: Rows, embedded: bool = True) -> list[Tensor]:
     """The blocks that have a row."""
     blocks = [rows] if isinstance(rows, Tensor) else list(rows)
     for block in blocks:
-        check_embeddings(side, block, finite=side != "similarity")
-        if side == "similarity" and bool(block.isnan().any()):
+        check_embeddings(side, block, finite=embedded)
+        if not embedded and bool(block.isnan().any()):
             raise ValueError("similarity: a number is NaN; give -inf to what is not to be found")
     blocks = [block.detach() for block in blocks if len(block)]
     if not blocks:
@@ -283,7 +284,8 @@ def _check_widths(blocks: Mapping[str, list[Tensor]], items: list[Tensor], n_gal
     if items and len(widths) > 1:
         raise ValueError(f"query and gallery embeddings must have one width, got {sorted(widths)}")
     if not items and widths != {n_gallery}:
-        raise ValueError(f"similarity: expected shape (queries, {n_gallery}), got widths {sorted(widths)}")
+        shapes = [tuple(block.shape) for block in blocks["similarity"]]
+        raise ValueError(f"similarity: expected shape (queries, {n_gallery}), got {', '.join(map(str, shapes))}")
 
 
 def _check_labels(blocks: Mapping[str, list[Tensor]], query: Tensor, gallery: Tensor, n_gallery: int) -> None:

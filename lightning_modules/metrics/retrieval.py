@@ -25,8 +25,7 @@ from lightning_modules.metrics.ranking import (
 
 PROTOCOLS = ("honest", "as_published")
 
-_NUMBERS = ("ids", "is_query", "items")
-_FIELDS = ("embeddings", "labels", *_NUMBERS)
+_FIELDS = ("embeddings", "labels", "ids", "is_query", "items")
 
 
 class CrossModalRetrieval(Metric):
@@ -136,8 +135,8 @@ class CrossModalRetrieval(Metric):
                 earlier = getattr(self, state)
                 if len(earlier) and earlier[0].shape[1:] != values.shape[1:]:
                     raise ValueError(
-                        f"{modality}: {field} of shape {tuple(values.shape)}, but {tuple(earlier[0].shape)} in earlier "
-                        "batches"
+                        f"{modality}: {field} with rows of shape {tuple(values.shape[1:])}, but "
+                        f"{tuple(earlier[0].shape[1:])} in earlier batches"
                     )
                 checked[state] = values
         for state, values in checked.items():

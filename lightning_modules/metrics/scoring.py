@@ -42,8 +42,8 @@ class Keys:
 
     def __init__(self, query: Sequence[Tensor], score: str, gallery: Sequence[Tensor]):
         units = [unit_rows(rows) for rows in query]
-        # One vector per query, or an orthonormal basis of the span of a joint query; for keys by volume (Q, 1), 0 where
-        # a query's vectors depend on one another, so that every volume is 0.
+        # vectors (n, Q, D): one of every query, or an orthonormal basis of what a joint query's vectors span. spanning
+        # (Q, 1), for keys by volume: 0 where these vectors depend on one another, so that every volume is 0.
         if score == "volume":
             self.vectors, self.spanning = _basis([_scale(rows).mul_(2.0**-_UNIT_BITS) for rows in units])
         else:

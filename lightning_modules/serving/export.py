@@ -126,7 +126,7 @@ def _from_checkpoint(path: Path) -> tuple[RetrievalModule, dict[str, Any]]:
     """The model, and what model.yaml says of it."""
     saved = read_checkpoint(path, ("state_dict", "hyper_parameters"))
     match saved:
-        case {"hyper_parameters": {"_class_path": kind, **given}, "state_dict": dict(state)}:
+        case {"hyper_parameters": {"_class_path": str(kind), **given}, "state_dict": dict(state)}:
             arguments = {name: value for name, value in given.items() if name[0] != "_" and name != "alignment"}
         case _:
             raise DataError(

@@ -11,15 +11,11 @@ from typing import Literal
 import numpy as np
 
 from datamodules.errors import DataError
-from datamodules.files.media import read_image, read_sound
+from datamodules.files.media import IMAGES, SOUNDS, read_image, read_sound
 from datamodules.items import Files
 
 Content = Literal["text", "image", "sound"]
-ENDINGS = {
-    "text": (".txt",),
-    "image": (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff"),
-    "sound": (".wav", ".flac", ".mp3", ".ogg"),
-}
+ENDINGS = {"text": (".txt",), "image": IMAGES, "sound": SOUNDS}
 TEXT_COLUMNS = ("text", "caption")  # of CSV
 
 

@@ -102,7 +102,8 @@ class Target:
         dtype: of the distributions.
 
     Raises:
-        ValueError: on use, labels are missing or do not fit, on every process where on one.
+        ValueError: on the first use, labels are missing or do not fit, on every process where on one. That use gathers
+            them, so that all processes must come to it alike.
     """
 
     def __init__(self, labels: Tensor | None, offset: int, local: int, total: int, dtype: torch.dtype):

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lightning_modules.networks.encoders import Encoder, build_encoder
+from lightning_modules.networks.encoders import Encoder, base, build_encoder
 from lightning_modules.networks.encoders.base import Standardise
 
 VECTOR = {"kind": "vector", "shape": [6], "rate": None}
@@ -133,8 +133,11 @@ def test_training_repeats_under_one_seed(case):
 # Standardisation and pooling -------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("block", [None, 1, 40], ids=["at once", "by columns", "in part"])
 @pytest.mark.parametrize("shape", [(4, 7, 5), (3, 6, 2, 5)])
-def test_standardise_leaves_padding_out(shape):
+def test_standardise_leaves_padding_out(shape, block, monkeypatch):
+    if block is not None:
+        monkeypatch.setattr(base, "BLOCK", block)
     rng = np.random.default_rng(0)
     x, mask = rng.normal(3, 5, shape), np.arange(shape[1]) < rng.integers(1, shape[1] + 1, (shape[0], 1))
     x[..., 2] = 4.0

@@ -53,6 +53,9 @@ class Encoder(nn.Module):
         return self.with_tokens(x, mask)[0]
 
 
+BLOCK = 2**26  # numbers that are held in float64 at once, where there are more
+
+
 class Standardise(nn.Module):
     """(x - mean) / standard deviation of the training entries, over all but the last dimension, padding left out.
 
@@ -67,10 +70,13 @@ class Standardise(nn.Module):
 
     def fit(self, x: Tensor, mask: Tensor | None = None) -> None:
         """Take mean and scale from entries (n, ..., dim); a constant column keeps scale 1."""
-        rows = (x if mask is None else x[mask]).flatten(0, -2).double()
-        scale = rows.std(dim=0)
-        self.mean.copy_(rows.mean(dim=0))
-        self.scale.copy_(torch.where(scale > 1e-8, scale, torch.ones_like(scale)))
+        rows = (x if mask is None else x[mask]).flatten(0, -2)
+        columns = max(BLOCK // max(len(rows), 1), 1)
+        for start in range(0, rows.shape[1], columns):  # in float64, and not all at once, which is twice the data
+            block, part = slice(start, start + columns), rows[:, start : start + columns].double()
+            scale = part.std(dim=0)
+            self.mean[block] = part.mean(dim=0)
+            self.scale[block] = torch.where(scale > 1e-8, scale, torch.ones_like(scale))
 
     def forward(self, x: Tensor) -> Tensor:
         return (x - self.mean) / self.scale

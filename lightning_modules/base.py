@@ -149,23 +149,24 @@ class RetrievalModule(L.LightningModule):
         trained_with = checkpoint.get("alignment")
         if trained_with != repr(self.alignment):
             rank_zero_warn(f"the checkpoint was trained with alignment {trained_with}, this model has {self.alignment}")
-        dims = [given.get("dims", {}) for given in (checkpoint.get(self.CHECKPOINT_HYPER_PARAMS_KEY, {}), self.hparams)]
-        told, here = (
-            {name: f"{name} ({_described(dim)})" for name, dim in of.items() if name not in self.ignored_dims}
-            for of in dims
-        )
-        if told and here and told != here:
-            before, after = (
-                ", ".join(said for name, said in one.items() if said != other.get(name))
-                or f"no {', '.join(name for name in other if name not in one)}"
-                for one, other in ((told, here), (here, told))
-            )
+        before = self._described_dims(checkpoint.get(self.CHECKPOINT_HYPER_PARAMS_KEY, {}))
+        here = self._described_dims(self.hparams)
+        if before and here and before != here:
             raise RuntimeError(
-                f"the checkpoint was trained on {before}, and the data have {after}; give the data that it was trained "
-                "on, with the same settings, or train on these"
+                f"the checkpoint was trained on {_differing(before, here)}, and the data have "
+                f"{_differing(here, before)}; give the data that it was trained on, with the same settings, or train "
+                "on these"
             )
         if self.data_here is not None:  # and not loaded in Python or for an export, where there are no data
             require_same_items(checkpoint.get("trained_on"), self.data_here, self.allow_other_data)
+
+    def _described_dims(self, hyperparameters: Mapping[str, Any]) -> dict[str, str]:
+        """Modality -> itself with the width of features, or the kind and shape of entries."""
+        widths = {
+            name: f"{dim} wide" if isinstance(dim, int) else f"{dim['kind']} {tuple(dim['shape'])}"
+            for name, dim in hyperparameters.get("dims", {}).items()
+        }
+        return {name: f"{name} ({width})" for name, width in widths.items() if name not in self.ignored_dims}
 
     def evaluated(self, batch: Batch) -> Batch:
         """The part of an evaluation batch that is evaluated."""
@@ -247,9 +248,10 @@ class RetrievalModule(L.LightningModule):
         self.log(f"{prefix}/average/MAP", scores["average/MAP"], prog_bar=True)
 
 
-def _described(dim: int | Mapping[str, Any]) -> str:
-    """The width of features, or the kind and shape of entries."""
-    return f"{dim} wide" if isinstance(dim, int) else f"{dim['kind']} {tuple(dim['shape'])}"
+def _differing(described: Mapping[str, str], other: Mapping[str, str]) -> str:
+    """The modalities that the other does not have like this, or, where it has them all, those that are lacking here."""
+    own = [text for name, text in described.items() if text != other.get(name)]
+    return ", ".join(own) or f"no {', '.join(name for name in other if name not in described)}"
 
 
 def prepare(model: RetrievalModule, data: RetrievalData, fit: bool = True) -> None:

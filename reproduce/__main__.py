@@ -88,6 +88,8 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     add("--jobs", type=int, metavar="N", help=at_once)
     add("--dry-run", action="store_true", help="only list the runs, with an estimate of their time")
     arguments = parser.parse_args(argv[1:] if own else argv)
+    if not own and arguments.table in COMMANDS:
+        parser.error(f"{arguments.table} is a command with arguments of its own; give it first")
     if not own and arguments.table not in names:
         from losses.registry import nearest  # takes seconds, as all that needs torch
 

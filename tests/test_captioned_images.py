@@ -105,6 +105,14 @@ def test_the_held_out_items_never_move(tree):
     assert kept == {NAMES[item] for item in expected} - {NAMES[3]}
 
 
+@pytest.mark.parametrize("file", ["images/other.jpg", "audio/other.wav"])
+def test_images_and_sounds_that_no_caption_names_are_said(tree, file):
+    folder = tree("flickr8k_tri")
+    (folder / file).touch()
+    with pytest.warns(UserWarning, match=rf"1 file\(s\) are not in captions.txt .*{Path(file).name}"):
+        Flickr8kTriples(folder.parent).read()
+
+
 @pytest.mark.parametrize("form", ["MP3", "WAV", "FLAC", "OGG"])
 def test_sounds_are_read_by_content(tmp_path, form):
     path = tmp_path / "misnamed.wav"

@@ -81,7 +81,7 @@ def _sift_lda(path: Path, label: np.ndarray) -> dict[str, np.ndarray]:
     values, items = load_matlab(path), Wikipedia.declaration.items
 
     def stacked(letter: str, width: int) -> np.ndarray:
-        shapes = {f"{letter}_{part[:2]}": (items[part], width) for part in LISTS}
+        shapes = {f"{letter}_{part[:2]}": (items[part], width) for part in LISTS}  # I_tr, I_te and T_tr, T_te
         return np.concatenate([numbers(path, name, values.get(name), shape) for name, shape in shapes.items()])
 
     return {"image": stacked("I", 128), "text": stacked("T", 10)}

@@ -108,12 +108,12 @@ def image_of_each(folder: Path, names: Sequence[str], source: str | None = None)
 def in_folder(folder: Path, names: Sequence[str], source: str | None = None) -> list[tuple[int, Path]]:
     """The file of each item, by its name in a folder; FileMissing is raised where there is no such folder.
 
-    Where ``source``, the file that names them all, is given, other images in the folder are warned of.
+    Where ``source``, the file that names them all, is given, other images and sounds in the folder are warned of.
     """
     require(folder)
     if source is not None:
         there = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
-        other = sorted(name for name in there - set(names) if name.lower().endswith(IMAGES))
+        other = sorted(name for name in there - set(names) if name.lower().endswith(IMAGES + SOUNDS))
         if other:
             rank_zero_warn(f"{folder}: {len(other)} file(s) are not in {source} and are not used, first {other[0]}")
     return [(item, folder / name) for item, name in enumerate(names)]

@@ -263,12 +263,13 @@ class Plan:
             return Choice(error=self._schedule_of(row).error)
         if any(run.result is None for run in runs):
             return Choice(settings[0]) if dry else Choice(error=_failed("a tuning trial", runs))
-        scores, name = [run.result.mean_average_precision() for run in runs], "validation MAP"
         if self.table.select == "joint":
             name = "validation MAP of joint queries"
             by = [f", {setting[JOINT_SCORE]}" if JOINT_SCORE in setting else "" for setting in settings]
             queries = [[f"{query}{score}" for query in row.dataset.model["joint_queries"]] for score in by]
             scores = [run.result.mean_average_precision(directions=of) for run, of in zip(runs, queries, strict=True)]
+        else:
+            name, scores = "validation MAP", [run.result.mean_average_precision() for run in runs]
         shown = [self._shown(row, setting) for setting in settings]
         trials = [{**one, name: round(score, 6)} for one, score in zip(shown, scores, strict=True)]
         best = scores.index(max(scores))

@@ -256,6 +256,15 @@ class RetrievalData(L.LightningDataModule):
         """Entries of a modality that belong to training items, as `Modality.rows` gives them with their mask."""
         return self._rows(name, "train")
 
+    def entries_to_fit(self, name: str) -> tuple[Any, Tensor | None]:
+        """As `train_entries`; but all entries of vectors, with the mask (n,) of those, so that none is copied."""
+        entries = self.entries(name)
+        if entries.kind != "vector":
+            return self.train_entries(name)
+        mask = torch.zeros(len(entries.tensors), dtype=torch.bool)
+        mask[entries.of_items(self._index("train"))] = True
+        return entries.tensors, mask
+
     def train_labels_of_items(self) -> Tensor:
         """(n,) or (n, C) labels of the training items, as the training batches bring them."""
         return self._learned_label[self._index("train")]

@@ -90,7 +90,7 @@ class EncodedModule(RetrievalModule):
         """Fit what is fixed in the encoders, such as means and vocabularies, to the training entries."""
         for name, encoder in self.encoders.items():
             if type(encoder).fit is not Encoder.fit:  # else the training entries need not be laid out at once
-                encoder.fit(*data.train_entries(name))
+                encoder.fit(*data.entries_to_fit(name))
             if encoder.blind_to:
                 self._check_texts(name, "train", data.raw_entries(name, "train"))
 

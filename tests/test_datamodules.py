@@ -137,6 +137,9 @@ def test_arrays_and_train_entries_are_the_rows_of_the_split():
     np.testing.assert_array_equal(features["image"], vectors["image"][index].astype(np.float32))
     np.testing.assert_array_equal(label, module.data.label[index])
     np.testing.assert_array_equal(module.train_entries("text")[0], vectors["text"][module.indices("train")])
+    rows, mask = module.entries_to_fit("text")
+    assert rows is module.entries("text").tensors  # of millions of vectors, a copy would be too much
+    assert torch.equal(rows[mask], module.train_entries("text")[0])
 
 
 def test_digest_follows_data_and_encoder():

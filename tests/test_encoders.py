@@ -152,6 +152,15 @@ def test_standardise_leaves_padding_out(shape, block, monkeypatch):
     np.testing.assert_allclose(standardise(torch.from_numpy(x).float()), expected, rtol=1e-4, atol=1e-5)
 
 
+def test_standardise_of_vectors_takes_those_of_the_mask_alone():
+    x, mask = torch.randn(30, 5) * 3 + 1, torch.arange(30) % 3 > 0
+    masked, laid_out = Standardise(5), Standardise(5)
+    masked.fit(x, mask)
+    laid_out.fit(x[mask])
+    torch.testing.assert_close(masked.state_dict(), laid_out.state_dict(), rtol=0, atol=0)
+    np.testing.assert_allclose(masked.mean, x[mask].numpy().mean(axis=0), rtol=1e-4)
+
+
 def test_features_of_a_sequence_are_mean_and_maximum():
     module, x, mask = fitted("features", [7, 3, 5])
     rows = x.double().numpy()

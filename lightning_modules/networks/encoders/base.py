@@ -39,7 +39,12 @@ class Encoder(nn.Module):
             )
 
     def fit(self, rows: Tensor, mask: Tensor | None) -> None:
-        """Take what is fixed before training, such as means and scales, from the training entries."""
+        """Take what is fixed before training, such as means and scales, from the training entries.
+
+        Args:
+            rows: the training entries; of vectors (n, d), all entries.
+            mask: (n, T) steps that are no padding; of vectors (n,), entries that belong to training items.
+        """
 
     def unknown(self, texts: Sequence[str]) -> list[bool]:
         """Which texts the encoder can hardly tell apart, for it does not know what they are made of."""
@@ -69,11 +74,15 @@ class Standardise(nn.Module):
         self.register_buffer("scale", torch.ones(dim))
 
     def fit(self, x: Tensor, mask: Tensor | None = None) -> None:
-        """Take mean and scale from entries (n, ..., dim); a constant column keeps scale 1."""
-        rows = (x if mask is None else x[mask]).flatten(0, -2)
-        columns = max(BLOCK // max(len(rows), 1), 1)
-        for start in range(0, rows.shape[1], columns):  # in float64, and not all at once, which is twice the data
-            block, part = slice(start, start + columns), rows[:, start : start + columns].double()
+        """Take mean and scale from entries (n, ..., dim), those of the mask (n, ...) if one is given.
+
+        A constant column keeps scale 1.
+        """
+        rows = x.shape[:-1].numel() if mask is None else int(mask.sum())
+        columns = max(BLOCK // max(rows, 1), 1)
+        for start in range(0, x.shape[-1], columns):  # in float64, and not all at once, which is twice the data
+            block = slice(start, start + columns)
+            part = (x[..., block] if mask is None else x[..., block][mask]).flatten(0, -2).double()
             scale = part.std(dim=0)
             self.mean[block] = part.mean(dim=0)
             self.scale[block] = torch.where(scale > 1e-8, scale, torch.ones_like(scale))

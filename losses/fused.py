@@ -14,8 +14,9 @@ from torch import Tensor
 if TYPE_CHECKING:
     from losses.common.base import AlignmentLoss, GatheredBatch
 
-# Entries of a block of one matrix: on a CPU what its caches hold, on a GPU what keeps it busy.
-BLOCK_ENTRIES = {"cpu": 2**20, "cuda": 2**26}
+# Entries of a block of one matrix: a smaller one adds up the gradient of all columns more often, a larger one does not
+# fit into caches.
+BLOCK_ENTRIES = {"cpu": 2**22, "cuda": 2**26}
 # Up to this many bytes of matrices a loss is computed at once.
 LIMIT_BYTES = 2**30
 

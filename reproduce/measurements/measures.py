@@ -134,14 +134,15 @@ def median_seconds(steps: Mapping[Hashable, Callable[[], Any]], repeats: int) ->
 
     Args:
         steps: key -> what is timed.
-        repeats: timed calls of each, after a few that are not.
+        repeats: timed calls of each, after a few that are not; what is timed once takes too long for those.
     """
+    warm_up = WARM_UP if repeats > 1 else 0
     seconds: dict[Hashable, list[float]] = {key: [] for key in steps}
-    for _, (key, step) in product(range(WARM_UP + repeats), steps.items()):
+    for _, (key, step) in product(range(warm_up + repeats), steps.items()):
         start = timer()  # which waits for the GPU where there is one
         step()
         seconds[key].append(timer() - start)
-    return {key: statistics.median(values[WARM_UP:]) for key, values in seconds.items()}
+    return {key: statistics.median(values[warm_up:]) for key, values in seconds.items()}
 
 
 def epoch_seconds(model: RetrievalModule, data: RetrievalData, epochs: int, **limits: Any) -> tuple[list[float], int]:

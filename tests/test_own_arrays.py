@@ -26,6 +26,7 @@ from own_cases import (
 from test_pickled_features import Call
 
 from datamodules import DataError, ItemSet, OwnData
+from datamodules.files import matlab
 
 NAMES = np.array(["ant", "bumblebee", "cat"])
 PARTS = joined()
@@ -118,6 +119,12 @@ def test_matlab_files_that_are_not_what_they_should_be_are_refused(tmp_path):
     refused(tmp_path, "train_txt.mat, train_txt: holds object")
     WRITERS["h5"](tmp_path, make_parts()).rename(tmp_path / "features.mat")
     refused(tmp_path / "features.mat", "features.mat: is HDF5 that MATLAB did not write", "features.h5")
+
+
+def test_a_matlab_file_that_ends_the_process_which_reads_it_is_refused_by_name(tmp_path, monkeypatch):
+    write_dscmr(tmp_path, make_parts())
+    monkeypatch.setattr(matlab, "TRIAL", ("-c", "import os, sys; os.path.getsize(sys.argv[1]); os.abort()"))
+    refused(tmp_path, "train_img.mat: cannot be read as a MATLAB file", "ends the process", "write it again")
 
 
 # What is refused ----------------------------------------------------------------------------------------------------

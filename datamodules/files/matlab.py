@@ -1,6 +1,9 @@
 """MATLAB files of any version, and other HDF5 files, as name -> array."""
 
+import subprocess
+import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +15,8 @@ from datamodules.errors import DataError
 from datamodules.files.labels import of_items
 from datamodules.files.rows import converted, decoding, plain
 
+# What another process does with a file first; -P: no module of the folder that it runs in is taken for another.
+TRIAL = ("-P", "-c", "import sys, scipy.io; scipy.io.loadmat(sys.argv[1])")
 HDF5 = b"\x89HDF\r\n\x1a\n"  # how a file of HDF5 begins that is none of MATLAB
 
 
@@ -38,9 +43,20 @@ def read_mat(file: Path) -> dict[str, np.ndarray]:
                 named = [name for name in opened if not name.startswith("#")]
                 values = {name: _new(opened, opened[name], f"{file}, {name}", not of_items(name)) for name in named}
         else:
+            _try_first(file, file.stat().st_size, file.stat().st_mtime_ns)
             values = {name: _old(x) for name, x in scipy.io.loadmat(file).items() if not name.startswith("__")}
         flat = (pair for name, value in values.items() for pair in _flat(name, value, file))
         return {name: x for name, x in flat if x.size > 1}
+
+
+@cache
+def _try_first(file: Path, size: int, time: int) -> None:
+    """Let another process read a file, which a damaged one can end; once for each state of the file."""
+    trial = subprocess.run([sys.executable, *TRIAL, str(file)], stderr=subprocess.PIPE, check=False)
+    if trial.returncode == 1:
+        raise ValueError(trial.stderr.decode(errors="replace").strip().rpartition("\n")[2])
+    if trial.returncode:
+        raise ValueError(f"it ends the process that reads it with exit status {trial.returncode}")
 
 
 def _old(value: Any) -> Any:

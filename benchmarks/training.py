@@ -1,29 +1,17 @@
-"""Training: JFSE against its published schedule in plain PyTorch, LAVIMO on cached against uncached frozen encoders."""
+"""Training steps of JFSE against its published schedule in plain PyTorch."""
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Callable, Mapping
-from functools import partial
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import lightning as L
-import numpy as np
-import torch
-from PIL import Image
-from torch import Tensor
 from torch.utils.data import DataLoader, StackDataset
 
 from benchmarks.harness import Benchmark, Record
 from benchmarks.plain import PlainJFSE
 from datamodules import RetrievalData, Synthetic
-from datamodules.datasets.synthetic import CLASS_NAMES
-from datamodules.files.media import read_image
-from datamodules.items import Files, ItemSet, Modality
-from lightning_modules import JFSE, LAVIMO
+from lightning_modules import JFSE
 from lightning_modules.base import RetrievalModule
-from lightning_modules.networks.encoders.image import Resize
 from losses import build_loss
 from reproduce.measurements.measures import device, epoch_seconds, timer
 
@@ -35,20 +23,6 @@ def seconds_per_step(model: RetrievalModule, data: RetrievalData, epochs: int, b
     seconds, steps = epoch_seconds(model, data, epochs, limit_train_batches=batches)
     return {"seconds/step": [found / steps for found in seconds]}
 
-
-def _in_turns(
-    record: Record, size: str, runs: Mapping[str, Callable[[], Seconds]], rounds: int, rate: str, batch: int = 1
-) -> float | None:
-    """Train ours and a peer in turn; record seconds of a step, rates in steps or items, and the ratio of seconds."""
-    record.take_turns(size, runs, rounds, ["seconds/step"])
-    for who in runs:
-        if seconds := record.value(who, size, "seconds/step"):
-            record.add(who, size, rate, batch / seconds)
-    ours, peer = runs
-    return record.ratio(peer, ours, size, "seconds/step")
-
-
-# JFSE --------------------------------------------------------------------------------------------------------------
 
 JFSE_BATCH, CLASSES, ITEMS = 64, 300, 2_773
 FASTER = {"cpu": 1, "cuda": 3}
@@ -110,84 +84,13 @@ def measure_jfse(record: Record) -> None:
         widths = f"{shape.image_dim:,}-d and {shape.text_dim:,}-d"
         size = f"{shape.name}, {widths}, width {shape.width:,}, batches of {JFSE_BATCH}"
         runs = {"JFSE (ours)": shape.ours, "JFSE (plain)": shape.plain}
-        ratio = _in_turns(record, size, runs, shape.rounds, "steps/s")
+        record.take_turns(size, runs, shape.rounds, ["seconds/step"])
+        for who in runs:
+            if seconds := record.value(who, size, "seconds/step"):
+                record.add(who, size, "steps/s", 1 / seconds)
+        ratio = record.ratio("JFSE (plain)", "JFSE (ours)", size, "seconds/step")
         record.ask(f"{size}: steps per second of ours over the plain schedule's", ratio, FASTER[device().type])
-
-
-# LAVIMO --------------------------------------------------------------------------------------------------------------
-
-MODEL, PIXELS = "tf_efficientnet_lite0", 160
-ABOUT_LAVIMO = f"""LAVIMO on images and captions through frozen encoders, {MODEL} at {PIXELS} pixels and the tokens of
-all-MiniLM-L6-v2. Cached (ours): their output is computed once, kept on disk and read into memory, as
-`frozen: true` does. Uncached: the same networks, called without gradients in every batch, on images and token numbers
-that are resized and tokenised beforehand as well. The one pass that fills the cache does not count; it is what the
-uncached contestant does in every epoch. Items per second of a training epoch, the first left out. Images and words
-are random."""
-SETTINGS: dict[str, Any] = {"rounds": 2, "epochs": 2, "batches": 4, "items": 256}
-LAVIMO_BATCH = 64
-CACHED, UNCACHED = "LAVIMO, cached (ours)", "LAVIMO, uncached"
-
-
-class RandomImages(RetrievalData):
-    """Random images, in files that are written into a folder, and random words; two of them are test items."""
-
-    dataset, features, data_kind, test_split = "random images", "raw", "synthetic", "standard"
-
-    def __init__(self, folder: Path, **kwargs: Any):
-        super().__init__(validation_fraction=0.0, **kwargs)
-        self.folder = folder
-
-    def read(self) -> ItemSet:
-        """Draw the images and words."""
-        draw, numbers = np.random.default_rng(0), np.arange(SETTINGS["items"] + 2)
-        paths = tuple(self.folder / f"{number}.png" for number in numbers)
-        for path in paths:
-            Image.fromarray(draw.integers(0, 256, (224, 224, 3), np.uint8)).save(path)
-        texts = [" ".join(draw.choice(CLASS_NAMES, 10)) for _ in numbers]
-        modalities = {"image": Modality(Files(paths, read_image)), "text": Modality(texts)}
-        split = np.where(numbers < SETTINGS["items"], "train", "test")
-        return ItemSet(modalities, numbers, split, [path.stem for path in paths], "random images")
-
-
-class Uncached(LAVIMO):
-    """LAVIMO whose frozen encoders are called in every batch, on the pixels that the cached one saw."""
-
-    def __init__(self, dims: Any, **kwargs: Any):
-        super().__init__(dims, **kwargs)
-        self.encoders["image"].front_end = Resize(PIXELS)  # leaves no room for crops
-        self.encoders.requires_grad_(False)
-
-    def train(self, mode: bool = True) -> Uncached:
-        super().train(mode)
-        self.encoders.eval()
-        return self
-
-    def encode(self, batch: Any) -> dict[str, Tensor]:
-        with torch.no_grad():
-            return super().encode(batch)
-
-
-def build_lavimo(contestant: str, data: RetrievalData) -> LAVIMO:
-    """One of the two models."""
-    L.seed_everything(0, verbose=False)
-    kind, frozen = (LAVIMO, True) if contestant == CACHED else (Uncached, False)
-    image = {"name": "timm", "model": MODEL, "weights": "installed", "frozen": frozen, "size": PIXELS}
-    return kind(data.dims, encoders={"image": image, "text": {"name": "tokens", "frozen": frozen}})
-
-
-def measure_lavimo(record: Record) -> None:
-    """Measure both contestants."""
-    with tempfile.TemporaryDirectory() as folder:
-
-        def train(contestant: str) -> Seconds:
-            data = RandomImages(Path(folder), batch_size=LAVIMO_BATCH)
-            return seconds_per_step(build_lavimo(contestant, data), data, SETTINGS["epochs"], SETTINGS["batches"])
-
-        runs = {name: partial(train, name) for name in (CACHED, UNCACHED)}
-        _in_turns(record, f"batches of {LAVIMO_BATCH}", runs, SETTINGS["rounds"], "items/s", LAVIMO_BATCH)
 
 
 JFSE_SETTINGS = {shape.name: shape._asdict() for shape in SHAPES}
 OF_JFSE = Benchmark("jfse", ABOUT_JFSE, JFSE_SETTINGS, measure_jfse, {"dataset": Synthetic.dataset})
-IMAGES = {"dataset": RandomImages.dataset, "features": RandomImages.features}
-OF_LAVIMO = Benchmark("lavimo", ABOUT_LAVIMO, SETTINGS, measure_lavimo, IMAGES)

@@ -2,6 +2,8 @@
 
 import copy
 import math
+import os
+from pathlib import Path
 
 import pytest
 import runner_cases
@@ -23,6 +25,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:Found .* in eval mode")
 
 SHARED = {"table": "bench", "scale": "quick", "seeds": "0", "device": "here", "git_commit": "none"}
 SHARED |= {"torch": torch.__version__, "config_hash": "0"}
+WIKIPEDIA = Path(os.environ.get("CSD_DATA") or "nowhere") / "wikipedia"
 TINY = training.Shape("tiny", 7, 5, width=8, batches=2, rounds=1, epochs=1)
 
 
@@ -180,25 +183,6 @@ def test_jfse_measures_steps_of_both(record, monkeypatch):
     assert methods(record, "steps/s") == {"JFSE (ours)", "JFSE (plain)"}
 
 
-@pytest.mark.slow
-def test_lavimo_measures_cached_and_uncached_encoders_with_the_same_output(record, tmp_path, monkeypatch):
-    for name, value in (("PIXELS", 64), ("LAVIMO_BATCH", 4)):
-        monkeypatch.setattr(training, name, value)
-    monkeypatch.setattr(training, "SETTINGS", {"rounds": 1, "epochs": 1, "batches": 2, "items": 8})
-    training.measure_lavimo(record)
-    check_rows(record)
-    assert methods(record, "items/s") == {training.CACHED, training.UNCACHED}
-    vectors = []
-    for contestant in (training.CACHED, training.UNCACHED):
-        data = training.RandomImages(tmp_path, batch_size=4)
-        model = training.build_lavimo(contestant, data).eval()
-        data.precompute(model.frozen_networks())
-        with torch.no_grad():
-            vectors.append(model.encode(next(iter(data.train_dataloader()))))
-    for name, expected in vectors[0].items():
-        torch.testing.assert_close(vectors[1][name], expected, rtol=1e-4, atol=1e-4)
-
-
 # The command ---------------------------------------------------------------------------------------------------------
 
 
@@ -244,6 +228,24 @@ def test_what_a_gpu_is_asked_for_runs_on_a_cpu_and_differs_from_itself_in_nothin
     gpu.measure_ceiling(record)
     check_rows(record)
     assert methods(record, "seconds/step") == {"GCS (ours)", "matrix products alone"}
+
+
+def test_compiled_critics_come_to_the_same_weights(record, monkeypatch):
+    small = {"dims": [7, 5], "class_dim": 3, "width": 8, "batch": 16, "rounds": 2}
+    monkeypatch.setattr(gpu, "CRITICS", small)
+    gpu.measure_critics(record)
+    check_rows(record)
+    assert methods(record, "seconds/step") == {"critics (ours)", "critics, compiled"}
+
+
+@pytest.mark.skipif(not WIKIPEDIA.is_dir(), reason="CSD_DATA has no wikipedia")
+def test_a_run_of_table_3_is_trained_and_scored(record, monkeypatch):
+    monkeypatch.setattr(gpu, "PAPER", {**gpu.PAPER, "scale": "quick"})
+    gpu.measure_paper(record)
+    assert {row.status for row in record.rows} == {"ok"}
+    maps = {row.condition.rpartition(", ")[2]: row.value for row in record.rows if row.metric == "MAP"}
+    assert {"seen", "unseen"} <= set(maps)
+    assert maps["seen"] > 0.3  # by chance it is about .2
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")

@@ -29,7 +29,7 @@ OURS, PEER = "CrossModalRetrieval (ours)", "torchmetrics"
 SMALL, LARGE = {"dim": 256, "classes": 1_000}, {"items": 1_000_000, "dim": 256, "classes": 10_000}
 SETTINGS: dict[str, Any] = {
     "sizes": [{"queries": 5_000, "items": 5_000, **SMALL}, {"queries": 500, "items": 100_000, **SMALL}],
-    "rounds": 2,
+    "rounds": 1,
     "large": {"cpu": {"queries": 1_000, **LARGE}, "cuda": {"queries": 10_000, **LARGE}},
 }
 

@@ -179,14 +179,15 @@ def draw_noise(rows: pd.DataFrame, table: Table) -> Figure | None:
     found = [of for _, of in groups if of["x"].nunique() > 2]
     if not found:
         return None
-    count = pd.concat(found)["seeds"].str.split().map(len)
+    rows = pd.concat(found)
+    count = rows["seeds"].str.split().map(len)
     half = rows["std"] * student_t.ppf(0.975, (count - 1).clip(lower=1)) / np.sqrt(count)
     looks = zip(cycle(colour for colour, _ in (*STYLE, ("#000000", ""))), cycle(MARKERS), strict=False)
     styles = {
         method: {"color": colour, "marker": marker, "linestyle": "-"}
         for method, (colour, marker) in zip(rows["method"].unique(), looks, strict=False)
     }
-    said = ", ".join(f"{x}: {n}" for x, n in count.groupby(pd.concat(found)["x"]).first().items())
+    said = ", ".join(f"{x}: {n}" for x, n in count.groupby(rows["x"]).first().items())
 
     def finish(axes: Axes) -> None:
         axes.set(xlabel=f"labels flipped, % (seeds {said})", ylabel="average MAP")

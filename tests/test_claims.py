@@ -47,6 +47,8 @@ def _numerics(folder: Path, shares: dict[str, float]) -> None:
         ([_item(0.002, 0.4)], FAILS),  # whatever gain there is, it is below .02
         ([_item(0.01, 0.4, half=0.03)], OPEN),  # the interval reaches a gain of .04
         ([_item(0.01, 0.01, seeds="0 1 2")], OPEN),  # three seeds carry no claim
+        ([_item(0.01, 0.01), _item(-0.05, 0.01, seeds="0 1 2")], OPEN),  # but speak against one
+        ([_item(0.01, 0.01), _item(-0.05, 0.9, seeds="0 1 2")], HOLDS),
     ],
 )
 def test_a_verdict_follows_from_differences_and_intervals(found: list[dict], verdict: str) -> None:

@@ -3,7 +3,8 @@
 A verdict follows from figures by a rule that is fixed beforehand. Method against method counts only with at least five
 seeds, each method at the temperature or weight that validation data chose:
 
-- holds: some difference is significant in favour after Holm's correction, none against, and no mean is negative;
+- holds: some difference is significant in favour after Holm's correction, none against, with any number of seeds, and
+  no mean is negative;
 - does not hold: some difference is significant against; or none is in favour, and no interval reaches a gain of
   ``RELEVANT`` in MAP;
 - cannot be told from this data: everything else, and where the results are missing.
@@ -78,6 +79,8 @@ def judge(found: pd.DataFrame) -> Judgement:
     seeds = found["seeds"].str.split().map(len)
     counted = found[seeds >= SEEDS]
     verdict, *signs = _by_rule(counted)
+    if verdict == HOLDS and _by_rule(found)[2]:  # fewer seeds carry no claim, but may speak against one
+        verdict = OPEN
     differing: dict[str, list[str]] = {}
     for (dataset, features, condition), rows in found.groupby(["dataset", "features", "condition"], sort=False):
         own = _by_rule(rows)[0]

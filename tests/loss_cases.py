@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import reference
 import torch
 from torch import Tensor
+from torch.autograd import gradgradcheck
 
 from losses import LossOutput, available_losses, build_loss, registry
 
@@ -58,6 +59,14 @@ def assert_close(found, expected, rtol: float = 1e-9, atol: float = 1e-12) -> No
     """Of numbers, arrays and tensors."""
     found, expected = (x.detach().numpy() if isinstance(x, Tensor) else x for x in (found, expected))
     np.testing.assert_allclose(found, expected, rtol=rtol, atol=atol)
+
+
+def assert_gradients_are_differentiable(value: Callable[..., Tensor], leaves: Sequence[Tensor]) -> None:
+    """Second derivatives are those of the gradient with create_graph=True, and this is the gradient without."""
+    assert gradgradcheck(value, leaves)
+    found, expected = (torch.autograd.grad(value(*leaves), leaves, create_graph=again) for again in (True, False))
+    for one, other in zip(found, expected, strict=True):
+        assert_close(one, other)
 
 
 def assert_matches(output: LossOutput, parts: dict[str, float]) -> None:

@@ -49,16 +49,25 @@ def test_blocks_are_the_whole(request, name, keywords, labels):
         torch.testing.assert_close(loss(embeddings, LABELS[labels]).total, expected[0], rtol=1e-12, atol=1e-13)
 
 
-def test_matrices_up_to_a_limit_are_computed_at_once(monkeypatch):
-    """Three modalities of six items in float64: 2 x 3 matrices of 6 x 6."""
-    calls = []
+@pytest.mark.parametrize(
+    ("name", "keywords", "columns"),
+    [
+        ("gcs", {}, 6),
+        ("pairwise", {"divergence": "cs"}, 6),
+        ("symile", {"negatives": "shuffled"}, 6),
+        ("symile", {}, 6 * 8),  # an item's products with all pairs of the others, from those of all numbers
+        ("kernel_gcs", {}, None),  # no mean over rows
+        ("pairwise", {"divergence": "mmd"}, None),
+    ],
+)
+def test_matrices_up_to_a_limit_are_computed_at_once(monkeypatch, name, keywords, columns):
+    """Three modalities of six items and eight numbers in float64: 2 x 3 matrices."""
+    calls, limit = [], 2 * 3 * 6 * (columns or 0) * 8
     monkeypatch.setattr(fused, "by_blocks", lambda *_: calls.append(1) or (torch.zeros(()), {}))
-    for limit, large in ((2 * 3 * 36 * 8, False), (2 * 3 * 36 * 8 - 1, True)):
-        calls.clear()
-        monkeypatch.setattr(fused, "LIMIT_BYTES", limit)
-        build_loss("gcs")(make_embeddings(3), LABELS["integer"])
-        build_loss("kernel_gcs")(make_embeddings(3))  # no mean over rows
-        assert calls == [1] * large
+    for less in (0, 1):
+        monkeypatch.setattr(fused, "LIMIT_BYTES", limit - less)
+        build_loss(name, **keywords)(make_embeddings(3, width=8), LABELS["integer"])
+        assert len(calls) == (less if columns else 0)
 
 
 @pytest.mark.usefixtures("blocks")

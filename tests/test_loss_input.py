@@ -170,6 +170,12 @@ def test_embeddings_whose_powers_overflow_are_refused_in_float32_alone(name, key
     assert build_loss("cs")({key: x.float() for key, x in large.items()}, torch.arange(12)).total.isfinite()
 
 
+@pytest.mark.parametrize(("name", "scale"), [("cmpm_kl", 1e31), ("coral", 1e6), ("log_coral", 1e15), ("mmd", 1e15)])
+def test_large_embeddings_whose_powers_do_not_overflow_are_taken(name, scale):
+    large = {key: (scale * x).float() for key, x in make_embeddings(batch=12).items()}
+    assert build_loss(name)(large, torch.arange(12)).total.isfinite()
+
+
 @pytest.mark.parametrize("name", ["cmpm_kl", "coral", "mmd"])
 def test_wide_embeddings_are_refused_before_the_loss_overflows(name):
     sign = torch.ones(64, 1).index_fill(0, torch.arange(0, 64, 2), -1.0).expand(64, 2048)

@@ -61,9 +61,9 @@ def test_mmd_of_close_samples_at_every_bandwidth(sigma):
     assert_matches(build_loss("mmd", sigma=sigma)(embeddings), reference.mmd_parts(as_arrays(embeddings), sigma=sigma))
 
 
-@pytest.mark.parametrize("name", OF_DIRECTIONS)
-def test_zero_vector_has_cosine_zero(name):
-    embeddings = make_embeddings(MODALITIES[name])
+@pytest.mark.parametrize(("name", "count"), [*((name, MODALITIES[name]) for name in OF_DIRECTIONS), ("gram", 4)])
+def test_zero_vector_has_cosine_zero(name, count):
+    embeddings = make_embeddings(count)
     embeddings["text"][2] = 0.0
     embeddings["image"][4] = 0.0
     leaves = {key: x.clone().requires_grad_() for key, x in embeddings.items()}
@@ -75,11 +75,13 @@ def test_zero_vector_has_cosine_zero(name):
 
 @pytest.mark.parametrize("size", [1e-30, 1e30])
 def test_very_short_and_very_long_vectors_have_their_direction(size):
-    """Their squares underflow or overflow in float32."""
-    embeddings = {key: x.float() for key, x in make_embeddings().items()}
-    changed = {**embeddings, "text": embeddings["text"] * size}
+    """Their squares underflow or overflow in float32. The gradient is that of other lengths, over the factor."""
+    embeddings = {key: x.float().requires_grad_() for key, x in make_embeddings().items()}
+    changed = {**embeddings, "text": (embeddings["text"].detach() * size).requires_grad_()}
     one, other = (build_loss("cs")(each, LABELS["integer"]).total for each in (embeddings, changed))
     torch.testing.assert_close(one, other, rtol=1e-5, atol=0)
+    (of_one,), (of_other,) = (torch.autograd.grad(x, y["text"]) for x, y in ((one, embeddings), (other, changed)))
+    torch.testing.assert_close(of_one, of_other * size, rtol=1e-4, atol=1e-6)
 
 
 def test_order_of_the_mapping_is_the_order_of_the_ring():
@@ -227,6 +229,8 @@ def test_pairwise_shows_and_passes_on_the_keywords_of_a_loss(name):
     assert set(registry.keywords("pairwise", name)) == {"divergence", *keywords}
     given = {keyword: value for keyword, value in OPTIONS.items() if keyword in keywords}
     assert repr(build_loss("pairwise", divergence=name, **given).divergence) == repr(build_loss(name, **given))
+    not_given = dict.fromkeys(keywords)
+    assert repr(build_loss("pairwise", divergence=name, **not_given).divergence) == repr(build_loss(name))
 
 
 @pytest.mark.parametrize(("divergence", "keyword"), [("kl", "sigma"), ("mmd", "temperature"), ("coral", "temperature")])

@@ -149,12 +149,10 @@ def edge_sets(modalities: Sequence[str], scheme: str) -> dict[str, list[Edge]]:
         set name -> list of M edges (query modality, gallery modality).
 
     Raises:
-        ValueError: fewer than two modalities, or an unknown scheme.
+        ValueError: an unknown scheme.
 
     Source: Zhang, Yin and Yu, ACM MM 2025, circular matching, and its public code.
     """
-    if len(modalities) < 2:
-        raise ValueError(f"a ring needs at least two modalities, got {list(modalities)}")
     clockwise = list(zip(modalities, [*modalities[1:], modalities[0]], strict=True))
     mixed = [*clockwise[:-1], clockwise[-1][::-1]]
     sets = {

@@ -226,6 +226,8 @@ def test_what_does_not_suit_a_loss_is_refused(name, keywords, embeddings, labels
         pytest.param(soft_target().index_fill(0, torch.tensor([1]), 0.0), id="zero row"),
         pytest.param(soft_target().index_fill(1, torch.tensor([1]), 0.0), id="zero column"),
         pytest.param(soft_target() - 0.5, id="negative weights"),
+        pytest.param(soft_target() - 0.01, id="negative weights in rows of positive sums"),
+        pytest.param(2 * MULTI_HOT, id="counts"),
         pytest.param(soft_target().index_fill(0, torch.tensor([1]), float("nan")), id="nan"),
         pytest.param(soft_target().index_fill(0, torch.tensor([1]), float("inf")), id="inf"),
     ],

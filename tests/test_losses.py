@@ -84,6 +84,16 @@ def test_very_short_and_very_long_vectors_have_their_direction(size):
     torch.testing.assert_close(of_one, of_other * size, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
+@pytest.mark.parametrize("name", ["kl", "cs", "cmpm_kl", "gcs"])
+def test_target_weights_count_in_the_precision_of_the_embeddings_and_get_no_gradient(name, dtype):
+    given, embeddings = LABELS["soft"].to(dtype).requires_grad_(), make_embeddings()
+    output = build_loss(name)({key: x.requires_grad_() for key, x in embeddings.items()}, given)
+    output.total.backward()
+    assert_close(output.total, build_loss(name)(embeddings, given.detach().double()).total)
+    assert given.grad is None
+
+
 def test_order_of_the_mapping_is_the_order_of_the_ring():
     embeddings = make_embeddings(4)
     reordered = {name: embeddings[name] for name in ("text", "image", "audio", "video")}

@@ -176,6 +176,13 @@ def test_large_embeddings_whose_powers_do_not_overflow_are_taken(name, scale):
     assert build_loss(name)(large, torch.arange(12)).total.isfinite()
 
 
+def test_embeddings_whose_sum_overflows_are_taken():
+    large = {key: (1000 * x.abs()).half() for key, x in make_embeddings(batch=60).items()}
+    assert large["image"].isfinite().all()
+    assert large["image"].sum().isinf()
+    assert build_loss("cs")(large, torch.arange(60)).total.isfinite()
+
+
 @pytest.mark.parametrize("name", ["cmpm_kl", "coral", "mmd"])
 def test_wide_embeddings_are_refused_before_the_loss_overflows(name):
     sign = torch.ones(64, 1).index_fill(0, torch.arange(0, 64, 2), -1.0).expand(64, 2048)
@@ -190,9 +197,11 @@ def test_wide_embeddings_are_refused_before_the_loss_overflows(name):
 
 FLOAT32 = {key: x.float() for key, x in make_embeddings().items()}
 NO_ROWS = {key: x[:0] for key, x in make_embeddings().items()}
+NO_COLUMNS = {key: x[:, :0] for key, x in make_embeddings().items()}
 # loss, keywords, embeddings, labels, what is said
 REFUSED = [
     *[(name, {}, NO_ROWS, torch.zeros(0, dtype=torch.long), "image") for name in ALL_LOSSES],
+    *[(name, {}, NO_COLUMNS, LABELS["integer"], "image.*empty") for name in ALL_LOSSES],
     *[(name, {}, make_embeddings(1), LABELS["integer"], "image") for name in ALL_LOSSES],
     *[(name, {}, {}, LABELS["integer"], "modalit") for name in ALL_LOSSES],
     *[(name, {}, make_embeddings(3), None, r"got 3 .*image, text, audio.*`pairwise`.*`gcs` and") for name in OF_PAIRS],
@@ -228,6 +237,7 @@ def test_what_does_not_suit_a_loss_is_refused(name, keywords, embeddings, labels
         pytest.param(soft_target() - 0.5, id="negative weights"),
         pytest.param(soft_target() - 0.01, id="negative weights in rows of positive sums"),
         pytest.param(2 * MULTI_HOT, id="counts"),
+        pytest.param(LABELS["integer"].cfloat(), id="complex"),
         pytest.param(soft_target().index_fill(0, torch.tensor([1]), float("nan")), id="nan"),
         pytest.param(soft_target().index_fill(0, torch.tensor([1]), float("inf")), id="inf"),
     ],

@@ -197,11 +197,13 @@ def test_wide_embeddings_are_refused_before_the_loss_overflows(name):
 
 FLOAT32 = {key: x.float() for key, x in make_embeddings().items()}
 NO_ROWS = {key: x[:0] for key, x in make_embeddings().items()}
+SEQUENCES = {key: x[:, None] for key, x in make_embeddings().items()}
 NO_COLUMNS = {key: x[:, :0] for key, x in make_embeddings().items()}
 # loss, keywords, embeddings, labels, what is said
 REFUSED = [
     *[(name, {}, NO_ROWS, torch.zeros(0, dtype=torch.long), "image") for name in ALL_LOSSES],
     *[(name, {}, NO_COLUMNS, LABELS["integer"], "image.*empty") for name in ALL_LOSSES],
+    *[(name, {}, SEQUENCES, LABELS["integer"], "image") for name in ALL_LOSSES],
     *[(name, {}, make_embeddings(1), LABELS["integer"], "image") for name in ALL_LOSSES],
     *[(name, {}, {}, LABELS["integer"], "modalit") for name in ALL_LOSSES],
     *[(name, {}, make_embeddings(3), None, r"got 3 .*image, text, audio.*`pairwise`.*`gcs` and") for name in OF_PAIRS],

@@ -149,7 +149,7 @@ def test_chunk_size_and_blocks_change_no_bit(classes, multi_hot):
         query_labels, gallery_labels = (torch.nn.functional.one_hot(x, classes) for x in (query_labels, gallery_labels))
     given = {"query_labels": query_labels, "gallery_labels": gallery_labels, "ks": KS}
     whole = retrieval_scores(query, gallery, **given)
-    for chunk in (1, 300, 1700, 2**17, 10**9):  # the first three count block by block where few items are relevant
+    for chunk in (1, 300, 1700, 2**17, 10**9):  # the fourth counts block by block where few items are relevant
         assert bits(retrieval_scores(query.split(9), gallery.split(41), chunk_elements=chunk, **given)) == bits(whole)
 
 
@@ -258,6 +258,14 @@ def test_blocks_chunks_and_order_change_no_bit_of_eleven_points_where_items_tie(
     sides = (query.split(7), gallery[order], query_labels, gallery_labels[order])
     for chunk in (1, 1700, 2**25):
         assert bits(retrieval_scores(*sides, chunk_elements=chunk, gallery_ids=ids[order])) == bits(whole)
+
+
+def test_ties_across_blocks_of_items_and_of_queries_are_broken_as_at_once():
+    query, gallery, *labels = clustered(1_100, 5_000, width=2, classes=400)
+    ids = torch.randperm(5_000, generator=torch.Generator().manual_seed(0))
+    sides = (query, gallery.sign(), *labels)  # some 1,250 items tie
+    blocks, whole = (retrieval_scores(*sides, chunk_elements=chunk, gallery_ids=ids) for chunk in (2**23, 2**25))
+    assert bits(blocks) == bits(whole)
 
 
 # What does not fit ---------------------------------------------------------------------------------------------------

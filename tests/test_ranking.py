@@ -249,6 +249,21 @@ def test_a_tie_is_broken_by_the_id_whatever_the_order_of_the_items():
     assert all(70 < first.count(place) < 130 for place in (1, 2, 3, 4))
 
 
+def split_mix_64(number: int) -> int:
+    """Steele, Lea and Flood, OOPSLA 2014."""
+    mixed = (number + 0x9E3779B97F4A7C15) % 2**64
+    mixed = (mixed ^ mixed >> 30) * 0xBF58476D1CE4E5B9 % 2**64
+    mixed = (mixed ^ mixed >> 27) * 0x94D049BB133111EB % 2**64
+    return mixed ^ mixed >> 31
+
+
+def test_tied_items_stand_in_the_order_of_a_hash_of_their_ids():
+    ids, labels = torch.arange(-10, 30), torch.arange(40)
+    found = retrieval_scores(torch.ones(40, 2), torch.ones(40, 2), labels, labels, gallery_ids=ids)["AP 11-point"]
+    hashes = [split_mix_64(number) for number in ids.tolist()]
+    np.testing.assert_allclose(found, [1 / (1 + sorted(hashes).index(each)) for each in hashes], rtol=1e-12)
+
+
 @pytest.mark.parametrize("classes", [3, 200])
 def test_blocks_chunks_and_order_change_no_bit_of_eleven_points_where_items_tie(classes):
     query, gallery, query_labels, gallery_labels = clustered(20, 400, width=2, classes=classes)
@@ -287,6 +302,7 @@ SIDES = {"query": torch.ones(3, 4), "gallery": torch.ones(6, 4)}
         (SIDES | {"gallery_labels": torch.zeros(6, 2, dtype=torch.bool)}, "multi-hot over the same classes"),
         (SIDES | {"gallery_ids": torch.arange(4)}, r"gallery_ids: expected shape \(6,\)"),
         (SIDES | {"ks": (1, 0)}, r"ks must be integers of at least 1, got \[0\]"),
+        (SIDES | {"ks": (True, 5)}, r"ks must be integers of at least 1, got \[True\]"),
         (SIDES | {"similarity": torch.zeros(3, 6)}, "query and gallery, or similarity alone"),
         ({"query": torch.zeros(3, 2)}, "query and gallery, or similarity"),
         ({"similarity": torch.zeros(3, 5)}, r"similarity: expected shape \(queries, 6\)"),

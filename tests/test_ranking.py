@@ -199,6 +199,12 @@ def test_scale_of_the_embeddings_does_not_matter(magnitude):
     assert bits(scaled) == bits(retrieval_scores(query, gallery, *labels))
 
 
+def test_embeddings_that_are_equal_in_float32_tie():
+    gallery = torch.tensor([[0.5, 0.5], [0.5, 0.5 + 2.5e-8]], dtype=torch.float64)
+    query, labels = torch.tensor([[1.0, 0.0]], dtype=torch.float64), torch.tensor([1, 0])
+    assert retrieval_scores(query, gallery, labels[:1], labels)["first_rank"].item() == 1.5
+
+
 def test_scores_are_cosines_to_eight_digits():
     query, gallery, *_ = clustered(20, 50, width=700)
     keys = scoring.Keys([query], "cosine", gallery.split(30)).of_pairs(*np.indices((20, 50)).reshape(2, -1))

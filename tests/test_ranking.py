@@ -199,6 +199,11 @@ def test_scale_of_the_embeddings_does_not_matter(magnitude):
     assert bits(scaled) == bits(retrieval_scores(query, gallery, *labels))
 
 
+def test_a_zero_item_has_cosine_zero():
+    gallery = torch.tensor([[1.0, 0.0], [0.0, 0.0], [-1.0, 0.0]])
+    assert retrieval_scores(gallery[:1], gallery, torch.tensor([1]), torch.tensor([0, 1, 0]))["first_rank"].item() == 2
+
+
 def test_embeddings_that_are_equal_in_float32_tie():
     gallery = torch.tensor([[0.5, 0.5], [0.5, 0.5 + 2.5e-8]], dtype=torch.float64)
     query, labels = torch.tensor([[1.0, 0.0]], dtype=torch.float64), torch.tensor([1, 0])

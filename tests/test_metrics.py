@@ -121,6 +121,7 @@ def test_items_that_are_no_queries_stay_in_the_gallery():
     expected = retrieval_scores(*queries)["AP"].mean().item()
     assert metric.compute()["image->text/MAP"].item() == pytest.approx(expected, abs=1e-12)
     assert metric.sizes()["image->text"] == (int(unseen.sum()), 90)
+    assert torch.equal(metric.average_precisions()["image->text"][0], ids[unseen].sort().values)
     nobody = CrossModalRetrieval(BOTH)
     nobody.update(embeddings, labels, ids, is_query=torch.zeros(90, dtype=torch.bool))
     with pytest.raises(ValueError, match="image->text: modality 'image' has no query"):
@@ -264,6 +265,7 @@ def test_only_items_that_are_queries_in_every_modality_ask():
     metric = CrossModalRetrieval([JOINT])
     metric.update(rows, labels, ids, is_query={**dict.fromkeys(NAMES, ids >= 0), "video": ids > 60})
     assert metric.sizes() == {"text+video->motion": (int((ids > 60).sum()), 60)}
+    assert torch.equal(metric.average_precisions()["text+video->motion"][0], ids[ids > 60].sort().values)
 
 
 def test_what_tells_nothing_is_chance_and_a_zero_item_has_volume_zero():

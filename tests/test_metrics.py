@@ -95,6 +95,10 @@ def test_ids_that_are_not_unique_are_reported():
     with pytest.raises(ValueError, match=f"image: id {ids[0]} occurs with different labels"):
         clashing.compute()
     metric = evaluate(embeddings, labels, ids)
+    metric.update({"image": embeddings["image"][:1]}, labels[:1], ids[:1], is_query=torch.tensor([False]))
+    with pytest.raises(ValueError, match=f"image: id {ids[0]} occurs with different labels or is_query"):
+        metric.compute()
+    metric = evaluate(embeddings, labels, ids)
     metric.update({"text": -embeddings["text"][:1]}, labels[:1], ids[:1])
     with pytest.warns(UserWarning, match="text: copies of one id differ"):
         metric.compute()

@@ -39,13 +39,15 @@ Blocks = list[tuple[Tensor, Tensor, Tensor]]
 def draw(count: int, dim: int, classes: int, seed: int) -> Blocks:
     """Items around the centres of their classes, as blocks of embeddings (b, dim), labels (b,) and ids (b,).
 
-    Item i is of class i modulo ``classes``, whose centres are the same for every seed.
+    Item i is of class i modulo ``classes``, at most BLOCK or a multiple of it. The centres of the classes are the same
+    for every seed, and drawn by blocks as well.
     """
-    centres = torch.randn(classes, dim, generator=torch.Generator().manual_seed(0))
-    generator = torch.Generator().manual_seed(seed)
+    generator, few = torch.Generator().manual_seed(seed), min(classes, BLOCK)
     blocks = []
     for ids in torch.arange(count).split(BLOCK):
-        rows = torch.randn(len(ids), dim, generator=generator).mul_(2).add_(centres[ids % classes])
+        number = int(ids[0]) % classes // BLOCK
+        centres = torch.randn(few, dim, generator=torch.Generator().manual_seed(number))
+        rows = torch.randn(len(ids), dim, generator=generator).mul_(2).add_(centres[ids % classes % few])
         blocks.append((rows.to(device()), (ids % classes).to(device()), ids.to(device())))
     return blocks
 

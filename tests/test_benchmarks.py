@@ -39,7 +39,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """The losses at sizes of no interest."""
     monkeypatch.setattr(losses, "DIM", 8)
     monkeypatch.setattr(losses, "CENTRE", 16)
-    monkeypatch.setattr(losses, "SETTINGS", {"repeats": {16: 1, 24: 1}, "most": {24: 3}})
+    monkeypatch.setattr(losses, "SETTINGS", {"repeats": {16: 1, 24: 1}, "modalities": {24: (2, 3)}})
 
 
 def methods(record: Record, metric: str) -> set[str]:

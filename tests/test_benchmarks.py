@@ -2,13 +2,12 @@
 
 import copy
 import math
-import os
-from pathlib import Path
 
 import pytest
 import runner_cases
 import torch
 import yaml
+from real_data import needs
 
 from benchmarks import __main__ as command
 from benchmarks import gpu, losses, plain, retrieval, training
@@ -25,7 +24,6 @@ pytestmark = pytest.mark.filterwarnings("ignore:Found .* in eval mode")
 
 SHARED = {"table": "bench", "scale": "quick", "seeds": "0", "device": "here", "git_commit": "none"}
 SHARED |= {"torch": torch.__version__, "config_hash": "0"}
-WIKIPEDIA = Path(os.environ.get("CSD_DATA") or "nowhere") / "wikipedia"
 TINY = training.Shape("tiny", 7, 5, width=8, batches=2, rounds=1, epochs=1)
 
 
@@ -238,7 +236,7 @@ def test_compiled_critics_come_to_the_same_weights(record, monkeypatch):
     assert methods(record, "seconds/step") == {"critics (ours)", "critics, compiled"}
 
 
-@pytest.mark.skipif(not WIKIPEDIA.is_dir(), reason="CSD_DATA has no wikipedia")
+@needs("wikipedia")
 def test_a_run_of_table_3_is_trained_and_scored(record, monkeypatch):
     monkeypatch.setattr(gpu, "PAPER", {**gpu.PAPER, "scale": "quick"})
     gpu.measure_paper(record)

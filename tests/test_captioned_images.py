@@ -3,7 +3,6 @@
 What is missing or broken is in test_data_set_files.py and test_data_set_lists.py.
 """
 
-import os
 import shutil
 from pathlib import Path
 
@@ -15,6 +14,7 @@ import torchaudio
 from check_cases import MODULES, faulty, refused
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from real_data import DATA, needs
 from tiny_pedes import entries, photograph, write_annotations, write_pedes
 from tiny_trees import FLICKR8K_NAMES as NAMES
 from tiny_trees import FLICKR30K, NARRATED, PASCAL_CLASSES, SPOKEN_RATE, flickr30k, narrative, recording, write_sound
@@ -25,13 +25,8 @@ from datamodules.datasets.flickr8k import HELD_OUT, RATE
 from datamodules.datasets.pascal_sentences import draw_split
 from datamodules.files.media import read_sound
 
-DATA = Path(os.environ.get("CSD_DATA") or "nowhere")
 SPLITS = {"train": "train", "val": "validation", "test": "test"}
 SPOKEN = "flickr30k, spoken"
-
-
-def real(path: str) -> pytest.MarkDecorator:
-    return pytest.mark.skipif(not (DATA / path).exists(), reason=f"CSD_DATA is unset or has no {path}")
 
 
 def texts(data: ItemSet) -> list[tuple[int, str]]:
@@ -63,7 +58,7 @@ def test_flickr8k_has_its_official_split_and_five_captions_in_the_order_of_their
         _ = Flickr8k(folder.parent).data
 
 
-@real("flickr8k")
+@needs("flickr8k")
 def test_the_real_official_split_has_its_sizes():
     module = Flickr8k(DATA)
     assert [len(module.indices(part)) for part in ("train", "validation", "standard")] == [6000, 1000, 1000]
@@ -124,7 +119,7 @@ def test_sounds_are_read_by_content(tmp_path, form):
     assert np.abs(middle).max() == pytest.approx(0.5, abs=0.05)
 
 
-@real("flickr8k_tri/captions.txt")
+@needs("flickr8k_tri/captions.txt")
 def test_real_sounds_are_as_long_as_the_first_caption_and_no_other():
     """The sounds have a constant bit rate, so that a file's size is its duration."""
     data = Flickr8kTriples(DATA, modalities=["text", "audio"]).read()

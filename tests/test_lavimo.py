@@ -1,14 +1,13 @@
 """LAVIMO: its training step against plain NumPy, what evaluation may know, what is refused, and training."""
 
-import os
 from itertools import permutations
-from pathlib import Path
 
 import lightning as L
 import numpy as np
 import pytest
 import reference
 import torch
+from real_data import DATA, needs
 from scipy.io import loadmat
 from small_models import cmpm, first_step
 from small_models import lavimo as model
@@ -295,14 +294,14 @@ def test_it_trains_on_paired_features_as_well_as_on_items(tmp_path, settings):
     assert scores(tmp_path, module, data)["average/MAP"] > untrained + 0.1
 
 
-REAL = Path(os.environ.get("CSD_DATA") or "nowhere") / "handwritten" / "handwritten_6views.mat"
+DIGITS = "handwritten/handwritten_6views.mat"
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not REAL.is_file(), reason="CSD_DATA is unset or has no handwritten/")
+@needs(DIGITS)
 def test_on_digits_its_defaults_are_above_a_linear_model(tmp_path):
     """The cosines of logistic regressions' posteriors of the three views reach .86."""
-    read, parts = loadmat(REAL), ("train", "test")
+    read, parts = loadmat(DATA / DIGITS), ("train", "test")
     label, *views = (np.concatenate([read[f"{name}_{part}"] for part in parts]) for name in ("gt", "x1", "x2", "x3"))
     split = np.repeat(parts, [len(read[f"gt_{part}"]) for part in parts])
     np.savez(

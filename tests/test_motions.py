@@ -4,12 +4,11 @@ What is missing or broken is in test_data_set_files.py and test_data_set_lists.p
 """
 
 import json
-import os
-from pathlib import Path
 
 import numpy as np
 import pytest
 from check_cases import MODULES, faulty, refused
+from real_data import DATA, needs
 from tiny_trees import (
     CLIPS,
     MOTION_WIDTH,
@@ -222,8 +221,8 @@ def test_parts_that_are_empty_and_modalities_that_are_not_there(tree, capsys):
 
 # The real data ------------------------------------------------------------------------------------------------------
 
-REAL = Path(os.environ.get("CSD_DATA") or "nowhere") / "utd_mhad"
-real = pytest.mark.skipif(not (REAL / REDUCED).is_file(), reason="CSD_DATA is unset or has no utd_mhad/")
+REAL = DATA / "utd_mhad"
+real = needs(f"utd_mhad/{REDUCED}")
 
 
 @real

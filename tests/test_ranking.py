@@ -215,9 +215,8 @@ def test_scores_are_cosines_to_eight_digits():
     keys = scoring.Keys([query], "cosine", gallery.split(30)).of_pairs(*np.indices((20, 50)).reshape(2, -1))
     found = keys.reshape(20, 50) * -(2.0**-scoring.SCORE_BITS)
     np.testing.assert_allclose(found, cosines(query, gallery), rtol=0, atol=4e-8)
-    whole = [
-        np.rint(unit(rows) * 2**26).astype(np.int64) for rows in (query, gallery)
-    ]  # exact, in any order of the sum
+    # Whole numbers, whose sums are exact in any order.
+    whole = [np.rint(unit(rows) * 2**26).astype(np.int64) for rows in (query, gallery)]
     np.testing.assert_array_equal(keys.reshape(20, 50), np.rint(whole[0] @ whole[1].T * -(2.0**-23)))
 
 

@@ -182,7 +182,7 @@ def draw_noise(rows: pd.DataFrame, table: Table) -> Figure | None:
     rows = pd.concat(found)
     count = rows["seeds"].str.split().map(len)
     half = rows["std"] * student_t.ppf(0.975, (count - 1).clip(lower=1)) / np.sqrt(count)
-    looks = zip(cycle(colour for colour, _ in (*STYLE, ("#000000", ""), ("#7f7f7f", ""))), cycle(MARKERS), strict=False)
+    looks = zip(cycle([*(colour for colour, _ in STYLE), "#000000", "#7f7f7f"]), cycle(MARKERS), strict=False)
     styles = {
         method: {"color": colour, "marker": marker, "linestyle": "-"}
         for method, (colour, marker) in zip(rows["method"].unique(), looks, strict=False)

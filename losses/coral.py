@@ -23,6 +23,7 @@ class CORALLoss(AlignmentLoss):
     Source: Sun and Saenko, "Deep CORAL", ECCV Workshops 2016; scaling of the public JFSE code.
     """
 
+    uses_labels = False
     power = 4
 
     def terms(self, batch: GatheredBatch) -> dict[str, Tensor]:

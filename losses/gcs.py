@@ -54,6 +54,10 @@ class GCSLoss(AlignmentLoss):
         self.scheme = scheme
         self.use_target = use_target
 
+    @property
+    def uses_labels(self) -> bool:
+        return self.use_target
+
     def terms(self, batch: GatheredBatch) -> dict[str, Tensor]:
         terms = {}
         for name, edges in edge_sets(batch.modalities, self.scheme).items():

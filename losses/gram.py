@@ -44,6 +44,7 @@ class GRAMLoss(AlignmentLoss):
     """
 
     takes_two = False
+    uses_labels = False
     over_rows = True
 
     def __init__(self, temperature: float = 0.07, anchor: str | None = None, label_smoothing: float = 0.1):

@@ -26,5 +26,7 @@ class InfoNCELoss(MatchingLoss):
     Source: van den Oord, Li and Vinyals, 2018; the two-directional form of Radford et al., ICML 2021, as a sum.
     """
 
+    uses_labels = False
+
     def of_direction(self, batch: GatheredBatch, x: str, z: str, reverse: bool) -> Tensor:
         return -batch.own_pair(batch.log_matching(x, z, self.temperature)).mean()

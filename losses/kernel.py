@@ -33,6 +33,8 @@ class KernelCSLoss(AlignmentLoss):
     Source: Yin et al., arXiv 2502.17028 (CS-Aligner).
     """
 
+    uses_labels = False
+
     def __init__(self, sigma: float = 1.0):
         super().__init__()
         self.sigma = check_sigma(sigma)

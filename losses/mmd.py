@@ -31,6 +31,7 @@ class MMDLoss(AlignmentLoss):
     Source: Gretton et al., JMLR 2012; bandwidths of the public JFSE code.
     """
 
+    uses_labels = False
     power = 2
 
     def __init__(self, sigma: float | Sequence[float] = JFSE_SIGMAS):

@@ -40,6 +40,10 @@ class PairwiseLoss(AlignmentLoss):
             raise ValueError(f"pairwise sums a loss of two modalities, which {divergence!r} is not")
 
     @property
+    def uses_labels(self) -> bool:
+        return self.divergence.uses_labels
+
+    @property
     def over_rows(self) -> bool:
         return self.divergence.over_rows
 

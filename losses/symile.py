@@ -53,6 +53,7 @@ class SymileLoss(AlignmentLoss):
     """
 
     takes_two = False
+    uses_labels = False
     over_rows = True
 
     def __init__(self, logit_scale: float | None = None, negatives: Literal["all", "shuffled"] = "all"):

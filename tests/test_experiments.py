@@ -20,7 +20,7 @@ from reproduce.names import EXPERIMENTS
 from reproduce.report.figures import draw_sweeps
 from reproduce.results.schema import read_table
 from reproduce.runs.checks import load_table
-from reproduce.runs.config import GRADIENT_METRICS, prepare, resolve
+from reproduce.runs.config import GRADIENT_METRICS, prepare, resolve, without_unused_labels
 from reproduce.runs.positives import POSITIVE_METRICS, shares_of_positives
 from reproduce.runs.spec import read_file
 from reproduce.runs.training import Gradients, run
@@ -28,11 +28,12 @@ from reproduce.runs.training import Gradients, run
 NAMES = sorted(path.stem for path in EXPERIMENTS.glob("*.yaml"))
 
 
-def _config(name: str, method: str, setting: dict, seed: int | None = 2) -> dict:
+def _config(name: str, method: str, setting: dict, seed: int | None = 2, dataset: int = 0) -> dict:
     table = read_file(name)
     found = next(m for m in table.methods if m.method == method and m.protocol == "honest")
-    dataset, scale = table.datasets[0], table.scales["quick"]
-    return resolve(table, scale, dataset, found, setting, seed, scale.max_epochs, dataset.count)
+    dataset, scale = table.datasets[dataset], table.scales["quick"]
+    config = resolve(table, scale, dataset, found, setting, seed, scale.max_epochs, dataset.count)
+    return without_unused_labels(config)
 
 
 # What the files ask for ----------------------------------------------------------------------------------------------
@@ -67,6 +68,20 @@ def test_every_model_of_an_experiment_can_be_built_on_generated_items(name):
 )
 def test_trainings_of_a_table_are_used_again(experiment, swept, table, row, setting):
     assert _config(experiment, swept, {}) == _config(table, row, setting)
+
+
+@pytest.mark.parametrize("method", ["pairwise InfoNCE", "GRAM", "Symile"])
+def test_a_training_without_labels_serves_all_kinds_of_label(method):
+    setting = {"alignment": {"temperature" if method != "Symile" else "logit_scale": 0.3}}
+    by_class, flipped = (_config("label-noise", method, setting, dataset=number) for number in (0, 2))
+    assert by_class == flipped
+    assert _config("label-noise", method, setting, None, dataset=2)["data"]["init_args"]["labels"] == "flips-40"
+
+
+def test_labels_stay_where_they_are_trained_on_or_measured():
+    for table, method, dataset in (("label-noise", "GCS mixed", 2), ("noise-reasons", "pairwise InfoNCE", 0)):
+        kept = _config(table, method, {"matched_temperature": 0.1}, dataset=dataset)["data"]["init_args"]
+        assert (kept["labels"], kept["label_seed"]) == ("flips-40", 2)
 
 
 def test_every_pair_is_a_diagonal_of_one_ring():

@@ -94,6 +94,14 @@ def test_target_weights_count_in_the_precision_of_the_embeddings_and_get_no_grad
     assert given.grad is None
 
 
+@pytest.mark.parametrize(("name", "keywords", "count"), forms())
+def test_a_loss_says_whether_its_value_depends_on_the_labels(name, keywords, count):
+    loss, embeddings = build_loss(name, **keywords), make_embeddings(count)
+    kinds = ("one class", "positive soft" if keywords.get("direction") == "reverse" else "integer")
+    one, other = (loss(embeddings, LABELS[kind]).total for kind in kinds)
+    assert loss.uses_labels == bool(one != other)
+
+
 def test_order_of_the_mapping_is_the_order_of_the_ring():
     embeddings = make_embeddings(4)
     reordered = {name: embeddings[name] for name in ("text", "image", "audio", "video")}

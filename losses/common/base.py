@@ -42,6 +42,7 @@ class AlignmentLoss(nn.Module, ABC):
     Facts that a loss states about itself, beside :meth:`effective_factor`:
 
     - ``takes_two``: whether it takes exactly two modalities, or else two and more.
+    - ``uses_labels``: whether the value depends on the labels; without, they may be None.
     - ``over_rows``: whether every term is a mean over rows, each computed from that row and all columns. Large batches
       are then computed in blocks of rows, with memory linear in the batch.
     - ``power``: the highest power of an embedding's own numbers, not those of its unit vector, in value or gradient;
@@ -49,6 +50,7 @@ class AlignmentLoss(nn.Module, ABC):
     """
 
     takes_two = True
+    uses_labels = True
     over_rows = False
     power = 0
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from jsonargparse import ArgumentError, ArgumentParser
 
+from losses import AlignmentLoss
 from losses.registry import nearest
 
 # Stands among a model's arguments for a temperature and a weight of its alignment, see `matched`.
@@ -62,16 +63,22 @@ def matched(arguments: Mapping[str, Any], modalities: int, weighted: bool) -> di
     value = arguments.pop(MATCHED, None)
     if value is None:
         return arguments
-    alignment = arguments.get("alignment") or {}
-    path, own = alignment.get("class_path"), alignment.get("init_args", {})
-    if "temperature" in own:
+    if "temperature" in (arguments.get("alignment") or {}).get("init_args", {}):
         raise SpecError(f"it has a temperature and a {MATCHED}; keep one of them")
-    factor = pkgutil.resolve_name(path)(**own).effective_factor(modalities) if path else None
-    if factor is None:
-        raise SpecError(f"{MATCHED} is for a loss with a temperature, which {path or 'no alignment'} is not")
+    loss = loss_of(arguments)
+    if loss is None or (factor := loss.effective_factor(modalities)) is None:
+        said = type(loss).__name__ if loss else "no alignment"
+        raise SpecError(f"{MATCHED} is for a loss with a temperature, which {said} is not")
     temperature = round(factor * value, 12)  # so that 7 x 0.1 is 0.7
     weight = {"alignment_weight": factor} if weighted else {}
     return merged({**weight, **arguments}, {"alignment": {"temperature": temperature}})
+
+
+def loss_of(arguments: Mapping[str, Any]) -> AlignmentLoss | None:
+    """The alignment loss that a model's arguments name, None where they name none."""
+    alignment = arguments.get("alignment") or {}
+    path = alignment.get("class_path")
+    return pkgutil.resolve_name(path)(**alignment.get("init_args", {})) if path else None
 
 
 @cache

@@ -20,7 +20,7 @@ from losses.registry import nearest
 from reproduce.results.companion import dump_yaml
 from reproduce.results.metrics import RANKED
 from reproduce.runs import baselines, multiview
-from reproduce.runs.arguments import matched, merged, signature
+from reproduce.runs.arguments import loss_of, matched, merged, signature
 from reproduce.runs.machine import SILENT
 from reproduce.runs.positives import POSITIVE_METRICS
 from reproduce.runs.spec import DataSet, Method, Scale, Table
@@ -30,6 +30,7 @@ Data = datamodules.RetrievalData
 PARTS = {"model": RetrievalModule, "data": Data}
 # Measured while a model is trained.
 GRADIENT_METRICS = ("gradient norm", "finite gradients")
+OF_LABELS = ("labels", "label_seed")  # arguments of data modules: the labels that are trained on
 JOINT_SCORE = "joint_score"  # argument of models that answer joint queries
 VALIDATION_FRACTION = 0.15  # of the training items, where a data set's entry names no other
 
@@ -178,6 +179,19 @@ def resolve(
         "trainer": trainer,
         "evaluate": evaluate | {name: True for name, asked in wanted.items() if asked},
     }
+
+
+def without_unused_labels(config: Config) -> Config:
+    """The configuration without the kind of label to train on, where no label enters the training or what is measured.
+
+    Such a run serves all kinds of label: test items keep their classes, while a trial's validation items do not.
+    """
+    model, data, evaluate = (config[key] for key in ("model", "data", "evaluate"))
+    loss = loss_of(model["init_args"]) if model["class_path"] == "LAVIMO" else None
+    if loss is None or loss.uses_labels or evaluate["on"] == "validation" or "positives" in evaluate:
+        return config
+    kept = {name: value for name, value in data["init_args"].items() if name not in OF_LABELS}
+    return {**config, "data": {**data, "init_args": kept}}
 
 
 def fit_file(config: Config, head: str) -> str:

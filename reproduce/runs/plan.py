@@ -17,7 +17,15 @@ from datamodules.datasets import DATASETS
 from datamodules.datasets.own_data import AS_PUBLISHED
 from reproduce.runs.arguments import matched
 from reproduce.runs.checks import check_modalities
-from reproduce.runs.config import JOINT_SCORE, Data, build_data, data_source, model_class, resolve
+from reproduce.runs.config import (
+    JOINT_SCORE,
+    Data,
+    build_data,
+    data_source,
+    model_class,
+    resolve,
+    without_unused_labels,
+)
 from reproduce.runs.executors import Executor, Run, Workers
 from reproduce.runs.machine import duration, workers
 from reproduce.runs.presence import is_generated, model_absent, require_present
@@ -293,7 +301,8 @@ class Plan:
         data = self._data(data_source(self.table, dataset, method, seed))
         per_epoch = max(len(data.indices("train")) // data.batch_size, 1)
         count = max(scale.max_epochs, math.ceil(min_steps / per_epoch))
-        config = resolve(self.table, scale, dataset, method, setting, seed, count, self._modalities(dataset))
+        modalities = self._modalities(dataset)
+        config = without_unused_labels(resolve(self.table, scale, dataset, method, setting, seed, count, modalities))
         steps = CLOSED_FORM_STEPS if model_class(method.model).closed_form else count * per_epoch
         what = f"schedule of {steps} steps" if what == "schedule" else what
         name = f"{dataset.name} {method.method}{', as published' * published}, {what}"

@@ -31,6 +31,7 @@ CASES = {
     "tokens, frozen": ("tokens", {}, TEXT, (384,), 384),
     "tokens, trained": ("tokens", {"frozen": False}, TEXT, None, 384),
 }
+PADDED = [case for case in CASES if case != "depth_conv"]
 TRAINED = [case for case in CASES if case not in ("features", "tokens, frozen")]
 RANDOM_IN_TRAINING = [case for case in TRAINED if not case.startswith("tokens")]
 
@@ -41,8 +42,11 @@ def encoder(case: str) -> Encoder:
     return build_encoder(name, source, **settings)
 
 
-def entries(case: str, lengths: list[int]) -> tuple[Tensor, Tensor]:
-    """Entries of the given lengths with their mask; what stands in the padding is anything but zero."""
+def entries(case: str, lengths: list[int]) -> tuple[Tensor, Tensor | None]:
+    """Entries of the given lengths with their mask; what stands in the padding is anything but zero.
+
+    Motion maps have no steps, and no mask.
+    """
     shape = CASES[case][3]
     generator = torch.Generator().manual_seed(1)
     size = (len(lengths), max(lengths))
@@ -50,6 +54,9 @@ def entries(case: str, lengths: list[int]) -> tuple[Tensor, Tensor]:
         x = torch.randint(1, 38, size, generator=generator)
     else:
         x = 3 * torch.randn(*size, *shape, generator=generator) + 1
+    if case == "depth_conv":
+        clips = [clip[:length].numpy() for clip, length in zip(x, lengths, strict=True)]
+        return torch.from_numpy(np.stack(encoder(case).front_end(clips, None))), None
     return x, torch.arange(size[1]) < torch.tensor(lengths)[:, None]
 
 
@@ -72,7 +79,7 @@ def test_one_vector_of_the_declared_width_per_entry(case, lengths):
     assert vectors.isfinite().all()
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", PADDED)
 def test_an_entry_and_its_tokens_do_not_depend_on_the_batch_they_are_padded_in(case):
     lengths = [9, 4, 1, 6, 7]
     module, x, mask = fitted(case, lengths)
@@ -92,7 +99,7 @@ def test_an_entry_and_its_tokens_do_not_depend_on_the_batch_they_are_padded_in(c
     torch.testing.assert_close(module(*longer), together, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("case", [case for case in CASES if not case.startswith("tokens")])
+@pytest.mark.parametrize("case", [case for case in PADDED if not case.startswith("tokens")])
 def test_without_a_mask_every_step_counts(case):
     module, x, mask = fitted(case, [5, 5])
     torch.testing.assert_close(module.eval()(x), module(x, mask))
@@ -228,6 +235,31 @@ def test_characters_are_numbered():
     (ids,) = front_end(["Az 90?é"], None)
     assert ids.tolist() == [1, 26, 37, 36, 27, 0, 38 + ord("é")]
     assert ids.dtype == np.int64
+
+
+# Depth clips ---------------------------------------------------------------------------------------------------------
+
+
+def test_motion_maps_against_plain_loops():
+    clip = np.random.default_rng(0).uniform(-1, 2, (6, 16, 12)).clip(0).astype(np.float32)
+    maps = np.zeros((8, 16, 12))
+    for t in range(5):
+        change = 5 * (clip[t + 1].astype(float) - clip[t])
+        for s in range(4):
+            weight = max(0, 1 - 3 * abs((t + 0.5) / 5 - s / 3))
+            maps[s] += weight * abs(change)
+            maps[4 + s] += weight * change
+    foreground = [(clip[:, :, column] > 0).sum() for column in range(12)]
+    (found,) = build_encoder("depth_conv", DEPTH).front_end([clip], None)
+    np.testing.assert_allclose(found, np.concatenate([foreground, maps.ravel()]), rtol=1e-5, atol=1e-5)
+
+
+def test_a_depth_clip_is_cut_about_its_foreground():
+    module, clip = encoder("depth_conv").eval(), np.zeros((4, 16, 12), dtype=np.float32)
+    clip[:, 4:12, 1:6] = np.random.default_rng(0).uniform(1, 2, (4, 8, 5))
+    moved = np.roll(clip, 5, axis=2)
+    vectors = module(torch.from_numpy(np.stack(module.front_end([clip, moved], None))))
+    torch.testing.assert_close(*vectors)
 
 
 # What is refused ---------------------------------------------------------------------------------------------------

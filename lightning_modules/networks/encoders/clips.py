@@ -1,9 +1,10 @@
 """Small encoders of short clips: poses, by convolutions or a transformer, signals and depth video."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -132,12 +133,33 @@ class SignalConv(Encoder):
         return warp_time(x, mask, 0.1).gather(1, index[..., None].expand_as(x))
 
 
+class MotionMaps:
+    """Front end: depth clip (T, H, W) -> how many pixels of each column are foreground (W,), then eight motion maps.
+
+    With D_t = 5 (x_{t+1} - x_t) and four triangular windows w_s that overlap and sum to one over the clip, the maps are
+    sum_t w_s(t) |D_t| and sum_t w_s(t) D_t, (8, H, W), all flattened. The background has depth 0.
+    """
+
+    key = f"motion-maps {SEGMENTS} {STEP_SCALE}"
+
+    def __call__(self, entries: Sequence[np.ndarray], rate: int | None) -> list[np.ndarray]:
+        return [self._of_clip(torch.as_tensor(np.asarray(entry, np.float32))) for entry in entries]
+
+    def _of_clip(self, x: Tensor) -> np.ndarray:
+        foreground = (x > 0).sum(dim=(0, 1)).to(x.dtype)
+        steps = len(x) - 1
+        position = (torch.arange(1, steps + 1) - 0.5) / max(steps, 1)
+        knots = torch.linspace(0, 1, SEGMENTS)[:, None]
+        weight = (1 - (position - knots).abs() * (SEGMENTS - 1)).clamp(min=0)
+        step = (STEP_SCALE * (x[1:] - x[:-1])).flatten(1)
+        return torch.cat([foreground, (weight @ step.abs()).flatten(), (weight @ step).flatten()]).numpy()
+
+
 class DepthConv(Encoder):
     """Depth clips as soft motion maps in relative time, through a two-dimensional convolution.
 
-    A clip, its background at depth 0, is cut to ``window`` columns about its foreground. With D_t = 5 (x_{t+1} - x_t)
-    and four triangular windows w_s that overlap and sum to one over the clip, the maps are sum_t w_s(t) |D_t| and
-    sum_t w_s(t) D_t. In training the cut is shifted by up to a pixel and stretched by up to a tenth.
+    The maps of a clip, see :class:`MotionMaps`, are cut to ``window`` columns about its foreground. In training the cut
+    is shifted by up to a pixel and stretched by up to a tenth.
 
     Args:
         source: of kind "sequence" of frames (H, W).
@@ -154,30 +176,30 @@ class DepthConv(Encoder):
         super().__init__(source)
         if len(source["shape"]) != 2:
             raise ValueError(f"DepthConv reads frames of shape (H, W), and the modality holds {tuple(source['shape'])}")
-        height, columns = source["shape"]
-        self.window = window or columns
+        self.front_end = MotionMaps()
+        self.height, self.columns = source["shape"]
+        self.window = window or self.columns
         layers: list[nn.Module] = []
         for before, after, kernel in ((2 * SEGMENTS, width, 5), (width, 2 * width, 3), (2 * width, 2 * width, 3)):
             layers += [nn.Conv2d(before, after, kernel, 2, kernel // 2), nn.GroupNorm(8, after), nn.ReLU()]
         layers.insert(6, nn.Dropout2d(dropout / 2))
         self.layers = nn.Sequential(*layers, nn.Flatten(), nn.Dropout(dropout))
-        self.dim = 2 * width * math.ceil(height / 8) * math.ceil(self.window / 8)
+        self.dim = 2 * width * math.ceil(self.height / 8) * math.ceil(self.window / 8)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        mask = whole(x, mask)
-        # The cut is the same in all frames, so that the maps, which are fewer, can be cut instead of them.
-        return self.layers(self._cut(x, mask, self._maps(x, mask)))
+        foreground, maps = x[:, : self.columns], x[:, self.columns :]
+        return self.layers(self._cut(foreground, maps.unflatten(1, (2 * SEGMENTS, self.height, self.columns))))
 
-    def _cut(self, x: Tensor, mask: Tensor, maps: Tensor) -> Tensor:
-        batch, _, height, columns = x.shape
-        filled = ((x > 0).sum(dim=2) * mask[:, :, None]).sum(dim=1).to(x.dtype)
-        place, total = torch.arange(columns, device=x.device, dtype=x.dtype), filled.sum(dim=1)
-        centre = torch.where(total > 0, (filled * place).sum(dim=1) / total.clamp(min=1), columns / 2)
+    def _cut(self, foreground: Tensor, maps: Tensor) -> Tensor:
+        place, total = torch.arange(self.columns, device=maps.device, dtype=maps.dtype), foreground.sum(dim=1)
+        centre = (foreground * place).sum(dim=1) / total.clamp(min=1)
+        centre = torch.where(total > 0, centre, self.columns / 2)
         left = (centre - self.window / 2).round().long()
-        down = self._axis(height, torch.zeros_like(left), height, torch.full_like(centre, height / 2)[:, None])
-        across = self._axis(self.window, left, columns, left[:, None] + (self.window - 1) / 2)
-        rows = torch.arange(batch, device=x.device)[:, None, None, None]
-        numbers = torch.arange(maps.shape[1], device=x.device)[None, :, None, None]
+        middle = torch.full_like(centre, self.height / 2)[:, None]
+        down = self._axis(self.height, torch.zeros_like(left), self.height, middle)
+        across = self._axis(self.window, left, self.columns, left[:, None] + (self.window - 1) / 2)
+        rows = torch.arange(len(maps), device=maps.device)[:, None, None, None]
+        numbers = torch.arange(maps.shape[1], device=maps.device)[None, :, None, None]
         return F.pad(maps, (1, 1, 1, 1))[rows, numbers, down[:, None, :, None], across[:, None, None, :]]
 
     def _axis(self, size: int, start: Tensor, length: int, centre: Tensor) -> Tensor:
@@ -189,15 +211,6 @@ class DepthConv(Encoder):
             factor = 1 + DEPTH_STRETCH * (2 * torch.rand(batch, device=start.device) - 1)
             index = ((index - centre) * factor + centre).round().long()
         return (index + 1).clamp(0, length + 1)
-
-    def _maps(self, x: Tensor, mask: Tensor) -> Tensor:
-        pair = (mask[:, 1:] & mask[:, :-1]).to(x.dtype)
-        position = (pair.cumsum(dim=1) - 0.5) / pair.sum(dim=1, keepdim=True).clamp(min=1)
-        knots = torch.linspace(0, 1, SEGMENTS, device=x.device)[:, None]
-        weight = (1 - (position[:, None] - knots).abs() * (SEGMENTS - 1)).clamp(min=0) * pair[:, None]
-        step = STEP_SCALE * (x[:, 1:] - x[:, :-1])
-        maps = torch.cat([weight @ step.abs().flatten(2), weight @ step.flatten(2)], dim=1)
-        return maps.unflatten(2, x.shape[2:])
 
 
 def warp_time(x: Tensor, mask: Tensor, strength: float) -> Tensor:

@@ -67,6 +67,20 @@ def _extents(texts: list) -> list:
 # Retrieval by method -------------------------------------------------------------------------------------------------
 
 
+def test_joint_queries_are_drawn_where_there_are_some_and_what_is_synthetic_is_marked_beside_what_is_real():
+    joint = ["a+b->c", "a+c->b", "b+c->a"]
+    directions = ["a->b", "b->a", *joint, "average"]
+    generated = {"dataset": "xor", "features": "5 bits", "split": "standard", "data_kind": "synthetic"}
+    rows = [replace(NUMBER, direction=name, data_kind="real", **data) for name in directions for data in DATA[:1]]
+    figure = _draw([*rows, *(replace(NUMBER, direction=name, **generated) for name in directions)])
+    for axes in figure.axes:
+        assert [container.get_label() for container in axes.containers] == joint
+    looks = {(bar.lines[0].get_color(), bar.lines[0].get_marker()) for bar in figure.axes[0].containers}
+    assert len(looks) == len(joint)
+    assert ["SYNTHETIC" in axes.get_title() for axes in figure.axes] == [False, True]
+    assert "SYNTHETIC" not in figure.get_suptitle()
+
+
 def test_no_two_directions_look_alike_and_the_ways_of_a_pair_differ_in_filling_alone():
     directions = ["average", *("->".join(pair) for pair in permutations(MODALITIES[:4], 2))]
     rows = [replace(NUMBER, direction=direction, **DATA[1]) for direction in directions]

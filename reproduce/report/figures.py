@@ -27,8 +27,10 @@ from matplotlib.ticker import MaxNLocator
 from scipy.stats import t as student_t
 
 from datamodules.noisy_labels import parse_labels
+from lightning_modules.metrics.directions import is_joint
 from lightning_modules.metrics.modality_gap import GAP_METRICS
 from reproduce.results.schema import replace_file
+from reproduce.results.shown import SYNTHETIC
 from reproduce.runs.spec import Table
 
 PANEL = ["dataset", "features", "condition", "split", "protocol"]
@@ -82,8 +84,11 @@ def draw_figures(rows: pd.DataFrame, table: Table, path: Path) -> list[Path]:
 
 
 def draw_methods(rows: pd.DataFrame, title: str) -> Figure:
-    """Every method's MAP with its deviation over seeds, methods down and a mark per direction."""
-    styles = _directions(set(rows["direction"]))
+    """Every method's MAP with its deviation over seeds, methods down and a mark per direction.
+
+    Where there are joint queries, which is then what the table asks about, their directions alone.
+    """
+    styles = _directions(rows["direction"].unique())
     found = [(name, of[of["direction"].isin(list(styles))]) for name, of in rows.groupby(PANEL, sort=False)]
     columns = -(-len(found) // -(-len(found) // COLUMNS))
     lines, heights, letters = [], [], 0
@@ -119,9 +124,12 @@ def _methods_panel(title: str, rows: pd.DataFrame, names: Mapping[str, str], sty
     return Panel(title, points, finish)
 
 
-def _directions(directions: set[str]) -> dict[str, dict[str, Any]]:
+def _directions(directions: Sequence[str]) -> dict[str, dict[str, Any]]:
     """How each direction is drawn, a pair's second way hollow; the average last, and alone where there are too many."""
-    pairs = sorted({tuple(sorted(direction.split("->"))) for direction in directions - {"average"}})
+    if joint := [name for name in directions if is_joint(name)]:
+        looks = zip(joint, cycle(STYLE))
+        return {name: {"linestyle": "", "color": colour, "marker": marker} for name, (colour, marker) in looks}
+    pairs = sorted({tuple(sorted(direction.split("->"))) for direction in directions if direction != "average"})
     styles = {}
     for pair, (colour, marker) in zip(pairs, STYLE if len(pairs) <= len(STYLE) else (), strict=False):
         for way, filled in ((pair, "full"), (pair[::-1], "none")):
@@ -254,6 +262,8 @@ def _draw(
     **grid: Any,
 ) -> Figure:
     """Panels in lines, one legend for all below them, in the order of the styles, and above them what is shown."""
+    points = pd.concat([panel.points for line in lines for panel in line])
+    synthetic = points["data_kind"] == "synthetic"
     figure, places = plt.subplots(
         len(lines), max(map(len, lines)), figsize=size, squeeze=False, layout="constrained", **grid
     )
@@ -267,7 +277,8 @@ def _draw(
             axes.errorbar(of["x"], of["y"], **bars, label=label, capsize=2, linewidth=1.2, **styles[label])
         frame(axes)
         panel.finish(axes)
-        axes.set_title(panel.title, fontsize=10)
+        marked = panel.points["data_kind"].eq("synthetic").any() and not synthetic.all()
+        axes.set_title(f"{SYNTHETIC}\n" * bool(marked) + panel.title, fontsize=10)
     drawn = [axes.get_legend_handles_labels() for axes in figure.axes]
     handles = {label: handle for handles, labels in drawn for handle, label in zip(handles, labels, strict=True)}
     labels = [*(label for label in styles if label in handles), *(label for label in handles if label not in styles)]
@@ -275,11 +286,10 @@ def _draw(
     names = [label.replace("->", " → ") for label in labels]
     below = {"loc": "outside lower center", "ncols": min(columns, len(names)), "frameon": False}
     figure.legend([handles[label] for label in labels], names, **below)
-    points = pd.concat([panel.points for line in lines for panel in line])
-    synthetic = "SYNTHETIC DATA: " * bool((points["data_kind"] == "synthetic").any())
+    marked = f"{SYNTHETIC}: " * bool(synthetic.all())
     spread = f", mean and {spread} over seeds" * bool(points[["dx", "dy"]].notna().any(axis=None))
     width = int(figure.get_figwidth() / (1.2 * LETTER))
-    figure.suptitle("\n".join(fill(line, width) for line in (f"{synthetic}{title}", f"{metric}{spread}")))
+    figure.suptitle("\n".join(fill(line, width) for line in (f"{marked}{title}", f"{metric}{spread}")))
     return figure
 
 

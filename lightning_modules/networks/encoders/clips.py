@@ -198,9 +198,10 @@ class DepthConv(Encoder):
         middle = torch.full_like(centre, self.height / 2)[:, None]
         down = self._axis(self.height, torch.zeros_like(left), self.height, middle)
         across = self._axis(self.window, left, self.columns, left[:, None] + (self.window - 1) / 2)
-        rows = torch.arange(len(maps), device=maps.device)[:, None, None, None]
-        numbers = torch.arange(maps.shape[1], device=maps.device)[None, :, None, None]
-        return F.pad(maps, (1, 1, 1, 1))[rows, numbers, down[:, None, :, None], across[:, None, None, :]]
+        cells = (down[:, :, None] * (self.columns + 2) + across[:, None, :]).flatten(1)  # of a map and its margin
+        padded = F.pad(maps, (1, 1, 1, 1)).flatten(2)
+        cut = padded.gather(2, cells[:, None].expand(-1, len(maps[0]), -1))  # many times as fast as indexing
+        return cut.unflatten(2, (self.height, self.window))
 
     def _axis(self, size: int, start: Tensor, length: int, centre: Tensor) -> Tensor:
         """Indices (B, size) into an axis of ``length`` with a zero at both ends."""

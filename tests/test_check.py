@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 from check_cases import checked, faulty, listed, name_of
 from extract_cases import written_by_hand
+from real_data import DATA, needs
 from tiny_trees import TREES, write_flickr30k, write_narratives, write_tmr
 
-from datamodules import DataError, Wikipedia
+from datamodules import Wikipedia
 from datamodules.check import Repeated, find_repeats
 from datamodules.datasets import DATASETS
 from datamodules.datasets.wikipedia import read_lists
 from datamodules.extract import default_form
 from datamodules.files.download import SourceFile
-from datamodules.files.sources import data_root
 from datamodules.items import Files, ItemSet, Modality
 
 # Sound copies -------------------------------------------------------------------------------------------------------
@@ -288,13 +288,11 @@ def test_repeats_that_are_known_of_the_authors_copy_are_no_trouble(tree, monkeyp
     assert "aa-1 (train), dd-1 (test) have the same image, as in the authors' copy\n" in said
 
 
+@needs("wikipedia")
 @pytest.mark.parametrize("features", ["roph", "sift-lda"])
 def test_the_known_repeats_of_wikipedia_are_those_of_its_published_image_features(features):
-    try:
-        pairs, split = read_lists(data_root() / "wikipedia")
-        image = Wikipedia(features=features, offline=True).data.vectors["image"]
-    except DataError as error:
-        pytest.skip(str(error))
+    pairs, split = read_lists(DATA / "wikipedia")
+    image = Wikipedia(features=features, offline=True).data.vectors["image"]
     names: dict[bytes, set[str]] = {}
     for row, (name, _, _) in zip(image, pairs, strict=True):
         names.setdefault(row.tobytes(), set()).add(name)

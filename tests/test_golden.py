@@ -16,6 +16,7 @@ from tempfile import TemporaryDirectory
 
 import pytest
 import torch
+from real_data import require
 
 import reproduce.__main__ as command_line
 from losses import build_loss
@@ -79,8 +80,8 @@ def _stored(name: str) -> dict[str, str]:
 
 @pytest.mark.parametrize("name", TABLES)
 def test_small_trainings_give_the_stored_numbers(name: str, tmp_path: Path):
-    if name != "synthetic" and not (Path(os.environ.get("CSD_DATA", "data")) / name).is_dir():
-        pytest.skip(f"needs {name} under CSD_DATA")
+    if name != "synthetic":
+        require(name)
     found, stored = numbers(name, tmp_path), _stored(name)
     assert found.keys() == stored.keys()
     far = {row: (found[row], value) for row, value in stored.items() if _distance(found[row], value) > TOLERANCE}

@@ -1,11 +1,11 @@
 """Classical methods for two views: each against its formula in NumPy, and Wikipedia's published numbers."""
 
-import os
 from itertools import product
 from pathlib import Path
 
 import numpy as np
 import pytest
+from real_data import DATA, require
 from scipy import sparse
 from scipy.linalg import eig
 from scipy.spatial.distance import cdist
@@ -25,6 +25,7 @@ from test_linear_methods import (
 )
 
 from datamodules import FeatureDataModule, Wikipedia
+from datamodules.datasets.wikipedia import FEATURE_FILES
 from reproduce.results.compare import AGREE
 from reproduce.results.published import load_published
 from reproduce.runs.baselines import CCA, SemanticMatching
@@ -158,11 +159,8 @@ def test_neighbours_within_and_across_classes(monkeypatch):
 
 @pytest.fixture(scope="module", params=["roph", "sift-lda"])
 def wikipedia(request) -> FeatureDataModule:
-    root = os.environ.get("CSD_DATA")
-    file = {"roph": "wiki_roph.mat", "sift-lda": "raw_features.mat"}[request.param]
-    if not root or not (Path(root) / "wikipedia" / file).exists():
-        pytest.skip(f"CSD_DATA names no folder with wikipedia/{file}")
-    data = Wikipedia(root, features=request.param, validation_fraction=0.0, class_encoder="one-hot")
+    require(f"wikipedia/{FEATURE_FILES[request.param]}")
+    data = Wikipedia(DATA, features=request.param, validation_fraction=0.0, class_encoder="one-hot")
     assert (len(data.indices("train")), len(data.indices("standard"))) == (2173, 693)
     return data
 

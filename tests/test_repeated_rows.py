@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import torch
 from own_cases import joined, make_parts, save
+from real_data import needs
 from training import trainer
 
 from datamodules import OwnData, Wikipedia
-from datamodules.files.sources import data_root
 from datamodules.repeats import samples_of_rows
 from datamodules.splits import carve_validation
 from lightning_modules import JFSE
@@ -115,10 +115,9 @@ def test_chance_repeats_count_apart(tmp_path):
     assert OwnData(save(tmp_path), class_encoder="one-hot", validation_fraction=0).repeated == ()
 
 
+@needs("wikipedia")
 @pytest.mark.parametrize("features", ["sift-lda", "roph"])
 def test_published_features_of_wikipedia_have_no_such_rows(features):
-    if not (data_root(None) / "wikipedia").is_dir():
-        pytest.skip("no wikipedia/ in CSD_DATA")
     assert Wikipedia(features=features, class_encoder="one-hot").repeated == ()
 
 

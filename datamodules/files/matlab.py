@@ -54,7 +54,8 @@ def _try_first(file: Path, size: int, time: int) -> None:
     """Let another process read a file, which a damaged one can end; once for each state of the file."""
     trial = subprocess.run([sys.executable, *TRIAL, str(file)], stderr=subprocess.PIPE, check=False)
     if trial.returncode == 1:
-        raise ValueError(trial.stderr.decode(errors="replace").strip().rpartition("\n")[2])
+        last = trial.stderr.decode(errors="replace").strip().rpartition("\n")[2]  # OSError: could not read bytes
+        raise ValueError(last.split(": ", 1)[-1])
     if trial.returncode:
         raise ValueError(f"it ends the process that reads it with exit status {trial.returncode}")
 

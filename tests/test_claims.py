@@ -71,6 +71,12 @@ def test_conditions_that_say_something_else_figures_and_files_are_named() -> Non
     assert found.sources == ["comparisons/table7.csv", "comparisons/table2.csv"]
 
 
+def test_a_condition_of_several_data_sets_is_named_with_its_own() -> None:
+    flipped = {"condition": "40 % of labels flipped"}
+    found = judge(comparisons(_item(0.1, 0.01, **flipped), _item(-0.1, 0.01, dataset="handwritten", **flipped)))
+    assert (found.verdict, found.conditions) == (FAILS, 'holds with "40 % of labels flipped" on wikipedia (5 seeds)')
+
+
 def test_a_damaged_file_of_claims_is_refused(tmp_path: Path) -> None:
     claims = pd.DataFrame([("a, b", HOLDS, "", 'says "c"\nand d', "table1.csv table2.csv")], columns=COLUMNS)
     path = write_csv(claims, tmp_path / "claims.csv")

@@ -82,10 +82,12 @@ def judge(found: pd.DataFrame) -> Judgement:
     if verdict == HOLDS and _by_rule(found)[2]:  # fewer seeds carry no claim, but may speak against one
         verdict = OPEN
     differing: dict[str, list[str]] = {}
+    shared = found.groupby("condition")["dataset"].transform("nunique") > 1
     for (dataset, features, condition), rows in found.groupby(["dataset", "features", "condition"], sort=False):
         own = _by_rule(rows)[0]
         if own not in (verdict, OPEN):
-            name = f'"{condition or f"{dataset}, {features}"}" ({seeds[rows.index].min()} seeds)'
+            where = f" on {dataset}" * bool(condition and shared[rows.index[0]])
+            name = f'"{condition or f"{dataset}, {features}"}"{where} ({seeds[rows.index].min()} seeds)'
             differing.setdefault(own, []).append(name)
     lines = [
         f"{data_name(item)}: {item.method} against {item.baseline} {item.difference:+.3f} "

@@ -44,7 +44,8 @@ def regenerate(arguments: argparse.Namespace, argv: list[str], table: Table | No
     if arguments.scale not in table.scales:
         raise SpecError(f"{table.name} has no scale {arguments.scale!r}; there are {', '.join(table.scales)}")
     methods = {"method": table.names, "protocol": [method.protocol for method in table.methods]}
-    _check_only(arguments.only, {"dataset": [dataset.dataset for dataset in table.datasets], **methods}, table)
+    data = {name: [getattr(one, name) for one in table.datasets] for name in ("dataset", "condition")}
+    _check_only(arguments.only, {**data, **methods}, table)
     quiet(threads=1)
     plan = Plan(
         table,
@@ -106,5 +107,5 @@ def _check_only(only: dict[str, str], values: dict[str, list[str]], table: Table
     """Raise for a value of --only that no row of the table has, where the values of its key are known."""
     for key, value in only.items():
         if key in values and value not in values[key]:
-            there = "; ".join(dict.fromkeys(values[key]))
+            there = "; ".join(dict.fromkeys(filter(None, values[key]))) or "none"
             raise SpecError(f"--only {key}={value}: no row of {table.name} has it; there are: {there}")

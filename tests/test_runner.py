@@ -285,6 +285,7 @@ def test_the_unseen_classes_follow_the_seed(broken):
         (["table2", "--only", "method=JSFE"], "JSFE: no row of table2 has it; there are: CCA; semantic matching;"),
         (["table2", "--only", "dataset=tyni"], "dataset=tyni: no row of table2 has it; there are: tiny; absent"),
         (["table2", "--only", "features=roph"], "features=roph: no row of table2 has it; there are: own"),
+        (["table2", "--only", "condition=M = 4"], "condition=M = 4: no row of table2 has it; there are: none"),
         (["table2", "--only", "protocol=honst"], "protocol=honst: no row of table2 has it; there are: honest"),
         (["table2", "--seeds", "0", "0"], "expected different integers"),
         (["table2", "--seeds", "-1"], "none negative"),

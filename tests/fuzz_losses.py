@@ -6,7 +6,7 @@ import re
 
 import numpy as np
 import torch
-from loss_cases import NAMES, NEED_LABELS, forms
+from loss_cases import NAMES, forms
 from torch import Tensor
 
 from losses import build_loss, fused, registry
@@ -40,9 +40,8 @@ def outcome(seed: int, number: int) -> tuple[str, str]:
     if draw.random() < 0.2:
         embeddings[second] = embeddings[first] * (-1) ** int(draw.integers(2))
     embeddings = {key: x.detach().clone().requires_grad_() for key, x in embeddings.items()}
-    needed = summed in NEED_LABELS and keywords.get("use_target", True)
-    labels = _labels(draw, batch) if needed or draw.random() < 0.5 else None
     loss, limit = build_loss(name, **keywords), fused.LIMIT_BYTES
+    labels = _labels(draw, batch) if loss.uses_labels or draw.random() < 0.5 else None
     fused.LIMIT_BYTES = 0 if draw.random() < 0.2 else limit  # in blocks of rows, as large batches are
     try:
         found = loss(embeddings, labels)

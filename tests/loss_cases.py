@@ -85,7 +85,7 @@ def assert_matches(output: LossOutput, parts: dict[str, float]) -> None:
 OPTIONS = {"temperature": 0.3, "sigma": 0.6, "ridge": 0.5, "epsilon": 1e-2, "logit_scale": 3.0}  # none is a default
 SCHEMES = ("clockwise", "counterclockwise", "bidirectional", "mixed")
 OF_PAIRS = [name for name in available_losses() if build_loss(name).takes_two]
-NEED_LABELS = ["cmpm_kl", "cs", "cs_clamped", "gcs", "gcs_clamped", "gcs_product", "kl", "mil_nce", "pairwise"]
+NEED_LABELS = [name for name in available_losses() if build_loss(name).uses_labels]
 
 Form = tuple[str, dict, int]  # name, keywords, number of modalities
 
@@ -111,8 +111,7 @@ def labels_for(name: str, keywords: Mapping[str, object]) -> list[str | None]:
     """The kinds of label that a form takes."""
     if keywords.get("direction") == "reverse":
         return ["positive soft", "one class"]  # nowhere zero
-    summed = keywords.get("divergence", name)
-    return list(LABELS) if summed in NEED_LABELS and keywords.get("use_target", True) else [None, "integer"]
+    return list(LABELS) if build_loss(name, **keywords).uses_labels else [None, "integer"]
 
 
 def expected_parts(name: str, keywords: Mapping[str, object], embeddings, labels: str | None) -> dict[str, float]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from loss_cases import NAMES, NEED_LABELS, OF_PAIRS
+from loss_cases import NAMES, OF_PAIRS
 from processes import in_group
 from torch import Tensor, nn
 
@@ -134,7 +134,7 @@ def test_bad_labels_on_one_process_are_refused_on_all_or_read_by_none(refusals, 
     found = [messages[case, kind] for messages in refusals]
     name, keywords, _ = CASES[case]
     of_columns = (case, kind) == ("gcs counterclockwise", "soft")  # whose targets are columns, and none is empty
-    if of_columns or name not in NEED_LABELS or not keywords.get("use_target", True):
+    if of_columns or not build_loss(name, **keywords).uses_labels:
         assert found == [None, None]
     else:
         assert "process 1 refused its labels" in found[0]

@@ -66,7 +66,8 @@ def matched(arguments: Mapping[str, Any], modalities: int, weighted: bool) -> di
     if "temperature" in (arguments.get("alignment") or {}).get("init_args", {}):
         raise SpecError(f"it has a temperature and a {MATCHED}; keep one of them")
     loss = loss_of(arguments)
-    if loss is None or (factor := loss.effective_factor(modalities)) is None:
+    factor = loss.effective_factor(modalities) if loss else None
+    if factor is None:
         said = type(loss).__name__ if loss else "no alignment"
         raise SpecError(f"{MATCHED} is for a loss with a temperature, which {said} is not")
     temperature = round(factor * value, 12)  # so that 7 x 0.1 is 0.7

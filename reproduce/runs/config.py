@@ -186,6 +186,7 @@ def without_unused_labels(config: Config) -> Config:
 
     Such a run serves all kinds of label: test items keep their classes, while a trial's validation items do not.
     """
+    # LAVIMO takes labels in its alignment alone.
     model, data, evaluate = (config[key] for key in ("model", "data", "evaluate"))
     loss = loss_of(model["init_args"]) if model["class_path"] == "LAVIMO" else None
     if loss is None or loss.uses_labels or evaluate["on"] == "validation" or "positives" in evaluate:

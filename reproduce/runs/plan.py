@@ -19,6 +19,7 @@ from reproduce.runs.arguments import matched
 from reproduce.runs.checks import check_modalities
 from reproduce.runs.config import (
     JOINT_SCORE,
+    OF_LABELS,
     Data,
     build_data,
     data_source,
@@ -36,7 +37,7 @@ from reproduce.runs.store import RunStore, run_key
 # Arguments of data modules that decide how items are divided, ordered and labelled, and nothing of what is read.
 AFTER_READING = (
     *("batch_size", "validation_fraction", "shuffle_seed", "class_split", "class_seed", "class_encoder"),
-    *("paired_fraction", "protocol", "labels", "label_seed"),
+    *("paired_fraction", "protocol", *OF_LABELS),
 )
 # How many training steps a model that takes none counts for, in the estimate of the time left.
 CLOSED_FORM_STEPS = 40

@@ -16,11 +16,7 @@ from reproduce.runs.spec import Table, read_yaml
 
 
 def regenerate(arguments: argparse.Namespace, argv: list[str]) -> int:
-    """Run the table on the data; return 1 where a run failed.
-
-    Args:
-        arguments: of the command line.
-        argv: the words they came from, for the record.
+    """Run the table on the data, see ``regenerate.regenerate``.
 
     Raises:
         DataError: the data cannot be read.

@@ -43,13 +43,7 @@ INTRODUCTION = (
 
 
 def main(argv: list[str]) -> int:
-    """Write the Markdown and figures of the tables in a folder anew, and its README.md and runs/report.html.
-
-    Args:
-        argv: words after ``python -m reproduce report``.
-
-    Returns:
-        0.
+    """Write the Markdown and figures of the tables in a folder anew, and its README.md and runs/report.html; returns 0.
 
     Raises:
         TableError: a file of the folder cannot be used, or the folder not be written to.

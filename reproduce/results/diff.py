@@ -122,13 +122,7 @@ def report(pairs: pd.DataFrame, tolerance: float, said: list[str], published: bo
 
 
 def main(argv: list[str]) -> int:
-    """Print how two tables, or a table and the published numbers, differ.
-
-    Args:
-        argv: words after ``python -m reproduce diff``.
-
-    Returns:
-        0 everything within the tolerance; 1 something differs or is missing.
+    """Print how two tables, or a table and the published numbers, differ; returns the exit status, see ``MEANING``.
 
     Raises:
         TableError: a file that cannot be used.

@@ -33,11 +33,7 @@ OF_THE_RUN = ("data_root", "path", "offline", "shuffle_seed", "class_seed")
 
 
 def load_table(name: str, folder: Path | None = None) -> Table:
-    """Read a table's file and those it extends, and check everything it says.
-
-    Args:
-        name: "table2", "table3", ..., or that of an experiment.
-        folder: where the files are; by default that of the tables, then that of the experiments.
+    """Read a table's file and those it extends, see ``read_file``, and check everything it says.
 
     Raises:
         SpecError: naming the file and entry, what was wrong and what was expected.

@@ -127,13 +127,9 @@ def resolve(
 ) -> Config:
     """Configuration of a run.
 
-    Args:
-        table: the table.
-        scale: its scale.
-        dataset: the data set of the row.
-        method: the method of the row.
+    Args beside those of ``data_source``:
+        scale: of the table.
         setting: arguments of the trial; those chosen, or none.
-        seed: of the run; None for that of a trial, on seed 0 and the validation part.
         max_epochs: of the training.
         modalities: M of the data.
 

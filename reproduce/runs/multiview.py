@@ -264,13 +264,7 @@ def nearest_within(x: np.ndarray, classes: sparse.csr_array, count: int) -> spar
 
 
 def nearest_across(x: np.ndarray, classes: sparse.csr_array, count: int) -> sparse.csr_array:
-    """(N, N), 1 for the nearest pairs of items without a common class.
-
-    Args:
-        x: (N, d) features.
-        classes: (N, C) memberships.
-        count: number of entries, two of a pair.
-    """
+    """(N, N), 1 for the nearest pairs of items without a common class: ``count`` entries, two of a pair."""
     distance, row, column = np.empty(0), np.empty(0, int), np.empty(0, int)
     start = 0
     for chunk in pairwise_distances_chunked(x, working_memory=DISTANCES):

@@ -134,12 +134,8 @@ class MultiviewMethod(LinearMethod):
 class PLS(MultiviewMethod):
     """Partial least squares: A_i = 0, B_i = I, Z_i = X_i / sqrt(N); the singular vectors of the cross-covariance.
 
-    Args:
-        **kwargs: dimensions, pca and statistics of MultiviewMethod.
+    Its directions are the same for every alpha and ridge.
     """
-
-    def __init__(self, dims: Mapping[str, int], dimensions: int = 10, **kwargs: Any):
-        super().__init__(dims, dimensions, alpha=1.0, ridge=0.0, **kwargs)
 
     def matrices(self, x: np.ndarray, classes: sparse.csr_array) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         width = x.shape[1]
@@ -149,16 +145,12 @@ class PLS(MultiviewMethod):
 class BLM(MultiviewMethod):
     """Bilinear model: A_i = X_i^T X_i / N, B_i = I, Z_i = X_i / sqrt(N); for alpha = 1 the PCA of both views as one.
 
-    Args:
-        **kwargs: dimensions, alpha, pca and statistics of MultiviewMethod.
+    Its directions are the same for every ridge.
 
     Source: J. B. Tenenbaum, W. T. Freeman, Neural Computation 12(6), 2000, as Sharma et al. write it.
     """
 
     stacked = True
-
-    def __init__(self, dims: Mapping[str, int], dimensions: int = 10, alpha: float = 1.0, **kwargs: Any):
-        super().__init__(dims, dimensions, alpha, ridge=0.0, **kwargs)
 
     def matrices(self, x: np.ndarray, classes: sparse.csr_array) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         return x.T @ x / len(x), np.eye(x.shape[1]), x / np.sqrt(len(x))
@@ -169,15 +161,9 @@ class MultiviewCCA(MultiviewMethod):
 
     Without a ridge A_i = 0 gives the same directions, with eigenvalues less by 1. Unlike `baselines.CCA` directions are
     not weighted by their correlations.
-
-    Args:
-        **kwargs: dimensions, pca and statistics of MultiviewMethod.
     """
 
     ridged = True
-
-    def __init__(self, dims: Mapping[str, int], ridge: float, dimensions: int = 10, **kwargs: Any):
-        super().__init__(dims, dimensions, alpha=1.0, ridge=ridge, **kwargs)
 
     def matrices(self, x: np.ndarray, classes: sparse.csr_array) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         covariance = x.T @ x / len(x)
@@ -189,9 +175,6 @@ class GMLDA(MultiviewMethod):
 
     A_i = X_i^T W X_i / N and B_i = X_i^T (D - W) X_i / N, with W_kl the sum of 1 / N_c over the classes c of both k and
     l, and D its row sums (I where an item has one class); Z_i = the C class means / sqrt(C).
-
-    Args:
-        **kwargs: those of MultiviewMethod.
     """
 
     balanced = ridged = True
@@ -265,20 +248,18 @@ def nearest_within(x: np.ndarray, classes: sparse.csr_array, count: int) -> spar
 
 def nearest_across(x: np.ndarray, classes: sparse.csr_array, count: int) -> sparse.csr_array:
     """(N, N), 1 for the nearest pairs of items without a common class: ``count`` entries, two of a pair."""
-    distance, row, column = np.empty(0), np.empty(0, int), np.empty(0, int)
-    start = 0
+    found, start = [], 0
     for chunk in pairwise_distances_chunked(x, working_memory=DISTANCES):
         same = (classes[start : start + len(chunk)] @ classes.T).tocoo()
         chunk[same.row, same.col] = np.inf
         kept = np.argpartition(chunk, min(count, chunk.size) - 1, axis=None)[:count]
         here, there = np.unravel_index(kept, chunk.shape)
-        distance = np.concatenate([distance, chunk[here, there]])
-        row, column = np.concatenate([row, here + start]), np.concatenate([column, there])
-        order = np.argsort(distance, kind="stable")[:count]
-        distance, row, column = distance[order], row[order], column[order]
+        found.append((chunk[here, there], here + start, there))
         start += len(chunk)
-    finite = np.isfinite(distance)
-    return _symmetric(row[finite], column[finite], len(x))
+    distance, row, column = map(np.concatenate, zip(*found, strict=True))
+    nearest = np.argsort(distance, kind="stable")[:count]
+    nearest = nearest[np.isfinite(distance[nearest])]
+    return _symmetric(row[nearest], column[nearest], len(x))
 
 
 def _symmetric(row: np.ndarray, column: np.ndarray, size: int) -> sparse.csr_array:

@@ -34,27 +34,27 @@ from reproduce.results.shown import measured_by
 from reproduce.runs.machine import SILENT, VERSIONS, device_name, git_commit, quiet
 
 WARM_UP = 3
+# The rows in order; what the metrics are and what the numbers say, in Markdown; and what draws the picture at a path.
 Measured = tuple[list[Row], str, Callable[[Path], None]]
 
 
 def command(
-    argv: list[str],
     table: str,
     title: str,
     scales: Mapping[str, dict],
     settings: Mapping[str, Any],
     measure: Callable[[dict[str, Any], dict[str, str]], Measured],
+    argv: list[str],
 ) -> int:
     """Run the command line of a table of measurements, and write its CSV, Markdown, YAML and picture.
 
     Args:
-        argv: words after ``python -m reproduce <table>``.
         table: its name.
         title: what it measures.
         scales: name of a scale -> how many inputs and repeats.
         settings: everything else that is set, for the YAML.
-        measure: called with the entry of the scale and the columns that all rows share; returns the rows, the text of
-            the Markdown, and a function that draws the picture at a path.
+        measure: called with the entry of the scale and the columns that all rows share.
+        argv: words after ``python -m reproduce <table>``.
 
     Returns:
         0; 2 where the folder cannot be written to.
@@ -81,8 +81,7 @@ def write_measures(
         path: the CSV.
         title: heading of the Markdown.
         companion: content of the YAML.
-        measure: returns the rows in order, what the metrics are and what the numbers say, in Markdown, and a function
-            that draws the picture at a path.
+        measure: does the work.
         program: what a refusal is said by.
 
     Returns:

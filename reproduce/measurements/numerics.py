@@ -104,23 +104,8 @@ forms in log space are dashed.
 - seconds/step: forward and backward, median."""
 
 
-def main(argv: list[str]) -> int:
-    """Run ``python -m reproduce table1``, see ``measures.command``.
-
-    Args:
-        argv: words after ``table1``.
-    """
-    settings = {"grid": GRID, "precisions": list(PRECISIONS), "timed": TIMED}
-    return command(argv, "table1", TITLE, SCALES, settings, measure)
-
-
 def measure(scale: Mapping[str, int], columns: Mapping[str, str]) -> Measured:
-    """The rows of table 1, the text above them and what draws its picture.
-
-    Args:
-        scale: "seeds" of the grid and "repeats" of a timed step.
-        columns: those that all rows share.
-    """
+    """Table 1, over so many "seeds" of the grid and with so many "repeats" of a timed step."""
     seeds = range(scale["seeds"])
     shared = {**columns, "dataset": "stress grid", "seeds": " ".join(map(str, seeds))}
     outcomes = run_grid(seeds)
@@ -298,3 +283,8 @@ def _draw_panel(axes: Axes, outcomes: pd.DataFrame, metric: str) -> None:
         axes.set_yscale("log")
     axes.minorticks_off()
     frame(axes)
+
+
+main = partial(
+    command, "table1", TITLE, SCALES, {"grid": GRID, "precisions": list(PRECISIONS), "timed": TIMED}, measure
+)

@@ -67,23 +67,8 @@ TEXT = f"""Does a circular loss of M modalities cost O(M), and a pairwise one O(
 Measures = dict[tuple[str, str], dict[int, float]]  # metric and method -> number of modalities -> value
 
 
-def main(argv: list[str]) -> int:
-    """Run ``python -m reproduce scaling``, see ``measures.command``.
-
-    Args:
-        argv: words after ``scaling``.
-    """
-    settings = {"settings": SETTINGS, "losses": LOSSES, "trained": list(TRAINED)}
-    return command(argv, "scaling", TITLE, SCALES, settings, measure)
-
-
 def measure(scale: Mapping[str, int], columns: Mapping[str, str]) -> Measured:
-    """The rows of the table, the text above them and what draws its picture.
-
-    Args:
-        scale: "repeats" of a timed step, and "fits" of so many "epochs".
-        columns: those that all rows share.
-    """
+    """The table, with so many "repeats" of a timed step, and "fits" of so many "epochs"."""
     counts = SETTINGS["modalities"]
     measures = loss_measures(counts, scale["repeats"]) | training_measures(counts, scale["fits"], scale["epochs"])
     items = len(SyntheticItems(validation_fraction=0.0).indices("train"))
@@ -230,3 +215,8 @@ def _draw_panel(axes: Axes, metric: str, methods: Mapping[str, Mapping[int, floa
     axes.set_ylabel(DRAWN[metric])
     frame(axes)
     axes.legend(frameon=False, fontsize=8)
+
+
+main = partial(
+    command, "scaling", TITLE, SCALES, {"settings": SETTINGS, "losses": LOSSES, "trained": list(TRAINED)}, measure
+)

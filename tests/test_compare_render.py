@@ -288,21 +288,6 @@ def test_how_the_runs_differ_and_why_nothing_matches_is_said(tmp_path: Path, cap
     assert _diff(tmp_path, [ABSENT], [ABSENT]) == 1  # nothing could be compared
 
 
-def test_against_the_published_numbers(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    published = with_published(table_of([MAP])).published[0]
-    near = replace(MAP, value=published + 0.004)
-    alone = replace(MAP, method="JFSE + CS")
-    path = write_table([near, alone], tmp_path / "a.csv")
-    assert _diff_of(path, "--published") == 0
-    shown = capsys.readouterr().out.splitlines()
-    assert shown[1] == "B published numbers"
-    assert shown[-1] == "1 equal within 0.005, 0 differ, 1 without a comparable published number"
-    assert _diff_of(path, "--published", "--tolerance", "0.003") == 1
-    assert "+0.004" in capsys.readouterr().out
-    write_table([alone], path)
-    assert _diff_of(path, "--published") == 1
-
-
 def test_bad_input_ends_with_two(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     path = write_table([MAP], tmp_path / "a.csv")
     broken = tmp_path / "broken.csv"
@@ -310,7 +295,7 @@ def test_bad_input_ends_with_two(tmp_path: Path, capsys: pytest.CaptureFixture) 
     assert _diff_of(path, broken) == 2
     assert "broken.csv, line 2: value is 1.5" in capsys.readouterr().err
     assert _diff_of(path, tmp_path / "absent.csv") == 2
-    for words in ([path], [path, path, "--published"], [path, path, "--tolerance", "-1"]):
+    for words in ([path], [path, path, "--tolerance", "-1"]):
         with pytest.raises(SystemExit, match="2"):
             _diff_of(*words)
     assert "expected a number of at least 0" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""One table against another, or against the published numbers: number by number, within a tolerance."""
+"""One table against another, number by number, within a tolerance."""
 
 import argparse
 import math
@@ -7,7 +7,6 @@ import numpy as np
 import pandas as pd
 
 from datamodules.files.sources import user_path
-from reproduce.results.compare import compare
 from reproduce.results.metrics import METRICS
 from reproduce.results.schema import IDENTITY, read_table
 from reproduce.results.shown import aligned, column_name, distinct, section_name
@@ -22,9 +21,6 @@ What T means, by metric:
   times, peak memory, and what is     shown, never counted as a difference
     fitted to them
   every other measure                 |A - B| <= T max(|A|, |B|)
-
-With --published, B is the number published for the same data set, features, condition, split, gallery, protocol,
-metric, direction and method; numbers of A without one are counted and do not make A differ.
 
 Exit status: 0 everything within the tolerance; 1 something differs or is in one of the two only, or nothing could be
 compared; 2 a file or an argument that cannot be used."""
@@ -98,58 +94,46 @@ def remarks(first: pd.DataFrame, second: pd.DataFrame, pairs: pd.DataFrame) -> l
     return found
 
 
-def report(pairs: pd.DataFrame, tolerance: float, said: list[str], published: bool) -> tuple[str, int]:
+def report(pairs: pd.DataFrame, tolerance: float, said: list[str]) -> tuple[str, int]:
     """The list, differences first and counts last, and the exit status.
 
     Args:
-        pairs: of ``pair_tables``, or with the published numbers as "B".
+        pairs: of ``pair_tables``.
         tolerance: T.
         said: remarks shown before the counts.
-        published: B is the published numbers, so that what is in A only does not count.
     """
     what = judged(pairs, tolerance)
     count = {**dict.fromkeys(("equal", "differs", "A", "B", "machine"), 0), **what.value_counts()}
-    counts = [f"{count['equal']} equal within {tolerance:g}", f"{count['differs']} differ"]
+    counts = (
+        f"{count['equal']} equal within {tolerance:g}, {count['differs']} differ, {count['A']} only in A, "
+        f"{count['B']} only in B, {count['machine']} times and memory"
+    )
     headings = {"differs": "differs", "A": "only in A", "B": "only in B", "machine": "times and memory, not counted"}
-    if published:
-        del headings["A"]
-        counts.append(f"{count['A']} without a comparable published number")
-    else:
-        counts += [f"{count['A']} only in A", f"{count['B']} only in B", f"{count['machine']} times and memory"]
     blocks = [format_pairs(heading, pairs[what == kind]) for kind, heading in headings.items()]
-    right = count["equal"] and not any(count[kind] for kind in headings if kind != "machine")
-    return "\n\n".join(filter(None, [*blocks, "\n".join(said), ", ".join(counts)])), int(not right)
+    right = count["equal"] and not any(count[kind] for kind in ("differs", "A", "B"))
+    return "\n\n".join(filter(None, [*blocks, "\n".join(said), counts])), int(not right)
 
 
 def main(argv: list[str]) -> int:
-    """Print how two tables, or a table and the published numbers, differ; returns the exit status, see ``MEANING``.
+    """Print how two tables differ; returns the exit status, see ``MEANING``.
 
     Raises:
         TableError: a file that cannot be used.
     """
     parser = argparse.ArgumentParser(
         prog="python -m reproduce diff",
-        description="Compare a table with another, or with the published numbers, number by number.",
+        description="Compare a table with another, number by number.",
         epilog=MEANING,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("A", type=user_path, help="a table, as a run writes it")
-    parser.add_argument("B", type=user_path, nargs="?", help="the table to compare it with")
-    parser.add_argument("--published", action="store_true", help="compare with the published numbers in place of B")
+    parser.add_argument("B", type=user_path, help="the table to compare it with")
     parser.add_argument("--tolerance", type=float, default=0.005, metavar="T", help="see below (default: 0.005)")
     arguments = parser.parse_args(argv)
-    if arguments.published == (arguments.B is not None):
-        parser.error("expected a second table B, or --published in its place")
     if not 0 <= arguments.tolerance < math.inf:
         parser.error(f"--tolerance {arguments.tolerance}: expected a number of at least 0")
-    first, said = read_table(arguments.A), []
-    if arguments.published:
-        found = compare(first)
-        pairs = found[list(IDENTITY)].assign(A=found["value"], B=found["value"] - found["delta"])
-    else:
-        second = read_table(arguments.B)
-        pairs = pair_tables(first, second)
-        said = remarks(first, second, pairs)
-    text, code = report(pairs, arguments.tolerance, said, arguments.published)
-    print(f"A {arguments.A}\nB {'published numbers' if arguments.published else arguments.B}\n\n{text}")
+    first, second = read_table(arguments.A), read_table(arguments.B)
+    pairs = pair_tables(first, second)
+    text, code = report(pairs, arguments.tolerance, remarks(first, second, pairs))
+    print(f"A {arguments.A}\nB {arguments.B}\n\n{text}")
     return code

@@ -62,11 +62,7 @@ def compare(
 ) -> dict[str, float]:
     """Difference in MAP of two methods over the same seeds, with its interval and p.
 
-    Args:
-        method: the queries of every seed.
-        baseline: likewise.
-        split: the split.
-        joint: as of ``item_differences``.
+    Args are those of ``item_differences``, of both methods for every seed.
 
     Returns:
         "difference", "low", "high", "p" and "n_queries", the items that queries belong to in the first seed.

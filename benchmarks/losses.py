@@ -1,7 +1,5 @@
 """The matching losses, forward and backward: against plain PyTorch and pairwise losses, and on a large batch."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import partial

@@ -1,7 +1,5 @@
 """Whole-gallery retrieval metrics against those of torchmetrics, and exact ones on a gallery of a million."""
 
-from __future__ import annotations
-
 from functools import partial
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Training steps of JFSE against its published schedule in plain PyTorch."""
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import lightning as L

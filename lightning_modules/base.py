@@ -1,7 +1,5 @@
 """What every retrieval model shares: how it is evaluated, what it logs and what it predicts."""
 
-from __future__ import annotations
-
 import inspect
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence

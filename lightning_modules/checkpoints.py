@@ -1,7 +1,5 @@
 """Checkpoints: which file is meant, whether it can be read, and which items its model was trained on."""
 
-from __future__ import annotations
-
 import inspect
 from collections.abc import Mapping, Sequence
 from pathlib import Path

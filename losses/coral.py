@@ -1,7 +1,5 @@
 """Correlation alignment between the embeddings of two modalities."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -1,7 +1,5 @@
 """Cauchy-Schwarz matching losses for two modalities: in log space, and in the clamped form of public code."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -1,7 +1,5 @@
 """Divergences between discrete distributions, computed from log-probabilities without any epsilon."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 

@@ -1,7 +1,5 @@
 """Generalised Cauchy-Schwarz matching losses over a ring of modalities: in log space, clamped, and without norms."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Literal, get_args
 

@@ -1,7 +1,5 @@
 """GRAM: the volume that the modalities of an item span."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

@@ -1,7 +1,5 @@
 """InfoNCE for two modalities."""
 
-from __future__ import annotations
-
 from torch import Tensor
 
 from losses.common.base import GatheredBatch, MatchingLoss

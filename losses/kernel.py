@@ -1,7 +1,5 @@
 """Cauchy-Schwarz divergences between whole samples by Gaussian kernel density estimates, in log space."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator, Sequence
 from functools import reduce

@@ -1,7 +1,5 @@
 """Kullback-Leibler matching losses for two modalities."""
 
-from __future__ import annotations
-
 from typing import Literal
 
 import torch

@@ -1,7 +1,5 @@
 """MIL-NCE for two modalities: several positives, of which one suffices."""
 
-from __future__ import annotations
-
 from torch import Tensor
 
 from losses.common.base import GatheredBatch, MatchingLoss

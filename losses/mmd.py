@@ -1,7 +1,5 @@
 """Maximum mean discrepancy between the embeddings of two modalities."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

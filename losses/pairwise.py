@@ -1,7 +1,5 @@
 """A two-modality loss summed over all pairs of modalities."""
 
-from __future__ import annotations
-
 import inspect
 from itertools import combinations
 from typing import Any, get_type_hints

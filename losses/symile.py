@@ -1,7 +1,5 @@
 """Symile: what the modalities of an item have in common all at once, beyond their pairs."""
 
-from __future__ import annotations
-
 import math
 from functools import reduce
 from typing import Literal

@@ -1,7 +1,5 @@
 """What random inputs of losses and broken files come to; `make fuzz` writes the counts to results/fuzz.csv."""
 
-from __future__ import annotations
-
 import contextlib
 import multiprocessing
 import os

@@ -1,7 +1,5 @@
 """Whole files of every form that is read, broken at random: each must be read, or refused by an error that names it."""
 
-from __future__ import annotations
-
 import json
 import resource
 import time

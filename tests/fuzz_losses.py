@@ -1,7 +1,5 @@
 """Random inputs of every loss: which give finite numbers, which are refused for a documented reason."""
 
-from __future__ import annotations
-
 import re
 
 import numpy as np

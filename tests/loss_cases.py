@@ -1,7 +1,5 @@
 """What the tests of the losses share: embeddings, every kind of label, and the comparison with a reference."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Plain NumPy float64 references of the divergences and the losses, written from their formulas."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 

@@ -1,7 +1,5 @@
 """What the command line ``csd`` refuses: messages for people, and nothing spoilt that was finished."""
 
-from __future__ import annotations
-
 import re
 
 import cli_cases

@@ -1,7 +1,5 @@
 """The models on two and four processes: steps and evaluations are those of one."""
 
-from __future__ import annotations
-
 from functools import partial
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Divergences on log-probabilities: values, properties and edge cases."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import reference

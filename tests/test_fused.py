@@ -1,7 +1,5 @@
 """A large batch in blocks of rows has the value, gradient and refusals of the whole, in memory linear in the batch."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from loss_cases import LABELS, SCHEMES, make_embeddings

@@ -1,7 +1,5 @@
 """A share of `make fuzz`: no random input of a loss and no broken file is anything but computed, read or refused."""
 
-from __future__ import annotations
-
 import json
 
 import fuzz

@@ -4,8 +4,6 @@
 `GOLDEN_TOLERANCE=0 python -m pytest tests/test_golden.py`.
 """
 
-from __future__ import annotations
-
 import csv
 import json
 import os

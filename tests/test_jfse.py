@@ -1,7 +1,5 @@
 """JFSE: its training step from the formulas, its schedule and protocols, resumption, and what it refuses."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

@@ -1,7 +1,5 @@
 """GRAM and Symile: volumes and products over all modalities at once, what they cannot see, and the learned scale."""
 
-from __future__ import annotations
-
 import lightning as L
 import pytest
 import torch

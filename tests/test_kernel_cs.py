@@ -1,7 +1,5 @@
 """Kernel divergences between samples: values, properties, masks, precision, memory and refusals."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

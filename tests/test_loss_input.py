@@ -1,7 +1,5 @@
 """The registry of losses, and what losses refuse."""
 
-from __future__ import annotations
-
 import doctest
 import os
 import shutil

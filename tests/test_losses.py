@@ -1,7 +1,5 @@
 """Losses against their NumPy references, their gradients and precision, and what follows from their formulas."""
 
-from __future__ import annotations
-
 import inspect
 import math
 

@@ -1,7 +1,5 @@
 """Losses on two and on four processes equal the loss of one process on the whole batch."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from loss_cases import NAMES, OF_PAIRS

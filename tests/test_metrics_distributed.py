@@ -1,7 +1,5 @@
 """Two and four gloo processes give, to the last bit, what one process gives."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from processes import in_group

@@ -1,7 +1,5 @@
 """``csd`` on several nodes and processes: like one process, written once, and ended when one of them dies."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 

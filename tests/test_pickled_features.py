@@ -1,7 +1,5 @@
 """Pickles of features: arrays of every Python, no code from them, and damage that is reported."""
 
-from __future__ import annotations
-
 import builtins
 import os
 import pickle

@@ -5,8 +5,6 @@
 `python tests/test_quoted_figures.py` writes the figures anew after a table was made again; read the sentences too.
 """
 
-from __future__ import annotations
-
 import re
 from functools import cache
 from pathlib import Path

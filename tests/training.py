@@ -1,7 +1,5 @@
 """Small trainings: a trainer that prepares, the scores of a model, what a run saw, and equal weights."""
 
-from __future__ import annotations
-
 import lightning as L
 import numpy as np
 import torch

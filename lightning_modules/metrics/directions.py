@@ -1,7 +1,5 @@
 """Directions of retrieval: from one modality, or from several at once, to another."""
 
-from __future__ import annotations
-
 Direction = tuple[str | tuple[str, ...], str]
 
 

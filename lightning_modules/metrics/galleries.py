@@ -1,7 +1,5 @@
 """The named galleries of motion retrieval: the same embeddings, scored against less than the whole test set."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """The items of one modality that a metric has gathered, each once or standardised, and the queries that they make."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 

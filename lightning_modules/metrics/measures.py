@@ -1,7 +1,5 @@
 """The measures of rankings, from the groups of tied items that hold a relevant one."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

@@ -1,7 +1,5 @@
 """How far apart two modalities lie in the joint space, measured in three ways."""
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Iterator, Mapping
 from itertools import combinations

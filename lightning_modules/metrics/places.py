@@ -4,10 +4,9 @@ Nothing is sorted but the keys of a block, where a query has many relevant items
 smaller keys, summed over the blocks of the gallery.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from threading import Lock
+from typing import Self
 
 import numpy as np
 
@@ -31,8 +30,8 @@ class TieGroups:
     size: np.ndarray
     relevant: np.ndarray
 
-    def __getitem__(self, which: np.ndarray) -> TieGroups:
-        return TieGroups(*(getattr(self, field)[which] for field in self.__dataclass_fields__))
+    def __getitem__(self, which: np.ndarray) -> Self:
+        return type(self)(*(getattr(self, field)[which] for field in self.__dataclass_fields__))
 
 
 class Places:

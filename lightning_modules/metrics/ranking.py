@@ -1,7 +1,5 @@
 """Per-query retrieval measures, with the expected value over exact ties."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager

@@ -1,7 +1,5 @@
 """Cross-modal retrieval as a torchmetrics metric whose state is the embeddings, one set per modality."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any

@@ -7,8 +7,6 @@ depends on the shape of the chunk in its last bits, which makes and breaks ties.
 6e-9, a tenth of the spacing of float32 just below 1.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache, partial, reduce
 

@@ -1,7 +1,5 @@
 """A trained model without what only training needs: `export` writes it into a folder, `load_export` reads it."""
 
-from __future__ import annotations
-
 import argparse
 import hashlib
 import json

@@ -1,7 +1,5 @@
 """Search in a folder of images, texts or sounds by a trained model, and the command ``csd search``."""
 
-from __future__ import annotations
-
 import argparse
 import json
 import sys

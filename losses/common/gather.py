@@ -1,7 +1,5 @@
 """Gathering a batch across processes, with the gradient that makes N processes equal to one."""
 
-from __future__ import annotations
-
 import torch
 import torch.distributed as dist
 from torch import Tensor

@@ -1,7 +1,5 @@
 """Second derivatives of functions whose gradient is written out."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import torch

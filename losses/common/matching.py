@@ -1,7 +1,5 @@
 """Matching distributions of a batch: unit vectors and their products, and the targets that labels make."""
 
-from __future__ import annotations
-
 from functools import cached_property
 
 import torch

@@ -3,8 +3,6 @@
 Such a table measures the losses themselves on generated inputs: time, memory and arithmetic, no retrieval.
 """
 
-from __future__ import annotations
-
 import argparse
 import hashlib
 import json

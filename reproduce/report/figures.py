@@ -5,8 +5,6 @@ A panel per data and split.
 Smaller galleries than the whole one stay in the table, and so do the directions of more pairs than there are colours.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from io import BytesIO

@@ -1,7 +1,5 @@
 """A result table as Markdown: one section per data set and protocol, methods down, numbers across."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator
 from pathlib import Path

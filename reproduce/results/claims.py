@@ -12,8 +12,6 @@ seeds, each method at the temperature or weight that validation data chose:
 Conditions whose own differences, with any number of seeds, say something else are named beside the verdict.
 """
 
-from __future__ import annotations
-
 import argparse
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Our numbers beside the published ones: the difference where they measure the same thing, else what differs."""
 
-from __future__ import annotations
-
 import argparse
 import sys
 from collections import Counter

@@ -1,7 +1,5 @@
 """The metrics of result tables: what each may hold and how a value is shown."""
 
-from __future__ import annotations
-
 import math
 import re
 from dataclasses import dataclass, replace

@@ -1,7 +1,5 @@
 """The numbers of other authors: read with their sources, and matched to the rows of our tables."""
 
-from __future__ import annotations
-
 import math
 import re
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """Method against method: a paired bootstrap over seeds and queries, with Holm's correction within a table."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 

@@ -1,9 +1,7 @@
 """Models of transformers as encoders, of texts and of CLIP: frozen, trained, or trained by low-rank adaptation."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -83,7 +81,7 @@ class _Adaptable(Encoder):
         settings = LoraConfig(r=self.lora_rank, lora_alpha=self.lora_rank, target_modules=found)
         inject_adapter_in_model(settings, network)
 
-    def train(self, mode: bool = True) -> _Adaptable:
+    def train(self, mode: bool = True) -> Self:
         super().train(mode)
         for network in self.children() if self.lora_rank else ():
             network.eval()  # without dropout

@@ -2,17 +2,15 @@
 
 import argparse
 import fnmatch
-import tempfile
-from pathlib import Path
+from dataclasses import replace
 
 from datamodules import OwnData
 from losses.registry import nearest
 from reproduce.names import TABLES
 from reproduce.regenerate import regenerate as regenerate_table
-from reproduce.results.companion import dump_yaml
 from reproduce.runs.arguments import SpecError
 from reproduce.runs.checks import load_table
-from reproduce.runs.spec import Table, read_yaml
+from reproduce.runs.spec import Table
 
 
 def regenerate(arguments: argparse.Namespace, argv: list[str]) -> int:
@@ -40,28 +38,21 @@ def table_of(data: OwnData, name: str, patterns: list[str]) -> Table:
     Raises:
         SpecError: a pattern that no method has, or no method is left.
     """
-    said = read_yaml(TABLES / "own.yaml")
-    methods = [method["method"] for method in said["methods"]]
-    if wrong := [pattern for pattern in patterns if not fnmatch.filter(methods, pattern)]:
-        raise SpecError(f"--methods {wrong[0]!r} is no method; {nearest(wrong[0], methods)}")
-    named = [method for method in methods if any(fnmatch.fnmatchcase(method, pattern) for pattern in patterns)]
-    asked = {one["method"]: one for one in said["methods"] if one["method"] in named}
-    reasons = {method: _reason(one["model"], data) for method, one in asked.items()}
-    allowed = [one for method, one in asked.items() if not reasons[method]]
-    if not allowed:
-        raise SpecError(f"{name} allows none of {', '.join(named)}: {data.describe()}")
+    table = load_table("own", TABLES)
+    if wrong := [pattern for pattern in patterns if not fnmatch.filter(table.names, pattern)]:
+        raise SpecError(f"--methods {wrong[0]!r} is no method; {nearest(wrong[0], table.names)}")
+    named = {method for pattern in patterns for method in fnmatch.filter(table.names, pattern)}
+    reasons = {one.method: _reason(one.model, data) for one in table.methods if one.method in named}
+    run = [method for method, reason in reasons.items() if not reason]
+    if not run:
+        raise SpecError(f"{name} allows none of {', '.join(reasons)}: {data.describe()}")
     for method, reason in reasons.items():
         if reason:
             print(f"{method} is not run: {reason}")
-    kept, models = {one["method"] for one in allowed}, {one["model"] for one in allowed}
-    said["methods"] = allowed
-    said["datasets"] = [{**said["datasets"][0], "dataset": name, "init_args": {"modalities": list(data.modalities)}}]
-    said["comparisons"] = [pair for pair in said["comparisons"] if kept.issuperset(pair)]
-    for scale in said["scales"].values():
-        scale["models"] = {model: given for model, given in scale["models"].items() if model in models}
-    with tempfile.TemporaryDirectory() as folder:
-        (Path(folder) / "own.yaml").write_text(dump_yaml(said), encoding="utf-8")
-        return load_table("own", Path(folder))
+    left_out = [method for method in table.names if method not in run]
+    [own] = table.datasets
+    own = replace(own, dataset=name, init_args={"modalities": list(data.modalities)}, exclude=left_out)
+    return replace(table, datasets=[own])
 
 
 def _reason(model: str, data: OwnData) -> str:

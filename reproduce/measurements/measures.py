@@ -24,11 +24,9 @@ from datamodules import RetrievalData
 from datamodules.files.sources import user_path
 from lightning_modules import prepare
 from lightning_modules.base import RetrievalModule
-from reproduce.report.markdown import markdown_table
+from reproduce.report.markdown import render_measures
 from reproduce.results.companion import dump_yaml
-from reproduce.results.metrics import METRICS
-from reproduce.results.schema import Row, TableError, replace_file, write_table
-from reproduce.results.shown import measured_by
+from reproduce.results.schema import Row, TableError, replace_file, table_of, write_table
 from reproduce.runs.machine import SILENT, VERSIONS, device_name, git_commit, quiet
 
 WARM_UP = 3
@@ -88,9 +86,10 @@ def write_measures(
     try:
         replace_file(path.parent / f".{path.stem}.writable", "").unlink(missing_ok=True)
         rows, text, draw = measure()
-        write_table(rows, path)
+        table = table_of(rows)
+        write_table(table, path)
         replace_file(path.with_suffix(".yaml"), dump_yaml(dict(companion)))
-        replace_file(path.with_suffix(".md"), _markdown(rows, path, title, text))
+        replace_file(path.with_suffix(".md"), render_measures(table, path, title, text))
         draw(path.with_suffix(".png"))
     except TableError as error:
         print(f"{program}: {error}", file=sys.stderr)
@@ -161,38 +160,3 @@ def epoch_seconds(model: RetrievalModule, data: RetrievalData, epochs: int, **li
     prepare(model, data)
     trainer.fit(model, data)
     return np.diff(ends).tolist(), trainer.num_training_batches
-
-
-def _markdown(rows: list[Row], path: Path, title: str, text: str) -> str:
-    first = rows[0]
-    facts = [
-        f"- Inputs: generated, seeds {first.seeds}; scale {first.scale}",
-        f"- Device: {first.device}",
-        f"- Versions: torch {first.torch}",
-        f"- Commit: {first.git_commit}",
-        f"- Files: numbers `{path.name}`, grid and command `{path.with_suffix('.yaml').name}`, figure "
-        f"`{path.with_suffix('.png').name}`",
-    ]
-    blocks = [_block([row for row in rows if row.metric == metric]) for metric in METRICS]
-    return "\n\n".join([f"# {title}", "\n".join(facts), text, *filter(None, blocks)]) + "\n"
-
-
-def _block(rows: list[Row]) -> str:
-    """One metric as a table, see ``measured_by``; then the notes, each once."""
-    if not rows:
-        return ""
-    beside, varied = measured_by(rows[0])
-    cells = {(row.method, getattr(row, beside), getattr(row, varied)): row for row in rows}
-    across = list(dict.fromkeys(name for _, _, name in cells))
-    lines = [["method", beside, *across]]
-    for method, name in dict.fromkeys((method, name) for method, name, _ in cells):
-        found = [cells.get((method, name, label)) for label in across]
-        numbers = ["–" if row is None or row.value is None else METRICS[row.metric].text(row.value) for row in found]
-        lines.append([method, name, *numbers])
-    notes: dict[str, list[str]] = {}
-    for row in rows:
-        if row.note:
-            notes.setdefault(row.note, []).append(row.method)
-    below = [f"- {'; '.join(dict.fromkeys(methods))}: {note}" for note, methods in notes.items()]
-    table = markdown_table(lines, names=2)
-    return "\n\n".join([f"## {rows[0].metric}", table, *(["\n".join(below)] if below else [])])

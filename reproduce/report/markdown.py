@@ -1,4 +1,4 @@
-"""A result table as Markdown: one section per data set and protocol, methods down, numbers across."""
+"""A result table as Markdown: one section per data set and protocol, or per metric of a table of measurements."""
 
 import re
 from collections.abc import Iterator
@@ -48,6 +48,21 @@ def render_markdown(table: pd.DataFrame, path: Path, title: str, comparisons: pd
     if comparisons is not None and len(comparisons):
         parts.append(_comparisons(comparisons))
     return "\n\n".join([*parts, *_missing(table)]) + "\n"
+
+
+def render_measures(table: pd.DataFrame, path: Path, title: str, text: str) -> str:
+    """Render a table of measurements: heading, origin of its numbers, what they are and say, and a section per metric.
+
+    Args:
+        table: the table.
+        path: its CSV; the YAML and the figure beside it have the same name.
+        title: the heading.
+        text: what the metrics are and what the numbers say, in Markdown.
+    """
+    origin = f"{_origin(table, path)}\n- Figure: `{path.with_suffix('.png').name}`"
+    metrics = sorted(table["metric"].unique(), key=list(METRICS).index)
+    sections = [_measures(table[table["metric"] == metric]) for metric in metrics]
+    return "\n\n".join([f"# {escape(title)}", origin, text, *sections]) + "\n"
 
 
 def escape(text: str) -> str:
@@ -142,11 +157,7 @@ def _below(rows: pd.DataFrame, seeds_differ: bool) -> Iterator[str]:
     for (queries, gallery), found in sizes:
         of = f", {', '.join(distinct(found['direction']))}" * (len(sizes) > 1)
         yield f"- Sizes{of}: {queries} queries, {gallery} in the gallery"
-    parts = rows.assign(note=rows["note"].str.split("; ")).explode("note")
-    for note, found in parts[parts["note"] != ""].groupby("note", sort=False):
-        methods = distinct(found["method"])
-        of = "All" if len(methods) == rows["method"].nunique() > 1 else ", ".join(methods)
-        yield f"- {escape(of)}: {escape(note)}"
+    yield from _notes(rows)
     for row in rows[rows["published_source"] != ""].itertuples():  # from several sources
         for other in published_of(row)[1:]:
             number = f"{column_name(row)} {format_value(row, other.value)}"
@@ -156,6 +167,27 @@ def _below(rows: pd.DataFrame, seeds_differ: bool) -> Iterator[str]:
             yield f"- Same data, split and gallery, other features: {escape(line)}"
     for reference, cited in citations_of(rows).items():
         yield f"- Published: {escape(reference)}. {cited}".rstrip()
+
+
+def _notes(rows: pd.DataFrame, between: str = ", ") -> Iterator[str]:
+    """The notes of rows, each once, after the methods that have it."""
+    parts = rows.assign(note=rows["note"].str.split("; ")).explode("note")
+    for note, found in parts[parts["note"] != ""].groupby("note", sort=False):
+        methods = distinct(found["method"])
+        of = "All" if len(methods) == rows["method"].nunique() > 1 else between.join(methods)
+        yield f"- {escape(of)}: {escape(note)}"
+
+
+def _measures(rows: pd.DataFrame) -> str:
+    """One metric, methods down and what is varied across: of benchmarks, each of which is a split, these themselves."""
+    first = _first(rows)
+    beside, varied = ("features", "condition") if first.split == "generated" else ("condition", "split")
+    texts = [NOTHING if pd.isna(row.value) else format_value(row) for row in rows.itertuples()]
+    cells = rows.assign(text=texts).set_index(["method", beside, varied])["text"]
+    grid = cells.unstack(sort=False, fill_value=NOTHING)
+    lines = [["method", beside, *grid], *([*map(escape, names), *line] for names, *line in grid.itertuples())]
+    parts = [f"## {first.metric}", markdown_table(lines, names=2), "\n".join(_notes(rows, "; "))]
+    return "\n\n".join(filter(None, parts))
 
 
 def _comparisons(found: pd.DataFrame) -> str:

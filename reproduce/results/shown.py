@@ -25,11 +25,6 @@ def data_name(row: Any) -> str:
     return ", ".join(filter(None, (row.dataset, row.features, row.condition, row.split)))
 
 
-def measured_by(row: Any) -> tuple[str, str]:
-    """Columns of a measurement that stand down, beside the method, and across: of benchmarks, splits are across."""
-    return ("features", "condition") if row.split == "generated" else ("condition", "split")
-
-
 def column_name(row: Any) -> str:
     """Direction and metric with its cut-off, as in "image->text R@10"."""
     return f"{row.direction} {metric_name(row.metric, row.k)}"

@@ -43,9 +43,6 @@ def regenerate(arguments: argparse.Namespace, argv: list[str], table: Table | No
     table = table or load_table(arguments.table)
     if arguments.scale not in table.scales:
         raise SpecError(f"{table.name} has no scale {arguments.scale!r}; there are {', '.join(table.scales)}")
-    methods = {"method": table.names, "protocol": [method.protocol for method in table.methods]}
-    data = {name: [getattr(one, name) for one in table.datasets] for name in ("dataset", "condition")}
-    _check_only(arguments.only, {**data, **methods}, table)
     quiet(threads=1)
     plan = Plan(
         table,
@@ -61,10 +58,7 @@ def regenerate(arguments: argparse.Namespace, argv: list[str], table: Table | No
     for line in _absent_lines(plan.absent, datasets):
         print(line)
     if not (runs := plan.execute(datasets, dry=True)):
-        _check_only(arguments.only, {"features": [one.features for one in (*table.datasets, *datasets)]}, table)
-        raise SpecError(
-            f"--only {shlex.join(map('='.join, arguments.only.items()))} leaves no row of {table.name} that can be run"
-        )
+        raise SpecError(_nothing_left(arguments.only, table, datasets))
     if arguments.dry_run:
         print(estimate.format_plan(plan, runs))
         return 0
@@ -103,9 +97,13 @@ def _absent_lines(absent: dict[DataSet, str], present: list[DataSet]) -> Iterato
         yield f"{name} is not run ({rows}): {tells}"
 
 
-def _check_only(only: dict[str, str], values: dict[str, list[str]], table: Table) -> None:
-    """Raise for a value of --only that no row of the table has, where the values of its key are known."""
+def _nothing_left(only: dict[str, str], table: Table, datasets: list[DataSet]) -> str:
+    """Why --only leaves no row: a value that none has, with those there are, or values that none has together."""
+    values = {"method": table.names, "protocol": [method.protocol for method in table.methods]}
+    for key in ("dataset", "features", "condition"):
+        values[key] = [getattr(one, key) for one in (*table.datasets, *datasets)]
     for key, value in only.items():
-        if key in values and value not in values[key]:
+        if value not in values[key]:
             there = "; ".join(dict.fromkeys(filter(None, values[key]))) or "none"
-            raise SpecError(f"--only {key}={value}: no row of {table.name} has it; there are: {there}")
+            return f"--only {key}={value}: no row of {table.name} has it; there are: {there}"
+    return f"--only {shlex.join(map('='.join, only.items()))} leaves no row of {table.name} that can be run"

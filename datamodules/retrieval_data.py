@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, DistributedSampler
 
-from datamodules.batches import Batch, EpochSampler, Part, loader
+from datamodules.batches import Batch
 from datamodules.errors import DataError, check_choice
 from datamodules.features.precompute import FrozenNetwork, precompute
 from datamodules.files.media import broken_files
@@ -308,13 +308,19 @@ class RetrievalData(L.LightningDataModule):
         _ = self.data
 
     def train_dataloader(self) -> DataLoader:
-        part = Part(self._index("train"), partial(self._training_batch, self._learned_label))
+        items = self.indices("train")
         # Dropping the remainder keeps an item from standing twice in one global batch, as its own false negative.
-        sampler = EpochSampler(
-            part, *self._share(len(part)), shuffle=self._shuffled, seed=self.shuffle_seed, drop_last=True
+        sampler = DistributedSampler(
+            items, *self._share(len(items)), shuffle=self._shuffled, seed=self.shuffle_seed, drop_last=True
         )
-        drop_last = len(sampler) > self.batch_size
-        return loader(part, batch_size=self.batch_size, sampler=sampler, drop_last=drop_last)
+        # By keyword throughout: Lightning rebuilds loaders, and finds only keywords again.
+        return DataLoader(
+            dataset=items,
+            batch_size=self.batch_size,
+            sampler=sampler,
+            drop_last=len(sampler) > self.batch_size,
+            collate_fn=partial(self._training_batch, self._learned_label, sampler),
+        )
 
     def _share(self, items: int) -> tuple[int, int]:
         """Number of processes among which the training items are shared, and rank of this one."""
@@ -341,13 +347,17 @@ class RetrievalData(L.LightningDataModule):
 
     def _loader_of(self, split: str, ids: Mapping[str, Tensor]) -> DataLoader:
         label = self._learned_label if split == "validation" else self._label
-        part = Part(self._index(split), partial(self._evaluation_batch, split, ids, label))
-        return loader(part, batch_size=self.evaluation_batch_size)
+        return DataLoader(
+            dataset=self.indices(split),
+            batch_size=self.evaluation_batch_size,
+            collate_fn=partial(self._evaluation_batch, split, ids, label),
+        )
 
-    def _training_batch(self, label: Tensor, items: Tensor, epoch: int) -> Batch:
+    def _training_batch(self, label: Tensor, sampler: DistributedSampler, chosen: Sequence[np.integer]) -> Batch:
         """One entry of every modality of some items, drawn anew in every epoch where an item has several."""
+        items = torch.from_numpy(np.array(chosen))
         # From seed, epoch and items alone, so that a resumed run draws what an uninterrupted one would have.
-        generator = np.random.default_rng((self.shuffle_seed, epoch, *items[:2].tolist()))
+        generator = np.random.default_rng((self.shuffle_seed, sampler.epoch, *items[:2].tolist()))
         batch: dict[str, Any] = {"label": label[items], "id": items, "masks": {}}
         drawn: dict[str, Tensor] = {}
         for name in dict.fromkeys((*self.modalities, *self._precomputed)):
@@ -359,9 +369,10 @@ class RetrievalData(L.LightningDataModule):
         return batch | self._class_vectors(items)
 
     def _evaluation_batch(
-        self, split: str, ids: Mapping[str, Tensor], label: Tensor, items: Tensor, epoch: int
+        self, split: str, ids: Mapping[str, Tensor], label: Tensor, chosen: Sequence[np.integer]
     ) -> Batch:
         """All entries of every modality of some items; entries of one id count once."""
+        items = torch.from_numpy(np.array(chosen))
         batch: dict[str, Any] = {"label": {}, "id": {}, "item": {}, "masks": {}, "split": split}
         for name in self.modalities:
             index = self.entries(name).of_items(items)

@@ -101,7 +101,7 @@ class RetrievalData(L.LightningDataModule):
         self.class_split, self.labels, self.label_seed = class_split, labels, label_seed
         self.on_missing, self.on_broken = on_missing, on_broken
         self._unreadable: dict[str, str] = {}
-        self._precomputed: dict[str, tuple[str, Modality]] = {}  # what was made of which modality
+        self._precomputed: dict[str, Modality] = {}  # what was made of modalities
 
     def read(self) -> ItemSet:
         """Read the whole data set; implemented by each data set, called once."""
@@ -233,19 +233,18 @@ class RetrievalData(L.LightningDataModule):
 
     # Entries ----------------------------------------------------------------------------------------------------
 
-    def precompute(self, networks: Mapping[str, tuple[str, FrozenNetwork]]) -> None:
+    def precompute(self, networks: Mapping[str, FrozenNetwork]) -> None:
         """Put what frozen networks return for every entry into the batches, from the disk where they ran before.
 
         Args:
-            networks: key in the batches -> the modality whose entries are read, and the network. What a network makes
-                of the modality of its own key takes the place of that modality.
+            networks: modality -> the network whose output takes the place of its entries.
         """
-        for name, (source, network) in networks.items():
-            self._precomputed[name] = source, precompute(self.data.modalities[source], network)
+        for name, network in networks.items():
+            self._precomputed[name] = precompute(self.data.modalities[name], network)
 
     def entries(self, name: str) -> Modality:
-        """Entries of a modality, or what was precomputed of one."""
-        return self._precomputed[name][1] if name in self._precomputed else self.data.modalities[name]
+        """Entries of a modality, or what was precomputed of them."""
+        return self._precomputed[name] if name in self._precomputed else self.data.modalities[name]
 
     def raw_entries(self, name: str, split: str) -> list[Any]:
         """Entries of a modality that belong to items of a split, as they were read."""
@@ -359,13 +358,10 @@ class RetrievalData(L.LightningDataModule):
         # From seed, epoch and items alone, so that a resumed run draws what an uninterrupted one would have.
         generator = np.random.default_rng((self.shuffle_seed, sampler.epoch, *items[:2].tolist()))
         batch: dict[str, Any] = {"label": label[items], "id": items, "masks": {}}
-        drawn: dict[str, Tensor] = {}
-        for name in dict.fromkeys((*self.modalities, *self._precomputed)):
-            entries, source = self.entries(name), self._precomputed.get(name, (name,))[0]
-            if source not in drawn:  # what a network made of an entry goes with the entry
-                offset = torch.from_numpy(generator.random(len(items))) * entries.count[items]
-                drawn[source] = entries.first[items] + offset.long()
-            self._add_entries(batch, name, drawn[source])
+        for name in self.modalities:
+            entries = self.entries(name)
+            offset = torch.from_numpy(generator.random(len(items))) * entries.count[items]
+            self._add_entries(batch, name, entries.first[items] + offset.long())
         return batch | self._class_vectors(items)
 
     def _evaluation_batch(

@@ -37,10 +37,6 @@ class FeatureDataModule(RetrievalData):
             numbers only.
         **kwargs: see RetrievalData. Under class_split "zero-shot" there is a third test part, "generalised": the items
             of the unseen half are its queries, and those of all classes its gallery.
-
-    Raises:
-        ValueError: an argument outside its range.
-        DataError: on first use of data that do not allow what is asked for.
     """
 
     zero_shot_splits = ("seen", "unseen", "generalised")
@@ -69,20 +65,6 @@ class FeatureDataModule(RetrievalData):
     @property
     def class_names(self) -> tuple[str, ...]:
         return tuple(self.data.class_names or ())
-
-    @property
-    def seen_classes(self) -> tuple[str, ...]:
-        """Names of the classes trained on: all of them in the standard split."""
-        return self._names_of(self.class_halves[0])
-
-    @property
-    def unseen_classes(self) -> tuple[str, ...]:
-        """Names of the classes kept out of training: none in the standard split."""
-        return self._names_of(self.class_halves[1])
-
-    def _names_of(self, classes: np.ndarray) -> tuple[str, ...]:
-        names = self.class_names
-        return tuple(names[c] for c in classes) if names else ()
 
     @property
     def has_class_embedding(self) -> bool:

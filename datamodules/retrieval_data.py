@@ -53,7 +53,7 @@ class RetrievalData(L.LightningDataModule):
 
     Raises:
         ValueError: an argument outside its range.
-        DataError: on first use of data that do not allow what is asked for.
+        DataError: on first use of data that are missing, cannot be read or do not allow what is asked for.
     """
 
     dataset: str

@@ -244,7 +244,7 @@ class RetrievalData(L.LightningDataModule):
 
     def entries(self, name: str) -> Modality:
         """Entries of a modality, or what was precomputed of them."""
-        return self._precomputed[name] if name in self._precomputed else self.data.modalities[name]
+        return self._precomputed.get(name, self.data.modalities[name])
 
     def raw_entries(self, name: str, split: str) -> list[Any]:
         """Entries of a modality that belong to items of a split, as they were read."""
@@ -371,8 +371,9 @@ class RetrievalData(L.LightningDataModule):
         items = torch.from_numpy(np.array(chosen))
         batch: dict[str, Any] = {"label": {}, "id": {}, "item": {}, "masks": {}, "split": split}
         for name in self.modalities:
-            index = self.entries(name).of_items(items)
-            owner = torch.repeat_interleave(items, self.entries(name).count[items])
+            entries = self.entries(name)
+            index = entries.of_items(items)
+            owner = torch.repeat_interleave(items, entries.count[items])
             self._add_entries(batch, name, index)
             batch["label"][name], batch["item"][name] = label[owner], owner
             batch["id"][name] = ids[name][index] if name in ids else index

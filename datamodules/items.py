@@ -19,16 +19,6 @@ SPLITS = ("train", "validation", "test")
 RESERVED = ("label", "id", "item", "masks", "split", "query", "class_embedding")
 
 
-def mean_of_each(modality: Modality) -> np.ndarray:
-    """(N, d): the mean over the vectors of each item, of a modality that every item has."""
-    owner = modality.owners()
-    first, entries = np.unique(owner, return_index=True, return_counts=True)[1:]
-    if (entries == 1).all():
-        return modality.entries
-    sums = np.add.reduceat(modality.entries, first, dtype=np.float64)
-    return (sums / entries[:, None]).astype(modality.entries.dtype)
-
-
 @dataclass(frozen=True)
 class ItemSet:
     """N items with their modalities, labels and splits.

@@ -1,7 +1,6 @@
 """Paired features with class labels: items whose modalities are vectors, and whose classes have an embedding."""
 
 import hashlib
-from collections.abc import Iterator
 from functools import cached_property
 from typing import Any, Literal, get_args
 
@@ -16,7 +15,6 @@ from datamodules.retrieval_data import RetrievalData
 from datamodules.splits import carve_validation
 
 Protocol = Literal["honest", "as_published"]
-COLUMNS = 32  # of the training rows in memory at a time, in double precision
 
 
 class FeatureDataModule(RetrievalData):
@@ -37,10 +35,6 @@ class FeatureDataModule(RetrievalData):
             numbers only.
         **kwargs: see RetrievalData. Under class_split "zero-shot" there is a third test part, "generalised": the items
             of the unseen half are its queries, and those of all classes its gallery.
-
-    Raises:
-        ValueError: an argument outside its range.
-        DataError: on first use of data that do not allow what is asked for.
     """
 
     zero_shot_splits = ("seen", "unseen", "generalised")
@@ -71,20 +65,6 @@ class FeatureDataModule(RetrievalData):
         return tuple(self.data.class_names or ())
 
     @property
-    def seen_classes(self) -> tuple[str, ...]:
-        """Names of the classes trained on: all of them in the standard split."""
-        return self._names_of(self.class_halves[0])
-
-    @property
-    def unseen_classes(self) -> tuple[str, ...]:
-        """Names of the classes kept out of training: none in the standard split."""
-        return self._names_of(self.class_halves[1])
-
-    def _names_of(self, classes: np.ndarray) -> tuple[str, ...]:
-        names = self.class_names
-        return tuple(names[c] for c in classes) if names else ()
-
-    @property
     def has_class_embedding(self) -> bool:
         """Whether batches bring the embedding of the class; beside other labels it would tell the classes."""
         return self.labels == "class"
@@ -104,22 +84,6 @@ class FeatureDataModule(RetrievalData):
         if name == "class_embedding":
             return self._class_vectors(self._index("train"))[name], None
         return super().train_entries(name)
-
-    def train_columns(self, name: str) -> Iterator[Tensor]:
-        """Training rows of a modality or of "class_embedding", (n, at most 32) float64 at a time, for statistics.
-
-        In float32 a constant column would seem to vary, by the rounding of its mean; and all at once, in float64, they
-        would need thrice the memory of the features.
-        """
-        if name == "class_embedding":
-            rows = self.train_entries(name)[0].numpy()
-            index = np.arange(len(rows))
-        else:
-            entries = self.entries(name)
-            rows, index = entries.tensors.numpy(), entries.of_items(self._index("train")).numpy()
-        for start in range(0, rows.shape[1], COLUMNS):
-            # Copied by NumPy: of PyTorch's blocks, which are aligned, glibc would keep each and reuse none.
-            yield torch.from_numpy(rows[:, start : start + COLUMNS][index].astype(np.float64))
 
     def prepare_data(self) -> None:
         """As every data module, and embed the classes."""

@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, DistributedSampler
 
-from datamodules.batches import Batch, EpochSampler, Part, loader
+from datamodules.batches import Batch
 from datamodules.errors import DataError, check_choice
 from datamodules.features.precompute import FrozenNetwork, precompute
 from datamodules.files.media import broken_files
@@ -53,7 +53,7 @@ class RetrievalData(L.LightningDataModule):
 
     Raises:
         ValueError: an argument outside its range.
-        DataError: on first use of data that do not allow what is asked for.
+        DataError: on first use of data that are missing, cannot be read or do not allow what is asked for.
     """
 
     dataset: str
@@ -101,7 +101,7 @@ class RetrievalData(L.LightningDataModule):
         self.class_split, self.labels, self.label_seed = class_split, labels, label_seed
         self.on_missing, self.on_broken = on_missing, on_broken
         self._unreadable: dict[str, str] = {}
-        self._precomputed: dict[str, tuple[str, Modality]] = {}  # what was made of which modality
+        self._precomputed: dict[str, Modality] = {}  # what was made of modalities
 
     def read(self) -> ItemSet:
         """Read the whole data set; implemented by each data set, called once."""
@@ -233,19 +233,18 @@ class RetrievalData(L.LightningDataModule):
 
     # Entries ----------------------------------------------------------------------------------------------------
 
-    def precompute(self, networks: Mapping[str, tuple[str, FrozenNetwork]]) -> None:
+    def precompute(self, networks: Mapping[str, FrozenNetwork]) -> None:
         """Put what frozen networks return for every entry into the batches, from the disk where they ran before.
 
         Args:
-            networks: key in the batches -> the modality whose entries are read, and the network. What a network makes
-                of the modality of its own key takes the place of that modality.
+            networks: modality -> the network whose output takes the place of its entries.
         """
-        for name, (source, network) in networks.items():
-            self._precomputed[name] = source, precompute(self.data.modalities[source], network)
+        for name, network in networks.items():
+            self._precomputed[name] = precompute(self.data.modalities[name], network)
 
     def entries(self, name: str) -> Modality:
-        """Entries of a modality, or what was precomputed of one."""
-        return self._precomputed[name][1] if name in self._precomputed else self.data.modalities[name]
+        """Entries of a modality, or what was precomputed of them."""
+        return self._precomputed.get(name, self.data.modalities[name])
 
     def raw_entries(self, name: str, split: str) -> list[Any]:
         """Entries of a modality that belong to items of a split, as they were read."""
@@ -308,13 +307,19 @@ class RetrievalData(L.LightningDataModule):
         _ = self.data
 
     def train_dataloader(self) -> DataLoader:
-        part = Part(self._index("train"), partial(self._training_batch, self._learned_label))
+        items = self.indices("train")
         # Dropping the remainder keeps an item from standing twice in one global batch, as its own false negative.
-        sampler = EpochSampler(
-            part, *self._share(len(part)), shuffle=self._shuffled, seed=self.shuffle_seed, drop_last=True
+        sampler = DistributedSampler(
+            items, *self._share(len(items)), shuffle=self._shuffled, seed=self.shuffle_seed, drop_last=True
         )
-        drop_last = len(sampler) > self.batch_size
-        return loader(part, batch_size=self.batch_size, sampler=sampler, drop_last=drop_last)
+        # By keyword throughout: Lightning rebuilds loaders, and finds only keywords again.
+        return DataLoader(
+            dataset=items,
+            batch_size=self.batch_size,
+            sampler=sampler,
+            drop_last=len(sampler) > self.batch_size,
+            collate_fn=partial(self._training_batch, self._learned_label, sampler),
+        )
 
     def _share(self, items: int) -> tuple[int, int]:
         """Number of processes among which the training items are shared, and rank of this one."""
@@ -341,31 +346,34 @@ class RetrievalData(L.LightningDataModule):
 
     def _loader_of(self, split: str, ids: Mapping[str, Tensor]) -> DataLoader:
         label = self._learned_label if split == "validation" else self._label
-        part = Part(self._index(split), partial(self._evaluation_batch, split, ids, label))
-        return loader(part, batch_size=self.evaluation_batch_size)
+        return DataLoader(
+            dataset=self.indices(split),
+            batch_size=self.evaluation_batch_size,
+            collate_fn=partial(self._evaluation_batch, split, ids, label),
+        )
 
-    def _training_batch(self, label: Tensor, items: Tensor, epoch: int) -> Batch:
+    def _training_batch(self, label: Tensor, sampler: DistributedSampler, chosen: Sequence[np.integer]) -> Batch:
         """One entry of every modality of some items, drawn anew in every epoch where an item has several."""
+        items = torch.from_numpy(np.array(chosen))
         # From seed, epoch and items alone, so that a resumed run draws what an uninterrupted one would have.
-        generator = np.random.default_rng((self.shuffle_seed, epoch, *items[:2].tolist()))
+        generator = np.random.default_rng((self.shuffle_seed, sampler.epoch, *items[:2].tolist()))
         batch: dict[str, Any] = {"label": label[items], "id": items, "masks": {}}
-        drawn: dict[str, Tensor] = {}
-        for name in dict.fromkeys((*self.modalities, *self._precomputed)):
-            entries, source = self.entries(name), self._precomputed.get(name, (name,))[0]
-            if source not in drawn:  # what a network made of an entry goes with the entry
-                offset = torch.from_numpy(generator.random(len(items))) * entries.count[items]
-                drawn[source] = entries.first[items] + offset.long()
-            self._add_entries(batch, name, drawn[source])
+        for name in self.modalities:
+            entries = self.entries(name)
+            offset = torch.from_numpy(generator.random(len(items))) * entries.count[items]
+            self._add_entries(batch, name, entries.first[items] + offset.long())
         return batch | self._class_vectors(items)
 
     def _evaluation_batch(
-        self, split: str, ids: Mapping[str, Tensor], label: Tensor, items: Tensor, epoch: int
+        self, split: str, ids: Mapping[str, Tensor], label: Tensor, chosen: Sequence[np.integer]
     ) -> Batch:
         """All entries of every modality of some items; entries of one id count once."""
+        items = torch.from_numpy(np.array(chosen))
         batch: dict[str, Any] = {"label": {}, "id": {}, "item": {}, "masks": {}, "split": split}
         for name in self.modalities:
-            index = self.entries(name).of_items(items)
-            owner = torch.repeat_interleave(items, self.entries(name).count[items])
+            entries = self.entries(name)
+            index = entries.of_items(items)
+            owner = torch.repeat_interleave(items, entries.count[items])
             self._add_entries(batch, name, index)
             batch["label"][name], batch["item"][name] = label[owner], owner
             batch["id"][name] = ids[name][index] if name in ids else index

@@ -102,8 +102,8 @@ class RetrievalModule(L.LightningModule):
         """Ways to embed a split, by name; where there are several, the one with the largest average MAP is reported."""
         return {"": self.embed}
 
-    def frozen_networks(self) -> dict[str, tuple[str, FrozenNetwork]]:
-        """Key in the batches -> the modality whose entries a frozen network reads, and that network."""
+    def frozen_networks(self) -> dict[str, FrozenNetwork]:
+        """Modality -> the frozen network whose output the batches are to bring in place of its entries."""
         return {}
 
     def prepare_training(self, data: RetrievalData) -> None:

@@ -82,9 +82,9 @@ class EncodedModule(RetrievalModule):
             except (ValueError, TypeError) as error:
                 raise type(error)(f"encoder of {name!r}: {error}") from error
 
-    def frozen_networks(self) -> dict[str, tuple[str, FrozenNetwork]]:
-        """The fixed parts of the encoders, each of its own modality."""
-        return {name: (name, e.front_end) for name, e in self.encoders.items() if e.front_end is not None}
+    def frozen_networks(self) -> dict[str, FrozenNetwork]:
+        """The fixed parts of the encoders."""
+        return {name: e.front_end for name, e in self.encoders.items() if e.front_end is not None}
 
     def prepare_training(self, data: RetrievalData) -> None:
         """Fit what is fixed in the encoders, such as means and vocabularies, to the training entries."""

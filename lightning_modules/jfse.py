@@ -17,6 +17,7 @@ from datamodules.batches import Batch
 from datamodules.paired_features import Protocol
 from lightning_modules.base import RetrievalModule, View
 from lightning_modules.networks.adversarial import Critic, ModalityClassifier, generator, regressor
+from lightning_modules.networks.encoders.base import mean_and_variance
 from losses import AlignmentLoss
 from losses.common.gather import gather, world
 
@@ -155,9 +156,8 @@ class JFSE(RetrievalModule):
         """Mean and scale of the training features and class embeddings."""
         for name in (*self.modalities, "class_embedding") if self.protocol == "honest" else ():
             pooled = name == "class_embedding"
-            columns = data.train_columns(name)
-            parts = [(x.mean(dim=0), x.var(dim=0, correction=0 if pooled else 1)) for x in columns]
-            mean, variance = map(torch.cat, zip(*parts, strict=True))
+            entries = data.train_entries(name) if pooled else data.entries_to_fit(name)
+            mean, variance = mean_and_variance(*entries, correction=0 if pooled else 1)
             if pooled:
                 variance = variance.mean().expand_as(variance)
             getattr(self, f"{name}_mean").copy_(mean)

@@ -5,9 +5,9 @@ import pickle
 from collections.abc import Mapping
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pandas as pd
-import pytest
 import scipy.io
 import torch
 
@@ -89,7 +89,6 @@ def write_views(folder: Path, parts: dict) -> Path:
 
 
 def write_h5(folder: Path, parts: dict) -> Path:
-    h5py = pytest.importorskip("h5py")
     with h5py.File(folder / "features.h5", "w") as file:
         for split, part in parts.items():
             for name, array in part.items():
@@ -112,7 +111,6 @@ def write_table(file: Path, parts: dict) -> Path:
     arrays = joined(parts)
     frame = pd.DataFrame({n: list(x.astype(np.float64)) if x.ndim == 2 else x for n, x in arrays.items()})
     if file.suffix == ".parquet":
-        pytest.importorskip("pyarrow")
         frame.to_parquet(file)
     elif file.suffix == ".jsonl":
         frame.to_json(file, orient="records", lines=True, double_precision=15)
@@ -128,7 +126,6 @@ def write_table(file: Path, parts: dict) -> Path:
 
 def matlab73(file: Path, variables: Mapping[str, np.ndarray | list]) -> Path:
     """A file as MATLAB writes version 7.3: HDF5 behind a header, matrices transposed, cells as references."""
-    h5py = pytest.importorskip("h5py")
     with h5py.File(file, "w", userblock_size=512) as opened:
 
         def put(name: str, value: np.ndarray | list | str) -> object:

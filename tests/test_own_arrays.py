@@ -27,6 +27,7 @@ from test_pickled_features import Call
 
 from datamodules import DataError, ItemSet, OwnData
 from datamodules.files import matlab
+from lightning_modules.networks.encoders.base import mean_and_variance
 
 NAMES = np.array(["ant", "bumblebee", "cat"])
 PARTS = joined()
@@ -270,24 +271,12 @@ def test_features_are_held_once_while_they_are_read_hashed_and_handed_out(tmp_pa
     def use() -> ItemSet:
         assert len(data.digest) == 64
         data.train_dataloader(), data.test_dataloader()
-        for columns in data.train_columns("image"):
-            assert columns.shape[1] <= 32
+        mean_and_variance(*data.entries_to_fit("image"))
         return data.data
 
     assert peak_of(use) < 1.3 * size
     np.testing.assert_array_equal(data.data.vectors["image"], image.astype(np.float32))
     assert np.shares_memory(data.entries("image").tensors.numpy(), data.data.vectors["image"])
-
-
-def test_training_columns_are_the_training_features_in_double(tmp_path):
-    member = np.eye(CLASSES, dtype=bool)[LABEL] | np.eye(CLASSES, dtype=bool)[(LABEL + LABEL // 2) % CLASSES]
-    for label in (LABEL, member):
-        wide = np.random.default_rng(0).random((15, 70))
-        data = OwnData(save(tmp_path, image=wide, label=label), class_encoder="one-hot", validation_fraction=0)
-        for name in data.dims:
-            found = np.concatenate([columns.numpy() for columns in data.train_columns(name)], axis=1)
-            assert found.dtype == np.float64
-            np.testing.assert_array_equal(found, data.train_entries(name)[0].numpy())
 
 
 def test_thirty_thousand_classes_need_no_matrix_of_classes(tmp_path):

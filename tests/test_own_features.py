@@ -157,7 +157,8 @@ def test_zero_shot_halves_are_of_classes_that_have_items(tmp_path):
         class_split="zero-shot",
         class_encoder="one-hot",
     )
-    assert sorted(module.seen_classes + module.unseen_classes) == ["name 17", "name 3", "name 40", "name 900"]
+    halves = np.concatenate(module.class_halves)
+    assert sorted(module.class_names[c] for c in halves) == ["name 17", "name 3", "name 40", "name 900"]
     assert len(module.indices("unseen")) == 4
 
 
@@ -248,8 +249,8 @@ def test_several_entries_of_an_item_by_ids(tmp_path, form):
     arrays, of_rows = module.arrays("train")
     assert [len(x) for x in (*arrays.values(), of_rows)] == [3 * len(module.indices("train"))] * 3
     np.testing.assert_array_equal(np.unique(arrays["image"], axis=0), np.unique(image[module.indices("train")], axis=0))
-    rows = np.concatenate([columns.numpy() for columns in module.train_columns("text")], axis=1)
-    np.testing.assert_array_equal(rows, CAPTIONS[np.isin(owner, module.indices("train"))])
+    rows, mask = module.entries_to_fit("text")
+    np.testing.assert_array_equal(rows[mask], CAPTIONS[np.isin(owner, module.indices("train"))])
 
 
 def test_items_whose_entries_disagree_or_that_lack_one_are_refused(tmp_path):

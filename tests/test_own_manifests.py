@@ -37,7 +37,6 @@ def write(frame: pd.DataFrame, file: Path) -> Path:
     elif file.suffix == ".json":
         frame.to_json(file, orient="records")
     elif file.suffix == ".parquet":
-        pytest.importorskip("pyarrow")
         frame.to_parquet(file)
     else:
         frame.to_csv(file, index=False, sep="\t" if file.suffix == ".tsv" else ",")

@@ -23,10 +23,6 @@ class OnDisk(RetrievalData):
     Args:
         data_root: folder that holds the data set's folder; by default the environment variable CSD_DATA, else `data/`.
         **kwargs: see RetrievalData.
-
-    Raises:
-        ValueError: an argument outside its range.
-        DataError: on first use, if a file is missing or is not what it should be.
     """
 
     declaration: Declaration

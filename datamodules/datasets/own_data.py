@@ -55,11 +55,7 @@ class OwnData(FeatureDataModule):
         dataset: name of the data set in results.
         class_encoder: see `FeatureDataModule`.
         validation_fraction: share of the training items drawn for validation; None: as `fractions` say.
-        **kwargs: arguments of `FeatureDataModule`.
-
-    Raises:
-        ValueError: an argument outside its range.
-        DataError: on first use of data that cannot be read.
+        **kwargs: see FeatureDataModule.
     """
 
     data_kind = "real"

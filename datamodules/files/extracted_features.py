@@ -12,7 +12,7 @@ from safetensors import safe_open
 
 from datamodules.errors import DataError
 from datamodules.files.rows import decoding
-from datamodules.items import SPLITS, ItemSet, Modality, mean_of_each
+from datamodules.items import SPLITS, ItemSet, Modality
 
 FORMAT = "extracted features, version 1"
 WHOLE = f"a whole file of {FORMAT!r}, as `python -m datamodules extract` writes it"
@@ -110,7 +110,10 @@ def read_extracted(path: Path) -> ItemSet:
         }
     embedding = None
     if "text" in modalities:
-        embedding = _class_means(mean_of_each(modalities["text"]), label, split == "train")
+        text, train = modalities["text"], split == "train"
+        of_items = text.entries if text.owner is None else _means(text.entries, text.owner)
+        counted = train | ~np.isin(label, label[train])
+        embedding = _means(of_items, np.where(counted, label, -1))
     return ItemSet(modalities, label, split, names, str(path), None, class_names, embedding)
 
 
@@ -121,11 +124,8 @@ def _modality(vectors: np.ndarray, owner: np.ndarray, count: int) -> Modality:
     return Modality(vectors, None if len(owner) == count else owner)
 
 
-def _class_means(vectors: np.ndarray, label: np.ndarray, train: np.ndarray) -> np.ndarray:
-    """(C, d): the mean over a class's training items, or over all of its items where it has none to train on."""
-    trained = np.bincount(label[train], minlength=label.max() + 1) > 0
-    counted = np.flatnonzero(train | ~trained[label])
-    order = counted[np.argsort(label[counted], kind="stable")]
-    of_classes = np.split(order, np.cumsum(np.bincount(label[order]))[:-1])
-    # Class by class: all at once would be a copy of the vectors and their sums in float64.
-    return np.stack([vectors[rows].mean(axis=0, dtype=np.float64).astype(np.float32) for rows in of_classes])
+def _means(vectors: np.ndarray, group: np.ndarray) -> np.ndarray:
+    """(G, d) float32: the mean over the rows of each group 0, 1, ..., G - 1; rows of group -1 are left out."""
+    rows = np.split(np.argsort(group, kind="stable"), np.cumsum(np.bincount(group + 1))[:-1])[1:]
+    # Group by group: all at once would be a copy of the vectors and their sums in float64.
+    return np.stack([vectors[of_group].mean(axis=0, dtype=np.float64).astype(np.float32) for of_group in rows])

@@ -111,10 +111,7 @@ def _read_table(path: Path, chosen: Sequence[str] | None) -> pd.DataFrame:
                 raise broken(path, "holds no list of items; expected one, or Karpathy's {'images': [...]}")
             return pd.DataFrame([_karpathy(e, path) if "sentences" in e else e for e in entries])
         if path.suffix == ".parquet":
-            try:
-                return pd.read_parquet(path)
-            except ImportError as error:
-                raise DataError(f"{path}: Parquet is read by pyarrow: install it (pip install pyarrow).") from error
+            return pd.read_parquet(path)
         form = {"sep": "\t", "quoting": csv.QUOTE_NONE} if path.suffix == ".tsv" else {}
         settings = {"encoding": "utf-8-sig", "keep_default_na": False, **form}
         first = pd.read_csv(path, nrows=1, dtype=str, **settings)

@@ -7,6 +7,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import scipy.io
 import scipy.sparse
@@ -39,7 +40,7 @@ def read_mat(file: Path) -> dict[str, np.ndarray]:
                 f"{file.stem}.h5 if the first axis of its matrices is that of the items, or write an .npz file."
             )
         if start == b"MATLAB 7.3":
-            with _h5py().File(file) as opened:
+            with h5py.File(file) as opened:
                 named = [name for name in opened if not name.startswith("#")]
                 values = {name: _new(opened, opened[name], f"{file}, {name}", not of_items(name)) for name in named}
         else:
@@ -90,16 +91,6 @@ def _flat(name: str, value: Any, file: Path) -> Iterator[tuple[str, np.ndarray]]
             yield from _flat(f"{name}{number}", x, file)
 
 
-def _h5py() -> Any:
-    try:
-        import h5py  # here: nothing but HDF5 needs it
-    except ImportError as error:
-        raise DataError(
-            "HDF5 and MATLAB files of version 7.3 are read by h5py: install it (pip install h5py)."
-        ) from error
-    return h5py
-
-
 def _new(opened: Any, node: Any, subject: str, features: bool) -> Any:
     """A value as `_old` gives it."""
     kind = node.attrs.get("MATLAB_class", b"").decode()
@@ -130,7 +121,7 @@ def read_hdf5(file: Path) -> dict[str, np.ndarray]:
     Raises:
         DataError: the file is damaged, or holds something other than numbers and texts.
     """
-    h5py, found = _h5py(), {}
+    found: dict[str, np.ndarray] = {}
 
     def visit(name: str, node: Any) -> None:
         if not isinstance(node, h5py.Dataset):

@@ -178,7 +178,7 @@ def _model(path: str, arguments: Mapping[str, Any], state: Mapping[str, Tensor],
 
 def _front_ends(model: RetrievalModule) -> dict[str, str]:
     """Modality -> key of the frozen part of its encoder, where it has one."""
-    return {name: network.key for name, (_, network) in model.frozen_networks().items()}
+    return {name: network.key for name, network in model.frozen_networks().items()}
 
 
 def _with_copies(arguments: dict[str, Any], model: RetrievalModule, folder: Path) -> dict[str, Any]:

@@ -141,6 +141,8 @@ def run(config: Config, data_root: str | None = None) -> RunResult:
             recorded |= recorder.summary()
         for name, split in product(recorded, dict.fromkeys(score.split for score in scores)):
             scores.append(Score(split, "full", "average", name, "", recorded[name]))
+    names = data.class_names if isinstance(data, datamodules.FeatureDataModule) else ()
+    seen, unseen = (tuple(names[c] for c in half) if names else () for half in data.class_halves)
     return RunResult(
         scores=scores,
         train_seconds=seconds,
@@ -149,8 +151,8 @@ def run(config: Config, data_root: str | None = None) -> RunResult:
         torch=torch.__version__,
         galleries_undefined=undefined,
         curve=validated.curve,
-        seen_classes=getattr(data, "seen_classes", ()),
-        unseen_classes=getattr(data, "unseen_classes", ()),
+        seen_classes=seen,
+        unseen_classes=unseen,
         arrays=arrays,
     )
 

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -58,7 +59,24 @@ class Encoder(nn.Module):
         return self.with_tokens(x, mask)[0]
 
 
-BLOCK = 2**26  # numbers that are held in float64 at once, where there are more
+COLUMNS = 32  # that are held in float64 at a time
+
+
+def mean_and_variance(x: Tensor, mask: Tensor | None = None, correction: int = 1) -> tuple[Tensor, Tensor]:
+    """Mean and variance (dim,) of entries (n, ..., dim), those of the mask (n, ...) if one is given, in float64.
+
+    In float32 a constant column would seem to vary, by the rounding of its mean; and all at once, in float64, the
+    columns would need thrice the memory of the entries.
+    """
+    entries, found = x.numpy(), []
+    for start in range(0, x.shape[-1], COLUMNS):
+        columns = entries[..., start : start + COLUMNS]
+        # Copied by NumPy: of PyTorch's blocks, which are aligned, glibc would keep each and reuse none.
+        copied = (columns if mask is None else columns[mask.numpy()]).astype(np.float64)
+        rows = torch.from_numpy(copied).flatten(0, -2)
+        found.append((rows.mean(dim=0), rows.var(dim=0, correction=correction)))
+    mean, variance = map(torch.cat, zip(*found, strict=True))
+    return mean, variance
 
 
 class Standardise(nn.Module):
@@ -78,14 +96,10 @@ class Standardise(nn.Module):
 
         A constant column keeps scale 1.
         """
-        rows = x.shape[:-1].numel() if mask is None else int(mask.sum())
-        columns = max(BLOCK // max(rows, 1), 1)
-        for start in range(0, x.shape[-1], columns):  # in float64, and not all at once, which is twice the data
-            block = slice(start, start + columns)
-            part = (x[..., block] if mask is None else x[..., block][mask]).flatten(0, -2).double()
-            scale = part.std(dim=0)
-            self.mean[block] = part.mean(dim=0)
-            self.scale[block] = torch.where(scale > 1e-8, scale, torch.ones_like(scale))
+        mean, variance = mean_and_variance(x, mask)
+        scale = variance.sqrt()
+        self.mean.copy_(mean)
+        self.scale.copy_(torch.where(scale > 1e-8, scale, 1.0))
 
     def forward(self, x: Tensor) -> Tensor:
         return (x - self.mean) / self.scale

@@ -104,7 +104,7 @@ def test_the_target_of_the_reconstruction_does_not_train_along(tmp_path):
     module, seen = first_step(tmp_path, model, Tiny(), alignment_weight=0.0, reconstruct="motion")
     (batch,) = seen.batches
     weights = dict(module.encoders["motion"].named_parameters())
-    found = [seen.gradients[f"encoders.motion.{name}"] for name in weights]
+    found = [seen.gradients[0][f"encoders.motion.{name}"] for name in weights]
     encoded = {m: module.encoders[m](batch[m], batch["masks"].get(m)) for m in module.modalities}
     output = module.decoder(module.fusion({m: module.projections[m](x) for m, x in encoded.items()}))
     constant = torch.tensor(encoded["motion"].tolist(), dtype=torch.float64)

@@ -4,15 +4,15 @@ import json
 import shutil
 from pathlib import Path
 
+import extract_cases
 import numpy as np
 import pytest
 import torch
 import yaml
 from extract_cases import run, tensors_of
-from runner_cases import TINY, command, rows_of, undo_quiet  # noqa: F401
+from runner_cases import TINY, command, rows_of
 from test_training import write_pairs
 from tiny_clip import HIDDEN, LIMIT, TEXTS, WIDTH, lose_weight, of_the_library, photographs, write_clip
-from tiny_trees import write_spoken
 from torch.nn.utils.rnn import pad_sequence
 
 from datamodules import DataError, Flickr30kNarratives
@@ -20,6 +20,7 @@ from datamodules.files.extracted_features import read_metadata
 from lightning_modules.networks.encoders import build_encoder
 from reproduce.results.schema import read_table
 
+root = extract_cases.root
 IMAGE = {"kind": "image", "shape": [], "rate": None}
 TEXT = {"kind": "text", "shape": [], "rate": None}
 SOUND = {"kind": "sound", "shape": [], "rate": 8000}
@@ -27,22 +28,9 @@ IMAGES = photographs((40, 64), (64, 33), (32, 32), (20, 50))
 ENTRIES = {"image": (IMAGE, IMAGES), "text": (TEXT, TEXTS)}
 
 
-@pytest.fixture(scope="module", autouse=True)
-def no_hub():
-    """No way to the hub."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-        yield
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
     return write_clip(tmp_path_factory.mktemp("clip") / "tiny-clip")
-
-
-@pytest.fixture(scope="module")
-def root(tmp_path_factory) -> Path:
-    return write_spoken(tmp_path_factory.mktemp("data")).parent
 
 
 def batch(rows: list[np.ndarray]) -> tuple[torch.Tensor, torch.Tensor]:

@@ -26,11 +26,9 @@ TEXTS = ["a dog runs", "two people play chess in the park", "snow"]
 
 
 @pytest.fixture(scope="module", autouse=True)
-def surroundings(tmp_path_factory):
-    """No way to the hub."""
+def no_fetched_weights(tmp_path_factory):
     folder = str(tmp_path_factory.mktemp("cache"))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
         patch.setattr("torch.hub.get_dir", lambda: folder)
         yield
 

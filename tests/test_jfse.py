@@ -144,6 +144,7 @@ def test_training_is_that_of_the_formulas(case, tmp_path):
         strength = 2 / (1 + math.exp(-10 * epoch / 2)) - 1
         losses.append(plain.step(prepare(module, batch), batch["label"], draws.normal, draws.uniform, strength))
     assert [epoch for epoch, _, _ in recorder.steps] == [0, 0, 1, 1]
+    assert len({tuple(batch["id"].tolist()) for _, batch, _ in recorder.steps}) == 4  # every epoch in another order
     for name, parameter in module.named_parameters():
         ours = start.get_parameter(name)
         for found, wanted in ((recorder.gradients[name], ours.grad), (parameter, ours)):

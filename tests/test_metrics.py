@@ -5,7 +5,7 @@ import doctest
 import numpy as np
 import pytest
 import torch
-from test_ranking import assert_plain, bits, clustered, cosines, plain_measures, unit
+from test_ranking import assert_plain, bits, clustered, cosines, plain_map, unit
 
 from lightning_modules.metrics import CrossModalRetrieval, retrieval, retrieval_scores, standardise
 from lightning_modules.metrics.directions import parse_joint_query
@@ -181,11 +181,6 @@ def plain_scores(query: list[torch.Tensor], gallery: torch.Tensor, score: str) -
                 "volume": -np.sqrt(abs(np.linalg.det(vectors @ vectors.T))),
             }[score]
     return found
-
-
-def plain_map(scores: np.ndarray, query_labels: torch.Tensor, labels: torch.Tensor) -> float:
-    relevant = (query_labels[:, None] == labels).numpy()
-    return np.mean([plain_measures(hits[np.argsort(-row)])["AP"] for hits, row in zip(relevant, scores, strict=True)])
 
 
 @pytest.mark.parametrize("score", SCORES)

@@ -68,7 +68,8 @@ class Recorder(Callback):
         self.gradients.append(of_step)
 
     def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx) -> None:
-        self.losses.append(float(outputs["loss"]))
+        if outputs:  # JFSE, which takes its steps by itself, returns none
+            self.losses.append(float(outputs["loss"]))
 
 
 class PowerCut(Callback):

@@ -27,8 +27,9 @@ from loss_cases import (
 )
 from torch import nn
 from torch.autograd import gradcheck
+from torch.utils.checkpoint import checkpoint
 
-from losses import PairwiseLoss, available_losses, build_loss, registry
+from losses import PairwiseLoss, available_losses, build_loss, fused, registry
 
 # scipy warns from an estimated error of 2e-13 on, far below the tolerance here.
 pytestmark = pytest.mark.filterwarnings("ignore:logm result may be inaccurate:RuntimeWarning")
@@ -137,6 +138,26 @@ def test_gradients_are_differentiable(name):
     assert_gradients_are_differentiable(
         lambda *each: loss(dict(zip(embeddings, each, strict=True)), labels).total, leaves
     )
+
+
+@pytest.mark.parametrize("large", [False, True])
+@pytest.mark.parametrize("name", available_losses())
+def test_a_loss_inside_a_checkpoint_is_the_loss(monkeypatch, name, large):
+    """At once, or in blocks of two rows."""
+    if large:
+        monkeypatch.setattr(fused, "LIMIT_BYTES", 0)
+        monkeypatch.setitem(fused.BLOCK_ENTRIES, "cpu", 13)
+    loss, embeddings = build_loss(name).double(), make_embeddings(MODALITIES[name])
+    leaves = [x.requires_grad_() for x in embeddings.values()]
+
+    def total(*each):
+        return loss(dict(zip(embeddings, each, strict=True)), LABELS["integer"]).total
+
+    plain, inside = total(*leaves), checkpoint(total, *leaves, use_reentrant=False)
+    assert torch.equal(inside, plain)
+    wanted = [*leaves, *loss.parameters()]
+    for one, other in zip(torch.autograd.grad(inside, wanted), torch.autograd.grad(plain, wanted), strict=True):
+        assert torch.equal(one, other)
 
 
 def test_log_coral_with_fewer_items_than_dimensions():

@@ -97,6 +97,10 @@ def test_low_rank_adaptation_starts_from_the_model_and_trains_nothing_else(folde
 
 
 def test_what_is_no_clip_model_is_refused(folder, tmp_path):
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import StaticEmbedding
+    from transformers import AutoTokenizer
+
     with pytest.raises(ValueError, match="all-MiniLM-L6-v2 is of type bert; the encoder clip reads CLIP models alone"):
         build_encoder("clip", TEXT, model="all-MiniLM-L6-v2")
     with pytest.raises(ValueError, match="is of type clip, not of texts alone; for CLIP name encoder clip"):
@@ -107,9 +111,13 @@ def test_what_is_no_clip_model_is_refused(folder, tmp_path):
         build_encoder("clip", TEXT, model=str(folder), lora_rank=2)
     with pytest.raises(DataError, match=r"neither a folder nor a model on this machine; fetch it with `hf download"):
         build_encoder("clip", TEXT)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    SentenceTransformer(modules=[StaticEmbedding(tokenizer, embedding_dim=2)]).save(str(tmp_path / "table"))
+    with pytest.raises(DataError, match="table holds no model of transformers"):
+        build_encoder("clip", TEXT, model=str(tmp_path / "table"))
     copied = Path(shutil.copytree(folder, tmp_path / "clip"))
     (copied / "preprocessor_config.json").unlink()
-    with pytest.raises(DataError, match="does not say how images are prepared"):
+    with pytest.raises(DataError, match=r"preprocessor_config\.json"):
         build_encoder("clip", IMAGE, model=str(copied))
 
 

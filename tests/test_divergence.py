@@ -270,9 +270,8 @@ def test_clamped_gradient_vanishes_below_epsilon():
     assert dead.abs().max() < 1e-12
 
 
-@pytest.mark.parametrize(("exact", "modalities"), [("cs", 2), ("gcs", 3)])
-def test_unshifted_exponential_overflows(exact, modalities):
-    embeddings = {name: x.float() for name, x in make_embeddings(modalities).items()}
+def test_unshifted_exponential_overflows():
+    embeddings = {name: x.float() for name, x in make_embeddings(3).items()}
     embeddings["text"] = embeddings["image"]
-    assert build_loss(f"{exact}_clamped", temperature=1e-3)(embeddings, LABELS["integer"]).total.isnan()
-    assert build_loss(exact, temperature=1e-3)(embeddings, LABELS["integer"]).total.isfinite()
+    assert build_loss("gcs_clamped", temperature=1e-3)(embeddings, LABELS["integer"]).total.isnan()
+    assert build_loss("gcs", temperature=1e-3)(embeddings, LABELS["integer"]).total.isfinite()

@@ -141,7 +141,7 @@ def test_as_published_is_the_z_score_of_the_evaluated_items():
         values = rows.double().numpy()
         constant = values.max(axis=0) == values.min(axis=0)
         expected = np.where(constant, 0.0, (values - values.mean(axis=0)) / np.where(constant, 1.0, values.std(axis=0)))
-        (scored[name],) = standardise([rows])
+        scored[name] = standardise(rows)
         np.testing.assert_allclose(scored[name], expected, rtol=1e-5, atol=1e-6)
     published = evaluate(embeddings, labels, ids, protocol="as_published").compute()
     assert bits(published) == bits(evaluate(scored, labels, ids).compute())

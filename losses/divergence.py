@@ -93,8 +93,8 @@ class _Hoelder(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        order = len(ctx.needs_input_grad)
-        slopes, log_ps = ctx.saved_tensors[:order], ctx.saved_tensors[order:]
+        order, saved = len(ctx.needs_input_grad), ctx.saved_tensors  # read once: a checkpoint allows no second time
+        slopes, log_ps = saved[:order], saved[order:]
         if torch.is_grad_enabled():
             return by_formula(_hoelder, log_ps, gradient)
         return tuple(None if slope is None else slope * gradient[..., None] for slope in slopes)

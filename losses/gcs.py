@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 
 from losses.common.base import AlignmentLoss, GatheredBatch, check_temperature
-from losses.cs import check_epsilon, unshifted_softmax
 from losses.divergence import clamped_divergence, gcs_divergence
 from losses.registry import register_loss
 
@@ -77,8 +76,11 @@ class GCSLoss(AlignmentLoss):
 class GCSClampedLoss(GCSLoss):
     """Generalised Cauchy-Schwarz loss over a ring with clamped probabilities, for comparison alone: train with `gcs`.
 
-    As :class:`losses.GCSLoss`, with the matching distributions and the divergence of :class:`losses.CSClampedLoss`,
-    whose limits it shares; among K arguments its value stops growing near -(K - 1) log epsilon.
+    As :class:`losses.GCSLoss`, with p_ij = exp(s_ij) / sum_j exp(s_ij), s = cos / temperature, and the divergence
+    :func:`losses.divergence.clamped_divergence`. The exponential is not shifted, so it overflows above s = 88 in
+    float32; among K arguments the value stops growing near -(K - 1) log epsilon; a probability below epsilon gets no
+    gradient. Half-precision embeddings are raised to float32 first, as in every loss here, which is kinder to this form
+    than code that computes it in half precision.
 
     Processes: as `gcs`.
 
@@ -102,11 +104,19 @@ class GCSClampedLoss(GCSLoss):
         epsilon: float = 1e-8,
     ):
         super().__init__(temperature, scheme, use_target)
-        self.epsilon = check_epsilon(epsilon)
+        if not 0 < epsilon < 1:
+            raise ValueError(f"epsilon is {epsilon}; expected a probability above 0 and below 1")
+        self.epsilon = epsilon
 
     def divergence(self, logits: list[Tensor], log_targets: list[Tensor]) -> Tensor:
         ps = [*map(unshifted_softmax, logits), *(log_q.exp() for log_q in log_targets)]
         return clamped_divergence(ps, self.epsilon)
+
+
+def unshifted_softmax(logits: Tensor) -> Tensor:
+    """exp(s_ij) / sum_j exp(s_ij), without the shift that keeps the exponential from overflowing."""
+    weights = torch.exp(logits)
+    return weights / weights.sum(dim=1, keepdim=True)
 
 
 @register_loss("gcs_product")

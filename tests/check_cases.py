@@ -7,30 +7,11 @@ from pathlib import Path
 from unittest.mock import patch
 
 import pytest
+from tiny_trees import TREES
 
 from datamodules import DataError
 from datamodules.__main__ import main
 from datamodules.datasets import DATASETS
-
-# Tree, which is called by its data set, and the form that it has.
-FORMS = {
-    "wikipedia": "raw",
-    "pascal_sentences": "raw",
-    "nus_wide": "low-level",
-    "pku_xmedianet": "features",
-    "cuhk_pedes": "raw",
-    "flickr30k": "karpathy",
-    "flickr8k": "raw",
-    "flickr8k_tri": "raw",
-    "utd_mhad": "16f",
-    "utd_mhad, raw": "raw",
-    "humanml3d": "new_joint_vecs",
-    "kit_ml": "new_joint_vecs",
-    "humanml3d, tmr": "guoh3dfeats",
-    "kit_ml, tmr": "guoh3dfeats",
-    "flickr30k, spoken": "raw",
-    "flickr30k, narratives": "transcripts",
-}
 
 
 def name_of(tree: str) -> str:
@@ -39,7 +20,7 @@ def name_of(tree: str) -> str:
 
 
 # Tree -> its data module below a root.
-MODULES: dict[str, Callable] = {tree: partial(DATASETS[name_of(tree)].open, form) for tree, form in FORMS.items()}
+MODULES: dict[str, Callable] = {tree: partial(DATASETS[name_of(tree)].open, form) for tree, (_, form) in TREES.items()}
 MODULES["nus_wide"] = partial(MODULES["nus_wide"], class_encoder="one-hot")
 
 

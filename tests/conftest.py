@@ -1,4 +1,4 @@
-"""What every test is given: a cache folder that is not the user's, and copies of tiny data sets."""
+"""What every test is given: a cache folder that is not the user's, no network models, copies of tiny data sets."""
 
 import shutil
 from pathlib import Path
@@ -11,9 +11,13 @@ from datamodules.files.cache import cache_folder
 
 @pytest.fixture(scope="session", autouse=True)
 def _cache_of_the_tests(tmp_path_factory):
-    """A cache for the whole session, also of the processes that tests start; what it keeps is named by its content."""
+    """A cache for the whole session, also of the processes that tests start, and no way to the hub.
+
+    What the cache keeps is named by its content.
+    """
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("CSD_CACHE", str(tmp_path_factory.mktemp("cache")))
+        patch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
         yield
 
 
@@ -30,7 +34,7 @@ def _written_trees(tmp_path_factory):
 
     def folder(name: str) -> Path:
         if name not in written:
-            written[name] = TREES[name](tmp_path_factory.mktemp(name))
+            written[name] = TREES[name][0](tmp_path_factory.mktemp(name))
         return written[name]
 
     return folder

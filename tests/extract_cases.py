@@ -48,11 +48,6 @@ def tiny_bundle(normalised: bool = False):
     return kind(_path=url, _params=TINY, _sample_rate=16000, _normalize_waveform=normalised, _model_type="Wav2Vec2")
 
 
-def prepare(patch: pytest.MonkeyPatch) -> None:
-    """The small bundle among those of torchaudio."""
-    patch.setattr(torchaudio.pipelines, "TINY", tiny_bundle(), raising=False)
-
-
 def run(*arguments: object) -> int:
     """The command's exit status."""
     return main(["extract", *map(str, arguments)])
@@ -97,8 +92,9 @@ class Lengths:
 
 @pytest.fixture(scope="module", autouse=True)
 def bundle():
+    """The small bundle among those of torchaudio."""
     with pytest.MonkeyPatch.context() as patch:
-        prepare(patch)
+        patch.setattr(torchaudio.pipelines, "TINY", tiny_bundle(), raising=False)
         yield
 
 

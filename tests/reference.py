@@ -261,23 +261,13 @@ def symile_parts(
     return parts
 
 
-def clamped(distributions: Sequence[np.ndarray], epsilon: float) -> np.ndarray:
-    """Generalised Cauchy-Schwarz divergence of distributions whose entries are raised to at least epsilon."""
-    return gcs([np.maximum(p, epsilon) for p in distributions])
-
-
-def cs_clamped_parts(
-    embeddings: Embeddings, labels: np.ndarray, temperature: float = 0.1, epsilon: float = 1e-8
-) -> dict[str, float]:
-    """As `cs`, clamped."""
-    return of_directions(embeddings, labels, lambda x, z, q: clamped([cosine_matching(x, z, temperature), q], epsilon))
-
-
 def gcs_clamped_parts(
     embeddings: Embeddings, labels: np.ndarray | None = None, epsilon: float = 1e-8, **keywords
 ) -> dict[str, float]:
-    """As `gcs`, clamped."""
-    return gcs_parts(embeddings, labels, divergence=lambda rows: clamped(rows, epsilon), **keywords)
+    """As `gcs`, of distributions whose entries are raised to at least epsilon."""
+    return gcs_parts(
+        embeddings, labels, divergence=lambda rows: gcs([np.maximum(p, epsilon) for p in rows]), **keywords
+    )
 
 
 def gcs_product_parts(embeddings: Embeddings, labels: np.ndarray | None = None, **keywords) -> dict[str, float]:

@@ -132,6 +132,7 @@ def command(tables: Path, *argv: str | Path, workers: bool = False) -> Outcome:
     out, err = io.StringIO(), io.StringIO()
     with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err), as_before():
         patch.setattr(regenerate, "load_table", partial(load_table, folder=tables))
+        patch.setattr(command_line, "table_files", lambda: table_files() | table_files(tables))
         if not workers:
             patch.setattr(regenerate, "executor_of", lambda arguments: train_here)
         try:

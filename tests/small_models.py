@@ -6,10 +6,10 @@ from pathlib import Path
 import lightning as L
 import numpy as np
 import torch
-from tiny_items import Tiny, item_set
+from tiny_items import Tiny, TinyPairs, item_set
 from training import Recorder, trainer
 
-from datamodules import FeatureDataModule, ItemSet, Synthetic
+from datamodules import ItemSet, Synthetic
 from lightning_modules import CMPM, JFSE, LAVIMO, CSAligner
 
 # Data ----------------------------------------------------------------------------------------------------------------
@@ -30,20 +30,7 @@ def persons(**settings) -> Tiny:
     return Tiny(item_set(label=PERSONS), **{"modalities": ["code", "text"], "batch_size": 6, **settings})
 
 
-class Prepared(FeatureDataModule):
-    """A data module over a ItemSet in memory."""
-
-    dataset, features, data_kind = "prepared", "prepared", "synthetic"
-
-    def __init__(self, content: ItemSet, **kwargs) -> None:
-        super().__init__(**{"batch_size": 16, "class_encoder": "from-data", **kwargs})
-        self.content = content
-
-    def read(self) -> ItemSet:
-        return self.content
-
-
-def prepared(label: np.ndarray | None = None, change=None, width: int = 5, **kwargs) -> Prepared:
+def prepared(label: np.ndarray | None = None, change=None, width: int = 5, **kwargs) -> TinyPairs:
     """A few synthetic pairs with a class embedding of their own, other labels, or features changed in place."""
     drawn = Synthetic(4, 128, 8, 6).read()
     if change is not None:
@@ -51,7 +38,7 @@ def prepared(label: np.ndarray | None = None, change=None, width: int = 5, **kwa
     embedding = np.random.default_rng(0).standard_normal((4, width)) * np.arange(1, width + 1) + 7
     label = drawn.label if label is None else label
     given = drawn.vectors, label, drawn.split, drawn.class_names, "memory"
-    return Prepared(ItemSet.of_features(*given, class_embedding=embedding), **kwargs)
+    return TinyPairs(ItemSet.of_features(*given, class_embedding=embedding), **{"class_encoder": "from-data", **kwargs})
 
 
 def min_max(x, low=None, high=None):

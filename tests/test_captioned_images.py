@@ -8,9 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import soundfile
-import torch
-import torchaudio
 from check_cases import MODULES, faulty, refused
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -187,17 +184,6 @@ def test_one_recording_of_several_may_be_missing_or_be_called_otherwise(tree):
     del expected[int(np.flatnonzero(before.owners() == 3)[0])]
     assert [len(sound) for sound in audio.entries] == expected
     assert set(named.values()) < set(audio.entries.paths)
-
-
-def test_recordings_have_the_rate_of_most_and_the_others_are_resampled(tree):
-    folder = tree(SPOKEN)
-    wave = np.sin(np.arange(800) / 20).astype(np.float32)
-    soundfile.write(recording(folder, "11"), wave, 16_000, format="WAV", subtype="FLOAT")
-    with pytest.warns(UserWarning, match=r"1 of 16 sounds have another rate than 8000 Hz"):
-        audio = Flickr30kNarratives(folder.parent).data.modalities["audio"]
-    assert audio.rate == SPOKEN_RATE
-    expected = torchaudio.functional.resample(torch.from_numpy(wave), 16_000, SPOKEN_RATE).numpy()
-    np.testing.assert_array_equal(audio.entries[0], expected)
 
 
 @pytest.mark.parametrize(("word", "content"), [("train", None), ("val", ""), ("test", "\n")])

@@ -56,24 +56,6 @@ def test_every_form_has_a_data_module_that_takes_its_arguments(tmp_path):
 # Faults; more in test_data_set_files.py and test_data_set_lists.py -------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("name", "file"),
-    [
-        ("wikipedia", "testset_txt_img_cat.list"),
-        ("nus_wide", "ImageList/TestImagelist.txt"),
-        ("pku_xmedianet", "img_test_list.txt"),
-        ("flickr30k", "dataset_flickr30k.json"),
-        ("humanml3d", "val.txt"),
-        ("kit_ml, tmr", "splits/test.txt"),
-        ("flickr30k, narratives", "flickr30k_val_captions.jsonl"),
-    ],
-)
-def test_a_missing_file_is_said_once(tree, name, file, capsys):
-    folder = tree(name)
-    (folder / file).unlink()
-    assert faulty(name_of(name), folder, capsys, troubles=1).count(f"MISSING  {folder / file}\n") == 1
-
-
 @pytest.mark.parametrize("dataset", DATASETS)
 def test_an_absent_and_an_empty_folder(dataset, tmp_path, capsys):
     folder = tmp_path / DATASETS[dataset].folder

@@ -8,9 +8,11 @@ from pathlib import Path
 import cli_cases
 import numpy as np
 import pytest
+import test_items
 import torch
 from cli_cases import checkpoints, csd, metrics
 from small_models import pairs
+from tiny_items import TinyPairs
 
 from datamodules import DataError, OwnData, SyntheticItems
 from lightning_modules.base import RetrievalModule
@@ -179,35 +181,6 @@ def test_other_data_are_refused_and_taken_where_asked_for(fitted, tmp_path, caps
     assert metrics(tmp_path, "test_1")["test/standard/average/MAP"].notna().any()
 
 
-def test_new_test_items_are_scored_and_new_training_items_are_not(tmp_path, capsys, recwarn):
-    rng = np.random.default_rng(0)
-    rows = {"image": rng.normal(size=(70, 4)), "text": rng.normal(size=(70, 3)), "label": np.arange(70) % 3}
-    parts = np.where(np.arange(70) % 4 == 0, "test", "train")
-    parts[60:] = "test"
-    config = tmp_path / "own.yaml"
-    config.write_text(
-        "model: {class_path: JFSE, init_args: {width: 8}}\n"
-        f"data: {{class_path: OwnData, init_args: {{path: {tmp_path / 'a.npz'}, class_encoder: one-hot}}}}\n"
-        "trainer: {accelerator: cpu, max_epochs: 1, enable_progress_bar: false, enable_model_summary: false}\n"
-    )
-
-    def write(split: np.ndarray) -> None:
-        np.savez(tmp_path / "a.npz", split=split, **{name: array[: len(split)] for name, array in rows.items()})
-
-    write(parts[:60])
-    csd("fit", tmp_path, config=config)
-    write(parts)
-    csd("test", tmp_path, "--ckpt_path", "last", config=config)
-    assert metrics(tmp_path, "test_0")["test/standard/average/MAP"].notna().any()
-    assert not [warning for warning in recwarn if "trained on" in str(warning.message)]
-    write(np.where(np.arange(70) == 60, "train", parts))
-    with pytest.raises(SystemExit):
-        csd("test", tmp_path, "--ckpt_path", "last", config=config)
-    message = capsys.readouterr().err
-    assert "other items" in message
-    assert "content differs" in message
-
-
 def test_a_checkpoint_of_an_earlier_version_is_loaded_with_a_warning(copied):
     last = checkpoints(copied, 0)["last"]
     content = torch.load(last, weights_only=True)
@@ -225,10 +198,12 @@ def own(folder: Path, name: str = "a", **settings) -> OwnData:
     return OwnData(folder / f"{name}.npz", class_encoder="one-hot", **settings)
 
 
+ITEMS = test_items.pairs()
 SAME_ITEMS = {
     "moved file": lambda folder: (own(folder), own(folder, "b", batch_size=3)),
     "batches and their order": lambda _: (pairs(), pairs(batch_size=7, shuffle_seed=3, class_seed=4)),
     "all train, one split or another": lambda _: [pairs(validation_fraction=0, split_seed=seed) for seed in (0, 1)],
+    "new test items": lambda _: (TinyPairs(ITEMS), TinyPairs(test_items.with_new_test_items(ITEMS))),
     "labels of items": lambda _: (SyntheticItems(), SyntheticItems(labels="instance", class_seed=5)),
 }
 OTHER_ITEMS = {
@@ -254,3 +229,9 @@ def test_other_items_are_recognised_in_every_kind_of_data(case, tmp_path):
     build = partial(own, tmp_path) if build is own else build
     with pytest.raises(DataError, match=next(iter(changed))):
         require_same_items(trained_on(build()), trained_on(build(**changed)), other=False)
+
+
+def test_other_content_of_the_training_items_is_recognised():
+    first, other = (trained_on(TinyPairs(data)) for data in (ITEMS, test_items.changed(ITEMS, "image", 0)))
+    with pytest.raises(DataError, match="content differs"):
+        require_same_items(first, other, other=False)

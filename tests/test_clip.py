@@ -4,15 +4,15 @@ import json
 import shutil
 from pathlib import Path
 
+import extract_cases
 import numpy as np
 import pytest
 import torch
 import yaml
 from extract_cases import run, tensors_of
-from runner_cases import TINY, command, rows_of, undo_quiet  # noqa: F401
+from runner_cases import TINY, command, rows_of
 from test_training import write_pairs
 from tiny_clip import HIDDEN, LIMIT, TEXTS, WIDTH, lose_weight, of_the_library, photographs, write_clip
-from tiny_trees import write_spoken
 from torch.nn.utils.rnn import pad_sequence
 
 from datamodules import DataError, Flickr30kNarratives
@@ -20,6 +20,7 @@ from datamodules.files.extracted_features import read_metadata
 from lightning_modules.networks.encoders import build_encoder
 from reproduce.results.schema import read_table
 
+root = extract_cases.root
 IMAGE = {"kind": "image", "shape": [], "rate": None}
 TEXT = {"kind": "text", "shape": [], "rate": None}
 SOUND = {"kind": "sound", "shape": [], "rate": 8000}
@@ -27,22 +28,9 @@ IMAGES = photographs((40, 64), (64, 33), (32, 32), (20, 50))
 ENTRIES = {"image": (IMAGE, IMAGES), "text": (TEXT, TEXTS)}
 
 
-@pytest.fixture(scope="module", autouse=True)
-def no_hub():
-    """No way to the hub."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-        yield
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
     return write_clip(tmp_path_factory.mktemp("clip") / "tiny-clip")
-
-
-@pytest.fixture(scope="module")
-def root(tmp_path_factory) -> Path:
-    return write_spoken(tmp_path_factory.mktemp("data")).parent
 
 
 def batch(rows: list[np.ndarray]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -97,6 +85,10 @@ def test_low_rank_adaptation_starts_from_the_model_and_trains_nothing_else(folde
 
 
 def test_what_is_no_clip_model_is_refused(folder, tmp_path):
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import StaticEmbedding
+    from transformers import AutoTokenizer
+
     with pytest.raises(ValueError, match="all-MiniLM-L6-v2 is of type bert; the encoder clip reads CLIP models alone"):
         build_encoder("clip", TEXT, model="all-MiniLM-L6-v2")
     with pytest.raises(ValueError, match="is of type clip, not of texts alone; for CLIP name encoder clip"):
@@ -107,9 +99,13 @@ def test_what_is_no_clip_model_is_refused(folder, tmp_path):
         build_encoder("clip", TEXT, model=str(folder), lora_rank=2)
     with pytest.raises(DataError, match=r"neither a folder nor a model on this machine; fetch it with `hf download"):
         build_encoder("clip", TEXT)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    SentenceTransformer(modules=[StaticEmbedding(tokenizer, embedding_dim=2)]).save(str(tmp_path / "table"))
+    with pytest.raises(DataError, match="table holds no model of transformers"):
+        build_encoder("clip", TEXT, model=str(tmp_path / "table"))
     copied = Path(shutil.copytree(folder, tmp_path / "clip"))
     (copied / "preprocessor_config.json").unlink()
-    with pytest.raises(DataError, match="does not say how images are prepared"):
+    with pytest.raises(DataError, match=r"preprocessor_config\.json"):
         build_encoder("clip", IMAGE, model=str(copied))
 
 

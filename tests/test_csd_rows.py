@@ -4,14 +4,11 @@ import csv
 from pathlib import Path
 
 import pytest
-import runner_cases
 from real_data import require
 from runner_cases import command, rows_of, shorten
 
 from lightning_modules import cli
 from reproduce.results.schema import read_table
-
-undo_quiet = runner_cases.undo_quiet
 
 
 @pytest.mark.parametrize(

@@ -99,13 +99,16 @@ PARTS = {
 
 
 @pytest.mark.parametrize(("name", "part"), [(name, part) for name, parts in PARTS.items() for part in parts])
-def test_a_part_that_is_missing_is_named_with_the_layout(tree, name, part):
+def test_a_part_that_is_missing_is_named_with_the_layout_and_found_by_check(tree, name, part, capsys):
     folder = tree(name)
     (folder / part).rename(folder.parent / "elsewhere")
     said = refused(name, folder)
     assert str(folder / part) in said
     assert "is missing" in said
     assert DATASETS[name_of(name)].content in said
+    report = faulty(name_of(name), folder, capsys).splitlines()
+    missing = [line for line in report if line.startswith(f"MISSING  {folder / part}")]
+    assert len(missing) == len(set(missing)) > 0
 
 
 @pytest.mark.parametrize("name", [name for name in MODULES if "," not in name])

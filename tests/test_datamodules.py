@@ -7,29 +7,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from lightning.pytorch.callbacks import Callback
 from tiny_items import TinyPairs as Tiny
 from tiny_items import feature_set
-from training import trainer
 
 from datamodules import DataError
 from datamodules.splits import carve_validation, seen_unseen
-from lightning_modules import JFSE
-
-
-class Ids(Callback):
-    """Keeps the ids of every training batch, by epoch, and of every evaluation batch, by loader."""
-
-    def __init__(self) -> None:
-        self.trained: dict[int, list[int]] = {}
-        self.evaluated: dict[int, list[int]] = {}
-
-    def on_train_batch_start(self, trainer, module, batch, batch_idx):
-        self.trained.setdefault(trainer.current_epoch, []).extend(batch["id"].tolist())
-
-    def on_test_batch_start(self, trainer, module, batch, batch_idx, dataloader_idx=0):
-        self.evaluated.setdefault(dataloader_idx, []).extend(batch["id"]["image"].tolist())
-
 
 # Splits -------------------------------------------------------------------------------------------------------------
 
@@ -181,34 +163,6 @@ def test_zero_shot_leaves_out_items_of_both_kinds_and_says_how_many(caplog):
     assert f"tiny: {mixed.sum()} items with both seen and unseen classes are left out" in caplog.text
     assert not mixed[np.concatenate(parts)].any()
     assert not label[parts[0]][:, unseen].any()
-
-
-# With a Trainer -----------------------------------------------------------------------------------------------------
-
-
-def fitted(folder, epochs: int, data: Tiny | None = None, **resumed):
-    """A trainer that has run, and the ids that it has seen."""
-    seen, data = Ids(), data or Tiny()
-    runner = trainer(folder, max_epochs=epochs, callbacks=[seen])
-    runner.fit(JFSE(data.dims, width=4), data, **resumed)
-    return runner, seen
-
-
-def test_training_order_changes_by_epoch_and_a_resumed_run_repeats_it(tmp_path):
-    whole, (begun, first) = fitted(tmp_path, 3)[1].trained, fitted(tmp_path, 1)
-    begun.save_checkpoint(tmp_path / "begun.ckpt")
-    second = fitted(tmp_path, 3, ckpt_path=tmp_path / "begun.ckpt")[1]
-    assert whole[0] != whole[1]
-    assert whole == first.trained | second.trained
-    assert fitted(tmp_path, 1, Tiny(shuffle_seed=1))[1].trained[0] != whole[0]
-
-
-def test_trainer_runs_without_validation_and_over_three_test_loaders(tmp_path):
-    data = Tiny(class_split="zero-shot", validation_fraction=0)
-    runner, seen = fitted(tmp_path, 1, data)
-    assert not [name for name in runner.callback_metrics if name.startswith("val")]
-    runner.test(runner.model, data, verbose=False)
-    assert seen.evaluated == {i: data.indices(name).tolist() for i, name in enumerate(data.test_splits)}
 
 
 # Refusals -----------------------------------------------------------------------------------------------------------

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
-from processes import Gradients, assert_same_steps, assert_same_weights, on_processes
+from processes import assert_same_steps, on_processes
 from small_models import ENCODERS, TEXT_AND_MOTION, Drawn, cmpm, cs_aligner, easy, few, jfse, lavimo, pairs, text_model
 from tiny_items import N, Tiny, with_modality
+from torch.testing import assert_close
 from training import Recorder, scores, trainer
 
 from datamodules import SyntheticItems
@@ -64,12 +65,12 @@ def two_steps(folder: Path, case: str, processes: int, **settings) -> dict:
     if "encoders" in arguments:
         text = {**ADAPTED, "model": str(folder / "text_model")}
         arguments = {"encoders": {"text": text, "motion": ENCODERS["motion"]}}
-    data, seen = kind(batch_size=batch // processes), Gradients()
+    data, seen = kind(batch_size=batch // processes), Recorder()
     module = model(data, **arguments)
-    start = {name: x.clone() for name, x in module.state_dict().items()}
     once = {"max_epochs": 2, "limit_train_batches": 1, "limit_val_batches": 0, "precision": "64-true"}
     trainer(folder, **once, callbacks=[seen], **settings).fit(module, data)
-    return {"start": start, "weights": dict(module.state_dict()), "gradients": seen.steps, "items": seen.items}
+    found = {"start": seen.initial, "weights": dict(module.state_dict()), "gradients": seen.gradients}
+    return found | {"items": [batch["id"].tolist() for batch in seen.batches]}
 
 
 def evaluation(folder: Path, protocol: str, kind, processes: int, **settings) -> tuple[dict, dict, dict]:
@@ -143,7 +144,7 @@ def test_steps_of_several_processes_are_those_of_one_with_the_whole_batch(worlds
     expected = worlds[1][0]["steps"][case]
     for rank, found in enumerate(process["steps"][case] for process in worlds[processes]):
         assert found["items"] == [items[rank::processes] for items in expected["items"]]
-        assert_same_weights(found["weights"], expected["weights"])
+        assert_close(found["weights"], expected["weights"], rtol=1e-7, atol=1e-9)
         assert_same_steps(found["gradients"], expected["gradients"])
     moved = {name for name, x in expected["start"].items() if (expected["weights"][name] - x).abs().max() > 1e-5}
     assert any(name.startswith(("projections", "adapters", "regressors")) for name in moved)
@@ -168,23 +169,20 @@ def test_several_processes_evaluate_like_one(worlds, protocol, kind, processes):
         assert its_sizes == sizes
 
 
-def assert_equal(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> None:
-    """Bit for bit."""
-    assert list(first) == list(second)
-    assert [name for name in first if not torch.equal(first[name], second[name])] == []
+same = partial(assert_close, rtol=0, atol=0)  # bit for bit
 
 
 @pytest.mark.parametrize("case", EPOCHS)
 def test_every_parameter_takes_part_in_distributed_training(worlds, case):
     """The processes end with the same weights."""
-    assert_equal(*(process["epochs"][case] for process in worlds[2]))
+    same(*(process["epochs"][case] for process in worlds[2]))
 
 
 def test_processes_draw_unpaired_samples_of_their_own_and_end_with_the_same_weights(worlds):
     (first, weights), (second, others) = (process["unpaired"] for process in worlds[2])
     assert len(first) == len(second) > 0
     assert not any(np.array_equal(a, b) for a, b in zip(first, second, strict=True))
-    assert_equal(weights, others)
+    same(weights, others)
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
@@ -194,7 +192,7 @@ def test_processes_that_drop_units_keep_the_same_weights_and_resume_with_them(wo
     assert first["steps"] == {"honest": 2, "as_published": 3}[protocol] * 3 * 8  # five critic steps, three others
     assert all(value.isfinite().all() for value in first["whole"].values())
     for other in (first["resumed"], second["whole"], second["resumed"]):
-        assert_equal(first["whole"], other)
+        same(first["whole"], other)
 
 
 def test_processes_drop_different_units(worlds):

@@ -6,10 +6,9 @@ import reference
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from loss_cases import LABELS, assert_close, make_embeddings
+from loss_cases import assert_close
 from torch.autograd import gradcheck
 
-from losses import build_loss
 from losses.divergence import clamped_divergence, cs_divergence, gcs_divergence, kl_divergence
 
 INF = float("inf")
@@ -235,42 +234,10 @@ def test_arguments_that_do_not_fit_are_refused_and_others_broadcast():
 # The clamped form
 
 
-EPSILON = 1e-8
-
-
-@properties
-@given(st.integers(2, 5), st.integers(0, 10**6))
-def test_clamped_divergence_is_exact_where_nothing_is_below_epsilon(count, seed):
-    logs = random_log_probabilities(count, (7,), spread=1.0, seed=seed)
-    value = clamped_divergence([log.exp() for log in logs], EPSILON)
-    assert_close(value, gcs_divergence(logs), rtol=1e-10)
-
-
-@pytest.mark.parametrize("count", [2, 3, 4])
-def test_clamped_value_saturates_where_the_exact_one_does_not(count):
-    """Distributions on a point each, ever sharper: the exact value grows with the logits, the clamped one stays."""
-    values = {}
-    for logit in (40.0, 80.0):
-        logs = list((logit * torch.eye(count, dtype=torch.float64)).log_softmax(-1))
-        values[logit] = (gcs_divergence(logs), clamped_divergence([log.exp() for log in logs], EPSILON))
-    (exact, saturated), (exact_later, saturated_later) = values.values()
-    assert_close(exact_later - exact, 40.0 * (count - 1))
-    assert_close(saturated_later, saturated)
-    assert_close(saturated, -(count - 1) * np.log(EPSILON) - np.log(count), rtol=1e-6)
-
-
 def test_clamped_gradient_vanishes_below_epsilon():
     logits = torch.tensor([[40.0, 0.0, 1.0]], dtype=torch.float64, requires_grad=True)
     target = torch.tensor([[0.0, 1.0, 0.0]], dtype=torch.float64)
     (exact,) = torch.autograd.grad(gcs_divergence([logits.log_softmax(1), target.log()]).sum(), logits)
-    (dead,) = torch.autograd.grad(clamped_divergence([logits.softmax(1), target], EPSILON).sum(), logits)
+    (dead,) = torch.autograd.grad(clamped_divergence([logits.softmax(1), target], 1e-8).sum(), logits)
     assert exact.abs().max() > 0.9
     assert dead.abs().max() < 1e-12
-
-
-@pytest.mark.parametrize(("exact", "modalities"), [("cs", 2), ("gcs", 3)])
-def test_unshifted_exponential_overflows(exact, modalities):
-    embeddings = {name: x.float() for name, x in make_embeddings(modalities).items()}
-    embeddings["text"] = embeddings["image"]
-    assert build_loss(f"{exact}_clamped", temperature=1e-3)(embeddings, LABELS["integer"]).total.isnan()
-    assert build_loss(exact, temperature=1e-3)(embeddings, LABELS["integer"]).total.isfinite()

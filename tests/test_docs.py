@@ -8,9 +8,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import yaml
-from runner_cases import command, undo_quiet  # noqa: F401
+from runner_cases import command
 
-import reproduce.__main__ as command_line
 from lightning_modules.cli import main
 
 ROOT = Path(__file__).parents[1]
@@ -34,7 +33,6 @@ def test_the_table_of_the_page_is_made(tmp_path: Path, monkeypatch: pytest.Monke
     short = re.sub(r"min_steps: \[[^]]*\], ", "", text).replace("max_epochs: 15", "max_epochs: 1").replace("256", "16")
     (tmp_path / "table10.yaml").write_text(short, encoding="utf-8")
     monkeypatch.delenv("CSD_DATA", raising=False)
-    monkeypatch.setattr(command_line, "table_files", lambda: ["table10"])
     assert command(tmp_path, "table10", "--out", tmp_path, "--offline", "--seeds", "0").status == 0
     rows = pd.read_csv(tmp_path / "synthetic" / "table10.csv")
     assert set(rows["method"]) == {"JFSE + MMD", "JFSE + CS"}

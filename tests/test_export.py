@@ -241,6 +241,13 @@ CHECKPOINTS = {
     "lacking": (lambda saved: saved["state_dict"].pop(NAME), NAME),
     "diverged": (lambda saved: saved["state_dict"][NAME].fill_(torch.nan), f"NaN or infinite values in {NAME}"),
     "all at once": (arguments(protocol="as_published"), "train it with protocol honest"),
+    "weights in a list": (lambda saved: saved.update(state_dict=[1]), "_class_path"),
+    "arguments in a list": (lambda saved: saved.update(hyper_parameters=[1]), "_class_path"),
+    "no widths": (arguments(dims=5), "cannot be built"),
+    **{
+        f"a modality called {name}": (arguments(dims={name: 3, "text": 3}, encoders={}), "cannot be built")
+        for name in ("../../outside", "/outside")
+    },
 }
 
 
@@ -276,6 +283,8 @@ def flipped(path: Path) -> None:
     path.write_bytes(content)
 
 
+# Each line of which stands for nine times the one before it.
+ALIASES = ["a0: &a0 [0]", *(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 12))]
 EXPORTS = {
     "changed weights": (lambda folder: flipped(folder / "model.safetensors"), "is not the file that was exported"),
     "missing tensor": (lambda folder: rewritten(folder, lambda w: w.pop(NAME)), NAME),
@@ -290,6 +299,7 @@ EXPORTS = {
     "no description": (lambda folder: (folder / "model.yaml").unlink(), "model.yaml"),
     "no YAML": (lambda folder: (folder / "model.yaml").write_text("a: [b"), "ParserError"),
     "other YAML": (lambda folder: (folder / "model.yaml").write_text("[1, 2]"), "model.yaml"),
+    "aliases": (lambda folder: (folder / "model.yaml").write_text("\n".join(ALIASES)), "more than 20 aliases"),
     "key": (lambda folder: (folder / "model.yaml").write_text(json.dumps({"format": 3})), "'class'"),
 }
 

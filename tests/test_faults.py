@@ -23,13 +23,13 @@ import runner_cases
 import torch
 import yaml
 from cli_cases import checkpoints, metrics, refused, write_config
+from lightning.pytorch.callbacks import Callback
 from runner_cases import TINY, command, mtimes, timeless
 from test_pickled_features import Call
 from test_training import RESULT
 
 from datamodules import DataError
 from lightning_modules.jfse import JFSE
-from lightning_modules.serving.export import DESCRIPTION, description, export
 from reproduce.runs.store import RunStore
 
 tables, root = runner_cases.tables, runner_cases.root
@@ -188,12 +188,16 @@ def test_an_interrupt_does_not_wait_for_runs_that_run_or_queue(tables, root, tmp
 @contextmanager
 def _no_file_above(size: int) -> Iterator[None]:
     """Writing meets this limit as it meets a full disk."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    before, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
+    _limit(size)
     try:
         yield
     finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        _limit(before)
+
+
+def _limit(size: int) -> None:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
 
 
 @pytest.mark.parametrize("share", [0.0, 0.2, 0.5, 0.8, 1.0])
@@ -241,46 +245,26 @@ def test_a_place_that_cannot_be_written_is_named(place, whole, tables, root, tmp
     assert outcome.status == 2
     assert str(out / place if place != "read-only" else out) in outcome.err
     assert place in ("table2.csv", "configs") or "to train" not in outcome.out  # refused before anything is trained
-
-
-FULL_DISK = """
-import resource
-import sys
-
-from lightning.pytorch.callbacks import Callback
-
-from lightning_modules.cli import main
-
-
-def limit(size):
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+    assert not (out / place).is_file() or (out / place).read_text() == "in the way"
 
 
 class Full(Callback):
-    def on_train_epoch_start(self, trainer, module):
+    """From its second epoch on a training, and a prediction from its start, meets a full disk."""
+
+    def on_train_epoch_start(self, trainer, module) -> None:
         if trainer.current_epoch == 1:
-            limit(20_000)
+            _limit(20_000)
 
-    def on_predict_epoch_start(self, trainer, module):
-        limit(300)
-
-
-if __name__ == "__main__":
-    main([*sys.argv[1:], "--trainer.callbacks+=full_disk.Full"])
-"""
+    def on_predict_epoch_start(self, trainer, module) -> None:
+        _limit(300)
 
 
-@pytest.mark.slow
-def test_a_full_disk_is_said_and_spoils_nothing_written_before(tmp_path):
-    """No file may grow beyond a limit from some moment on, which writing meets as it meets a full disk."""
-    (tmp_path / "full_disk.py").write_text(FULL_DISK)
-    given = ("--config", str(write_config(tmp_path)), "--trainer.default_root_dir", str(tmp_path / "run"))
-    for own in (("fit", *given), ("predict", *given, "--ckpt_path", "last")):
-        words = [sys.executable, "full_disk.py", *own]
-        done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, timeout=300)
-        assert done.returncode == 2, done.stderr
-        assert "Traceback" not in done.stderr
-        assert "File too large" in done.stderr.split("csd: ")[-1]
+def test_a_full_disk_is_said_and_spoils_nothing_written_before(tmp_path, capsys):
+    for name, *more in (("fit",), ("predict", "--ckpt_path", "last")):
+        given = ("--config", write_config(tmp_path), "--trainer.default_root_dir", tmp_path / "run", *more)
+        with _no_file_above(resource.RLIM_INFINITY):  # which the callback lowers
+            said = refused(capsys, name, *given, f"--trainer.callbacks+={__name__}.Full")
+        assert "File too large" in said.split("csd: ")[-1]
     assert not list((tmp_path / "run").glob("*.npz"))
     for path in checkpoints(tmp_path, 0).values():
         assert torch.load(path, weights_only=True)["epoch"] == 0
@@ -338,33 +322,3 @@ def test_a_checkpoint_that_cannot_be_read_is_named_and_runs_no_code(kind, fitted
     assert str(path) in message
     assert "free space" not in message
     assert not marker.exists()
-
-
-@pytest.mark.parametrize(
-    "changed",
-    [
-        {"state_dict": [1]},
-        {"hyper_parameters": [1]},
-        {"dims": {"../../outside": 3, "text": 3}},
-        {"dims": {"/outside": 3, "text": 3}},
-        {"dims": 5},
-    ],
-    ids=str,
-)
-def test_a_checkpoint_of_other_content_is_refused_and_writes_nothing(changed, fitted, tmp_path):
-    saved = torch.load(checkpoints(fitted, 0)["last"], weights_only=True)
-    saved |= {name: value for name, value in changed.items() if name in saved}
-    if "dims" in changed:
-        saved["hyper_parameters"] |= changed
-    torch.save(saved, tmp_path / "other.ckpt")
-    with pytest.raises(DataError, match=r"other\.ckpt"):
-        export(tmp_path / "other.ckpt", tmp_path / "in" / "export")
-    assert {path.name for path in tmp_path.rglob("*")} == {"other.ckpt", "in"}
-
-
-def test_aliases_of_yaml_take_no_memory_without_bound(tmp_path):
-    lines = ["a0: &a0 [0, 0, 0, 0, 0, 0, 0, 0, 0]"]
-    lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 12)]
-    (tmp_path / DESCRIPTION).write_text("\n".join([*lines, "format: 3", "class: x", "init_args: {x: *a11}"]))
-    with pytest.raises(DataError, match="aliases"):
-        description(tmp_path)

@@ -15,6 +15,8 @@ from datamodules import DataError
 from datamodules.files.media import faults, read_image
 from lightning_modules.serving.folders import decode, read_folder
 
+CUTS = "\u2028\u2029\x85\x0b\x0c\x1c\x1d\x1e"  # at which str.splitlines cuts, and files do not
+
 
 def png(path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -113,13 +115,15 @@ def test_sounds_are_resampled_to_the_rate_asked_for(tmp_path):
         ("a.csv", 'one\n\n"two, three"', ["one", "two, three"]),
         ("a.csv", 'id,Text,more\n1,one,x\n2,"two",y\n3\n4, ,z', ["one", "two"]),
         ("a.csv", "caption\none", ["one"]),
-        ("a.csv", 'id,text\n1,"two\n\nlines, a\u2028b"\n2,\x0cb\x1cc', ["two\n\nlines, a\u2028b", "b\x1cc"]),
+        ("a.csv", f'id,text\n1,"two\n\nlines, a{CUTS}b"\n2,\x0cb{CUTS}c', [f"two\n\nlines, a{CUTS}b", f"b{CUTS}c"]),
         ("a.csv", '"one\r\ntwo"\r\nthree\r\n', ["one\ntwo", "three"]),
         ("captions.txt", 'image,caption\r\n1.jpg,A\r\n1.jpg,"Two, a ""dog"""', ["A", 'Two, a "dog"']),
         ("a.txt", '"image name","Caption"\n1.jpg,"a\nb"', ["a\nb"]),
         ("a.txt", "image, caption\nred, blue", ["image, caption", "red, blue"]),
         ("a.txt", "caption\none", ["caption", "one"]),
-        ("a.txt", "one\x1ctwo\u2028three\r\nfour", ["one\x1ctwo\u2028three", "four"]),
+        ("a.txt", "one\rtwo", ["one", "two"]),
+        ("a.csv", 'image,caption\ra.jpg,"a dog\rruns"', ["a dog\nruns"]),
+        ("a.txt", f"one{CUTS}two\r\nfour", [f"one{CUTS}two", "four"]),
     ],
 )
 def test_texts_are_read_from_lines_and_columns(name, content, texts, tmp_path):

@@ -7,14 +7,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from reference import unit_rows as unit
+from test_ranking import plain_measures
 
 from lightning_modules.metrics.galleries import Evaluated, GalleryUndefined, score_gallery
 
 N, NAMES = 23, ("text", "video", "motion")
-
-
-def unit(x: np.ndarray) -> np.ndarray:
-    return x / np.linalg.norm(x, axis=1, keepdims=True)
 
 
 def drawn(seed: int = 0, count: int = N) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]:
@@ -36,15 +34,10 @@ def scored(name: str, rows, label, text=None, protocol: str = "honest") -> tuple
 
 def measured(scores: np.ndarray, relevant: np.ndarray) -> dict[str, float]:
     """Measures of score and relevance matrices (queries, gallery) without ties."""
-    hit = np.take_along_axis(relevant, np.argsort(-scores, axis=1), axis=1)
-    place = np.arange(1, hit.shape[1] + 1)
-    found = {
-        "MAP": np.mean([(np.cumsum(row) / place)[row].mean() if row.any() else 0.0 for row in hit]),
-        "MedR": np.median([np.flatnonzero(row)[0] + 1 for row in hit]),
-    }
-    for k in (1, 3):
-        found |= {f"R@{k}": hit[:, :k].any(axis=1).mean(), f"P@{k}": hit[:, :k].sum(axis=1).mean() / k}
-    return found
+    found = [plain_measures(hit[np.argsort(-row)], (1, 3)) for hit, row in zip(relevant, scores, strict=True)]
+    by_name = {name: [one[name] for one in found] for name in found[0]}
+    means = {name: np.mean(by_name[name]) for name in ("R@1", "R@3", "P@1", "P@3")}
+    return {"MAP": np.mean(by_name["AP"]), "MedR": np.median(by_name["first_rank"]), **means}
 
 
 def assert_scores(found: dict[str, float], rows, relevant: np.ndarray, batches, z_score: bool = False) -> None:

@@ -8,18 +8,15 @@ import csv
 import json
 import os
 import sys
-from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
 import torch
 from real_data import require
+from runner_cases import command
 
-import reproduce.__main__ as command_line
 from losses import build_loss
-from reproduce import regenerate
-from reproduce.runs.checks import load_table
 
 FOLDER = Path(__file__).parent / "golden"
 TABLES = ("wikipedia", "utd_mhad", "flickr8k_tri", "synthetic")
@@ -46,9 +43,8 @@ def numbers(name: str, out: Path) -> dict[str, str]:
     with pytest.MonkeyPatch.context() as patch:
         if name == "synthetic":
             patch.delenv("CSD_DATA", raising=False)
-        patch.setattr(regenerate, "load_table", partial(load_table, folder=FOLDER))
-        patch.setattr(command_line, "table_files", lambda: list(TABLES))
-        assert command_line.main([name, "--out", str(out), "--offline", "--jobs", "1"]) == 0
+        outcome = command(FOLDER, name, "--out", out, "--offline")
+    assert outcome.status == 0, outcome.err
     found = next(path for path in (out / f"{name}.csv", out / "synthetic" / f"{name}.csv") if path.exists())
     with found.open(encoding="utf-8") as lines:
         rows = list(csv.DictReader(lines))

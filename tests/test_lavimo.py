@@ -15,13 +15,12 @@ from tiny_items import CAPTION_OWNER, Tiny, item_set
 from torch.autograd import grad
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
-from training import Rates, Recorder, predicted, scores, trainer
+from training import Rates, predicted, scores, trainer
 
 from datamodules import OwnData, RetrievalData, Synthetic, SyntheticItems
 from lightning_modules import LAVIMO
 from lightning_modules.metrics import retrieval_scores
 from losses import build_loss
-from losses.gcs import SCHEMES
 
 NAMES = ("text", "video", "motion")
 
@@ -104,7 +103,7 @@ def test_the_target_of_the_reconstruction_does_not_train_along(tmp_path):
     module, seen = first_step(tmp_path, model, Tiny(), alignment_weight=0.0, reconstruct="motion")
     (batch,) = seen.batches
     weights = dict(module.encoders["motion"].named_parameters())
-    found = [seen.gradients[f"encoders.motion.{name}"] for name in weights]
+    found = [seen.gradients[0][f"encoders.motion.{name}"] for name in weights]
     encoded = {m: module.encoders[m](batch[m], batch["masks"].get(m)) for m in module.modalities}
     output = module.decoder(module.fusion({m: module.projections[m](x) for m, x in encoded.items()}))
     constant = torch.tensor(encoded["motion"].tolist(), dtype=torch.float64)
@@ -235,22 +234,6 @@ def test_the_ring_is_the_order_of_the_data():
 
 
 # Training ------------------------------------------------------------------------------------------------------------
-
-ALIGNMENTS = {f"pairwise {name}": ("pairwise", {"divergence": name}) for name in ("kl", "cs", "infonce", "cmpm_kl")}
-ALIGNMENTS |= {f"gcs {scheme}": ("gcs", {"scheme": scheme}) for scheme in SCHEMES}
-
-
-@pytest.mark.parametrize("count", [3, 4])
-@pytest.mark.parametrize("case", ALIGNMENTS)
-def test_every_alignment_trains_three_modalities_and_four(tmp_path, case, count):
-    name, settings = ALIGNMENTS[case]
-    data, recorder = SyntheticItems((*NAMES, "audio")[:count], batch_size=48), Recorder()
-    module = model(data, alignment=build_loss(name, **settings))
-    untrained = scores(tmp_path, module, data)["average/MAP"]
-    trainer(tmp_path, max_epochs=5, limit_val_batches=0, callbacks=[recorder]).fit(module, data)
-    assert np.isfinite(recorder.losses).all()
-    assert np.mean(recorder.losses[-4:]) < 0.95 * np.mean(recorder.losses[:4])
-    assert scores(tmp_path, module, data)["average/MAP"] > untrained + 0.03
 
 
 @pytest.mark.parametrize("steps", [1, 2, 9, 10, 13, 50])

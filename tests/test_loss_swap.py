@@ -43,4 +43,6 @@ def test_every_loss_is_given_by_every_form(tmp_path, name, form):
     path.write_text(yaml.safe_dump({**config, "trainer": trainer}))
     csd("fit", tmp_path, *given, config=path)
     checkpoint = next((tmp_path / "run").rglob("*.ckpt"))
-    assert torch.load(checkpoint, weights_only=True)["alignment"] == repr(built)
+    saved = torch.load(checkpoint, weights_only=True)
+    assert saved["alignment"] == repr(built)
+    assert all(weight.isfinite().all() for weight in saved["state_dict"].values())

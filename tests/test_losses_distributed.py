@@ -39,13 +39,13 @@ def global_labels() -> dict[str, Tensor]:
     return {"integer": integer, "multi-hot": multi_hot, "soft": soft, "soft in blocks": soft}
 
 
-def run_case(case: str, kind: str, rows: slice, dtype: torch.dtype = torch.float64) -> dict[str, object]:
+def run_case(case: str, kind: str, rows: slice) -> dict[str, object]:
     """Loss and parameter gradients of a shared linear layer on some rows of the global batch."""
     name, keywords, modalities = CASES[case]
-    layer = nn.Linear(6, WIDTH, bias=False, dtype=dtype)
+    layer = nn.Linear(6, WIDTH, bias=False, dtype=torch.float64)
     with torch.no_grad():
         layer.weight.copy_(torch.randn(WIDTH, 6, generator=torch.Generator().manual_seed(8), dtype=torch.float64))
-    embeddings = {key: layer(x[rows].to(dtype)) for key, x in global_batch(modalities).items()}
+    embeddings = {key: layer(x[rows]) for key, x in global_batch(modalities).items()}
     output = build_loss(name, **keywords)(embeddings, global_labels()[kind][rows])
     output.total.backward()
     return {"total": output.total.detach(), **output.parts, "grad": layer.weight.grad}
@@ -54,7 +54,7 @@ def run_case(case: str, kind: str, rows: slice, dtype: torch.dtype = torch.float
 def equality(rank: int, processes: int) -> dict:
     local = GLOBAL // processes
     rows = slice(rank * local, (rank + 1) * local)
-    found = {case: run_case(case, "integer", rows, torch.float32) for case in CASES}
+    found = {}
     for run in sorted(RUNS, key=lambda run: "in blocks" in run[1]):
         if "in blocks" in run[1]:  # every batch is large from now on, and a block is a row
             fused.LIMIT_BYTES, fused.BLOCK_ENTRIES["cpu"] = 0, GLOBAL
@@ -74,15 +74,6 @@ def test_mean_over_processes_is_the_global_batch(results, case, kind, processes)
     for name, expected in run_case(case, kind, slice(None)).items():
         found = sum(rank[case, kind][name] for rank in results[processes]) / processes
         torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12)
-
-
-@pytest.mark.parametrize("processes", WORLDS)
-@pytest.mark.parametrize("case", CASES)
-def test_gradient_in_float32_is_that_of_one_process(results, case, processes):
-    """Relative error of the whole gradient below 1e-5."""
-    found = sum(rank[case]["grad"] for rank in results[processes]) / processes
-    expected = run_case(case, "integer", slice(None), torch.float32)["grad"]
-    assert (found - expected).norm() < 1e-5 * expected.norm()
 
 
 # Refusals

@@ -5,7 +5,7 @@ import doctest
 import numpy as np
 import pytest
 import torch
-from test_ranking import assert_plain, bits, clustered, cosines, plain_measures, unit
+from test_ranking import assert_plain, bits, clustered, cosines, plain_map, unit
 
 from lightning_modules.metrics import CrossModalRetrieval, retrieval, retrieval_scores, standardise
 from lightning_modules.metrics.directions import parse_joint_query
@@ -141,7 +141,7 @@ def test_as_published_is_the_z_score_of_the_evaluated_items():
         values = rows.double().numpy()
         constant = values.max(axis=0) == values.min(axis=0)
         expected = np.where(constant, 0.0, (values - values.mean(axis=0)) / np.where(constant, 1.0, values.std(axis=0)))
-        (scored[name],) = standardise([rows])
+        scored[name] = standardise(rows)
         np.testing.assert_allclose(scored[name], expected, rtol=1e-5, atol=1e-6)
     published = evaluate(embeddings, labels, ids, protocol="as_published").compute()
     assert bits(published) == bits(evaluate(scored, labels, ids).compute())
@@ -181,11 +181,6 @@ def plain_scores(query: list[torch.Tensor], gallery: torch.Tensor, score: str) -
                 "volume": -np.sqrt(abs(np.linalg.det(vectors @ vectors.T))),
             }[score]
     return found
-
-
-def plain_map(scores: np.ndarray, query_labels: torch.Tensor, labels: torch.Tensor) -> float:
-    relevant = (query_labels[:, None] == labels).numpy()
-    return np.mean([plain_measures(hits[np.argsort(-row)])["AP"] for hits, row in zip(relevant, scores, strict=True)])
 
 
 @pytest.mark.parametrize("score", SCORES)

@@ -1,4 +1,4 @@
-"""What every trained model keeps to: one seed one run, exact resumption, bfloat16, its checkpoint, the command line."""
+"""What every trained model keeps to: one seed one run, exact resumption, bfloat16, its checkpoint."""
 
 from functools import partial
 from typing import Any
@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import yaml
 from lightning.pytorch.callbacks import ModelCheckpoint
 from small_models import (
     ENCODERS,
@@ -27,7 +26,6 @@ from training import PowerCut, assert_same_weights, scores, trainer
 import lightning_modules
 from datamodules import SyntheticItems
 from lightning_modules.base import RetrievalModule
-from lightning_modules.cli import main
 from losses import build_loss
 
 DROPPED = {
@@ -134,40 +132,6 @@ def test_a_checkpoint_is_loaded_with_its_settings_and_scores(case, tmp_path):
         fresh, data(), ckpt_path=tmp_path / "model.ckpt", weights_only=True, verbose=False
     )
     assert {name.split("/", 2)[2]: value for name, value in found.items()} == expected
-
-
-# The command line ---------------------------------------------------------------------------------------------------
-
-PAIRS = {"class_path": "Synthetic", "init_args": {"items": 160, "classes": 4, "class_encoder": "one-hot"}}
-THREE = {"class_path": "SyntheticItems", "init_args": {"names": ["text", "video", "motion"]}}
-COMMANDS = {
-    "LAVIMO": (THREE, {"alignment": "pairwise", "encoders": {"video": {"name": "features"}}, "reconstruct": "motion"}),
-    "LAVIMO, as published": (THREE, {"protocol": "as_published"}),
-    "CMPM": (PAIRS, {"classification_weight": 1.0, "alignment": "cs"}),
-    "CSAligner": (PAIRS, {"divergence_weight": 0.5, "alignment": "kl"}),
-}
-
-
-@pytest.mark.parametrize("case", COMMANDS)
-def test_the_command_line_fits_tests_and_predicts(case, tmp_path):
-    data, settings = COMMANDS[case]
-    quiet = {"enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu", "devices": 1}
-    config = {
-        "seed_everything": 3,
-        "model": {"class_path": case.partition(",")[0], "init_args": {"dim": 16, **settings}},
-        "data": data,
-        "trainer": {"max_epochs": 1, "default_root_dir": str(tmp_path), **quiet},
-    }
-    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
-    for command in ("fit", "test", "predict"):
-        given = [] if command == "fit" else ["--ckpt_path", "last"]
-        main([command, "--config", str(tmp_path / "config.yaml"), *given])
-    (logged,) = (tmp_path / "csv" / "test_0").glob("metrics.csv")
-    assert "test/standard/average/MAP" in logged.read_text()
-    with np.load(tmp_path / "embeddings.npz") as kept:
-        widths = {kept[name].shape[1:] for name in kept.files if name not in ("label", "id", "class_names")}
-        assert widths == {(16,)}
-        assert np.unique(kept["id"]).shape == kept["id"].shape == kept["label"].shape
 
 
 def test_every_model_is_among_them():

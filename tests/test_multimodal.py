@@ -55,6 +55,7 @@ def test_draws_depend_on_seed_epoch_and_items_alone(seed, epoch):
     drawn(used, epoch + 1)
     assert drawn(used, epoch) == expected
     assert drawn(used, epoch + 1) != expected
+    assert drawn(Tiny(shuffle_seed=seed + 1), epoch) != expected
 
 
 def test_every_caption_is_drawn_in_the_long_run_and_evenly():

@@ -10,7 +10,7 @@ import pytest
 import runner_cases
 from tiny_trees import write_wikipedia
 
-from datamodules import DataError, DataMissing
+from datamodules import DataMissing
 from datamodules.datasets import DATASETS
 from reproduce.runs.checks import load_table
 from reproduce.runs.estimate import run_seconds
@@ -67,15 +67,6 @@ def test_texts_and_images_do_not_stand_in_the_way_of_features_beside_them(wikipe
     named = {"roph": "wikipedia lacks wiki_roph.mat. ", "sift-lda": "wikipedia lacks raw_features.mat. "}
     assert set(reasons) == (set() if "features" in only else set(named))
     assert all(reasons[features].startswith(named[features]) for features in reasons)
-
-
-def test_features_without_the_lists_are_incomplete(wikipedia):
-    (wikipedia / "wiki_roph.mat").touch()
-    gone = wikipedia / "testset_txt_img_cat.list"
-    gone.unlink()
-    with pytest.raises(DataError, match=gone.name) as refusal:
-        _run(wikipedia.parent).available()
-    assert not isinstance(refusal.value, DataMissing)
 
 
 @pytest.mark.parametrize(

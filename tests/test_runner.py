@@ -305,16 +305,6 @@ def test_bad_arguments_are_refused(tables, root, tmp_path, argv, message, monkey
     assert not list(tmp_path.glob("table*"))
 
 
-@pytest.mark.parametrize("place", ["", "runs", "runs/kept"])
-def test_a_file_in_place_of_a_results_folder_is_refused_before_any_training(tables, root, tmp_path, place):
-    blocked = tmp_path / "out" / place
-    blocked.parent.mkdir(parents=True, exist_ok=True)
-    blocked.write_text("mine")
-    outcome = command(tables, "table2", "--data-root", root, "--out", tmp_path / "out", "--only", "method=JFSE")
-    assert (outcome.status, "is not a folder" in outcome.err, "to train" in outcome.out) == (2, True, False)
-    assert blocked.read_text() == "mine"
-
-
 @pytest.mark.parametrize(("name", "said"), [("nowhere", "does not exist"), ("file", "is not a folder")])
 def test_a_named_data_root_that_is_no_folder_is_refused(tables, tmp_path, name, said):
     (tmp_path / "file").touch()

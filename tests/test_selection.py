@@ -13,8 +13,6 @@ from datamodules import OwnData
 from lightning_modules.metrics.scoring import SCORES
 from reproduce.results.schema import read_table
 from reproduce.results.significance import read_comparisons
-from reproduce.runs.arguments import SpecError
-from reproduce.runs.checks import load_table
 from reproduce.runs.machine import quiet
 from reproduce.runs.schedule import choose, remark
 from reproduce.runs.training import run
@@ -230,24 +228,6 @@ def test_settings_are_chosen_on_the_other_data_set_alone(tmp_path, only):
         said = yaml.safe_load((tmp_path / "table2.yaml").read_text())["chosen_on_validation"]
         assert list(said) == ["drawn/drawn/three"]
         assert said["drawn/drawn/three"]["GCS"]["chosen"]["alignment"]["temperature"] / 4 == temperature / 5
-
-
-@pytest.mark.parametrize(
-    ("old", "new", "named"),
-    [
-        (
-            "settings_of: drawn/drawn/three",
-            "settings_of: drawn/drawn/tree",
-            ["drawn/drawn/tree'", "drawn/drawn/three"],
-        ),
-        ("condition: three\n", "condition: three\n    exclude: [GCS]\n", ["settings_of", "GCS", "exclude"]),
-    ],
-)
-def test_a_data_set_that_chooses_nothing_is_refused(tmp_path, old, new, named):
-    (tmp_path / "table2.yaml").write_text(TAKEN_OVER.replace(old, new), encoding="utf-8")
-    with pytest.raises(SpecError) as refusal:
-        load_table("table2", tmp_path)
-    assert [word for word in named if word not in str(refusal.value)] == []
 
 
 # Joint queries --------------------------------------------------------------------------------------------------------

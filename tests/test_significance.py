@@ -22,7 +22,6 @@ from reproduce.results.significance import (
 )
 
 tables, root = runner_cases.tables, runner_cases.root
-undo_quiet = runner_cases.undo_quiet
 
 DATA = {"dataset": "wikipedia", "features": "roph", "split": "standard", "data_kind": "real", "condition": ""}
 NUMBERS = {"difference": 0.0125, "low": -0.001, "high": 0.02, "p": 0.03, "p_holm": 0.06, "n_queries": 693}

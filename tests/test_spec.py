@@ -34,6 +34,9 @@ EMPTY = dict.fromkeys(("DATA", "ENCODER", "ENTRY", "ON_IT", "LOSS", "INIT", "ALL
 # What stands for a word of the table that a test does not change.
 PLAIN = {"METRIC": "R@5", "GALLERY": "threshold-0.95", "SEEDS": "[0, 1]", "TOP": "class_split: standard"}
 PLAIN |= {"TRIAL": "dropout: 0.1"}
+# The end of the table's data set, and one that takes over settings.
+GALLERIES = "galleries: [batches-32, threshold-0.95]\n"
+MORE = "  - {{dataset: more, features: own, class_path: SyntheticItems, settings_of: moves/{}}}\n"
 
 
 def _load(folder: Path, **changes: str) -> Table:
@@ -253,6 +256,8 @@ def test_a_fault_is_refused_before_training(tmp_path, changes, named):
         ("{method: KL,", "{method: GCS,", ["methods", "'GCS, honest'", "twice"]),
         ("title: A table", "title: [", ["cannot be read"]),
         ("title: A table", "extends: nothing.yaml", ["nothing.yaml", "cannot be read", "extends"]),
+        (GALLERIES, GALLERIES + MORE.format("owm"), ["'moves/owm'", "nearest: moves/own"]),
+        (GALLERIES, f"{GALLERIES}    exclude: [GCS]\n{MORE.format('own')}", ["settings_of", "GCS", "exclude"]),
     ],
 )
 def test_a_broken_entry_is_named(tmp_path, old, new, named):

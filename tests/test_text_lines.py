@@ -8,7 +8,6 @@ from check_cases import MODULES
 
 from datamodules import DataError
 from datamodules.files.text import read_lines
-from lightning_modules.serving.folders import read_folder
 
 # With characters at which str.splitlines cuts and files do not.
 TEXT = "a dog\u2028\u2029\x85\x0b\x0c\x1c\x1d\x1eruns"
@@ -55,15 +54,3 @@ def test_no_reader_of_a_data_set_cuts_within_a_text(tree, name, other, file, old
     expected = new.replace('""', '"') if '""' in new else TEXT
     texts = MODULES[name](path.parents[len(Path(file).parts)], modalities=["text", other]).data.modalities["text"]
     assert any(text.startswith(expected) for text in texts.entries)
-
-
-@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"], ids=ascii)
-def test_searched_texts_are_cut_at_the_ends_of_lines_and_rows(tmp_path, end):
-    def read(name: str, content: str) -> list[str]:
-        (tmp_path / name).write_bytes(content.encode())
-        return read_folder(tmp_path / name, "text", None)[0]
-
-    assert read("texts.txt", f"{TEXT}{end}{TEXT} 2{end}") == [TEXT, f"{TEXT} 2"]
-    assert read("texts.csv", f"text{end}{TEXT}{end}") == [TEXT]
-    row = f'a.jpg,"a dog{end}runs, ""fast"""{end}'
-    assert read("captions.csv", f"image,caption{end}{row}") == ['a dog\nruns, "fast"']

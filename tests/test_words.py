@@ -101,15 +101,6 @@ def test_words_outside_the_vocabulary_share_one_vector():
     assert not torch.allclose(new, known)
 
 
-def test_a_new_text_is_encoded_from_the_state_alone():
-    module = fitted().eval()
-    copy = build_encoder("words", TEXT, **SMALL).eval()
-    copy.load_state_dict(module.state_dict())
-    new = padded(["a red hat", "a man in black", "unheard"])
-    assert torch.equal(copy(*new), module(*new))
-    assert not torch.equal(copy(*new)[0], copy(*new)[2])
-
-
 # The LSTM ---------------------------------------------------------------------------------------------------------
 
 

@@ -369,22 +369,22 @@ def write_spoken(root: Path, rate: int = SPOKEN_RATE) -> Path:
     return folder
 
 
-# Data set, and its form where it has several -> what writes the folder below a root.
+# Data set, and its form where it has several -> what writes the folder below a root, and the form that it is read as.
 TREES = {
-    "wikipedia": write_wikipedia,
-    "pascal_sentences": write_pascal,
-    "nus_wide": write_nus_wide,
-    "pku_xmedianet": write_xmedianet,
-    "cuhk_pedes": write_pedes,
-    "flickr30k": write_flickr30k,
-    "flickr8k": write_flickr8k,
-    "flickr8k_tri": write_flickr8k_tri,
-    "utd_mhad": write_utd_mhad,
-    "utd_mhad, raw": lambda root: write_utd_mhad(root, raw=True),
-    "humanml3d": write_motions,
-    "kit_ml": lambda root: write_motions(root, "kit_ml"),
-    "humanml3d, tmr": lambda root: write_tmr(root / "HumanML3D"),
-    "kit_ml, tmr": lambda root: write_tmr(root / "KIT-ML"),
-    "flickr30k, narratives": write_narratives,
-    "flickr30k, spoken": write_spoken,
+    "wikipedia": (write_wikipedia, "raw"),
+    "pascal_sentences": (write_pascal, "raw"),
+    "nus_wide": (write_nus_wide, "low-level"),
+    "pku_xmedianet": (write_xmedianet, "features"),
+    "cuhk_pedes": (write_pedes, "raw"),
+    "flickr30k": (write_flickr30k, "karpathy"),
+    "flickr8k": (write_flickr8k, "raw"),
+    "flickr8k_tri": (write_flickr8k_tri, "raw"),
+    "utd_mhad": (write_utd_mhad, "16f"),
+    "utd_mhad, raw": (lambda root: write_utd_mhad(root, raw=True), "raw"),
+    "humanml3d": (write_motions, "new_joint_vecs"),
+    "kit_ml": (lambda root: write_motions(root, "kit_ml"), "new_joint_vecs"),
+    "humanml3d, tmr": (lambda root: write_tmr(root / "HumanML3D"), "guoh3dfeats"),
+    "kit_ml, tmr": (lambda root: write_tmr(root / "KIT-ML"), "guoh3dfeats"),
+    "flickr30k, narratives": (write_narratives, "transcripts"),
+    "flickr30k, spoken": (write_spoken, "raw"),
 }

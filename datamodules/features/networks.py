@@ -30,7 +30,7 @@ DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 BATCH = 32  # images that pass a network together
 DECODERS = 4  # threads
 SAMPLE_RATE = 16000
-WINDOW = 400  # samples that the networks of torchaudio's bundles need: 25 ms
+WINDOW = 400  # samples, 25 ms: the least that the network of any of torchaudio's bundles takes
 SECONDS = 30  # of a sound that pass a network together
 
 

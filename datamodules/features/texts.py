@@ -34,11 +34,12 @@ _MODEL_FILES = (".safetensors", ".bin", ".json", ".txt", ".model")
 
 
 class SentenceEmbedding:
-    """A frozen network: one vector per text from a sentence-transformers model, which is loaded for each call.
+    """A frozen network: one vector per entry from a sentence-transformers or CLIP model, loaded for each call.
 
     Args:
         model: "all-MiniLM-L6-v2" (installed with the suite), or the local folder or name of another model whose files
             are on this machine.
+        name: first words of the key.
 
     Raises:
         DataError: the model's files are not on this machine.
@@ -46,17 +47,17 @@ class SentenceEmbedding:
 
     network: SentenceTransformer | None = None  # where it stays loaded
 
-    def __init__(self, model: str):
+    def __init__(self, model: str, name: str = "sentence"):
         self.model = model
-        self.key = f"sentence {encoder_identity(model)}"
+        self.key = f"{name} {encoder_identity(model)}"
 
     def __call__(self, entries: Sequence[str | np.ndarray], rate: int | None) -> list[np.ndarray]:
         network = self.network or sentence_model(model_folder(self.model))
         if not isinstance(entries[0], str):
             batches = (range(i, min(i + IMAGES, len(entries))) for i in range(0, len(entries), IMAGES))
             return [v for batch in batches for v in self._encode(network, [Image.fromarray(entries[i]) for i in batch])]
+        warn_of_texts(network.tokenizer, network.max_seq_length, entries, self.model)
         texts = list(dict.fromkeys(entries))
-        warn_of_texts(network, texts, self.model)
         vector = dict(zip(texts, self._encode(network, texts), strict=True))
         return [vector[text] for text in entries]
 
@@ -165,30 +166,28 @@ def refuse_missing(where: object, missing: Sequence[str]) -> None:
         )
 
 
-def warn_of_texts(model: SentenceTransformer, texts: Sequence[str], name: str) -> None:
-    """Say so where texts are longer than a sentence-transformers model takes, or are mostly tokens it does not know."""
-    from transformers import PreTrainedTokenizerBase
+def warn_of_texts(tokenizer: PreTrainedTokenizerBase, limit: int | None, texts: Sequence[str], name: str) -> None:
+    """Say how many texts are longer than a model takes, and whether some are mostly tokens that it does not know.
 
-    reads_tokens = isinstance(model.tokenizer, PreTrainedTokenizerBase)  # and not plain words, of any number
-    if not texts or not reads_tokens or model.max_seq_length is None:
-        return
-    ids = model.tokenizer(list(texts), truncation=False, verbose=False)["input_ids"]
-    if max(map(len, ids)) > model.max_seq_length:
-        rank_zero_warn(f"Some texts are longer than the {model.max_seq_length} tokens of {name} and are cut.")
-    warn_of_unknown(model.tokenizer, ids, name)
-
-
-def warn_of_unknown(tokenizer: PreTrainedTokenizerBase, ids: Sequence[Sequence[int]], name: str) -> None:
-    """Say so where most tokens of texts are none that a model knows: in a script that its vocabulary lacks.
+    The latter are texts in a script that its vocabulary lacks.
 
     Args:
-        tokenizer: the model's.
-        ids: token numbers of each text.
+        tokenizer: the model's; of one that reads plain words, of any number, nothing is said.
+        limit: tokens of a text that the model takes; None for any number.
+        texts: any number.
         name: the model's.
     """
+    from transformers import PreTrainedTokenizerBase
+
+    if not texts or limit is None or not isinstance(tokenizer, PreTrainedTokenizerBase):
+        return
+    ids = tokenizer(list(texts), truncation=False, verbose=False)["input_ids"]
+    cut = sum(len(row) > limit for row in ids)
+    if cut:
+        rank_zero_warn(f"{cut} of {len(ids)} texts are longer than the {limit} tokens of {name} and are cut.")
     ends = tokenizer("")["input_ids"]  # some models end every text with the number of an unknown token
     unknown = tokenizer.unk_token_id
-    if any(2 * (list(row).count(unknown) - ends.count(unknown)) > len(row) - len(ends) for row in ids):
+    if any(2 * (row.count(unknown) - ends.count(unknown)) > len(row) - len(ends) for row in ids):
         said = "and it can hardly tell them apart; for other scripts name a multilingual model."
         rank_zero_warn(f"Some texts are mostly tokens that {name} does not know, {said}")
 

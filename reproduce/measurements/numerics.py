@@ -13,9 +13,10 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from torch import Tensor
 
-from losses import AlignmentLoss, CMPMKLLoss, CSClampedLoss, CSLoss, GCSClampedLoss, GCSLoss, KLLoss
+from losses import AlignmentLoss, CMPMKLLoss, CSLoss, GCSClampedLoss, GCSLoss, KLLoss
 from losses.common.matching import unit
 from losses.divergence import clamped_divergence
+from losses.gcs import unshifted_softmax
 from losses.registry import parameters
 from reproduce.measurements.measures import Measured, command, device, measured, median_seconds
 from reproduce.report.figures import STYLE, frame, save_figure
@@ -37,6 +38,17 @@ class CMPMWithoutEpsilon(CMPMKLLoss):
     """The divergence that `cmpm_kl` approximates, KL(p || q): infinite where the target is zero."""
 
     epsilon = 0.0
+
+
+class CSClamped(CSLoss):
+    """`cs` in the form of public code, as `gcs_clamped` is that of `gcs`."""
+
+    def __init__(self, temperature: float = 0.1, epsilon: float = 1e-8):
+        super().__init__(temperature)
+        self.epsilon = epsilon
+
+    def divergence(self, logits: Tensor, log_target: Tensor) -> Tensor:
+        return clamped_divergence([unshifted_softmax(logits), log_target.exp()], self.epsilon)
 
 
 class CSInOrdinarySpace(CSLoss):
@@ -75,7 +87,7 @@ DIVERGENCES = {
     "GCS": Divergence(GCSLoss, GCSLoss, 3, {"scheme": "mixed"}),
     "KL, forward": Divergence(KLLoss, KLLoss),
     "CMPM-KL": Divergence(CMPMKLLoss, CMPMWithoutEpsilon),
-    "CS, clamped": Divergence(CSClampedLoss, CSLoss),
+    "CS, clamped": Divergence(CSClamped, CSLoss),
     "GCS, clamped": Divergence(GCSClampedLoss, GCSLoss, 3, {"scheme": "mixed"}),
     "CS, ordinary space": Divergence(CSInOrdinarySpace, CSLoss),
 }
@@ -88,7 +100,7 @@ anywhere between -1 and 1: every batch holds items that are matched well, badly 
 to length m, the logit magnitude, and rounded to the precision; with temperature 1/m all losses see logits between -m
 and m. Batches of {", ".join(map(str, GRID["batches"]))} are averaged over, and four targets: one-hot, multi-positive
 (four items per class), uniform, and saturated (weight 1 for the pair, e^-20 to e^-80 elsewhere). CMPM-KL adds
-{CMPMKLLoss.epsilon:g} to the target; the clamped forms raise every probability to {CSClampedLoss().epsilon:g} and take
+{CMPMKLLoss.epsilon:g} to the target; the clamped forms raise every probability to {CSClamped().epsilon:g} and take
 unshifted exponentials and products in ordinary space; "CS, ordinary space" takes a softmax, but the products as they
 are, and has no epsilon. All reduce in float32, whatever the precision of the embeddings. In the figure all but the
 forms in log space are dashed.

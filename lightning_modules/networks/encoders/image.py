@@ -1,6 +1,5 @@
 """Images through any timm model."""
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -9,6 +8,7 @@ import timm
 import torch
 from PIL import Image
 from torch import Tensor
+from torchvision.transforms import v2
 
 from datamodules.features.networks import FrozenImages
 from datamodules.features.timm_models import cells_of, own_size, timm_model, timm_name, timm_width, weights_file
@@ -99,6 +99,7 @@ class TimmImage(Encoder):
             self.dim, self.token_dim = (network.num_features,) * 2 if cells else (timm_width(network), None)
             return
         self.front_end = Resize(_short([side * 8 // 7 for side in self.sides]))  # room for random crops
+        self.augment = v2.Compose([v2.RandomCrop(self.sides), v2.RandomHorizontalFlip()])
         self.network, self.dim, self.token_dim = network, timm_width(network), network.num_features
         self.register_buffer("mean", mean)
         self.register_buffer("std", std)
@@ -122,20 +123,10 @@ class TimmImage(Encoder):
         return (self._crop(x) / 255 - self.mean) / self.std
 
     def _crop(self, x: Tensor) -> Tensor:
-        rooms = [have - side for have, side in zip(x.shape[-2:], self.sides, strict=True)]
-        if not self.training:
-            top, left = (room // 2 for room in rooms)
-            return x[..., top : top + self.sides[0], left : left + self.sides[1]]
-        # One draw serves both sides: of a common multiple of their numbers of places, each remainder is as likely.
-        draw = torch.randint(0, math.lcm(*(room + 1 for room in rooms)), (2, len(x), 1), device=x.device)
-        row, column = (
-            one % (room + 1) + torch.arange(side, device=x.device)
-            for one, room, side in zip(draw, rooms, self.sides, strict=True)
-        )
-        mirrored = torch.rand(len(x), 1, device=x.device) < 0.5
-        column = torch.where(mirrored, column.flip(1), column)
-        item, channel = torch.arange(len(x), device=x.device), torch.arange(3, device=x.device)
-        return x[item.view(-1, 1, 1, 1), channel.view(-1, 1, 1), row[:, None, :, None], column[:, None, None, :]]
+        if self.training:
+            return torch.stack([self.augment(image) for image in x])
+        top, left = ((have - side) // 2 for have, side in zip(x.shape[-2:], self.sides, strict=True))
+        return x[..., top : top + self.sides[0], left : left + self.sides[1]]
 
 
 def _short(sides: Sequence[int]) -> int | tuple[int, int]:

@@ -1,12 +1,12 @@
 """Models of transformers as encoders, of texts and of CLIP: frozen, trained, or trained by low-rank adaptation."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
 import numpy as np
 import torch
-from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 
 from datamodules.errors import DataError
 from datamodules.features.precompute import frozen_inference
@@ -14,18 +14,15 @@ from datamodules.features.texts import (
     SentenceEmbedding,
     embed_texts,
     encoder_identity,
-    missing_weights,
     model_folder,
-    refuse_missing,
-    warn_of_unknown,
-    without_loading_bars,
+    sentence_model,
+    warn_of_texts,
 )
 from lightning_modules.networks.encoders.base import Encoder, mean_over_steps
 
 # Query and value projections of attention, as the models of transformers name them: what LoRA adapts.
 PROJECTIONS = ("query", "value", "q_lin", "v_lin", "q_proj", "v_proj", "q", "v")
-# Entries that pass a frozen network together.
-TEXTS_AT_ONCE, CLIP_AT_ONCE = 64, 32
+TEXTS_AT_ONCE = 64  # that pass a frozen network together
 
 
 class Sentence(Encoder):
@@ -163,7 +160,7 @@ class Clip(_Adaptable):
         tower = _Tower(model, source["kind"] == "text")
         self.dim = tower.dim
         if frozen:
-            self.front_end = _FrozenTower(tower, model)
+            self.front_end = SentenceEmbedding(model, f"clip {source['kind']}s")
         else:
             self.front_end, self.tower, self.token_dim = tower.reader, tower, tower.token_dim
             self.adapt(tower, model)
@@ -184,19 +181,10 @@ def pretrained(model: str) -> nn.Module:
     Raises:
         DataError: it is not here, is damaged, or lacks weights.
     """
-    from transformers import AutoModel  # takes seconds
-
     folder = model_folder(model)
-    try:
-        with without_loading_bars():
-            network = AutoModel.from_pretrained(
-                folder, local_files_only=True, dtype=torch.float32, ignore_mismatched_sizes=True
-            )
-    except Exception as error:  # transformers and safetensors each refuse in their own way
-        raise DataError(
-            f"{folder} cannot be loaded as a model of transformers ({type(error).__name__}: {error})"
-        ) from error
-    refuse_missing(folder, missing_weights(network))
+    network = sentence_model(folder).transformers_model
+    if network is None:
+        raise DataError(f"{folder} holds no model of transformers")
     if getattr(network, "pooler", None) is not None:
         network.pooler = None  # it would never receive a gradient
     return network
@@ -224,12 +212,8 @@ class TokenIds:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         config = AutoConfig.from_pretrained(folder, local_files_only=True).get_text_config()
         limit = min(tokenizer.model_max_length, config.max_position_embeddings)
-        ids = tokenizer(list(entries), truncation=False, verbose=False)["input_ids"]
-        warn_of_unknown(tokenizer, ids, self.model)
-        cut = sum(len(row) > limit for row in ids)
-        if cut:
-            rank_zero_warn(f"{cut} of {len(ids)} texts are longer than the {limit} tokens of {self.model} and are cut.")
-            ids = tokenizer(list(entries), truncation=True, max_length=limit)["input_ids"]
+        warn_of_texts(tokenizer, limit, entries, self.model)
+        ids = tokenizer(list(entries), truncation=True, max_length=limit)["input_ids"]
         return [np.asarray(row, dtype=np.int64) for row in ids]
 
 
@@ -239,20 +223,15 @@ class FrozenTokens(TokenIds):
     makes = "token embeddings"
 
     def __call__(self, entries: Sequence[str], rate: int | None) -> list[np.ndarray]:
+        rows = [torch.from_numpy(row) for row in super().__call__(entries, rate)]
         model, embedded = pretrained(self.model).eval(), []
         with frozen_inference():
-            for ids, mask in _padded_batches(super().__call__(entries, rate), TEXTS_AT_ONCE):
-                states = model(input_ids=ids, attention_mask=mask.long()).last_hidden_state
-                embedded += [state[valid].float().numpy() for state, valid in zip(states, mask, strict=True)]
+            for start in range(0, len(rows), TEXTS_AT_ONCE):
+                batch = rows[start : start + TEXTS_AT_ONCE]
+                ids, mask = (pad_sequence(each, batch_first=True) for each in (batch, [*map(torch.ones_like, batch)]))
+                states = model(input_ids=ids, attention_mask=mask).last_hidden_state
+                embedded += [state[: len(row)].clone().numpy() for state, row in zip(states, batch, strict=True)]
         return embedded
-
-
-def _padded_batches(rows: Sequence[np.ndarray], size: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Token numbers (B, T), B at most ``size``, and their mask (B, T), of rows (T_i,)."""
-    for start in range(0, len(rows), size):
-        batch = [torch.from_numpy(row) for row in rows[start : start + size]]
-        ids = nn.utils.rnn.pad_sequence(batch, batch_first=True)
-        yield ids, torch.arange(ids.shape[1]) < torch.tensor([len(row) for row in batch])[:, None]
 
 
 class _Tower(nn.Module):
@@ -286,36 +265,10 @@ class _Pixels:
     def __init__(self, model: str):
         from transformers import AutoImageProcessor  # takes seconds
 
-        folder = model_folder(model)
-        try:
-            self.processor = AutoImageProcessor.from_pretrained(folder, local_files_only=True)
-        except (OSError, ValueError) as error:
-            raise DataError(
-                f"{folder} does not say how images are prepared ({error}); fetch the model again"
-            ) from error
+        self.processor = AutoImageProcessor.from_pretrained(model_folder(model), local_files_only=True)
         self.key = f"clip pixels {encoder_identity(model)}"
 
     def __call__(self, entries: Sequence[np.ndarray], rate: int | None) -> list[np.ndarray]:
         as_they_are = {"do_rescale": False, "do_normalize": False}
         forms = {"input_data_format": "channels_last", "return_tensors": "np"}
         return [self.processor(entry.copy(), **as_they_are, **forms)["pixel_values"][0] for entry in entries]
-
-
-class _FrozenTower:
-    """Front end: the vectors of a tower."""
-
-    def __init__(self, tower: _Tower, model: str):
-        self.tower = tower.eval()
-        self.key = f"clip {'texts' if tower.of_texts else 'images'} {encoder_identity(model)}"
-
-    def __call__(self, entries: Sequence[Any], rate: int | None) -> list[np.ndarray]:
-        with frozen_inference():
-            return [vector for x, mask in self._batches(entries, rate) for vector in self.tower(x, mask)[0].numpy()]
-
-    def _batches(self, entries: Sequence[Any], rate: int | None) -> Iterator[tuple[Tensor, Tensor | None]]:
-        if self.tower.of_texts:  # read all at once, so that it is said once how many are too long
-            yield from _padded_batches(self.tower.reader(entries, rate), CLIP_AT_ONCE)
-            return
-        for start in range(0, len(entries), CLIP_AT_ONCE):
-            chosen = [entries[i] for i in range(start, min(start + CLIP_AT_ONCE, len(entries)))]
-            yield torch.from_numpy(np.stack(self.tower.reader(chosen, rate))), None

@@ -169,7 +169,7 @@ def test_pedestrians_are_learned_by_heart(tmp_path):
         "text": {**WORDS, "width": 16, "hidden": 16},
     }
     module = CMPM(data.dims, encoders, classification_weight=1.0, dim=16, learning_rate=5e-3)
-    trainer(tmp_path, max_epochs=60, limit_val_batches=0).fit(module, data)
+    trainer(tmp_path, max_epochs=150, limit_val_batches=0).fit(module, data)
     (batch,) = data.train_dataloader()
     with torch.no_grad():
         image, text = (torch.nn.functional.normalize(x) for x in module.eval().embed(batch).values())

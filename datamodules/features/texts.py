@@ -56,8 +56,8 @@ class SentenceEmbedding:
         if not isinstance(entries[0], str):
             batches = (range(i, min(i + IMAGES, len(entries))) for i in range(0, len(entries), IMAGES))
             return [v for batch in batches for v in self._encode(network, [Image.fromarray(entries[i]) for i in batch])]
-        warn_of_texts(network.tokenizer, network.max_seq_length, entries, self.model)
         texts = list(dict.fromkeys(entries))
+        _warn_of_texts(network, texts, self.model)
         vector = dict(zip(texts, self._encode(network, texts), strict=True))
         return [vector[text] for text in entries]
 
@@ -166,22 +166,26 @@ def refuse_missing(where: object, missing: Sequence[str]) -> None:
         )
 
 
-def warn_of_texts(tokenizer: PreTrainedTokenizerBase, limit: int | None, texts: Sequence[str], name: str) -> None:
+def _warn_of_texts(network: SentenceTransformer, texts: Sequence[str], name: str) -> None:
+    from transformers import PreTrainedTokenizerBase
+
+    reads_tokens = isinstance(network.tokenizer, PreTrainedTokenizerBase)  # and not plain words, of any number
+    if texts and reads_tokens and network.max_seq_length is not None:
+        ids = network.tokenizer(list(texts), truncation=False, verbose=False)["input_ids"]
+        warn_of_tokens(network.tokenizer, network.max_seq_length, ids, name)
+
+
+def warn_of_tokens(tokenizer: PreTrainedTokenizerBase, limit: int, ids: Sequence[Sequence[int]], name: str) -> None:
     """Say how many texts are longer than a model takes, and whether some are mostly tokens that it does not know.
 
     The latter are texts in a script that its vocabulary lacks.
 
     Args:
-        tokenizer: the model's; of one that reads plain words, of any number, nothing is said.
-        limit: tokens of a text that the model takes; None for any number.
-        texts: any number.
+        tokenizer: the model's.
+        limit: tokens of a text that the model takes.
+        ids: token numbers of each text, of any number.
         name: the model's.
     """
-    from transformers import PreTrainedTokenizerBase
-
-    if not texts or limit is None or not isinstance(tokenizer, PreTrainedTokenizerBase):
-        return
-    ids = tokenizer(list(texts), truncation=False, verbose=False)["input_ids"]
     cut = sum(len(row) > limit for row in ids)
     if cut:
         rank_zero_warn(f"{cut} of {len(ids)} texts are longer than the {limit} tokens of {name} and are cut.")

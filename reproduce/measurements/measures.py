@@ -77,7 +77,7 @@ def write_measures(
         path: the CSV.
         title: heading of the Markdown.
         companion: content of the YAML.
-        measure: does the work.
+        measure: called once the folder can be written to.
         program: what a refusal is said by.
 
     Returns:

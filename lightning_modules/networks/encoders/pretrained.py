@@ -16,7 +16,7 @@ from datamodules.features.texts import (
     encoder_identity,
     model_folder,
     sentence_model,
-    warn_of_texts,
+    warn_of_tokens,
 )
 from lightning_modules.networks.encoders.base import Encoder, mean_over_steps
 
@@ -212,8 +212,10 @@ class TokenIds:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         config = AutoConfig.from_pretrained(folder, local_files_only=True).get_text_config()
         limit = min(tokenizer.model_max_length, config.max_position_embeddings)
-        warn_of_texts(tokenizer, limit, entries, self.model)
-        ids = tokenizer(list(entries), truncation=True, max_length=limit)["input_ids"]
+        ids = tokenizer(list(entries), truncation=False, verbose=False)["input_ids"]
+        warn_of_tokens(tokenizer, limit, ids, self.model)
+        if max(map(len, ids)) > limit:
+            ids = tokenizer(list(entries), truncation=True, max_length=limit)["input_ids"]
         return [np.asarray(row, dtype=np.int64) for row in ids]
 
 

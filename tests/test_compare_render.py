@@ -99,7 +99,7 @@ def test_main_ends_with_how_many_compare_and_why_the_others_do_not(
 
 def test_the_origin_of_the_numbers_is_above_them(tmp_path: Path) -> None:
     (tmp_path / "table3.yaml").write_text("table: table3\n")
-    rows = (ROW, replace(ROW, method="CCA", seeds="7", std=None))
+    rows = (ROW, replace(ROW, method="CCA", seeds="7", std=None, git_commit="1e1e1e1, 0f0f0f0"))
     markdown = _markdown(*rows, path=tmp_path / "table3.csv")
     head = markdown.split("\n## ")[0].splitlines()
     assert [head[0], *head[2:9]] == [
@@ -109,7 +109,7 @@ def test_the_origin_of_the_numbers_is_above_them(tmp_path: Path) -> None:
         "- Seeds: 0 1 2 7",
         "- Device: cpu",
         "- Versions: torch 2.11.0",
-        "- Commit: 0f0f0f0",
+        "- Commit: 0f0f0f0, 1e1e1e1",
         "- Files: numbers `table3.csv`, configuration `table3.yaml`",
     ]
     assert "- Files: numbers `table3.csv`\n" in _markdown(*rows)

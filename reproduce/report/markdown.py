@@ -90,7 +90,7 @@ def _origin(table: pd.DataFrame, path: Path) -> str:
         "Seeds": [" ".join(map(str, seeds))] if seeds else [],
         "Device": distinct(numbers["device"]),
         "Versions": distinct("torch " + numbers["torch"]),
-        "Commit": distinct(numbers["git_commit"]),
+        "Commit": distinct(numbers["git_commit"].str.split(", ").explode()),  # a row's runs may be of several
     }
     facts = {name: [escape(", ".join(values))] if values else [] for name, values in facts.items()}
     facts |= {"Files": files, "Numbers": spread if numbers["std"].notna().any() else []}

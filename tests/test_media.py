@@ -9,7 +9,7 @@ import soundfile
 import torch
 import torchaudio
 from extract_cases import TINY, tiny_bundle, write_weights
-from PIL import Image
+from PIL import Image, ImageOps
 from tiny_items import Tiny, with_modality
 
 from datamodules import DataError
@@ -29,15 +29,26 @@ def in_colour(grey: np.ndarray) -> np.ndarray:
     return np.repeat(grey.astype(np.uint8)[..., None], 3, axis=2)
 
 
-def test_a_photograph_is_turned_as_its_camera_was_held(tmp_path):
-    pixels = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
-    plain, turned = tmp_path / "plain.png", tmp_path / "turned.png"
-    Image.fromarray(pixels).save(plain)
+@pytest.mark.parametrize("orientation", range(10))
+@pytest.mark.parametrize("ending", ["png", "tiff"])
+def test_a_photograph_is_turned_as_its_camera_was_held(tmp_path, orientation, ending):
+    pixels, path = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8), tmp_path / f"photo.{ending}"
     exif = Image.Exif()
-    exif[ORIENTATION] = 6  # a quarter turn clockwise shows it upright
-    Image.fromarray(np.rot90(pixels).copy()).save(turned, exif=exif)
-    np.testing.assert_array_equal(read_image(plain), pixels)
-    np.testing.assert_array_equal(read_image(turned), pixels)
+    exif[ORIENTATION] = orientation
+    Image.fromarray(pixels).save(path, exif=exif)
+    found = read_image(path)
+    assert found.shape == ((30, 20, 3) if orientation in (5, 6, 7, 8) else (20, 30, 3))
+    np.testing.assert_array_equal(found, np.asarray(ImageOps.exif_transpose(Image.open(path))))
+
+
+def test_a_photograph_whose_other_metadata_are_odd_is_turned_too(tmp_path):
+    """Text in a field of numbers, which Pillow reads and does not write."""
+    pixels, path, exif = np.zeros((20, 30, 3), dtype=np.uint8), tmp_path / "photo.webp", Image.Exif()
+    exif[ORIENTATION], exif[0x010E] = 6, "a description"
+    odd = exif.tobytes().replace(b"\x01\x0e", b"\x01\x4e")  # the number of inks
+    Image.fromarray(pixels).save(path, exif=odd)
+    assert Image.open(path).getexif()[0x014E] == "a description"
+    assert read_image(path).shape == (30, 20, 3)
 
 
 @pytest.mark.parametrize("ending", ["png", "tiff"])

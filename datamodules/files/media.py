@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 from lightning.pytorch.utilities import rank_zero_warn
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image
 
 from datamodules.errors import DataError
 from datamodules.files.cache import kept_arrays
@@ -27,6 +27,9 @@ STREAMED = 2**31 - 2**16
 # 16,000.
 FILTER = 2**27
 UPWARDS = 64  # most samples that are made of one
+# What turns upright an image of the EXIF orientations 2 to 8; one of orientation 1 is upright.
+TURNS = ("FLIP_LEFT_RIGHT", "ROTATE_180", "FLIP_TOP_BOTTOM", "TRANSPOSE", "ROTATE_270", "TRANSVERSE", "ROTATE_90")
+UPRIGHT = dict(enumerate((Image.Transpose[turn] for turn in TURNS), 2))
 
 
 def read_image(path: Path) -> np.ndarray:
@@ -39,7 +42,10 @@ def read_image(path: Path) -> np.ndarray:
     """
     try:
         with Image.open(path) as image:
-            upright = ImageOps.exif_transpose(image)
+            image.load()  # a PNG may have its metadata behind its pixels
+            # Not by ImageOps.exif_transpose, which writes all metadata again, and fails where some are odd.
+            turn = UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation))
+            upright = image if turn is None else image.transpose(turn)
             if upright.mode in ("I", "F"):
                 raise ValueError(f"its pixels are of mode {upright.mode}, of no known range; expected 8 or 16 bits")
             if upright.mode.startswith("I;16"):  # which `convert` would clip at 255
@@ -50,7 +56,7 @@ def read_image(path: Path) -> np.ndarray:
                 drawn, upright = upright.convert("RGBA"), Image.new("RGBA", upright.size, "white")
                 upright.alpha_composite(drawn)
             return np.asarray(upright.convert("RGB"))
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except Exception as error:  # a damaged file makes Pillow's parsers raise almost anything
         raise broken(path, f"is not a readable image ({type(error).__name__}: {error})") from error
 
 

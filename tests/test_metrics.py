@@ -80,30 +80,6 @@ def test_an_item_given_twice_counts_once_and_every_average_precision_comes_with_
         assert torch.equal(found, ap[order])
 
 
-def test_of_copies_that_differ_in_rounding_the_same_one_is_kept_in_any_order():
-    embeddings, labels, ids = pairs(20, 3)
-    copies = {name: rows * (1 + torch.rand(rows.shape) * 1e-3) for name, rows in embeddings.items()}
-    both = {name: torch.cat([rows, copies[name]]) for name, rows in embeddings.items()}
-    twice = {name: torch.cat([copies[name], rows]) for name, rows in embeddings.items()}
-    labels, ids = labels.repeat(2), ids.repeat(2)
-    assert bits(evaluate(both, labels, ids).compute()) == bits(evaluate(twice, labels, ids).compute())
-
-
-def test_ids_that_are_not_unique_are_reported():
-    embeddings, labels, ids = pairs(20)
-    clashing = evaluate(embeddings, torch.arange(20), torch.where(ids == ids[1], ids[0], ids))
-    with pytest.raises(ValueError, match=f"image: id {ids[0]} occurs with different labels"):
-        clashing.compute()
-    metric = evaluate(embeddings, labels, ids)
-    metric.update({"image": embeddings["image"][:1]}, labels[:1], ids[:1], is_query=torch.tensor([False]))
-    with pytest.raises(ValueError, match=f"image: id {ids[0]} occurs with different labels or is_query"):
-        metric.compute()
-    metric = evaluate(embeddings, labels, ids)
-    metric.update({"text": -embeddings["text"][:1]}, labels[:1], ids[:1])
-    with pytest.warns(UserWarning, match="text: copies of one id differ"):
-        metric.compute()
-
-
 def test_modalities_may_come_apart_and_differ_in_size():
     image, text, image_labels, text_labels = clustered(15, 75)
     metric = CrossModalRetrieval(BOTH)

@@ -11,6 +11,7 @@ from scipy.sparse.csgraph import connected_components
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GroupKFold, cross_val_predict
+from sklearn.neighbors import radius_neighbors_graph
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler, normalize
 
@@ -22,6 +23,7 @@ BY_CHANCE = ("centroid distance by chance", "kernel CS by chance")
 FOLDS = 5
 DRAWS = 20
 SIGMA = 1.0
+SAME = 1e-5  # unit vectors that are no farther apart are of equal entries
 
 
 def modality_gap(embeddings: Mapping[str, np.ndarray], items: Mapping[str, np.ndarray]) -> dict[str, float]:
@@ -98,9 +100,9 @@ def _separability(rows: np.ndarray, of_second: np.ndarray, item: np.ndarray) -> 
 
 def _connected(rows: np.ndarray, item: np.ndarray) -> np.ndarray:
     """Number of the set that each row belongs to, of items that share equal rows, directly or through others."""
-    items, of_item = np.unique(item, return_inverse=True)
-    # Rounded: equal entries that were embedded in different batches may differ in their last digit.
-    values, of_value = np.unique(rows.round(6), axis=0, return_inverse=True)
-    count = len(items) + len(values)
-    edges = (np.ones(len(rows)), (of_item, len(items) + of_value.ravel()))
-    return connected_components(coo_array(edges, shape=(count, count)), directed=False)[1][of_item]
+    _, of_item = np.unique(item, return_inverse=True)
+    values, of_value = np.unique(rows, axis=0, return_inverse=True)
+    has = coo_array((np.ones(len(rows)), (of_item, of_value.ravel())))
+    # Equal entries that were embedded in different batches may differ in their last digits.
+    equal = radius_neighbors_graph(values, SAME, include_self=True)
+    return connected_components(has @ equal @ has.T, directed=False)[1][of_item]

@@ -78,11 +78,11 @@ def test_mean_over_processes_is_the_global_batch(results, case, kind, processes)
 
 # Refusals
 
-BAD = ("unequal", "broken", "multi-hot", "soft")
+BAD = ("unequal", "broken", "none", "multi-hot", "soft")
 
 
 def refused(rank: int, processes: int) -> dict[tuple[str, str], str | None]:
-    """What every loss says where rank 0 holds one item fewer, and where rank 1 holds a NaN or bad labels."""
+    """What every loss says where rank 0 holds one item fewer, and where rank 1 holds a NaN, nothing or bad labels."""
     return {(case, what): refusal(case, what, rank) for case in CASES for what in BAD}
 
 
@@ -93,6 +93,8 @@ def refusal(case: str, what: str, rank: int) -> str | None:
     labels = global_labels()[what if what in ("multi-hot", "soft") else "integer"][:rows] * 1
     if rank == 1 and what == "broken":
         embeddings["text"][2, 3] = float("nan")
+    if rank == 1 and what == "none":
+        embeddings = {}
     if rank == 1 and what in ("multi-hot", "soft"):
         labels[0] = 2 if what == "multi-hot" else 0
     try:
@@ -111,8 +113,9 @@ def refusals(tmp_path_factory) -> list[dict]:
 def test_bad_embeddings_on_one_process_are_refused_on_all(refusals, case):
     for messages in refusals:
         assert f"different sizes [{GLOBAL // 2 - 1}, {GLOBAL // 2}]" in messages[case, "unequal"]
-    assert "process 1 refused its embeddings" in refusals[0][case, "broken"]
-    assert "'text'" in refusals[1][case, "broken"]
+    for what, named in (("broken", "'text'"), ("none", "modalit")):
+        assert "process 1 refused its embeddings" in refusals[0][case, what]
+        assert named in refusals[1][case, what]
 
 
 @pytest.mark.parametrize(

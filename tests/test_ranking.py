@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score
 from torchmetrics.retrieval import RetrievalMAP
 
-from lightning_modules.metrics import retrieval_scores, scoring
+from lightning_modules.metrics import ranking, retrieval_scores, scoring
 
 KS = (1, 2, 5, 10)
 ELEVEN = ("AP 11-point", "AP 11-point plain")
@@ -184,8 +184,10 @@ def test_items_that_differ_by_less_than_the_rounding_of_float32_are_ranked_exact
     assert found["first_rank"][-1] > 1
 
 
-def test_threads_change_no_bit():
-    data = clustered(300, 900, width=200)
+@pytest.mark.parametrize(("n_query", "n_gallery", "classes"), [(1_200, 900, 5), (60, 20_000, 4_000)])
+def test_threads_change_no_bit(n_query, n_gallery, classes):
+    data = clustered(n_query, n_gallery, classes=classes)
+    assert n_query * n_gallery >= ranking._SLICE  # below, one thread does it all
     threads = torch.get_num_threads()
     try:
         torch.set_num_threads(1)

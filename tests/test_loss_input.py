@@ -61,6 +61,17 @@ def test_unknown_loss_names_the_nearest(wrong, nearest):
         build_loss(wrong)
 
 
+def test_a_name_in_other_case_names_one_a_misspelt_one_three_at_most_and_none_is_null():
+    for wrong, right in (("GCS", "gcs"), ("Coral", "coral")):
+        with pytest.raises(ValueError, match=f"nearest: {right}$"):
+            build_loss(wrong)
+    with pytest.raises(ValueError, match="nearest: [a-z_]+, [a-z_]+, [a-z_]+$"):
+        build_loss("gcs_")
+    for none in ("None", "null"):
+        with pytest.raises(ValueError, match=f"'{none}'; .*null"):
+            build_loss(none)
+
+
 @pytest.mark.parametrize(
     ("name", "wrong", "nearest"),
     [

@@ -65,7 +65,7 @@ def test_a_name_in_other_case_names_one_a_misspelt_one_three_at_most_and_none_is
     for wrong, right in (("GCS", "gcs"), ("Coral", "coral")):
         with pytest.raises(ValueError, match=f"nearest: {right}$"):
             build_loss(wrong)
-    with pytest.raises(ValueError, match="nearest: [a-z_]+, [a-z_]+, [a-z_]+$"):
+    with pytest.raises(ValueError, match=r"nearest: [a-z_]+, [a-z_]+, [a-z_]+$"):
         build_loss("gcs_")
     for none in ("None", "null"):
         with pytest.raises(ValueError, match=f"'{none}'; .*null"):

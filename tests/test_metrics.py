@@ -258,6 +258,18 @@ def test_what_tells_nothing_is_chance_and_a_zero_item_has_volume_zero():
     assert torch.equal(first, torch.ones(60, dtype=torch.float64))
 
 
+def test_a_long_gallery_with_zero_items_is_counted_by_volume_as_it_is_sorted_whole():
+    generator = torch.Generator().manual_seed(0)
+    query = {name: torch.randn(4, 5, generator=generator) for name in ("text", "video")}
+    gallery, labels = torch.randn(20_000, 5, generator=generator), torch.arange(20_000) % 5_000  # four are relevant
+    gallery[[0, 9_000]] = 0  # of the first query's items the first, of no query's
+    given = (query, gallery, torch.arange(4), labels)
+    counted, whole = (retrieval_scores(*given, score="volume", chunk_elements=size) for size in (2**25, 2**27))
+    assert bits(counted) == bits(whole)
+    assert counted["first_rank"][0] == 1.5  # either of the two
+    assert (counted["first_rank"][1:] > 2).all()
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [

@@ -214,7 +214,7 @@ class TokenIds:
         limit = min(tokenizer.model_max_length, config.max_position_embeddings)
         ids = tokenizer(list(entries), truncation=False, verbose=False)["input_ids"]
         warn_of_tokens(tokenizer, limit, ids, self.model)
-        if max(map(len, ids)) > limit:
+        if max(map(len, ids), default=0) > limit:
             ids = tokenizer(list(entries), truncation=True, max_length=limit)["input_ids"]
         return [np.asarray(row, dtype=np.int64) for row in ids]
 

@@ -148,7 +148,7 @@ def test_a_constant_scorer_gets_the_chance_value():
 @pytest.mark.parametrize("classes", [2, 40, 300])  # many relevant items, some, and few or none
 @pytest.mark.parametrize("multi_hot", [False, True])
 def test_chunk_size_and_blocks_change_no_bit(classes, multi_hot):
-    query, gallery, query_labels, gallery_labels = clustered(70, 300, width=33, classes=classes)
+    query, gallery, query_labels, gallery_labels = clustered(20, 300, width=33, classes=classes)
     gallery[100:200] = gallery[:100].round()  # and some ties
     gallery[200:250] = gallery[50:100] * 3
     if multi_hot:

@@ -9,6 +9,7 @@ import h5py
 import numpy as np
 import pandas as pd
 import scipy.io
+import scipy.sparse
 import torch
 
 from datamodules import ItemSet, OwnData
@@ -124,11 +125,15 @@ def write_table(file: Path, parts: dict) -> Path:
     return file
 
 
-def matlab73(file: Path, variables: Mapping[str, np.ndarray | list]) -> Path:
-    """A file as MATLAB writes version 7.3: HDF5 behind a header, matrices transposed, cells as references."""
+def matlab73(file: Path, variables: Mapping[str, np.ndarray | list | dict | scipy.sparse.csc_array]) -> Path:
+    """A file as MATLAB writes version 7.3: HDF5 behind a header, matrices transposed, cells as references.
+
+    Structs are groups; so are sparse matrices, without data and rows where all is zero. Of an empty matrix there is the
+    shape in place of values.
+    """
     with h5py.File(file, "w", userblock_size=512) as opened:
 
-        def put(name: str, value: np.ndarray | list | str) -> object:
+        def put(name: str, value: np.ndarray | list | dict | str | scipy.sparse.csc_array) -> object:
             if isinstance(value, str):
                 node = opened.create_dataset(name, data=np.array([[ord(c)] for c in value], dtype="u2"))
                 node.attrs["MATLAB_class"] = np.bytes_("char")
@@ -136,6 +141,20 @@ def matlab73(file: Path, variables: Mapping[str, np.ndarray | list]) -> Path:
                 refs = [put(f"#refs#/{name}{i}", x).ref for i, x in enumerate(value)]
                 node = opened.create_dataset(name, data=np.array([refs], dtype=h5py.ref_dtype))
                 node.attrs["MATLAB_class"] = np.bytes_("cell")
+            elif isinstance(value, dict):
+                node = opened.create_group(name)
+                node.attrs["MATLAB_class"] = np.bytes_("struct")
+                for field, x in value.items():
+                    put(f"{name}/{field}", x)
+            elif scipy.sparse.issparse(value):
+                node = opened.create_group(name)
+                node.attrs["MATLAB_class"], node.attrs["MATLAB_sparse"] = np.bytes_("double"), value.shape[0]
+                node["jc"] = value.indptr
+                if value.nnz:
+                    node["data"], node["ir"] = value.data, value.indices
+            elif not value.size:
+                node = opened.create_dataset(name, data=value.shape)
+                node.attrs["MATLAB_class"], node.attrs["MATLAB_empty"] = np.bytes_("double"), 1
             else:
                 node = opened.create_dataset(name, data=np.atleast_2d(value).T)
                 node.attrs["MATLAB_class"] = np.bytes_(

@@ -166,12 +166,12 @@ def refuse_missing(where: object, missing: Sequence[str]) -> None:
         )
 
 
-def _warn_of_texts(network: SentenceTransformer, texts: Sequence[str], name: str) -> None:
+def _warn_of_texts(network: SentenceTransformer, texts: list[str], name: str) -> None:
     from transformers import PreTrainedTokenizerBase
 
     reads_tokens = isinstance(network.tokenizer, PreTrainedTokenizerBase)  # and not plain words, of any number
-    if texts and reads_tokens and network.max_seq_length is not None:
-        ids = network.tokenizer(list(texts), truncation=False, verbose=False)["input_ids"]
+    if reads_tokens and network.max_seq_length is not None:
+        ids = network.tokenizer(texts, truncation=False, verbose=False)["input_ids"]
         warn_of_tokens(network.tokenizer, network.max_seq_length, ids, name)
 
 

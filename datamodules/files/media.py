@@ -27,9 +27,16 @@ STREAMED = 2**31 - 2**16
 # 16,000.
 FILTER = 2**27
 UPWARDS = 64  # most samples that are made of one
-# What turns upright an image of the EXIF orientations 2 to 8; one of orientation 1 is upright.
-TURNS = ("FLIP_LEFT_RIGHT", "ROTATE_180", "FLIP_TOP_BOTTOM", "TRANSPOSE", "ROTATE_270", "TRANSVERSE", "ROTATE_90")
-UPRIGHT = dict(enumerate((Image.Transpose[turn] for turn in TURNS), 2))
+# What turns an image upright, by its EXIF orientation; one of orientation 1 is upright.
+UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
 def read_image(path: Path) -> np.ndarray:

@@ -40,7 +40,20 @@ UNWRITABLE = (*FULL, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.EN
 
 
 class RetrievalCLI(LightningCLI):
-    """LightningCLI whose model takes the widths of its inputs from the data, with checkpoints on validation MAP."""
+    """LightningCLI whose model takes the widths of its inputs from the data, with checkpoints on validation MAP.
+
+    Args:
+        command: the one whose options are needed; None for all, which takes four times as long.
+    """
+
+    def __init__(self, command: str | None, **kwargs: Any):
+        self.command = command
+        super().__init__(RetrievalModule, RetrievalData, **kwargs)
+
+    def subcommands(self) -> dict[str, set[str]]:
+        """The commands, each with the arguments that are no options of it."""
+        every = super().subcommands()
+        return every if self.command is None else {self.command: every[self.command]}
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.link_arguments("data.dims", "model.init_args.dims", apply_on="instantiate")
@@ -173,7 +186,7 @@ def main(args: list[str] | None = None) -> None:
         if command:
             command(words[1:])
         else:
-            _train(args)
+            _train(args, words[0] if words and words[0] in TRAINER_COMMANDS else None)
     except ConfigError as error:
         leave(f"{error}\nAll options: csd fit --help; of a class: csd fit --model.help JFSE")
     except (DataError, MisconfigurationException) as error:
@@ -196,14 +209,13 @@ def main(args: list[str] | None = None) -> None:
         leave(message)
 
 
-def _train(args: list[str] | None) -> None:
+def _train(args: list[str] | None, command: str | None) -> None:
     """Run a command of the trainer."""
     # Said by Lightning about its own calls; a user can do nothing about it.
     warnings.filterwarnings("ignore", message=".*isinstance.treespec.*")
-    descriptions = {name: {"description": text} for name, text in TRAINER_COMMANDS.items()}
+    descriptions = {name: {"description": text} for name, text in TRAINER_COMMANDS.items() if command in (name, None)}
     RetrievalCLI(
-        RetrievalModule,
-        RetrievalData,
+        command,
         subclass_mode_model=True,
         subclass_mode_data=True,
         seed_everything_default=0,

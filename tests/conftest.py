@@ -1,5 +1,6 @@
 """What every test is given: a cache folder that is not the user's, no network models, copies of tiny data sets."""
 
+import gc
 import shutil
 from pathlib import Path
 
@@ -7,6 +8,11 @@ import pytest
 from tiny_trees import TREES
 
 from datamodules.files.cache import cache_folder
+
+
+def pytest_collection_finish():
+    """What is imported stays: a collection of garbage after every training need not look at it."""
+    gc.freeze()
 
 
 @pytest.fixture(scope="session", autouse=True)

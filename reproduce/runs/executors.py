@@ -154,6 +154,7 @@ def _pool() -> ProcessPoolExecutor:
 def _start_worker() -> None:
     """One thread each, and none outlives the process that started it, however that one ended."""
     quiet(threads=1)
+    gc.freeze()  # what is imported stays: the collection after every run need not look at it
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which ends its workers
 
     def follow_parent() -> None:

@@ -1,6 +1,7 @@
 """What every retrieval model shares: how it is evaluated, what it logs and what it predicts."""
 
 import inspect
+import os
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from itertools import permutations
@@ -115,6 +116,8 @@ class RetrievalModule(L.LightningModule):
     def on_fit_start(self) -> None:
         self._require_prepared(self.prepared_for_training, "prepare(model, data)", "fit")
         self._terms, self._recorded = {}, 0  # those of a training that was broken off do not count
+        if not torch.cuda.is_available():  # Lightning has every step of Adam look for NVIDIA's library, which is slow
+            os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "0"
 
     def on_test_start(self) -> None:
         command = self.trainer.state.fn.value

@@ -256,8 +256,9 @@ class JFSE(RetrievalModule):
 
     def _backward(self, optimizer: torch.optim.Optimizer, loss: Tensor, **kwargs) -> None:
         """Gradients of an optimiser's parameters, averaged over processes."""
-        optimizer.zero_grad()
         parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        for parameter in parameters:
+            parameter.grad = None
         strategy = self.trainer.strategy
         # DistributedDataParallel averages once per forward pass, and expects every parameter to have a gradient then.
         with strategy.block_backward_sync() if isinstance(strategy, ParallelStrategy) else nullcontext():

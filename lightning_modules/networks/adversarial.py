@@ -93,14 +93,14 @@ class Critic(nn.Module):
 
         Source: Gulrajani et al., NeurIPS 2017; the penalty concerns the feature alone (public JFSE code).
         """
-        at_both = self.feature(torch.cat([real, fake])) + self.condition(class_embedding).repeat(2, 1)
-        at_real, at_fake = at_both.chunk(2)
-        slopes = torch.where(mix * at_real + (1 - mix) * at_fake > 0, 1.0, self.slope).to(at_real.dtype)
+        hidden = self.feature(torch.cat([real, fake])).view(2, len(mix), -1) + self.condition(class_embedding)
+        at_real, at_fake = hidden.detach()
+        slopes = self.slope + (1 - self.slope) * (mix * at_real + (1 - mix) * at_fake > 0).to(hidden.dtype)
         gradient = (slopes * self.score.weight) @ self.feature.weight
-        norm = torch.linalg.vector_norm(gradient.to(torch.promote_types(gradient.dtype, torch.float32)), dim=1)
-        penalty = (norm - 1).square().mean()
-        score_real, score_fake = self.score(F.leaky_relu(at_both, self.slope)).chunk(2)
-        return score_fake.mean() - score_real.mean() + GRADIENT_PENALTY * penalty
+        exact = torch.promote_types(gradient.dtype, torch.float32)
+        penalty = (torch.linalg.vector_norm(gradient, dim=1, dtype=exact) - 1).square().mean()
+        score_real, score_fake = self.score(F.leaky_relu(hidden, self.slope).mean(dim=1))  # of the mean: it is affine
+        return (score_fake - score_real).squeeze() + GRADIENT_PENALTY * penalty
 
 
 class ModalityClassifier(nn.Module):

@@ -14,9 +14,9 @@ import submitit
 from runner_cases import mtimes, rows_of, timeless
 
 from reproduce.results.schema import read_table
-from reproduce.runs.checks import load_table
 from reproduce.runs.executors import Jobs, Run, train
 from reproduce.runs.plan import Plan
+from reproduce.runs.spec import read_file
 from reproduce.runs.store import RunStore
 
 tables, root = runner_cases.tables, runner_cases.root
@@ -86,7 +86,7 @@ def _states(slurm: Path) -> list[str]:
 
 def _runs(tables: Path, root: Path, folder: Path) -> tuple[list[Run], RunStore]:
     store = RunStore(folder / "kept")
-    plan = Plan(load_table("table2", tables), "quick", str(root), [0], store)
+    plan = Plan(read_file("table2", tables), "quick", str(root), [0], store)
     return plan.execute(plan.available(), dry=True), store
 
 

@@ -20,7 +20,6 @@ from losses.gcs import edge_sets
 from reproduce.names import EXPERIMENTS
 from reproduce.report.figures import draw_sweeps
 from reproduce.results.schema import read_table
-from reproduce.runs.checks import load_table
 from reproduce.runs.config import GRADIENT_METRICS, prepare, resolve, without_unused_labels
 from reproduce.runs.positives import POSITIVE_METRICS, shares_of_positives
 from reproduce.runs.spec import read_file
@@ -159,7 +158,7 @@ def test_a_sweep_has_a_row_per_value_whose_numbers_are_those_of_its_runs(results
 def test_the_picture_of_a_sweep_shows_map_against_the_swept_value(results):
     assert imread(results / "temperature.png")[..., :3].std() > 0.01
     table = read_table(results / "temperature.csv")
-    figure = draw_sweeps(table[table["metric"] == "MAP"], load_table("temperature", results.parent))
+    figure = draw_sweeps(table[table["metric"] == "MAP"], read_file("temperature", results.parent))
     [axes] = figure.axes
     assert axes.get_xscale() == "log"
     assert axes.get_xlabel() == "temperature or dim"

@@ -32,8 +32,8 @@ from datamodules import NUSWIDE, DataError, PKUXMediaNet, Wikipedia, WikipediaRa
 from datamodules.__main__ import main
 from datamodules.datasets.wikipedia import CLASS_NAMES, FEATURE_FILES, LISTS, read_lists, read_section
 from datamodules.files.text_matrix import Part, read_bits, read_parts
-from reproduce.runs.checks import load_table
 from reproduce.runs.presence import form_of
+from reproduce.runs.spec import read_file
 
 TRAIN_LIST, TEST_LIST = LISTS.values()
 pytestmark = pytest.mark.filterwarnings("ignore:.*is not the known copy")
@@ -145,7 +145,7 @@ def test_mat_file_without_the_arrays_is_refused(copy):
 def test_roph_features_are_said_to_be_transductive(written, capsys):
     main(["check", "wikipedia", "--data-root", str(written[0].parent)])
     assert "PCA fitted on all items, test items included" in capsys.readouterr().out
-    said = {one.features: form_of(one).caution for one in load_table("table2").datasets if one.dataset == "wikipedia"}
+    said = {one.features: form_of(one).caution for one in read_file("table2").datasets if one.dataset == "wikipedia"}
     assert said.pop("roph").startswith("transductive features")
     assert set(said.values()) == {""}
 

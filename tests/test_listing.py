@@ -12,7 +12,7 @@ from datamodules.__main__ import main
 from datamodules.datasets import DATASETS
 from datamodules.listing import used_by
 from reproduce.names import table_files
-from reproduce.runs.checks import load_table
+from reproduce.runs.spec import read_file
 
 
 def test_every_data_set_has_one_line_with_size_use_and_source(tmp_path, capsys):
@@ -45,7 +45,7 @@ def test_present_incomplete_and_absent(tree, capsys):
 def test_the_tables_of_the_list_are_those_that_read_the_data_set_when_they_are_loaded():
     expected: dict[str, list[str]] = {}
     for name in table_files():
-        for dataset in dict.fromkeys(entry.dataset for entry in load_table(name).datasets):
+        for dataset in dict.fromkeys(entry.dataset for entry in read_file(name).datasets):
             expected.setdefault(dataset, []).append(name)
     assert used_by() == expected
 

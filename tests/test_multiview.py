@@ -29,9 +29,9 @@ from datamodules.datasets.wikipedia import FEATURE_FILES
 from reproduce.results.compare import AGREE
 from reproduce.results.published import load_published
 from reproduce.runs.baselines import CCA, SemanticMatching
-from reproduce.runs.checks import load_table
 from reproduce.runs.config import model_class, resolve
 from reproduce.runs.multiview import BLM, GMLDA, GMMFA, PLS, MultiviewCCA, nearest_across, nearest_within
+from reproduce.runs.spec import read_file
 
 
 def _scatter(x: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -192,7 +192,7 @@ VERDICTS = {
 
 
 def test_every_row_with_the_settings_of_a_source_has_its_verdict_and_asks_for_its_metric():
-    table, published = load_table("table2"), load_published()
+    table, published = read_file("table2"), load_published()
     assert {method.method for method in table.methods} >= set(VERDICTS)
     assert set(published[published["comparable"] & (published["source"] != "jfse")]["method"]) == set(VERDICTS)
     dataset = next(one for one in table.datasets if one.features == "sift-lda")
@@ -207,7 +207,7 @@ def test_every_row_with_the_settings_of_a_source_has_its_verdict_and_asks_for_it
 @pytest.mark.parametrize("name", VERDICTS)
 @pytest.mark.parametrize("wikipedia", ["sift-lda"], indirect=True)
 def test_the_verdicts_are_those_of_the_numbers(wikipedia, name):
-    [method] = [method for method in load_table("table2").methods if method.method == name]
+    [method] = [method for method in read_file("table2").methods if method.method == name]
     model = model_class(method.model)(DIMS, **method.init_args)
     model.prepare_evaluation(wikipedia)
     test, label = wikipedia.arrays("standard")

@@ -12,10 +12,10 @@ from tiny_trees import write_wikipedia
 
 from datamodules import DataMissing
 from datamodules.datasets import DATASETS
-from reproduce.runs.checks import load_table
 from reproduce.runs.estimate import run_seconds
 from reproduce.runs.plan import Plan
 from reproduce.runs.presence import require_present
+from reproduce.runs.spec import read_file
 from reproduce.runs.store import RunStore
 
 tables, root = runner_cases.tables, runner_cases.root
@@ -23,7 +23,7 @@ tables, root = runner_cases.tables, runner_cases.root
 
 @pytest.mark.parametrize("published", [False, True])
 def test_every_run_has_a_time_measured_on_its_model(tables, root, tmp_path, published):
-    table = load_table("table2", tables)
+    table = read_file("table2", tables)
     if published:
         method = next(method for method in table.methods if method.method == "JFSE")
         table = replace(table, methods=[replace(method, protocol="as_published")])
@@ -42,7 +42,7 @@ def test_every_run_has_a_time_measured_on_its_model(tables, root, tmp_path, publ
 
 
 def _run(root: Path, **only: str) -> Plan:
-    return Plan(load_table("table2"), "quick", str(root), [0], RunStore(root / "kept"), offline=True, only=only)
+    return Plan(read_file("table2"), "quick", str(root), [0], RunStore(root / "kept"), offline=True, only=only)
 
 
 @pytest.fixture
@@ -91,7 +91,7 @@ def test_a_form_is_there_where_a_file_of_its_own_is(tmp_path, table, there, rows
             file = tmp_path / facts.folder / path.replace("*", "a")
             file.parent.mkdir(parents=True, exist_ok=True)
             file.touch()
-    asked = [one for one in load_table(table).datasets if one.dataset == there[0] and one.features in rows]
+    asked = [one for one in read_file(table).datasets if one.dataset == there[0] and one.features in rows]
     assert len(asked) == len(rows)
     for dataset in asked:
         with nullcontext() if rows[dataset.features] else pytest.raises(DataMissing, match=f"{facts.folder} lacks "):
@@ -103,7 +103,7 @@ def test_nothing_is_missing_that_can_be_fetched(tmp_path, monkeypatch, wikipedia
     monkeypatch.chdir(tmp_path)
     (tmp_path / "data").mkdir()
     wikipedia.rename(tmp_path / "data" / "wikipedia")
-    run = Plan(load_table("table2"), "quick", None, [0], RunStore(tmp_path), offline=True)
+    run = Plan(read_file("table2"), "quick", None, [0], RunStore(tmp_path), offline=True)
     assert [dataset.features for dataset in run.available()] == ["own"]
     reason = next(reason for dataset, reason in run.absent.items() if dataset.features == "roph")
     assert "offline=True forbids fetching it" in reason

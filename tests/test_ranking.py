@@ -243,9 +243,9 @@ def plain_eleven_points(relevant: np.ndarray) -> tuple[float, float]:
     return sum(interpolated) / 11, sum(first) / 11
 
 
-@pytest.mark.parametrize(("classes", "items"), [(2, 60), (5, 60), (40, 60), (300, 20_000)])
-def test_eleven_points_are_those_of_the_definition(classes, items):
-    query, gallery, query_labels, gallery_labels = clustered(30, items, classes=classes)
+@pytest.mark.parametrize(("classes", "queries", "items"), [(2, 30, 60), (5, 30, 60), (40, 30, 60), (300, 6, 20_000)])
+def test_eleven_points_are_those_of_the_definition(classes, queries, items):
+    query, gallery, query_labels, gallery_labels = clustered(queries, items, classes=classes)
     found = retrieval_scores(query, gallery, query_labels, gallery_labels, gallery_ids=torch.arange(items))
     order = np.argsort(-cosines(query, gallery), axis=1)
     relevant = (query_labels[:, None] == gallery_labels).numpy()

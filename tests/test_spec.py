@@ -83,7 +83,7 @@ def test_losses_are_compared_at_one_effective_temperature(name):
 
 @pytest.mark.parametrize("name", ["table8", "foundation"])
 def test_a_method_of_the_divergence_alone_has_no_alignment(name):
-    table = load_table(name)
+    table = read_file(name)
     found = {m.method: m.init_args.get("alignment", "by default") for m in table.methods if m.model == "CSAligner"}
     assert found["kernel CS"] is None
     assert all(alignment for method, alignment in found.items() if method != "kernel CS")

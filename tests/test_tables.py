@@ -16,8 +16,8 @@ from datamodules import NUSWIDE, OwnData, PKUXMediaNet
 from datamodules.files import text_matrix
 from reproduce.results.schema import read_table
 from reproduce.results.significance import read_comparisons
-from reproduce.runs.checks import load_table
 from reproduce.runs.plan import Plan
+from reproduce.runs.spec import read_file
 from reproduce.runs.store import RunStore
 
 TUNED = ("pairwise KL", "pairwise CS", "GCS mixed")
@@ -156,7 +156,7 @@ def test_a_gallery_that_the_test_set_is_too_small_for_says_so_and_others_are_sco
 def test_methods_are_compared_on_every_form_and_drawn(motions):
     pairs = {(item.dataset, item.features, item.method, item.baseline)
              for item in read_comparisons(motions / "comparisons" / "table9.csv").itertuples()}  # fmt: skip
-    named = {tuple(pair) for pair in load_table("table9").comparisons}
+    named = {tuple(pair) for pair in read_file("table9").comparisons}
     assert pairs == {(*form, *pair) for form in FORMS for pair in named}
     pictures = list(motions.glob("table9_projection_*.png"))
     assert len(pictures) == len(FORMS)
@@ -311,7 +311,7 @@ def test_a_data_set_is_read_once_for_all_trainings(table, official, tmp_path, mo
     for kind in (NUSWIDE, PKUXMediaNet):
         read = kind.read
         monkeypatch.setattr(kind, "read", lambda self, read=read: reads.append(self.dataset) or read(self))
-    run = Plan(load_table(table), "quick", str(official), [0, 1, 2], RunStore(tmp_path))
+    run = Plan(read_file(table), "quick", str(official), [0, 1, 2], RunStore(tmp_path))
     assert len(run.execute(run.available(), dry=True)) > 80
     assert sorted(reads) == ["nus_wide", "pku_xmedianet"]
 

@@ -13,9 +13,10 @@ from lightning_modules.encoded import EncodedModule
 from lightning_modules.networks.adapters import build_adapter
 from lightning_modules.networks.encoders import ENCODERS, Encoder
 from losses import AlignmentLoss, build_loss
+from losses.common.base import positive
 from losses.common.gather import gather
 from losses.common.matching import unit
-from losses.kernel import check_sigma, kernel_cs_divergence, kernel_gcs_divergence
+from losses.kernel import kernel_cs_divergence, kernel_gcs_divergence
 
 ENTRIES_AT_ONCE = 1024
 
@@ -97,7 +98,7 @@ class CSAligner(EncodedModule):
         self.set_alignment(alignment)
         if alignment == "infonce" and len(self.modalities) > 2:
             self.alignment = build_loss("pairwise", divergence="infonce")
-        self.divergence_weight, self.sigma = divergence_weight, check_sigma(sigma)
+        self.divergence_weight, self.sigma = divergence_weight, positive("sigma", sigma)
         self.token_weight, self.unpaired, self.target = token_weight, unpaired, target
         self._build(dim, dict(adapter or {"name": "mlp"}))
         self._unpaired_entries: dict[str, tuple[Tensor, Tensor | None]] = {}

@@ -6,7 +6,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from losses.common.base import AlignmentLoss, GatheredBatch, check_temperature
+from losses.common.base import AlignmentLoss, GatheredBatch, positive
 from losses.divergence import clamped_divergence, gcs_divergence
 from losses.registry import register_loss
 
@@ -47,7 +47,7 @@ class GCSLoss(AlignmentLoss):
     def __init__(self, temperature: float = 0.1, scheme: Scheme = "bidirectional", use_target: bool = True):
         super().__init__()
         edge_sets(("a", "b"), scheme)  # an unknown scheme is refused here, not at the first batch
-        self.temperature = check_temperature(temperature)
+        self.temperature = positive("temperature", temperature)
         self.scheme = scheme
         self.use_target = use_target
 

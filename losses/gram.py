@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from losses.common.base import AlignmentLoss, GatheredBatch, check_temperature
+from losses.common.base import AlignmentLoss, GatheredBatch, positive
 from losses.common.gradients import by_formula
 from losses.common.matching import product
 from losses.registry import nearest, register_loss
@@ -49,7 +49,7 @@ class GRAMLoss(AlignmentLoss):
         super().__init__()
         if not 0 <= label_smoothing < 1:
             raise ValueError(f"label_smoothing must be at least 0 and below 1, got {label_smoothing}")
-        self.temperature = check_temperature(temperature)
+        self.temperature = positive("temperature", temperature)
         self.anchor, self.label_smoothing = anchor, label_smoothing
 
     def terms(self, batch: GatheredBatch) -> dict[str, Tensor]:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from losses import fused
-from losses.common.base import AlignmentLoss, GatheredBatch
+from losses.common.base import AlignmentLoss, GatheredBatch, positive
 from losses.registry import register_loss
 
 
@@ -35,7 +35,7 @@ class KernelCSLoss(AlignmentLoss):
 
     def __init__(self, sigma: float = 1.0):
         super().__init__()
-        self.sigma = check_sigma(sigma)
+        self.sigma = positive("sigma", sigma)
 
     def terms(self, batch: GatheredBatch) -> dict[str, Tensor]:
         samples = [batch.unit_columns(name) for name in batch.modalities]
@@ -245,7 +245,7 @@ def _prepared(samples: Sequence[Tensor], masks: Sequence[Tensor | None], sigma: 
 
 
 def _check(samples: Sequence[Tensor], masks: Sequence[Tensor | None], sigma: float) -> None:
-    check_sigma(sigma)
+    positive("sigma", sigma)
     for sample, mask in zip(samples, masks, strict=True):
         if sample.ndim < 2 or not sample.is_floating_point() or 0 in sample.shape[-2:]:
             raise ValueError(f"a sample must be a floating (..., n, D) tensor with rows, got {tuple(sample.shape)}")
@@ -255,10 +255,3 @@ def _check(samples: Sequence[Tensor], masks: Sequence[Tensor | None], sigma: flo
             raise ValueError(f"the mask of {tuple(sample.shape)} samples is {tuple(mask.shape)} {mask.dtype}")
         if mask is not None and not bool(mask.any(dim=-1).all()):
             raise ValueError("a sample has no row that counts: its mask is False everywhere")
-
-
-def check_sigma(sigma: float) -> float:
-    """Return ``sigma``, refusing what is not positive and finite with a ValueError."""
-    if not 0 < sigma < math.inf:
-        raise ValueError(f"sigma must be positive and finite, got {sigma}")
-    return sigma

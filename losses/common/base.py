@@ -122,7 +122,7 @@ class MatchingLoss(AlignmentLoss):
 
     def __init__(self, temperature: float = 0.1):
         super().__init__()
-        self.temperature = check_temperature(temperature)
+        self.temperature = positive("temperature", temperature)
 
     def terms(self, batch: GatheredBatch) -> dict[str, Tensor]:
         return {f"{x}->{z}": self.of_direction(batch, x, z, reverse) for x, z, reverse in batch.directions()}
@@ -256,11 +256,11 @@ class GatheredBatch:
         return matrix.diagonal(offset=self.start)
 
 
-def check_temperature(temperature: float) -> float:
-    """Return ``temperature``, refusing what is not positive and finite with a ValueError."""
-    if not 0 < temperature < math.inf:
-        raise ValueError(f"temperature must be positive and finite, got {temperature}")
-    return temperature
+def positive(name: str, value: float) -> float:
+    """Return the value of a setting, refusing what is not positive and finite with a ValueError."""
+    if not 0 < value < math.inf:
+        raise ValueError(f"{name} must be positive and finite, got {value}")
+    return value
 
 
 def _refusal(embeddings: Mapping[str, Tensor], power: int) -> str | None:

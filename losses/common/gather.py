@@ -3,6 +3,7 @@
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.nn.functional import all_gather
 
 
 def world() -> tuple[int, int]:
@@ -55,20 +56,4 @@ def gather(tensor: Tensor) -> Tensor:
     Returns:
         (B_global, ...) tensor.
     """
-    return _Gather.apply(tensor) if world()[1] > 1 else tensor
-
-
-class _Gather(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, tensor: Tensor) -> Tensor:
-        ctx.rank, processes = world()
-        ctx.rows = tensor.shape[0]
-        received = [torch.empty_like(tensor) for _ in range(processes)]
-        dist.all_gather(received, tensor.contiguous())
-        return torch.cat(received)
-
-    @staticmethod
-    def backward(ctx, gradient: Tensor) -> Tensor:
-        gradient = gradient.contiguous().clone()
-        dist.all_reduce(gradient)
-        return gradient.narrow(0, ctx.rank * ctx.rows, ctx.rows)
+    return torch.cat(all_gather(tensor, dist.group.WORLD)) if world()[1] > 1 else tensor

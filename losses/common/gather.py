@@ -3,7 +3,6 @@
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed.nn.functional import all_gather
 
 
 def world() -> tuple[int, int]:
@@ -56,4 +55,8 @@ def gather(tensor: Tensor) -> Tensor:
     Returns:
         (B_global, ...) tensor.
     """
-    return torch.cat(all_gather(tensor, dist.group.WORLD)) if world()[1] > 1 else tensor
+    if world()[1] == 1:
+        return tensor
+    from torch.distributed.nn.functional import all_gather  # here: a torch without torch.distributed has none
+
+    return torch.cat(all_gather(tensor, dist.group.WORLD))

@@ -150,12 +150,12 @@ def _check_config(config: Config, metrics: Sequence[str], seen: set[str]) -> Non
     source = located(config, None)
     if _is_new(source, seen):
         data = parsed({"data": source}, "data").as_dict()["data"]
-        data_class(data["class_path"].rpartition(".")[2])(**data["init_args"])
+        data_class(data["class_path"].rpartition(".")[2])(**data.get("init_args", {}))
     if not _is_new(config["model"], seen):
         return
     kind, given = model_class(config["model"]["class_path"]), config["model"]["init_args"]
-    arguments = parsed(config, "model").as_dict()["model"].get("init_args", {})
     types, (_, defaults) = get_type_hints(kind.__init__), signature(kind)
+    arguments = defaults | parsed(config, "model").as_dict()["model"].get("init_args", {})
     for name in (name for name, value in given.items() if value is None):  # which the parser lets pass
         if defaults[name] is not None and type(None) not in get_args(types.get(name)):
             raise SpecError(f"model.{name} is empty; give a value, or leave it out")

@@ -46,17 +46,18 @@ def _parser(*keys: str) -> LightningArgumentParser:
     return parser
 
 
-def parsed(config: Config, *keys: str) -> Namespace:
-    """Parts of a configuration with the types and defaults of their classes, as `csd fit` reads them.
+def parsed(config: Config, *keys: str, defaults: bool = False) -> Namespace:
+    """Parts of a configuration with the types of their classes, as `csd fit` reads them.
 
     Args:
         config: see ``run``.
         keys: "model", "data" or, in this order, both.
+        defaults: whether those of the classes are filled in, which takes as long as all the rest.
 
     Raises:
         ConfigError: `csd fit` would not take it.
     """
-    return _parser(*keys).parse_object({key: deepcopy(config[key]) for key in keys})
+    return _parser(*keys).parse_object({key: deepcopy(config[key]) for key in keys}, defaults=defaults)
 
 
 def model_class(name: str) -> type[RetrievalModule]:
@@ -244,7 +245,7 @@ def prepare(
         callbacks: of the trainer.
     """
     L.seed_everything(config["seed_everything"], verbose=False)
-    parser, both = _parser(*PARTS), parsed({**config, "data": located(config, data_root)}, *PARTS)
+    parser, both = _parser(*PARTS), parsed({**config, "data": located(config, data_root)}, *PARTS, defaults=True)
     built = parser.instantiate_classes(both)
     built.data.prepare_data()
     # Without a first look at the validation items, which a training's curve would take for one of its points.

@@ -236,6 +236,7 @@ def test_compiled_critics_come_to_the_same_weights(record, monkeypatch):
     assert methods(record, "seconds/step") == {"critics (ours)", "critics, compiled"}
 
 
+@pytest.mark.slow
 @needs("wikipedia")
 def test_a_run_of_table_3_is_trained_and_scored(record, monkeypatch):
     monkeypatch.setattr(gpu, "PAPER", {**gpu.PAPER, "scale": "quick"})

@@ -249,7 +249,7 @@ def _timeless(path: Path) -> pd.DataFrame:
 
 
 @pytest.mark.usefixtures("tiny")
-@pytest.mark.parametrize("name", MODULES)
+@pytest.mark.parametrize("name", [pytest.param("table1", marks=pytest.mark.slow), "scaling"])
 def test_a_second_call_writes_the_same_numbers_and_says_how_they_were_made(name, tmp_path):
     for folder in ("one", "two"):
         assert MODULES[name].main(["--out", str(tmp_path / folder)]) == 0

@@ -215,13 +215,8 @@ def official(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize(
-    ("table", "splits"),
-    [
-        pytest.param("table2", {"standard"}, marks=pytest.mark.slow),
-        ("table3", {"seen", "unseen", "generalised"}),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("table", "splits"), [("table2", {"standard"}), ("table3", {"seen", "unseen", "generalised"})])
 def test_the_files_of_the_authors_are_rows_of_their_own(table, splits, official, tmp_path):
     rows = rows_of(remade(table, official, tmp_path))
     honest = [row for row in rows if row.status == "ok" and row.protocol == "honest"]

@@ -48,7 +48,9 @@ class RetrievalCLI(LightningCLI):
 
     def __init__(self, command: str | None, **kwargs: Any):
         self.command = command
-        super().__init__(RetrievalModule, RetrievalData, **kwargs)
+        descriptions = {name: {"description": TRAINER_COMMANDS[name]} for name in self.subcommands()}
+        parser_kwargs = {"allow_abbrev": False, **descriptions}
+        super().__init__(RetrievalModule, RetrievalData, parser_kwargs=parser_kwargs, **kwargs)
 
     def subcommands(self) -> dict[str, set[str]]:
         """The commands, each with the arguments that are no options of it."""
@@ -213,14 +215,12 @@ def _train(args: list[str] | None, command: str | None) -> None:
     """Run a command of the trainer."""
     # Said by Lightning about its own calls; a user can do nothing about it.
     warnings.filterwarnings("ignore", message=".*isinstance.treespec.*")
-    descriptions = {name: {"description": text} for name, text in TRAINER_COMMANDS.items() if command in (name, None)}
     RetrievalCLI(
         command,
         subclass_mode_model=True,
         subclass_mode_data=True,
         seed_everything_default=0,
         parser_class=Parser,
-        parser_kwargs={"allow_abbrev": False, **descriptions},
         auto_configure_optimizers=False,
         save_config_callback=runs.ConfigWriter,
         save_config_kwargs={"overwrite": True},

@@ -257,7 +257,7 @@ class JFSE(RetrievalModule):
     def _backward(self, optimizer: torch.optim.Optimizer, loss: Tensor, **kwargs) -> None:
         """Gradients of an optimiser's parameters, averaged over processes."""
         parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-        for parameter in parameters:
+        for parameter in parameters:  # what zero_grad does, without its entry for the profiler
             parameter.grad = None
         strategy = self.trainer.strategy
         # DistributedDataParallel averages once per forward pass, and expects every parameter to have a gradient then.

@@ -104,8 +104,7 @@ def test_no_code_of_an_object_array_or_of_a_pytorch_file_is_run(tmp_path):
         (lambda y: [["a", "b", "cc"][c] for c in y % (2 + (len(y) == TRAIN))], ["a", "b", "cc"]),
     ],
 )
-def test_labels_of_matlab(tmp_path, monkeypatch, label, classes):
-    monkeypatch.setattr(matlab, "TRIAL", ("-S", "-c", ""))  # the files are sound
+def test_labels_of_matlab(tmp_path, label, classes):
     data = read(write_dscmr(tmp_path, make_parts(), label))
     assert data.class_names == tuple(["class 0", "class 1", "class 2"] if classes is None else classes)
     if "cc" not in data.class_names:

@@ -1,9 +1,14 @@
 """Losses on two and on four processes equal the loss of one process on the whole batch."""
 
+import os
+import weakref
+from pathlib import Path
+
 import pytest
 import torch
+import torch.distributed as dist
 from loss_cases import NAMES, OF_PAIRS
-from processes import in_group
+from processes import in_group, on_processes
 from torch import Tensor, nn
 
 from losses import available_losses, build_loss, fused
@@ -74,6 +79,21 @@ def test_mean_over_processes_is_the_global_batch(results, case, kind, processes)
     for name, expected in run_case(case, kind, slice(None)).items():
         found = sum(rank[case, kind][name] for rank in results[processes]) / processes
         torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12)
+
+
+def ends_its_group(folder: Path, processes: int, **settings: object) -> bool:
+    """Whether the process group is gone once it is destroyed, although a loss with its graph is kept."""
+    dist.init_process_group("gloo", rank=int(os.environ["LOCAL_RANK"]), world_size=processes)
+    layer = nn.Linear(6, WIDTH, dtype=torch.float64)
+    embeddings = {key: layer(x) for key, x in global_batch(2).items()}
+    kept = build_loss("cs")(embeddings, global_labels()["integer"])
+    group = weakref.ref(dist.group.WORLD)
+    dist.destroy_process_group()
+    return group() is None and kept.total.requires_grad
+
+
+def test_a_loss_that_is_kept_does_not_keep_the_process_group(tmp_path):
+    assert on_processes(ends_its_group, tmp_path, 2) == [True, True]
 
 
 # Refusals

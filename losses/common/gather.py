@@ -55,8 +55,23 @@ def gather(tensor: Tensor) -> Tensor:
     Returns:
         (B_global, ...) tensor.
     """
-    if world()[1] == 1:
-        return tensor
-    from torch.distributed.nn.functional import all_gather  # here: a torch without torch.distributed has none
+    return _Gather.apply(tensor) if world()[1] > 1 else tensor
 
-    return torch.cat(all_gather(tensor, dist.group.WORLD))
+
+class _Gather(torch.autograd.Function):
+    # Not torch.distributed.nn's all_gather: its graph holds the process group, which then outlives its own end, and a
+    # process that keeps a loss or an error until it exits is aborted then, in one of three runs with gloo.
+
+    @staticmethod
+    def forward(ctx, tensor: Tensor) -> Tensor:
+        ctx.rank, processes = world()
+        ctx.rows = tensor.shape[0]
+        received = [torch.empty_like(tensor) for _ in range(processes)]
+        dist.all_gather(received, tensor.contiguous())
+        return torch.cat(received)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> Tensor:
+        gradient = gradient.contiguous().clone()
+        dist.all_reduce(gradient)
+        return gradient.narrow(0, ctx.rank * ctx.rows, ctx.rows)

@@ -58,6 +58,9 @@ class PairwiseLoss(AlignmentLoss):
     def effective_factor(self, modalities: int) -> int | None:
         return self.divergence.effective_factor(2)
 
+    def effective_temperature(self, modalities: int) -> float | None:
+        return self.divergence.effective_temperature(2)
+
 
 def show_keywords() -> None:
     """Put the keywords of all two-modality losses into the signature of ``pairwise``.

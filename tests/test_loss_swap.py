@@ -1,5 +1,7 @@
 """Every registered loss by every form of the command line, on a model of two modalities or of three."""
 
+import logging
+
 import pytest
 import torch
 import yaml
@@ -46,3 +48,36 @@ def test_every_loss_is_given_by_every_form(tmp_path, name, form):
     saved = torch.load(checkpoint, weights_only=True)
     assert saved["alignment"] == repr(built)
     assert all(weight.isfinite().all() for weight in saved["state_dict"].values())
+
+
+@pytest.mark.parametrize(
+    ("alignment", "given", "said"),
+    [
+        ("gcs", [], ["3 modalities", "at temperature 0.1", "kl at 0.025", "at 0.4"]),
+        ("gcs", ["--model.alignment.temperature", "0.4"], []),
+        ("pairwise", ["--model.alignment.divergence", "cs"], []),
+        ("pairwise", ["--model.alignment.temperature", "0.01"], []),  # that of kl itself: as sharp as it says
+        ("mil_nce", [], []),
+        ("symile", [], []),
+    ],
+)
+def test_a_temperature_that_is_far_sharper_than_it_reads_is_said(alignment, given, said, tmp_path, capsys):
+    name = "JFSE" if alignment == "mil_nce" else "LAVIMO"
+    data = CONFIG["data"] if name == "JFSE" else {"class_path": "SyntheticItems"}
+    model = {"class_path": name, "init_args": {"width": 16} if name == "JFSE" else {"dim": 16}}
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump({"model": model, "data": data, "trainer": CONFIG["trainer"]}))
+    csd("fit", tmp_path, "--model.alignment", alignment, *given, "--trainer.fast_dev_run", "true", config=path)
+    lines = [line for line in capsys.readouterr().err.splitlines() if "as sharp as" in line]
+    assert len(lines) == bool(said)
+    assert all(fact in line for line in lines for fact in said)
+
+
+def test_no_service_of_others_is_advertised(tmp_path, caplog, monkeypatch):
+    logger = logging.getLogger("lightning.pytorch.utilities.rank_zero")
+    monkeypatch.setattr(logger, "handlers", [caplog.handler])
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump(CONFIG))
+    csd("fit", tmp_path, "--trainer.fast_dev_run", "true", config=path)
+    assert "GPU available" in caplog.text
+    assert "litlogger" not in caplog.text

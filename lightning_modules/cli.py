@@ -113,18 +113,19 @@ class RetrievalCLI(LightningCLI):
                 "that csd fit wrote, or --ckpt_path last (or best) for that of the last run in the trainer's "
                 "default_root_dir"
             )
-        if self.subcommand == "fit" and self.model.alignment is not None and self.trainer.is_global_zero:
+        if self.subcommand == "fit" and self.trainer.is_global_zero:
             self._say_if_sharp()
         prepare(self.model, self.datamodule, fit=self.subcommand == "fit")
 
     def _say_if_sharp(self) -> None:
         """Of gcs a temperature that suits other losses is a far lower one, the lower the more modalities there are."""
         loss, modalities = self.model.alignment, len(self.model.modalities)
-        factor, sharp = loss.effective_factor(modalities), loss.effective_temperature(modalities)
-        if sharp is not None and sharp < SHARP <= factor * sharp:
+        factor = loss.effective_factor(modalities) if loss is not None else None
+        if factor is not None and factor > 1 and loss.temperature / factor < SHARP <= loss.temperature:
             print(
-                f"csd: on {modalities} modalities this loss at temperature {factor * sharp:g} is as sharp as kl at "
-                f"{sharp:.2g}, which often retrieves worse; at {factor * 0.1:g} it is as sharp as kl at 0.1",
+                f"csd: on {modalities} modalities this loss at temperature {loss.temperature:g} is as sharp as kl at "
+                f"{loss.temperature / factor:.2g}, which often retrieves worse; at {factor * 0.1:g} it is as sharp as "
+                "kl at 0.1",
                 file=sys.stderr,
             )
 

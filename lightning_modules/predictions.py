@@ -11,14 +11,18 @@ import torch
 from lightning.pytorch.callbacks import BasePredictionWriter
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
+from datamodules import RetrievalData
 from datamodules.files.sources import written_whole
 
 
 class EmbeddingWriter(BasePredictionWriter):
-    """Write the embeddings of ``csd predict`` to one .npz: an array per modality, ``label``, ``id``, ``class_names``.
+    """Write the embeddings of ``csd predict`` to one .npz, of each modality ``<modality>``, (entries, D), and with it
 
-    Where modalities differ in their entries these are ``label/<modality>`` and ``id/<modality>``, and
-    ``item/<modality>`` says which item an entry belongs to. `datamodules.OwnData` reads the file as features.
+    - ``id/<modality>``: the number of each entry, and ``item/<modality>`` that of its item, which partners share;
+    - ``label/<modality>``: its class, the place of a name in ``class_names``; (entries, C) of multi-hot labels;
+    - ``split/<modality>``: its test part, such as "standard", or "seen" and "unseen".
+
+    `datamodules.OwnData` reads the file as features.
 
     Args:
         output: the file, which is written over; by default embeddings.npz in the trainer's default_root_dir, or
@@ -43,9 +47,11 @@ class EmbeddingWriter(BasePredictionWriter):
     def write_on_epoch_end(
         self, trainer: L.Trainer, module: L.LightningModule, predictions: Sequence[Any], batch_indices: Sequence[Any]
     ) -> None:
-        arrays = _joined(flat_predictions(predictions), module.modalities)
-        if trainer.datamodule.data.class_names is not None:
-            arrays["class_names"] = np.array(trainer.datamodule.data.class_names)
+        arrays, data = flat_predictions(predictions), trainer.datamodule
+        for name in module.modalities:
+            arrays[f"split/{name}"] = part_of(data, arrays[f"item/{name}"])
+        if data.data.class_names is not None:
+            arrays["class_names"] = np.array(data.data.class_names)
         names = chain(["embeddings.npz"], (f"embeddings_{number}.npz" for number in count(1)))
         unused = (path for name in names if not (path := Path(trainer.default_root_dir, name)).exists())
         path = Path(self.output) if self.output else next(unused)
@@ -53,6 +59,15 @@ class EmbeddingWriter(BasePredictionWriter):
             np.savez(file, **arrays)
         counted = ", ".join(f"{len(arrays[name])} {name}" for name in module.modalities)
         print(f"wrote embeddings to {path}: {counted}")
+
+
+def part_of(data: RetrievalData, items: np.ndarray) -> np.ndarray:
+    """(n,) the name of the smallest part of the test data that holds each of (n,) test items."""
+    *parts, whole = data.test_splits
+    found = np.full(len(items), whole)
+    for name in parts:
+        found = np.where(np.isin(items, data.indices(name)), name, found)
+    return found
 
 
 def flat_predictions(predictions: Sequence[Any]) -> dict[str, np.ndarray]:
@@ -69,15 +84,3 @@ def flat_predictions(predictions: Sequence[Any]) -> dict[str, np.ndarray]:
                 rows.setdefault(key, []).append(x.cpu())
     joined = {name: torch.cat(parts) for name, parts in rows.items()}
     return {name: (x.float() if x.is_floating_point() else x.long()).numpy() for name, x in joined.items()}
-
-
-def _joined(arrays: dict[str, np.ndarray], modalities: Sequence[str]) -> dict[str, np.ndarray]:
-    """The arrays, one in place of those of the modalities where every item has one entry in each."""
-    first, *others = modalities
-    names = ("label", "id", "item")
-    one_each = np.array_equal(arrays[f"id/{first}"], arrays[f"item/{first}"])
-    if not one_each or any(
-        not np.array_equal(arrays[f"{n}/{m}"], arrays[f"{n}/{first}"]) for n in names for m in others
-    ):
-        return arrays
-    return {name: arrays[name] for name in modalities} | {name: arrays[f"{name}/{first}"] for name in ("label", "id")}

@@ -49,6 +49,10 @@ class PairwiseLoss(AlignmentLoss):
     def power(self) -> int:
         return self.divergence.power
 
+    @property
+    def temperature(self) -> float:
+        return self.divergence.temperature
+
     def terms(self, batch: GatheredBatch) -> dict[str, Tensor]:
         terms = {}
         for pair in combinations(batch.modalities, 2):
@@ -57,9 +61,6 @@ class PairwiseLoss(AlignmentLoss):
 
     def effective_factor(self, modalities: int) -> int | None:
         return self.divergence.effective_factor(2)
-
-    def effective_temperature(self, modalities: int) -> float | None:
-        return self.divergence.effective_temperature(2)
 
 
 def show_keywords() -> None:

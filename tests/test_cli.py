@@ -94,13 +94,16 @@ def test_predict_writes_the_embeddings_of_all_test_items(copied, capsys):
     features, label = dm.arrays("standard")
     with torch.no_grad():
         expected = model.embed({name: torch.from_numpy(x) for name, x in features.items()})
-    assert set(written.files) == {"image", "text", "label", "id", "class_names"}
+    said = {f"{what}/{name}" for what in ("label", "id", "item", "split") for name in expected}
+    assert set(written.files) == {"image", "text", "class_names"} | said
     for name, embedding in expected.items():
         assert written[name].shape == (24, 3)
         assert written[name].dtype == np.float32
         np.testing.assert_allclose(written[name], embedding.numpy(), atol=1e-5)
-    assert np.array_equal(written["label"], label)
-    assert np.array_equal(written["id"], dm.indices("standard"))
+        assert np.array_equal(written[f"label/{name}"], label)
+        assert np.array_equal(written[f"id/{name}"], dm.indices("standard"))
+        assert np.array_equal(written[f"item/{name}"], dm.indices("standard"))
+        assert set(written[f"split/{name}"]) == {"standard"}
     assert "24 image, 24 text" in capsys.readouterr().out
     csd("predict", copied, "--ckpt_path", best, "--embeddings.output", copied / "new" / "mine.npz")
     assert np.load(copied / "new" / "mine.npz")["image"].shape == (24, 3)

@@ -55,7 +55,7 @@ def test_the_path_is_enough_and_scikit_learn_finds_the_same_map(tmp_path: Path, 
     scores = pd.read_csv(tmp_path / "csv" / "test_0" / "metrics.csv").iloc[-1]
     embeddings, module = dict(np.load(tmp_path / "embeddings.npz")), OwnData(path)
     for query, gallery in permutations(module.modalities, 2):
-        label, other = (embeddings.get(f"label/{name}", embeddings.get("label")) for name in (query, gallery))
+        label, other = (embeddings[f"label/{name}"] for name in (query, gallery))
         one_hot = [x if x.ndim == 2 else np.eye(N, dtype=int)[x] for x in (label, other)]
         relevant = one_hot[0] @ one_hot[1].T > 0
         cosine = cosine_similarity(embeddings[query].astype(np.float64), embeddings[gallery].astype(np.float64))
@@ -66,3 +66,18 @@ def test_the_path_is_enough_and_scikit_learn_finds_the_same_map(tmp_path: Path, 
     assert len(again.data) == len(module.indices("standard"))
     if data == "captions":
         assert set(again.data.class_names) == set(NAMES)
+
+
+def test_predictions_of_a_zero_shot_split_say_which_classes_were_seen(tmp_path: Path):
+    path = tmp_path / "own.npz"
+    np.savez(path, **ARRAYS["captions"])
+    words = ["--model", "CMPM", "--data", "OwnData", "--data.path", str(path), "--data.class_split", "zero-shot"]
+    words += ["--trainer.default_root_dir", str(tmp_path), "--trainer.enable_progress_bar", "false"]
+    main(["fit", *words, "--trainer.max_epochs", "1"])
+    main(["predict", *words, "--ckpt_path", "last"])
+    found, module = np.load(tmp_path / "embeddings.npz"), OwnData(path, class_split="zero-shot")
+    for name in module.modalities:
+        for part in ("seen", "unseen"):
+            items = found[f"item/{name}"][found[f"split/{name}"] == part]
+            assert set(items) == set(module.indices(part))
+    assert OwnData(tmp_path / "embeddings.npz").modalities == module.modalities

@@ -29,7 +29,7 @@ def part_of(name: str) -> tuple[str, str | None]:
 def standard_name(name: str) -> str:
     """One name for what files name differently: "label" for y and gt, "image_id" for the id/image of `csd predict`."""
     kind, slash, modality = name.partition("/")
-    if slash and kind in ("id", "item", "label"):
+    if slash and kind in ("id", "item", "label", "split"):
         return f"{modality}_{kind}"
     return "label" if name.lower() in LABELS else name
 
@@ -37,7 +37,7 @@ def standard_name(name: str) -> str:
 def of_items(name: str) -> bool:
     """Whether an array describes the items, and is no features."""
     base = part_of(name)[0]
-    return base in OF_ITEMS or base.endswith(("_id", "_item", "_label"))
+    return base in OF_ITEMS or base.endswith(("_id", "_item", "_label", "_split"))
 
 
 def text_list(array: np.ndarray, subject: str) -> np.ndarray:

@@ -110,11 +110,6 @@ class AlignmentLoss(nn.Module, ABC):
         """
         return None
 
-    def effective_temperature(self, modalities: int) -> float | None:
-        """t = temperature / f, with f of :meth:`effective_factor`; None for a loss without a temperature."""
-        factor = self.effective_factor(modalities)
-        return None if factor is None else self.temperature / factor
-
 
 class MatchingLoss(AlignmentLoss):
     """A mean over items of what their matching distributions say, both directions of two modalities added.

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 from lightning.pytorch.utilities import rank_zero_warn
+from torch import nn
 
 from datamodules.errors import DataError
 from datamodules.files.rows import check_matrix, hash_rows, name_twice, not_finite, row_names
@@ -17,6 +18,7 @@ from datamodules.modalities import Files, Modality
 SPLITS = ("train", "validation", "test")
 # Keys of a batch beside its modalities.
 RESERVED = ("label", "id", "item", "masks", "split", "query", "class_embedding")
+WORDS = nn.ModuleDict()  # whose attributes no network in it can be called
 
 
 @dataclass(frozen=True)
@@ -95,6 +97,12 @@ class ItemSet:
             yield (
                 f"modalities are {', '.join(map(repr, self.modalities)) or 'none'}; expected two or more, none of them "
                 f"called {', '.join(RESERVED)}."
+            )
+        # Scores are called "image->text/MAP", joint queries "image+text->audio", and networks by the modality.
+        if bad := [name for name in self.modalities if not name or set("./>+") & set(name) or hasattr(WORDS, name)]:
+            yield (
+                f"a modality is called {bad[0]!r}, which networks and scores cannot be; rename it, without any of "
+                ". / > + and to no word of PyTorch's modules, such as type."
             )
         rows = {"label": len(self.label), "split": len(self.split), "names": len(self.names)}
         if len(set(rows.values())) > 1 or not len(self):

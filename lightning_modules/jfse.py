@@ -96,10 +96,15 @@ class JFSE(RetrievalModule):
         learning_rate: float = 1e-4,
     ):
         names = [name for name in dims if name != "class_embedding"]
-        if len(names) != 2 or "class_embedding" not in dims or not all(isinstance(d, int) for d in dims.values()):
+        if len(names) != 2 or not all(isinstance(dim, int) for dim in dims.values()):
             raise ValueError(
-                "JFSE takes two modalities of vectors and 'class_embedding', as of OwnData, and the data have "
-                f"{', '.join(dims)}; choose such a data module, or a model for items: LAVIMO, CSAligner or CMPM"
+                f"JFSE takes two modalities of vectors, and the data have {', '.join(names)}; choose two by "
+                "--data.modalities, features of them, or a model for items: LAVIMO, CSAligner or CMPM"
+            )
+        if "class_embedding" not in dims:
+            raise ValueError(
+                "JFSE embeds the names of the classes, and the data have no labels; add an array or column label, or "
+                "choose CMPM, CSAligner or LAVIMO"
             )
         if width < 1 or learning_rate < 0 or not 0 <= (dropout or 0) < 1:
             raise ValueError(

@@ -97,6 +97,16 @@ def write_h5(folder: Path, parts: dict) -> Path:
     return folder / "features.h5"
 
 
+def write_h5_groups(folder: Path, parts: dict) -> Path:
+    arrays = joined(parts)
+    with h5py.File(folder / "groups.h5", "w") as file:
+        for name in ("image", "text"):
+            file[f"features/{name}"] = arrays[name]
+        file["label"] = arrays["label"]
+        file["meta/split"] = [split.encode() for split in arrays["split"]]
+    return folder / "groups.h5"
+
+
 def write_torch(folder: Path, parts: dict) -> Path:
     tensors = {n: torch.from_numpy(x) if x.dtype.kind != "U" else x.tolist() for n, x in joined(parts).items()}
     torch.save(tensors, folder / "features.pt")
@@ -111,8 +121,10 @@ def write_table(file: Path, parts: dict) -> Path:
     """A column of vectors per modality; in a .csv these are texts, or columns of numbers in features.csv."""
     arrays = joined(parts)
     frame = pd.DataFrame({n: list(x.astype(np.float64)) if x.ndim == 2 else x for n, x in arrays.items()})
+    columns = {f"{n}_{d}": x for n in ("image", "text") for d, x in enumerate(arrays[n].T)}
+    numbered = pd.DataFrame(columns | {n: arrays[n] for n in ("label", "split")})
     if file.suffix == ".parquet":
-        frame.to_parquet(file)
+        (numbered if file.stem == "columns" else frame).to_parquet(file)
     elif file.suffix == ".jsonl":
         frame.to_json(file, orient="records", lines=True, double_precision=15)
     elif file.name == "lists.csv":
@@ -120,8 +132,7 @@ def write_table(file: Path, parts: dict) -> Path:
             file, index=False
         )
     else:
-        columns = {f"{n}_{d}": x for n in ("image", "text") for d, x in enumerate(arrays[n].T)}
-        pd.DataFrame(columns | {n: arrays[n] for n in ("label", "split")}).to_csv(file, index=False)
+        numbered.to_csv(file, index=False)
     return file
 
 
@@ -187,10 +198,12 @@ WRITERS = LAYOUTS | {
     "mat": write_views,
     "mat 7.3": lambda folder, parts: matlab73(folder / "new.mat", joined(parts)),
     "h5": write_h5,
+    "h5 of groups": write_h5_groups,
     "pt": write_torch,
     "pkl": write_pickle,
     "parquet": lambda folder, parts: write_table(folder / "features.parquet", parts),
     "csv": lambda folder, parts: write_table(folder / "features.csv", parts),
+    "parquet of columns": lambda folder, parts: write_table(folder / "columns.parquet", parts),
     "csv of lists": lambda folder, parts: write_table(folder / "lists.csv", parts),
     "jsonl": lambda folder, parts: write_table(folder / "features.jsonl", parts),
 }

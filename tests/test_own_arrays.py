@@ -42,9 +42,9 @@ def objects(values) -> np.ndarray:
     return array
 
 
-def refused(path, *facts: str) -> None:
+def refused(path, *facts: str, **settings) -> None:
     with pytest.raises(DataError) as error:
-        read(path)
+        read(path, **settings)
     for fact in facts:
         assert fact in str(error.value)
 
@@ -204,6 +204,38 @@ def test_a_missing_file_of_a_layout_is_named(tmp_path, layout, missing):
     LAYOUTS[layout](tmp_path, make_parts())
     (tmp_path / missing).unlink()
     refused(tmp_path, f"lacks {missing}; add")
+
+
+def test_a_folder_with_one_table_is_that_table(tmp_path):
+    WRITERS["csv"](tmp_path, make_parts())
+    (tmp_path / "notes.md").write_text("Read me.", encoding="utf-8")
+    assert read(tmp_path).vectors.keys() == {"image", "text"}
+    WRITERS["jsonl"](tmp_path, make_parts())
+    refused(tmp_path, "features.csv, features.jsonl")
+
+
+@pytest.mark.parametrize("name", ["labels.csv", "label.pkl", "y.txt"])
+def test_labels_beside_arrays_that_are_not_read_are_refused(tmp_path, name):
+    WRITERS["npy"](tmp_path, make_parts())
+    (tmp_path / "label.npy").rename(tmp_path / name)
+    refused(tmp_path, f"{name} beside", "labels.txt")
+
+
+@pytest.mark.parametrize("form", ["mat", "npz", "csv", "jsonl"])
+def test_endings_may_be_in_capitals(tmp_path, form):
+    path = WRITERS[form](tmp_path, make_parts())
+    path = path.rename(path.with_suffix(path.suffix.upper()))
+    assert len(read(path)) == TRAIN + TEST
+
+
+@pytest.mark.parametrize("name", ["a.b", "image/left", "type", "keys", "training", "a->b", "a+b"])
+def test_a_name_that_no_network_can_have_is_refused(tmp_path, name):
+    refused(save(tmp_path, drop=("text",), **{name: PARTS["text"]}), repr(name), "rename")
+
+
+def test_a_modality_that_the_data_do_not_have_is_named_with_those_that_they_have(tmp_path):
+    for form in ("npz", "csv"):
+        refused(WRITERS[form](tmp_path, make_parts()), "'imge'", "image, text", modalities=["imge", "text"])
 
 
 @pytest.mark.parametrize(

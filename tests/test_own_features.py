@@ -148,6 +148,13 @@ def test_several_classes_per_item(tmp_path):
     assert "3 classes, several per item" in OwnData(save(tmp_path, label=member)).describe()
 
 
+def test_classes_of_items_with_several_that_are_only_tested_are_counted(tmp_path):
+    member = np.eye(CLASSES + 1, dtype=np.uint8)[LABEL]
+    assert "without a training item" not in OwnData(save(tmp_path, label=member)).describe()
+    member[-1, -1] = 1  # the last item is of test
+    assert "1 class(es) of test items without a training item" in OwnData(save(tmp_path, label=member)).describe()
+
+
 def test_zero_shot_halves_are_of_classes_that_have_items(tmp_path):
     label = np.repeat([3, 900, 17, 40], 10)
     features = np.random.default_rng(0).random((40, 3))

@@ -194,7 +194,7 @@ class OwnData(FeatureDataModule):
                 if source.suffix == ".safetensors":
                     self._drawn = FROM_FILE
                     return read_extracted(source)
-                read = read_manifest if source.suffix in TABLES or parallel_texts(source) else read_features
+                read = read_manifest if source.suffix.lower() in TABLES or parallel_texts(source) else read_features
                 return self._items(read(source, self.chosen, None if self.split == RANDOM else self.split), str(source))
         except DataError as error:
             if str(source) in str(error):
@@ -220,6 +220,10 @@ class OwnData(FeatureDataModule):
             label, class_names, places = class_labels(own.label, f"{origin}, label", names, known)
             if split is not None and label.ndim == 1:
                 require_trained(label, split, class_names, origin)
+            elif split is not None:
+                tested, trained = (label[of].any(axis=0) for of in (split == "test", split != "test"))
+                if count := int((tested & ~trained).sum()):
+                    self._notes = [*self._notes, f"{count} class(es) of test items without a training item"]
         if embedding is not None and places is not None:
             embedding = embedding[places]
         split = self._draw(own, label, origin) if split is None else split

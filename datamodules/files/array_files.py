@@ -7,7 +7,7 @@ import numpy as np
 import scipy.io
 
 from datamodules.errors import DataError
-from datamodules.files.labels import of_items
+from datamodules.files.labels import OF_ITEMS, of_items, standard_name
 from datamodules.files.layouts import Layout
 from datamodules.files.matlab import read_hdf5, read_mat
 from datamodules.files.pickles import load_pickle, unpickled_array
@@ -25,9 +25,15 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
         DataError: a damaged file, or one that holds something other than numbers and texts.
     """
     if path.is_dir():
+        others = [file for file in sorted(path.iterdir()) if file.suffix != ".npy" and file.name not in LISTS]
+        if unread := [file.name for file in others if file.is_file() and standard_name(file.stem) in OF_ITEMS]:
+            raise DataError(
+                f"{path}: {unread[0]} beside .npy files is not read; write it as .npy, or as one of {', '.join(LISTS)} "
+                "with a line per item, or remove it."
+            )
         named = {file.stem: _read_npy(file) for file in sorted(path.glob("*.npy"))}
         return named | {Path(name).stem: np.array(read_lines(path / name)) for name in LISTS if (path / name).is_file()}
-    found = READERS[path.suffix](path)
+    found = READERS[path.suffix.lower()](path)
     if not isinstance(found, dict):
         raise DataError(f"{path}: holds one {type(found).__name__}; expected a dictionary of arrays by name.")
     return found

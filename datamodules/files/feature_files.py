@@ -56,7 +56,7 @@ def find_source(path: Path) -> Path:
     if path.is_dir():
         source = _in_folder(path)
         return path if isinstance(source, Layout) else source
-    if path.suffix not in (*READERS, *TABLES, ".safetensors"):
+    if path.suffix.lower() not in (*READERS, *TABLES, ".safetensors"):
         raise DataError(f"{path}: is of no known form. {ACCEPTED}.")
     return path
 
@@ -73,10 +73,17 @@ def _in_folder(folder: Path) -> Layout | Path:
         return sources[0]
     if any(name.endswith(".npy") for name in present):
         return folder
-    if len(present) == 1 and Path(*present).suffix in READERS:
+    if len(present) == 1 and Path(*present).suffix.lower() in READERS:
         return folder / Path(*present)
+    tables = sorted(file for file in folder.iterdir() if file.suffix.lower() in TABLES)
+    if len(tables) > 1:
+        raise DataError(
+            f"{folder}: holds several tables ({', '.join(file.name for file in tables)}); name one of them."
+        )
     nearest = min(LAYOUTS, key=lambda layout: len(lacks[layout]))
     if len(lacks[nearest]) == len(nearest.files()):
+        if tables:
+            return tables[0]
         raise DataMissing(f"{folder}: holds no features in a known layout. {ACCEPTED}.")
     raise DataError(f"{folder}: looks like {nearest.name} but lacks {', '.join(lacks[nearest])}; add them. {ACCEPTED}.")
 
@@ -122,8 +129,10 @@ def _in_parts(arrays: Arrays, chosen: Sequence[str] | None, origin: str) -> tupl
     if not any(named[name][0] in both and x.ndim == 2 and 1 not in x.shape for name, x in arrays.items()):
         both = set()  # lists of numbers in two parts are no features
     common, parts = {}, {part: {} for part in (SPLITS if both else ("",))}
+    bases = {name: named[name] if named[name][0] in both else (standard_name(name), None) for name in arrays}
+    require_chosen(chosen, [base for base, _ in bases.values() if not of_items(base)], origin)
     for name, array in arrays.items():
-        base, part = named[name] if named[name][0] in both else (standard_name(name), None)
+        base, part = bases[name]
         if base.startswith(UNPAIRED) or base in WHOLE:
             common[base] = array
         elif chosen is None or of_items(base) or base in chosen:
@@ -134,6 +143,12 @@ def _in_parts(arrays: Arrays, chosen: Sequence[str] | None, origin: str) -> tupl
                 )
             parts[part or ""][base] = array
     return common, {part: group for part, group in parts.items() if group}
+
+
+def require_chosen(chosen: Sequence[str] | None, there: Sequence[str], origin: str) -> None:
+    """Refuse with a DataError the name of a modality that the data do not have."""
+    if absent := [name for name in chosen or () if name not in there]:
+        raise DataError(f"{origin}: has no modality {absent[0]!r}; it has {', '.join(dict.fromkeys(there))}.")
 
 
 def _axis_of_items(parts: Sequence[Arrays], origin: str) -> int:

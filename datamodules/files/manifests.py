@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from datamodules.errors import DataError
-from datamodules.files.feature_files import Own, entries_of, per_item
+from datamodules.files.feature_files import Own, entries_of, per_item, require_chosen
 from datamodules.files.labels import PARTS, standard_name
 from datamodules.files.media import IMAGES, SOUNDS, files_of_items
 from datamodules.files.rows import decoding, row_names
@@ -49,7 +49,9 @@ def read_manifest(path: Path, chosen: Sequence[str] | None = None, split: str | 
     if not len(table):
         raise broken(path, "has no row")
     notes: list[str] = []
-    columns = {name: x for name, x in _columns(table).items() if chosen is None or name in chosen}
+    columns = _columns(table)
+    require_chosen(chosen, list(columns), str(path))
+    columns = {name: x for name, x in columns.items() if chosen is None or name in chosen}
     kinds = {name: _kind(cells) for name, cells in columns.items()}
     if numbers := [name for name, kind in kinds.items() if kind == "number"]:
         notes.append(f"{', '.join(numbers)} left out: one number per item is no modality")
@@ -86,7 +88,9 @@ def parallel_texts(folder: Path) -> dict[str, dict[str, Path]]:
 def _read_parallel(folder: Path, chosen: Sequence[str] | None) -> pd.DataFrame:
     """Texts of which line i says the same in every file of a part; parts that lack a modality are left out."""
     files = parallel_texts(folder)
-    wanted = chosen or next(list(of) for part, of in files.items() if PARTS[PART.match(part)[0]] == "train")
+    trained = next(list(of) for part, of in files.items() if PARTS[PART.match(part)[0]] == "train")
+    require_chosen(chosen, trained, str(folder))
+    wanted = chosen or trained
     tables = []
     for part, of in files.items():
         if set(wanted) <= set(of):
@@ -101,19 +105,20 @@ def _read_parallel(folder: Path, chosen: Sequence[str] | None) -> pd.DataFrame:
 def _read_table(path: Path, chosen: Sequence[str] | None) -> pd.DataFrame:
     if path.is_dir():
         return _read_parallel(path, chosen)
-    with decoding(path, f"a {path.suffix[1:]} table"):
-        if path.suffix == ".jsonl":
+    form = path.suffix.lower()
+    with decoding(path, f"a {form[1:]} table"):
+        if form == ".jsonl":
             return pd.DataFrame([json.loads(line) for line in read_lines(path) if line.strip()])
-        if path.suffix == ".json":
+        if form == ".json":
             content = read_json(path)
             entries = content.get("images") if isinstance(content, dict) else content
             if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
                 raise broken(path, "holds no list of items; expected one, or Karpathy's {'images': [...]}")
             return pd.DataFrame([_karpathy(e, path) if "sentences" in e else e for e in entries])
-        if path.suffix == ".parquet":
+        if form == ".parquet":
             return pd.read_parquet(path)
-        form = {"sep": "\t", "quoting": csv.QUOTE_NONE} if path.suffix == ".tsv" else {}
-        settings = {"encoding": "utf-8-sig", "keep_default_na": False, **form}
+        tabs = {"sep": "\t", "quoting": csv.QUOTE_NONE} if form == ".tsv" else {}
+        settings = {"encoding": "utf-8-sig", "keep_default_na": False, **tabs}
         first = pd.read_csv(path, nrows=1, dtype=str, **settings)
         numeric = {n for n in first if NUMBERED.fullmatch(n) and len(first) and _is_number(first[n].iloc[0])}
         return pd.read_csv(path, dtype={n: np.float32 if n in numeric else str for n in first}, **settings)

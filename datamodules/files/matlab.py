@@ -13,7 +13,7 @@ import scipy.io
 import scipy.sparse
 
 from datamodules.errors import DataError
-from datamodules.files.labels import of_items
+from datamodules.files.labels import of_items, part_of, standard_name
 from datamodules.files.rows import converted, decoding, plain
 
 # What another process does with a file first; -P: no module of the folder that it runs in is taken for another.
@@ -116,7 +116,9 @@ def _new(opened: Any, node: Any, subject: str, features: bool) -> Any:
 
 
 def read_hdf5(file: Path) -> dict[str, np.ndarray]:
-    """Data sets of an HDF5 file, that of a group as "group/name"; the first axis is that of the items.
+    """Data sets of an HDF5 file; the first axis is that of the items.
+
+    One of a group is called by its own name, where no other is, or as "train/image" where the group is a part.
 
     Raises:
         DataError: the file is damaged, or holds something other than numbers and texts.
@@ -134,4 +136,6 @@ def read_hdf5(file: Path) -> dict[str, np.ndarray]:
 
     with decoding(file, "an HDF5 file"), h5py.File(file) as opened:
         opened.visititems(visit)
-    return found
+    said = {name for name in found if part_of(name)[1] or standard_name(name) != name}  # whose group tells something
+    short = {name: name if name in said else name.rpartition("/")[2] for name in found}
+    return {short[name]: x for name, x in found.items()} if len(set(short.values())) == len(found) else found

@@ -68,7 +68,7 @@ def test_the_page_of_own_data_says_what_its_commands_print(tmp_path, monkeypatch
     monkeypatch.setattr("datamodules.datasets.own_data.rank_zero_info", print)
     names: dict = {}
     fenced = re.findall(r"^```(\w*)\n(.*?)^```$", PAGES["your-own-data.md"], flags=re.DOTALL | re.MULTILINE)
-    printed = ""
+    printed, scores = "", []
     for language, text in fenced:
         if language == "python":
             exec(text, names)
@@ -78,4 +78,6 @@ def test_the_page_of_own_data_says_what_its_commands_print(tmp_path, monkeypatch
             capsys.readouterr()
             main([*shlex.split(text.replace("\\\n", " "))[1:], "--trainer.enable_progress_bar", "false"])
             printed = capsys.readouterr().out
+            scores += re.findall(r"^image->text/MAP +(0\.\d{4})", printed, flags=re.MULTILINE)
+    assert f"{names['MAP']:.4f}" == scores[-1]
     assert f"{names['MAP']:.1f}" in re.search(r"# (0\.\d)", PAGES["your-own-data.md"])[1]

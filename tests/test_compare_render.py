@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from itertools import permutations
 from pathlib import Path
 
 import pytest
@@ -299,3 +300,18 @@ def test_bad_input_ends_with_two(tmp_path: Path, capsys: pytest.CaptureFixture) 
         with pytest.raises(SystemExit, match="2"):
             _diff_of(*words)
     assert "expected a number of at least 0" in capsys.readouterr().err
+
+
+def test_many_directions_are_a_matrix_of_the_method_that_is_best_on_average() -> None:
+    pairs = list(permutations(["text", "image", "sound", "motion"], 2))
+    rows = []
+    for method, offset in (("JFSE", 0.1), ("JFSE + CS", 0.2)):
+        said = {f"{query}->{gallery}": offset + n / 100 for n, (query, gallery) in enumerate(pairs)}
+        said |= {"average": offset, "text+image->sound": offset + 0.5}
+        rows += [replace(UNPUBLISHED, method=method, direction=name, value=value) for name, value in said.items()]
+    text = _markdown(*rows)
+    assert _cells(text, "JFSE + CS") == ["JFSE + CS", "**0.200 ± 0.004**", "12.3"]
+    assert "MAP of JFSE + CS, the best on average" in text
+    assert _cells(text, "query")[1:] == ["text", "image", "sound", "motion"]
+    assert _cells(text, "image") == ["image", "0.230", "–", "0.240", "0.250"]
+    assert _cells(text, "text+image") == ["text+image", "–", "–", "0.700", "–"]

@@ -98,7 +98,10 @@ def _origin(table: pd.DataFrame, path: Path) -> str:
 
 
 def _section(rows: pd.DataFrame, seeds_differ: bool) -> str:
-    blocks = [_frame(block, distinct(rows["method"])) for block in _blocks(rows)]
+    of_pair = rows["direction"].str.contains("->")
+    many = rows["direction"][of_pair].nunique() > MOST_COLUMNS
+    shown = rows[~of_pair] if many else rows
+    blocks = [_frame(block, distinct(rows["method"])) for block in _blocks(shown)]
     seconds = rows.groupby("method")["train_seconds"].first().dropna()
     if len(seconds):
         blocks[-1]["train seconds"] = seconds.map("{:.1f}".format)
@@ -106,8 +109,25 @@ def _section(rows: pd.DataFrame, seeds_differ: bool) -> str:
         markdown_table([["method", *block.columns], *([escape(name), *line] for name, *line in block.itertuples())])
         for block in (block.fillna(NOTHING) for block in blocks)
     ]
+    matrix = _matrix(rows[rows["metric"] == "MAP"]) if many else ""
     heading, below = f"## {escape(section_name(_first(rows)))}", "\n".join(_below(rows, seeds_differ))
-    return "\n\n".join(filter(None, [heading, *tables, below]))
+    return "\n\n".join(filter(None, [heading, *tables, matrix, below]))
+
+
+def _matrix(rows: pd.DataFrame) -> str:
+    """The MAP of every direction of the method whose average is the best, in place of columns too many for a page."""
+    averages = rows[rows["direction"] == "average"]
+    if not len(averages):
+        return ""
+    best = averages.loc[averages["value"].idxmax(), "method"]
+    found = rows[(rows["method"] == best) & rows["direction"].str.contains("->")]
+    found = found.assign(text=[format_value(row, row.value) for row in found.itertuples()])
+    found[["query", "gallery"]] = found["direction"].str.partition("->")[[0, 2]]
+    queries, galleries = distinct(found["query"]), distinct(found["gallery"])
+    galleries.sort(key=lambda name: queries.index(name) if name in queries else len(queries))
+    grid = found.set_index(["query", "gallery"])["text"].unstack(fill_value=NOTHING).loc[queries, galleries]
+    lines = [["query -> gallery", *galleries], *([escape(name), *line] for name, *line in grid.itertuples())]
+    return f"MAP of {escape(best)}, the best on average, of every direction:\n\n{markdown_table(lines)}"
 
 
 def _first(rows: pd.DataFrame):

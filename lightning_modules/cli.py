@@ -23,7 +23,7 @@ from lightning_modules.__main__ import TRAINER_COMMANDS
 from lightning_modules.base import RetrievalModule, prepare
 from lightning_modules.cli_errors import ConfigError, Parser, leave, reason, refusal
 from lightning_modules.predictions import EmbeddingWriter
-from lightning_modules.score_table import score_tables
+from lightning_modules.score_table import IN_MATRICES, score_tables
 from lightning_modules.serving.export import run_export
 from lightning_modules.serving.search import run_search
 from losses.registry import nearest
@@ -74,6 +74,12 @@ class RetrievalCLI(LightningCLI):
         )
         parser.add_argument(
             "--name", type=str | None, help="Name of the run: its logs are in csv/fit_NAME in place of csv/version_0."
+        )
+        parser.add_argument(
+            "--matrices",
+            type=list[str],
+            default=list(IN_MATRICES),
+            help="Metrics that are shown as matrices of query by gallery, of three modalities and more.",
         )
         parser.add_argument(
             "--test_after_fit",
@@ -158,7 +164,7 @@ class RetrievalCLI(LightningCLI):
     def _evaluate(self, run: Callable[..., Any], verbose: bool, kwargs: dict[str, Any]) -> None:
         results = run(verbose=False, **kwargs)
         if verbose and any(results) and self.trainer.is_global_zero:
-            print(score_tables(results))
+            print(score_tables(results, self._get(self.config_init, "matrices")))
 
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
         """Add checkpoints of the last epoch; none where the configuration wants none, or has such a callback itself."""

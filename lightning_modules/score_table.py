@@ -7,15 +7,16 @@ import pandas as pd
 IN_MATRICES = ("MAP", "R@1")
 
 
-def score_tables(results: Sequence[Mapping[str, float]]) -> str:
+def score_tables(results: Sequence[Mapping[str, float]], matrices: Sequence[str] = IN_MATRICES) -> str:
     """Tables of the scores of an evaluation, each score once.
 
     A score is logged as ``<part>/<direction>/<metric>``, e.g. ``test/seen/image->text/MAP``: its part heads a column,
     the rest names a row. Of three modalities and more, the rows are the averages over the directions, and the
-    directions stand in matrices of query by gallery, those of MAP and R@1 for each part.
+    directions stand in matrices of query by gallery, one for each part and chosen metric.
 
     Args:
         results: as ``Trainer.test`` returns them: one mapping per DataLoader, each with all scores.
+        matrices: the chosen metrics; one that there is not is answered with those that there are.
     """
     scores = {name: value for result in results for name, value in result.items()}
     split = [["", "", *name.rsplit("/", 2)][-3:] for name in scores]
@@ -25,9 +26,11 @@ def score_tables(results: Sequence[Mapping[str, float]]) -> str:
     many = table["direction"][paired].nunique() > 2
     tables = [_text(table[~paired] if many else table, "row", "part")]
     table[["query", "gallery"]] = table["direction"].str.partition("->")[[0, 2]]
-    wanted = table[paired & table["metric"].isin(IN_MATRICES) & many]
+    wanted = table[paired & table["metric"].isin(matrices) & many]
     for (part, metric), cells in wanted.groupby(["part", "metric"], sort=False):
         tables.append(f"{part}, {metric} of query (row) -> gallery (column)\n{_text(cells, 'query', 'gallery')}")
+    known = table["metric"][paired].unique()
+    tables += [f"There is no {metric}, but {', '.join(known)}." for metric in matrices if many and metric not in known]
     return "\n\n".join(tables)
 
 

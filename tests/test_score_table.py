@@ -58,6 +58,13 @@ def test_parts_of_more_modalities_have_matrices_of_their_own():
     assert text.split()[:2] == ["test/seen", "test/unseen"]
 
 
+def test_matrices_are_of_the_chosen_metrics_and_an_unknown_one_is_answered_with_those_that_there_are():
+    _, matrix, answer = score_tables([scores("test/standard", names="abc")], ["R@1", "R@7"]).split("\n\n")
+    assert matrix.startswith("test/standard, R@1 of query")
+    assert "R@7" in answer
+    assert all(metric in answer for metric in METRICS)
+
+
 @pytest.mark.parametrize("name", ["loss", "val/loss", "val/image->text/MAP"])
 def test_a_score_of_another_name_is_listed_too(name):
     assert "0.2500" in score_tables([{name: 0.25}])

@@ -9,6 +9,7 @@ from runner_cases import command
 
 N = 80
 LABEL = np.arange(N) % 4
+NAMES = np.array(["ant", "bee", "cat", "dog"])
 
 
 def write(folder: Path, modalities: int, **more: np.ndarray) -> Path:
@@ -35,6 +36,25 @@ def test_linear_methods_and_losses_become_rows_with_comparisons(tmp_path):
     assert set(compared["method"]) == {"LAVIMO, pairwise CS"}
     for ending in ("md", "png", "yaml"):
         assert (tmp_path / f"own.{ending}").is_file()
+
+
+@pytest.mark.slow
+def test_two_modalities_have_the_row_of_cca_and_raw_data_those_of_lavimo(tmp_path):
+    file = write(tmp_path, 2, label=LABEL)
+    options = ["--seeds", 0, "--out", tmp_path]
+    outcome = command(tmp_path, "own", "--data", file, "--methods", "CCA", "LAVIMO, MIL*", *options)
+    assert outcome.status == 0, outcome.err
+    texts = pd.DataFrame({"a": [f"{word} {n}" for n, word in enumerate(NAMES[LABEL])], "label": LABEL})
+    texts.assign(b=texts["a"].str.upper()).to_csv(tmp_path / "texts.csv", index=False)
+    raw = tmp_path / "raw"
+    outcome = command(
+        tmp_path, "own", "--data", tmp_path / "texts.csv", "--methods", "LAVIMO, MIL*", *options[:2], "--out", raw
+    )
+    assert outcome.status == 0, outcome.err
+    for folder, methods in ((tmp_path, {"CCA", "LAVIMO, MIL-NCE"}), (raw, {"LAVIMO, MIL-NCE"})):
+        rows = pd.read_csv(folder / "own.csv", keep_default_na=False)
+        assert set(rows["method"]) == methods
+        assert set(rows["status"]) == {"ok"}
 
 
 @pytest.mark.parametrize(

@@ -310,8 +310,7 @@ def test_many_directions_are_a_matrix_of_the_method_that_is_best_on_average() ->
         said |= {"average": offset, "text+image->sound": offset + 0.5}
         rows += [replace(UNPUBLISHED, method=method, direction=name, value=value) for name, value in said.items()]
     text = _markdown(*rows)
-    assert _cells(text, "JFSE + CS") == ["JFSE + CS", "**0.200 ± 0.004**", "12.3"]
+    assert _cells(text, "JFSE + CS") == ["JFSE + CS", "**0.200 ± 0.004**", "**0.700 ± 0.004**", "12.3"]
     assert "MAP of JFSE + CS, the best on average" in text
     assert _cells(text, "query")[1:] == ["text", "image", "sound", "motion"]
     assert _cells(text, "image") == ["image", "0.230", "–", "0.240", "0.250"]
-    assert _cells(text, "text+image") == ["text+image", "–", "–", "0.700", "–"]

@@ -21,6 +21,7 @@ from reproduce.results.shown import (
 )
 
 MOST_COLUMNS = 8
+OF_PAIR = "[^+]+->.+"  # a direction that is no joint query
 NOTHING = "–"
 
 
@@ -98,7 +99,7 @@ def _origin(table: pd.DataFrame, path: Path) -> str:
 
 
 def _section(rows: pd.DataFrame, seeds_differ: bool) -> str:
-    of_pair = rows["direction"].str.contains("->")
+    of_pair = rows["direction"].str.fullmatch(OF_PAIR)
     many = rows["direction"][of_pair].nunique() > MOST_COLUMNS
     shown = rows[~of_pair] if many else rows
     blocks = [_frame(block, distinct(rows["method"])) for block in _blocks(shown)]
@@ -120,13 +121,12 @@ def _matrix(rows: pd.DataFrame) -> str:
     if not len(averages):
         return ""
     best = averages.loc[averages["value"].idxmax(), "method"]
-    found = rows[(rows["method"] == best) & rows["direction"].str.contains("->")]
+    found = rows[(rows["method"] == best) & rows["direction"].str.fullmatch(OF_PAIR)]
     found = found.assign(text=[format_value(row, row.value) for row in found.itertuples()])
     found[["query", "gallery"]] = found["direction"].str.partition("->")[[0, 2]]
-    queries, galleries = distinct(found["query"]), distinct(found["gallery"])
-    galleries.sort(key=lambda name: queries.index(name) if name in queries else len(queries))
-    grid = found.set_index(["query", "gallery"])["text"].unstack(fill_value=NOTHING).loc[queries, galleries]
-    lines = [["query -> gallery", *galleries], *([escape(name), *line] for name, *line in grid.itertuples())]
+    names = distinct(found["query"])
+    grid = found.set_index(["query", "gallery"])["text"].unstack(fill_value=NOTHING).loc[names, names]
+    lines = [["query -> gallery", *names], *([escape(name), *line] for name, *line in grid.itertuples())]
     return f"MAP of {escape(best)}, the best on average, of every direction:\n\n{markdown_table(lines)}"
 
 

@@ -47,17 +47,22 @@ def pairwise_kl(embeddings: Batch, labels: Tensor, temperature: float) -> Tensor
 def gram(embeddings: Batch, labels: Tensor, temperature: float) -> Tensor:
     """Cross-entropies, of rows and of columns, of minus the volumes spanned by the first modality and the others.
 
-    Source: Cicchetti et al., ICLR 2025; Gram matrices (B, B, M, M) and their determinants, as in its public code.
+    Source: Cicchetti et al., ICLR 2025.
     """
     anchor, *others = (F.normalize(x, dim=1) for x in embeddings.values())
+    logits = gram_volume(anchor, others) / -temperature
+    own = torch.arange(len(anchor), device=logits.device)
+    return sum(F.cross_entropy(s, own, label_smoothing=0.1) for s in (logits, logits.T)) / 2
+
+
+def gram_volume(anchor: Tensor, others: Sequence[Tensor]) -> Tensor:
+    """(B, B) volumes of unit vectors by Gram matrices (B, B, M, M) and their determinants, as in its public code."""
     rows = len(anchor)
     with_anchor = [anchor.square().sum(dim=1)[:, None].expand(-1, rows), *(anchor @ x.T for x in others)]
     among = [[(x * z).sum(dim=1).expand(rows, -1) for z in others] for x in others]
     lines = [with_anchor, *([u, *line] for u, line in zip(with_anchor[1:], among, strict=True))]
     matrices = torch.stack([torch.stack(line, dim=-1) for line in lines], dim=-2)
-    logits = torch.det(matrices).abs().sqrt() / -temperature
-    own = torch.arange(rows, device=logits.device)
-    return sum(F.cross_entropy(s, own, label_smoothing=0.1) for s in (logits, logits.T)) / 2
+    return torch.det(matrices).abs().sqrt()
 
 
 def _target(labels: Tensor) -> Tensor:

@@ -13,6 +13,8 @@ class MILNCELoss(MatchingLoss):
     sum over directions of mean_i -log sum_{j in S_i} p_ij, with p_i = softmax_j( cos(x_i, z_j) / temperature ) and S_i
     the items that match i. One right positive among wrong ones suffices, where `kl` asks for all of them.
 
+    Known weakness: once one positive has all the probability, the others get no gradient, however far they are.
+
     Processes: rows of this process against the columns of all, gradient through the gather.
 
     Args:

@@ -113,12 +113,13 @@ def test_plain_losses_have_the_values_and_gradients_of_ours(name, modalities, te
 def test_losses_measures_ours_and_the_plain_form_of_every_loss(record):
     losses.measure(record)
     check_rows(record)
-    names = {f"{loss} ({who})" for loss in losses.REGISTERED for who in ("ours", "plain")}
+    names = {f"{loss} ({who})" for loss in (*losses.REGISTERED, "GRAM volumes") for who in ("ours", "plain")}
     assert methods(record, "seconds/step") == names
+    assert methods(record, "peak MiB") == {name for name in names if "volumes" in name}
     sizes = {row.condition for row in record.rows if row.metric == "seconds/step"}
     large = {f"B = 24, M = {modalities}, D = 8, temperature 0.1" for modalities in (2, 3)}
     assert {size for size in sizes if size.startswith("B = 24")} == large
-    assert len(record.asked) == 4
+    assert len(record.asked) == 6
 
 
 # Retrieval and fresh processes ---------------------------------------------------------------------------------------

@@ -23,6 +23,7 @@ CASES = {
     "gcs without target": ("gcs", {"use_target": False}, 3),
     "gcs of two": ("gcs", {}, 2),
     "gram of two": ("gram", {}, 2),
+    "gram of four": ("gram", {}, 4),
     "symile shuffled": ("symile", {"negatives": "shuffled"}, 3),
     "mmd of two bandwidths": ("mmd", {"sigma": [0.5, 5.0]}, 2),
 }

@@ -48,8 +48,8 @@ def _written(number: str, as_in: str) -> str:
     places = len(as_in.rpartition(".")[2]) if "." in as_in else 0
     text = f"{abs(float(number)):,.{places}f}"
     text = text if re.search(r"\d\.", as_in) else re.sub(r"^0\.", ".", text)
-    negative = float(number) < 0 and float(text.replace(",", "")) != 0
-    return f"-{text}" if negative else f"+{text}" if as_in[0] in "+-" else text
+    signed = as_in[0] in "+-" or float(text.replace(",", "")) != 0  # an interval from -.0002 does not begin at +.000
+    return f"-{text}" if float(number) < 0 and signed else f"+{text}" if as_in[0] in "+-" else text
 
 
 def refreshed(text: str) -> str:

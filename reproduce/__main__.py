@@ -1,6 +1,7 @@
 """``python -m reproduce NAME`` regenerates a table or an experiment; other words are commands on what is there."""
 
 import argparse
+import difflib
 import sys
 from importlib import import_module
 
@@ -91,9 +92,10 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     if not own and arguments.table in COMMANDS:
         parser.error(f"{arguments.table} is a command with arguments of its own; give it first")
     if not own and arguments.table not in names:
-        from losses.registry import nearest  # takes seconds, as all that needs torch
-
-        parser.error(f"there is no {arguments.table!r}; {nearest(arguments.table, [*names, *COMMANDS])}")
+        known = [*names, *COMMANDS]
+        close = difflib.get_close_matches(arguments.table.lower(), known, cutoff=0.5)
+        said = f"{'nearest' if close else 'there are'}: {', '.join(close or known)}"
+        parser.error(f"there is no {arguments.table!r}; {said}")
     pairs = [pair.partition("=") for pair in arguments.only]
     for key, equals, value in pairs:
         if key not in ONLY or not equals or not value:

@@ -1,10 +1,11 @@
-"""What every test is given: a cache folder that is not the user's, no network models, copies of tiny data sets."""
+"""What every test is given: a cache folder that is not the user's, one thread, no downloads, tiny data sets."""
 
 import gc
 import shutil
 from pathlib import Path
 
 import pytest
+import torch
 from tiny_trees import TREES
 
 from datamodules.files.cache import cache_folder
@@ -17,10 +18,11 @@ def pytest_collection_finish():
 
 @pytest.fixture(scope="session", autouse=True)
 def _cache_of_the_tests(tmp_path_factory):
-    """A cache for the whole session, also of the processes that tests start, and no way to the hub.
+    """A cache for the whole session, also of the processes that tests start, one thread, and no way to the hub.
 
     What the cache keeps is named by its content.
     """
+    torch.set_num_threads(1)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("CSD_CACHE", str(tmp_path_factory.mktemp("cache")))
         patch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)

@@ -34,8 +34,22 @@ LOSSES = {
     "infonce": {"temperature": 0.1},
     "kernel_cs": {"sigma": 0.5},
     "pairwise": {"divergence": "cs", "temperature": 0.2},
+    "mil_nce": {"temperature": 0.1},
+    "gram": {},
+    "symile": {"negatives": "all"},
+    "gcs_clamped": {"temperature": 0.3},
+    "gcs_product": {"temperature": 0.1, "scheme": "mixed"},
+    "kernel_gcs": {"sigma": 0.5},
 }
-SEVERAL = ("gcs", "pairwise")  # losses that are given three modalities
+SEVERAL = (
+    "gcs",
+    "pairwise",
+    "gram",
+    "symile",
+    "gcs_clamped",
+    "gcs_product",
+    "kernel_gcs",
+)  # losses that are given three modalities
 
 
 def numbers(name: str, out: Path) -> dict[str, str]:

@@ -50,15 +50,32 @@ def test_the_tables_of_the_list_are_those_that_read_the_data_set_when_they_are_l
     assert used_by() == expected
 
 
+HEAVY = """
+assert not {"torch", "lightning", "pandas", "scipy"} & set(sys.modules)
+"""
+
+
 def test_the_list_needs_no_torch(tmp_path):
     code = f"""import sys
 from datamodules.__main__ import main
 assert main(["list", "--data-root", {str(tmp_path)!r}]) == 0
-assert not {{"torch", "lightning", "pandas", "scipy"}} & set(sys.modules)
 """
-    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    said = subprocess.run([sys.executable, "-c", code + HEAVY], capture_output=True, text=True)
     assert said.returncode == 0, said.stderr
     assert said.stdout.count("\n") == len(DATASETS)
+
+
+def test_a_table_that_there_is_not_is_answered_without_torch():
+    code = """import sys
+from reproduce.__main__ import main
+try:
+    main(["tabel3"])
+except SystemExit as end:
+    assert end.code == 2
+"""
+    said = subprocess.run([sys.executable, "-c", code + HEAVY], capture_output=True, text=True)
+    assert said.returncode == 0, said.stderr
+    assert "table3" in said.stderr
 
 
 def test_a_reader_that_has_had_enough_is_no_error(tmp_path):

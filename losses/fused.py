@@ -1,6 +1,6 @@
 """Large batches in blocks of rows, whose gradient is computed at once: memory linear in the batch.
 
-An optimisation alone: without this file every loss computes the same from whole (B, N) matrices.
+An optimisation of large batches, which `AlignmentLoss` calls: a small batch is computed from whole (B, N) matrices.
 """
 
 from __future__ import annotations

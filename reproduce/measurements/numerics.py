@@ -96,7 +96,7 @@ LOG_SPACE = ("CS", "GCS", "KL, forward")
 DRAWN = ("finite gradients", "relative error", "gradient error")
 
 TEXT = f"""Embeddings of two modalities, for GCS three, {GRID["dim"]}-d, drawn so that the cosine of a pair lies
-anywhere between -1 and 1: every batch holds items that are matched well, badly and the wrong way round. They are scaled
+anywhere between -1 and 1: every batch holds well matched, badly matched and inverted pairs. They are scaled
 to length m, the logit magnitude, and rounded to the precision; with temperature 1/m all losses see logits between -m
 and m. Batches of {", ".join(map(str, GRID["batches"]))} are averaged over, and four targets: one-hot, multi-positive
 (four items per class), uniform, and saturated (weight 1 for the pair, e^-20 to e^-80 elsewhere). CMPM-KL adds

@@ -37,8 +37,8 @@ COMMANDS = {
 }
 INTRODUCTION = (
     "Each table is a CSV with one row per number, and beside it the same as Markdown, a figure, and a YAML with the "
-    "command and the settings chosen. `csd fit --config configs/<config_hash>.yaml` makes the number of a row again, "
-    "for its first seed. `make report` shows all of it on one page, `runs/report.html`."
+    "command and the settings chosen. `csd fit --config configs/<config_hash>.yaml` makes the number of a row of a "
+    "trained or fitted method again, for its first seed. `make report` shows all of it on one page, `runs/report.html`."
 )
 
 

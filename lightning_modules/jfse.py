@@ -99,7 +99,7 @@ class JFSE(RetrievalModule):
         if len(names) != 2 or not all(isinstance(dim, int) for dim in dims.values()):
             raise ValueError(
                 f"JFSE takes two modalities of vectors, and the data have {', '.join(names)}; choose two by "
-                "--data.modalities, features of them, or a model for items: LAVIMO, CSAligner or CMPM"
+                "--data.modalities, features as of OwnData, or a model for items: LAVIMO, CSAligner or CMPM"
             )
         if "class_embedding" not in dims:
             raise ValueError(

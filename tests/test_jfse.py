@@ -341,7 +341,7 @@ def test_other_than_two_modalities_and_a_class_embedding_are_refused(names, said
 
 
 def test_items_and_unknown_words_are_refused_with_what_there_is():
-    with pytest.raises(ValueError, match=r"vectors.*OwnData.*text, video, motion.*LAVIMO"):
+    with pytest.raises(ValueError, match=r"vectors.*text, video, motion.*OwnData.*LAVIMO"):
         JFSE(SyntheticItems().dims)
     with pytest.raises(ValueError, match=r"'published'.*honest.*as_published"):
         jfse(few(), protocol="published")

@@ -1,6 +1,6 @@
 """What is raised where data cannot be used, or an argument is none of its choices."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any
 
 
@@ -24,3 +24,13 @@ def check_choice(name: str, value: Any, choices: Iterable[str]) -> None:
     """
     if value not in choices:
         raise ValueError(f"{name} is {value!r}; expected {' or '.join(map(repr, choices))}.")
+
+
+def require_modalities(chosen: Iterable[str], available: Collection[str], subject: str) -> None:
+    """Refuse the choice of a modality that the data do not have.
+
+    Raises:
+        DataError: there is one; it names it, and those that there are.
+    """
+    if absent := [name for name in chosen if name not in available]:
+        raise DataError(f"{subject} has no modality {absent[0]!r}; it has {', '.join(available)}.")

@@ -18,7 +18,7 @@ from datamodules.modalities import Files, Modality
 SPLITS = ("train", "validation", "test")
 # Keys of a batch beside its modalities.
 RESERVED = ("label", "id", "item", "masks", "split", "query", "class_embedding")
-WORDS = nn.ModuleDict()  # whose attributes no network in it can be called
+NETWORKS = nn.ModuleDict()  # of a model, by modality: none can be called as one of its attributes
 
 
 @dataclass(frozen=True)
@@ -99,10 +99,10 @@ class ItemSet:
                 f"called {', '.join(RESERVED)}."
             )
         # Scores are called "image->text/MAP", joint queries "image+text->audio", and networks by the modality.
-        if bad := [name for name in self.modalities if not name or set("./>+") & set(name) or hasattr(WORDS, name)]:
+        if bad := [name for name in self.modalities if not name or set("./>+") & set(name) or hasattr(NETWORKS, name)]:
             yield (
-                f"a modality is called {bad[0]!r}, which networks and scores cannot be; rename it, without any of "
-                ". / > + and to no word of PyTorch's modules, such as type."
+                f"a modality is called {bad[0]!r}; rename it, without any of . / > + and not as an attribute of "
+                "PyTorch's modules, such as type."
             )
         rows = {"label": len(self.label), "split": len(self.split), "names": len(self.names)}
         if len(set(rows.values())) > 1 or not len(self):

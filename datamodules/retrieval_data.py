@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, DistributedSampler
 
 from datamodules.batches import Batch
-from datamodules.errors import DataError, check_choice
+from datamodules.errors import DataError, check_choice, require_modalities
 from datamodules.features.precompute import FrozenNetwork, precompute
 from datamodules.files.media import broken_files
 from datamodules.items import ItemSet
@@ -114,9 +114,7 @@ class RetrievalData(L.LightningDataModule):
             DataError: one that the data set does not have.
         """
         chosen = tuple(available) if self.chosen is None else self.chosen
-        absent = [name for name in chosen if name not in available]
-        if absent:
-            raise DataError(f"{self.dataset} has no modality {absent[0]!r}; it has {', '.join(available)}.")
+        require_modalities(chosen, available, self.dataset)
         return chosen
 
     def attempt(self, item: str, function: Callable[..., Any], *arguments: Any) -> Any:

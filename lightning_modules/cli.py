@@ -32,7 +32,7 @@ from losses.registry import nearest
 COMMANDS = {"export": run_export, "search": run_search}
 TRAINER_DEFAULTS = {"max_epochs": 500, "default_root_dir": "results/runs/fit", "log_every_n_steps": 1}
 SHARP = 0.03  # effective temperature, below which scores suffer
-# Lightning advertises a service of its maker's at every start.
+# Lightning advertises its maker's logging service at every start.
 logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(lambda said: "litlogger" not in said.getMessage())
 
 # Lightning's word for the checkpoint that it writes when SLURM takes a job back, and resumes when it is queued again.

@@ -49,7 +49,7 @@ class EmbeddingWriter(BasePredictionWriter):
     ) -> None:
         arrays, data = flat_predictions(predictions), trainer.datamodule
         for name in module.modalities:
-            arrays[f"split/{name}"] = part_of(data, arrays[f"item/{name}"])
+            arrays[f"split/{name}"] = splits_of(data, arrays[f"item/{name}"])
         if data.data.class_names is not None:
             arrays["class_names"] = np.array(data.data.class_names)
         names = chain(["embeddings.npz"], (f"embeddings_{number}.npz" for number in count(1)))
@@ -61,7 +61,7 @@ class EmbeddingWriter(BasePredictionWriter):
         print(f"wrote embeddings to {path}: {counted}")
 
 
-def part_of(data: RetrievalData, items: np.ndarray) -> np.ndarray:
+def splits_of(data: RetrievalData, items: np.ndarray) -> np.ndarray:
     """(n,) the name of the smallest part of the test data that holds each of (n,) test items."""
     *parts, whole = data.test_splits
     found = np.full(len(items), whole)

@@ -92,7 +92,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     if not own and arguments.table in COMMANDS:
         parser.error(f"{arguments.table} is a command with arguments of its own; give it first")
     if not own and arguments.table not in names:
-        known = [*names, *COMMANDS]
+        known = [*names, *COMMANDS]  # not by losses.registry.nearest, as torch takes seconds
         close = difflib.get_close_matches(arguments.table.lower(), known, cutoff=0.5)
         said = f"{'nearest' if close else 'there are'}: {', '.join(close or known)}"
         parser.error(f"there is no {arguments.table!r}; {said}")

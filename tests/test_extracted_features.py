@@ -83,6 +83,12 @@ def test_a_folder_with_the_file_alone_is_read_as_the_file(written, tmp_path):
     assert OwnData(tmp_path, class_encoder="from-data").class_embedding.shape == (len(ITEMS), 384)
 
 
+def test_the_ending_may_be_in_capitals(written, tmp_path):
+    path = tmp_path / "FEATURES.SAFETENSORS"
+    path.write_bytes(written.read_bytes())
+    assert OwnData(path).features == OwnData(written).features
+
+
 def test_files_of_another_kind_or_damaged_are_refused(written, tmp_path):
     path = tmp_path / "broken.safetensors"
     expected = r"broken.safetensors: .*`python -m datamodules extract` writes it"

@@ -236,6 +236,8 @@ def test_a_name_that_no_network_can_have_is_refused(tmp_path, name):
 def test_a_modality_that_the_data_do_not_have_is_named_with_those_that_they_have(tmp_path):
     for form in ("npz", "csv"):
         refused(WRITERS[form](tmp_path, make_parts()), "'imge'", "image, text", modalities=["imge", "text"])
+    file = save(tmp_path, unpaired_text=PARTS["text"])
+    refused(file, "'unpaired_text'; it has image, text.", modalities=["image", "unpaired_text"])
 
 
 @pytest.mark.parametrize(

@@ -121,6 +121,10 @@ class OwnData(FeatureDataModule):
         return path if parallel_texts(path) else find_source(path)
 
     @property
+    def _extracted(self) -> bool:
+        return self.source.suffix.lower() == ".safetensors"
+
+    @property
     def features(self) -> str:
         """The networks that made them, where the file says so; else a name of published ones, or "own".
 
@@ -130,7 +134,7 @@ class OwnData(FeatureDataModule):
         Raises:
             DataError: the data cannot be read.
         """
-        if self.source.suffix == ".safetensors":
+        if self._extracted:
             return ", ".join(networks_of(self.source).values())
         widths = tuple(array.shape[1] for array in self.data.vectors.values())
         if self._drawn != FROM_FILE or not self.has_class_embedding or self.class_encoder != "from-data":
@@ -159,7 +163,7 @@ class OwnData(FeatureDataModule):
             return self._class_encoder
         # Of what `extract` made, classes that are single items have names that say nothing, and others are embedded.
         alone = len(self.class_names) == len(self.data)
-        if self.data.class_embedding is not None and (alone or self.source.suffix != ".safetensors"):
+        if self.data.class_embedding is not None and (alone or not self._extracted):
             return "from-data"
         return ONE_HOT if self._numbered and len(self.class_names) <= MANY else BUNDLED
 
@@ -191,7 +195,7 @@ class OwnData(FeatureDataModule):
         source = self.source
         try:
             with decoding(source, "data of one's own"):  # what a damaged file holds may look whole to its parser
-                if source.suffix == ".safetensors":
+                if self._extracted:
                     self._drawn = FROM_FILE
                     return read_extracted(source)
                 read = read_manifest if source.suffix.lower() in TABLES or parallel_texts(source) else read_features
@@ -223,7 +227,7 @@ class OwnData(FeatureDataModule):
             elif split is not None:
                 tested, trained = (label[of].any(axis=0) for of in (split == "test", split != "test"))
                 if count := int((tested & ~trained).sum()):
-                    self._notes = [*self._notes, f"{count} class(es) of test items without a training item"]
+                    own.notes.append(f"{count} class(es) of test items without a training item")
         if embedding is not None and places is not None:
             embedding = embedding[places]
         split = self._draw(own, label, origin) if split is None else split

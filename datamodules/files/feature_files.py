@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from lightning.pytorch.utilities import rank_zero_warn
 
-from datamodules.errors import DataError, DataMissing
+from datamodules.errors import DataError, DataMissing, require_modalities
 from datamodules.files.array_files import READERS, read_arrays, read_layout
 from datamodules.files.labels import of_items, part_of, standard_name
 from datamodules.files.layouts import LAYOUTS, Layout
@@ -129,26 +129,23 @@ def _in_parts(arrays: Arrays, chosen: Sequence[str] | None, origin: str) -> tupl
     if not any(named[name][0] in both and x.ndim == 2 and 1 not in x.shape for name, x in arrays.items()):
         both = set()  # lists of numbers in two parts are no features
     common, parts = {}, {part: {} for part in (SPLITS if both else ("",))}
-    bases = {name: named[name] if named[name][0] in both else (standard_name(name), None) for name in arrays}
-    require_chosen(chosen, [base for base, _ in bases.values() if not of_items(base)], origin)
+    features = {}  # their names, each once, in order
     for name, array in arrays.items():
-        base, part = bases[name]
+        base, part = named[name] if named[name][0] in both else (standard_name(name), None)
         if base.startswith(UNPAIRED) or base in WHOLE:
             common[base] = array
-        elif chosen is None or of_items(base) or base in chosen:
+            continue
+        if not of_items(base):
+            features[base] = None
+        if chosen is None or of_items(base) or base in chosen:
             if both and part is None:
                 raise DataError(
                     f"{origin}: {base} is not divided into training and test, as {min(both)} is; divide it or remove "
                     "it."
                 )
             parts[part or ""][base] = array
+    require_modalities(chosen or (), features, origin)
     return common, {part: group for part, group in parts.items() if group}
-
-
-def require_chosen(chosen: Sequence[str] | None, there: Sequence[str], origin: str) -> None:
-    """Refuse with a DataError the name of a modality that the data do not have."""
-    if absent := [name for name in chosen or () if name not in there]:
-        raise DataError(f"{origin}: has no modality {absent[0]!r}; it has {', '.join(dict.fromkeys(there))}.")
 
 
 def _axis_of_items(parts: Sequence[Arrays], origin: str) -> int:

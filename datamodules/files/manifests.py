@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from datamodules.errors import DataError
-from datamodules.files.feature_files import Own, entries_of, per_item, require_chosen
+from datamodules.errors import DataError, require_modalities
+from datamodules.files.feature_files import Own, entries_of, per_item
 from datamodules.files.labels import PARTS, standard_name
 from datamodules.files.media import IMAGES, SOUNDS, files_of_items
 from datamodules.files.rows import decoding, row_names
@@ -50,7 +50,7 @@ def read_manifest(path: Path, chosen: Sequence[str] | None = None, split: str | 
         raise broken(path, "has no row")
     notes: list[str] = []
     columns = _columns(table)
-    require_chosen(chosen, list(columns), str(path))
+    require_modalities(chosen or (), columns, str(path))
     columns = {name: x for name, x in columns.items() if chosen is None or name in chosen}
     kinds = {name: _kind(cells) for name, cells in columns.items()}
     if numbers := [name for name, kind in kinds.items() if kind == "number"]:
@@ -89,7 +89,7 @@ def _read_parallel(folder: Path, chosen: Sequence[str] | None) -> pd.DataFrame:
     """Texts of which line i says the same in every file of a part; parts that lack a modality are left out."""
     files = parallel_texts(folder)
     trained = next(list(of) for part, of in files.items() if PARTS[PART.match(part)[0]] == "train")
-    require_chosen(chosen, trained, str(folder))
+    require_modalities(chosen or (), trained, str(folder))
     wanted = chosen or trained
     tables = []
     for part, of in files.items():

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from lightning_modules.metrics.directions import is_joint
 from reproduce.results.metrics import METRICS
 from reproduce.results.published import citations_of, published_of, with_other_features
 from reproduce.results.shown import (
@@ -21,7 +22,6 @@ from reproduce.results.shown import (
 )
 
 MOST_COLUMNS = 8
-OF_PAIR = "[^+]+->.+"  # a direction that is no joint query
 NOTHING = "–"
 
 
@@ -99,7 +99,7 @@ def _origin(table: pd.DataFrame, path: Path) -> str:
 
 
 def _section(rows: pd.DataFrame, seeds_differ: bool) -> str:
-    of_pair = rows["direction"].str.fullmatch(OF_PAIR)
+    of_pair = rows["direction"].str.contains("->") & ~rows["direction"].map(is_joint)
     many = rows["direction"][of_pair].nunique() > MOST_COLUMNS
     shown = rows[~of_pair] if many else rows
     blocks = [_frame(block, distinct(rows["method"])) for block in _blocks(shown)]
@@ -110,18 +110,18 @@ def _section(rows: pd.DataFrame, seeds_differ: bool) -> str:
         markdown_table([["method", *block.columns], *([escape(name), *line] for name, *line in block.itertuples())])
         for block in (block.fillna(NOTHING) for block in blocks)
     ]
-    matrix = _matrix(rows[rows["metric"] == "MAP"]) if many else ""
+    of_map = rows["metric"] == "MAP"
+    matrix = _matrix(rows[of_map & of_pair], rows[of_map & (rows["direction"] == "average")]) if many else ""
     heading, below = f"## {escape(section_name(_first(rows)))}", "\n".join(_below(rows, seeds_differ))
     return "\n\n".join(filter(None, [heading, *tables, matrix, below]))
 
 
-def _matrix(rows: pd.DataFrame) -> str:
+def _matrix(rows: pd.DataFrame, averages: pd.DataFrame) -> str:
     """The MAP of every direction of the method whose average is the best, in place of columns too many for a page."""
-    averages = rows[rows["direction"] == "average"]
     if not len(averages):
         return ""
     best = averages.loc[averages["value"].idxmax(), "method"]
-    found = rows[(rows["method"] == best) & rows["direction"].str.fullmatch(OF_PAIR)]
+    found = rows[rows["method"] == best]
     found = found.assign(text=[format_value(row, row.value) for row in found.itertuples()])
     found[["query", "gallery"]] = found["direction"].str.partition("->")[[0, 2]]
     names = distinct(found["query"])

@@ -31,7 +31,7 @@ def require_present(dataset: DataSet, named: str | None) -> None:
     declared = None if pairs else DATASETS.get(dataset.dataset)
     folder = root / dataset.dataset if declared is None else declared.folder_below(root)
     if not folder.exists() and (root_is_named(named) or pairs):
-        kind = ", of which docs/your-own-data.md lists the forms" * pairs
+        kind = " (its forms: docs/your-own-data.md)" * pairs
         raise DataMissing(f"no folder {folder.name}/ under the data root{kind}")
     if declared is None or not folder.exists():
         return

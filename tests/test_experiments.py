@@ -19,9 +19,10 @@ from losses import build_loss
 from losses.gcs import edge_sets
 from reproduce.names import EXPERIMENTS
 from reproduce.report.figures import draw_sweeps
+from reproduce.results.metrics import POSITIVE_METRICS
 from reproduce.results.schema import read_table
 from reproduce.runs.config import GRADIENT_METRICS, prepare, resolve, without_unused_labels
-from reproduce.runs.positives import POSITIVE_METRICS, shares_of_positives
+from reproduce.runs.positives import Positives, shares_of_positives
 from reproduce.runs.spec import read_file
 from reproduce.runs.training import Gradients, run
 
@@ -282,6 +283,24 @@ def test_shares_are_those_of_finite_differences(name):
     assert found["false positives"] == pytest.approx(6 / 10)  # items 2 and 3, 4 and 5, 5 and 6 of the five pairs
 
 
+@pytest.mark.parametrize(("epochs", "first", "last"), [(1, 0.0, 0.0), (2, 0.0, 1.0), (7, 0.5, 5.5)])
+def test_the_course_of_a_training_is_told_by_its_first_and_last_third(epochs, first, last):
+    recorder = Positives()
+    recorder.shares = [
+        {"true-positive gradient": epoch, "false-positive gradient": 10 * epoch, "false positives": 0.5}
+        for epoch in range(epochs)
+    ]
+    assert recorder.summary() == {
+        "true-positive gradient": (epochs - 1) / 2,
+        "false-positive gradient": 10 * (epochs - 1) / 2,
+        "true-positive gradient, first third": first,
+        "false-positive gradient, first third": 10 * first,
+        "true-positive gradient, last third": last,
+        "false-positive gradient, last third": 10 * last,
+        "false positives": 0.5,
+    }
+
+
 def test_a_loss_that_is_not_made_of_cosines_is_refused():
     rows = {key: torch.randn(4, 3) for key in ("a", "b", "c")}
     with pytest.raises(ValueError, match="GRAMLoss"):
@@ -299,7 +318,7 @@ def test_recording_gradients_changes_no_score(labels, some):
         "evaluate": {"on": "test", "galleries": []},
     }
     plain = run(config)
-    recorded = run({**config, "evaluate": {**config["evaluate"], "gradients": True, "positives": True}})
+    recorded = run({**config, "evaluate": {**config["evaluate"], "gradients": True, "shares_of_positives": True}})
     of_training = (*GRADIENT_METRICS, *POSITIVE_METRICS, "seconds/epoch")
     kept = [[score for score in each.scores if score.metric not in of_training] for each in (plain, recorded)]
     assert kept[0] == kept[1]

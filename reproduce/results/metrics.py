@@ -6,6 +6,9 @@ from dataclasses import dataclass, replace
 
 DECIMALS = 6  # of a number in a table
 RANKED = ("MAP", "MAP 11-point", "MAP 11-point plain")  # over the whole gallery
+PULLS = ("true-positive gradient", "false-positive gradient")
+PULLS_OF_THIRDS = tuple(f"{pull}, {third} third" for third in ("first", "last") for pull in PULLS)  # of the epochs
+POSITIVE_METRICS = (*PULLS, *PULLS_OF_THIRDS, "false positives")
 
 
 @dataclass(frozen=True)
@@ -66,9 +69,7 @@ METRICS = {
     "seconds/epoch": _COST,
     **dict.fromkeys(("finite values", "finite gradients", "live gradients"), _SHARE),
     **dict.fromkeys(("relative error", "largest relative error", "gradient error"), _COST),
-    **dict.fromkeys(
-        ("true-positive gradient", "false-positive gradient", "false positives"), replace(_SHARE, higher_is_better=None)
-    ),
+    **dict.fromkeys(POSITIVE_METRICS, replace(_SHARE, higher_is_better=None)),
     "gradient norm": replace(_COST, higher_is_better=None),
     **dict.fromkeys(("hyperparameters", "seconds/step", "saved MiB"), _COST),
     **dict.fromkeys(("similarity matrices", "matching matrices"), _COST),

@@ -19,10 +19,10 @@ from lightning_modules.metrics.modality_gap import BY_CHANCE, GAP_METRICS
 from lightning_modules.networks.adapters import ADAPTERS
 from lightning_modules.networks.encoders import ENCODERS
 from losses.registry import nearest
+from reproduce.results.metrics import POSITIVE_METRICS
 from reproduce.results.schema import SCALES
 from reproduce.runs.arguments import SpecError, check_arguments, said_of, signature
 from reproduce.runs.config import GRADIENT_METRICS, Config, data_class, located, model_class, parsed, resolve
-from reproduce.runs.positives import POSITIVE_METRICS
 from reproduce.runs.spec import DataSet, Method, Scale, Table, read_file
 
 # Metrics of a training, or of its joint space, rather than of its retrieval.

@@ -18,11 +18,10 @@ from lightning_modules.cli_errors import ConfigError, Parser
 from lightning_modules.metrics.modality_gap import GAP_METRICS
 from losses.registry import nearest
 from reproduce.results.companion import dump_yaml
-from reproduce.results.metrics import RANKED
+from reproduce.results.metrics import POSITIVE_METRICS, RANKED
 from reproduce.runs import baselines, multiview
 from reproduce.runs.arguments import loss_of, matched, merged, signature
 from reproduce.runs.machine import SILENT
-from reproduce.runs.positives import POSITIVE_METRICS
 from reproduce.runs.spec import DataSet, Method, Scale, Table
 
 Config = dict[str, Any]
@@ -163,7 +162,7 @@ def resolve(
     wanted = {
         "eleven_point": metrics.union(method.metrics).intersection(RANKED[1:]),
         "gradients": trained and metrics.intersection(GRADIENT_METRICS),
-        "positives": trained and not trial and metrics.intersection(POSITIVE_METRICS),
+        "shares_of_positives": trained and not trial and metrics.intersection(POSITIVE_METRICS),
         "joint_scores": scored_by_all,
         "modality_gap": not trial and metrics.intersection(GAP_METRICS),
     }
@@ -186,7 +185,7 @@ def without_unused_labels(config: Config) -> Config:
     # LAVIMO takes labels in its alignment alone.
     model, data, evaluate = (config[key] for key in ("model", "data", "evaluate"))
     loss = loss_of(model["init_args"]) if model["class_path"] == "LAVIMO" else None
-    if loss is None or loss.uses_labels or evaluate["on"] == "validation" or "positives" in evaluate:
+    if loss is None or loss.uses_labels or evaluate["on"] == "validation" or "shares_of_positives" in evaluate:
         return config
     kept = {name: value for name, value in data["init_args"].items() if name not in OF_LABELS}
     return {**config, "data": {**data, "init_args": kept}}

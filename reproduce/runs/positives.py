@@ -1,6 +1,6 @@
 """Which pairs the gradient of a loss goes to along a training: true positives, false ones and negatives."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import lightning as L
@@ -10,8 +10,7 @@ from torch import Tensor
 
 from losses import AlignmentLoss
 from losses.common.base import GatheredBatch
-
-POSITIVE_METRICS = ("true-positive gradient", "false-positive gradient", "false positives")
+from reproduce.results.metrics import PULLS, PULLS_OF_THIRDS
 
 
 def shares_of_positives(
@@ -49,7 +48,7 @@ def shares_of_positives(
     positive = matches & ~torch.eye(len(matches), dtype=torch.bool, device=matches.device)
     true, false = (float(pull[positive & match].sum() / pull.sum()) for match in (alike, ~alike))
     wrong = float((positive & ~alike).sum() / positive.sum().clamp_min(1))
-    return dict(zip(POSITIVE_METRICS, (true, false, wrong), strict=True))
+    return dict(zip((*PULLS, "false positives"), (true, false, wrong), strict=True))
 
 
 class Positives(L.Callback):
@@ -73,5 +72,12 @@ class Positives(L.Callback):
             self.shares.append(shares_of_positives(module.alignment, *self.given, classes))
 
     def summary(self) -> dict[str, float]:
-        """Their means over the training."""
-        return {name: float(np.mean([one[name] for one in self.shares])) for name in POSITIVE_METRICS}
+        """Their means over the training, and those of the pulls over the first and the last third of its epochs."""
+        third = max(len(self.shares) // 3, 1)
+        thirds = [_means(self.shares[:third]), _means(self.shares[-third:])]
+        of_thirds = [means[pull] for means in thirds for pull in PULLS]
+        return _means(self.shares) | dict(zip(PULLS_OF_THIRDS, of_thirds, strict=True))
+
+
+def _means(shares: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    return {name: float(np.mean([one[name] for one in shares])) for name in shares[0]}

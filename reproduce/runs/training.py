@@ -92,7 +92,7 @@ class Gradients(L.Callback):
         return {"gradient norm": float(np.median(finite)), "finite gradients": len(finite) / len(norms)}
 
 
-RECORDERS = {"gradients": Gradients, "positives": Positives}  # entry of "evaluate" -> what measures it along a training
+RECORDERS = {"gradients": Gradients, "shares_of_positives": Positives}  # "evaluate"'s entry -> what measures it
 
 
 def run(config: Config, data_root: str | None = None) -> RunResult:
@@ -101,9 +101,9 @@ def run(config: Config, data_root: str | None = None) -> RunResult:
     Args:
         config: "seed_everything", "model", "data" and "trainer" as `csd fit` takes them, and "evaluate": "on",
             "validation" or "test"; "galleries", those scored beside the whole one; and where they are true "gradients",
-            to record their norms, "positives", to record which pairs they go to, "modality_gap", to measure the gap
-            between the modalities of the test items, "eleven_point", for the two 11-point metrics, and "joint_scores",
-            to score joint queries by every score.
+            to record their norms, "shares_of_positives", to record which pairs they go to, "modality_gap", to measure
+            the gap between the modalities of the test items, "eleven_point", for the two 11-point metrics, and
+            "joint_scores", to score joint queries by every score.
         data_root: folder of the data sets, or None.
 
     Raises:

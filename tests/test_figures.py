@@ -221,10 +221,13 @@ def test_map_against_flipped_labels_has_a_line_per_method_with_its_interval():
         for condition, share in {**flips, "labels clusters": 99}.items()
         for place, method in enumerate(("pairwise KL", "GCS mixed"))
     ]
+    rows += [replace(row, method="GRAM", value=0.3) for row in rows if row.method == "GCS mixed"]
     one_share = {"dataset": "handwritten", "features": "x1, x2", "condition": "M = 2, 40 % of labels flipped"}
     figure = draw_noise(table_of([*rows, replace(rows[0], **one_share)]), table)
     [axes] = figure.axes
     assert axes.get_title().startswith("utd_mhad")
+    assert "GRAM: at most 0.300" in axes.get_xlabel()  # below half of .8, and not drawn
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["pairwise KL", "GCS mixed"]
     for place, container in enumerate(axes.containers):
         assert container.get_label() == ("pairwise KL", "GCS mixed")[place]
         points, _, (bars,) = container.lines

@@ -27,6 +27,7 @@ from scipy.stats import t as student_t
 from datamodules.noisy_labels import parse_labels
 from lightning_modules.metrics.directions import is_joint
 from lightning_modules.metrics.modality_gap import GAP_METRICS
+from reproduce.results.metrics import METRICS
 from reproduce.results.schema import replace_file
 from reproduce.results.shown import SYNTHETIC
 from reproduce.runs.spec import Table
@@ -171,7 +172,8 @@ def draw_sweeps(rows: pd.DataFrame, table: Table) -> Figure:
 def draw_noise(rows: pd.DataFrame, table: Table) -> Figure | None:
     """Average MAP against the share of labels that are flipped, a line per method, a panel for data with three or more.
 
-    The bars are 95% intervals of the mean over seeds, by Student's t; the axis says how many seeds there are.
+    The bars are 95% intervals of the mean over seeds, by Student's t; the axis says how many seeds there are. A method
+    that never reaches half of the best MAP of its panel would press the others together: the axis names it instead.
     """
     data = []
     for dataset in table.datasets:
@@ -195,15 +197,19 @@ def draw_noise(rows: pd.DataFrame, table: Table) -> Figure | None:
     }
     said = ", ".join(f"{x}: {n}" for x, n in count.groupby(rows["x"]).first().items())
 
-    def finish(axes: Axes) -> None:
-        axes.set(xlabel=f"labels flipped, % (seeds {said})", ylabel="average MAP")
+    def finish(below: pd.Series, axes: Axes) -> None:
+        names = "".join(f"\n{method}: at most {METRICS['MAP'].text(best)}" for method, best in below.items())
+        axes.set(xlabel=f"labels flipped, % (seeds {said}){names}", ylabel="average MAP")
 
     panels = []
     for of in found:
         first = next(of.itertuples())
         title = panel_title((first.dataset, first.features, "", first.split, first.protocol))
+        best = of.groupby("method", sort=False)["value"].max()
+        below = best[best < best.max() / 2]
         points = of.assign(label=of["method"], dx=np.nan, y=of["value"], dy=half[of.index])
-        panels.append(Panel(title, points.sort_values("x", kind="stable"), finish))
+        points = points[~of["method"].isin(below.index)].sort_values("x", kind="stable")
+        panels.append(Panel(title, points, partial(finish, below)))
     size = (4.4 * len(panels) + 1, 4.8)
     return _draw([panels], styles, size, table.title, "average MAP", spread="95% interval")
 

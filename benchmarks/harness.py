@@ -148,17 +148,21 @@ def timed(step: Callable[[], Any]) -> dict[str, float]:
     return {"seconds/step": timer() - start}
 
 
-def fresh(work: Callable[..., Mapping[str, Any]], **arguments: Any) -> dict[str, Any]:
+def fresh(work: Callable[..., Any], warm_up: Mapping[str, Any] | None = None, **arguments: Any) -> dict[str, Any]:
     """Call a function of a module in a process of its own, whose peak memory is then that of the call.
+
+    Where arguments for a small call before it are given, what libraries load at a first call is not counted.
 
     Returns:
         What the function returned, and "peak MiB": the largest resident size of the process while it ran, less what
-        was resident when its module had been imported. On a GPU it is the most that the allocator had handed out.
+        was resident before. On a GPU it is the most that the allocator had handed out.
 
     Raises:
         Exception: what the function raised, or that its process was killed.
     """
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        if warm_up:
+            pool.submit(work, **warm_up).result()
         return pool.submit(_with_peak, work, arguments).result()
 
 

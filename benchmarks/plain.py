@@ -45,10 +45,7 @@ def pairwise_kl(embeddings: Batch, labels: Tensor, temperature: float) -> Tensor
 
 
 def gram(embeddings: Batch, labels: Tensor, temperature: float) -> Tensor:
-    """Cross-entropies, of rows and of columns, of minus the volumes spanned by the first modality and the others.
-
-    Source: Cicchetti et al., ICLR 2025.
-    """
+    """GRAM (Cicchetti et al., ICLR 2025): cross-entropies of minus the volumes with the first modality, both ways."""
     anchor, *others = (F.normalize(x, dim=1) for x in embeddings.values())
     logits = gram_volume(anchor, others) / -temperature
     own = torch.arange(len(anchor), device=logits.device)
@@ -89,9 +86,7 @@ PLAIN = {"GCS": gcs, "CS": cs, "pairwise KL": pairwise_kl, "GRAM": gram}
 
 
 class PlainJFSE:
-    """The published schedule of JFSE: networks, four losses and optimisers, min-max scaled batches.
-
-    Every step has its own forward pass.
+    """The published schedule of JFSE: networks, four losses and optimisers with their own passes, min-max batches.
 
     Args:
         model: whose networks are trained.
@@ -107,8 +102,7 @@ class PlainJFSE:
         self.parts = [self.critics, self.generators, self.regressors, self.classifier]
         self.optimizers = [torch.optim.Adam(p.parameters(), lr=1e-4, betas=(0.5, 0.999)) for p in self.parts]
 
-    def epoch(self, loader: DataLoader, number: int) -> int:
-        """Train on every batch of epoch ``number``, from 0; returns how many there were."""
+    def epoch(self, loader: DataLoader, number: int) -> int:  # from 0; returns how many batches there were
         strength = 2 / (1 + math.exp(-10 * number / self.epochs)) - 1
         for batch in loader:
             batch = {name: x.to(self.device) for name, x in batch.items()}

@@ -19,9 +19,9 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from datamodules import DataError, RetrievalData
 from lightning_modules import checkpoints, runs
-from lightning_modules.__main__ import TRAINER_COMMANDS
 from lightning_modules.base import RetrievalModule, prepare
 from lightning_modules.cli_errors import ConfigError, Parser, leave, reason, refusal
+from lightning_modules.commands import TRAINER_COMMANDS
 from lightning_modules.predictions import EmbeddingWriter
 from lightning_modules.score_table import IN_MATRICES, score_tables
 from lightning_modules.serving.export import run_export
@@ -91,8 +91,8 @@ class RetrievalCLI(LightningCLI):
     def after_fit(self) -> None:
         """Score the test parts, where the configuration asks for it: a row of a table is made again by one command."""
         if self._get(self.config_init, "test_after_fit"):
-            best = any(callback.monitor and callback.best_model_path for callback in self.trainer.checkpoint_callbacks)
-            self.test(model=self.model, datamodule=self.datamodule, ckpt_path="best" if best else None)
+            kept = (callback.best_model_path for callback in self.trainer.checkpoint_callbacks if callback.monitor)
+            self.test(model=self.model, datamodule=self.datamodule, ckpt_path=next(filter(None, kept), None))
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse, and find out what "~" and ``--ckpt_path`` mean; a file that cannot be read is refused at once."""

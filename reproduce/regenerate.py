@@ -17,7 +17,7 @@ from reproduce.runs.checks import load_table
 from reproduce.runs.executors import Executor, ExecutorError, Jobs, Workers
 from reproduce.runs.machine import duration, quiet, workers
 from reproduce.runs.plan import Plan
-from reproduce.runs.presence import model_absent
+from reproduce.runs.presence import in_short, model_absent
 from reproduce.runs.spec import DataSet, Table
 from reproduce.runs.store import RunStore
 
@@ -92,8 +92,7 @@ def _absent_lines(absent: dict[DataSet, str], present: list[DataSet]) -> Iterato
         if name in DATASETS and name not in found and not any(map(model_absent, mine)):
             tells = f"`python -m datamodules check {name}` says what is missing"
         else:
-            short = (reason if model_absent(one) else reason.partition(". ")[0] for one, reason in mine.items())
-            tells = "; ".join(dict.fromkeys(short))
+            tells = "; ".join(dict.fromkeys(in_short(*each) for each in mine.items()))
         yield f"{name} is not run ({rows}): {tells}"
 
 

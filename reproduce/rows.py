@@ -12,7 +12,7 @@ from reproduce.results.significance import compare, comparisons_of
 from reproduce.runs.config import data_class
 from reproduce.runs.executors import Run
 from reproduce.runs.plan import Plan, Row
-from reproduce.runs.presence import form_of
+from reproduce.runs.presence import form_of, in_short
 
 
 def rows_of(plan: Plan) -> pd.DataFrame:
@@ -32,7 +32,7 @@ def rows_not_run(plan: Plan) -> pd.DataFrame:
     rows: list[dict[str, Any]] = []
     for dataset, reason in plan.absent.items():
         for method in plan.table.methods_on(dataset):
-            rows += _without_number(plan, Row(dataset, method), "not_run", reason)
+            rows += _without_number(plan, Row(dataset, method), "not_run", in_short(dataset, reason))
     return table_of(rows)
 
 

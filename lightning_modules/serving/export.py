@@ -23,9 +23,9 @@ from datamodules.features.texts import BUNDLED
 from datamodules.features.timm_models import INSTALLED
 from datamodules.files.sources import sha256_of, user_path
 from datamodules.items import listed
-from lightning_modules.__main__ import FURTHER_COMMANDS
 from lightning_modules.base import RetrievalModule
 from lightning_modules.checkpoints import read_checkpoint
+from lightning_modules.commands import FURTHER_COMMANDS
 from lightning_modules.lavimo import LAVIMO
 from lightning_modules.serving.folders import printable
 

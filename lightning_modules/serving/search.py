@@ -20,7 +20,7 @@ from datamodules.files.media import faults
 from datamodules.files.rows import decoding
 from datamodules.files.sources import user_path, written_whole
 from datamodules.items import Files, Modality
-from lightning_modules.__main__ import FURTHER_COMMANDS
+from lightning_modules.commands import FURTHER_COMMANDS
 from lightning_modules.encoded import EncodedModule
 from lightning_modules.serving.export import export_identity, load_export
 from lightning_modules.serving.folders import ENDINGS, Content, decode, printable, read_folder

@@ -72,3 +72,8 @@ def model_absent(dataset: DataSet) -> str:
         except DataError as error:
             return str(error)
     return ""
+
+
+def in_short(dataset: DataSet, reason: str) -> str:
+    """Why a data set is not run, in one sentence; of a pretrained model also how to get it."""
+    return reason if model_absent(dataset) else reason.partition(". ")[0]

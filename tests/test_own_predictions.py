@@ -12,6 +12,7 @@ from own_cases import matlab73
 from PIL import Image
 from sklearn.metrics import average_precision_score
 from sklearn.metrics.pairwise import cosine_similarity
+from sklearn.preprocessing import normalize
 
 from datamodules import OwnData
 from lightning_modules.cli import main
@@ -105,18 +106,22 @@ def test_the_path_is_enough_and_scikit_learn_finds_the_same_map(tmp_path: Path, 
     words = ["--model", model, "--data", "OwnData", "--data.path", str(path)]
     words += ["--trainer.default_root_dir", str(tmp_path), "--trainer.enable_progress_bar", "false"]
     words += ["--model.width", "16"] if model == "JFSE" else []
+    joint = [(("view0", "view1"), "view2")] if case == "LAVIMO, three views" else []
+    words += ["--model.joint_queries", "[view0+view1->view2]"] if joint else []
     main(["fit", *words, "--trainer.max_epochs", "2"])
     for command in ("test", "predict"):
         main([command, *words, "--ckpt_path", "best"])
     scores = pd.read_csv(tmp_path / "csv" / "test_0" / "metrics.csv").iloc[-1]
     embeddings, module = dict(np.load(tmp_path / "embeddings.npz")), OwnData(path)
-    for query, gallery in permutations(module.modalities, 2):
-        label, other = (embeddings[f"label/{name}"] for name in (query, gallery))
+    for queries, gallery in [*(((one,), other) for one, other in permutations(module.modalities, 2)), *joint]:
+        label, other = (embeddings[f"label/{name}"] for name in (queries[0], gallery))
         one_hot = [x if x.ndim == 2 else np.eye(N, dtype=int)[x] for x in (label, other)]
         relevant = one_hot[0] @ one_hot[1].T > 0
-        cosine = cosine_similarity(embeddings[query].astype(np.float64), embeddings[gallery].astype(np.float64))
+        # A query by several modalities of an item is the sum of their unit vectors.
+        asked = sum(normalize(embeddings[name].astype(np.float64)) for name in queries)
+        cosine = cosine_similarity(asked, embeddings[gallery].astype(np.float64))
         found = np.mean([average_precision_score(r, c) for r, c in zip(relevant, cosine, strict=True)])
-        assert scores[f"test/standard/{query}->{gallery}/MAP"] == pytest.approx(found, abs=1e-6)
+        assert scores[f"test/standard/{'+'.join(queries)}->{gallery}/MAP"] == pytest.approx(found, abs=1e-6)
     again = OwnData(tmp_path / "embeddings.npz")
     assert again.modalities == module.modalities
     assert len(again.data) == len(module.indices("standard"))

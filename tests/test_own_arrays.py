@@ -179,12 +179,13 @@ def test_rows_that_differ_without_labels_are_refused_and_columns_that_agree_are_
 
 @pytest.mark.parametrize(
     ("name", "message"),
-    [(".", "no features in a known layout"), ("x", "does not exist"), ("note.txt", "no known form")],
+    [(".", "no features in a known layout"), ("note.txt", "no known form")],
 )
 def test_unknown_places_list_the_accepted_forms(tmp_path, name, message):
     (tmp_path / "note.txt").write_text("hello")
     forms = (".npz", ".mat", ".csv", "train_img_files.pkl", "train_img_lab.mat")
     refused(tmp_path / name, message, str(tmp_path / name), *forms)
+    refused(tmp_path / "x", str(tmp_path / "x"), "does not exist")
 
 
 def test_several_data_sets_in_one_folder_are_refused(tmp_path):

@@ -151,11 +151,10 @@ def timed(step: Callable[[], Any]) -> dict[str, float]:
 def fresh(work: Callable[..., Any], warm_up: Mapping[str, Any] | None = None, **arguments: Any) -> dict[str, Any]:
     """Call a function of a module in a process of its own, whose peak memory is then that of the call.
 
-    Where arguments for a small call before it are given, what libraries load at a first call is not counted.
-
     Returns:
         What the function returned, and "peak MiB": the largest resident size of the process while it ran, less what
-        was resident before. On a GPU it is the most that the allocator had handed out.
+        was resident before, that of a small call with the arguments ``warm_up`` included where they are given: so
+        what libraries load at a first call is not counted. On a GPU it is the most that the allocator had handed out.
 
     Raises:
         Exception: what the function raised, or that its process was killed.

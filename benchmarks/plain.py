@@ -102,7 +102,8 @@ class PlainJFSE:
         self.parts = [self.critics, self.generators, self.regressors, self.classifier]
         self.optimizers = [torch.optim.Adam(p.parameters(), lr=1e-4, betas=(0.5, 0.999)) for p in self.parts]
 
-    def epoch(self, loader: DataLoader, number: int) -> int:  # from 0; returns how many batches there were
+    def epoch(self, loader: DataLoader, number: int) -> int:
+        """Train on every batch of epoch ``number``, from 0; returns how many there were."""
         strength = 2 / (1 + math.exp(-10 * number / self.epochs)) - 1
         for batch in loader:
             batch = {name: x.to(self.device) for name, x in batch.items()}

@@ -31,8 +31,9 @@ def rows_not_run(plan: Plan) -> pd.DataFrame:
     """A row for every method and split of the data sets that are not here."""
     rows: list[dict[str, Any]] = []
     for dataset, reason in plan.absent.items():
+        note = in_short(dataset, reason)
         for method in plan.table.methods_on(dataset):
-            rows += _without_number(plan, Row(dataset, method), "not_run", in_short(dataset, reason))
+            rows += _without_number(plan, Row(dataset, method), "not_run", note)
     return table_of(rows)
 
 

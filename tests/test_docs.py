@@ -96,7 +96,7 @@ def test_the_page_on_training_exports_a_model_and_searches(tmp_path, monkeypatch
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_a_command_of_a_page_is_taken(page, capsys, tmp_path):
+def test_a_command_of_a_page_is_taken(page, capsys):
     for words in _commands(page):
         if words[0] == "torchrun":
             words = ["csd", *words[words.index("lightning_modules") + 1 :]]

@@ -185,6 +185,9 @@ def test_unknown_places_list_the_accepted_forms(tmp_path, name, message):
     (tmp_path / "note.txt").write_text("hello")
     forms = (".npz", ".mat", ".csv", "train_img_files.pkl", "train_img_lab.mat")
     refused(tmp_path / name, message, str(tmp_path / name), *forms)
+
+
+def test_a_path_where_nothing_is_is_refused_by_name(tmp_path):
     refused(tmp_path / "x", str(tmp_path / "x"), "does not exist")
 
 

@@ -52,7 +52,7 @@ def find_source(path: Path) -> Path:
         DataError: nothing is there, or another kind of file, several data sets or a part of one.
     """
     if not path.exists():
-        raise DataError(f"{path}: does not exist; expected a file or folder, by its path from here.")
+        raise DataError(f"{path}: does not exist; expected the path of a file or folder.")
     if path.is_dir():
         source = _in_folder(path)
         return path if isinstance(source, Layout) else source

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch.nn.functional import threshold_
 
 from losses.common.gradients import by_formula
 
@@ -81,7 +82,7 @@ class _Hoelder(torch.autograd.Function):
         for log_p in log_ps:
             powers = log_p - log_p.amax(dim=-1, keepdim=True)
             joint = powers.clone() if joint is None else joint.add_(powers)
-            powers, total = _exponentials(powers.mul_(order))
+            powers, total = _exponentials(powers, order)
             joint.sub_(total.log() / order)
             shares.append(powers.div_(total))
         largest = joint.amax(dim=-1, keepdim=True)
@@ -100,10 +101,20 @@ class _Hoelder(torch.autograd.Function):
         return tuple(None if slope is None else slope * gradient[..., None] for slope in slopes)
 
 
-def _exponentials(logs: Tensor) -> tuple[Tensor, Tensor]:
-    """exp of the entries, in their place, and its sum over the last dimension."""
-    exponentials = logs.exp_()
+def _exponentials(logs: Tensor, order: int = 1) -> tuple[Tensor, Tensor]:
+    """exp(order x) of the entries x, in their place, and its sum over the last dimension."""
+    exponentials = exp_(logs, order)
     return exponentials, exponentials.sum(dim=-1, keepdim=True)
+
+
+def exp_(x: Tensor, factor: float = 1.0) -> Tensor:
+    """exp(factor x), in the place of x, as a power of two, and 0 below the 4/5th power of the least normal number.
+
+    On a CPU torch.exp takes 20 times as long where it is 0, as for most entries of a target, and hundreds of times
+    where it is denormal, as at low temperatures; torch.exp2 does not. Products with denormal numbers are as slow.
+    """
+    least = 0.8 * math.log2(torch.finfo(x.dtype).tiny)
+    return threshold_(x.mul_(factor / math.log(2)), least, -math.inf).exp2_()
 
 
 def kl_divergence(log_p: Tensor, log_q: Tensor) -> Tensor:
@@ -143,7 +154,7 @@ class _KL(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, log_p: Tensor, log_q: Tensor) -> Tensor:
-        p, ratio = log_p.exp(), log_p - log_q
+        p, ratio = exp_(log_p.clone()), log_p - log_q
         ratio.masked_fill_(p == 0, 0.0)
         ctx.save_for_backward(p, ratio if ctx.needs_input_grad[0] else None, log_p, log_q)
         return torch.linalg.vecdot(p, ratio)

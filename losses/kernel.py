@@ -9,6 +9,7 @@ from torch import Tensor
 
 from losses import fused
 from losses.common.base import AlignmentLoss, GatheredBatch, positive
+from losses.divergence import exp_
 from losses.registry import register_loss
 
 
@@ -172,7 +173,7 @@ class _LogSums(torch.autograd.Function):
         found = torch.empty_like(parts[2])
         for rows, exponents in _blocks(*parts):
             largest = exponents.amax(dim=-1)
-            sums = exponents.sub_(largest[..., None]).exp_().sum(dim=-1)
+            sums = exp_(exponents.sub_(largest[..., None])).sum(dim=-1)
             torch.add(sums.log_(), largest, out=found[:, rows])
         ctx.save_for_backward(*parts, found)
         return found
@@ -193,7 +194,7 @@ def _slopes(p: Tensor, s: Tensor, a: Tensor, b: Tensor, log_sums: Tensor, gradie
     weighted = p * weights
     to_p, to_s, to_a, to_b = torch.empty_like(p), torch.zeros_like(s), torch.empty_like(a), torch.zeros_like(b)
     for rows, exponents in _blocks(p, s, a, b):
-        shares = exponents.sub_(log_sums[:, rows, None]).exp_()  # softmax over s
+        shares = exp_(exponents.sub_(log_sums[:, rows, None]))  # softmax over s
         # Their sum is one but for rounding, the same rounding as in the products below: what p gets by way of a is
         # nearly the opposite of what it gets by way of the products, so that the rounding cancels too.
         torch.sum(shares, dim=-1, out=to_a[:, rows])

@@ -1,5 +1,7 @@
 """Divergences on log-probabilities: values, properties and edge cases."""
 
+import math
+
 import numpy as np
 import pytest
 import reference
@@ -9,7 +11,7 @@ from hypothesis import strategies as st
 from loss_cases import assert_close
 from torch.autograd import gradcheck
 
-from losses.divergence import clamped_divergence, cs_divergence, gcs_divergence, kl_divergence
+from losses.divergence import clamped_divergence, cs_divergence, exp_, gcs_divergence, kl_divergence
 
 INF = float("inf")
 HALF = [torch.float16, torch.bfloat16]
@@ -200,6 +202,16 @@ def test_saturated_distributions_stay_finite_and_exact(dtype, count):
     assert_close(value.double(), expected, rtol=8 * rounding, atol=1e4 * torch.finfo(torch.float32).eps)
     value.float().sum().backward()
     assert all(torch.isfinite(x.grad).all() for x in leaves)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_exponentials_are_exact_and_none_is_denormal(dtype):
+    tiny, rounding = torch.finfo(dtype).tiny, torch.finfo(dtype).eps
+    x = torch.cat([torch.linspace(2 * math.log(tiny), 0, 3998, dtype=dtype), torch.tensor([-INF])]).double()
+    found = exp_(x.to(dtype, copy=True), 0.5)
+    expected = np.exp(0.5 * x.numpy()) * (0.5 * x.numpy() > 0.8 * math.log(tiny))
+    assert_close(found.double(), expected, rtol=-math.log(tiny) * rounding, atol=0)
+    assert not ((found > 0) & (found < tiny)).any()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, *HALF])

@@ -9,6 +9,7 @@ import torch
 from loss_cases import (
     BATCH,
     LABELS,
+    NAMES,
     OF_PAIRS,
     OPTIONS,
     SCHEMES,
@@ -25,6 +26,7 @@ from torch.autograd import gradcheck
 from torch.utils.checkpoint import checkpoint
 
 from losses import PairwiseLoss, available_losses, build_loss, fused, registry
+from losses.common import matching
 
 # scipy warns from an estimated error of 2e-13 on, far below the tolerance here.
 pytestmark = pytest.mark.filterwarnings("ignore:logm result may be inaccurate:RuntimeWarning")
@@ -153,6 +155,28 @@ def test_a_loss_inside_a_checkpoint_is_the_loss(monkeypatch, name, large):
     wanted = [*leaves, *loss.parameters()]
     for one, other in zip(torch.autograd.grad(inside, wanted), torch.autograd.grad(plain, wanted), strict=True):
         assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("temperature", [0.04, 0.02, 0.01])
+@pytest.mark.parametrize("name", ["gcs", "cs", "kl", "infonce", "mil_nce"])
+def test_no_denormal_number_comes_to_a_matrix_product(monkeypatch, name, temperature):
+    """As a softmax has at low temperatures once classes are apart; the gradient is that of float64."""
+    factors, multiply = [], matching._scaled_product
+    monkeypatch.setattr(
+        matching, "_scaled_product", lambda x, z, scale: factors.append(x.abs()) or multiply(x, z, scale)
+    )
+    labels, generator = torch.arange(32) // 4, torch.Generator().manual_seed(0)
+    centres = torch.randn(8, 64, generator=generator)[labels]
+    drawn = [centres + 0.3 * torch.randn(32, 64, generator=generator) for _ in range(MODALITIES[name])]
+    slopes = []
+    for dtype in (torch.float32, torch.float64):
+        leaves = [x.to(dtype).requires_grad_() for x in drawn]
+        loss = build_loss(name, temperature=temperature)
+        total = loss(dict(zip(NAMES, leaves, strict=False)), labels).total
+        slopes.append([slope.double() for slope in torch.autograd.grad(total, leaves)])
+    for found, expected in zip(*slopes, strict=True):
+        assert_close(found, expected, rtol=1e-3, atol=1e-6)
+    assert not any(((x > 0) & (x < torch.finfo(x.dtype).tiny)).any() for x in factors)
 
 
 def test_log_coral_with_fewer_items_than_dimensions():

@@ -4,6 +4,7 @@ from functools import cached_property
 
 import torch
 from torch import Tensor
+from torch.nn.functional import hardshrink
 
 from losses.common.gather import gather, refuse_together
 from losses.common.gradients import by_formula
@@ -79,6 +80,8 @@ class _Product(torch.autograd.Function):
     @staticmethod
     def backward(ctx, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
         x, z = ctx.saved_tensors
+        # Products with denormal numbers, as a softmax has at low temperatures, take a CPU up to fifty times as long.
+        gradient = hardshrink(gradient, torch.finfo(gradient.dtype).tiny ** 0.8)
         with torch.autocast(gradient.device.type, enabled=False):
             return _scaled_product(gradient, z, ctx.scale), _scaled_product(gradient.T, x, ctx.scale), None
 

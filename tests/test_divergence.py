@@ -182,6 +182,14 @@ def test_disjoint_rows_are_infinite_without_gradient_and_the_others_as_they_are_
         assert_close(log.grad[~mask], other.grad)
 
 
+@pytest.mark.parametrize(("divergence", "count"), [(gcs_of, 2), (gcs_of, 3), (kl_divergence, 2)])
+@pytest.mark.parametrize("place", range(2))
+def test_nan_stays_in_its_row(divergence, count, place):
+    logs = [log.float() for log in random_log_probabilities(count, (5, 40))]
+    logs[place][1, 3] = torch.nan
+    assert divergence(*logs).isnan().tolist() == [False, True, False, False, False]
+
+
 EXTREMES = 1e4 * torch.tensor(
     [[1, -1, 0, 3e-4], [-1, 1, 1, -1], [0, 0, 0, 0], [1, 1, 1, 1], [-1, -1, -1, -1], [1, 0, 0, 0]]
 )

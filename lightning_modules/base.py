@@ -269,9 +269,12 @@ def prepare(model: RetrievalModule, data: RetrievalData, fit: bool = True) -> No
         fit: whether training follows.
 
     Raises:
-        ValueError: the data do not allow the training that the model is set to.
+        ValueError: the data do not allow the training that the model is set to, or have more modalities than its
+            alignment takes.
         DataError: a frozen network returns something that is not finite.
     """
+    if fit and getattr(model, "alignment", None) is not None:
+        model.alignment.check_modalities(model.modalities)
     data.precompute(model.frozen_networks())
     model.prepare_evaluation(data)
     if fit:

@@ -1,6 +1,7 @@
 """Symile: what the modalities of an item have in common all at once, beyond their pairs."""
 
 import math
+from collections.abc import Sequence
 from functools import reduce
 from typing import Literal
 
@@ -64,6 +65,13 @@ class SymileLoss(AlignmentLoss):
         if logit_scale is None:
             self.log_scale = nn.Parameter(torch.tensor(math.log(START)))
 
+    def check_modalities(self, names: Sequence[str]) -> None:
+        if self.negatives == "all" and len(names) > 3:
+            raise ValueError(
+                f"negatives='all' takes three modalities, got {len(names)} ({', '.join(names)}), which have too many "
+                "combinations; set negatives='shuffled'"
+            )
+
     def width(self, batch: GatheredBatch) -> int:
         items, dim = batch.columns[batch.modalities[0]].shape
         return items * max(items, dim) if self.negatives == "all" and len(batch.modalities) > 2 else items
@@ -82,11 +90,6 @@ class SymileLoss(AlignmentLoss):
     def _all(self, batch: GatheredBatch) -> dict[str, Tensor]:
         """Anchor -> its products with every combination of the others: (R, N) of two modalities, (R, N, N) of three."""
         names, columns = batch.modalities, [batch.unit_columns(name) for name in batch.modalities]
-        if len(names) > 3:
-            raise ValueError(
-                f"negatives='all' takes three modalities, got {len(names)} ({', '.join(names)}), which have too many "
-                "combinations; set negatives='shuffled'"
-            )
         if batch.stop - batch.start == len(columns[0]):
             whole = _products(*columns)  # for every anchor the same numbers
             return {name: whole.movedim(k, 0) for k, name in enumerate(names)}

@@ -7,7 +7,9 @@ import pandas as pd
 import pytest
 import yaml
 
+import losses
 from lightning_modules.cli import main
+from losses import build_loss
 
 DATA = {"classes": 3, "items": 96, "image_dim": 8, "text_dim": 6, "batch_size": 16, "class_encoder": "one-hot"}
 CONFIG = {
@@ -35,6 +37,25 @@ def write_config(folder: Path, **model) -> Path:
 def csd(command: str, folder: Path, *words: str, config: Path | None = None) -> None:
     config = config or write_config(folder)
     main([command, "--config", str(config), "--trainer.default_root_dir", str(folder / "run"), *map(str, words)])
+
+
+def resolved(capsys, *words: str) -> dict:
+    """The whole configuration of a command, which is not run; its loss takes the modalities that its data name."""
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as stop:
+        main([*words, "--print_config"])
+    assert not stop.value.code
+    config = yaml.safe_load(capsys.readouterr().out)
+    loss = config["model"]["init_args"].get("alignment")
+    if loss:
+        loss = (
+            {"class_path": f"losses.{type(build_loss(loss)).__name__}", "init_args": {}}
+            if isinstance(loss, str)
+            else loss
+        )
+        kind = getattr(losses, loss["class_path"].rpartition(".")[2])
+        kind(**loss["init_args"]).check_modalities(config["data"]["init_args"].get("modalities") or ())
+    return config
 
 
 def refused(capsys, *words: object) -> str:

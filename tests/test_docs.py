@@ -8,6 +8,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import yaml
+from cli_cases import resolved
 from PIL import Image
 from runner_cases import command
 
@@ -101,9 +102,7 @@ def test_a_command_of_a_page_is_taken(page, capsys):
         if words[0] == "torchrun":
             words = ["csd", *words[words.index("lightning_modules") + 1 :]]
         if words[0] == "csd" and words[1] in TRAINER_COMMANDS and not {"...", "results/configs/HASH.yaml"} & {*words}:
-            with pytest.raises(SystemExit) as left:
-                main([*words[1:], "--print_config"])
-            assert left.value.code == 0
+            resolved(capsys, *words[1:])
         if words[:3] == ["python", "-m", "reproduce"] and words[3] not in COMMANDS:
             assert _parse(words[3:]).table == words[3]
 
@@ -117,9 +116,7 @@ def test_yaml_of_a_page_is_taken(page, capsys, tmp_path):
             block = {"model": {"class_path": "LAVIMO", "init_args": block}, "data": {"class_path": "UTDMHAD"}}
         if "model" in block:
             path.write_text(yaml.safe_dump(block), encoding="utf-8")
-            with pytest.raises(SystemExit) as left:
-                main(["fit", "--config", str(path), "--print_config"])
-            assert left.value.code == 0
+            resolved(capsys, "fit", "--config", str(path))
         elif "title" not in block:  # methods that a table has beside its own
             path.write_text(f"extends: {ROOT / 'reproduce' / 'tables' / 'table2.yaml'}\n{text}", encoding="utf-8")
             assert block["methods"][-1]["method"] in [method.method for method in read_file("page", tmp_path).methods]

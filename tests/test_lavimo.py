@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader
 from training import Rates, predicted, scores, trainer
 
 from datamodules import OwnData, RetrievalData, Synthetic, SyntheticItems
-from lightning_modules import LAVIMO
+from lightning_modules import LAVIMO, prepare
 from lightning_modules.metrics import retrieval_scores
 from losses import build_loss
 
@@ -225,6 +225,13 @@ def test_joint_queries_ask_by_the_embeddings_of_an_item(tmp_path, score):
 def test_settings_that_do_not_fit_are_refused(settings, message):
     with pytest.raises((ValueError, TypeError), match=message):
         model(Tiny(), **settings)
+
+
+def test_a_loss_of_fewer_modalities_is_refused_before_anything_is_computed(monkeypatch):
+    monkeypatch.setattr(Tiny, "precompute", lambda *_: pytest.fail("a frozen network ran"))
+    data = Tiny()
+    with pytest.raises(ValueError, match=r"KLLoss takes two modalities, got 3 \(text, motion, code\); `pairwise`"):
+        prepare(model(data, alignment="kl"), data)
 
 
 def test_the_ring_is_the_order_of_the_data():

@@ -75,11 +75,7 @@ class AlignmentLoss(nn.Module, ABC):
         tensors = embeddings.values() if isinstance(embeddings, Mapping) else ()
         first = next((x for x in tensors if isinstance(x, Tensor)), None)
         refuse_together(_refusal(embeddings, self.power), "embeddings", first)
-        if self.takes_two and len(embeddings) > 2:
-            raise ValueError(
-                f"{type(self).__name__} takes two modalities, got {len(embeddings)} ({', '.join(embeddings)}); "
-                "`pairwise` applies it to all pairs, and `gcs` and `kernel_gcs` take three and more"
-            )
+        self.check_modalities(tuple(embeddings))
         with torch.autocast(first.device.type, enabled=False):
             batch = GatheredBatch(embeddings, labels)
             if self.over_rows and fused.is_large(self, batch):
@@ -87,6 +83,14 @@ class AlignmentLoss(nn.Module, ABC):
             terms = self.terms(batch)
             total = torch.stack(list(terms.values())).sum()
         return LossOutput(total, {name: term.detach() for name, term in terms.items()})
+
+    def check_modalities(self, names: Sequence[str]) -> None:
+        """Refuse more modalities than the loss takes with a ValueError."""
+        if self.takes_two and len(names) > 2:
+            raise ValueError(
+                f"{type(self).__name__} takes two modalities, got {len(names)} ({', '.join(names)}); "
+                "`pairwise` applies it to all pairs, and `gcs` and `kernel_gcs` take three and more"
+            )
 
     def extra_repr(self) -> str:
         settings = {name: value for name, value in vars(self).items() if name != "training" and name[0] != "_"}

@@ -159,10 +159,8 @@ def fresh(work: Callable[..., Any], warm_up: Mapping[str, Any] | None = None, **
     Raises:
         Exception: what the function raised, or that its process was killed.
     """
-    # Forked from a process that has imported everything; a fork of one that has asked for CUDA could not use it.
-    context = multiprocessing.get_context("spawn" if torch.cuda.is_available() else "forkserver")
-    context.set_forkserver_preload(["benchmarks.__main__"])
-    with ProcessPoolExecutor(1, context) as pool:
+    # A fork would be there at once, but maps the pages of its libraries again, which would count as its memory.
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
         if warm_up:
             pool.submit(work, **warm_up).result()
         return pool.submit(_with_peak, work, arguments).result()

@@ -104,7 +104,7 @@ def _measure_volumes(record: Record) -> None:
         name: partial(fresh, timed_volumes, {"case": replace(case, batch=8), "form": form}, case=case, form=form)
         for form, name in enumerate((ours, theirs))
     }
-    record.take_turns(size, runs, 3, ["seconds/step", "peak MiB"])
+    record.take_turns(size, runs, 1, ["seconds/step", "peak MiB"])
     for metric in ("seconds/step", "peak MiB"):
         record.ask(f"GRAM, {size}: {metric} of stacked matrices over ours", record.ratio(theirs, ours, size, metric), 4)
 

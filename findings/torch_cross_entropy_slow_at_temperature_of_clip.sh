@@ -6,7 +6,8 @@
 # Version: torch 2.11.0.
 # Why it matters: nothing is wrong in the numbers, and the time depends on how well the model separates its batch: a
 # training slows down as it succeeds, and a comparison of temperatures or losses by time compares their denormals.
-# Instead: torch.set_flush_denormal(True), or set such gradients to 0 before the product.
+# Instead: torch.set_flush_denormal(True) before anything else, for it holds in this thread and in those that start later
+# alone; or set such gradients to 0 before the product.
 set -euo pipefail
 dir=$(mktemp -d)
 trap 'rm -rf "$dir"' EXIT

@@ -273,7 +273,7 @@ def prepare(model: RetrievalModule, data: RetrievalData, fit: bool = True) -> No
             alignment takes.
         DataError: a frozen network returns something that is not finite.
     """
-    if fit and getattr(model, "alignment", None) is not None:
+    if fit and model.alignment is not None:
         model.alignment.check_modalities(model.modalities)
     data.precompute(model.frozen_networks())
     model.prepare_evaluation(data)

@@ -68,8 +68,8 @@ class SymileLoss(AlignmentLoss):
     def check_modalities(self, names: Sequence[str]) -> None:
         if self.negatives == "all" and len(names) > 3:
             raise ValueError(
-                f"negatives='all' takes three modalities, got {len(names)} ({', '.join(names)}), which have too many "
-                "combinations; set negatives='shuffled'"
+                f"negatives='all' takes up to three modalities, got {len(names)} ({', '.join(names)}), which have too "
+                "many combinations; set negatives='shuffled'"
             )
 
     def width(self, batch: GatheredBatch) -> int:

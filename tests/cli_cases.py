@@ -40,21 +40,18 @@ def csd(command: str, folder: Path, *words: str, config: Path | None = None) -> 
 
 
 def resolved(capsys, *words: str) -> dict:
-    """The whole configuration of a command, which is not run; its loss takes the modalities that its data name."""
+    """The whole configuration of a command, which is not run; where it names modalities, its loss takes so many."""
     capsys.readouterr()
     with pytest.raises(SystemExit) as stop:
         main([*words, "--print_config"])
     assert not stop.value.code
     config = yaml.safe_load(capsys.readouterr().out)
-    loss = config["model"]["init_args"].get("alignment")
-    if loss:
-        loss = (
-            {"class_path": f"losses.{type(build_loss(loss)).__name__}", "init_args": {}}
-            if isinstance(loss, str)
-            else loss
-        )
-        kind = getattr(losses, loss["class_path"].rpartition(".")[2])
-        kind(**loss["init_args"]).check_modalities(config["data"]["init_args"].get("modalities") or ())
+    alignment, names = config["model"]["init_args"].get("alignment"), config["data"]["init_args"].get("modalities")
+    if alignment and names:
+        named = isinstance(alignment, str)
+        kind = alignment if named else getattr(losses, alignment["class_path"].rpartition(".")[2])
+        loss = build_loss(kind) if named else kind(**alignment["init_args"])
+        loss.check_modalities(names)
     return config
 
 

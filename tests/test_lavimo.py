@@ -230,7 +230,7 @@ def test_settings_that_do_not_fit_are_refused(settings, message):
 def test_a_loss_of_fewer_modalities_is_refused_before_anything_is_computed(monkeypatch):
     monkeypatch.setattr(Tiny, "precompute", lambda *_: pytest.fail("a frozen network ran"))
     data = Tiny()
-    with pytest.raises(ValueError, match=r"KLLoss takes two modalities, got 3 \(text, motion, code\); `pairwise`"):
+    with pytest.raises(ValueError, match=r"KLLoss.*text, motion, code"):
         prepare(model(data, alignment="kl"), data)
 
 

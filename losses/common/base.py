@@ -85,7 +85,7 @@ class AlignmentLoss(nn.Module, ABC):
         return LossOutput(total, {name: term.detach() for name, term in terms.items()})
 
     def check_modalities(self, names: Sequence[str]) -> None:
-        """Refuse more modalities than the loss takes with a ValueError."""
+        """Raise a ValueError where there are more modalities than the loss takes."""
         if self.takes_two and len(names) > 2:
             raise ValueError(
                 f"{type(self).__name__} takes two modalities, got {len(names)} ({', '.join(names)}); "

@@ -80,8 +80,10 @@ class _Product(torch.autograd.Function):
     @staticmethod
     def backward(ctx, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
         x, z = ctx.saved_tensors
-        # Products with denormal numbers, as a softmax has at low temperatures, take a CPU up to fifty times as long.
-        gradient = hardshrink(gradient, torch.finfo(gradient.dtype).tiny ** 0.8)
+        # A product with denormal numbers, as a softmax has at low temperatures, takes a CPU hundreds of times as long.
+        # Where the gradient is differentiated again it stays, for the derivative of the cut is 0 at 0.
+        if gradient.is_cpu and not torch.is_grad_enabled():
+            gradient = hardshrink(gradient, torch.finfo(gradient.dtype).tiny ** 0.8)
         with torch.autocast(gradient.device.type, enabled=False):
             return _scaled_product(gradient, z, ctx.scale), _scaled_product(gradient.T, x, ctx.scale), None
 

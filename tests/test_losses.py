@@ -9,7 +9,6 @@ import torch
 from loss_cases import (
     BATCH,
     LABELS,
-    NAMES,
     OF_PAIRS,
     OPTIONS,
     SCHEMES,
@@ -155,30 +154,6 @@ def test_a_loss_inside_a_checkpoint_is_the_loss(monkeypatch, name, large):
     wanted = [*leaves, *loss.parameters()]
     for one, other in zip(torch.autograd.grad(inside, wanted), torch.autograd.grad(plain, wanted), strict=True):
         assert torch.equal(one, other)
-
-
-@pytest.mark.parametrize(
-    ("name", "temperature"), [("gcs", 0.04), ("cs", 0.02), ("kl", 0.01), ("infonce", 0.01), ("mil_nce", 0.01)]
-)
-def test_no_denormal_number_comes_to_a_matrix_product(monkeypatch, name, temperature):
-    """As a softmax has at low temperatures once classes are apart; the gradient is that of float64."""
-    factors, multiply = [], matching._scaled_product
-    monkeypatch.setattr(
-        matching, "_scaled_product", lambda x, z, scale: factors.append(x.abs()) or multiply(x, z, scale)
-    )
-    labels, generator = torch.arange(32) // 4, torch.Generator().manual_seed(0)
-    labels[0] = 7  # whose pair and class say different things: a gradient that does not vanish
-    centres = torch.randn(8, 64, generator=generator)[torch.arange(32) // 4]
-    drawn = [centres + 0.3 * torch.randn(32, 64, generator=generator) for _ in range(MODALITIES[name])]
-    slopes = []
-    for dtype in (torch.float32, torch.float64):
-        leaves = [x.to(dtype).requires_grad_() for x in drawn]
-        loss = build_loss(name, temperature=temperature)
-        total = loss(dict(zip(NAMES, leaves, strict=False)), labels).total
-        slopes.append([slope.double() for slope in torch.autograd.grad(total, leaves)])
-    for found, expected in zip(*slopes, strict=True):
-        assert_close(found, expected, rtol=1e-3, atol=1e-6)
-    assert not any(((x > 0) & (x < torch.finfo(x.dtype).tiny)).any() for x in factors)
 
 
 def test_a_product_is_differentiated_twice_where_its_gradient_is_zero():

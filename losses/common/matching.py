@@ -4,7 +4,6 @@ from functools import cached_property
 
 import torch
 from torch import Tensor
-from torch.nn.functional import hardshrink
 
 from losses.common.gather import gather, refuse_together
 from losses.common.gradients import by_formula
@@ -80,10 +79,6 @@ class _Product(torch.autograd.Function):
     @staticmethod
     def backward(ctx, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
         x, z = ctx.saved_tensors
-        # A product with denormal numbers, as a softmax has at low temperatures, takes a CPU hundreds of times as long.
-        # Where the gradient is differentiated again it stays, for the derivative of the cut is 0 at 0.
-        if gradient.is_cpu and not torch.is_grad_enabled():
-            gradient = hardshrink(gradient, torch.finfo(gradient.dtype).tiny ** 0.8)
         with torch.autocast(gradient.device.type, enabled=False):
             return _scaled_product(gradient, z, ctx.scale), _scaled_product(gradient.T, x, ctx.scale), None
 

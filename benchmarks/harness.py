@@ -153,8 +153,8 @@ def fresh(work: Callable[..., Any], warm_up: Mapping[str, Any] | None = None, **
 
     Returns:
         What the function returned, and "peak MiB": the largest resident size of the process while it ran, less what
-        was resident before, that of a small call with the arguments ``warm_up`` included where they are given: so
-        what libraries load at a first call is not counted. On a GPU it is the most that the allocator had handed out.
+        was resident before; where ``warm_up`` is given, after a small call with these arguments, so that what libraries
+        load at a first call is not counted. On a GPU it is the most that the allocator had handed out.
 
     Raises:
         Exception: what the function raised, or that its process was killed.

@@ -110,7 +110,7 @@ def exp_(x: Tensor, factor: float = 1.0) -> Tensor:
     """exp(factor x), in the place of x, as a power of two.
 
     On a CPU torch.exp takes 20 times as long where it is 0, as for most entries of a target, and hundreds of times
-    where it is denormal, as at low temperatures; torch.exp2 takes as long at 0, and some ten times where denormal.
+    where it is denormal, as at low temperatures; torch.exp2 takes no longer at 0, and ten times as long where denormal.
     """
     return x.mul_(factor / math.log(2)).exp2_()
 

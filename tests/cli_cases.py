@@ -9,7 +9,6 @@ import yaml
 
 import losses
 from lightning_modules.cli import main
-from losses import build_loss
 
 DATA = {"classes": 3, "items": 96, "image_dim": 8, "text_dim": 6, "batch_size": 16, "class_encoder": "one-hot"}
 CONFIG = {
@@ -48,9 +47,10 @@ def resolved(capsys, *words: str) -> dict:
     config = yaml.safe_load(capsys.readouterr().out)
     alignment, names = config["model"]["init_args"].get("alignment"), config["data"]["init_args"].get("modalities")
     if alignment and names:
-        named = isinstance(alignment, str)
-        kind = alignment if named else getattr(losses, alignment["class_path"].rpartition(".")[2])
-        loss = build_loss(kind) if named else kind(**alignment["init_args"])
+        if isinstance(alignment, str):
+            loss = losses.build_loss(alignment)
+        else:
+            loss = getattr(losses, alignment["class_path"].rpartition(".")[2])(**alignment["init_args"])
         loss.check_modalities(names)
     return config
 

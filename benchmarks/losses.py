@@ -20,7 +20,8 @@ batch size take turns. Four items share a class. (plain) is the formula written 
 matrices, or for GRAM with stacked Gram matrices and torch.det, its value and gradients checked against ours (relative
 error) before it is timed. "Temperature 0.1" is the default of every loss; "one effective temperature" is 0.1 for KL,
 0.2 for CS and (M + 1) 0.1 for GCS, at which they are as sharp as each other. Time ratios say over whose seconds they
-are. GRAM's volumes alone, with their gradients, are measured in fresh processes after a small call."""
+are. GRAM's volumes alone are timed with their gradients; their memory is that of fresh processes after a small
+call."""
 MODALITIES = (2, 3, 4, 8)
 # Batch size -> timed calls of each contestant; and, on a CPU, how many modalities, where not all.
 SETTINGS: dict[str, Any] = {"repeats": {128: 50, 512: 9, 2048: 3, 8192: 1}, "modalities": {2048: (2, 3), 8192: (3,)}}
@@ -29,7 +30,7 @@ TEMPERATURE, TOLERANCE = 0.1, 1e-4
 PAIRWISE = "pairwise KL"
 REGISTERED = {"GCS": "gcs", "CS": "cs", PAIRWISE: "pairwise", "GRAM": "gram"}
 TEMPERATURES = {True: "one effective temperature", False: f"temperature {TEMPERATURE:g}"}
-VOLUMES = (gram_volume, plain.gram_volume)  # ours, and that of stacked Gram matrices
+VOLUMES, VOLUME_REPEATS = (gram_volume, plain.gram_volume), 30  # ours, and that of stacked Gram matrices
 ASKED = {8: 3, 3: 1}  # modalities -> the least that pairwise KL is to take, as a multiple of GCS
 
 Loss = Callable[[dict[str, Tensor], Tensor], Tensor]
@@ -98,25 +99,34 @@ def measure(record: Record) -> None:
 def _measure_volumes(record: Record) -> None:
     case, ours, theirs = Case("GRAM", 3, CENTRE, DIM), "GRAM volumes (ours)", "GRAM volumes (plain)"
     size = f"B = {case.batch}, M = {case.modalities}, D = {case.dim}"
-    unit = [F.normalize(x, dim=1) for x in case.inputs()[0].values()]
-    record.compare(theirs, size, lambda: tuple([form(unit[0], unit[1:])] for form in VOLUMES), 1e-5)
+    steps = {name: _volumes(case, form) for form, name in enumerate((ours, theirs))}
+    record.compare(theirs, size, lambda: tuple(steps[name]()[:1] for name in (ours, theirs)), 1e-5)
+    for name, seconds in median_seconds(steps, VOLUME_REPEATS).items():
+        record.add(name, size, "seconds/step", seconds)
+    small = replace(case, batch=8)
     runs = {
-        name: partial(fresh, timed_volumes, {"case": replace(case, batch=8), "form": form}, case=case, form=form)
-        for form, name in enumerate((ours, theirs))
+        name: partial(fresh, volumes_once, {"case": small, "form": form}, case=case, form=form)
+        for form, name in enumerate(steps)
     }
-    record.take_turns(size, runs, 1, ["seconds/step", "peak MiB"])
+    record.take_turns(size, runs, 1, ["peak MiB"])
     for metric in ("seconds/step", "peak MiB"):
         record.ask(f"GRAM, {size}: {metric} of stacked matrices over ours", record.ratio(theirs, ours, size, metric), 4)
 
 
-def timed_volumes(case: Case, form: int) -> dict[str, list[float]]:
-    """Draw unit vectors, and say how long their volumes with the gradients take: what a fresh process does."""
+def _volumes(case: Case, form: int) -> Callable[[], tuple[Tensor, ...]]:
+    """What computes the volumes of drawn unit vectors, detached, and their gradients."""
     unit = [F.normalize(x.detach(), dim=1).requires_grad_() for x in case.inputs()[0].values()]
 
-    def work() -> None:
-        torch.autograd.grad(VOLUMES[form](unit[0], unit[1:]).sum(), unit)
+    def work() -> tuple[Tensor, ...]:
+        volumes = VOLUMES[form](unit[0], unit[1:])
+        return volumes.detach(), *torch.autograd.grad(volumes.sum(), unit)
 
-    return {"seconds/step": [timed(work)["seconds/step"] for _ in range(9)]}
+    return work
+
+
+def volumes_once(case: Case, form: int) -> dict[str, float]:
+    """Compute the volumes and their gradients once: what a fresh process does, for its memory."""
+    return timed(_volumes(case, form))
 
 
 def _contestants(record: Record, case: Case) -> dict[tuple[str, str], Callable[[], tuple[Tensor, ...]]]:

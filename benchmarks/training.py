@@ -72,7 +72,7 @@ class Shape(NamedTuple):
 
 SHAPES = [
     Shape("2,173 pairs", 128, 10, 256, batches=33, rounds=2, epochs=2),
-    Shape("authors' sizes", 4096, 300, 4096, batches=4, rounds=1, epochs=2),
+    Shape("authors' sizes", 4096, 300, 4096, batches=3, rounds=1, epochs=2),
 ]
 
 

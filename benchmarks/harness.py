@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import resource
 import statistics
@@ -9,11 +10,13 @@ import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.profiler import ProfilerActivity, profile
 
 from reproduce.measurements.measures import measured, timer
 from reproduce.results.schema import Row
@@ -148,21 +151,39 @@ def timed(step: Callable[[], Any]) -> dict[str, float]:
     return {"seconds/step": timer() - start}
 
 
-def fresh(work: Callable[..., Any], warm_up: Mapping[str, Any] | None = None, **arguments: Any) -> dict[str, Any]:
+def of_tensors(work: Callable[[], Any]) -> dict[str, float]:
+    """The most MiB that PyTorch's allocator hands out while some work runs, over what it held before ("peak MiB").
+
+    Unlike the size of a process it does not hold the buffers of libraries, which are most of a small peak.
+    """
+    if torch.cuda.is_available():
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        work()
+        return {"peak MiB": (torch.cuda.max_memory_allocated() - before) / 2**20}
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True) as trace:
+        work()
+    with TemporaryDirectory() as folder:
+        file = Path(folder, "trace.json")
+        trace.export_chrome_trace(str(file))
+        events = json.loads(file.read_text(encoding="utf-8"))["traceEvents"]
+    return {
+        "peak MiB": max(event["args"]["Total Allocated"] for event in events if event["name"] == "[memory]") / 2**20
+    }
+
+
+def fresh(work: Callable[..., Any], **arguments: Any) -> dict[str, Any]:
     """Call a function of a module in a process of its own, whose peak memory is then that of the call.
 
     Returns:
         What the function returned, and "peak MiB": the largest resident size of the process while it ran, less what
-        was resident before; where ``warm_up`` is given, after a small call with these arguments, so that what libraries
-        load at a first call is not counted. On a GPU it is the most that the allocator had handed out.
+        was resident before. On a GPU it is the most that the allocator had handed out.
 
     Raises:
         Exception: what the function raised, or that its process was killed.
     """
     # A fork would be there at once, but maps the pages of its libraries again, which would count as its memory.
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-        if warm_up:
-            pool.submit(work, **warm_up).result()
         return pool.submit(_with_peak, work, arguments).result()
 
 

@@ -1,7 +1,7 @@
 """The matching losses, forward and backward: against plain PyTorch and pairwise losses, and on a large batch."""
 
 from collections.abc import Callable, Collection
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from benchmarks import plain
-from benchmarks.harness import Benchmark, Record, fresh, timed
+from benchmarks.harness import Benchmark, Record, fresh, of_tensors, timed
 from losses import build_loss
 from losses.gram import gram_volume
 from reproduce.measurements.measures import device, median_seconds
@@ -20,8 +20,8 @@ batch size take turns. Four items share a class. (plain) is the formula written 
 matrices, or for GRAM with stacked Gram matrices and torch.det, its value and gradients checked against ours (relative
 error) before it is timed. "Temperature 0.1" is the default of every loss; "one effective temperature" is 0.1 for KL,
 0.2 for CS and (M + 1) 0.1 for GCS, at which they are as sharp as each other. Time ratios say over whose seconds they
-are. GRAM's volumes alone are timed with their gradients; their memory is that of fresh processes after a small
-call."""
+are. GRAM's volumes alone are taken with their gradients; their peak is what tensors hold at once, embeddings
+included."""
 MODALITIES = (2, 3, 4, 8)
 # Batch size -> timed calls of each contestant; and, on a CPU, how many modalities, where not all.
 SETTINGS: dict[str, Any] = {"repeats": {128: 50, 512: 9, 2048: 3, 8192: 1}, "modalities": {2048: (2, 3), 8192: (3,)}}
@@ -103,11 +103,7 @@ def _measure_volumes(record: Record) -> None:
     record.compare(theirs, size, lambda: tuple(steps[name]()[:1] for name in (ours, theirs)), 1e-5)
     for name, seconds in median_seconds(steps, VOLUME_REPEATS).items():
         record.add(name, size, "seconds/step", seconds)
-    small = replace(case, batch=8)
-    runs = {
-        name: partial(fresh, volumes_once, {"case": small, "form": form}, case=case, form=form)
-        for form, name in enumerate(steps)
-    }
+    runs = {name: partial(of_tensors, lambda form=form: _volumes(case, form)()) for form, name in enumerate(steps)}
     record.take_turns(size, runs, 1, ["peak MiB"])
     for metric in ("seconds/step", "peak MiB"):
         record.ask(f"GRAM, {size}: {metric} of stacked matrices over ours", record.ratio(theirs, ours, size, metric), 4)
@@ -122,11 +118,6 @@ def _volumes(case: Case, form: int) -> Callable[[], tuple[Tensor, ...]]:
         return volumes.detach(), *torch.autograd.grad(volumes.sum(), unit)
 
     return work
-
-
-def volumes_once(case: Case, form: int) -> dict[str, float]:
-    """Compute the volumes and their gradients once: what a fresh process does, for its memory."""
-    return timed(_volumes(case, form))
 
 
 def _contestants(record: Record, case: Case) -> dict[tuple[str, str], Callable[[], tuple[Tensor, ...]]]:

@@ -12,7 +12,7 @@ import numpy as np
 
 from lightning_modules.metrics.scoring import Exact
 
-_FEW = 32  # relevant items of a query that are compared one by one in less time than sorting takes
+FEW = 32  # relevant items of a query that are compared one by one in less time than sorting takes
 _CACHED = 2**18  # keys that stay in the processor's cache
 
 
@@ -59,7 +59,7 @@ class Places:
         self.first = np.searchsorted(self.query, np.arange(queries + 1))
         self.before, self.size, self.within = np.zeros((3, len(query)), dtype=np.int64)
         self.tie_break, self._lock = tie_break, Lock()
-        self.few = tie_break is None and np.diff(self.first).max() <= _FEW
+        self.few = tie_break is None and np.diff(self.first).max() <= FEW
 
     def add(
         self, keys: np.ndarray, queries: slice, start: int = 0, exact: Exact | None = None, slack: float = 0
@@ -75,7 +75,7 @@ class Places:
         """
         first, stop = self.first[queries.start : queries.stop], self.first[queries.start + 1 : queries.stop + 1]
         if self.few:
-            self._compare(keys, first, stop, exact, slack)
+            self._compare(keys, first, stop, start, exact, slack)
             return
         ranked = keys if self.tie_break is None else keys.copy()
         ranked.sort(axis=1)
@@ -99,27 +99,30 @@ class Places:
         return within
 
     def _compare(
-        self, keys: np.ndarray, first: np.ndarray, stop: np.ndarray, exact: Exact | None, slack: float
+        self, keys: np.ndarray, first: np.ndarray, stop: np.ndarray, start: int, exact: Exact | None, slack: float
     ) -> None:
         """Count for the first relevant item of every query, then for the second, and so on."""
         width = keys.shape[1]
         masks = np.empty((2, max(1, min(len(keys), _CACHED // width)), width), dtype=bool)
-        for start in range(0, len(keys), masks.shape[1]):
-            rows = slice(start, start + masks.shape[1])
+        for top in range(0, len(keys), masks.shape[1]):
+            rows = slice(top, top + masks.shape[1])
             block, own, left = keys[rows], first[rows], stop[rows]
             for place in range((left - own).max()):
                 has = np.flatnonzero(own + place < left)
                 which, part = own[has] + place, block if len(has) == len(block) else block[has]
                 key = self.key[which]
                 smaller = np.less(part, (key - slack).astype(keys.dtype)[:, None], out=masks[0, : len(part)])
-                same = np.less_equal(part, (key + slack).astype(keys.dtype)[:, None], out=masks[1, : len(part)])
-                same ^= smaller
-                before, size = _count(smaller), _count(same)
-                if exact is not None and size.any():
-                    row, item = np.divmod(np.flatnonzero(same), width)
-                    found = exact(start + has[row], item) - key[row]
-                    before += np.bincount(row[found < 0], minlength=len(has))
-                    size = np.bincount(row[found == 0], minlength=len(has))
+                up_to = np.less_equal(part, (key + slack).astype(keys.dtype)[:, None], out=masks[1, : len(part)])
+                before = _count(smaller)
+                size = _count(up_to) - before
+                # Where the item itself is the only one so near, its key is known.
+                inside = (self.item[which] >= start) & (self.item[which] < start + width)
+                unsure = np.flatnonzero(size > inside) if exact is not None else []
+                if len(unsure):
+                    row, item = np.divmod(np.flatnonzero(smaller[unsure] ^ up_to[unsure]), width)
+                    found = exact(top + has[unsure][row], item) - key[unsure][row]
+                    before[unsure] += np.bincount(row[found < 0], minlength=len(unsure))
+                    size[unsure] = np.bincount(row[found == 0], minlength=len(unsure))
                 with self._lock:
                     self.before[which] += before
                     self.size[which] += size

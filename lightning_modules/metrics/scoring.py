@@ -84,8 +84,9 @@ class Keys:
         for rows in self.gallery:
             first, stop = np.searchsorted(item, (start, start + len(rows)), sorter=order)
             for part in np.split(order[first:stop], range(_PAIRS, stop - first, _PAIRS)):
-                chosen = rows[torch.from_numpy(item[part] - start).to(rows.device)]
-                keys[part] = self._pairs(query[part], unit_rows(chosen.to(self.device)))
+                held, of_pair = (torch.from_numpy(x) for x in np.unique(item[part] - start, return_inverse=True))
+                unit = unit_rows(rows[held.to(rows.device)].to(self.device))
+                keys[part] = self._pairs(query[part], unit[of_pair.to(self.device)])
             start += len(rows)
         return keys
 
@@ -96,7 +97,7 @@ class Keys:
 
     def _pairs(self, query: np.ndarray, unit: Tensor) -> np.ndarray:
         query = torch.from_numpy(query).to(self.device)
-        products = [torch.einsum("pd,pd->p", vectors[query], unit)[:, None] for vectors in self.vectors]
+        products = [_rows_product(vectors[query], unit) for vectors in self.vectors]
         return self._keys(products, query, unit, pairs=True)[:, 0].round_().cpu().numpy()
 
     def _exact(self, start: int, unit: Tensor, every: Callable, query: np.ndarray, item: np.ndarray) -> np.ndarray:
@@ -146,6 +147,13 @@ def _product(queries: Tensor, gallery: Tensor) -> Tensor:
     if queries.device.type == "cuda":
         return queries @ gallery.T
     return torch.from_numpy(queries.numpy() @ gallery.numpy().T)  # OpenBLAS, in some two thirds of the time
+
+
+def _rows_product(queries: Tensor, gallery: Tensor) -> Tensor:
+    """(P, 1) dot products of rows."""
+    if queries.device.type == "cuda":
+        return (queries * gallery).sum(dim=1, keepdim=True)
+    return torch.from_numpy(np.vecdot(queries.numpy(), gallery.numpy()))[:, None]  # in the thread that asks
 
 
 def _scale(rows: Tensor) -> Tensor:

@@ -96,7 +96,9 @@ def draw(rows: Sequence[Row], path: Path) -> None:
     figure, axes = plt.subplots(figsize=(10, 1.5 + 0.28 * len(shown)), layout="constrained")
     names = [f"{row.method}, {row.condition}, {row.metric}" for row in shown]
     axes.barh(names, [row.value - 1 for row in shown], left=1)
-    axes.set(xscale="log", title=f"{TITLE}: a peer's number over ours")
+    axes.set_xscale("log")
+    axes.xaxis.set_major_formatter("{x:g}")
+    figure.suptitle(f"{TITLE}: a peer's number over ours")  # over the names too, which are long
     axes.axvline(1, color="black", linewidth=0.8)
     axes.margins(y=0.01)
     save_figure(figure, path)

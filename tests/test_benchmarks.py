@@ -129,7 +129,7 @@ def test_retrieval_and_a_large_batch_have_time_and_memory(record, monkeypatch):
     for module in (retrieval, losses):
         monkeypatch.setattr(module, "fresh", lambda work, **arguments: {**work(**arguments), "peak MiB": 2.0})
     shape, device = {"dim": 8, "classes": 10}, retrieval.device().type
-    settings = {"sizes": [{"queries": 6, "items": 40, **shape}], "rounds": 2}
+    settings = {"sizes": [{"queries": 6, "items": 40, **shape}]}
     monkeypatch.setattr(retrieval, "SETTINGS", {**settings, "large": {device: {"queries": 3, "items": 90, **shape}}})
     monkeypatch.setattr(losses, "LARGE", {"modalities": 3, "dim": 16, "batch": {device: 32}})
     retrieval.measure(record)

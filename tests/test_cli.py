@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from cli_cases import CONFIG, DATA, checkpoints, csd, metrics, refused, write_config
+from cli_cases import CONFIG, DATA, checkpoints, csd, metrics, refused, resolved, write_config
 from lightning.pytorch.callbacks import Callback
 from small_models import cmpm, cs_aligner, fit_jfse, lavimo, pairs
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -143,12 +143,8 @@ def test_a_loss_and_the_one_that_it_sums_take_their_arguments_in_any_place(tmp_p
 
 
 def test_model_and_data_have_short_and_full_names(tmp_path, capsys):
-    shown = []
-    for model, data in (("JFSE", "Synthetic"), ("lightning_modules.JFSE", "datamodules.Synthetic")):
-        with pytest.raises(SystemExit) as stop:
-            main(["fit", "--model", model, "--data", data, "--print_config"])
-        assert not stop.value.code
-        shown.append(capsys.readouterr().out)
+    names = (("JFSE", "Synthetic"), ("lightning_modules.JFSE", "datamodules.Synthetic"))
+    shown = [resolved(capsys, "fit", "--model", model, "--data", data) for model, data in names]
     assert shown[0] == shown[1]
 
 
@@ -165,10 +161,8 @@ def test_a_data_module_in_the_current_folder_is_found(tmp_path, monkeypatch, cap
     (tmp_path / "views_of_my_own.py").write_text(OWN)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [place for place in sys.path if place])
-    with pytest.raises(SystemExit) as stop:
-        main(["fit", "--model", "CMPM", "--data", "views_of_my_own.OwnViews", "--print_config"])
-    assert not stop.value.code
-    assert "class_path: views_of_my_own.OwnViews" in capsys.readouterr().out
+    config = resolved(capsys, "fit", "--model", "CMPM", "--data", "views_of_my_own.OwnViews")
+    assert config["data"]["class_path"] == "views_of_my_own.OwnViews"
 
 
 def test_a_checkpoint_of_another_model_holds_with_its_class(copied, capsys):

@@ -151,10 +151,10 @@ def timed(step: Callable[[], Any]) -> dict[str, float]:
     return {"seconds/step": timer() - start}
 
 
-def of_tensors(work: Callable[[], Any]) -> dict[str, float]:
-    """The most MiB that PyTorch's allocator hands out while some work runs, over what it held before ("peak MiB").
+def tensor_peak(work: Callable[[], Any]) -> dict[str, float]:
+    """The most memory that tensors take at once while some work runs, above what they took before, as "peak MiB".
 
-    Unlike the size of a process it does not hold the buffers of libraries, which are most of a small peak.
+    Unlike the size of a process it leaves out the buffers of libraries, which are most of a small peak.
     """
     if torch.cuda.is_available():
         before = torch.cuda.memory_allocated()
@@ -167,9 +167,8 @@ def of_tensors(work: Callable[[], Any]) -> dict[str, float]:
         file = Path(folder, "trace.json")
         trace.export_chrome_trace(str(file))
         events = json.loads(file.read_text(encoding="utf-8"))["traceEvents"]
-    return {
-        "peak MiB": max(event["args"]["Total Allocated"] for event in events if event["name"] == "[memory]") / 2**20
-    }
+    allocated = [event["args"]["Total Allocated"] for event in events if event["name"] == "[memory]"]
+    return {"peak MiB": max(allocated) / 2**20}
 
 
 def fresh(work: Callable[..., Any], **arguments: Any) -> dict[str, Any]:

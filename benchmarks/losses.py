@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from benchmarks import plain
-from benchmarks.harness import Benchmark, Record, fresh, of_tensors, timed
+from benchmarks.harness import Benchmark, Record, fresh, tensor_peak, timed
 from losses import build_loss
 from losses.gram import gram_volume
 from reproduce.measurements.measures import device, median_seconds
@@ -20,8 +20,7 @@ batch size take turns. Four items share a class. (plain) is the formula written 
 matrices, or for GRAM with stacked Gram matrices and torch.det, its value and gradients checked against ours (relative
 error) before it is timed. "Temperature 0.1" is the default of every loss; "one effective temperature" is 0.1 for KL,
 0.2 for CS and (M + 1) 0.1 for GCS, at which they are as sharp as each other. Time ratios say over whose seconds they
-are. GRAM's volumes alone are taken with their gradients; their peak is what tensors hold at once, embeddings
-included."""
+are. GRAM's volumes alone are measured with their gradients; their peak is that of tensors, embeddings included."""
 MODALITIES = (2, 3, 4, 8)
 # Batch size -> timed calls of each contestant; and, on a CPU, how many modalities, where not all.
 SETTINGS: dict[str, Any] = {"repeats": {128: 50, 512: 9, 2048: 3, 8192: 1}, "modalities": {2048: (2, 3), 8192: (3,)}}
@@ -30,7 +29,8 @@ TEMPERATURE, TOLERANCE = 0.1, 1e-4
 PAIRWISE = "pairwise KL"
 REGISTERED = {"GCS": "gcs", "CS": "cs", PAIRWISE: "pairwise", "GRAM": "gram"}
 TEMPERATURES = {True: "one effective temperature", False: f"temperature {TEMPERATURE:g}"}
-VOLUMES, VOLUME_REPEATS = (gram_volume, plain.gram_volume), 30  # ours, and that of stacked Gram matrices
+VOLUMES = {"GRAM volumes (ours)": gram_volume, "GRAM volumes (plain)": plain.gram_volume}
+VOLUME_REPEATS = 30
 ASKED = {8: 3, 3: 1}  # modalities -> the least that pairwise KL is to take, as a multiple of GCS
 
 Loss = Callable[[dict[str, Tensor], Tensor], Tensor]
@@ -97,24 +97,24 @@ def measure(record: Record) -> None:
 
 
 def _measure_volumes(record: Record) -> None:
-    case, ours, theirs = Case("GRAM", 3, CENTRE, DIM), "GRAM volumes (ours)", "GRAM volumes (plain)"
+    case, (ours, theirs) = Case("GRAM", 3, CENTRE, DIM), VOLUMES
     size = f"B = {case.batch}, M = {case.modalities}, D = {case.dim}"
-    steps = {name: _volumes(case, form) for form, name in enumerate((ours, theirs))}
-    record.compare(theirs, size, lambda: tuple(steps[name]()[:1] for name in (ours, theirs)), 1e-5)
+    steps = {name: _volumes(case, form) for name, form in VOLUMES.items()}
+    record.compare(theirs, size, lambda: (steps[ours]()[:1], steps[theirs]()[:1]), 1e-5)
     for name, seconds in median_seconds(steps, VOLUME_REPEATS).items():
         record.add(name, size, "seconds/step", seconds)
-    runs = {name: partial(of_tensors, lambda form=form: _volumes(case, form)()) for form, name in enumerate(steps)}
+    runs = {name: partial(tensor_peak, lambda form=form: _volumes(case, form)()) for name, form in VOLUMES.items()}
     record.take_turns(size, runs, 1, ["peak MiB"])
     for metric in ("seconds/step", "peak MiB"):
         record.ask(f"GRAM, {size}: {metric} of stacked matrices over ours", record.ratio(theirs, ours, size, metric), 4)
 
 
-def _volumes(case: Case, form: int) -> Callable[[], tuple[Tensor, ...]]:
+def _volumes(case: Case, form: Callable[[Tensor, list[Tensor]], Tensor]) -> Callable[[], tuple[Tensor, ...]]:
     """What computes the volumes of drawn unit vectors, detached, and their gradients."""
     unit = [F.normalize(x.detach(), dim=1).requires_grad_() for x in case.inputs()[0].values()]
 
     def work() -> tuple[Tensor, ...]:
-        volumes = VOLUMES[form](unit[0], unit[1:])
+        volumes = form(unit[0], unit[1:])
         return volumes.detach(), *torch.autograd.grad(volumes.sum(), unit)
 
     return work

@@ -11,7 +11,7 @@ from real_data import needs
 
 from benchmarks import __main__ as command
 from benchmarks import gpu, losses, plain, retrieval, training
-from benchmarks.harness import Record, attempt, fresh, of_tensors
+from benchmarks.harness import Record, attempt, fresh, tensor_peak
 from benchmarks.losses import Case
 from benchmarks.plain import PlainJFSE
 from lightning_modules.jfse import CRITIC_STEPS, NOISE_DIM
@@ -155,14 +155,14 @@ def test_a_fresh_process_tells_its_peak_or_why_it_failed():
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="memory of the CPU")
-def test_the_peak_of_tensors_counts_what_is_held_at_once():
+def test_the_peak_tensor_peak_counts_what_is_held_at_once():
     def work():
         mib = torch.zeros(1 << 18)
         held = [mib + 1, mib + 2]
         del held[0]
         return torch.cat([mib, mib])  # 2 MiB more, beside mib and what is left of held
 
-    assert of_tensors(work)["peak MiB"] == pytest.approx(4, abs=0.01)
+    assert tensor_peak(work)["peak MiB"] == pytest.approx(4, abs=0.01)
 
 
 # Training steps ------------------------------------------------------------------------------------------------------

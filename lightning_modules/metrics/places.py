@@ -12,7 +12,7 @@ import numpy as np
 
 from lightning_modules.metrics.scoring import Exact
 
-FEW = 32  # relevant items of a query that are compared one by one in less time than sorting takes
+_FEW = 32  # relevant items of a query that are compared one by one in less time than sorting takes
 _CACHED = 2**18  # keys that stay in the processor's cache
 
 
@@ -59,7 +59,7 @@ class Places:
         self.first = np.searchsorted(self.query, np.arange(queries + 1))
         self.before, self.size, self.within = np.zeros((3, len(query)), dtype=np.int64)
         self.tie_break, self._lock = tie_break, Lock()
-        self.few = tie_break is None and np.diff(self.first).max() <= FEW
+        self.few = compares(np.diff(self.first).max(), tie_break)
 
     def add(
         self, keys: np.ndarray, queries: slice, start: int = 0, exact: Exact | None = None, slack: float = 0
@@ -115,9 +115,9 @@ class Places:
                 up_to = np.less_equal(part, (key + slack).astype(keys.dtype)[:, None], out=masks[1, : len(part)])
                 before = _count(smaller)
                 size = _count(up_to) - before
-                # Where the item itself is the only one so near, its key is known.
-                inside = (self.item[which] >= start) & (self.item[which] < start + width)
-                unsure = np.flatnonzero(size > inside) if exact is not None else []
+                # Where the relevant item is the only one within the slack, nothing is left to tell apart.
+                itself = (self.item[which] >= start) & (self.item[which] < start + width)
+                unsure = np.flatnonzero(size > itself) if exact is not None else []
                 if len(unsure):
                     row, item = np.divmod(np.flatnonzero(smaller[unsure] ^ up_to[unsure]), width)
                     found = exact(top + has[unsure][row], item) - key[unsure][row]
@@ -149,6 +149,11 @@ class Places:
         hits = np.cumsum(relevant) - relevant
         hits -= hits[np.searchsorted(query, query)]
         return TieGroups(query, before, hits, size, relevant)
+
+
+def compares(most: float, tie_break: np.ndarray | None) -> bool:
+    """Whether places are found by comparing with each relevant item, of at most so many per query, or by sorting."""
+    return tie_break is None and most <= _FEW
 
 
 def _count(mask: np.ndarray) -> np.ndarray:

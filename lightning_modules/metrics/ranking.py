@@ -12,7 +12,7 @@ from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from lightning_modules.metrics.measures import eleven_point, measures_of
-from lightning_modules.metrics.places import FEW, Places
+from lightning_modules.metrics.places import Places, compares
 from lightning_modules.metrics.scoring import SCORES, Keys, rows_of
 
 Rows = Tensor | Sequence[Tensor]  # all of them, or consecutive blocks
@@ -90,18 +90,18 @@ def retrieval_scores(
     if gallery_ids is not None and gallery_ids.shape != (n_gallery,):
         raise ValueError(f"gallery_ids: expected shape ({n_gallery},), got {tuple(gallery_ids.shape)}")
     relevance = Relevance(query_labels, gallery_labels)
+    tie_break = None if gallery_ids is None else _hashed(gallery_ids)
     mean_count, most, measured = *relevance.counts(), []
     piece = max(1, min(_ITEMS * chunk_elements // _KEYS, _NUMBERS // max(1, blocks[next(iter(blocks))][0].shape[1])))
     # Rows are sorted whole where so many items are relevant that searching the keys of all in every piece would cost
     # more; in a small gallery as soon as they are not compared one by one.
-    few = gallery_ids is None and most <= FEW
-    whole = not embedded or mean_count > piece / 8 or (n_gallery <= 4 * _ITEMS and not few)
+    few = compares(most, tie_break)
+    whole = not embedded or mean_count > piece / 8 or (n_gallery <= 4 * piece and not few)
     if few or whole:  # all threads have some of a small gallery
         piece = min(piece, max(1, n_gallery // (2 * torch.get_num_threads())))
     rows = max(chunk_elements // 8 // n_gallery, 256)
     rows = min(rows, chunk_elements // n_gallery) if whole else int(chunk_elements / (16 * mean_count + _ITEMS))
     with _threads(several=len(query_labels) * n_gallery >= _SLICE) as run:
-        tie_break = None if gallery_ids is None else _hashed(gallery_ids)
         ranking = _Ranking(relevance, n_gallery, tuple(ks), run, tie_break, _harmonic_numbers(n_gallery))
         for chunk in _slices(len(query_labels), max(rows, 1)):
             parts = [rows_of(side, chunk) for side in blocks.values()]

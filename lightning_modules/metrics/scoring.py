@@ -97,7 +97,7 @@ class Keys:
 
     def _pairs(self, query: np.ndarray, unit: Tensor) -> np.ndarray:
         query = torch.from_numpy(query).to(self.device)
-        products = [_rows_product(vectors[query], unit) for vectors in self.vectors]
+        products = [(vectors[query] * unit).sum(dim=1, keepdim=True) for vectors in self.vectors]
         return self._keys(products, query, unit, pairs=True)[:, 0].round_().cpu().numpy()
 
     def _exact(self, start: int, unit: Tensor, every: Callable, query: np.ndarray, item: np.ndarray) -> np.ndarray:
@@ -147,13 +147,6 @@ def _product(queries: Tensor, gallery: Tensor) -> Tensor:
     if queries.device.type == "cuda":
         return queries @ gallery.T
     return torch.from_numpy(queries.numpy() @ gallery.numpy().T)  # OpenBLAS, in some two thirds of the time
-
-
-def _rows_product(queries: Tensor, gallery: Tensor) -> Tensor:
-    """(P, 1) dot products of rows."""
-    if queries.device.type == "cuda":
-        return (queries * gallery).sum(dim=1, keepdim=True)
-    return torch.from_numpy(np.vecdot(queries.numpy(), gallery.numpy()))[:, None]  # in the thread that asks
 
 
 def _scale(rows: Tensor) -> Tensor:

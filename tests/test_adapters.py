@@ -154,6 +154,29 @@ def test_lora_of_the_installed_model_leaves_dropout_off_in_training():
     assert trained == 6 * 2 * 2 * 8 * 384  # six layers, query and value, two factors of rank 8
 
 
+def test_lora_reads_equal_texts_of_a_batch_once_and_trains_as_if_it_read_each():
+    torch.manual_seed(0)
+    module = build_encoder("tokens", TEXT, frozen=False, lora_rank=2).train()
+    for name, weight in module.named_parameters():
+        if "lora_B" in name:  # zero at the start, which would hide the gradient of A
+            nn.init.normal_(weight, std=0.1)
+    texts, mask = entries("tokens, trained", [7, 4, 5])
+    which = torch.tensor([2, 0, 0, 1, 2, 0])
+    x, mask = texts[which], mask[which]
+    x[~mask] = 99  # padding is no text
+    into = torch.randn(len(x), module.dim)
+    read = []
+    module.model.register_forward_pre_hook(lambda _, __, given: read.append(len(given["input_ids"])), with_kwargs=True)
+    found = []
+    for rows in (torch.arange(6).split(6), torch.arange(6).split(1)):
+        module.zero_grad()
+        vectors, tokens = map(torch.cat, zip(*(module.with_tokens(x[row], mask[row])[:2] for row in rows), strict=True))
+        (vectors * into).sum().backward()
+        found.append([vectors, tokens * mask[..., None], *(p.grad for p in module.parameters() if p.requires_grad)])
+    assert read == [3, *[1] * 6]
+    torch.testing.assert_close(found[0], found[1], rtol=1e-4, atol=1e-6)
+
+
 @pytest.mark.parametrize("settings", [{"lora_rank": 8}, {"lora_rank": -1, "frozen": False}])
 def test_lora_of_a_frozen_model_or_of_no_rank_is_refused(settings):
     with pytest.raises(ValueError, match="takes a rank of 1 or more and frozen false"):

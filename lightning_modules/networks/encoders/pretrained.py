@@ -1,6 +1,6 @@
 """Models of transformers as encoders, of texts and of CLIP: frozen, trained, or trained by low-rank adaptation."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Self
 
 import numpy as np
@@ -84,6 +84,16 @@ class _Adaptable(Encoder):
             network.eval()  # without dropout
         return self
 
+    def once_each(self, network: Callable[..., Sequence[Tensor]], x: Tensor, mask: Tensor | None) -> Sequence[Tensor]:
+        """What a network makes of entries, (B, ...) each; where low-rank updates train, it reads equal texts once.
+
+        Without dropout nothing tells them apart, and of a batch of class names most are equal.
+        """
+        if mask is None or not (self.lora_rank and self.training):
+            return network(x, mask)
+        texts, which = torch.where(mask, x, -1).unique(dim=0, return_inverse=True)
+        return [made.index_select(0, which) for made in network(texts.clamp(min=0), texts >= 0)]
+
 
 class Tokens(_Adaptable):
     """Mean over the token embeddings of a transformers model: frozen, trained, or trained by low-rank adaptation.
@@ -121,8 +131,11 @@ class Tokens(_Adaptable):
 
     def with_tokens(self, x: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor | None]:
         if not self.frozen:
-            x = self.model(input_ids=x, attention_mask=mask.long()).last_hidden_state
+            (x,) = self.once_each(self._states, x, mask)
         return mean_over_steps(x, mask), x, mask
+
+    def _states(self, x: Tensor, mask: Tensor) -> Sequence[Tensor]:
+        return (self.model(input_ids=x, attention_mask=mask.long()).last_hidden_state,)
 
 
 class Clip(_Adaptable):
@@ -166,10 +179,10 @@ class Clip(_Adaptable):
             self.adapt(tower, model)
 
     def with_tokens(self, x: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor | None]:
-        return *self.tower(x, mask), mask
+        return *self.once_each(self.tower, x, mask), mask
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        return x if self.frozen else self.tower(x, mask)[0]
+        return x if self.frozen else self.with_tokens(x, mask)[0]
 
 
 def pretrained(model: str) -> nn.Module:

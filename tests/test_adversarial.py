@@ -88,18 +88,6 @@ def test_regressor_and_generator_map_to_their_widths(activation):
         assert bool((output < 0).any()) == (activation is nn.Identity)
 
 
-def test_regressor_drops_in_training_only_and_two_fifths_at_the_input():
-    torch.manual_seed(0)
-    network = regressor(1000, 1000, 1, nn.Identity(), dropout=0.5)
-    at_input, at_hidden = (layer for layer in network if isinstance(layer, nn.Dropout))
-    ones = torch.ones(50, 1000)
-    assert (at_input(ones) == 0).float().mean().item() == pytest.approx(0.2, abs=0.01)
-    assert (at_hidden(ones) == 0).float().mean().item() == pytest.approx(0.5, abs=0.01)
-    network.eval()
-    torch.testing.assert_close(network(ones[:1]), network(ones[:1]), rtol=0, atol=0)
-    assert torch.equal(at_input(ones), ones)
-
-
 @pytest.mark.parametrize(("width", "layers"), [(300, [300, 150, 75, 2]), (384, [384, 192, 96, 2])])
 def test_modality_classifier_halves_its_width_twice(width, layers):
     shapes = [tuple(p.shape) for p in ModalityClassifier(width).parameters() if p.ndim == 2]

@@ -29,17 +29,6 @@ def in_colour(grey: np.ndarray) -> np.ndarray:
     return np.repeat(grey.astype(np.uint8)[..., None], 3, axis=2)
 
 
-def test_a_photograph_is_turned_as_its_camera_was_held(tmp_path):
-    pixels = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
-    plain, turned = tmp_path / "plain.png", tmp_path / "turned.png"
-    Image.fromarray(pixels).save(plain)
-    exif = Image.Exif()
-    exif[ORIENTATION] = 6  # a quarter turn clockwise shows it upright
-    Image.fromarray(np.rot90(pixels).copy()).save(turned, exif=exif)
-    np.testing.assert_array_equal(read_image(plain), pixels)
-    np.testing.assert_array_equal(read_image(turned), pixels)
-
-
 @pytest.mark.parametrize("orientation", range(10))
 @pytest.mark.parametrize("ending", ["png", "tiff"])
 def test_every_orientation_is_that_of_pillow(tmp_path, orientation, ending):

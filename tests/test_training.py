@@ -64,15 +64,6 @@ def root(tmp_path_factory):
     return folder
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    """Sums in another order round otherwise."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def _key(config: Config, root: Path) -> str:
     return run_key(config, build_data(config, str(root)).digest)
 

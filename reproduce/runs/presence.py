@@ -1,8 +1,6 @@
 """Whether the data of a table's row are under the data root: a form of which nothing is there is a row not run."""
 
 import inspect
-from collections.abc import Mapping
-from typing import Any
 
 from datamodules import DataError, DataMissing, data_root, root_is_named
 from datamodules.datasets import DATASETS
@@ -53,14 +51,10 @@ def form_of(dataset: DataSet) -> Form | None:
     """The declared form of the data set that a row reads: by its class, and by the arguments that its forms name."""
     declared = DATASETS.get(dataset.dataset)
     forms = [form for form in declared.forms.values() if form.class_path == dataset.class_path] if declared else []
-    defaults = {key: one.default for key, one in inspect.signature(data_class(dataset.class_path)).parameters.items()}
-
-    def deciding(arguments: Mapping[str, Any]) -> list[Any]:
-        found = [{**defaults, **arguments}.get(key) for form in forms for key in form.init_args]
-        return [tuple(value) if isinstance(value, list) else value for value in found]
-
-    alike = [form for form in forms if deciding(form.init_args) == deciding(dataset.init_args)]
-    return next(iter([*alike, *forms]), None)
+    signature = inspect.signature(data_class(dataset.class_path)).parameters
+    given = {key: argument.default for key, argument in signature.items()} | dict(dataset.init_args)
+    fitting = [form for form in forms if form.init_args.items() <= given.items()]
+    return max(fitting, key=lambda form: len(form.init_args), default=next(iter(forms), None))
 
 
 def model_absent(dataset: DataSet) -> str:

@@ -21,11 +21,9 @@ from reproduce.report.markdown import markdown_table
 from reproduce.results.schema import Row
 from reproduce.runs.machine import quiet
 
-ALL = (retrieval.BENCHMARK, losses.BENCHMARK, losses.LARGE_BATCH, training.OF_JFSE)
-ON_GPU = (
-    *(gpu.BENCHMARK, gpu.OF_CEILING, gpu.OF_CRITICS, losses.LARGE_BATCH),
-    *(training.OF_JFSE, retrieval.BENCHMARK, gpu.OF_PAPER),
-)
+SHARED = (losses.LARGE_BATCH, training.OF_JFSE)
+ALL = (retrieval.BENCHMARK, losses.BENCHMARK, *SHARED)
+ON_GPU = (gpu.BENCHMARK, gpu.OF_CEILING, gpu.OF_CRITICS, *SHARED, retrieval.BENCHMARK, gpu.OF_PAPER)
 LIBRARIES = ("torch", "torchmetrics", "lightning", "numpy")
 TITLE = "Speed and memory against peers"
 INTRODUCTION = """Every contestant is measured in this run, on all cores. Times are medians of calls, epochs or

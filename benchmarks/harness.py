@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import multiprocessing
-import resource
 import statistics
-import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from itertools import accumulate
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -21,7 +18,7 @@ from torch.profiler import ProfilerActivity, profile
 from reproduce.measurements.measures import measured, timer
 from reproduce.results.schema import Row
 
-STATUS, FORGET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+STATUS, FORGET = Path("/proc/self/status"), Path("/proc/self/clear_refs")  # of Linux; elsewhere a peak has failed
 T = TypeVar("T")
 Numbers = Sequence[float | Tensor]
 
@@ -163,12 +160,8 @@ def tensor_peak(work: Callable[[], Any]) -> dict[str, float]:
         return {"peak MiB": (torch.cuda.max_memory_allocated() - before) / 2**20}
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True) as trace:
         work()
-    with TemporaryDirectory() as folder:
-        file = Path(folder, "trace.json")
-        trace.export_chrome_trace(str(file))
-        events = json.loads(file.read_text(encoding="utf-8"))["traceEvents"]
-    allocated = [event["args"]["Total Allocated"] for event in events if event["name"] == "[memory]"]
-    return {"peak MiB": max(allocated) / 2**20}
+    moved = (event.nbytes() for event in trace.profiler.kineto_results.events() if event.name() == "[memory]")
+    return {"peak MiB": max(accumulate(moved)) / 2**20}
 
 
 def fresh(work: Callable[..., Any], **arguments: Any) -> dict[str, Any]:
@@ -187,8 +180,7 @@ def fresh(work: Callable[..., Any], **arguments: Any) -> dict[str, Any]:
 
 
 def _with_peak(work: Callable[..., Mapping[str, Any]], arguments: Mapping[str, Any]) -> dict[str, Any]:
-    if FORGET.exists():
-        FORGET.write_text("5")  # the peak, which importing has reached, starts again from what is resident now
+    FORGET.write_text("5")  # the peak, which importing has reached, starts again from what is resident now
     before = _kilobytes("VmRSS")
     found = work(**arguments)
     on_gpu = torch.cuda.is_available()
@@ -197,7 +189,5 @@ def _with_peak(work: Callable[..., Mapping[str, Any]], arguments: Mapping[str, A
 
 
 def _kilobytes(field: str) -> float:
-    # ru_maxrss of Linux survives exec: it would start at the peak of the process that started this one.
-    if STATUS.exists():
-        return float(STATUS.read_text(encoding="utf-8").partition(f"{field}:")[2].split()[0])
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024 if sys.platform == "darwin" else 1)
+    # ru_maxrss survives exec: it would start at the peak of the process that started this one.
+    return float(STATUS.read_text(encoding="utf-8").partition(f"{field}:")[2].split()[0])

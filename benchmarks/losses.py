@@ -1,9 +1,8 @@
 """The matching losses, forward and backward: against plain PyTorch and pairwise losses, and on a large batch."""
 
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -36,8 +35,7 @@ ASKED = {8: 3, 3: 1}  # modalities -> the least that pairwise KL is to take, as 
 Loss = Callable[[dict[str, Tensor], Tensor], Tensor]
 
 
-@dataclass(frozen=True)
-class Case:
+class Case(NamedTuple):
     """A loss of ``REGISTERED`` on a batch (B, D) of M modalities, at its default or the one effective temperature."""
 
     loss: str

@@ -165,6 +165,5 @@ class PlainJFSE:
 
 
 def _min_max(x: Tensor) -> Tensor:
-    low = x.amin(dim=0)
-    span = x.amax(dim=0) - low
-    return (x - low) / torch.where(span > 0, span, torch.ones_like(span))
+    low, high = x.aminmax(dim=0)
+    return ((x - low) / (high - low)).nan_to_num(0)

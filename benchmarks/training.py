@@ -7,21 +7,12 @@ from torch.utils.data import DataLoader, StackDataset
 
 from benchmarks.harness import Benchmark, Record
 from benchmarks.plain import PlainJFSE
-from datamodules import RetrievalData, Synthetic
+from datamodules import Synthetic
 from lightning_modules import JFSE
-from lightning_modules.base import RetrievalModule
 from losses import build_loss
 from reproduce.measurements.measures import device, epoch_seconds, timer
 
 Seconds = dict[str, list[float]]  # "seconds/step" -> one number an epoch
-
-
-def seconds_per_step(model: RetrievalModule, data: RetrievalData, epochs: int, batches: int) -> Seconds:
-    """Train on some batches an epoch; seconds per step of ``epochs`` epochs after one not counted."""
-    seconds, steps = epoch_seconds(model, data, epochs, limit_train_batches=batches)
-    return {"seconds/step": [found / steps for found in seconds]}
-
-
 JFSE_BATCH, CLASSES, ITEMS = 64, 300, 2_773
 FASTER = {"cpu": 1, "cuda": 3}
 ABOUT_JFSE = f"""JFSE with `protocol="as_published"` and the CS alignment, through a Lightning Trainer, against its
@@ -55,7 +46,8 @@ class Shape(NamedTuple):
 
     def ours(self) -> Seconds:
         """Train ours."""
-        return seconds_per_step(self.model(), self.data(), self.epochs, self.batches)
+        seconds, steps = epoch_seconds(self.model(), self.data(), self.epochs, limit_train_batches=self.batches)
+        return {"seconds/step": [found / steps for found in seconds]}
 
     def plain(self) -> Seconds:
         """Train by the plain schedule."""

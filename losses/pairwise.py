@@ -2,6 +2,7 @@
 
 import inspect
 from itertools import combinations
+from operator import attrgetter
 from typing import Any, get_type_hints
 
 from torch import Tensor
@@ -29,6 +30,10 @@ class PairwiseLoss(AlignmentLoss):
     """
 
     takes_two = False
+    uses_labels = property(attrgetter("divergence.uses_labels"))
+    over_rows = property(attrgetter("divergence.over_rows"))
+    power = property(attrgetter("divergence.power"))
+    temperature = property(attrgetter("divergence.temperature"))
 
     def __init__(self, divergence: str = "kl", **keywords: Any):
         super().__init__()
@@ -36,22 +41,6 @@ class PairwiseLoss(AlignmentLoss):
         self.divergence = build_loss(divergence, **given)
         if not self.divergence.takes_two:
             raise ValueError(f"pairwise sums a loss of two modalities, which {divergence!r} is not")
-
-    @property
-    def uses_labels(self) -> bool:
-        return self.divergence.uses_labels
-
-    @property
-    def over_rows(self) -> bool:
-        return self.divergence.over_rows
-
-    @property
-    def power(self) -> int:
-        return self.divergence.power
-
-    @property
-    def temperature(self) -> float:
-        return self.divergence.temperature
 
     def terms(self, batch: GatheredBatch) -> dict[str, Tensor]:
         terms = {}

@@ -177,7 +177,7 @@ def test_a_step_of_the_plain_schedule_moves_critics_and_generators_as_ours_does(
     mixes = [{n: torch.rand(rows, 1, generator=draw) for n in theirs.names} for _ in range(CRITIC_STEPS)]
     monkeypatch.setattr(ours, "_draw", lambda a, batch_idx: (noise, mixes))
     before = copy.deepcopy(theirs.parts)
-    training.seconds_per_step(ours, data, 0, 1)
+    training.epoch_seconds(ours, data, 0, limit_train_batches=1)
     tensors = {name: data.train_entries(name)[0] for name in data.dims} | {"label": data.train_labels_of_items()}
     theirs.step({name: x[:rows] for name, x in tensors.items()}, noise, mixes, strength=0.0)
     for part, own in ((0, ours.critics), (1, ours.generators)):

@@ -69,12 +69,7 @@ def _hit_probability(opening: TieGroups, k: int, n_query: int) -> np.ndarray:
     result = np.zeros(n_query)
     top = opening[opening.before < k]
     taken = np.minimum(k - top.before, top.size)
-    probability = np.ones(len(taken))
-    cut = np.flatnonzero(taken < top.size)
-    if len(cut):
-        part = top[cut]
-        probability[cut] = 1.0 - hypergeom.pmf(0, part.size, part.relevant, taken[cut])
-    result[top.query] = probability
+    result[top.query] = 1.0 - hypergeom.pmf(0, top.size, top.relevant, taken)
     return result
 
 
